@@ -1,0 +1,404 @@
+"""Builds a corpus: documents of several sources in, shards of tokens out.
+
+Everything is made in `.NAME.building` beside the corpus, whose folder appears by one rename when it is whole:
+
+1. spool: each source is read once, in order. Malformed documents and those whose text was seen before, in this source
+   or an earlier one, are dropped. The rest is written down, so that steps 2 and 3 see the same text even from a pipe.
+2. the tokenizer is trained on training documents of all sources, or copied.
+3. encode: each source's documents are shuffled, split, encoded by worker processes and written as shards.
+
+Each part appears by a rename of its own, so a build that was stopped anywhere goes on from its last whole part and
+ends in the same bytes. On disk it takes about the size of the text and of the tokens; in memory, about 150 bytes a
+document and the largest document a few times over.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from windtunnel.data.readers import Documents, Progress, Tally, accepted
+from windtunnel.data.shards import (
+    FORMAT,
+    Corpus,
+    Manifest,
+    ShardWriter,
+    SourceEntry,
+    Split,
+    array_bytes,
+    source_entry,
+    write_whole,
+)
+from windtunnel.data.tokenizer import SMALLEST_VOCAB, Encode, Tokenizer, encoders, mapped
+from windtunnel.errors import InputError
+
+ENOUGH_VALIDATION = 256 << 10  # bytes of text a source's validation split should have ...
+MOST_VALIDATION = 0.1  # ... unless that were more than this share of the source
+FEWEST_VALIDATION = 8  # documents to expect in it; a source with fewer is cut into pieces first
+PIECE = 16 << 10  # bytes of such a piece
+SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
+WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
+BATCH = 512 << 10  # bytes of text that a worker encodes at a time
+_RESERVED = (".part", ".json", "lock", "fingerprint")  # what stands beside the sources in a corpus being built
+
+
+def build(
+    folder: Path,
+    sources: Mapping[str, Documents],
+    vocab: int | None = None,
+    tokenizer: Path | None = None,
+    *,
+    validation: float = 0.02,
+    shard_tokens: int = 128 << 20,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """The corpus at `folder`: opened if these very settings built it before, otherwise built or built on.
+
+    `vocab` trains a tokenizer, `tokenizer` takes one. `validation` is the share of each source's documents held out by
+    their hash, raised for a small source towards 256 kB of text, at most 10% of it. A source of so few documents that
+    fewer than 8 would be held out is cut at paragraph or line ends into pieces of at most 16 kB beforehand.
+    """
+    settings = _Settings(dict(sources), vocab, tokenizer, validation, shard_tokens)
+    settings.check()
+    fingerprint = settings.fingerprint()
+    if (folder / "manifest.json").exists():
+        corpus = Corpus.open(folder)
+        if corpus.manifest.fingerprint == fingerprint:
+            return corpus
+        raise InputError(f"{folder}: a corpus of other sources or settings is here; choose another name or remove it")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not a corpus; choose another name")
+    scratch = folder.with_name(f".{folder.name}.building")
+    try:
+        with _claimed(scratch, fingerprint):
+            if not (scratch / "manifest.json").exists():
+                manifest = _build(scratch, settings, fingerprint, workers, progress or _silent)
+                write_whole(scratch / "manifest.json", manifest.to_json())
+            _remove_tools(scratch)
+            os.rename(scratch, folder)
+    except OSError as error:
+        raise InputError(_disk_trouble(scratch, error)) from error
+    return Corpus.open(folder)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Everything that decides the bytes of a corpus."""
+
+    sources: dict[str, Documents]
+    vocab: int | None
+    tokenizer: Path | None
+    validation: float
+    shard_tokens: int
+
+    def check(self) -> None:
+        if not self.sources:
+            raise InputError("no source given; expected at least one SOURCE=PATH or a known source")
+        for name in self.sources:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "spool" or name.endswith(_RESERVED):
+                raise InputError(f"source {name!r}: expected another name, of letters, digits, '-', '_' and '.'")
+        if (self.vocab is None) == (self.tokenizer is None):
+            raise InputError("expected either a vocabulary size or a tokenizer.json, and not both")
+        if self.vocab is not None and self.vocab < SMALLEST_VOCAB:
+            raise InputError(f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special tokens")
+        if not 0 <= self.validation <= 0.5:
+            raise InputError(f"validation {self.validation}: expected a share between 0 and 0.5")
+        if self.shard_tokens < 1:
+            raise InputError(f"shard_tokens {self.shard_tokens}: expected at least 1")
+
+    def fingerprint(self) -> str:
+        taken = Tokenizer.load(self.tokenizer).sha256 if self.tokenizer else None
+        sources = [
+            [name, d.identity or d.origin, d.origin, d.licence, d.synthetic, d.max_bad]
+            for name, d in self.sources.items()
+        ]
+        settings = [FORMAT, sources, self.vocab, taken, self.validation, self.shard_tokens]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def _silent(what: str, done: float, total: float | None) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
+    """This process alone works in `scratch`, which holds nothing but whole parts of a build with this fingerprint."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    lock = scratch / "lock"
+    with open(lock, "wb") as stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            pass
+        except BlockingIOError:
+            raise InputError(f"{scratch}: another process is building this corpus; wait for it") from None
+        marker = scratch / "fingerprint"
+        if not marker.exists() or marker.read_text() != fingerprint:
+            _empty(scratch, keep=lock)
+            write_whole(marker, fingerprint.encode())
+        _remove_parts(scratch)
+        try:
+            yield
+        except BaseException as error:
+            _remove_parts(scratch)
+            refused = isinstance(error, InputError) and not (scratch / "tokenizer.json").exists()
+            if refused or not any((scratch / "spool").glob("*")):  # nothing here that the next build could use
+                shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
+def _build(scratch: Path, settings: _Settings, fingerprint: str, workers: int | None, progress: Progress) -> Manifest:
+    seen: set[bytes] = set()
+    (scratch / "spool").mkdir(exist_ok=True)
+    spools = {
+        name: _spool(scratch, name, documents, seen, settings.validation, progress)
+        for name, documents in settings.sources.items()
+    }
+    seen.clear()
+    tokenizer = _tokenizer(scratch, list(spools.values()), settings, progress)
+    if workers is None:
+        workers = min(os.cpu_count() or 1, 1 + sum(spool.bytes for spool in spools.values()) // WORTH_A_WORKER)
+    with encoders(scratch / "tokenizer.json", workers) as encode:
+        entries = {
+            name: _encoded(scratch, name, documents, spools[name], tokenizer, encode, settings.shard_tokens, progress)
+            for name, documents in settings.sources.items()
+        }
+    return Manifest(FORMAT, fingerprint, tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos, entries)
+
+
+def _remove_tools(scratch: Path) -> None:
+    """Leaves what a corpus consists of; the fingerprint goes last, so that this can be stopped anywhere as well."""
+    if (scratch / "spool").exists():
+        shutil.rmtree(scratch / "spool")
+    for path in [*scratch.glob("*/entry.json"), scratch / "lock", scratch / "fingerprint"]:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Spool:
+    """The accepted documents of one source on disk, and where each goes."""
+
+    text: Path
+    spans: np.ndarray  # int64 (documents, 2): offset and length in bytes
+    held_out: np.ndarray  # bool (documents,)
+    order: np.ndarray  # the shuffled order, int64 (documents,)
+    read: int
+    malformed: int
+    duplicates: int
+    cut: bool
+
+    @property
+    def bytes(self) -> int:
+        return int(self.spans[:, 1].sum())
+
+    def chosen(self, split: Literal["train", "validation"]) -> np.ndarray:
+        """The spans of one split, shuffled."""
+        held_out = self.held_out[self.order]
+        return self.spans[self.order[held_out if split == "validation" else ~held_out]]
+
+
+def _spool(
+    scratch: Path, name: str, documents: Documents, seen: set[bytes], validation: float, progress: Progress
+) -> _Spool:
+    """Reads a source, or finds it read already; `seen` grows by the hashes of its documents."""
+    place = scratch / "spool" / name
+    if not place.exists():
+        part = scratch / "spool" / f"{name}.part"
+        part.mkdir()
+        _write_spool(part, name, documents, seen, progress)
+        os.rename(part, place)
+    hashes, spans = np.load(place / "hashes.npy"), np.load(place / "spans.npy")
+    seen.update(row.tobytes() for row in hashes)
+    share = min(1.0, max(validation, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, int(spans[:, 1].sum())))))
+    share = share if validation else 0.0
+    counts = json.loads((place / "counts.json").read_bytes())
+    cut = 0 < len(spans) * share < FEWEST_VALIDATION
+    if cut:
+        spans, hashes = _pieces(place / "text", spans)
+    order = np.lexsort((spans[:, 0], hashes[:, 1]))
+    return _Spool(place / "text", spans, _held_out(hashes[:, 0], share), order, **counts, cut=cut)
+
+
+def _write_spool(part: Path, name: str, documents: Documents, seen: set[bytes], progress: Progress) -> None:
+    tally, new = Tally(), set()
+    hashes, lengths, written = bytearray(), [], 0
+    with open(part / "text", "wb") as stream:
+        for text in accepted(documents.read(), f"source {name} ({documents.origin})", documents.max_bad, tally):
+            data = text.encode()
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            if digest in seen or digest in new:
+                continue
+            new.add(digest)
+            hashes += digest
+            lengths.append(stream.write(data))
+            written += len(data)
+            if len(lengths) % 256 == 1:
+                progress(f"read {name}", written, None)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if not lengths:
+        raise InputError(f"source {name} ({documents.origin}): every document is in an earlier source already")
+    sizes = np.array(lengths, np.int64)
+    write_whole(part / "spans.npy", array_bytes(np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)))
+    write_whole(part / "hashes.npy", array_bytes(np.frombuffer(bytes(hashes), "<u8").reshape(-1, 2)))
+    duplicates = tally.documents - tally.malformed - len(lengths)
+    counts = {"read": tally.documents, "malformed": tally.malformed, "duplicates": duplicates}
+    write_whole(part / "counts.json", json.dumps(counts).encode())
+
+
+def _held_out(keys: np.ndarray, share: float) -> np.ndarray:
+    """Which documents are validation: those with a small hash, wherever they stand in the source."""
+    chosen = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+    if share and len(keys) >= 2 and chosen.all():
+        chosen = keys != keys.max()
+    if share and len(keys) >= 2 and not chosen.any():
+        chosen = keys == keys.min()
+    return chosen
+
+
+def _pieces(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spans and hashes of the pieces that documents are cut into."""
+    cut: list[tuple[int, int]] = []
+    digests = bytearray()
+    with mapped(text) as data:
+        for offset, length in spans.tolist():
+            end = offset + length
+            while offset < end:
+                stop = _piece_end(data, offset, end)
+                cut.append((offset, stop - offset))
+                digests += hashlib.blake2b(data[offset:stop], digest_size=16).digest()
+                offset = stop
+    return np.array(cut, np.int64), np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
+
+
+def _piece_end(data: mmap.mmap, offset: int, end: int) -> int:
+    if end - offset <= PIECE:
+        return end
+    for mark in (b"\n\n", b"\n", b" "):
+        at = data.rfind(mark, offset + PIECE // 2, offset + PIECE)
+        if at >= 0:
+            return at + len(mark)
+    stop = offset + PIECE
+    while data[stop] & 0xC0 == 0x80:  # within a character
+        stop -= 1
+    return stop
+
+
+def _tokenizer(scratch: Path, spools: list[_Spool], settings: _Settings, progress: Progress) -> Tokenizer:
+    place = scratch / "tokenizer.json"
+    if not place.exists():
+        progress("tokenizer", 0, None)
+        if settings.tokenizer:
+            made = Tokenizer.load(settings.tokenizer)
+        else:
+            made = Tokenizer.train(_sample(spools), settings.vocab or SMALLEST_VOCAB)
+        write_whole(place, made.definition)
+    return Tokenizer.load(place)
+
+
+def _sample(spools: list[_Spool]) -> Iterator[str]:
+    """Training documents of every source, in shuffled order, each source for its share of the bytes."""
+    total = sum(spool.bytes for spool in spools)
+    for spool in spools:
+        room = spool.bytes * min(1.0, SAMPLE / total)
+        with mapped(spool.text) as data:
+            for offset, length in spool.chosen("train").tolist():
+                if room <= 0:
+                    break
+                taken = min(length, 1 << 20)
+                room -= taken
+                yield data[offset : offset + taken].decode(errors="ignore")
+
+
+def _encoded(
+    scratch: Path,
+    name: str,
+    documents: Documents,
+    spool: _Spool,
+    tokenizer: Tokenizer,
+    encode: Encode,
+    shard_tokens: int,
+    progress: Progress,
+) -> SourceEntry:
+    place = scratch / name
+    if place.exists():
+        return source_entry(json.loads((place / "entry.json").read_bytes()))
+    part = scratch / f"{name}.part"
+    (part / name).mkdir(parents=True)  # the shards' names begin with the source's
+    splits: dict[str, Split] = {}
+    done = 0
+    for split in ("train", "validation"):
+        writer = ShardWriter(part, name, split, tokenizer.dtype, shard_tokens)
+        spans = spool.chosen(split)
+        batches = list(_batches(spans))
+        try:
+            for batch, (ids, lengths) in zip(batches, encode((spool.text, batch) for batch in batches), strict=True):
+                writer.add(ids, lengths, batch[:, 1])
+                done += int(batch[:, 1].sum())
+                progress(f"encode {name}", done, spool.bytes)
+            splits[split] = writer.finish()
+        finally:
+            writer.abandon()
+    entry = SourceEntry(
+        origin=documents.origin,
+        licence=documents.licence,
+        synthetic=documents.synthetic,
+        read=spool.read,
+        malformed=spool.malformed,
+        duplicates=spool.duplicates,
+        cut=spool.cut,
+        train=splits["train"],
+        validation=splits["validation"],
+    )
+    write_whole(part / name / "entry.json", json.dumps(dataclasses.asdict(entry)).encode())
+    os.rename(part / name, place)
+    part.rmdir()
+    return entry
+
+
+def _batches(spans: np.ndarray) -> Iterator[np.ndarray]:
+    begin = size = 0
+    for i, length in enumerate(spans[:, 1].tolist()):
+        size += length
+        if size >= BATCH:
+            yield spans[begin : i + 1]
+            begin, size = i + 1, 0
+    if begin < len(spans):
+        yield spans[begin:]
+
+
+def _empty(folder: Path, keep: Path) -> None:
+    for path in folder.iterdir():
+        if path != keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _remove_parts(scratch: Path) -> None:
+    for path in [*scratch.glob("*.part"), *scratch.glob("spool/*.part")]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _disk_trouble(scratch: Path, error: OSError) -> str:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or scratch}: {error.strerror or error}"
+    place = scratch if scratch.exists() else scratch.parent
+    used = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    free = shutil.disk_usage(place).free
+    return (
+        f"{place}: the disk is full ({free / 1e6:,.1f} MB free, {used / 1e6:,.1f} MB of this build kept); make room "
+        f"and run the same command again: it goes on from there"
+    )

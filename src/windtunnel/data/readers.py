@@ -1,0 +1,298 @@
+"""Documents out of what a person points to: files, folders, globs and standard input, read as a stream.
+
+A reader yields every document as `str` and every one that it could not read as `Malformed`; `accepted` counts those and
+refuses a source in which they pass the stated share. Blank lines and blank files hold no document and are not counted.
+"""
+
+import difflib
+import glob
+import gzip
+import hashlib
+import io
+import json
+import sys
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from windtunnel.errors import InputError
+
+LONGEST = 64 << 20  # bytes that one line, or one document of plain text, may have
+IN_FOLDERS = (".txt", ".md", ".py", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+ALWAYS_FORGIVEN = 100  # malformed documents before the share is looked at while a source is still being read
+
+Progress = Callable[[str, float, float | None], None]
+"""Called with what is being done, how much is done, and how much there is to do (None: not known)."""
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A document that could not be read."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Documents:
+    """One source of a corpus before it is built: how to read it, and what has to be known about it."""
+
+    read: Callable[[], Iterator[str | Malformed]]
+    origin: str
+    licence: str = "unknown"
+    synthetic: bool = False
+    max_bad: float = 0.01
+    identity: str = ""  # changes whenever the content does; `origin` stands in for it
+
+
+@dataclass
+class Tally:
+    """What `accepted` saw."""
+
+    documents: int = 0
+    malformed: int = 0
+    first: Malformed | None = field(default=None)
+
+
+def read_path(path: str | Path, text_field: str = "text", max_bad: float = 0.01) -> Iterator[str]:
+    """The documents of a file, a folder (recursive, sorted), a glob, or `-` for standard input.
+
+    A plain text file is one document (past 64 MiB it is cut at line ends), .jsonl holds one a line and .parquet one a
+    row, in the field `text_field`. Standard input is jsonl when its first character is `{`, otherwise plain text.
+    """
+    return accepted(items(path, text_field), str(path), max_bad)
+
+
+def from_paths(
+    paths: str | Path | Sequence[str | Path],
+    text_field: str = "text",
+    licence: str = "unknown",
+    synthetic: bool = False,
+    max_bad: float = 0.01,
+) -> Documents:
+    """A source made of the person's own files; what does not exist is refused here, before anything is built."""
+    named = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    stamps = [stamp for path in named for stamp in _stamps(path)]
+
+    def read() -> Iterator[str | Malformed]:
+        for path in named:
+            yield from items(path, text_field)
+
+    origin = ", ".join(str(path) for path in named)
+    identity = hashlib.sha256(json.dumps([text_field, stamps]).encode()).hexdigest()
+    return Documents(read, origin, licence, synthetic, max_bad, identity)
+
+
+def accepted(
+    found: Iterable[str | Malformed], name: str, max_bad: float = 0.01, tally: Tally | None = None
+) -> Iterator[str]:
+    """The readable documents among `found`; raises once more than the share `max_bad` is malformed, or none is left."""
+    tally = tally if tally is not None else Tally()
+    for item in found:
+        tally.documents += 1
+        if isinstance(item, str):
+            if item and not item.isspace():
+                yield item
+                continue
+            item = Malformed(f"{name}, document {tally.documents}", "the document is empty")
+        tally.malformed += 1
+        tally.first = tally.first or item
+        if tally.malformed > max(ALWAYS_FORGIVEN, max_bad * tally.documents):
+            _refuse(tally, max_bad)
+    if tally.documents == 0:
+        raise InputError(f"{name}: no document found; expected text in it")
+    if tally.malformed > max_bad * tally.documents:
+        _refuse(tally, max_bad)
+
+
+def items(path: str | Path, text_field: str = "text") -> Iterator[str | Malformed]:
+    """Every document under `path`, the malformed ones included."""
+    if str(path) == "-":
+        yield from _standard_input(text_field)
+        return
+    for file in _files(path):
+        try:
+            yield from _file_items(file, text_field)
+        except (EOFError, zlib.error, OSError) as error:
+            raise InputError(f"{file}: cannot be read to its end ({error}); expected a whole, readable file") from error
+
+
+def _refuse(tally: Tally, max_bad: float) -> None:
+    assert tally.first is not None
+    raise InputError(
+        f"{tally.first.where}: {tally.first.why}; {tally.malformed:,} of the first {tally.documents:,} documents are "
+        f"malformed ({tally.malformed / tally.documents:.1%}), at most {max_bad:.1%} may be"
+    )
+
+
+def _stamps(path: str | Path) -> list[tuple[str, int, int]]:
+    if str(path) == "-":
+        return [(uuid.uuid4().hex, 0, 0)]  # what a pipe holds is not known before it is read
+    return [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in _files(path)]
+
+
+def _files(path: str | Path) -> list[Path]:
+    path = Path(path)
+    if path.is_dir():
+        found = (file for file in path.rglob("*") if file.name.lower().endswith(IN_FOLDERS) and file.is_file())
+        files = sorted(file for file in found if not _hidden(file.relative_to(path)))
+        if not files:
+            raise InputError(f"{path}: no document in this folder; expected files ending in {', '.join(IN_FOLDERS)}")
+        return files
+    if path.exists():
+        return [path]
+    if any(mark in str(path) for mark in "*?["):
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        if files := [file for file in matches if file.is_file()]:
+            return files
+        raise InputError(f"{path}: no file matches this pattern")
+    raise InputError(f"{path}: no such file or folder{_nearest(path)}")
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _nearest(path: Path) -> str:
+    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, 1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _file_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
+    if file.name.lower().endswith(".parquet"):
+        yield from _parquet_items(file, text_field)
+        return
+    with _opened(file) as stream:
+        inner = file.name.lower().removesuffix(".gz").removesuffix(".zst")
+        yield from _json_lines(stream, str(file), text_field) if inner.endswith(".jsonl") else _plain(stream, str(file))
+
+
+def _opened(file: Path) -> BinaryIO:
+    if file.name.lower().endswith(".gz"):
+        return gzip.open(file, "rb")  # type: ignore[return-value]
+    if file.name.lower().endswith(".zst"):
+        try:
+            import zstandard
+        except ImportError:
+            raise InputError(f"{file}: reading .zst needs `pip install 'windtunnel[corpus]'`") from None
+        return io.BufferedReader(_Zstandard(file, zstandard.ZstdDecompressor()))
+    return open(file, "rb")
+
+
+class _Zstandard(io.RawIOBase):
+    """zstandard's own reader takes a file that was cut short for one that ended; this one refuses it."""
+
+    def __init__(self, file: Path, decompressor: Any):
+        self._source = open(file, "rb")  # noqa: SIM115 - closed by close()
+        self._new_frame, self._frame, self._ready, self._unread = decompressor.decompressobj, None, b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and (chunk := self._unread or self._source.read(1 << 17)):
+            self._frame = self._frame or self._new_frame()
+            try:
+                self._ready = self._frame.decompress(chunk)
+            except Exception as error:  # zstandard.ZstdError, which may not be imported here
+                raise OSError(str(error)) from error
+            self._unread = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+        if not self._ready and self._frame is not None:
+            raise EOFError("the compressed data ends too early")
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+def _standard_input(text_field: str) -> Iterator[str | Malformed]:
+    stream = sys.stdin.buffer
+    beginning = stream.peek(1).lstrip()[:1] if isinstance(stream, io.BufferedReader) else b""
+    name = "standard input"
+    yield from _json_lines(stream, name, text_field) if beginning == b"{" else _plain(stream, name)
+
+
+def _json_lines(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | Malformed]:
+    number = 0
+    while line := stream.readline(LONGEST + 1):
+        number += 1
+        where = f"{name} line {number}"
+        if len(line) > LONGEST and not line.endswith(b"\n"):
+            while (rest := stream.readline(LONGEST)) and not rest.endswith(b"\n"):
+                pass
+            yield Malformed(where, f"the line is longer than {LONGEST >> 20} MiB")
+        elif line.strip():
+            yield _json_document(line, where, text_field)
+
+
+def _json_document(line: bytes, where: str, text_field: str) -> str | Malformed:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return Malformed(where, "not UTF-8")
+    except (ValueError, RecursionError) as error:
+        return Malformed(where, f"not JSON ({error})")
+    if not isinstance(record, dict) or text_field not in record:
+        return Malformed(where, f"expected an object with the field {text_field!r}")
+    return _text(record[text_field], where, text_field)
+
+
+def _text(value: object, where: str, text_field: str) -> str | Malformed:
+    if not isinstance(value, str) or not value.strip():
+        return Malformed(where, f"the field {text_field!r} holds no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return Malformed(where, f"the field {text_field!r} holds half of a surrogate pair, which is no character")
+    return value
+
+
+def _plain(stream: BinaryIO, name: str) -> Iterator[str | Malformed]:
+    line = 1
+    while block := stream.read(LONGEST):
+        if len(block) == LONGEST:
+            block += stream.readline(LONGEST)
+        try:
+            text = block.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            bad = line + block.count(b"\n", 0, error.start)
+            yield Malformed(f"{name} line {bad}", "not UTF-8")
+        else:
+            if text.strip():
+                yield text
+        line += block.count(b"\n")
+
+
+def _parquet_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(f"{file}: reading .parquet needs `pip install 'windtunnel[corpus]'`") from None
+    try:
+        table = parquet.ParquetFile(file)
+        if text_field not in table.schema_arrow.names:
+            names = ", ".join(table.schema_arrow.names)
+            raise InputError(f"{file}: no column {text_field!r}; it has {names}")
+        row = 0
+        for batch in table.iter_batches(1024, columns=[text_field]):
+            for value in batch.column(0):
+                row += 1
+                yield _parquet_document(value, f"{file} row {row}", text_field)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{file}: not a whole parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _parquet_document(value: Any, where: str, text_field: str) -> str | Malformed:
+    try:
+        return _text(value.as_py(), where, text_field)
+    except UnicodeDecodeError:
+        return Malformed(where, "not UTF-8")

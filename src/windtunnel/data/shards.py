@@ -1,0 +1,317 @@
+"""A corpus on disk: its manifest, its shards of tokens, and the reading of many windows at once.
+
+    CORPUS/manifest.json                     what is here, with the sha256 of every file
+    CORPUS/tokenizer.json
+    CORPUS/SOURCE/train-00000.bin            little-endian uint16 (uint32 past 65,536 tokens of vocabulary)
+    CORPUS/SOURCE/train-00000.offsets.npy    int64: where the documents begin that begin in this shard
+
+Documents stand one behind the other, each with the end token behind it. A shard ends at exactly its token limit, so a
+document may go on in the next one. `verified.json` remembers which files were hashed already.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from windtunnel.data.tokenizer import Tokenizer
+from windtunnel.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    file: str
+    tokens: int
+    documents: int  # that begin in it
+    bytes: int  # of the UTF-8 text of those documents
+    sha256: str
+    offsets: str
+    offsets_sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    documents: int
+    tokens: int
+    bytes: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    origin: str
+    licence: str
+    synthetic: bool
+    read: int  # documents that the source holds, the next two included
+    malformed: int
+    duplicates: int
+    cut: bool  # whether its few documents were cut into pieces, which then count as documents
+    train: Split
+    validation: Split
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format: int
+    fingerprint: str
+    tokenizer_sha256: str
+    vocab: int
+    dtype: str
+    eos: int
+    sources: dict[str, SourceEntry]
+
+    def to_json(self) -> bytes:
+        return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str) -> "Manifest":
+        try:
+            fields = json.loads(data)
+            if fields["format"] != FORMAT:
+                raise InputError(f"{name}: format {fields['format']}; this version of windtunnel reads {FORMAT}")
+            sources = {source: source_entry(entry) for source, entry in fields.pop("sources").items()}
+            return cls(sources=sources, **fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{name}: not a manifest of a corpus ({error}); build the corpus again") from error
+
+
+def source_entry(fields: dict) -> SourceEntry:
+    """The entry that `dataclasses.asdict` took apart."""
+    splits = {split: _split(fields[split]) for split in ("train", "validation")}
+    return SourceEntry(**{**fields, **splits})
+
+
+def _split(fields: dict) -> Split:
+    return Split(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
+
+
+class Corpus:
+    """An opened corpus; every file in it is what its manifest says."""
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder = folder
+        self.manifest = manifest
+        self.sources = {name: Source(name, folder, entry, manifest.dtype) for name, entry in manifest.sources.items()}
+
+    @classmethod
+    def open(cls, folder: str | Path, rehash: bool = False) -> "Corpus":
+        """Checks every file; those that were hashed before and have not been touched since are not hashed again."""
+        folder = Path(folder)
+        try:
+            data = (folder / "manifest.json").read_bytes()
+        except OSError:
+            raise InputError(_missing(folder)) from None
+        manifest = Manifest.from_json(data, str(folder / "manifest.json"))
+        _verify(folder, manifest, rehash)
+        return cls(folder, manifest)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+
+class Source:
+    """One source of a corpus and its two streams of tokens."""
+
+    def __init__(self, name: str, folder: Path, entry: SourceEntry, dtype: str):
+        self.name = name
+        self.entry = entry
+        self.train = TokenStream(folder, entry.train, dtype)
+        self.validation = TokenStream(folder, entry.validation, dtype)
+
+
+class TokenStream:
+    """All tokens of one split of one source, end to end, whatever shards they lie in."""
+
+    def __init__(self, folder: Path, split: Split, dtype: str):
+        self.tokens = split.tokens
+        self.bytes = split.bytes
+        self.documents = split.documents
+        self._folder, self._shards, self._dtype = folder, split.shards, np.dtype(dtype)
+        self._begins = np.cumsum([0, *(shard.tokens for shard in split.shards)], dtype=np.int64)
+        self._maps: dict[int, np.ndarray] = {}
+
+    def read(self, start: np.ndarray, length: int) -> np.ndarray:
+        """The windows of `length` tokens that begin at each of `start`: int64 (len(start), length)."""
+        start = np.asarray(start, np.int64)
+        if length < 0 or (start.size and (start.min() < 0 or int(start.max()) + length > self.tokens)):
+            raise IndexError(f"windows of {length} tokens from {start.min()} to {start.max()} in {self.tokens} tokens")
+        windows = np.empty((len(start), length), np.int64)
+        shards = np.searchsorted(self._begins, start, side="right") - 1
+        whole = start + length <= self._begins[shards + 1]
+        for shard in set(shards[whole].tolist()):
+            rows = whole & (shards == shard)
+            inside = start[rows] - self._begins[shard]
+            windows[rows] = self._map(shard)[inside[:, None] + np.arange(length)]
+        for row in np.flatnonzero(~whole):
+            self._copy(int(start[row]), windows[row])
+        return windows
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each document begins, int64 (documents,)."""
+        begins = zip(self._begins, self._shards, strict=False)
+        parts = [begin + np.load(self._folder / shard.offsets, allow_pickle=False) for begin, shard in begins]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _copy(self, begin: int, window: np.ndarray) -> None:
+        done = 0
+        while done < len(window):
+            shard = int(np.searchsorted(self._begins, begin + done, side="right")) - 1
+            inside = begin + done - int(self._begins[shard])
+            part = self._map(shard)[inside : inside + len(window) - done]
+            window[done : done + len(part)] = part
+            done += len(part)
+
+    def _map(self, shard: int) -> np.ndarray:
+        if shard not in self._maps:
+            # A plain view on the mapped file: slicing np.memmap itself costs several times more.
+            mapped = np.memmap(self._folder / self._shards[shard].file, self._dtype, mode="r")
+            self._maps[shard] = mapped.view(np.ndarray)
+        return self._maps[shard]
+
+
+class ShardWriter:
+    """Writes one split of one source as shards of at most `limit` tokens below `folder`."""
+
+    def __init__(self, folder: Path, source: str, split: Literal["train", "validation"], dtype: np.dtype, limit: int):
+        self._folder, self._stem, self._dtype, self._limit = folder, f"{source}/{split}", dtype, limit
+        self._shards: list[Shard] = []
+        self._stream: BinaryIO | None = None
+
+    def add(self, ids: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> None:
+        """Appends documents: all their tokens, the number of tokens of each, and the bytes of text of each."""
+        begins = np.cumsum(lengths) - lengths
+        done = 0
+        while done < len(ids):
+            if self._stream is None:
+                self._begin()
+            assert self._stream is not None
+            part = ids[done : done + self._limit - self._tokens].astype(self._dtype, copy=False)
+            inside = (begins >= done) & (begins < done + len(part))
+            self._offsets.append(begins[inside] - done + self._tokens)
+            self._bytes += int(sizes[inside].sum())
+            self._stream.write(data := part.tobytes())
+            self._hash.update(data)
+            self._tokens += len(part)
+            done += len(part)
+            if self._tokens == self._limit:
+                self._end()
+
+    def finish(self) -> Split:
+        if self._stream is not None:
+            self._end()
+        documents, tokens = sum(s.documents for s in self._shards), sum(s.tokens for s in self._shards)
+        return Split(documents, tokens, sum(s.bytes for s in self._shards), tuple(self._shards))
+
+    def abandon(self) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+
+    def _begin(self) -> None:
+        self._name = f"{self._stem}-{len(self._shards):05d}"
+        self._stream = open(self._folder / f"{self._name}.bin", "wb")  # noqa: SIM115 - closed by _end()
+        self._hash, self._tokens, self._bytes = hashlib.sha256(), 0, 0
+        self._offsets: list[np.ndarray] = []
+
+    def _end(self) -> None:
+        assert self._stream is not None
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._stream = None
+        offsets = array_bytes(np.concatenate(self._offsets).astype(np.int64))
+        write_whole(self._folder / f"{self._name}.offsets.npy", offsets)
+        self._shards.append(
+            Shard(
+                file=f"{self._name}.bin",
+                tokens=self._tokens,
+                documents=sum(map(len, self._offsets)),
+                bytes=self._bytes,
+                sha256=self._hash.hexdigest(),
+                offsets=f"{self._name}.offsets.npy",
+                offsets_sha256=hashlib.sha256(offsets).hexdigest(),
+            )
+        )
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    """An .npy file in memory. (np.save straight into a file loses the reason when the disk is full.)"""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file appears with all of its content or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _missing(folder: Path) -> str:
+    if folder.with_name(f".{folder.name}.building").exists():
+        return f"{folder}: this corpus is not finished; run the same `windtunnel corpus build {folder.name} ...` again"
+    hint = f"build it with `windtunnel corpus build {folder.name} SOURCE=PATH... --vocab V`"
+    siblings = [path.parent.name for path in folder.parent.glob("*/manifest.json")] if folder.name else []
+    if near := difflib.get_close_matches(folder.name, siblings, 1):
+        hint = f"did you mean {folder.with_name(near[0])}? Or {hint}"
+    return f"{folder}: no corpus here; {hint}"
+
+
+def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
+    record = folder / "verified.json"
+    known: object = None
+    if not rehash:
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(record.read_bytes())
+    verified = known if isinstance(known, dict) else {}
+    seen = {}
+    for file, sha256, size in _files(manifest):
+        path = folder / file
+        try:
+            stat = path.stat()
+            if size is not None and stat.st_size != size:
+                raise InputError(f"{path}: {stat.st_size:,} bytes; the manifest says {size:,}: it was cut or changed")
+            seen[file] = [stat.st_size, stat.st_mtime_ns, sha256]
+            if verified.get(file) == seen[file]:
+                continue
+            with open(path, "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; the manifest says that it is part of the corpus") from error
+        if found != sha256:
+            raise InputError(f"{path}: its sha256 is not the one in the manifest: its content was changed")
+    if seen != verified:
+        with contextlib.suppress(OSError):  # a corpus may lie where nothing can be written; it is hashed each time
+            write_whole(record, json.dumps(seen).encode())
+
+
+def _files(manifest: Manifest) -> list[tuple[str, str, int | None]]:
+    """Every file of a corpus: its name, its sha256, and its size where the manifest knows it."""
+    width = np.dtype(manifest.dtype).itemsize
+    splits = [split for entry in manifest.sources.values() for split in (entry.train, entry.validation)]
+    files: list[tuple[str, str, int | None]] = [("tokenizer.json", manifest.tokenizer_sha256, None)]
+    for shard in (shard for split in splits for shard in split.shards):
+        files.append((shard.file, shard.sha256, shard.tokens * width))
+        files.append((shard.offsets, shard.offsets_sha256, None))
+    return files

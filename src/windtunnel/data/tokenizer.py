@@ -1,0 +1,245 @@
+"""Text to token ids and back: a byte-level BPE trained on the corpus, or any `tokenizer.json` that a person brings.
+
+A trained tokenizer splits text as GPT-2 does with every digit by itself (what llama.cpp calls `smollm`), so that the
+same file serves training, transformers and GGUF. Its special tokens are ids 0 to 3 and are never made from text.
+"""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from windtunnel.errors import InputError
+
+END = "<|end|>"
+SPECIAL = (END, "<|user|>", "<|assistant|>", "<|system|>")
+SMALLEST_VOCAB = 256 + len(SPECIAL)
+ENDS = (
+    END,
+    "<|endoftext|>",
+    "</s>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<eos>",
+    "<|eos|>",
+    "<end_of_turn>",
+    "<｜end▁of▁sentence｜>",
+    "[EOS]",
+    "[SEP]",
+)
+CHUNK = 1 << 17  # characters encoded at once; a text without a single space must not cost gigabytes
+
+Encode = Callable[[Iterable[tuple[Path, np.ndarray]]], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+class Tokenizer:
+    """A tokenizer and the few facts about it that training needs."""
+
+    def __init__(self, definition: bytes, name: str = "tokenizer.json"):
+        try:
+            self._fast = tokenizers.Tokenizer.from_str(definition.decode())
+        except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
+            raise InputError(f"{name}: not a Hugging Face tokenizer.json ({error})") from error
+        self.definition = definition
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._fast.encode_special_tokens = True  # "<|end|>" inside a document is seven characters, not the end
+        self.vocab: int = max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.eos: int = self._find_end(name)
+        self.sha256: str = hashlib.sha256(definition).hexdigest()
+        self._byte_level = _is_byte_level(json.loads(definition))
+        self.token_bytes: np.ndarray = self._count_bytes()
+        """How many bytes of text each token stands for, int32 (vocab,): special tokens stand for none."""
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab: int) -> "Tokenizer":
+        """A byte-level BPE of at most `vocab` tokens (fewer when the texts have no more pairs to merge)."""
+        if not SMALLEST_VOCAB <= vocab <= 1 << 20:
+            raise InputError(f"vocab {vocab}: expected between {SMALLEST_VOCAB} (all bytes) and {1 << 20}")
+        fast = tokenizers.Tokenizer(models.BPE())
+        fast.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        fast.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        fast.train_from_iterator((chunk for text in texts for chunk in _chunks(text)), trainer)
+        return cls(fast.to_str(pretty=True).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        try:
+            return cls(Path(path).read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json") from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes the very bytes that were loaded, so that the hash stays."""
+        Path(path).write_bytes(self.definition)
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text as `dtype`, without any special token added."""
+        cut = [list(_chunks(text)) if self._byte_level else [text] for text in texts]
+        flat = [chunk for chunks in cut for chunk in chunks]
+        ids = iter(
+            np.array(encoding.ids, dtype=self.dtype)
+            for encoding in self._fast.encode_batch_fast(flat, add_special_tokens=False)
+        )
+        empty = np.zeros(0, self.dtype)
+        return [np.concatenate([empty, *(next(ids) for _ in chunks)]) for chunks in cut]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def id(self, token: str) -> int:
+        """The id of one token by its name, for instance `<|user|>`."""
+        found = self._fast.token_to_id(token)
+        if found is None:
+            raise InputError(f"this tokenizer has no token {token!r}")
+        return found
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What a token is on disk, little-endian."""
+        return np.dtype("<u2" if self.vocab <= 1 << 16 else "<u4")
+
+    def _find_end(self, name: str) -> int:
+        for token in ENDS:
+            if (found := self._fast.token_to_id(token)) is not None:
+                return found
+        raise InputError(f"{name}: no token that ends a document; expected one of {', '.join(ENDS)}")
+
+    def _count_bytes(self) -> np.ndarray:
+        counts = np.zeros(self.vocab, np.int32)
+        for token, i in self._fast.get_vocab(with_added_tokens=False).items():
+            counts[i] = len(token) if self._byte_level else _plain_bytes(token)
+        for i, added in self._fast.get_added_tokens_decoder().items():
+            counts[i] = 0 if added.special else len(added.content.encode())
+        return counts
+
+
+@contextlib.contextmanager
+def encoders(path: Path, workers: int) -> Iterator[Encode]:
+    """Encodes batches of documents in order, here or in worker processes.
+
+    A batch is a file and the spans (offset and length in bytes) of its documents. What comes back is all their tokens,
+    each document with the end token behind it, and how many tokens each has. (The threads of `tokenizers` itself were
+    slower than a single one.)
+    """
+    if workers <= 1:
+        tokenizer = Tokenizer.load(path)
+        yield lambda tasks: (_encode_batch(tokenizer, *task) for task in tasks)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (str(path),))
+
+    def encode(tasks: Iterable[tuple[Path, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        waiting: deque[Future] = deque()
+        for task in tasks:
+            waiting.append(pool.submit(_work, *task))
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield encode
+    except BrokenProcessPool as error:
+        raise InputError(f"an encoding worker died, perhaps for lack of memory; try fewer than {workers}") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker_tokenizer: Tokenizer | None = None
+
+
+def _start_worker(path: str) -> None:
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker_tokenizer = Tokenizer.load(path)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A build that is killed outright cannot stop its workers, which would wait for work for ever."""
+    if parent := parent_process():
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    assert _worker_tokenizer is not None
+    return _encode_batch(_worker_tokenizer, text, spans)
+
+
+def _encode_batch(tokenizer: Tokenizer, text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    with mapped(text) as data:
+        texts = [data[offset : offset + length].decode() for offset, length in spans.tolist()]
+    end = np.array([tokenizer.eos], tokenizer.dtype)
+    encoded = tokenizer.encode_batch(texts)
+    ids = np.concatenate([part for document in encoded for part in (document, end)])
+    return ids, np.array([len(document) + 1 for document in encoded], np.int64)
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """A file that is not empty, without reading it into memory."""
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def _is_byte_level(definition: dict) -> bool:
+    """Whether each character of a token stands for one byte."""
+
+    def has(node: object) -> bool:
+        if isinstance(node, dict):
+            return node.get("type") == "ByteLevel" or any(has(child) for child in node.values())
+        return isinstance(node, list) and any(has(child) for child in node)
+
+    return has(definition.get("pre_tokenizer")) or has(definition.get("decoder"))
+
+
+def _plain_bytes(token: str) -> int:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return 1
+    return len(token.replace("▁", " ").encode())
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """Cuts a long text where every byte-level tokenizer ends a word anyway, so that the ids stay the same."""
+    start = 0
+    while len(text) - start > CHUNK:
+        end = _safe_cut(text, start + CHUNK // 2, start + CHUNK)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _safe_cut(text: str, low: int, high: int) -> int:
+    """Before a space between two letters, else after a line end between two; `high` if there is neither."""
+    for mark, keep in ((" ", 0), ("\n", 1)):
+        at = text.rfind(mark, low, high)
+        while at > low:
+            if text[at - 1].isalpha() and text[at + 1 : at + 2].isalpha():
+                return at + keep
+            at = text.rfind(mark, low, at)
+    return high

@@ -1,0 +1,50 @@
+"""The tokens that a run reads: its order, applied to a corpus."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from windtunnel.data.order import Order, OrderStage
+from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
+from windtunnel.recipe import Data, Mixture, did_you_mean
+
+
+class Windows:
+    """Windows of `data.context` + 1 tokens by token position. Raises InputError for a mixture that the corpus can't give."""
+
+    def __init__(self, corpus: Corpus, data: Data, seed: int) -> None:
+        self.corpus, self.context = corpus, data.context
+        # the last token of a window is the first of the next: every token but a source's first is a target once an epoch
+        held = {name: (source.train.tokens - 1) // data.context for name, source in corpus.sources.items()}
+        stages = [OrderStage(0, self._mixture(data.mixture, held))]
+        for stage in data.stages:
+            stages.append(OrderStage(stage.at // data.context, self._mixture(stage.mixture, held)))
+        self.order = Order(seed, held, stages)
+        self._streams = [corpus.sources[name].train for name in self.order.sources]
+
+    def read(self, position: int, tokens: int) -> NDArray[np.int64]:
+        """The windows of `tokens` tokens from a position, both multiples of the context: (n, context + 1)."""
+        source, window = self.order.at(position // self.context, tokens // self.context)
+        result = np.empty((len(source), self.context + 1), np.int64)
+        for index in np.unique(source):
+            here = source == index
+            result[here] = self._streams[index].read(window[here] * self.context, self.context + 1)
+        return result
+
+    def validation(self, source: str, tokens: int) -> NDArray[np.int64]:
+        """The first windows of a source's validation split, at most `tokens` tokens of them: (n, context + 1)."""
+        stream = self.corpus.sources[source].validation
+        count = min((stream.tokens - 1) // self.context, max(1, tokens // self.context))
+        return stream.read(np.arange(max(count, 0), dtype=np.int64) * self.context, self.context + 1)
+
+    def _mixture(self, mixture: Mixture, held: dict[str, int]) -> dict[str, float]:
+        where = f"{self.corpus.folder}: the mixture"
+        for name in mixture:
+            if name not in held:
+                known = ", ".join(held)
+                raise InputError(f"{where} names '{name}', not a source of this corpus ({known}){did_you_mean(name, held)}")
+        weights = mixture or {name: float(windows) for name, windows in held.items()}
+        for name, weight in weights.items():
+            if weight and not held[name]:
+                raise InputError(f"{where} draws on '{name}', which holds less than one window of {self.context} tokens")
+        return weights

@@ -1,0 +1,189 @@
+"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, tied or untied head; with or without members.
+
+Everything is written on trailing axes. A parameter may carry a leading members axis, (P, out, in) instead of (out, in):
+then one model is a population of P same-shaped models in batched kernels, and activations are (P, tokens, width)
+instead of (tokens, width). The same code serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from windtunnel.model.attention import causal_attention
+from windtunnel.model.init import initial_tensors
+from windtunnel.model.loss import token_losses
+from windtunnel.model.roles import multipliers
+from windtunnel.model.rope import rope_table, rotate
+from windtunnel.model.shape import tensor_shapes
+from windtunnel.recipe import Model
+
+
+class Decoder(nn.Module):
+    """One model, or a population of them.
+
+    `model`: one settings object, or a sequence of P of the same shape, which may differ in init_std, scale_emb,
+    scale_depth and parametrization. `seed`: one, or P of them. `context`: the longest sequence.
+    """
+
+    embedding: Tensor
+    norm: Tensor
+    rope: Tensor
+    scales: Tensor
+
+    def __init__(self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] = 0) -> None:
+        super().__init__()
+        models = [model] if isinstance(model, Model) else list(model)
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if len({tuple(tensor_shapes(m).items()) for m in models}) != 1 or len(seeds) != len(models):
+            raise ValueError("members must have one shape and one seed each")
+        self.model = models[0]
+        self.members = None if isinstance(model, Model) else len(models)
+        self.context = context
+        self.layers = nn.ModuleList(Layer(self.model) for _ in range(self.model.depth))
+        initial = [initial_tensors(m, s) for m, s in zip(models, seeds, strict=True)]
+        for name in tensor_shapes(self.model):
+            tensors = [member[name] for member in initial]
+            self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
+        self.register_buffer("rope", rope_table(context, self.model.head_size, self.model.rope_base), persistent=False)
+        # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member
+        scales = torch.tensor([astuple(multipliers(m)) for m in models]).T[..., None, None]
+        self.register_buffer("scales", scales, persistent=False)
+
+    def _register(self, name: str, value: Tensor) -> None:
+        module, _, leaf = name.rpartition(".")
+        self.get_submodule(module).register_parameter(leaf, nn.Parameter(value))
+
+    @property
+    def head(self) -> Tensor:
+        """(vocab, width), or (P, vocab, width): the embedding itself where it is tied."""
+        return self.embedding if self.model.tied else self.get_parameter("head")
+
+    def compile_parts(self) -> None:
+        """Compile a layer once for all layers, and the loss: the time to compile does not grow with the depth."""
+        for layer in self.layers:
+            layer.compile(dynamic=False)
+        self._losses = torch.compile(_losses, dynamic=False)
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """tokens (batch, T), or (P, batch, T) where each member has its own -> what the head multiplies to give logits:
+        (batch * T, width), or (P, batch * T, width). `documents` like tokens: attention stays within a document."""
+        x = self._trunk(tokens, documents, cache)
+        return rms_norm(x, self.norm, self.model.norm_eps) * self._scale(3)
+
+    def logits(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """fp32 logits (batch, T, vocab), or (P, batch, T, vocab)."""
+        flat = (self(tokens, cache=cache) @ self.head.mT).float()
+        return flat.unflatten(-2, tokens.shape[-2:])
+
+    def losses(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Cross-entropy of every target, nats: (batch * T,), or (P, batch * T). `targets` like tokens."""
+        x = self._trunk(tokens, documents, None)
+        return self._losses(x, self.norm, self.model.norm_eps, self._scale(3), self.head, targets.flatten(-2))
+
+    def _trunk(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
+        T, start = tokens.shape[-1], cache.tokens if cache else 0
+        table = self.rope[:, start : start + T]
+        if documents is not None:
+            batch = tokens.shape[-2] * (self.members or 1)
+            documents = documents.expand(batch // documents.shape[0], *documents.shape).reshape(batch, T)
+        x = self._embed(tokens) * self._scale(0)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, table, self._scale(1), documents, cache and cache.of(index))
+        return x
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        if self.members is None:
+            return nn.functional.embedding(tokens.flatten(), self.embedding)
+        tokens = tokens.expand(self.members, *tokens.shape[-2:])
+        first = torch.arange(self.members, device=tokens.device)[:, None] * self.model.vocab
+        return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
+
+    def _scale(self, index: int) -> float | Tensor:
+        """One of `roles.Multipliers`: a plain number, or (P, 1, 1) for members."""
+        return self.scales[index] if self.members else astuple(multipliers(self.model))[index]
+
+    @staticmethod
+    def _losses(*arguments: Any) -> Tensor:
+        return _losses(*arguments)
+
+
+class Layer(nn.Module):
+    """Attention and SwiGLU, each added to the residual stream. Parameters by the names of `shape.tensor_shapes`."""
+
+    attention_norm: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    ffn_norm: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.eps, self.head_size = model.norm_eps, model.head_size
+        self.attention_scale = multipliers(model).attention
+
+    def forward(self, x: Tensor, table: Tensor, residual: float | Tensor, documents: Tensor | None = None,
+                cache: LayerCache | None = None) -> Tensor:  # fmt: skip
+        """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x."""
+        x = x + self._attend(rms_norm(x, self.attention_norm, self.eps), table, documents, cache) * residual
+        h = rms_norm(x, self.ffn_norm, self.eps)
+        return x + ((nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)) @ self.down.mT) * residual
+
+    def _attend(self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None) -> Tensor:
+        def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
+            return (h @ weight.mT).reshape(-1, table.shape[1], weight.shape[-2] // self.head_size, self.head_size).transpose(1, 2)
+
+        query, key, value = heads(self.query), heads(self.key), heads(self.value)
+        query, key = rotate(query, table), rotate(key, table)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        mixed = causal_attention(query, key, value, self.attention_scale, documents)
+        return mixed.transpose(1, 2).reshape(*h.shape[:-1], -1) @ self.output.mT
+
+
+class LayerCache:
+    """Keys and values of the tokens that one layer has seen: (batch, kv_heads, tokens, head_size) each."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append new keys and values and return all of them."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key], dim=-2), torch.cat([self.value, value], dim=-2)
+        self.key, self.value = key, value
+        return key, value
+
+
+class Cache:
+    """What generation remembers: one `LayerCache` a layer."""
+
+    def __init__(self, depth: int) -> None:
+        self.layers = [LayerCache() for _ in range(depth)]
+
+    def of(self, layer: int) -> LayerCache:
+        return self.layers[layer]
+
+    @property
+    def tokens(self) -> int:
+        key = self.layers[0].key
+        return 0 if key is None else key.shape[-2]
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * gain over the last axis, in fp32. gain: (width,), or (P, width) for x (P, tokens, width)."""
+    x = x.float()
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain[..., None, :]
+
+
+def _losses(x: Tensor, norm: Tensor, eps: float, scale: float | Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    return token_losses(rms_norm(x, norm, eps) * scale, head, targets)

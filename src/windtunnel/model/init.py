@@ -1,0 +1,25 @@
+"""Initial weights: a pure function of the settings, the seed and the tensor's name."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from windtunnel.model.roles import role_of, rules
+from windtunnel.model.shape import tensor_shapes
+from windtunnel.recipe import Model
+
+
+def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
+    """Every parameter, fp32 on CPU. Each has a generator of its own, so none depends on another, nor on a device."""
+    table = rules(model)
+    tensors = {}
+    for name, shape in tensor_shapes(model).items():
+        rule = table[role_of(name)]
+        generator = torch.Generator().manual_seed(_seed_of(name, seed))
+        tensors[name] = torch.randn(shape, generator=generator) * rule.std + rule.mean
+    return tensors
+
+
+def _seed_of(name: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,71 @@
+"""Lengths as people type them: tokens (`20M`, `1.1T`, `4096`) or a share (`10%`)."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from windtunnel.errors import InputError
+
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_NUMBER = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-z]?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Length:
+    """A length in tokens: either fixed, or a share of another length."""
+
+    tokens: int = 0
+    share: float = 0.0
+
+    def of(self, whole: int) -> int:
+        """Tokens, where a share is taken of `whole` tokens."""
+        return self.tokens or round(self.share * whole)
+
+    def __str__(self) -> str:
+        return f"{self.share * 100:.12g}%" if self.share else format_tokens(self.tokens)
+
+
+def parse_tokens(value: object) -> int:
+    """`20M`, `1.1T`, `4_096` or a number -> a whole number of tokens >= 0. Raises InputError."""
+    expected = f"{value!r} is not a number of tokens; expected something like 4096, 20M or 1.1T, zero or more"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(expected)
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value.strip())
+        if not match or match[2].lower() not in _SUFFIXES:
+            raise InputError(expected)
+        value = float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
+    if not math.isfinite(value) or value < 0 or abs(value - round(value)) > 1e-6 * max(1.0, value):
+        raise InputError(expected)
+    return round(value)
+
+
+def parse_length(value: object) -> Length:
+    """Tokens as in `parse_tokens`, or a share such as `10%`. Raises InputError."""
+    if isinstance(value, Length):
+        return value
+    if not (isinstance(value, str) and value.strip().endswith("%")):
+        return Length(tokens=parse_tokens(value))
+    try:
+        share = float(value.strip()[:-1]) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"{value!r} is not a share; expected something between 0% and 100%")
+    return Length(share=share)
+
+
+def format_tokens(tokens: int) -> str:
+    """The shortest exact text for a number of tokens: 20_000_000 -> `20M`, 2048 -> `2048`."""
+    for suffix, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if tokens >= unit and (tokens * 10) % unit == 0:
+            return f"{tokens / unit:.12g}{suffix}"
+    return str(tokens)
+
+
+def about(number: float) -> str:
+    """Three digits and a suffix, for reading: 1234567 -> `1.23M`."""
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.3g}{suffix}"
+    return f"{number:.3g}"

@@ -1,0 +1,107 @@
+"""Checkpoints: safetensors and JSON, checksummed, in a folder that appears by atomic rename. No pickle is ever read."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from windtunnel.errors import InputError
+
+_PINNED = "kept"  # a file that marks a checkpoint as a branch point
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and optimiser moments after `tokens` tokens and `steps` updates."""
+
+    tokens: int
+    steps: int
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write `folder/TOKENS/`. After a crash at any moment the checkpoint is there whole, or not at all."""
+    folder.mkdir(exist_ok=True)
+    final = path_of(folder, checkpoint.tokens)
+    part = final.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        digests = {}
+        for name in ("weights", "moments"):
+            file = part / f"{name}.safetensors"
+            save_file({k: v.detach().cpu().contiguous() for k, v in getattr(checkpoint, name).items()}, file)
+            _flush(file)
+            digests[file.name] = _digest(file)
+        content = {"tokens": checkpoint.tokens, "steps": checkpoint.steps, "sha256": digests}
+        (part / "checkpoint.json").write_text(json.dumps(content, indent=1))
+        _flush(part / "checkpoint.json")
+        _flush(part)
+        part.rename(final)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise InputError(f"{final}: the checkpoint could not be written: {error}") from None
+    return final
+
+
+def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read one back. Raises InputError for a missing or damaged file, naming it."""
+    path = path_of(folder, tokens)
+    try:
+        content = json.loads((path / "checkpoint.json").read_text())
+        steps, digests = content["steps"], content["sha256"]
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"{path}: not a whole checkpoint: checkpoint.json is missing or damaged") from None
+    tensors = {}
+    for name in ("weights", "moments"):
+        file = path / f"{name}.safetensors"
+        if not file.exists() or _digest(file) != digests.get(file.name):
+            raise InputError(f"{file}: damaged: its sha256 is not the one of checkpoint.json; remove {path} to go back")
+        tensors[name] = load_file(file, device=str(device))
+    return Checkpoint(tokens, steps, tensors["weights"], tensors["moments"])
+
+
+def positions(folder: Path) -> list[int]:
+    """Token positions of the checkpoints that are there, in order."""
+    return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
+
+
+def path_of(folder: Path, tokens: int) -> Path:
+    return folder / f"{tokens:015d}"
+
+
+def pin(folder: Path, tokens: int) -> None:
+    """Keep this checkpoint whatever the policy: something branches from it."""
+    (path_of(folder, tokens) / _PINNED).touch()
+
+
+def prune(folder: Path, newest: int) -> None:
+    """Remove all but the `newest` last ones and the pinned ones."""
+    for tokens in positions(folder)[:-newest]:
+        path = path_of(folder, tokens)
+        if not (path / _PINNED).exists():
+            # renamed first: a crash in the middle leaves nothing that looks like a checkpoint
+            path.rename(path.with_suffix(".gone"))
+            shutil.rmtree(path.with_suffix(".gone"))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""What a run is carried out on: device, precision, compilation, threads. `auto` decides by the machine alone, never by
+the run's length or by a clock, so that a resumed, extended or branched run computes the same."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+import torch
+
+from windtunnel.errors import InputError
+from windtunnel.recipe import Recipe
+
+# Dense bf16 matrix peaks without sparsity, FLOP/s, from the makers' data sheets.
+_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+_MICRO_TOKENS = {"cpu": 8192, "mps": 8192, "cuda": 32768}
+
+
+@dataclass(frozen=True)
+class Engine:
+    device: str
+    precision: str
+    compiled: bool
+    micro_batch: int  # tokens
+    threads: int
+
+    def __str__(self) -> str:
+        compiled = "compiled" if self.compiled else "not compiled"
+        return f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def choose_engine(recipe: Recipe) -> Engine:
+    """Settle every `auto` of the recipe. Raises InputError where a device was asked for that is not there."""
+    train = recipe.train
+    device = _device(train.device)
+    precision = train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
+    compiled = _can_compile(device) if train.compile == "auto" else train.compile
+    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, _MICRO_TOKENS[device])
+    return Engine(device, precision, compiled, micro, torch.get_num_threads())
+
+
+def matrix_peak(engine: Engine) -> float:
+    """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a known GPU at bf16,
+    else the best of a few large products, measured (0.3 s)."""
+    if engine.device == "cuda" and engine.precision == "bf16":
+        name = torch.cuda.get_device_name()
+        known = [peak for part, peak in _PEAKS.items() if part in name]
+        if known:
+            return known[0]
+    return measured_peak(engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32)
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """FLOP/s of the best of repeated products of 1024 (4096 on a GPU) square matrices."""
+    size = 1024 if device.type == "cpu" else 4096
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        a @ a
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what was queued on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _device(asked: str) -> str:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[asked]:
+        raise InputError(f"train.device: '{asked}' is not on this machine; expected one of auto, cpu or what is there")
+    return asked
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether the processor multiplies bf16 natively: emulated, it would be slower than fp32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+
+
+def _can_compile(device: str) -> bool:
+    """Inductor needs a C++ compiler on CPU and Triton on CUDA."""
+    if device == "cpu":
+        return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return device == "cuda"
+
+
+def _largest_part(batch: int, context: int, most: int) -> int:
+    """The largest whole share of a batch of at most `most` tokens, at least one window."""
+    windows = batch // context
+    parts = [n for n in range(1, windows + 1) if windows % n == 0 and n * context <= most]
+    return max(parts, default=1) * context

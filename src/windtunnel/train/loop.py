@@ -1,0 +1,261 @@
+"""The one training loop: from a run's last checkpoint to its last token."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
+from windtunnel.errors import InputError
+from windtunnel.model.decoder import Decoder
+from windtunnel.model.shape import flops_per_token
+from windtunnel.quantities import about
+from windtunnel.recipe import Recipe
+from windtunnel.train import checkpoint
+from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.device import Engine, choose_engine, matrix_peak
+from windtunnel.train.objective import accumulate
+from windtunnel.train.optimizer import AdamW
+from windtunnel.train.run import Run, branch_start, open_run
+from windtunnel.train.schedule import rate
+from windtunnel.train.validation import validate
+
+_FLUSH_EVERY = 10  # steps; a device is not waited for in between
+_WATCHED = 20  # steps whose mean loss tells a diverged run
+_DIVERGED = 1.5  # times the loss of a uniform guess, or of the first step if that was worse
+
+
+class Diverged(Exception):
+    """The run's loss is not a number any more, or far above that of a uniform guess."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the caller hears of a run while it trains, and how it asks it to stop."""
+
+    say: Callable[[str], None] = lambda line: None
+    step: Callable[[int, int, dict[str, Any]], None] = lambda tokens, total, metrics: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any]:
+    """Start the run, resume it, or find it done; returns its summary.
+
+    A run that diverges ends as `failed` with its last good checkpoint kept. Raises InputError for a run that can't be
+    computed as asked: a corpus that does not fit, a damaged checkpoint, a full disk.
+    """
+    watch = watch or Watch()
+    if run.status()["status"] in ("done", "failed"):
+        return run.summary()
+    with run.lock():
+        trainer = _Trainer(run, corpus, watch)
+        try:
+            trainer.go()
+        except Diverged as error:
+            run.write_status("failed", trainer.position, **trainer.scores, reason=str(error))
+    return run.summary()
+
+
+def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Decoder:
+    """The run's model at its last checkpoint, or at the one of `tokens` tokens."""
+    there = checkpoint.positions(run.checkpoints)
+    if not there or (tokens is not None and tokens not in there):
+        listed = ", ".join(str(t) for t in there) or "none"
+        raise InputError(f"{run.path}: no checkpoint{f' at {tokens} tokens' if tokens else ''}; there are: {listed}")
+    model = Decoder(run.recipe.model, run.recipe.data.context, run.recipe.seed).to(device)
+    _take(model, checkpoint.load(run.checkpoints, tokens or there[-1], device))
+    return model
+
+
+class _Trainer:
+    """The state of one run while it trains: model, optimiser, position and what was last measured."""
+
+    def __init__(self, run: Run, corpus: Corpus, watch: Watch) -> None:
+        self.run, self.recipe, self.watch = run, run.recipe, watch
+        _check_vocabulary(run.recipe, corpus)
+        self.windows = Windows(corpus, self.recipe.data, self.recipe.seed)
+        self.document_end = corpus.tokenizer.eos if self.recipe.data.mask_documents else None
+        self.engine = run.engine(choose_engine(self.recipe))
+        self.model = Decoder(self.recipe.model, self.recipe.data.context, self.recipe.seed).to(self.engine.device)
+        self.optimizer = AdamW(self.model, [self.recipe])
+        self.position = self._restore()
+        run.keep_metrics_until(self.position)
+        if self.engine.compiled:
+            self.model.compile_parts()
+            self.optimizer.compile_parts()
+        self.recorder = _Recorder(run, self.engine, flops_per_token(self.recipe.model, self.recipe.data.context))
+        self.scores: dict[str, Any] = {}
+
+    def go(self) -> None:
+        recipe, total = self.recipe, self.recipe.total_tokens
+        watch = self.watch
+        watch.say(f"{self.run.id} {recipe.name}: {about(self.position)} of {about(total)} tokens; {self.engine}")
+        self.run.write_status("running", self.position)
+        while self.position < total:
+            share = rate(recipe, self.position, recipe.train.batch)
+            batch = self.windows.read(self.position, recipe.train.batch)
+            loss = accumulate(self.model, batch, self.engine, self.document_end)
+            norm = self.optimizer.step(share)
+            self.position += recipe.train.batch
+            self.recorder.add(self.position, loss, norm, share * recipe.optimizer.lr)
+            stopping = watch.stop()
+            evaluated = self._due(recipe.train.evaluate_every.of(total))
+            saved = self._due(recipe.train.checkpoint_every.of(total)) or stopping
+            if evaluated or saved or self.recorder.full:
+                watch.step(self.position, total, self.recorder.flush())
+            if evaluated:
+                self._evaluate()
+            if saved:
+                self._save()
+            if stopping and self.position < total:
+                self.run.write_status("interrupted", self.position, **self.scores)
+                return
+        self.run.write_status("done", self.position, **self.scores)
+
+    def _due(self, every: int) -> bool:
+        """At every so many tokens, at the branch points, where a decay begins, and at the end."""
+        recipe, batch = self.recipe, self.recipe.train.batch
+        fixed = {recipe.total_tokens, recipe.total_tokens - recipe.decay_tokens, *self._branch_points()}
+        crossed = every > 0 and self.position // every > (self.position - batch) // every
+        return crossed or self.position in fixed
+
+    def _branch_points(self) -> set[int]:
+        return {self.recipe.whole_steps(tokens) for tokens in self.recipe.train.branch_points}
+
+    def _evaluate(self) -> None:
+        with self.recorder.paused():
+            train, mask = self.recipe.train, self.recipe.data.mask_documents
+            result = validate(self.model, self.windows, self.engine, train.evaluate_tokens, mask).as_dict()
+        self.recorder.write({"tokens": self.position, "validation": result})
+        self.scores = {"loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
+        self.run.write_status("running", self.position, **self.scores)
+
+    def _save(self) -> None:
+        with self.recorder.paused():
+            self.recorder.sync()
+            weights = {name: p.detach() for name, p in self.model.named_parameters()}
+            state = Checkpoint(self.position, self.optimizer.steps, weights, self.optimizer.state())
+            checkpoint.save(self.run.checkpoints, state)
+            if self.position in self._branch_points():
+                checkpoint.pin(self.run.checkpoints, self.position)
+            checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
+
+    def _restore(self) -> int:
+        """Load the run's own last checkpoint, or a branch's start in its parent; returns the token position."""
+        folder, there = self.run.checkpoints, checkpoint.positions(self.run.checkpoints)
+        if not there and self.run.parent:
+            parent = open_run(self.run.lab / "runs" / self.run.parent)
+            folder, there = parent.checkpoints, [branch_start(parent, self.run.at_tokens or 0)]
+        if not there:
+            return 0
+        state = checkpoint.load(folder, there[-1], self.engine.device)
+        _take(self.model, state)
+        self.optimizer.load_state(state.moments, state.steps)
+        return state.tokens
+
+
+@dataclass
+class _Recorder:
+    """Writes metrics.jsonl: a line a step, and one a validation. Losses stay on the device until they are flushed."""
+
+    run: Run
+    engine: Engine
+    flops: int  # a token
+    _waiting: list[tuple[int, Tensor, Tensor, float]] = field(default_factory=list)
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED))
+    _first_loss: float | None = None
+    _last_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        self.peak = matrix_peak(self.engine)
+        self.file = (self.run.path / "metrics.jsonl").open("a")
+        self._clock = time.perf_counter()
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= _FLUSH_EVERY
+
+    def add(self, tokens: int, loss: Tensor, norm: Tensor, lr: float) -> None:
+        self._waiting.append((tokens, loss, norm, lr))
+
+    def flush(self) -> dict[str, Any]:
+        """Write the waiting steps; returns the last one's line. Raises Diverged."""
+        losses = torch.stack([step[1].float() for step in self._waiting]).reshape(-1).tolist()
+        norms = torch.stack([step[2].float() for step in self._waiting]).reshape(-1).tolist()
+        now = time.perf_counter()
+        batch = self.run.recipe.train.batch
+        speed = len(self._waiting) * batch / (now - self._clock)
+        self._clock = now
+        line: dict[str, Any] = {}
+        for (tokens, _, _, lr), loss, norm in zip(self._waiting, losses, norms, strict=True):
+            self._check(tokens, loss, norm)
+            line = {"tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(speed)}
+            line["peak_share"] = round(speed * self.flops / self.peak, 4)
+            self.write(line)
+        self._waiting.clear()
+        return line
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Put the lines on the disk, before the checkpoint that stands for them."""
+        try:
+            self.file.flush()
+        except OSError as error:
+            raise InputError(f"{self.run.path / 'metrics.jsonl'}: could not be written: {error.strerror}") from None
+
+    def paused(self) -> "_Paused":
+        """Time inside is not counted as training."""
+        return _Paused(self)
+
+    def shift(self, seconds: float) -> None:
+        self._clock += seconds
+
+    def _check(self, tokens: int, loss: float, norm: float) -> None:
+        step = tokens // self.run.recipe.train.batch
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"loss {loss} and gradient norm {norm} at step {step}, token {tokens}")
+        self._first_loss = self._first_loss or loss
+        self._recent.append(loss)
+        limit = _DIVERGED * max(self._first_loss, math.log(self.run.recipe.model.vocab))
+        mean = sum(self._recent) / len(self._recent)
+        if len(self._recent) == _WATCHED and mean > limit:
+            raise Diverged(f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at step {step}, token {tokens}")
+
+
+@dataclass
+class _Paused:
+    recorder: _Recorder
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.recorder.shift(time.perf_counter() - self._start)
+
+
+def _take(model: Decoder, state: Checkpoint) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state.weights[name])
+
+
+def _check_vocabulary(recipe: Recipe, corpus: Corpus) -> None:
+    vocab = corpus.manifest.vocab
+    if recipe.model.vocab != vocab:
+        raise InputError(
+            f"model.vocab={recipe.model.vocab}, but corpus '{recipe.data.corpus}' has a vocabulary of {vocab}: set model.vocab={vocab}"
+        )
+
+
+def corpus_folder(lab: Path, recipe: Recipe) -> Path:
+    return lab / "corpora" / recipe.data.corpus

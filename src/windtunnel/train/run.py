@@ -1,0 +1,229 @@
+"""Runs: folders addressed by content, as a tree of stems and branches.
+
+    lab/runs/ID/  recipe.toml  run.json  status.json  metrics.jsonl  checkpoints/TOKENS/
+
+An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from windtunnel.errors import InputError
+from windtunnel.quantities import about
+from windtunnel.recipe import Mixture, Recipe, did_you_mean, dump, identity, load
+from windtunnel.train import checkpoint
+from windtunnel.train.device import Engine
+
+Status = Literal["running", "done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. What can change while it trains is read from disk each time it is asked for."""
+
+    path: Path
+    recipe: Recipe
+    kind: Literal["stem", "branch", "run", "member"]
+    parent: str | None
+    at_tokens: int | None
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def lab(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def status(self) -> dict[str, Any]:
+        """`status.json`, with a run that nobody trains any more as `interrupted`."""
+        status = _read_json(self.path / "status.json")
+        if status["status"] == "running" and not self._is_locked():
+            status["status"] = "interrupted"
+        elif status["status"] == "done" and status["tokens"] < self.recipe.total_tokens:
+            status["status"] = "interrupted"  # a stem that was asked to go on
+        return status
+
+    def write_status(self, status: Status, tokens: int, **more: Any) -> None:
+        _write(self.path / "status.json", json.dumps({"status": status, "tokens": tokens, **more}))
+
+    def summary(self) -> dict[str, Any]:
+        """The run as `windtunnel runs --json` lists it."""
+        status = self.status()
+        return {
+            "id": self.id,
+            "name": self.recipe.name,
+            "kind": self.kind,
+            "parent": self.parent,
+            "at_tokens": self.at_tokens,
+            "tokens": status["tokens"],
+            "total_tokens": self.recipe.total_tokens,
+            "status": status["status"],
+            "loss": status.get("loss"),
+            "bits_per_byte": status.get("bits_per_byte"),
+            "reason": status.get("reason"),
+            "path": str(self.path),
+        }
+
+    def engine(self, choice: Engine) -> Engine:
+        """How the run is computed: what its first start chose. The device and threads are always the machine's."""
+        file = self.path / "engine.json"
+        if file.exists():
+            chosen = _read_json(file)
+            return Engine(**(chosen | {"device": choice.device, "threads": choice.threads}))
+        _write(file, json.dumps(asdict(choice)))
+        return choice
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; the last one may be half-written by a run that was killed, and is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def keep_metrics_until(self, tokens: int) -> None:
+        """Drop what was recorded after a checkpoint: it will be recorded again."""
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["tokens"] <= tokens]
+        _write(self.path / "metrics.jsonl", "".join(kept))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for training. Raises InputError when another process trains it."""
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.path}: another process is training this run") from None
+            yield
+
+    def _is_locked(self) -> bool:
+        try:
+            with self.lock():
+                return False
+        except InputError:
+            return True
+
+
+def create(lab: Path, recipe: Recipe, parent: Run | None = None, at_tokens: int | None = None) -> Run:
+    """The run of this recipe: the one that exists, longer if a stem is now asked for more, or a new folder."""
+    begun = (parent.id, at_tokens or 0) if parent else None
+    path = lab / "runs" / identity(recipe, begun)
+    if path.exists():
+        run = open_run(path)
+        if recipe.total_tokens > run.recipe.total_tokens:
+            _write(path / "recipe.toml", dump(recipe))
+        return open_run(path)
+    kind = "branch" if parent else "stem" if recipe.is_stem else "run"
+    part = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        part.mkdir(parents=True)
+        (part / "checkpoints").mkdir()
+        (part / "recipe.toml").write_text(dump(recipe))
+        about_run = {"id": path.name, "kind": kind, "parent": parent and parent.id, "at_tokens": at_tokens}
+        (part / "run.json").write_text(json.dumps(about_run))
+        (part / "status.json").write_text(json.dumps({"status": "interrupted", "tokens": 0}))
+        if parent and at_tokens is not None:
+            checkpoint.pin(parent.checkpoints, branch_start(parent, at_tokens))
+        part.rename(path)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if not path.exists():  # else another process made the same run first
+            raise InputError(f"{path}: the run's folder could not be made: {error.strerror}") from None
+    return open_run(path)
+
+
+def branch(parent: Run, at: int, decay: int, shape: str, floor: float, mixture: Mixture, name: str | None) -> Run:
+    """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture.
+
+    It is computed from the parent's last checkpoint at or before `at`: up to there the two are the same to the bit.
+    """
+    recipe = parent.recipe
+    at, decay = recipe.whole_steps(at), max(recipe.train.batch, recipe.whole_steps(decay))
+    stable = recipe.total_tokens - recipe.decay_tokens
+    if recipe.schedule.kind != "wsd" or not recipe.warmup_tokens <= at <= stable:
+        raise InputError(
+            f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
+            f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
+        )
+    reached = parent.status()["tokens"]
+    if at > reached:
+        raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
+    stages = [stage.model_dump() for stage in recipe.data.stages if stage.at < at]
+    if mixture:
+        stages.append({"at": at, "mixture": mixture})
+    changed = recipe.change(
+        name=name or f"{recipe.name}-branch",
+        data={"stages": stages},
+        schedule={
+            "tokens": at + decay,
+            "warmup": recipe.warmup_tokens,
+            "decay": decay,
+            "decay_shape": shape,
+            "floor": floor,
+            "half_life": 0,
+        },
+        train={"branch_points": ()},
+    )
+    return create(parent.lab, changed, parent, at)
+
+
+def branch_start(parent: Run, at: int) -> int:
+    """The parent's last checkpoint at or before `at` tokens."""
+    there = [tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at]
+    if not there:
+        raise InputError(f"--at {about(at)}: {parent.path} has no checkpoint at or before that")
+    return there[-1]
+
+
+def list_runs(lab: Path) -> list[Run]:
+    """Every run of a lab, oldest first."""
+    folders = [p for p in (lab / "runs").glob("*") if (p / "run.json").exists() and not p.name.startswith(".")]
+    return [open_run(p) for p in sorted(folders, key=lambda p: (p / "run.json").stat().st_mtime_ns)]
+
+
+def find_run(lab: Path, reference: str) -> Run:
+    """A run by the start of its id, its name if only one has it, or its path. Raises InputError."""
+    if (Path(reference) / "run.json").exists():
+        return open_run(Path(reference))
+    runs = list_runs(lab)
+    found = [r for r in runs if r.id.startswith(reference)] or [r for r in runs if r.recipe.name == reference]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{reference}: {len(found)} runs of {lab} are called so: {', '.join(r.id for r in found)}")
+    words = [r.id for r in runs] + [r.recipe.name for r in runs]
+    raise InputError(f"{reference}: no run of {lab} has this id or name{did_you_mean(reference, words)}")
+
+
+def open_run(path: Path) -> Run:
+    about_run = _read_json(path / "run.json")
+    recipe = load(path / "recipe.toml")
+    return Run(path.resolve(), recipe, about_run["kind"], about_run["parent"], about_run["at_tokens"])
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: missing or damaged: {error}") from None
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file at once, so that a reader or a crash sees the old text or the new, never a part."""
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{file}: could not be written: {error.strerror}") from None

@@ -1,0 +1,67 @@
+"""Loss on held-out text, by source: nats a token and bits a byte."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from windtunnel.data.windows import Windows
+from windtunnel.model.decoder import Decoder
+from windtunnel.train.device import Engine
+from windtunnel.train.objective import document_numbers
+
+_LN2 = float(np.log(2))
+
+
+@dataclass(frozen=True)
+class Score:
+    """`loss` in nats a token; `bits_per_byte` of the text that those tokens stand for, so vocabularies compare."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores by source, and `overall`: their mean, weighted by the tokens of each whole validation split. Mixtures do
+    not enter, so runs that differ in mixture compare."""
+
+    overall: Score
+    sources: dict[str, Score]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self.overall) | {"sources": {name: asdict(score) for name, score in self.sources.items()}}
+
+
+def validate(model: Decoder, windows: Windows, engine: Engine, tokens: int, mask_documents: bool) -> Validation:
+    """Score the first `tokens` tokens of every source's validation split."""
+    bytes_of = windows.corpus.tokenizer.token_bytes
+    scores, weights = {}, {}
+    for name, source in windows.corpus.sources.items():
+        held = windows.validation(name, tokens)
+        if len(held):
+            nats = _losses(model, held, windows, engine, mask_documents)
+            text_bytes = int(bytes_of[held[:, 1:]].sum())
+            scores[name] = Score(nats.mean(), nats.sum() / _LN2 / max(1, text_bytes), nats.size)
+            weights[name] = source.validation.tokens
+    total = sum(weights.values())
+    mean = {key: sum(getattr(scores[n], key) * w for n, w in weights.items()) / total for key in ("loss", "bits_per_byte")}
+    return Validation(Score(**mean, tokens=sum(s.tokens for s in scores.values())), scores)
+
+
+def _losses(model: Decoder, held: np.ndarray, windows: Windows, engine: Engine, mask_documents: bool) -> np.ndarray:
+    """Nats of every target, (windows, context), in batches of the training shape: another shape, or a forward pass
+    without gradients, would be compiled anew."""
+    rows = engine.micro_batch // windows.context
+    losses = []
+    for start in range(0, len(held), rows):
+        part = held[start : start + rows]
+        padded = torch.from_numpy(np.concatenate([part, np.repeat(part[:1], rows - len(part), axis=0)]))
+        inputs, targets = padded[:, :-1].to(engine.device), padded[:, 1:].to(engine.device)
+        documents = document_numbers(inputs, windows.corpus.tokenizer.eos) if mask_documents else None
+        with engine.autocast():
+            nats = model.losses(inputs, targets, documents).detach()
+        losses.append(nats.float().cpu().numpy().reshape(rows, -1)[: len(part)])
+    return np.concatenate(losses).astype(np.float64)
