@@ -1,4 +1,4 @@
-"""A recipe: the complete, frozen, typed description of one training run. A TOML file and `Recipe` are the same thing."""
+"""A recipe: the complete, frozen, typed description of one training run; a TOML file and `Recipe` are the same thing."""
 
 import difflib
 import hashlib
@@ -23,7 +23,7 @@ from pydantic import (
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 
-# Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): old runs are then other runs.
+# Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): then it is another run.
 RESULTS_VERSION = 1
 
 
@@ -67,7 +67,7 @@ class Model(Section):
     scale_emb: float = Field(12.0, gt=0)
     scale_depth: float = Field(1.4, gt=0)
     init_std: float = Field(0.1, gt=0)
-    # The paper leaves open whether an embedding is one of its "2-D tensors": a `matrix` shrinks rate and init with width.
+    # The paper leaves open whether an embedding is one of its "2-D tensors", whose rate and init shrink with the width.
     embedding_as: Literal["vector", "matrix"] = "vector"
 
     @model_validator(mode="before")
@@ -153,7 +153,9 @@ class Schedule(Section):
         if exponential and not self.floor and not self.half_life.of(self.tokens):
             raise ValueError("an exponential decay needs half_life, or a floor above 0 to reach")
         if self.kind == "wsd" and self.decay == Length() and self.warmup.share:
-            raise ValueError("the warmup of a stem (decay = 0) must be in tokens: a stem can be extended, a share would move")
+            raise ValueError(
+                "the warmup of a stem (decay = 0) must be in tokens: a stem can be extended, a share would move"
+            )
         return self
 
 
@@ -177,7 +179,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     model: Model
     data: Data
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = Field(default_factory=lambda: Optimizer.model_validate({}))
     schedule: Schedule
     train: Train
 
@@ -214,7 +216,7 @@ class Recipe(Section):
         """`tokens` rounded down to whole batches."""
         return tokens - tokens % self.train.batch
 
-    def change(self, **sections: dict[str, Any]) -> "Recipe":
+    def change(self, **sections: Any) -> "Recipe":
         """A copy with some fields of some sections changed: `recipe.change(schedule={"tokens": "2M"})`."""
         values = self.model_dump()
         for section, fields in sections.items():
@@ -248,8 +250,9 @@ def dump(recipe: Recipe) -> str:
     return tomlkit.dumps(_without_empty(recipe.model_dump(mode="json")))
 
 
-def identity(recipe: Recipe, parent: tuple[str, int] | None = None) -> str:
-    """Twelve hex digits that name the run of this recipe, begun at (run, tokens) of a parent if there is one.
+def identity(recipe: Recipe, corpus: str, parent: tuple[str, int] | None = None) -> str:
+    """Twelve hex digits that name the run of this recipe on a corpus of this digest, begun at (run, tokens) of a parent
+    if there is one.
 
     Only what changes the result counts. A stem's length does not: asking for more tokens of a stem extends it.
     """
@@ -260,7 +263,7 @@ def identity(recipe: Recipe, parent: tuple[str, int] | None = None) -> str:
         values["schedule"] = {"warmup": recipe.warmup_tokens}
     values["train"] = {key: values["train"][key] for key in ("batch", "micro_batch", "precision", "compile")}
     del values["name"]
-    content = json.dumps([RESULTS_VERSION, values, parent], sort_keys=True)
+    content = json.dumps([RESULTS_VERSION, values, corpus, parent], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

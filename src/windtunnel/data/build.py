@@ -50,7 +50,7 @@ PIECE = 16 << 10  # bytes of such a piece
 SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
 WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
 BATCH = 512 << 10  # bytes of text that a worker encodes at a time
-_RESERVED = (".part", ".json", "lock", "fingerprint")  # what stands beside the sources in a corpus being built
+_TAKEN, _ENDINGS = ("spool", "lock", "fingerprint"), (".json", ".part")  # what stands beside the sources of a build
 
 
 def build(
@@ -107,7 +107,7 @@ class _Settings:
         if not self.sources:
             raise InputError("no source given; expected at least one SOURCE=PATH or a known source")
         for name in self.sources:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "spool" or name.endswith(_RESERVED):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in _TAKEN or name.endswith(_ENDINGS):
                 raise InputError(f"source {name!r}: expected another name, of letters, digits, '-', '_' and '.'")
         if (self.vocab is None) == (self.tokenizer is None):
             raise InputError("expected either a vocabulary size or a tokenizer.json, and not both")

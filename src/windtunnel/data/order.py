@@ -1,4 +1,4 @@
-"""Which windows a run reads at which token: a pure function of (seed, stages, token position). No iterator state exists.
+"""Which windows a run reads at which token: a pure function of (seed, stages, token position). No iterator has a state.
 
 A source is cut into windows of `context` tokens. Its windows are read in a pseudo-random order, a new one each epoch: a
 keyed permutation that is computed where it is needed, so any position costs the same. Sources are interleaved by a
@@ -95,7 +95,7 @@ def permuted(ranks: Ints, windows: int, key: str) -> Ints:
 
 
 def _permutation(values: Ints, size: int, key: str) -> Ints:
-    """A keyed bijection of [0, size): a Feistel network over the next even power of two, walked until it falls inside."""
+    """A keyed bijection of [0, size): a Feistel network over an even power of two, walked until it falls inside."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = [np.uint64(_digest(f"{key}/{round_}")) for round_ in range(_ROUNDS)]
     result = values.astype(np.uint64)
@@ -115,7 +115,7 @@ def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: Sequence[np.uint
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every bit of the input moves every bit of the output."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): each bit of the input moves all of the output."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -116,6 +116,12 @@ class Corpus:
         _verify(folder, manifest, rehash)
         return cls(folder, manifest)
 
+    @property
+    def digest(self) -> str:
+        """Names the content: the tokenizer and the tokens of every source, wherever they came from."""
+        files = sorted((file, sha256) for file, sha256, _ in _files(self.manifest))
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.folder / "tokenizer.json")

@@ -10,11 +10,11 @@ from windtunnel.recipe import Data, Mixture, did_you_mean
 
 
 class Windows:
-    """Windows of `data.context` + 1 tokens by token position. Raises InputError for a mixture that the corpus can't give."""
+    """Windows of `data.context` + 1 tokens by position. Raises InputError for a mixture that the corpus can't give."""
 
     def __init__(self, corpus: Corpus, data: Data, seed: int) -> None:
         self.corpus, self.context = corpus, data.context
-        # the last token of a window is the first of the next: every token but a source's first is a target once an epoch
+        # the last token of a window is the first of the next: every token but the very first is a target each epoch
         held = {name: (source.train.tokens - 1) // data.context for name, source in corpus.sources.items()}
         stages = [OrderStage(0, self._mixture(data.mixture, held))]
         for stage in data.stages:
@@ -42,9 +42,13 @@ class Windows:
         for name in mixture:
             if name not in held:
                 known = ", ".join(held)
-                raise InputError(f"{where} names '{name}', not a source of this corpus ({known}){did_you_mean(name, held)}")
+                raise InputError(
+                    f"{where} names '{name}', not a source of this corpus ({known}){did_you_mean(name, held)}"
+                )
         weights = mixture or {name: float(windows) for name, windows in held.items()}
         for name, weight in weights.items():
             if weight and not held[name]:
-                raise InputError(f"{where} draws on '{name}', which holds less than one window of {self.context} tokens")
+                raise InputError(
+                    f"{where} draws on '{name}', which holds less than one window of {self.context} tokens"
+                )
         return weights

@@ -1,7 +1,7 @@
 """Causal attention with grouped key/value heads, over whole windows or against a cache.
 
-On CUDA and MPS torch's fused kernel is used. On CPU it is written out in causal blocks: torch's fused CPU attention took
-about half of a small model's step for a few percent of its arithmetic, and this form compiles into a few plain products.
+On CUDA and MPS torch's fused kernel is used. On CPU it is written out in causal blocks: torch's fused CPU attention
+took about half of a small model's step for a few percent of its arithmetic; this form compiles into plain products.
 """
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 _BLOCK = 64  # queries a block on CPU: small enough to skip most of the masked half, large enough to fill a product
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None) -> Tensor:
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None
+) -> Tensor:
     """Attend from (B, heads, T, head_size) to keys and values (B, kv_heads, S, head_size), S >= T; the last query sees
     all S keys. `documents` (B, S) numbers the document of each position: attention stays within one."""
     if query.device.type == "cpu" and query.shape[-2] > 1:

@@ -7,9 +7,8 @@ instead of (tokens, width). The same code serves both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +52,7 @@ class Decoder(nn.Module):
         # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member
         scales = torch.tensor([astuple(multipliers(m)) for m in models]).T[..., None, None]
         self.register_buffer("scales", scales, persistent=False)
+        self._losses: Callable[..., Tensor] = _losses
 
     def _register(self, name: str, value: Tensor) -> None:
         module, _, leaf = name.rpartition(".")
@@ -107,10 +107,6 @@ class Decoder(nn.Module):
         """One of `roles.Multipliers`: a plain number, or (P, 1, 1) for members."""
         return self.scales[index] if self.members else astuple(multipliers(self.model))[index]
 
-    @staticmethod
-    def _losses(*arguments: Any) -> Tensor:
-        return _losses(*arguments)
-
 
 class Layer(nn.Module):
     """Attention and SwiGLU, each added to the residual stream. Parameters by the names of `shape.tensor_shapes`."""
@@ -139,7 +135,11 @@ class Layer(nn.Module):
 
     def _attend(self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None) -> Tensor:
         def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
-            return (h @ weight.mT).reshape(-1, table.shape[1], weight.shape[-2] // self.head_size, self.head_size).transpose(1, 2)
+            return (
+                (h @ weight.mT)
+                .reshape(-1, table.shape[1], weight.shape[-2] // self.head_size, self.head_size)
+                .transpose(1, 2)
+            )
 
         query, key, value = heads(self.query), heads(self.key), heads(self.value)
         query, key = rotate(query, table), rotate(key, table)

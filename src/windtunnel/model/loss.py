@@ -1,7 +1,6 @@
 """Next-token loss from hidden states, without holding all logits where the vocabulary is large."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -11,8 +10,8 @@ _LOGITS_AT_ONCE = 2**26  # numbers; above this the logits are made chunk by chun
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of every token, nats, fp32.
 
-    hidden (tokens, width), or (P, tokens, width); head (vocab, width), or (P, vocab, width); targets (tokens,), shared by
-    all members, or (P, tokens). Returns (tokens,) or (P, tokens).
+    hidden (tokens, width), or (P, tokens, width); head (vocab, width), or (P, vocab, width); targets (tokens,), shared
+    by all members, or (P, tokens). Returns (tokens,) or (P, tokens).
     """
     targets = targets.expand(hidden.shape[:-1])
     members = head.shape[0] if head.dim() == 3 else 1

@@ -64,7 +64,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        a @ a
+        torch.mm(a, a)
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best

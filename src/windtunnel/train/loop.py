@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.shape import flops_per_token
 from windtunnel.quantities import about
-from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
 from windtunnel.train.objective import accumulate
 from windtunnel.train.optimizer import AdamW
-from windtunnel.train.run import Run, branch_start, open_run
+from windtunnel.train.run import Run, branch_start, check_fit, open_run
 from windtunnel.train.schedule import rate
 from windtunnel.train.validation import validate
 
@@ -80,7 +78,9 @@ class _Trainer:
 
     def __init__(self, run: Run, corpus: Corpus, watch: Watch) -> None:
         self.run, self.recipe, self.watch = run, run.recipe, watch
-        _check_vocabulary(run.recipe, corpus)
+        check_fit(run.recipe, corpus)
+        if run.corpus != corpus.digest:
+            raise InputError(f"{corpus.folder}: not the content that run {run.id} was begun on")
         self.windows = Windows(corpus, self.recipe.data, self.recipe.seed)
         self.document_end = corpus.tokenizer.eos if self.recipe.data.mask_documents else None
         self.engine = run.engine(choose_engine(self.recipe))
@@ -140,7 +140,6 @@ class _Trainer:
 
     def _save(self) -> None:
         with self.recorder.paused():
-            self.recorder.sync()
             weights = {name: p.detach() for name, p in self.model.named_parameters()}
             state = Checkpoint(self.position, self.optimizer.steps, weights, self.optimizer.state())
             checkpoint.save(self.run.checkpoints, state)
@@ -154,6 +153,7 @@ class _Trainer:
         if not there and self.run.parent:
             parent = open_run(self.run.lab / "runs" / self.run.parent)
             folder, there = parent.checkpoints, [branch_start(parent, self.run.at_tokens or 0)]
+            checkpoint.pin(folder, there[-1])
         if not there:
             return 0
         state = checkpoint.load(folder, there[-1], self.engine.device)
@@ -194,24 +194,21 @@ class _Recorder:
         batch = self.run.recipe.train.batch
         speed = len(self._waiting) * batch / (now - self._clock)
         self._clock = now
-        line: dict[str, Any] = {}
+        measured = {"tokens_per_s": round(speed), "peak_share": round(speed * self.flops / self.peak, 4)}
+        lines = []
         for (tokens, _, _, lr), loss, norm in zip(self._waiting, losses, norms, strict=True):
             self._check(tokens, loss, norm)
-            line = {"tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(speed)}
-            line["peak_share"] = round(speed * self.flops / self.peak, 4)
-            self.write(line)
+            lines.append({"tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm, **measured})
+        self.write(*lines)
         self._waiting.clear()
-        return line
+        return lines[-1]
 
-    def write(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line) + "\n")
-
-    def sync(self) -> None:
-        """Put the lines on the disk, before the checkpoint that stands for them."""
+    def write(self, *lines: dict[str, Any]) -> None:
         try:
+            self.file.write("".join(json.dumps(line) + "\n" for line in lines))
             self.file.flush()
         except OSError as error:
-            raise InputError(f"{self.run.path / 'metrics.jsonl'}: could not be written: {error.strerror}") from None
+            raise InputError(f"{self.file.name}: could not be written: {error.strerror}") from None
 
     def paused(self) -> "_Paused":
         """Time inside is not counted as training."""
@@ -229,7 +226,9 @@ class _Recorder:
         limit = _DIVERGED * max(self._first_loss, math.log(self.run.recipe.model.vocab))
         mean = sum(self._recent) / len(self._recent)
         if len(self._recent) == _WATCHED and mean > limit:
-            raise Diverged(f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at step {step}, token {tokens}")
+            raise Diverged(
+                f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at step {step}, token {tokens}"
+            )
 
 
 @dataclass
@@ -247,15 +246,3 @@ def _take(model: Decoder, state: Checkpoint) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state.weights[name])
-
-
-def _check_vocabulary(recipe: Recipe, corpus: Corpus) -> None:
-    vocab = corpus.manifest.vocab
-    if recipe.model.vocab != vocab:
-        raise InputError(
-            f"model.vocab={recipe.model.vocab}, but corpus '{recipe.data.corpus}' has a vocabulary of {vocab}: set model.vocab={vocab}"
-        )
-
-
-def corpus_folder(lab: Path, recipe: Recipe) -> Path:
-    return lab / "corpora" / recipe.data.corpus

@@ -1,7 +1,7 @@
 """AdamW with the rates of the table of roles, independent weight decay and clipping; for one model or for members.
 
-All tensors of one role stand in one flat buffer, (n,) or (P, n), and the model's parameters are views of it: a step is a
-single elementwise pass a role, whatever the number of layers, and every hyper-parameter may differ between members.
+All tensors of one role stand in one flat buffer, (n,) or (P, n), and the model's parameters are views of it: a step is
+one elementwise pass a role, whatever the number of layers, and every hyper-parameter may differ between members.
 """
 
 from collections.abc import Callable, Iterator, Sequence

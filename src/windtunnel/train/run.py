@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
-from windtunnel.recipe import Mixture, Recipe, did_you_mean, dump, identity, load
+from windtunnel.recipe import DecayShape, Mixture, Recipe, did_you_mean, dump, identity, load
 from windtunnel.train import checkpoint
 from windtunnel.train.device import Engine
 
@@ -30,6 +32,7 @@ class Run:
 
     path: Path
     recipe: Recipe
+    corpus: str  # digest of its content
     kind: Literal["stem", "branch", "run", "member"]
     parent: str | None
     at_tokens: int | None
@@ -114,10 +117,12 @@ class Run:
             return True
 
 
-def create(lab: Path, recipe: Recipe, parent: Run | None = None, at_tokens: int | None = None) -> Run:
-    """The run of this recipe: the one that exists, longer if a stem is now asked for more, or a new folder."""
+def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None, at_tokens: int | None = None) -> Run:
+    """The run of this recipe on this corpus: the one that exists, longer if a stem is now asked for more, or a new
+    folder. Raises InputError for a recipe that the corpus does not fit, before anything is written."""
+    check_fit(recipe, corpus)
     begun = (parent.id, at_tokens or 0) if parent else None
-    path = lab / "runs" / identity(recipe, begun)
+    path = lab / "runs" / identity(recipe, corpus.digest, begun)
     if path.exists():
         run = open_run(path)
         if recipe.total_tokens > run.recipe.total_tokens:
@@ -129,7 +134,13 @@ def create(lab: Path, recipe: Recipe, parent: Run | None = None, at_tokens: int 
         part.mkdir(parents=True)
         (part / "checkpoints").mkdir()
         (part / "recipe.toml").write_text(dump(recipe))
-        about_run = {"id": path.name, "kind": kind, "parent": parent and parent.id, "at_tokens": at_tokens}
+        about_run = {
+            "id": path.name,
+            "kind": kind,
+            "parent": parent and parent.id,
+            "at_tokens": at_tokens,
+            "corpus": corpus.digest,
+        }
         (part / "run.json").write_text(json.dumps(about_run))
         (part / "status.json").write_text(json.dumps({"status": "interrupted", "tokens": 0}))
         if parent and at_tokens is not None:
@@ -142,7 +153,16 @@ def create(lab: Path, recipe: Recipe, parent: Run | None = None, at_tokens: int 
     return open_run(path)
 
 
-def branch(parent: Run, at: int, decay: int, shape: str, floor: float, mixture: Mixture, name: str | None) -> Run:
+def branch(
+    parent: Run,
+    corpus: Corpus,
+    at: int,
+    decay: int,
+    shape: DecayShape = "linear",
+    floor: float = 0.0,
+    mixture: Mixture | None = None,
+    name: str | None = None,
+) -> Run:
     """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture.
 
     It is computed from the parent's last checkpoint at or before `at`: up to there the two are the same to the bit.
@@ -174,7 +194,18 @@ def branch(parent: Run, at: int, decay: int, shape: str, floor: float, mixture: 
         },
         train={"branch_points": ()},
     )
-    return create(parent.lab, changed, parent, at)
+    return create(parent.lab, changed, corpus, parent, at)
+
+
+def check_fit(recipe: Recipe, corpus: Corpus) -> None:
+    """Raises InputError for a vocabulary or a mixture that the corpus does not have."""
+    asked, vocab = recipe.model.vocab, corpus.manifest.vocab
+    if asked != vocab:
+        name = recipe.data.corpus
+        raise InputError(
+            f"model.vocab={asked}, but corpus '{name}' has a vocabulary of {vocab}: set model.vocab={vocab}"
+        )
+    Windows(corpus, recipe.data, recipe.seed)
 
 
 def branch_start(parent: Run, at: int) -> int:
@@ -208,7 +239,7 @@ def find_run(lab: Path, reference: str) -> Run:
 def open_run(path: Path) -> Run:
     about_run = _read_json(path / "run.json")
     recipe = load(path / "recipe.toml")
-    return Run(path.resolve(), recipe, about_run["kind"], about_run["parent"], about_run["at_tokens"])
+    return Run(path.resolve(), recipe, **{key: about_run[key] for key in ("corpus", "kind", "parent", "at_tokens")})
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def validate(model: Decoder, windows: Windows, engine: Engine, tokens: int, mask
             scores[name] = Score(nats.mean(), nats.sum() / _LN2 / max(1, text_bytes), nats.size)
             weights[name] = source.validation.tokens
     total = sum(weights.values())
-    mean = {key: sum(getattr(scores[n], key) * w for n, w in weights.items()) / total for key in ("loss", "bits_per_byte")}
+    mean = {
+        key: sum(getattr(scores[n], key) * w for n, w in weights.items()) / total for key in ("loss", "bits_per_byte")
+    }
     return Validation(Score(**mean, tokens=sum(s.tokens for s in scores.values())), scores)
 
 

@@ -1,0 +1,47 @@
+"""The command line: one function a command; it parses, calls and prints. torch is imported where a command needs it."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from windtunnel import __version__
+from windtunnel.errors import InputError
+
+app = typer.Typer(
+    help="How a good small language model gets made: measured small, fitted, predicted, then trained.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one line that says what."""
+    from windtunnel.cli import corpus, runs, tunnel  # noqa: F401  they add their commands to `app`
+
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error))
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # click's own errors of usage: a wrong option, a missing argument
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message()} (see `windtunnel --help`)")  # type: ignore[attr-defined]
+    sys.exit(code)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"windtunnel: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _windtunnel(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit

@@ -1,0 +1,101 @@
+"""What a person sees while something runs: a bar in a terminal, a line now and then in a log."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from windtunnel.quantities import about
+
+_LOG_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class Display:
+    """Progress on stderr; several things may run one after the other, each with its own bar."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._logged: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False)
+
+    def show(self, what: str, done: float, total: float | None, note: str = "") -> None:
+        """`done` of `total` (None: not known) of something."""
+        finished = total is not None and done >= total
+        if not self.console.is_terminal:
+            self._log(what, done, total, note)
+            return
+        if what not in self._tasks and not finished:
+            self._bars.start()
+            self._tasks[what] = self._bars.add_task(what, total=total, note=note)
+        if what in self._tasks:
+            self._bars.update(self._tasks[what], completed=done, total=total, note=note)
+        if finished and what in self._tasks:
+            self._bars.remove_task(self._tasks.pop(what))
+            if not self._tasks:
+                self._bars.stop()
+
+    def training(self, name: str) -> Callable[[int, int, dict[str, Any]], None]:
+        """For `Watch.step`: a run's bar."""
+
+        def step(tokens: int, total: int, line: dict[str, Any]) -> None:
+            note = f"{about(tokens)}/{about(total)} tokens  loss {line['loss']:.3f}  {about(line['tokens_per_s'])}/s"
+            self.show(name, tokens, total, f"{note} ({line['peak_share']:.0%} of peak)")
+
+        return step
+
+    def close(self) -> None:
+        self._bars.stop()
+
+    def _log(self, what: str, done: float, total: float | None, note: str) -> None:
+        now = time.monotonic()
+        self._logged.setdefault(what, now)
+        if now - self._logged[what] >= _LOG_EVERY:
+            self._logged[what] = now
+            share = f" {done / total:.0%}" if total else f" {about(done)}"
+            self.say(f"{what}:{share} {note}".rstrip())
+
+
+@contextmanager
+def display(quiet: bool = False) -> Iterator[Display]:
+    shown = Display(quiet)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM once: what runs is asked to stop, and saves. Twice: it is killed."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            sys.exit(130)
+        asked = True
+        print("stopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,48 @@
+"""Sampling from a model with a cache of keys and values."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from windtunnel.model.decoder import Cache, Decoder
+
+
+@torch.no_grad()
+def generate(
+    model: Decoder,
+    prompt: Sequence[int],
+    most: int,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    end: int | None = None,
+) -> Iterator[int]:
+    """Yield up to `most` tokens after `prompt` (at least one token), until `end`. Temperature 0 takes the likeliest.
+
+    Past the model's context the older half of what it has seen is dropped.
+    """
+    device = model.embedding.device
+    generator = torch.Generator().manual_seed(seed)
+    seen = list(prompt)[-model.context + 1 :]
+    cache, fresh = Cache(model.model.depth), seen
+    for _ in range(most):
+        if cache.tokens + len(fresh) > model.context:
+            seen = seen[-model.context // 2 :]
+            cache, fresh = Cache(model.model.depth), seen
+        logits = model.logits(torch.tensor([fresh], device=device), cache)[0, -1].cpu()
+        token = _sample(logits, temperature, top_p, generator)
+        if token == end:
+            return
+        yield token
+        fresh = [token]
+        seen.append(token)
+
+
+def _sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """From the smallest set of likeliest tokens that holds `top_p` of the probability."""
+    if temperature == 0:
+        return int(logits.argmax())
+    chances, tokens = (logits / temperature).softmax(-1).sort(descending=True)
+    chances[chances.cumsum(0) - chances > top_p] = 0
+    return int(tokens[torch.multinomial(chances, 1, generator=generator)])
