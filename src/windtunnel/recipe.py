@@ -1,4 +1,4 @@
-"""A recipe: the complete, frozen, typed description of one training run; a TOML file and `Recipe` are the same thing."""
+"""A recipe: the complete, frozen, typed description of one training run. A TOML file and `Recipe` are the same."""
 
 import difflib
 import hashlib

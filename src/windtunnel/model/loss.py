@@ -24,4 +24,6 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 def _losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     logits = (hidden @ head.mT).float()
-    return torch.logsumexp(logits, -1) - logits.gather(-1, targets[..., None]).squeeze(-1)
+    # a comparison, not a gather: its gradient fuses into the softmax's, where a scatter would take a pass of its own
+    hit = targets[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+    return torch.logsumexp(logits, -1) - torch.where(hit, logits, 0.0).sum(-1)

@@ -85,7 +85,9 @@ def pin(folder: Path, tokens: int) -> None:
 
 
 def prune(folder: Path, newest: int) -> None:
-    """Remove all but the `newest` last ones and the pinned ones."""
+    """Remove all but the `newest` last ones and the pinned ones, and what a crash left of others."""
+    for leftover in [*folder.glob("*.gone"), *folder.glob("*.part")]:
+        shutil.rmtree(leftover)
     for tokens in positions(folder)[:-newest]:
         path = path_of(folder, tokens)
         if not (path / _PINNED).exists():

@@ -92,13 +92,13 @@ class _Trainer:
             self.model.compile_parts()
             self.optimizer.compile_parts()
         self.recorder = _Recorder(run, self.engine, flops_per_token(self.recipe.model, self.recipe.data.context))
-        self.scores: dict[str, Any] = {}
+        self.scores = self._last_scores()
 
     def go(self) -> None:
         recipe, total = self.recipe, self.recipe.total_tokens
         watch = self.watch
         watch.say(f"{self.run.id} {recipe.name}: {about(self.position)} of {about(total)} tokens; {self.engine}")
-        self.run.write_status("running", self.position)
+        self.run.write_status("running", self.position, **self.scores)
         while self.position < total:
             share = rate(recipe, self.position, recipe.train.batch)
             batch = self.windows.read(self.position, recipe.train.batch)
@@ -143,9 +143,16 @@ class _Trainer:
             weights = {name: p.detach() for name, p in self.model.named_parameters()}
             state = Checkpoint(self.position, self.optimizer.steps, weights, self.optimizer.state())
             checkpoint.save(self.run.checkpoints, state)
-            if self.position in self._branch_points():
-                checkpoint.pin(self.run.checkpoints, self.position)
+            # all that are there: a process may have been killed between saving one and pinning it
+            for tokens in self._branch_points().intersection(checkpoint.positions(self.run.checkpoints)):
+                checkpoint.pin(self.run.checkpoints, tokens)
             checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
+            self.run.write_status("running", self.position, **self.scores)
+
+    def _last_scores(self) -> dict[str, Any]:
+        """Those of the last validation before this position: an earlier process may have made it."""
+        scores = [line["validation"] for line in self.run.metrics() if "validation" in line]
+        return {key: scores[-1][key] for key in ("loss", "bits_per_byte")} if scores else {}
 
     def _restore(self) -> int:
         """Load the run's own last checkpoint, or a branch's start in its parent; returns the token position."""

@@ -1,0 +1,232 @@
+"""Tokens a second of our loop against plain eager fp32 PyTorch and against transformers' GraniteForCausalLM.
+
+    .venv/bin/python bench/train.py [SIZE...] [--rounds N]
+
+The same shape, batch (8,192 tokens, context 256) and AdamW for all, on random tokens; steps of all three alternate in
+one process, and a round's ratio is taken within it. FLOPs a token are exact (`windtunnel.model.shape.flops_per_token`:
+matrix products only, causal attention, backward = 2x forward), the peak is this machine's own best bf16 product of
+1024x1024 matrices, measured between the rounds. Prints a table and, last, one JSON list.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from windtunnel.model.decoder import Decoder
+from windtunnel.model.roles import multipliers
+from windtunnel.model.shape import count, flops_per_token
+from windtunnel.recipe import Model, Recipe, parse
+from windtunnel.train.device import choose_engine, measured_peak, synchronize
+from windtunnel.train.objective import accumulate
+from windtunnel.train.optimizer import AdamW
+
+CONTEXT, BATCH = 256, 8192
+SHAPES = {
+    "0.2M": {"width": 64, "depth": 3, "heads": 2, "vocab": 1024},
+    "1M": {"width": 128, "depth": 4, "heads": 4, "vocab": 2048},
+    "6M": {"width": 256, "depth": 6, "heads": 8, "vocab": 4096},
+}
+Step = Callable[[np.ndarray], None]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES))
+    arguments.add_argument("--rounds", type=int, default=12)
+    given = arguments.parse_args()
+    results = [claim for size in given.sizes for claim in measure(size, given.rounds)]
+    print(json.dumps(results))
+    sys.exit(0 if all(claim["ok"] is not False for claim in results) else 1)
+
+
+def measure(size: str, rounds: int) -> list[dict]:
+    settings = {
+        "name": size,
+        "model": SHAPES[size] | {"base_width": 64},
+        "data": {"corpus": "none", "context": CONTEXT},
+        "schedule": {"tokens": "1M"},
+        "train": {"batch": BATCH},
+    }
+    recipe = parse(settings, "bench")
+    engine = choose_engine(recipe)
+    device = engine.torch_device
+    steps: dict[str, Step] = {
+        "ours": ours(recipe, compiled=True),
+        "eager fp32": ours_plain(recipe),
+        "granite": granite(recipe),
+    }
+    rng = np.random.default_rng(0)
+    batches = rng.integers(0, recipe.model.vocab, (rounds + 3, BATCH // CONTEXT, CONTEXT + 1))
+    for batch in batches[:3]:
+        for step in steps.values():
+            step(batch)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    peaks = []
+    for batch in batches[3:]:
+        peaks.append(measured_peak(device, torch.bfloat16, seconds=0.1))
+        for name, step in steps.items():
+            synchronize(device)
+            start = time.perf_counter()
+            step(batch)
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return report(size, recipe.model, seconds, max(peaks))
+
+
+def ours(recipe: Recipe, compiled: bool) -> Step:
+    """One step of `windtunnel.train.loop`: the same objective and optimiser, at the engine that `auto` chooses."""
+    engine = choose_engine(recipe)
+    model = Decoder(recipe.model, CONTEXT).to(engine.device)
+    optimizer = AdamW(model, [recipe])
+    if compiled and engine.compiled:
+        model.compile_parts()
+        optimizer.compile_parts()
+
+    def step(batch: np.ndarray) -> None:
+        accumulate(model, batch, engine, None)
+        optimizer.step(1.0)
+
+    return step
+
+
+def ours_plain(recipe: Recipe) -> Step:
+    """What a person writes first: the same decoder in eager fp32 with torch's own fused attention, loss and AdamW."""
+    engine = choose_engine(recipe)
+    model = PlainDecoder(recipe.model).to(engine.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, betas=(0.9, 0.95), fused=True)
+    return torch_step(model, optimizer, contextlib.nullcontext)
+
+
+def granite(recipe: Recipe) -> Step:
+    """transformers' own model of this architecture, multipliers included, at its best setting: bf16 autocast, compiled
+    whole, torch's fused attention and fused AdamW."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    model, scale = recipe.model, multipliers(recipe.model)
+    config = GraniteConfig(
+        vocab_size=model.vocab,
+        hidden_size=model.width,
+        intermediate_size=model.ffn,
+        num_hidden_layers=model.depth,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        embedding_multiplier=scale.embedding,
+        residual_multiplier=scale.residual,
+        attention_multiplier=scale.attention,
+        logits_scaling=1 / scale.logits,
+        use_cache=False,
+    )
+    engine = choose_engine(recipe)
+    network = GraniteForCausalLM(config).to(engine.device)
+    network.config._attn_implementation = "sdpa"
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.001, betas=(0.9, 0.95), fused=True)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.network(input_ids=tokens).logits
+
+    compiled = torch.compile(Logits(), dynamic=False) if engine.compiled else Logits()
+    return torch_step(compiled, optimizer, engine.autocast)
+
+
+def torch_step(model: Callable, optimizer: torch.optim.Optimizer, context: Callable) -> Step:
+    device = optimizer.param_groups[0]["params"][0].device
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def step(batch: np.ndarray) -> None:
+        tokens = torch.from_numpy(batch).to(device)
+        with context():
+            logits = model(tokens[:, :-1].contiguous())
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+class PlainDecoder(torch.nn.Module):
+    """The same layers in plain torch.nn: for its speed, not its init."""
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(shape.vocab, shape.width)
+        self.layers = torch.nn.ModuleList(PlainLayer(shape) for _ in range(shape.depth))
+        self.norm = torch.nn.RMSNorm(shape.width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x) @ self.embedding.weight.mT
+
+
+class PlainLayer(torch.nn.Module):
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        d, self.heads = shape.width, shape.heads
+        self.norms = torch.nn.ModuleList(torch.nn.RMSNorm(d) for _ in range(2))
+        self.qkv = torch.nn.ModuleList(torch.nn.Linear(d, d, bias=False) for _ in range(3))
+        self.output = torch.nn.Linear(d, d, bias=False)
+        self.gate, self.up = (torch.nn.Linear(d, shape.ffn, bias=False) for _ in range(2))
+        self.down = torch.nn.Linear(shape.ffn, d, bias=False)
+        angles = torch.arange(CONTEXT)[:, None] * 1e4 ** (-torch.arange(0, d // self.heads, 2) / (d // self.heads))
+        self.register_buffer("cos", angles.cos().repeat(1, 2))
+        self.register_buffer("sin", angles.sin().repeat(1, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norms[0](x)
+        q, k, v = (w(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w in self.qkv)
+        q, k = (t * self.cos + torch.cat([-t.chunk(2, -1)[1], t.chunk(2, -1)[0]], -1) * self.sin for t in (q, k))
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.output(mixed.transpose(1, 2).flatten(-2))
+        h = self.norms[1](x)
+        return x + self.down(torch.nn.functional.silu(self.gate(h)) * self.up(h))
+
+
+def report(size: str, shape: Model, seconds: dict[str, list[float]], peak: float) -> list[dict]:
+    flops = flops_per_token(shape, CONTEXT)
+    print(f"\n{size}: {count(shape).params_total:,} parameters ({count(shape).params:,} without embedding), "
+          f"{flops:,} FLOPs a token; peak {peak / 1e9:.0f} GFLOP/s")  # fmt: skip
+    speeds = {name: BATCH / statistics.median(times) for name, times in seconds.items()}
+    for name, speed in speeds.items():
+        print(f"  {name:12} {speed:10,.0f} tokens/s  {speed * flops / peak:6.1%} of the bf16 matrix peak")
+    claims = []
+    for other, target in (("eager fp32", 2.5), ("granite", 1.2)):
+        ratios = [theirs / mine for theirs, mine in zip(seconds[other], seconds["ours"], strict=True)]
+        value = round(statistics.median(ratios), 3)
+        quarters = statistics.quantiles(ratios, n=4)
+        print(f"  ours is {value:.2f}x {other} (quartiles {quarters[0]:.2f} to {quarters[2]:.2f}; target {target})")
+        claims.append({"claim": f"{size}: speed over {other}", "value": value, "unit": "x", "target": target,
+                       "ok": value >= target, "machine": machine()})  # fmt: skip
+    share = round(speeds["ours"] * flops / peak, 4)
+    claims.append({"claim": f"{size}: share of the bf16 matrix peak", "value": share, "unit": "share", "target": None,
+                   "ok": None, "machine": machine()})  # fmt: skip
+    return claims
+
+
+def machine() -> str:
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
+        name = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Figures of runs, the same for the page and the app."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from windtunnel.recipe import Recipe
+from windtunnel.train.run import Run
+from windtunnel.train.schedule import rate_at
+
+_COLOURS = {"stem": "#33658a", "branch": "#d1495b", "run": "#8f8f8f", "member": "#8f8f8f"}
+_MOST_POINTS = 600  # of a curve; more can't be seen and make the page heavy
+_SMOOTHING = 25  # steps
+
+
+def loss_figure(runs: Sequence[Run]) -> go.Figure:
+    """Training loss (smoothed) as lines and validation loss as points, against tokens."""
+    figure = go.Figure()
+    for run in runs:
+        steps = [line for line in run.metrics() if "lr" in line]
+        smooth = _smoothed([line["loss"] for line in steps])
+        every = max(1, len(steps) // _MOST_POINTS)
+        colour, label = _COLOURS[run.kind], f"{run.recipe.name} ({run.id[:6]})"
+        width = 1.2 if run.kind in ("stem", "branch") else 0.8
+        figure.add_scatter(
+            x=[line["tokens"] for line in steps[::every]], y=[round(loss, 4) for loss in smooth[::every]], name=label,
+            mode="lines", line={"color": colour, "width": width}, opacity=0.75, legendgroup=run.id, showlegend=False,
+        )  # fmt: skip
+        held = [(line["tokens"], line["validation"]["loss"]) for line in run.metrics() if "validation" in line]
+        figure.add_scatter(
+            x=[tokens for tokens, _ in held], y=[loss for _, loss in held], name=label, mode="markers",
+            marker={"color": colour, "size": 8}, legendgroup=run.id,
+        )  # fmt: skip
+    figure.update_yaxes(title="loss, nats/token", range=_loss_range(runs))
+    return _styled(figure)
+
+
+def rate_figure(runs: Sequence[Run]) -> go.Figure:
+    """The learning rate against tokens, from the recipes alone."""
+    figure = go.Figure()
+    for run in runs:
+        recipe, start = run.recipe, run.at_tokens or 0
+        positions = _positions(recipe, start)
+        figure.add_scatter(
+            x=positions, y=[rate_at(recipe, p) * recipe.optimizer.lr for p in positions], mode="lines",
+            name=f"{recipe.name} ({run.id[:6]})", line={"color": _COLOURS[run.kind], "width": 1.5},
+        )  # fmt: skip
+    figure.update_yaxes(title="learning rate (base)", rangemode="tozero")
+    return _styled(figure)
+
+
+def _positions(recipe: Recipe, start: int) -> list[float]:
+    total = recipe.total_tokens
+    even = [start + (total - start) * i / 100 for i in range(101)]
+    corners = [recipe.warmup_tokens, total - recipe.decay_tokens]
+    return sorted({*even, *(float(c) for c in corners if c >= start)})
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    """A running mean over the last steps."""
+    result, total = [], 0.0
+    for index, loss in enumerate(losses):
+        total += loss - (losses[index - _SMOOTHING] if index >= _SMOOTHING else 0.0)
+        result.append(total / min(index + 1, _SMOOTHING))
+    return result
+
+
+def _loss_range(runs: Sequence[Run]) -> list[float] | None:
+    """From below the best to what a tenth of the longest run had reached: the first steps would squeeze the rest."""
+    best, high = [], []
+    for run in runs:
+        smooth = _smoothed([line["loss"] for line in run.metrics() if "lr" in line])
+        if len(smooth) >= _SMOOTHING and run.kind != "branch":
+            best.append(min(smooth[_SMOOTHING:] or smooth))
+            high.append(smooth[max(_SMOOTHING, len(smooth) // 20) - 1])
+    return [min(best) - 0.15, max(high) + 0.1] if best else None
+
+
+def _styled(figure: go.Figure) -> go.Figure:
+    figure.update_xaxes(title="tokens", exponentformat="SI", gridcolor="#e6e6e6", zeroline=False)
+    figure.update_yaxes(gridcolor="#e6e6e6", zeroline=False)
+    figure.update_layout(
+        template="none", height=420, margin={"l": 60, "r": 20, "t": 20, "b": 50}, paper_bgcolor="white",
+        plot_bgcolor="white", font={"family": "system-ui, sans-serif", "size": 13}, hovermode="closest",
+    )  # fmt: skip
+    return figure

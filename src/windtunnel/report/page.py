@@ -1,0 +1,121 @@
+"""The lab's page: one self-contained HTML file with every run and study; no network, no server."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from windtunnel.errors import InputError
+from windtunnel.model.shape import count
+from windtunnel.quantities import about
+from windtunnel.report.figures import loss_figure, rate_figure
+from windtunnel.train.run import Run, list_runs
+from windtunnel.tunnel.study import replace
+
+_LEGEND = (
+    "Lines: training loss, a running mean of 25 steps. Points: held-out text. "
+    "Blue: stems; red: branches; grey: other runs."
+)
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2rem auto;
+       padding: 0 1.25rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
+p.what { color: #555; margin-top: .2rem; }
+div.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; white-space: nowrap; }
+th { color: #555; font-weight: 600; border-bottom: 1px solid #ccc; }
+td.name, th.name { text-align: left; }
+.child { padding-left: 1.2rem; } .failed { color: #b00020; }
+code { font-size: .85em; } pre { background: #f5f5f3; padding: .9rem 1.1rem; white-space: pre-wrap; }
+"""
+
+
+def write_page(lab: Path) -> Path:
+    """Write `LAB/report.html`. Raises InputError when the lab holds no run."""
+    runs = list_runs(lab)
+    if not runs:
+        raise InputError(f"{lab}: no runs to report; `windtunnel tour --lab {lab}` makes some")
+    body = [f"<h1>{escape(lab.resolve().name)}</h1>", f'<p class="what">{_what(runs)}</p>']
+    body += [_tour(lab), "<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(runs)),
+             "<h2>Learning rate</h2>", _figure(rate_figure(runs)), "<h2>Runs</h2>", _run_table(runs)]  # fmt: skip
+    page = lab / "report.html"
+    text = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(lab.resolve().name)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+        f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
+    )
+    try:
+        replace(page, text)
+    except OSError as error:
+        raise InputError(f"{page}: could not be written: {error.strerror}") from None
+    return page
+
+
+def _what(runs: Sequence[Run]) -> str:
+    tokens = sum(run.status()["tokens"] - (run.at_tokens or 0) for run in runs)
+    return f"{len(runs)} runs, {about(tokens)} tokens trained"
+
+
+def _tour(lab: Path) -> str:
+    file = lab / "studies" / "tour" / "result.json"
+    if not file.exists():
+        return ""
+    result: dict[str, Any] = json.loads(file.read_text())
+    numbers = result["numbers"]
+    heads = ("tokens", "stable", "decayed", "cosine", "decayed − stable", "decayed − cosine")
+    rows = [
+        [about(p["tokens"]), *(f"{p[key]:.4f}" for key in ("stable", "decayed", "cosine")),
+         f"{p['decayed'] - p['stable']:+.4f}", f"{p['decayed'] - p['cosine']:+.4f}"]
+        for p in numbers["points"]
+    ]  # fmt: skip
+    return (
+        f"<h2>Tour</h2><p>On corpus <b>{escape(numbers['corpus'])}</b>, {escape(result['summary'])}.</p>"
+        + _table(heads, rows)
+        + '<p class="what">Validation loss in nats a token: the stem where a branch leaves it, the branch after its '
+        "decay, and a cosine run from scratch as long as stem and decay together.</p>"
+        + f"<h2>The longest branch writes</h2><pre>{escape(numbers['sample'])}</pre>"
+    )
+
+
+def _run_table(runs: Sequence[Run]) -> str:
+    summaries = {run.id: run.summary() for run in runs}
+    recipes = {run.id: run.recipe for run in runs}
+    ordered: list[tuple[dict[str, Any], int]] = []
+
+    def add(one: dict[str, Any], depth: int) -> None:
+        ordered.append((one, depth))
+        for child in sorted((s for s in summaries.values() if s["parent"] == one["id"]), key=lambda s: s["at_tokens"]):
+            add(child, depth + 1)
+
+    for one in summaries.values():
+        if one["parent"] not in summaries:
+            add(one, 0)
+    rows = []
+    for one, depth in ordered:
+        name = f'<span class="{"child" if depth else ""}">{escape(one["name"])}</span> <code>{one["id"]}</code>'
+        scores = [f"{one[key]:.4f}" if one[key] is not None else "–" for key in ("loss", "bits_per_byte")]
+        status = f'<span class="{one["status"]}">{one["status"]}</span>'
+        rows.append([name, one["kind"], about(count(recipes[one["id"]].model).params_total), about(one["tokens"]),
+                     *scores, status])  # fmt: skip
+    return _table(("run", "kind", "parameters", "tokens", "loss", "bits/byte", "status"), rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{' class=name' if i == 0 else ''}>{c}</{tag}>" for i, c in enumerate(cells))
+            + "</tr>"
+        )
+
+    return f'<div class="scroll"><table>{line(heads, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
+
+
+def _figure(figure: go.Figure) -> str:
+    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})

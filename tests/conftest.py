@@ -1,0 +1,168 @@
+"""What many tests share: a small corpus of generated text, labs that hold a copy of it, and a recipe that trains at once."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from windtunnel.data.build import build
+from windtunnel.data.readers import Documents
+from windtunnel.data.shards import Corpus
+from windtunnel.recipe import Recipe, dump, parse
+
+VOCAB = 320
+WORDS = [f"{a}{b}{c}" for a in ("wi", "tu", "sa", "lo", "ge") for b in ("n", "rr", "st", "m") for c in ("d", "el", "a")]
+DOCUMENTS = {"prose": 800, "code": 400, "notes": 200}
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"width": 32, "depth": 2, "heads": 2, "vocab": VOCAB, "base_width": 16},
+    "data": {"corpus": "tiny", "context": 32},
+    "schedule": {"tokens": 6400, "warmup": 512},
+    "train": {
+        "batch": 128,
+        "precision": "fp32",
+        "compile": False,
+        "device": "cpu",
+        "evaluate_every": "50%",
+        "evaluate_tokens": 1024,
+    },
+}
+COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A folder with the corpus `tiny`, and the real command line in a process of its own upon it."""
+
+    path: Path
+
+    def write(self, recipe: Recipe | str, name: str = "recipe.toml") -> Path:
+        """A recipe file, beside the lab's folder."""
+        file = self.path.parent / name
+        file.write_text(recipe if isinstance(recipe, str) else dump(recipe))
+        return file
+
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        command = [*COMMAND, *map(str, arguments), "--lab", str(self.path)]
+        pipe, one_thread = subprocess.PIPE, {"OMP_NUM_THREADS": "1"}  # more only wait for each other on busy cores
+        settings = os.environ | one_thread | environment
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=settings)
+
+    def run(self, *arguments: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+            process.wait()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def json(self, *arguments: object) -> Any:
+        """What a command that must succeed prints with --json."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def train(self, recipe: Recipe, *settings: str) -> Path:
+        """Train to the end; the run's folder."""
+        file = self.write(recipe)
+        summary = self.json("train", file, *(part for setting in settings for part in ("--set", setting)))
+        assert summary["status"] == "done"
+        return Path(summary["path"])
+
+    def files(self) -> dict[str, int]:
+        """Every file of the lab and its size, to see that a refused command left nothing."""
+        found = (path for path in self.path.rglob("*") if path.name != "verified.json")
+        return {str(path.relative_to(self.path)): path.stat().st_size for path in found if path.is_file()}
+
+
+def _text(seed: int, count: int) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=count))
+
+
+def _documents(texts: list[str]) -> Documents:
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return Documents(lambda: iter(texts), origin="generated", identity=digest)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Three sources of about 61, 30 and 15 thousand tokens. Not to be written to: `lab` has a copy."""
+    sources = {
+        name: _documents([_text(100_000 * index + i, 60) for i in range(count)])
+        for index, (name, count) in enumerate(DOCUMENTS.items())
+    }
+    return build(tmp_path_factory.mktemp("corpus") / "tiny", sources, vocab=VOCAB)
+
+
+@pytest.fixture(scope="session")
+def make_lab(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Lab]:
+    def make() -> Lab:
+        path = tmp_path_factory.mktemp("lab") / "lab"
+        shutil.copytree(corpus.folder, path / "corpora" / "tiny")
+        return Lab(path)
+
+    return make
+
+
+@pytest.fixture
+def lab(make_lab: Callable[[], Lab]) -> Lab:
+    return make_lab()
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Callable[..., Recipe]:
+    """The tiny recipe of 50 steps with some fields of some sections changed: `recipe(train={"batch": 256})`."""
+
+    def make(**sections: Any) -> Recipe:
+        merged = {k: TINY.get(k, {}) | v if isinstance(v, dict) else v for k, v in sections.items()}
+        return parse(TINY | merged, "the test's recipe")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stem(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """The tiny recipe without a decay."""
+
+    def make(tokens: int, **train: Any) -> Recipe:
+        return recipe(schedule={"tokens": tokens, "decay": 0}, train=train)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def steps_of() -> Callable[[Path], list[tuple[Any, ...]]]:
+    """What a run recorded of each step, without what a clock measured."""
+
+    def read(run: Path) -> list[tuple[Any, ...]]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [tuple(line[key] for key in ("tokens", "loss", "lr", "grad_norm")) for line in lines if "loss" in line]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def final_bytes() -> Callable[[Path], dict[str, bytes]]:
+    """The files of a run's last checkpoint: weights, moments, and the JSON that names their hashes and the position."""
+
+    def read(run: Path) -> dict[str, bytes]:
+        last = max(path for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+        return {path.name: path.read_bytes() for path in last.iterdir() if path.suffix in (".safetensors", ".json")}
+
+    return read
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,239 @@
+"""A run that is killed, stopped, extended or branched gives the same bits as one that never was.
+
+Every run here is a process of the real command line, and a kill is a real SIGKILL.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windtunnel.recipe import Recipe
+
+BATCH = 128
+Make = Callable[..., Recipe]
+
+
+def recorded(run: Path) -> int:
+    """Tokens of the last whole line of metrics.jsonl; 0 before there is one."""
+    try:
+        with (run / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 2048))
+            lines = file.read().split(b"\n")[1 if file.tell() > 2048 else 0 : -1]
+    except FileNotFoundError:
+        return 0
+    return json.loads(lines[-1])["tokens"] if lines else 0
+
+
+def the_run(lab: Any) -> Path | None:
+    runs = [p for p in (lab.path / "runs").glob("*") if not p.name.startswith(".")]
+    return runs[0] if runs else None
+
+
+def wait_for(process: subprocess.Popen[str], lab: Any, tokens: int) -> Path:
+    """Until the lab's only run has recorded this many tokens; fails if the process ends before."""
+    give_up = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < give_up:
+        run = the_run(lab)
+        if run and recorded(run) >= tokens:
+            return run
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError(f"not at {tokens} tokens: {process.communicate()}")
+
+
+def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) -> None:
+    """Start the recipe `kills` times; each time SIGKILL it up to `steps` steps, and a moment, past where it last was."""
+    chance, file, reached = random.Random(seed), lab.write(recipe), 0
+    for _ in range(kills):
+        process = lab.start("train", file)
+        run = wait_for(process, lab, reached + BATCH * chance.randint(1, steps))
+        time.sleep(chance.uniform(0, 0.03))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was to be killed before its end"
+        reached = max(reached, recorded(run))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ten_kills_leave_no_trace(
+    precision: str, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
+) -> None:
+    settings = recipe(
+        schedule={"tokens": 500 * BATCH, "warmup": 512},
+        train={"precision": precision, "checkpoint_every": 13 * BATCH, "evaluate_every": 50 * BATCH},
+    )
+    killed, whole = make_lab(), make_lab()
+    kill_at_random(killed, settings, kills=10, steps=25, seed=0 if precision == "fp32" else 1)
+    finished, never_stopped = killed.train(settings), whole.train(settings)
+    assert finished.name == never_stopped.name
+    assert final_bytes(finished) == final_bytes(never_stopped)
+
+    steps = steps_of(finished)
+    assert [step[0] for step in steps] == list(range(BATCH, 501 * BATCH, BATCH))
+    assert steps == steps_of(never_stopped)
+    leftovers = [p.name for p in (finished / "checkpoints").iterdir() if not p.name.isdigit()]
+    assert not leftovers, "what a killed process had half-written or half-removed is gone"
+
+
+@pytest.mark.slow
+def test_kills_of_a_compiled_run_leave_no_trace(make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any) -> None:
+    settings = recipe(
+        schedule={"tokens": 900 * BATCH, "warmup": 512}, train={"compile": True, "checkpoint_every": 13 * BATCH}
+    )
+    killed, whole = make_lab(), make_lab()
+    kill_at_random(killed, settings, kills=3, steps=150, seed=2)
+    finished, never_stopped = killed.train(settings), whole.train(settings)
+    assert final_bytes(finished) == final_bytes(never_stopped)
+    assert steps_of(finished) == steps_of(never_stopped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_once_to_stop_it_saves_and_goes_on_later(
+    number: signal.Signals, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
+) -> None:
+    settings = recipe(schedule={"tokens": 600 * BATCH, "warmup": 512}, train={"checkpoint_every": 0})
+    lab, whole = make_lab(), make_lab()
+    process = lab.start("train", lab.write(settings))
+    run = wait_for(process, lab, 20 * BATCH)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "goes on from here" in err
+    (saved,) = (run / "checkpoints").iterdir()
+    assert 20 * BATCH <= int(saved.name) < 600 * BATCH
+    (listed,) = lab.json("runs")
+    assert (listed["status"], listed["tokens"]) == ("interrupted", int(saved.name))
+
+    assert final_bytes(lab.train(settings)) == final_bytes(expected := whole.train(settings))
+    assert steps_of(run) == steps_of(expected)
+
+
+def test_two_processes_do_not_train_one_run(lab: Any, recipe: Make) -> None:
+    file = lab.write(recipe(schedule={"tokens": 4000 * BATCH, "warmup": 512}))
+    first = lab.start("train", file)
+    run = wait_for(first, lab, BATCH)
+    second = lab.run("train", file)
+    first.terminate()
+    first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert second.stderr.splitlines()[-1] == f"windtunnel: {run}: another process is training this run"
+    assert "Traceback" not in second.stderr
+    assert first.returncode == 130, "the first was not disturbed"
+
+
+def test_a_stem_that_is_extended_equals_a_longer_one(
+    make_lab: Any, stem: Make, final_bytes: Any, steps_of: Any
+) -> None:
+    extended, at_once = make_lab(), make_lab()
+    extended.train(stem(60 * BATCH))
+    run = extended.train(stem(120 * BATCH))
+    expected = at_once.train(stem(120 * BATCH))
+    assert run.name == expected.name
+    assert final_bytes(run) == final_bytes(expected)
+    assert steps_of(run) == steps_of(expected)
+
+
+class Branches:
+    """Of one stem: at 150 steps, with a decay of 30."""
+
+    AT, DECAY, TOTAL = 150 * BATCH, 30 * BATCH, 200 * BATCH
+
+    @classmethod
+    def of(cls, lab: Any) -> Path:
+        (root,) = [run for run in lab.json("runs") if run["kind"] == "stem"]
+        made = lab.json("branch", root["id"], "--at", cls.AT, "--decay", cls.DECAY)
+        assert (made["kind"], made["parent"], made["at_tokens"]) == ("branch", root["id"], cls.AT)
+        assert made["tokens"] == cls.AT + cls.DECAY
+        return Path(made["path"])
+
+
+@pytest.fixture(scope="module")
+def expected(make_lab: Any, stem: Make, final_bytes: Any) -> dict[str, bytes]:
+    """A branch of a finished stem that had a checkpoint at the branch point."""
+    lab = make_lab()
+    lab.train(stem(Branches.TOTAL, branch_points=[Branches.AT]))
+    return final_bytes(Branches.of(lab))
+
+
+def test_a_branch_from_a_point_without_a_checkpoint(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    run = lab.train(stem(Branches.TOTAL, checkpoint_every=70 * BATCH, keep=5))
+    assert not (run / "checkpoints" / f"{Branches.AT:015d}").exists()
+    assert final_bytes(Branches.of(lab)) == expected
+
+
+def test_a_branch_of_a_stem_that_ends_there(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    lab.train(stem(Branches.AT))
+    assert final_bytes(Branches.of(lab)) == expected
+
+
+def test_a_branch_of_a_stem_that_is_still_training(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    long = stem(20_000 * BATCH, branch_points=[Branches.AT], checkpoint_every=500 * BATCH, evaluate_every=0)
+    process = lab.start("train", lab.write(long))
+    try:
+        wait_for(process, lab, Branches.AT + BATCH)
+        branched = Branches.of(lab)
+        assert {run["status"] for run in lab.json("runs")} == {"running", "done"}
+        assert process.poll() is None, "the stem was to be still training"
+    finally:
+        process.kill()
+        process.communicate()
+    assert final_bytes(branched) == expected
+
+
+def test_a_branch_of_a_stem_that_was_killed(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    """It can leave wherever a checkpoint shows that the stem has been, though the stem was never evaluated there."""
+    long = stem(20_000 * BATCH, branch_points=[Branches.AT], checkpoint_every=0, evaluate_every=0)
+    process = lab.start("train", lab.write(long))
+    wait_for(process, lab, Branches.AT + BATCH)
+    process.kill()
+    process.communicate()
+    (listed,) = lab.json("runs")
+    assert (listed["status"], listed["tokens"]) == ("interrupted", Branches.AT)
+    assert final_bytes(Branches.of(lab)) == expected
+
+
+def test_a_branch_that_is_killed_goes_on_from_its_own_checkpoint(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    run = lab.train(stem(Branches.TOTAL, branch_points=[Branches.AT]))
+    process = lab.start("branch", run.name, "--at", Branches.AT, "--decay", Branches.DECAY)
+    branches = lab.path / "runs"
+    while process.poll() is None and not any(
+        int(saved.name) > Branches.AT for saved in branches.glob("*/checkpoints/0*[0-9]") if saved.parts[-3] != run.name
+    ):
+        time.sleep(0.005)
+    assert process.poll() is None, "it was to be killed before its end"
+    process.kill()
+    process.communicate()
+    assert final_bytes(Branches.of(lab)) == expected
+
+
+def test_a_branch_equals_a_whole_run_from_the_beginning(
+    lab: Any, recipe: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    length = Branches.AT + Branches.DECAY
+    assert final_bytes(lab.train(recipe(schedule={"tokens": length, "decay": Branches.DECAY}))) == expected
+
+
+def test_killed_between_its_last_checkpoint_and_its_last_word_a_run_still_has_its_loss(lab: Any, recipe: Make) -> None:
+    run = lab.train(recipe())
+    (before,) = lab.json("runs")
+    (run / "status.json").write_text(json.dumps({"status": "running", "tokens": 0}))
+    lab.train(recipe())
+    assert lab.json("runs") == [before]
+    assert before["loss"] > 0
