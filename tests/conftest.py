@@ -1,4 +1,4 @@
-"""What many tests share: a small corpus of generated text, labs that hold a copy of it, and a recipe that trains at once."""
+"""What many tests share: a small corpus of generated text, labs with a copy of it, a recipe that trains at once."""
 
 import hashlib
 import json
@@ -40,6 +40,10 @@ TINY: dict[str, Any] = {
 COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
 
 
+def pytest_configure() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, here and in processes: on busy cores more only wait for each other
+
+
 @dataclass(frozen=True)
 class Lab:
     """A folder with the corpus `tiny`, and the real command line in a process of its own upon it."""
@@ -54,9 +58,8 @@ class Lab:
 
     def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         command = [*COMMAND, *map(str, arguments), "--lab", str(self.path)]
-        pipe, one_thread = subprocess.PIPE, {"OMP_NUM_THREADS": "1"}  # more only wait for each other on busy cores
-        settings = os.environ | one_thread | environment
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=settings)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment)
 
     def run(self, *arguments: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)

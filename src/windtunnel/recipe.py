@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import tomlkit
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -45,7 +45,7 @@ DecayShape = Literal["exponential", "linear", "cosine", "1-sqrt", "sqrt"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -88,7 +88,14 @@ class Model(Section):
         return self
 
 
-Mixture = dict[str, Annotated[float, Field(ge=0)]]  # weights over sources; empty: each source by its size
+def _some_weight(mixture: dict[str, float]) -> dict[str, float]:
+    if mixture and not sum(mixture.values()) > 0:
+        raise ValueError("all weights are zero")
+    return mixture
+
+
+# weights over sources; empty: each source by its size
+Mixture = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_some_weight)]
 
 
 class Stage(Section):
@@ -104,13 +111,6 @@ class Data(Section):
     mixture: Mixture = {}
     stages: tuple[Stage, ...] = ()
     mask_documents: bool = False  # True: attention does not cross the border between two documents
-
-    @field_validator("mixture")
-    @classmethod
-    def _some_weight(cls, mixture: Mixture) -> Mixture:
-        if mixture and not sum(mixture.values()) > 0:
-            raise ValueError("all weights are zero")
-        return mixture
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -191,6 +191,8 @@ class Recipe(Section):
             raise ValueError(f"train.micro_batch must be a multiple of data.context={self.data.context}")
         if self.schedule.tokens < self.train.batch:
             raise ValueError(f"schedule.tokens={self.schedule.tokens} is less than one batch of {self.train.batch}")
+        if self.warmup_tokens + self.decay_tokens > self.total_tokens:
+            raise ValueError(f"schedule: warmup and decay overlap in whole steps of {self.train.batch} tokens")
         return self
 
     @property
@@ -290,7 +292,8 @@ def _apply(values: dict[str, Any], setting: str) -> None:
 
 
 def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
+    # a misspelt key explains what is missing
+    fault = next((fault for fault in error.errors() if fault["type"] == "extra_forbidden"), error.errors()[0])
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *sections, key = (str(part) for part in fault["loc"])

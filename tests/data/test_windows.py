@@ -1,5 +1,6 @@
 """Windows are the corpus' own tokens in the order's order, and a mixture that the corpus can't give is refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
-from windtunnel.recipe import Data
+from windtunnel.recipe import Data, Recipe
 
 
 def windows_of(corpus: Corpus, context: int = 32, seed: int = 0, **data: Any) -> Windows:
@@ -109,6 +110,19 @@ def test_a_source_of_less_than_one_window_is_refused_unless_it_has_no_weight(cor
 def test_without_a_mixture_a_source_of_less_than_one_window_is_left_out(corpus: Corpus) -> None:
     windows = windows_of(corpus, len(stream_of(corpus, "notes")))
     assert "notes" not in {windows.order.sources[i] for i in windows.order.at(0, 100)[0]}
+
+
+@pytest.mark.parametrize("weight", [0.0, float("inf")])
+@pytest.mark.parametrize("where", ["mixture", "stages"])
+def test_weights_that_are_no_shares_are_refused(
+    corpus: Corpus, recipe: Callable[..., Recipe], where: str, weight: float
+) -> None:
+    mixture = {"prose": weight, "code": 0.0}
+    with pytest.raises(InputError):
+        asked = recipe(
+            data={"mixture": mixture} if where == "mixture" else {"stages": [{"at": 320, "mixture": mixture}]}
+        )
+        Windows(corpus, asked.data, asked.seed)
 
 
 def test_a_corpus_of_less_than_one_window_is_refused(corpus: Corpus) -> None:

@@ -49,7 +49,7 @@ def wait_for(process: subprocess.Popen[str], lab: Any, tokens: int) -> Path:
 
 
 def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) -> None:
-    """Start the recipe `kills` times; each time SIGKILL it up to `steps` steps, and a moment, past where it last was."""
+    """Start the recipe `kills` times; each time SIGKILL it up to `steps` steps and a moment past where it last was."""
     chance, file, reached = random.Random(seed), lab.write(recipe), 0
     for _ in range(kills):
         process = lab.start("train", file)
@@ -62,9 +62,7 @@ def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_ten_kills_leave_no_trace(
-    precision: str, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
-) -> None:
+def test_ten_kills_leave_no_trace(precision: str, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any) -> None:
     settings = recipe(
         schedule={"tokens": 500 * BATCH, "warmup": 512},
         train={"precision": precision, "checkpoint_every": 13 * BATCH, "evaluate_every": 50 * BATCH},
@@ -170,9 +168,7 @@ def test_a_branch_from_a_point_without_a_checkpoint(
     assert final_bytes(Branches.of(lab)) == expected
 
 
-def test_a_branch_of_a_stem_that_ends_there(
-    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
-) -> None:
+def test_a_branch_of_a_stem_that_ends_there(lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any) -> None:
     lab.train(stem(Branches.AT))
     assert final_bytes(Branches.of(lab)) == expected
 
@@ -193,9 +189,7 @@ def test_a_branch_of_a_stem_that_is_still_training(
     assert final_bytes(branched) == expected
 
 
-def test_a_branch_of_a_stem_that_was_killed(
-    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
-) -> None:
+def test_a_branch_of_a_stem_that_was_killed(lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any) -> None:
     """It can leave wherever a checkpoint shows that the stem has been, though the stem was never evaluated there."""
     long = stem(20_000 * BATCH, branch_points=[Branches.AT], checkpoint_every=0, evaluate_every=0)
     process = lab.start("train", lab.write(long))

@@ -1,6 +1,7 @@
 """`windtunnel train`, `branch` and `runs`."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -28,10 +29,14 @@ def train(
     """Train what a recipe says: start, resume what was interrupted, extend a stem, or find it done."""
     from windtunnel.data.shards import Corpus
     from windtunnel.recipe import load
-    from windtunnel.train.run import create
 
     wanted = load(recipe, settings or ())
     corpus = Corpus.open(lab / "corpora" / wanted.data.corpus)
+    # these bring torch: what is wrong with a recipe is said before that
+    from windtunnel.train.device import choose_engine
+    from windtunnel.train.run import create
+
+    choose_engine(wanted)  # refuses a device that is not there
     _train(create(lab, wanted, corpus), corpus, as_json)
 
 
@@ -107,7 +112,7 @@ def _mixture(text: str) -> dict[str, float]:
             weights[source.strip()] = float(weight)
         except ValueError:
             equals = ""
-        if not equals or weights[source.strip()] < 0:
+        if not equals or not 0 <= weights[source.strip()] < math.inf:
             raise InputError(f"--mixture {part}: expected SOURCE=WEIGHT with a weight of zero or more")
     return weights
 

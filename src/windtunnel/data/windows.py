@@ -51,4 +51,6 @@ class Windows:
                 raise InputError(
                     f"{where} draws on '{name}', which holds less than one window of {self.context} tokens"
                 )
+        if not any(weights.values()):
+            raise InputError(f"{self.corpus.folder}: no source holds a window of {self.context} tokens")
         return weights

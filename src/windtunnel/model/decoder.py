@@ -30,6 +30,7 @@ class Decoder(nn.Module):
     """
 
     embedding: Tensor
+    head: Tensor  # where it is not tied
     norm: Tensor
     rope: Tensor
     scales: Tensor
@@ -38,8 +39,8 @@ class Decoder(nn.Module):
         super().__init__()
         models = [model] if isinstance(model, Model) else list(model)
         seeds = [seed] if isinstance(seed, int) else list(seed)
-        if len({tuple(tensor_shapes(m).items()) for m in models}) != 1 or len(seeds) != len(models):
-            raise ValueError("members must have one shape and one seed each")
+        if len({_shared(m) for m in models}) != 1 or len(seeds) != len(models):
+            raise ValueError("members must have one shape, one rope_base and norm_eps, and one seed each")
         self.model = models[0]
         self.members = None if isinstance(model, Model) else len(models)
         self.context = context
@@ -59,9 +60,9 @@ class Decoder(nn.Module):
         self.get_submodule(module).register_parameter(leaf, nn.Parameter(value))
 
     @property
-    def head(self) -> Tensor:
-        """(vocab, width), or (P, vocab, width): the embedding itself where it is tied."""
-        return self.embedding if self.model.tied else self.get_parameter("head")
+    def unembedding(self) -> Tensor:
+        """(vocab, width), or (P, vocab, width): the head, or the embedding where they are tied."""
+        return self.embedding if self.model.tied else self.head
 
     def compile_parts(self) -> None:
         """Compile a layer once for all layers, and the loss: the time to compile does not grow with the depth."""
@@ -77,20 +78,20 @@ class Decoder(nn.Module):
 
     def logits(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """fp32 logits (batch, T, vocab), or (P, batch, T, vocab)."""
-        flat = (self(tokens, cache=cache) @ self.head.mT).float()
+        flat = (self(tokens, cache=cache) @ self.unembedding.mT).float()
         return flat.unflatten(-2, tokens.shape[-2:])
 
     def losses(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy of every target, nats: (batch * T,), or (P, batch * T). `targets` like tokens."""
         x = self._trunk(tokens, documents, None)
-        return self._losses(x, self.norm, self.model.norm_eps, self._scale(3), self.head, targets.flatten(-2))
+        return self._losses(x, self.norm, self.model.norm_eps, self._scale(3), self.unembedding, targets.flatten(-2))
 
     def _trunk(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
         T, start = tokens.shape[-1], cache.tokens if cache else 0
         table = self.rope[:, start : start + T]
         if documents is not None:
             batch = tokens.shape[-2] * (self.members or 1)
-            documents = documents.expand(batch // documents.shape[0], *documents.shape).reshape(batch, T)
+            documents = documents.expand(self.members or 1, *documents.shape[-2:]).reshape(batch, T)
         x = self._embed(tokens) * self._scale(0)
         for index, layer in enumerate(self.layers):
             x = layer(x, table, self._scale(1), documents, cache and cache.of(index))
@@ -177,6 +178,11 @@ class Cache:
     def tokens(self) -> int:
         key = self.layers[0].key
         return 0 if key is None else key.shape[-2]
+
+
+def _shared(model: Model) -> tuple[object, ...]:
+    """What all members of a population must have in common."""
+    return (*tensor_shapes(model).items(), model.heads, model.kv_heads, model.rope_base, model.norm_eps)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-_LOGITS_AT_ONCE = 2**26  # numbers; above this the logits are made chunk by chunk and made again in the backward pass
+_LOGITS_AT_ONCE = 2**25  # numbers; above this the logits are made chunk by chunk and made again in the backward pass
 
 
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

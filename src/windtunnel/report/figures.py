@@ -18,7 +18,8 @@ def loss_figure(runs: Sequence[Run]) -> go.Figure:
     figure = go.Figure()
     for run in runs:
         steps = [line for line in run.metrics() if "lr" in line]
-        smooth = _smoothed([line["loss"] for line in steps])
+        smooth = _smoothed([line["loss"] for line in steps])[_SMOOTHING // 3 :]  # fewer steps are no mean yet
+        steps = steps[_SMOOTHING // 3 :]
         every = max(1, len(steps) // _MOST_POINTS)
         colour, label = _COLOURS[run.kind], f"{run.recipe.name} ({run.id[:6]})"
         width = 1.2 if run.kind in ("stem", "branch") else 0.8
@@ -66,14 +67,15 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def _loss_range(runs: Sequence[Run]) -> list[float] | None:
-    """From below the best to what a tenth of the longest run had reached: the first steps would squeeze the rest."""
-    best, high = [], []
-    for run in runs:
-        smooth = _smoothed([line["loss"] for line in run.metrics() if "lr" in line])
-        if len(smooth) >= _SMOOTHING and run.kind != "branch":
-            best.append(min(smooth[_SMOOTHING:] or smooth))
-            high.append(smooth[max(_SMOOTHING, len(smooth) // 20) - 1])
-    return [min(best) - 0.15, max(high) + 0.1] if best else None
+    """From below the best to what the longest run had reached at a tenth: the first steps would squeeze the rest."""
+    curves = [_smoothed([line["loss"] for line in run.metrics() if "lr" in line]) for run in runs]
+    longest = max(curves, key=len)
+    if len(longest) < 10 * _SMOOTHING:
+        return None
+    return [
+        min(min(curve[_SMOOTHING:], default=longest[-1]) for curve in curves) - 0.1,
+        longest[len(longest) // 10] + 0.1,
+    ]
 
 
 def _styled(figure: go.Figure) -> go.Figure:

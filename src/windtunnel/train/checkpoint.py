@@ -1,4 +1,8 @@
-"""Checkpoints: safetensors and JSON, checksummed, in a folder that appears by atomic rename. No pickle is ever read."""
+"""Checkpoints: safetensors and JSON, checksummed, in a folder that appears by atomic rename. No pickle is ever read.
+
+torch is imported where tensors are read or written, so that listing runs does not wait for it."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -6,13 +10,15 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from windtunnel.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _PINNED = "kept"  # a file that marks a checkpoint as a branch point
 
@@ -29,6 +35,8 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder/TOKENS/`. After a crash at any moment the checkpoint is there whole, or not at all."""
+    from safetensors.torch import save_file
+
     folder.mkdir(exist_ok=True)
     final = path_of(folder, checkpoint.tokens)
     part = final.with_suffix(".part")
@@ -55,18 +63,23 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Checkpoint:
     """Read one back. Raises InputError for a missing or damaged file, naming it."""
+    from safetensors.torch import load_file
+
     path = path_of(folder, tokens)
     try:
         content = json.loads((path / "checkpoint.json").read_text())
-        steps, digests = content["steps"], content["sha256"]
-    except (OSError, ValueError, KeyError):
+        steps, digests = int(content["steps"]), dict(content["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not a whole checkpoint: checkpoint.json is missing or damaged") from None
     tensors = {}
     for name in ("weights", "moments"):
         file = path / f"{name}.safetensors"
         if not file.exists() or _digest(file) != digests.get(file.name):
             raise InputError(f"{file}: damaged: its sha256 is not the one of checkpoint.json; remove {path} to go back")
-        tensors[name] = load_file(file, device=str(device))
+        try:
+            tensors[name] = load_file(file, device=str(device))
+        except SafetensorError as error:
+            raise InputError(f"{file}: not a safetensors file: {error}") from None
     return Checkpoint(tokens, steps, tensors["weights"], tensors["moments"])
 
 

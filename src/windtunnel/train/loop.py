@@ -22,7 +22,7 @@ from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
 from windtunnel.train.objective import accumulate
 from windtunnel.train.optimizer import AdamW
-from windtunnel.train.run import Run, branch_start, check_fit, open_run
+from windtunnel.train.run import Run, check_fit, keep_branch_start, open_run
 from windtunnel.train.schedule import rate
 from windtunnel.train.validation import validate
 
@@ -156,14 +156,13 @@ class _Trainer:
 
     def _restore(self) -> int:
         """Load the run's own last checkpoint, or a branch's start in its parent; returns the token position."""
-        folder, there = self.run.checkpoints, checkpoint.positions(self.run.checkpoints)
-        if not there and self.run.parent:
+        folder, start = self.run.checkpoints, max(checkpoint.positions(self.run.checkpoints), default=0)
+        if not start and self.run.parent:
             parent = open_run(self.run.lab / "runs" / self.run.parent)
-            folder, there = parent.checkpoints, [branch_start(parent, self.run.at_tokens or 0)]
-            checkpoint.pin(folder, there[-1])
-        if not there:
+            folder, start = parent.checkpoints, keep_branch_start(parent, self.run.at_tokens or 0)
+        if not start:
             return 0
-        state = checkpoint.load(folder, there[-1], self.engine.device)
+        state = checkpoint.load(folder, start, self.engine.device)
         _take(self.model, state)
         self.optimizer.load_state(state.moments, state.steps)
         return state.tokens

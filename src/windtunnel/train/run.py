@@ -5,15 +5,18 @@
 An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run.
 """
 
+from __future__ import annotations
+
 import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
@@ -21,9 +24,12 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.recipe import DecayShape, Mixture, Recipe, did_you_mean, dump, identity, load
 from windtunnel.train import checkpoint
-from windtunnel.train.device import Engine
+
+if TYPE_CHECKING:
+    from windtunnel.train.device import Engine
 
 Status = Literal["running", "done", "failed", "interrupted"]
+_LOOKED_AT = 0.5  # seconds to wait for a lock that somebody may only look at: `status` takes it for a moment
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Run:
 
     def engine(self, choice: Engine) -> Engine:
         """How the run is computed: what its first start chose. The device and threads are always the machine's."""
+        from windtunnel.train.device import Engine
+
         file = self.path / "engine.json"
         if file.exists():
             chosen = _read_json(file)
@@ -103,18 +111,16 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the run for training. Raises InputError when another process trains it."""
         with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.path}: another process is training this run") from None
+            give_up = time.monotonic() + _LOOKED_AT
+            while not _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() > give_up:
+                    raise InputError(f"{self.path}: another process is training this run")
+                time.sleep(0.001)
             yield
 
     def _is_locked(self) -> bool:
-        try:
-            with self.lock():
-                return False
-        except InputError:
-            return True
+        with (self.path / "lock").open("a") as file:
+            return not _locked(file, fcntl.LOCK_SH)
 
 
 def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None, at_tokens: int | None = None) -> Run:
@@ -143,8 +149,8 @@ def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None,
         }
         (part / "run.json").write_text(json.dumps(about_run))
         (part / "status.json").write_text(json.dumps({"status": "interrupted", "tokens": 0}))
-        if parent and at_tokens is not None:
-            checkpoint.pin(parent.checkpoints, branch_start(parent, at_tokens))
+        if parent:
+            keep_branch_start(parent, at_tokens or 0)
         part.rename(path)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -165,7 +171,8 @@ def branch(
 ) -> Run:
     """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture.
 
-    It is computed from the parent's last checkpoint at or before `at`: up to there the two are the same to the bit.
+    It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up to there the two are
+    the same to the bit.
     """
     recipe = parent.recipe
     at, decay = recipe.whole_steps(at), max(recipe.train.batch, recipe.whole_steps(decay))
@@ -208,12 +215,12 @@ def check_fit(recipe: Recipe, corpus: Corpus) -> None:
     Windows(corpus, recipe.data, recipe.seed)
 
 
-def branch_start(parent: Run, at: int) -> int:
-    """The parent's last checkpoint at or before `at` tokens."""
-    there = [tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at]
-    if not there:
-        raise InputError(f"--at {about(at)}: {parent.path} has no checkpoint at or before that")
-    return there[-1]
+def keep_branch_start(parent: Run, at: int) -> int:
+    """The parent's last checkpoint at or before `at` tokens, kept from now on; 0, the beginning, if there is none."""
+    start = max((tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at), default=0)
+    if start:
+        checkpoint.pin(parent.checkpoints, start)
+    return start
 
 
 def list_runs(lab: Path) -> list[Run]:
@@ -240,6 +247,14 @@ def open_run(path: Path) -> Run:
     about_run = _read_json(path / "run.json")
     recipe = load(path / "recipe.toml")
     return Run(path.resolve(), recipe, **{key: about_run[key] for key in ("corpus", "kind", "parent", "at_tokens")})
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_json(file: Path) -> dict[str, Any]:

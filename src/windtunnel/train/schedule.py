@@ -29,7 +29,7 @@ def rate_at(recipe: Recipe, position: float) -> float:
     if not decay or begun <= 0:
         return 1.0
     if schedule.decay_shape == "exponential":
-        return 0.5 ** (begun / half_life(recipe))
+        return max(schedule.floor, 0.5 ** (begun / half_life(recipe)))
     return schedule.floor + (1 - schedule.floor) * _remaining(schedule.decay_shape, min(1.0, begun / decay))
 
 

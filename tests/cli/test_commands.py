@@ -1,0 +1,118 @@
+"""What the commands print, for people and for programs, and how soon."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from windtunnel import __version__
+from windtunnel.recipe import Recipe
+
+Make = Callable[..., Recipe]
+BATCH = 128
+KEYS = {"id", "name", "kind", "parent", "at_tokens", "tokens", "status", "loss", "bits_per_byte", "path"}
+
+
+@pytest.fixture(scope="module")
+def trained(make_lab: Any, stem: Make) -> Any:
+    """A lab with a stem of 40 steps and two branches. Only to be looked at, or asked for the same again."""
+    lab = make_lab()
+    lab.train(stem(40 * BATCH, branch_points=[20 * BATCH, 30 * BATCH]))
+    for at, name in ((20, "early"), (30, "late")):
+        lab.json("branch", "tiny", "--at", at * BATCH, "--decay", 5 * BATCH, "--name", name, "--shape", "1-sqrt")
+    return lab
+
+
+def test_help_comes_at_once() -> None:
+    """The best of five, in seconds of processor time: what else the machine does is not counted."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-c", "from windtunnel.cli import main; main()", "--help"]
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.4, times
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["corpus", "--help"]])
+def test_torch_is_imported_only_where_it_is_needed(arguments: list[str]) -> None:
+    code = (
+        "import sys; from windtunnel.cli import main\n"
+        "try: main()\n"
+        "finally: print('heavy:', *sorted({'torch', 'numpy', 'tokenizers', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
+
+
+def test_help_names_the_commands(lab: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from windtunnel.cli import main; main()", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert all(f" {command} " in done.stdout for command in ("corpus", "train", "branch", "runs"))
+
+
+def test_version() -> None:
+    command = [sys.executable, "-c", "from windtunnel.cli import main; main()", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"{__version__}\n"
+
+
+def test_runs_as_json_have_the_keys_that_programs_read(trained: Any) -> None:
+    stem, early, late = trained.json("runs")
+    assert all(set(run) >= KEYS for run in (stem, early, late))
+    assert (stem["kind"], stem["parent"], stem["at_tokens"]) == ("stem", None, None)
+    assert (early["kind"], early["parent"], early["at_tokens"]) == ("branch", stem["id"], 20 * BATCH)
+    assert (late["name"], late["tokens"]) == ("late", 35 * BATCH)
+    for run in (stem, early, late):
+        assert run["status"] == "done" and 0 < run["bits_per_byte"] < run["loss"] < 10
+        assert os.path.exists(os.path.join(run["path"], "recipe.toml"))
+
+
+def test_runs_are_a_tree_of_stems_and_branches(trained: Any) -> None:
+    stem, early, late = trained.json("runs")
+    done = trained.run("runs")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["run", "name", "kind", "tokens", "loss", "bits/byte", "status"]
+    starts = [line.split(maxsplit=2)[:2] for line in lines[1:]]
+    assert starts[0] == [stem["id"], "tiny"]
+    assert starts[1:] == [["├─", early["id"]], ["└─", late["id"]]]
+    assert f"{late['loss']:.4f}" in lines[3] and lines[3].endswith("done")
+
+
+def test_the_same_command_again_finds_the_run_done(trained: Any, stem: Make) -> None:
+    before, files = trained.json("runs"), trained.files()
+    again = trained.train(stem(40 * BATCH))
+    assert again.name == before[0]["id"]
+    made = trained.json("branch", "tiny", "--at", 20 * BATCH, "--decay", 5 * BATCH, "--shape", "1-sqrt")
+    assert made == before[1]
+    assert trained.json("runs") == before and trained.files() == files
+
+
+def test_a_lab_without_runs_says_how_to_start_one(tmp_path: Any, lab: Any) -> None:
+    assert lab.json("runs") == []
+    assert "windtunnel train RECIPE.toml" in lab.run("runs").stdout
+
+
+def test_set_changes_the_recipe_and_a_person_reads_one_line(lab: Any, recipe: Make) -> None:
+    file = lab.write(recipe())
+    done = lab.run("train", file, "--set", "schedule.tokens=1280", "--set", "name=other", "--set", "seed=3",
+                   "--set", "schedule.warmup=10%")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = lab.json("runs")
+    assert (run["name"], run["tokens"], run["kind"]) == ("other", 1280, "run")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{run['id']} done at 1.28k tokens: loss {run['loss']:.4f}")
+    assert run["path"] in line
+
+
+def test_a_corpus_as_json_says_what_it_holds(lab: Any) -> None:
+    shown = lab.json("corpus", "show", "tiny")
+    assert shown["vocab"] == 320 and set(shown["sources"]) == {"prose", "code", "notes"}
+    assert shown["path"] == str(lab.path / "corpora/tiny")

@@ -1,0 +1,80 @@
+"""The attention written out in blocks is torch's, forward and backward, for any lengths, groups and documents."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from windtunnel.model.attention import causal_attention
+
+
+def inputs(B: int, heads: int, kv_heads: int, T: int, S: int, size: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1000 * T + S)
+    query = torch.randn(B, heads, T, size, generator=generator)
+    key, value = torch.randn(2, B, kv_heads, S, size, generator=generator)
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def torchs(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None) -> Tensor:
+    """torch's attention under a full mask, with every key and value head repeated for its group."""
+    T, S, group = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    seen = torch.ones(T, S, dtype=torch.bool).tril(S - T)[None, None]
+    if documents is not None:
+        seen = seen & (documents[:, None, S - T :, None] == documents[:, None, None, :])
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
+
+
+def compare(tensors: tuple[Tensor, Tensor, Tensor], documents: Tensor | None = None, scale: float = 0.3) -> None:
+    results = []
+    for form in (causal_attention, torchs):
+        mixed = form(*tensors, scale, documents)
+        weights = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(0))
+        results.append([mixed, *torch.autograd.grad((mixed * weights).sum(), tensors)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def some_documents(B: int, S: int) -> Tensor:
+    return (torch.rand(B, S, generator=torch.Generator().manual_seed(S)) < 0.1).long().cumsum(-1)
+
+
+@pytest.mark.parametrize("T", [1, 2, 63, 64, 65, 127, 128, 129, 200])
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (6, 1)], ids=lambda heads: f"{heads[0]} heads on {heads[1]}")
+@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
+def test_whole_windows(T: int, heads: tuple[int, int], documents: bool) -> None:
+    compare(inputs(2, *heads, T, T), some_documents(2, T) if documents else None)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.integers(0, 100), st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(1, 3))
+def test_any_lengths_against_a_cache(T: int, cached: int, group: int, kv_heads: int, documents: bool, B: int) -> None:
+    S = T + cached
+    compare(inputs(B, group * kv_heads, kv_heads, T, S), some_documents(B, S) if documents else None)
+
+
+def test_the_scale_is_taken() -> None:
+    for scale in (0.01, 1.0, 5.0):
+        compare(inputs(1, 2, 2, 70, 70), scale=scale)
+
+
+@pytest.mark.parametrize("T", [5, 100])
+def test_the_first_position_sees_only_itself(T: int) -> None:
+    query, key, value = inputs(1, 2, 2, T, T)
+    torch.testing.assert_close(causal_attention(query, key, value, 0.3)[:, :, 0], value[:, :, 0])
+
+
+def test_where_every_position_is_a_document_each_sees_only_itself() -> None:
+    query, key, value = inputs(2, 4, 2, 100, 100)
+    mixed = causal_attention(query, key, value, 0.3, torch.arange(100).expand(2, 100))
+    torch.testing.assert_close(mixed, value.repeat_interleave(2, 1))
+
+
+def test_in_bf16_it_is_near_the_exact_result() -> None:
+    query, key, value = (x.detach().bfloat16() for x in inputs(2, 4, 2, 150, 150))
+    exact = torchs(query.double(), key.double(), value.double(), 0.3)
+    mixed = causal_attention(query, key, value, 0.3)
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed.double() - exact).norm() / exact.norm() < 0.005  # torch's own form: 0.002

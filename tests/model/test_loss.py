@@ -1,0 +1,93 @@
+"""The loss is torch's cross-entropy, also where the logits are made chunk by chunk."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from windtunnel.model.loss import token_losses
+
+
+def some(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def targets_of(*size: int, vocab: int) -> Tensor:
+    return torch.randint(0, vocab, size, generator=torch.Generator().manual_seed(1))
+
+
+def torchs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(hidden @ head.T, targets, reduction="none")
+
+
+def gradients(losses: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Under a weight for each token, so that no two may be exchanged."""
+    return torch.autograd.grad((losses * torch.linspace(0.5, 1.5, losses.numel()).view(losses.shape)).sum(), inputs)
+
+
+@pytest.mark.parametrize("size", [0.1, 3.0, 50.0], ids=lambda size: f"logits of {size}")
+def test_it_is_torchs_cross_entropy(size: float) -> None:
+    hidden, head = (size * some(40, 16)).requires_grad_(), some(97, 16, seed=2).requires_grad_()
+    targets = targets_of(40, vocab=97)
+    ours, theirs = token_losses(hidden, head, targets), torchs(hidden, head, targets)
+    assert ours.shape == (40,) and ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True):
+        assert (a - b).norm() / b.norm() < 1e-5
+
+
+def test_without_a_preference_it_is_the_logarithm_of_the_vocabulary() -> None:
+    losses = token_losses(torch.zeros(5, 8), some(320, 8), targets_of(5, vocab=320))
+    torch.testing.assert_close(losses, torch.full((5,), math.log(320)))
+
+
+def test_logits_far_from_zero_do_not_overflow() -> None:
+    losses = token_losses(torch.tensor([[300.0], [-300.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(losses, torch.tensor([0.0, 600.0]))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared targets", "own targets"])
+def test_each_member_has_the_loss_that_it_has_alone(own: bool) -> None:
+    hidden, head = some(3, 40, 16).requires_grad_(), some(3, 97, 16, seed=2).requires_grad_()
+    targets = targets_of(*((3, 40) if own else (40,)), vocab=97)
+    losses = token_losses(hidden, head, targets)
+    expected = torch.stack([torchs(hidden[p], head[p], targets[p] if own else targets) for p in range(3)])
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients(losses, hidden, head), gradients(expected, hidden, head), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bf16_the_sum_over_the_vocabulary_is_in_fp32() -> None:
+    hidden, head, targets = some(40, 16).bfloat16(), some(3000, 16, seed=2).bfloat16(), targets_of(40, vocab=3000)
+    losses = token_losses(hidden, head, targets)
+    assert losses.dtype == torch.float32
+    expected = F.cross_entropy((hidden @ head.T).float(), targets, reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_chunked_it_is_the_same(members: int | None) -> None:
+    """So many logits that they are made in two chunks, the second shorter; the reference takes 500 rows at a time."""
+    vocab, rows, lead = 2**15, 2100 // (members or 1), () if members is None else (members,)
+    hidden, head = some(*lead, rows, 4).requires_grad_(), some(*lead, vocab, 4, seed=2).requires_grad_()
+    targets, weights = targets_of(*lead, rows, vocab=vocab), some(*lead, rows, seed=3)
+    losses = token_losses(hidden, head, targets)
+    assert "Cat" in type(losses.grad_fn).__name__, "it was to be in chunks"
+    ours = torch.autograd.grad((losses * weights).sum(), (hidden, head))
+    losses = losses.detach()
+
+    theirs = torch.zeros_like(hidden), torch.zeros_like(head)
+    for p in range(members or 1):
+        at = p if members else ...
+        for start in range(0, rows, 500):
+            part = slice(start, min(start + 500, rows))
+            h, w = hidden.detach()[at][part].requires_grad_(), head.detach()[at].requires_grad_()
+            expected = torchs(h, w, targets[at][part])
+            torch.testing.assert_close(losses[at][part], expected, rtol=1e-5, atol=1e-5)
+            grads = torch.autograd.grad((expected * weights[at][part]).sum(), (h, w))
+            theirs[0][at][part] += grads[0]
+            theirs[1][at] += grads[1]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

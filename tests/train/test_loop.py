@@ -1,0 +1,162 @@
+"""The loop learns, records what it does, and gives today the losses that it gave when these numbers were written."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
+from windtunnel.model.decoder import Decoder
+from windtunnel.recipe import Recipe
+from windtunnel.train.device import Engine
+from windtunnel.train.loop import Watch, load_model, train
+from windtunnel.train.objective import accumulate, document_numbers
+from windtunnel.train.run import Run, branch, create
+
+Make = Callable[..., Recipe]
+BATCH = 128
+GOLDEN = {1: 5.836079, 10: 4.905993, 50: 3.593644}  # by step; what changes them is a change of RESULTS_VERSION
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Make, corpus: Corpus) -> Run:
+    run = create(tmp_path_factory.mktemp("lab"), recipe(), corpus)
+    train(run, corpus)
+    return run
+
+
+def losses(run: Run) -> dict[int, float]:
+    return {line["tokens"] // BATCH: line["loss"] for line in run.metrics() if "loss" in line}
+
+
+def test_golden_losses(trained: Run) -> None:
+    found = losses(trained)
+    assert {step: found[step] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
+
+
+def test_it_begins_near_a_uniform_guess_and_learns(trained: Run) -> None:
+    found = losses(trained)
+    assert abs(found[1] - math.log(320)) < 1
+    assert np.mean([found[step] for step in range(41, 51)]) < found[1] - 0.5
+
+
+def test_every_step_is_recorded_once_with_its_rate(trained: Run) -> None:
+    steps = [line for line in trained.metrics() if "loss" in line]
+    assert [line["tokens"] for line in steps] == list(range(BATCH, 51 * BATCH, BATCH))
+    rates = [line["lr"] / 0.01 for line in steps]
+    assert rates[:5] == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8, 1])
+    assert rates[44:] == pytest.approx([1, 0.9, 0.7, 0.5, 0.3, 0.1])
+    assert all(line["tokens_per_s"] > 0 and 0 < line["peak_share"] < 1 for line in steps)
+
+
+def test_it_is_evaluated_and_saved_when_asked_and_at_the_end(trained: Run) -> None:
+    evaluated = [line["tokens"] // BATCH for line in trained.metrics() if "validation" in line]
+    assert evaluated == [25, 45, 50], "half-way, where the decay begins, and at the end"
+    assert [int(p.name) // BATCH for p in sorted(trained.checkpoints.iterdir())] == [45, 50]
+    assert trained.summary()["status"] == "done"
+
+
+def test_validation_agrees_with_the_model_on_the_held_out_text(trained: Run, corpus: Corpus) -> None:
+    """Loss in nats a token and bits a byte of the same text, by source and over all."""
+    last = [line["validation"] for line in trained.metrics() if "validation" in line][-1]
+    model, weight, total = load_model(trained), 0, 0.0
+    for name, source in corpus.sources.items():
+        windows = 1024 // 32
+        tokens = source.validation.read(np.array([0]), windows * 32 + 1)[0]
+        held = torch.from_numpy(np.stack([tokens[i * 32 : i * 32 + 33] for i in range(windows)]))
+        with torch.no_grad():
+            logits = model.logits(held[:, :-1])
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), held[:, 1:].flatten()).item()
+        size = int(corpus.tokenizer.token_bytes[tokens[1:]].sum())
+        score = last["sources"][name]
+        assert score["tokens"] == windows * 32
+        assert score["loss"] == pytest.approx(nats, rel=1e-5)
+        assert score["bits_per_byte"] == pytest.approx(score["loss"] * score["tokens"] / size / math.log(2), rel=1e-9)
+        weight += source.validation.tokens
+        total += source.validation.tokens * score["loss"]
+    assert last["loss"] == pytest.approx(total / weight)
+    assert trained.summary()["loss"] == last["loss"]
+
+
+@pytest.mark.parametrize("micro", [32, 64, 128])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Corpus, micro: int) -> None:
+    batch = corpus.sources["prose"].train.read(np.arange(4) * 32, 33)
+
+    def gradients(at_once: int) -> tuple[float, dict[str, torch.Tensor]]:
+        model = Decoder(recipe().model, 32, 0)
+        loss = accumulate(model, batch, Engine("cpu", "fp32", False, at_once, 1), document_end=None)
+        return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    (loss, parts), (expected, whole) = gradients(micro), gradients(128)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert parts.keys() == whole.keys() and len(parts) == 20
+    for name in whole:
+        assert (parts[name] - whole[name]).norm() <= 1e-5 * whole[name].norm()
+
+
+def test_a_run_in_parts_has_the_losses_of_the_whole(tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run) -> None:
+    run = create(tmp_path, recipe(train={"micro_batch": 32}), corpus)
+    train(run, corpus)
+    assert losses(run) == pytest.approx(losses(trained), rel=1e-4)
+
+
+def test_an_end_token_is_the_last_of_its_document() -> None:
+    found = document_numbers(torch.tensor([[5, 0, 6, 7, 0, 0, 8], [0, 1, 2, 3, 4, 5, 6]]), end=0)
+    assert found.tolist() == [[0, 0, 1, 1, 1, 2, 3], [0, 1, 1, 1, 1, 1, 1]]
+
+
+def test_cut_at_documents_it_learns_something_else(tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run) -> None:
+    run = create(tmp_path, recipe(data={"mask_documents": True}), corpus)
+    assert train(run, corpus)["status"] == "done"
+    assert losses(run) != losses(trained)
+
+
+def test_asked_to_stop_it_saves_and_goes_on_to_the_same_end(
+    tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run
+) -> None:
+    run = create(tmp_path, recipe(), corpus)
+    for stops in ([17], [20, 3], []):
+        left = iter(stops[0] * [False] + [True] if stops else [])
+        summary = train(run, corpus, Watch(stop=lambda left=left: next(left, False)))
+    assert summary["status"] == "done"
+    assert losses(run) == losses(trained)
+    ours, theirs = load_model(run), load_model(trained)
+    assert all(torch.equal(p, theirs.get_parameter(name)) for name, p in ours.named_parameters())
+
+
+def test_a_run_that_is_done_is_not_touched(trained: Run, corpus: Corpus) -> None:
+    before = {p: p.stat().st_mtime_ns for p in trained.path.rglob("*") if p.name != "lock"}
+    assert train(trained, corpus) == trained.summary()
+    assert before == {p: p.stat().st_mtime_ns for p in trained.path.rglob("*") if p.name != "lock"}
+
+
+def test_a_branch_may_read_another_mixture(tmp_path: Path, stem: Make, corpus: Corpus) -> None:
+    parent = create(tmp_path, stem(20 * BATCH), corpus)
+    train(parent, corpus)
+    made = branch(parent, corpus, 20 * BATCH, 5 * BATCH, mixture={"notes": 1})
+    plain = branch(parent, corpus, 20 * BATCH, 5 * BATCH)
+    assert {train(made, corpus)["tokens"], train(plain, corpus)["tokens"]} == {25 * BATCH}
+    assert losses(made).keys() == losses(plain).keys() == set(range(21, 26))
+    assert losses(made) != losses(plain)
+
+
+def test_a_diverging_run_fails_with_its_last_good_checkpoint(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    wild = recipe(optimizer={"lr": 1e4, "clip": 0}, train={"checkpoint_every": BATCH})
+    run = create(tmp_path, wild, corpus)
+    summary = train(run, corpus)
+    assert summary["status"] == "failed" and "at step" in summary["reason"]
+    assert all(torch.isfinite(p).all() for p in load_model(run).parameters())
+    assert train(run, corpus) == summary
+    assert json.loads((run.path / "status.json").read_text())["status"] == "failed"
+
+
+def test_a_model_is_loaded_at_a_checkpoint_that_is_there(trained: Run) -> None:
+    early, late = load_model(trained, 45 * BATCH), load_model(trained)
+    assert not torch.equal(early.embedding, late.embedding)
+    with pytest.raises(InputError, match="no checkpoint at 5 tokens; there are: 5760, 6400"):
+        load_model(trained, 5)

@@ -1,0 +1,162 @@
+"""Runs are folders addressed by what they compute."""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
+from windtunnel.recipe import Recipe
+from windtunnel.train import checkpoint
+from windtunnel.train.run import Run, branch, create, find_run, keep_branch_start, list_runs, open_run
+
+Make = Callable[..., Recipe]
+BATCH = 128
+
+
+def at(run: Run, status: Any, tokens: int) -> Run:
+    run.write_status(status, tokens)
+    return run
+
+
+def test_asked_for_twice_a_run_is_the_same_folder(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    first, second = create(tmp_path, recipe(), corpus), create(tmp_path, recipe(name="another name"), corpus)
+    assert first.path == second.path and second.recipe.name == "tiny"
+    assert create(tmp_path, recipe(seed=1), corpus).path != first.path
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == sorted(r.id for r in list_runs(tmp_path))
+
+
+def test_a_new_run_is_not_begun(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    summary = create(tmp_path, recipe(), corpus).summary()
+    assert (summary["status"], summary["tokens"], summary["loss"]) == ("interrupted", 0, None)
+    assert (summary["kind"], summary["parent"], summary["at_tokens"]) == ("run", None, None)
+
+
+def test_a_recipe_that_the_corpus_does_not_fit_leaves_nothing(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    for wrong in (recipe(model={"vocab": 512}), recipe(data={"mixture": {"prsoe": 1}})):
+        with pytest.raises(InputError):
+            create(tmp_path, wrong, corpus)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_found_by_the_start_of_its_id_its_name_or_its_path(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    one, two = create(tmp_path, recipe(name="one"), corpus), create(tmp_path, recipe(name="two", seed=1), corpus)
+    assert [find_run(tmp_path, ref).id for ref in (one.id, one.id[:6], "one", str(one.path))] == [one.id] * 4
+    assert find_run(tmp_path, "two") == two
+    with pytest.raises(InputError, match="did you mean 'one'"):
+        find_run(tmp_path, "onee")
+    create(tmp_path, recipe(name="two", seed=2), corpus)
+    with pytest.raises(InputError, match="2 runs of"):
+        find_run(tmp_path, "two")
+    with pytest.raises(InputError, match="no run"):
+        find_run(tmp_path / "empty", "one")
+
+
+def test_runs_are_listed_oldest_first(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    made = []
+    for seed in range(6):
+        made.append(create(tmp_path, recipe(seed=seed), corpus).id)
+        time.sleep(0.01)
+    assert [run.id for run in list_runs(tmp_path)] == made
+
+
+def test_a_stem_that_is_asked_for_more_is_interrupted_and_for_less_done(
+    tmp_path: Path, stem: Make, corpus: Corpus
+) -> None:
+    run = at(create(tmp_path, stem(20 * BATCH), corpus), "done", 20 * BATCH)
+    assert run.status()["status"] == "done"
+    longer = create(tmp_path, stem(40 * BATCH), corpus)
+    assert longer.path == run.path and longer.recipe.total_tokens == 40 * BATCH
+    assert longer.status()["status"] == "interrupted"
+    assert create(tmp_path, stem(10 * BATCH), corpus).recipe.total_tokens == 40 * BATCH
+
+
+def test_a_run_that_nobody_trains_is_interrupted(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    run = at(create(tmp_path, recipe(), corpus), "running", BATCH)
+    assert run.status()["status"] == "interrupted"
+    with run.lock():
+        assert run.status()["status"] == "running"
+        with pytest.raises(InputError, match="another process"), run.lock():
+            pass
+    assert run.status()["status"] == "interrupted"
+
+
+def look_at(path: Path, stop: Any) -> None:
+    run = open_run(path)
+    while not stop.is_set():
+        run.status()
+
+
+def test_looking_at_a_run_does_not_keep_it_from_being_trained(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    """Somebody lists the runs all the time while one that was killed is taken up again, many times over."""
+    run = at(create(tmp_path, recipe(), corpus), "running", BATCH)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    looker = context.Process(target=look_at, args=(run.path, stop))
+    looker.start()
+    try:
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            with run.lock():
+                pass
+            time.sleep(0.001)
+    finally:
+        stop.set()
+        looker.join()
+
+
+def test_metrics_leave_out_a_line_that_was_cut(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    run = create(tmp_path, recipe(), corpus)
+    lines = [json.dumps({"tokens": BATCH * step, "loss": 1.0}) for step in (1, 2, 3)]
+    (run.path / "metrics.jsonl").write_text("\n".join([*lines, '{"tokens": 5']))
+    assert [line["tokens"] for line in run.metrics()] == [128, 256, 384]
+    run.keep_metrics_until(2 * BATCH)
+    assert (run.path / "metrics.jsonl").read_text() == "\n".join([*lines[:2], ""])
+
+
+@pytest.fixture
+def parent(tmp_path: Path, stem: Make, corpus: Corpus) -> Run:
+    """A stem of 40 steps with checkpoints at 10, 20 and 30; warm-up over 4 steps."""
+    run = at(create(tmp_path, stem(40 * BATCH), corpus), "done", 40 * BATCH)
+    for step in (10, 20, 30):
+        checkpoint.save(run.checkpoints, checkpoint.Checkpoint(step * BATCH, step, {}, {}))
+    return run
+
+
+def test_a_branch_is_its_parents_recipe_with_a_decay(parent: Run, corpus: Corpus) -> None:
+    made = branch(parent, corpus, 25 * BATCH, 5 * BATCH, "1-sqrt", 0.1, {"notes": 1})
+    assert (made.kind, made.parent, made.at_tokens) == ("branch", parent.id, 25 * BATCH)
+    assert (made.recipe.total_tokens, made.recipe.decay_tokens) == (30 * BATCH, 5 * BATCH)
+    assert (made.recipe.schedule.decay_shape, made.recipe.schedule.floor) == ("1-sqrt", 0.1)
+    (stage,) = made.recipe.data.stages
+    assert (stage.at, stage.mixture) == (25 * BATCH, {"notes": 1})
+    same = {"seed", "model", "optimizer"}
+    assert made.recipe.model_dump(include=same) == parent.recipe.model_dump(include=same)
+    checkpoint.prune(parent.checkpoints, 1)
+    assert checkpoint.positions(parent.checkpoints) == [20 * BATCH, 30 * BATCH], "where it begins is kept"
+
+
+def test_a_branch_begins_and_decays_over_whole_steps(parent: Run, corpus: Corpus) -> None:
+    made = branch(parent, corpus, 25 * BATCH + 5, 5 * BATCH + 127)
+    assert made == branch(parent, corpus, 25 * BATCH, 5 * BATCH)
+    assert branch(parent, corpus, 25 * BATCH, 1).recipe.decay_tokens == BATCH
+
+
+def test_a_branch_from_before_the_oldest_checkpoint_begins_at_the_beginning(parent: Run, corpus: Corpus) -> None:
+    made = branch(parent, corpus, 9 * BATCH, 5 * BATCH)
+    assert made.at_tokens == 9 * BATCH
+    assert keep_branch_start(parent, 9 * BATCH) == 0
+
+
+@pytest.mark.parametrize("step", [3, 41])
+def test_a_branch_outside_the_stable_phase_is_refused(parent: Run, corpus: Corpus, step: int) -> None:
+    with pytest.raises(InputError, match="--at"):
+        branch(parent, corpus, step * BATCH, 5 * BATCH)
+    assert list_runs(parent.lab) == [parent]
