@@ -28,13 +28,16 @@ def torchs(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: T
 
 
 def compare(tensors: tuple[Tensor, Tensor, Tensor], documents: Tensor | None = None, scale: float = 0.3) -> None:
+    """Ours in fp32 against torch's in fp64 (torch's own fp32 form is off by more than ours at a scale of 5)."""
+    exact = tuple(tensor.detach().double().requires_grad_() for tensor in tensors)
     results = []
-    for form in (causal_attention, torchs):
-        mixed = form(*tensors, scale, documents)
+    for form, arguments in ((causal_attention, tensors), (torchs, exact)):
+        mixed = form(*arguments, scale, documents)
         weights = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(0))
-        results.append([mixed, *torch.autograd.grad((mixed * weights).sum(), tensors)])
+        results.append([mixed, *torch.autograd.grad((mixed * weights).sum(), arguments)])
     for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        # the gradients, and with them their rounding, grow with the scale
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5 * max(1.0, scale))
 
 
 def some_documents(B: int, S: int) -> Tensor:
