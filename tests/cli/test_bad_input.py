@@ -222,9 +222,6 @@ class TestCommands:
     def test_branch_of_an_unknown_run(self, trained: Any) -> None:
         assert_refused(trained.run("branch", "tinny", "--at", 20 * BATCH), "tinny", "did you mean 'tiny'")
 
-    def test_branch_before_the_first_checkpoint_that_is_kept(self, trained: Any) -> None:
-        assert_refused(trained.run("branch", "tiny", "--at", 10 * BATCH), "--at 1.28k", "no checkpoint")
-
     def test_branch_further_than_the_stem_was_trained(self, lab: Any, stem: Make) -> None:
         run = lab.train(stem(20 * BATCH))
         recipe = run / "recipe.toml"

@@ -168,6 +168,14 @@ def test_a_branch_from_a_point_without_a_checkpoint(
     assert final_bytes(Branches.of(lab)) == expected
 
 
+def test_a_branch_from_before_all_checkpoints_that_are_kept(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    run = lab.train(stem(Branches.TOTAL, checkpoint_every=0))
+    assert [int(saved.name) for saved in (run / "checkpoints").iterdir()] == [Branches.TOTAL]
+    assert final_bytes(Branches.of(lab)) == expected
+
+
 def test_a_branch_of_a_stem_that_ends_there(lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any) -> None:
     lab.train(stem(Branches.AT))
     assert final_bytes(Branches.of(lab)) == expected

@@ -61,7 +61,8 @@ class Display:
         return step
 
     def close(self) -> None:
-        self._bars.stop()
+        if self._tasks:  # a stop prints an empty line where nothing was shown
+            self._bars.stop()
 
     def _log(self, what: str, done: float, total: float | None, note: str) -> None:
         now = time.monotonic()

@@ -92,9 +92,15 @@ def path_of(folder: Path, tokens: int) -> Path:
     return folder / f"{tokens:015d}"
 
 
-def pin(folder: Path, tokens: int) -> None:
-    """Keep this checkpoint whatever the policy: something branches from it."""
-    (path_of(folder, tokens) / _PINNED).touch()
+def pin(folder: Path, tokens: int) -> bool:
+    """Keep this checkpoint whatever the policy: something branches from it. False when a run that trains at this moment
+    has just removed it."""
+    mark = path_of(folder, tokens) / _PINNED
+    try:
+        mark.touch()
+    except FileNotFoundError:
+        return False
+    return mark.exists()
 
 
 def prune(folder: Path, newest: int) -> None:

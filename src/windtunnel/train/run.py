@@ -217,10 +217,11 @@ def check_fit(recipe: Recipe, corpus: Corpus) -> None:
 
 def keep_branch_start(parent: Run, at: int) -> int:
     """The parent's last checkpoint at or before `at` tokens, kept from now on; 0, the beginning, if there is none."""
-    start = max((tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at), default=0)
-    if start:
-        checkpoint.pin(parent.checkpoints, start)
-    return start
+    there = [tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at]
+    for start in reversed(there):
+        if checkpoint.pin(parent.checkpoints, start):
+            return start
+    return 0
 
 
 def list_runs(lab: Path) -> list[Run]:
