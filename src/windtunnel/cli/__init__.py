@@ -1,5 +1,6 @@
 """The command line: one function a command; it parses, calls and prints. torch is imported where a command needs it."""
 
+import os
 import sys
 from typing import NoReturn
 
@@ -17,8 +18,14 @@ app = typer.Typer(
 )
 
 
+# Loops that an idle OpenMP thread spins before it sleeps. By default of libgomp, two trainings on the same cores ran
+# twenty times slower each: their threads spun on the cores that the others needed (docs/LOG.md).
+_SPINS = "3000"
+
+
 def main() -> None:
     """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one line that says what."""
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     from windtunnel.cli import corpus, runs, tunnel  # noqa: F401  they add their commands to `app`
 
     try:

@@ -31,24 +31,31 @@ def causal_attention(
 def _blocked(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None) -> Tensor:
     B, heads, T, size = query.shape
     kv_heads, S = key.shape[1], key.shape[2]
-    group = heads // kv_heads
-    query = query.reshape(B, kv_heads, group, T, size)
+    lengths = [min(_BLOCK, T - start) for start in range(0, T, _BLOCK)]
+    queries = query.reshape(B, kv_heads, heads // kv_heads, T, size).split(lengths, dim=3)
+    # split and joined again, not sliced: the gradient of overlapping slices is a slow sum of padded tensors
+    keys, values = (x.split([S - T + lengths[0], *lengths[1:]], dim=2) for x in (key, value))
     blocks = []
-    for start in range(0, T, _BLOCK):
-        stop = min(start + _BLOCK, T)
-        seen = S - T + stop  # a query at `stop - 1` sees this many keys
-        rows = query[:, :, :, start:stop].reshape(B, kv_heads, group * (stop - start), size)
-        scores = (rows @ key[:, :, :seen].mT).float().view(B, kv_heads, group, stop - start, seen) * scale
-        mask = _mask(
-            torch.arange(S - T + start, seen, device=query.device), torch.arange(seen, device=query.device), documents
+    for index, rows in enumerate(queries):
+        blocks.append(
+            _attend(rows, torch.cat(keys[: index + 1], dim=2), torch.cat(values[: index + 1], dim=2), scale, documents)
         )
-        scores = scores.masked_fill(~(mask if documents is None else mask[:, :, None]), float("-inf"))
-        # normalised after the product: one exponential and one pass less, forward and backward, than with softmax
-        weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
-        mixed = weights.to(value.dtype).view(B, kv_heads, group * (stop - start), seen) @ value[:, :, :seen]
-        mixed = mixed.float().view(B, kv_heads, group, stop - start, size) / weights.sum(-1, keepdim=True)
-        blocks.append(mixed.to(value.dtype))
     return torch.cat(blocks, dim=3).reshape(B, heads, T, size)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None) -> Tensor:
+    """One block of queries (B, kv_heads, group, T, head_size), the last of which sees all of the S keys."""
+    B, kv_heads, group, T, size = query.shape
+    S = key.shape[2]
+    scores = query.reshape(B, kv_heads, group * T, size) @ key.mT
+    scores = scores.float().view(B, kv_heads, group, T, S) * scale
+    positions = torch.arange(S, device=query.device)
+    mask = _mask(positions[S - T :], positions, documents)
+    scores = scores.masked_fill(~(mask if documents is None else mask[:, :, None]), float("-inf"))
+    # normalised after the product: one exponential and one pass less, forward and backward, than with softmax
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    mixed = weights.to(value.dtype).view(B, kv_heads, group * T, S) @ value
+    return (mixed.float().view(B, kv_heads, group, T, size) / weights.sum(-1, keepdim=True)).to(value.dtype)
 
 
 def _mask(queries: Tensor, keys: Tensor, documents: Tensor | None) -> Tensor:
