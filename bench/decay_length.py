@@ -1,0 +1,73 @@
+"""Does a longer decay mend what `bench/wsd_cosine.py` found at 4M tokens, where a decay of 10% ends above cosine?
+
+    .venv/bin/python bench/decay_length.py [--lab DIR] [--seeds N]
+
+From the stems of `wsd_cosine.py` in the same lab: branches that all end at 4.4M tokens, with decays of 0.4M, 0.88M and
+1.76M tokens, linear to zero and exponential to a tenth, against the cosine runs of that length. Prints a table and one
+JSON list.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from wsd_cosine import core, cosine, interval, recipe
+
+from windtunnel.cli.display import display
+from windtunnel.data.shards import Corpus
+from windtunnel.quantities import about
+from windtunnel.recipe import DecayShape
+from windtunnel.train.loop import Watch, train
+from windtunnel.train.run import Run, branch, create
+from windtunnel.tunnel.study import validation_at
+
+STEM, TOTAL = 4_000_000, 4_400_000
+DECAYS = (400_000, 880_000, 1_760_000)
+SHAPES: tuple[tuple[DecayShape, float], ...] = (("linear", 0.0), ("exponential", 0.1))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--lab", type=Path, default=Path("lab"))
+    arguments.add_argument("--seeds", type=int, default=3)
+    given = arguments.parse_args()
+    corpus = core(given.lab)
+    losses = [measure(given.lab, corpus, seed) for seed in range(given.seeds)]
+    print(
+        f"validation loss at {about(TOTAL)} tokens, minus that of a cosine to 0.1, mean of {given.seeds} seeds ± 90%\n"
+    )
+    print("| decay | linear to 0 | exponential to 0.1 |\n|---|---|---|")
+    claims = []
+    for decay in DECAYS:
+        cells = []
+        for shape, _ in SHAPES:
+            mean, half = interval([seed[shape, decay] - seed["cosine", 0] for seed in losses])
+            cells.append(f"{mean:+.4f} ± {half:.4f}")
+            claims.append({"claim": f"{shape} decay of {about(decay)} minus cosine", "value": round(mean, 4),
+                           "unit": "nats/token", "target": None, "ok": None, "machine": "any"})  # fmt: skip
+        print(f"| {about(decay)} ({decay / TOTAL:.0%}) | " + " | ".join(cells) + " |")
+    print(json.dumps(claims))
+
+
+def measure(lab: Path, corpus: Corpus, seed: int) -> dict[tuple[str, int], float]:
+    """Loss by (shape, decay), and of the cosine run as ("cosine", 0)."""
+    stem_recipe = recipe(seed, STEM, [1_000_000, 2_000_000, STEM])
+    with display() as shown:
+
+        def final(run: Run) -> float:
+            train(run, corpus, Watch(shown.say, shown.training(f"seed {seed} {run.recipe.name}")))
+            return validation_at(run, run.recipe.total_tokens)["loss"]
+
+        stem = create(lab, stem_recipe, corpus)
+        train(stem, corpus, Watch(shown.say, shown.training(f"seed {seed} stem")))
+        losses, like = {}, stem
+        for shape, floor in SHAPES:
+            for decay in DECAYS:
+                like = branch(stem, corpus, TOTAL - decay, decay, shape, floor, name=f"{shape}-over-{about(decay)}")
+                losses[shape, decay] = final(like)
+        losses["cosine", 0] = final(create(lab, cosine(stem_recipe, like, 0.1), corpus))
+    return losses
+
+
+if __name__ == "__main__":
+    main()
