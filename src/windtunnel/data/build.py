@@ -38,10 +38,10 @@ from windtunnel.data.shards import (
     Split,
     array_bytes,
     source_entry,
-    write_whole,
 )
 from windtunnel.data.tokenizer import SMALLEST_VOCAB, Encode, Tokenizer, encoders, mapped
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 
 ENOUGH_VALIDATION = 256 << 10  # bytes of text a source's validation split should have ...
 MOST_VALIDATION = 0.1  # ... unless that were more than this share of the source

@@ -25,6 +25,7 @@ import numpy as np
 
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 
 FORMAT = 1
 
@@ -258,20 +259,6 @@ def array_bytes(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file appears with all of its content or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _missing(folder: Path) -> str:

@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 from windtunnel.model.shape import count
 from windtunnel.quantities import about
 from windtunnel.report.figures import loss_figure, rate_figure
 from windtunnel.train.run import Run, list_runs
-from windtunnel.tunnel.study import replace
 
 _LEGEND = (
     "Lines: training loss, a running mean of 25 steps. Points: held-out text. "
@@ -51,7 +51,7 @@ def write_page(lab: Path) -> Path:
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
     )
     try:
-        replace(page, text)
+        write_whole(page, text)
     except OSError as error:
         raise InputError(f"{page}: could not be written: {error.strerror}") from None
     return page

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 from windtunnel.quantities import about
 from windtunnel.recipe import DecayShape, Mixture, Recipe, did_you_mean, dump, identity, load
 from windtunnel.train import checkpoint
@@ -266,11 +267,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace a file at once, so that a reader or a crash sees the old text or the new, never a part."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        part.write_text(text)
-        part.replace(file)
+        write_whole(file, text)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{file}: could not be written: {error.strerror}") from None

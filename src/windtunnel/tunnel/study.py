@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.train.run import Run
 
@@ -54,15 +54,8 @@ def write_study(
     result = {"study": name, "verdict": verdict, "summary": summary, "numbers": numbers, "runs": [r.id for r in runs]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / "table.csv", table.getvalue())
-        replace(folder / "result.json", json.dumps(result, indent=1))
+        write_whole(folder / "table.csv", table.getvalue())
+        write_whole(folder / "result.json", json.dumps(result, indent=1))
     except OSError as error:
         raise InputError(f"{folder}: could not be written: {error.strerror}") from None
     return folder
-
-
-def replace(file: Path, text: str) -> None:
-    """The file appears with all of its text, or stays as it was."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(file)

@@ -11,6 +11,7 @@ from windtunnel.data.build import build
 from windtunnel.data.shards import Corpus
 from windtunnel.data.sources import fetch
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count
 from windtunnel.quantities import about
@@ -18,7 +19,7 @@ from windtunnel.recipe import Recipe, parse
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, branch, create
 from windtunnel.train.speed import tokens_per_second
-from windtunnel.tunnel.study import replace, rows_of, validation_at, write_study
+from windtunnel.tunnel.study import rows_of, validation_at, write_study
 
 _VOCAB = 2048
 _DECAY = 0.1  # of the stem's tokens at the branch, as in the paper's WSD(T, 0.1 T)
@@ -139,7 +140,7 @@ def _stem_tokens(lab: Path, recipe: Recipe, corpus: Corpus, minutes: float, begu
     tokens = recipe.whole_steps(max(tokens, recipe.train.batch * 40))
     watch.say(f"{about(speed)} tokens/s: a stem of {about(tokens)} tokens, three branches and three cosine runs")
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace(file, json.dumps({"asked": asked, "tokens": tokens, "tokens_per_s": round(speed)}))
+    write_whole(file, json.dumps({"asked": asked, "tokens": tokens, "tokens_per_s": round(speed)}))
     return tokens
 
 
