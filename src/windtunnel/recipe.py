@@ -101,7 +101,7 @@ Mixture = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_so
 class Stage(Section):
     """A mixture and the token at which it begins."""
 
-    at: Tokens
+    at: Tokens  # it begins with the window that holds this token
     mixture: Mixture
 
 
