@@ -21,13 +21,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import multipliers
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.recipe import Model, Recipe, parse
 from windtunnel.train.device import choose_engine, measured_peak, synchronize
-from windtunnel.train.objective import accumulate
-from windtunnel.train.optimizer import AdamW
+from windtunnel.train.speed import training_step
 
 CONTEXT, BATCH = 256, 8192
 SHAPES = {
@@ -60,8 +58,8 @@ def measure(size: str, rounds: int) -> list[dict]:
     engine = choose_engine(recipe)
     device = engine.torch_device
     steps: dict[str, Step] = {
-        "ours": ours(recipe, compiled=True),
-        "eager fp32": ours_plain(recipe),
+        "ours": training_step(recipe),
+        "eager fp32": eager(recipe),
         "granite": granite(recipe),
     }
     rng = np.random.default_rng(0)
@@ -82,23 +80,7 @@ def measure(size: str, rounds: int) -> list[dict]:
     return report(size, recipe.model, seconds, max(peaks))
 
 
-def ours(recipe: Recipe, compiled: bool) -> Step:
-    """One step of `windtunnel.train.loop`: the same objective and optimiser, at the engine that `auto` chooses."""
-    engine = choose_engine(recipe)
-    model = Decoder(recipe.model, CONTEXT).to(engine.device)
-    optimizer = AdamW(model, [recipe])
-    if compiled and engine.compiled:
-        model.compile_parts()
-        optimizer.compile_parts()
-
-    def step(batch: np.ndarray) -> None:
-        accumulate(model, batch, engine, None)
-        optimizer.step(1.0)
-
-    return step
-
-
-def ours_plain(recipe: Recipe) -> Step:
+def eager(recipe: Recipe) -> Step:
     """What a person writes first: the same decoder in eager fp32 with torch's own fused attention, loss and AdamW."""
     engine = choose_engine(recipe)
     model = PlainDecoder(recipe.model).to(engine.device)
