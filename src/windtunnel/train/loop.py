@@ -4,7 +4,8 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,12 +217,12 @@ class _Recorder:
         except OSError as error:
             raise InputError(f"{self.file.name}: could not be written: {error.strerror}") from None
 
-    def paused(self) -> "_Paused":
+    @contextmanager
+    def paused(self) -> Iterator[None]:
         """Time inside is not counted as training."""
-        return _Paused(self)
-
-    def shift(self, seconds: float) -> None:
-        self._clock += seconds
+        start = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - start
 
     def _check(self, tokens: int, loss: float, norm: float) -> None:
         step = tokens // self.run.recipe.train.batch
@@ -235,17 +236,6 @@ class _Recorder:
             raise Diverged(
                 f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at step {step}, token {tokens}"
             )
-
-
-@dataclass
-class _Paused:
-    recorder: _Recorder
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.recorder.shift(time.perf_counter() - self._start)
 
 
 def _take(model: Decoder, state: Checkpoint) -> None:
