@@ -66,7 +66,7 @@ def branch(
     parent = find_run(lab, run)
     corpus = Corpus.open(parent.lab / "corpora" / parent.recipe.data.corpus)
     length = parse_length(decay).of(start)
-    made = make_branch(parent, corpus, start, length, cast(DecayShape, shape), floor, _mixture(mixture), name)
+    made = make_branch(parent, corpus, start, length, cast(DecayShape, shape), floor, _mixture(mixture), name=name)
     _train(made, corpus, as_json)
 
 

@@ -50,9 +50,12 @@ class Decoder(nn.Module):
             tensors = [member[name] for member in initial]
             self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
         self.register_buffer("rope", rope_table(context, self.model.head_size, self.model.rope_base), persistent=False)
-        # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member
-        scales = torch.tensor([astuple(multipliers(m)) for m in models]).T[..., None, None]
-        self.register_buffer("scales", scales, persistent=False)
+        # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member. A tensor, since compiled
+        # code would take a plain number for a constant and be compiled anew for each value of a search.
+        scales = torch.tensor([astuple(multipliers(m)) for m in models]).T
+        self.register_buffer(
+            "scales", scales[:, 0] if self.members is None else scales[..., None, None], persistent=False
+        )
         self._losses: Callable[..., Tensor] = _losses
 
     def _register(self, name: str, value: Tensor) -> None:
@@ -104,9 +107,9 @@ class Decoder(nn.Module):
         first = torch.arange(self.members, device=tokens.device)[:, None] * self.model.vocab
         return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
 
-    def _scale(self, index: int) -> float | Tensor:
-        """One of `roles.Multipliers`: a plain number, or (P, 1, 1) for members."""
-        return self.scales[index] if self.members else astuple(multipliers(self.model))[index]
+    def _scale(self, index: int) -> Tensor:
+        """One of `roles.Multipliers`: (), or (P, 1, 1) for members."""
+        return self.scales[index]
 
 
 class Layer(nn.Module):
@@ -127,7 +130,7 @@ class Layer(nn.Module):
         self.eps, self.head_size = model.norm_eps, model.head_size
         self.attention_scale = multipliers(model).attention
 
-    def forward(self, x: Tensor, table: Tensor, residual: float | Tensor, documents: Tensor | None = None,
+    def forward(self, x: Tensor, table: Tensor, residual: Tensor, documents: Tensor | None = None,
                 cache: LayerCache | None = None) -> Tensor:  # fmt: skip
         """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x."""
         x = x + self._attend(rms_norm(x, self.attention_norm, self.eps), table, documents, cache) * residual
@@ -191,5 +194,5 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain[..., None, :]
 
 
-def _losses(x: Tensor, norm: Tensor, eps: float, scale: float | Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def _losses(x: Tensor, norm: Tensor, eps: float, scale: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return token_losses(rms_norm(x, norm, eps) * scale, head, targets)

@@ -33,7 +33,7 @@ def loss_figure(runs: Sequence[Run]) -> go.Figure:
             marker={"color": colour, "size": 8}, legendgroup=run.id,
         )  # fmt: skip
     figure.update_yaxes(title="loss, nats/token", range=_loss_range(runs))
-    return _styled(figure)
+    return styled(figure)
 
 
 def rate_figure(runs: Sequence[Run]) -> go.Figure:
@@ -47,7 +47,7 @@ def rate_figure(runs: Sequence[Run]) -> go.Figure:
             name=f"{recipe.name} ({run.id[:6]})", line={"color": _COLOURS[run.kind], "width": 1.5},
         )  # fmt: skip
     figure.update_yaxes(title="learning rate (base)", rangemode="tozero")
-    return _styled(figure)
+    return styled(figure)
 
 
 def _positions(recipe: Recipe, start: int) -> list[float]:
@@ -78,7 +78,8 @@ def _loss_range(runs: Sequence[Run]) -> list[float] | None:
     ]
 
 
-def _styled(figure: go.Figure) -> go.Figure:
+def styled(figure: go.Figure) -> go.Figure:
+    """The house's look of a figure."""
     figure.update_xaxes(title="tokens", exponentformat="SI", gridcolor="#e6e6e6", zeroline=False)
     figure.update_yaxes(gridcolor="#e6e6e6", zeroline=False)
     figure.update_layout(

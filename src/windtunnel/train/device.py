@@ -1,6 +1,7 @@
 """What a run is carried out on: device, precision, compilation, threads. `auto` decides by the machine alone, never by
 the run's length or by a clock, so that a resumed, extended or branched run computes the same."""
 
+import functools
 import os
 import shutil
 import time
@@ -57,6 +58,7 @@ def matrix_peak(engine: Engine) -> float:
     return measured_peak(engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32)
 
 
+@functools.cache
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """FLOP/s of the best of repeated products of 1024 (4096 on a GPU) square matrices."""
     size = 1024 if device.type == "cpu" else 4096

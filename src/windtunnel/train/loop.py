@@ -23,7 +23,7 @@ from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
 from windtunnel.train.objective import accumulate
 from windtunnel.train.optimizer import AdamW
-from windtunnel.train.run import Run, check_fit, keep_branch_start, open_run
+from windtunnel.train.run import Run, branch_start, check_fit
 from windtunnel.train.schedule import rate
 from windtunnel.train.validation import validate
 
@@ -38,11 +38,14 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Watch:
-    """What the caller hears of a run while it trains, and how it asks it to stop."""
+    """What the caller hears of a run, or of a study, while it is made, and how it asks it to stop."""
 
     say: Callable[[str], None] = lambda line: None
     step: Callable[[int, int, dict[str, Any]], None] = lambda tokens, total, metrics: None
     stop: Callable[[], bool] = lambda: False
+    show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
+    # (model, position): the batch's gradient stands in the parameters, the step has not been taken
+    gradient: Callable[[Decoder, int], None] = lambda model, position: None
 
 
 def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any]:
@@ -104,6 +107,7 @@ class _Trainer:
             share = rate(recipe, self.position, recipe.train.batch)
             batch = self.windows.read(self.position, recipe.train.batch)
             loss = accumulate(self.model, batch, self.engine, self.document_end)
+            watch.gradient(self.model, self.position)
             norm = self.optimizer.step(share)
             self.position += recipe.train.batch
             self.recorder.add(self.position, loss, norm, share * recipe.optimizer.lr)
@@ -157,13 +161,12 @@ class _Trainer:
 
     def _restore(self) -> int:
         """Load the run's own last checkpoint, or a branch's start in its parent; returns the token position."""
-        folder, start = self.run.checkpoints, max(checkpoint.positions(self.run.checkpoints), default=0)
-        if not start and self.run.parent:
-            parent = open_run(self.run.lab / "runs" / self.run.parent)
-            folder, start = parent.checkpoints, keep_branch_start(parent, self.run.at_tokens or 0)
+        holder, start = self.run, max(checkpoint.positions(self.run.checkpoints), default=0)
+        if not start:
+            holder, start = branch_start(self.run)
         if not start:
             return 0
-        state = checkpoint.load(folder, start, self.engine.device)
+        state = checkpoint.load(holder.checkpoints, start, self.engine.device)
         _take(self.model, state)
         self.optimizer.load_state(state.moments, state.steps)
         return state.tokens

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 Status = Literal["running", "done", "failed", "interrupted"]
 _LOOKED_AT = 0.5  # seconds to wait for a lock that somebody may only look at: `status` takes it for a moment
+
+
+class Busy(InputError):
+    """Another process trains this run."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for training. Raises InputError when another process trains it."""
+        """Hold the run for training. Raises Busy when another process trains it."""
         with (self.path / "lock").open("w") as file:
             give_up = time.monotonic() + _LOOKED_AT
             while not _locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > give_up:
-                    raise InputError(f"{self.path}: another process is training this run")
+                    raise Busy(f"{self.path}: another process is training this run")
                 time.sleep(0.001)
             yield
 
@@ -125,17 +129,22 @@ class Run:
 
 
 def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None, at_tokens: int | None = None) -> Run:
-    """The run of this recipe on this corpus: the one that exists, longer if a stem is now asked for more, or a new
-    folder. Raises InputError for a recipe that the corpus does not fit, before anything is written."""
+    """The run of this recipe on this corpus: the one that exists, longer or with more branch points if a stem is now
+    asked for more, or a new folder. Raises InputError for a recipe that the corpus does not fit, before anything is
+    written."""
     check_fit(recipe, corpus)
     begun = (parent.id, at_tokens or 0) if parent else None
     path = lab / "runs" / identity(recipe, corpus.digest, begun)
     if path.exists():
         run = open_run(path)
-        if recipe.total_tokens > run.recipe.total_tokens:
-            _write(path / "recipe.toml", dump(recipe))
+        if recipe.is_stem:
+            asked = recipe if recipe.total_tokens > run.recipe.total_tokens else run.recipe
+            points = {*run.recipe.train.branch_points, *recipe.train.branch_points}
+            asked = asked.change(train={"branch_points": sorted(points)})
+            if asked != run.recipe:
+                _write(path / "recipe.toml", dump(asked))
         return open_run(path)
-    kind = "branch" if parent else "stem" if recipe.is_stem else "run"
+    kind = "stem" if recipe.is_stem else "branch" if parent else "run"
     part = path.parent / f".{path.name}.{os.getpid()}"
     try:
         part.mkdir(parents=True)
@@ -168,33 +177,28 @@ def branch(
     shape: DecayShape = "linear",
     floor: float = 0.0,
     mixture: Mixture | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
     name: str | None = None,
 ) -> Run:
-    """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture.
+    """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture, and
+    from there on its own batch and base rate.
 
     It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up to there the two are
-    the same to the bit.
+    the same to the bit. With another batch or rate the parent must have a checkpoint at just `at`.
     """
-    recipe = parent.recipe
-    at, decay = recipe.whole_steps(at), max(recipe.train.batch, recipe.whole_steps(decay))
-    stable = recipe.total_tokens - recipe.decay_tokens
-    if recipe.schedule.kind != "wsd" or not recipe.warmup_tokens <= at <= stable:
-        raise InputError(
-            f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
-            f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
-        )
-    reached = parent.status()["tokens"]
-    if at > reached:
-        raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
-    stages = [stage.model_dump() for stage in recipe.data.stages if stage.at < at]
+    left = _left_at(parent, at, batch, lr)
+    at = left.whole_steps(at)
+    decay = max(left.train.batch, left.whole_steps(decay))
+    stages = [stage.model_dump() for stage in left.data.stages if stage.at < at]
     if mixture:
         stages.append({"at": at, "mixture": mixture})
-    changed = recipe.change(
-        name=name or f"{recipe.name}-branch",
+    changed = left.change(
+        name=name or f"{left.name}-branch",
         data={"stages": stages},
         schedule={
             "tokens": at + decay,
-            "warmup": recipe.warmup_tokens,
+            "warmup": left.warmup_tokens,
             "decay": decay,
             "decay_shape": shape,
             "floor": floor,
@@ -203,6 +207,42 @@ def branch(
         train={"branch_points": ()},
     )
     return create(parent.lab, changed, corpus, parent, at)
+
+
+def go_on(parent: Run, corpus: Corpus, at: int, tokens: int, batch: int | None = None, lr: float | None = None,
+          branch_points: Sequence[int] = (), name: str | None = None) -> Run:  # fmt: skip
+    """The stem that leaves `parent` at `at` tokens and goes on to `tokens` tokens with another batch or base rate."""
+    left = _left_at(parent, at, batch, lr)
+    changed = left.change(
+        name=name or f"{left.name}-on",
+        schedule={"tokens": tokens, "warmup": left.warmup_tokens, "decay": 0},
+        train={"branch_points": tuple(branch_points)},
+    )
+    return create(parent.lab, changed, corpus, parent, left.whole_steps(at))
+
+
+def _left_at(parent: Run, at: int, batch: int | None, lr: float | None) -> Recipe:
+    """The parent's recipe with the batch and rate of one that leaves it. Raises InputError where none can."""
+    recipe = parent.recipe
+    stable = recipe.total_tokens - recipe.decay_tokens
+    if recipe.schedule.kind != "wsd" or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable:
+        raise InputError(
+            f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
+            f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
+        )
+    reached = parent.status()["tokens"]
+    if recipe.whole_steps(at) > reached:
+        raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
+    batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
+    if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr):
+        there = checkpoint.positions(parent.checkpoints)
+        if at not in there or at % batch:
+            listed = ", ".join(map(str, there)) or "none"
+            raise InputError(
+                f"--at {at}: another batch or rate begins at a checkpoint of {parent.id} ({listed}) "
+                f"and at a multiple of the new batch of {batch}"
+            )
+    return recipe.change(optimizer={"lr": lr}, train={"batch": batch})
 
 
 def check_fit(recipe: Recipe, corpus: Corpus) -> None:
@@ -216,8 +256,19 @@ def check_fit(recipe: Recipe, corpus: Corpus) -> None:
     Windows(corpus, recipe.data, recipe.seed)
 
 
+def branch_start(run: Run) -> tuple[Run, int]:
+    """Where a run that has no checkpoint yet begins: an ancestor and its checkpoint, kept from now on; 0 tokens is the
+    beginning."""
+    ancestor, start = run, 0
+    while not start and ancestor.parent:
+        at = ancestor.at_tokens or 0
+        ancestor = open_run(run.lab / "runs" / ancestor.parent)
+        start = keep_branch_start(ancestor, at)
+    return ancestor, start
+
+
 def keep_branch_start(parent: Run, at: int) -> int:
-    """The parent's last checkpoint at or before `at` tokens, kept from now on; 0, the beginning, if there is none."""
+    """The parent's last checkpoint at or before `at` tokens, kept from now on; 0 if there is none."""
     there = [tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at]
     for start in reversed(there):
         if checkpoint.pin(parent.checkpoints, start):

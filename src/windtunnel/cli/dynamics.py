@@ -1,0 +1,56 @@
+"""`windtunnel dynamics`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+
+from windtunnel.cli import app
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import carry_out
+from windtunnel.errors import InputError
+
+if TYPE_CHECKING:
+    from windtunnel.data.shards import Corpus
+    from windtunnel.train.loop import Watch
+
+
+@app.command()
+def dynamics(
+    corpus: Corpora = "core",
+    width: Annotated[int, typer.Option(help="Of the model.")] = 64,
+    depth: Annotated[int, typer.Option(help="Of the model.")] = 3,
+    tokens: Annotated[str, typer.Option(help="Length of the run, its decay included.")] = "1.5M",
+    decay: Annotated[str, typer.Option(help="Length of the decay: tokens, or a share of --tokens.")] = "25%",
+    shape: Annotated[str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")] = "exponential",
+    floor: Annotated[float, typer.Option(help="Share of the peak rate at the end.")] = 0.1,
+    batch: Annotated[str, typer.Option(help="Tokens a step. A larger one shows gradients with less noise.")] = "2048",
+    seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
+) -> None:
+    """What the decay does, step by step: weight change, gradients, and the curvature along the path."""
+    from windtunnel.quantities import parse_length, parse_tokens
+    from windtunnel.recipe import DecayShape, did_you_mean
+
+    if shape not in get_args(DecayShape):
+        raise InputError(f"--shape {shape}: expected one of {', '.join(get_args(DecayShape))}"
+                         f"{did_you_mean(shape, get_args(DecayShape))}")  # fmt: skip
+    length, share, step = parse_tokens(tokens), parse_length(decay), parse_tokens(batch)
+
+    def study(opened: "Corpus", watch: "Watch") -> Path:
+        from windtunnel.tunnel.dynamics import dynamics, recipe_of
+
+        recipe = recipe_of(opened, width, depth, length, share, cast(DecayShape, shape), floor, step, seed)
+        return dynamics(lab, opened, recipe, watch)
+
+    carry_out(lab, corpus, as_json, study, _print)
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(f"\n{'':15} {'stable':>9} {'decayed':>9}   {'effect, 95% interval':40} shown  the paper's claim")
+    for claim in result["numbers"]["claims"]:
+        value, low, high = claim["effect"]
+        effect = f"{claim['effect_is']} {value:.3g} [{low:.3g}, {high:.3g}]"
+        print(f"{claim['name']:15} {claim['stable'][0]:9.3g} {claim['decay'][0]:9.3g}   {effect:40} "
+              f"{'yes' if claim['shown'] else 'no':6} {claim['says']}")  # fmt: skip
