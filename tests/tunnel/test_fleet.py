@@ -134,8 +134,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(make_lab: Any, recipe: Make
         for kill in range(kills):
             process = start(lab, files)
             wait_until(lambda done=kill, lab=lab: trained(lab) > 3000 + 24000 * done, process)
-            os.kill(process.pid, signal.SIGKILL)  # its workers are left behind, and stop by themselves
+            os.kill(process.pid, signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
+            wait_until_gone(process.pid)
         process = start(lab, files)
         assert process.wait(timeout=120) == 0
         runs = list_runs(lab.path)
@@ -149,9 +150,20 @@ def trained(lab: Any) -> int:
     if not folder.exists():
         return 0
     files = folder.glob("*/metrics.jsonl")
-    return sum(STEP * sum("\"lr\"" in line for line in file.read_text().splitlines()) for file in files)
-        STEP * sum('"lr"' in line for line in f.read_text().splitlines()) for f in folder.glob("*/metrics.jsonl")
-    )
+    return sum(STEP * sum('"lr"' in line for line in file.read_text().splitlines()) for file in files)
+
+
+def wait_until_gone(session: int) -> None:
+    """Its workers are left behind: they save what they train, and end."""
+    give_up = time.monotonic() + 30
+    while any(f" {session} " in f" {line} " for line in sessions()):
+        assert time.monotonic() < give_up, "a worker outlived its study"
+        time.sleep(0.1)
+
+
+def sessions() -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "sid"], capture_output=True, text=True, check=True)
+    return [line.strip() for line in listed.stdout.splitlines()]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

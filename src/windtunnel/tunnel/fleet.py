@@ -7,12 +7,14 @@ runs go first; a branch begins as soon as its stem has the checkpoint that it le
 import functools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -257,7 +259,18 @@ def _start_worker(reports: "SimpleQueue[tuple[str, float]]", stop: Event) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
     config.compile_threads = 1
-    _worker.update(reports=reports, stop=stop, family=os.getppid(), shape=None)
+    _worker.update(reports=reports, stop=stop, orphaned=threading.Event(), training=threading.Lock(), shape=None)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends."""
+    parent = parent_process()
+    assert parent
+    wait_for([parent.sentinel])
+    _worker["orphaned"].set()
+    with _worker["training"]:
+        os._exit(1)
 
 
 def _work(path: Path, folder: Path) -> None:
@@ -271,20 +284,18 @@ def _work(path: Path, folder: Path) -> None:
     begun: list[int] = []
 
     def stop() -> bool:
-        return _worker["stop"].is_set() or os.getppid() != _worker["family"]  # nobody waits for an orphan
+        return _worker["stop"].is_set() or _worker["orphaned"].is_set()
 
     def step(tokens: int, total: int, metrics: dict[str, Any]) -> None:
         begun.append(tokens) if not begun else None
         _worker["reports"].put((run.id, float(flops * (tokens - begun[0]))))
 
-    while True:
+    while not stop():
         try:
-            train(run, corpus, Watch(step=step, stop=stop))
+            with _worker["training"]:
+                train(run, corpus, Watch(step=step, stop=stop))
             return
-        except Busy:
-            # by another study, which wants it too; or by what is left of a study that was killed
-            if stop():
-                return
+        except Busy:  # by another study, which wants it too; or by what is left of a study that was killed
             time.sleep(_WAIT_BUSY)
 
 
