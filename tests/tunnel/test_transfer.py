@@ -14,7 +14,7 @@ import pytest
 from windtunnel.tunnel.bowl import Drift
 from windtunnel.tunnel.transfer import Design, Size, around_best, within
 
-DESIGN = 'Design(("minicpm",), (16, 32), (1, 2), 2560, 256, seeds=2)'
+DESIGN = 'Design(("minicpm",), (16, 32), (1, 2), 2560, 256, (2,))'
 PROGRAM = f"""
 import sys
 from pathlib import Path

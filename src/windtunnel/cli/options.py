@@ -13,14 +13,16 @@ Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.")]
 DEFAULT_LAB = Path("lab")
 
 
-def numbers_of(option: str, text: str) -> list[int]:
-    """`32,64,128` -> whole numbers above zero, each once, in the order given. Raises InputError."""
+def numbers_of(option: str, text: str, different: bool = True) -> list[int]:
+    """`32,64,128` -> whole numbers above zero, in the order given, each once where they must be `different`. Raises
+    InputError."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
-        raise InputError(f"{option} {text}: expected different whole numbers above zero, such as 32,64,128")
+    if not numbers or min(numbers) < 1 or (different and len(set(numbers)) < len(numbers)):
+        kind = "different whole" if different else "whole"
+        raise InputError(f"{option} {text}: expected {kind} numbers above zero, such as 32,64,128")
     return numbers
 
 

@@ -7,6 +7,7 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, numbers_of, words_of
 from windtunnel.cli.study import carry_out
+from windtunnel.errors import InputError
 from windtunnel.quantities import parse_tokens
 
 
@@ -20,7 +21,9 @@ def transfer(
     parametrization: Annotated[str, typer.Option(help="The first one gets the verdict.")] = "minicpm,standard",
     tokens: Annotated[str, typer.Option(help="Of each run; at least 400 steps.")] = "819200",
     batch: Annotated[str, typer.Option(help="Tokens a step.")] = "2048",
-    seeds: Annotated[int, typer.Option(help="Of each point about the best rate.", min=1)] = 2,
+    seeds: Annotated[
+        str, typer.Option(help="Of the points about the best rate: one number a parametrization.")
+    ] = "3,2",
     lr: Annotated[float, typer.Option(help="Where the grid of half-octaves begins; it goes where the loss falls.")] = (
         0.01
     ),
@@ -32,8 +35,13 @@ def transfer(
     from windtunnel.tunnel.transfer import Design
     from windtunnel.tunnel.transfer import transfer as run_transfer
 
-    design = Design(words_of("--parametrization", parametrization, Parametrization), numbers_of("--widths", widths),
-                    numbers_of("--depths", depths), parse_tokens(tokens), parse_tokens(batch), seeds, lr)  # fmt: skip
+    asked = words_of("--parametrization", parametrization, Parametrization)
+    repeats = numbers_of("--seeds", seeds, different=False)
+    repeats = repeats * len(asked) if len(repeats) == 1 else repeats[: len(asked)]
+    if len(repeats) < len(asked):
+        raise InputError(f"--seeds {seeds}: expected one number, or one for each of {parametrization}")
+    design = Design(asked, numbers_of("--widths", widths), numbers_of("--depths", depths), parse_tokens(tokens),
+                    parse_tokens(batch), repeats, lr)  # fmt: skip
     carry_out(lab, corpus, as_json, lambda opened, watch: run_transfer(lab, opened, design, watch), _print)
 
 

@@ -23,7 +23,6 @@ from typing import Any
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
-from windtunnel.quantities import about
 from windtunnel.recipe import DecayShape, Mixture, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import Watch
@@ -31,6 +30,7 @@ from windtunnel.train.run import Busy, Run, branch, create, go_on, open_run
 
 _LOOK_EVERY = 0.2  # seconds between looks at the workers
 _WAIT_BUSY = 1.0  # seconds between looks at a run that somebody else trains
+_SHAPES = 64
 _OVER = ("done", "failed")
 
 
@@ -259,7 +259,9 @@ def _start_worker(reports: "SimpleQueue[tuple[str, float]]", stop: Event) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
     config.compile_threads = 1
-    _worker.update(reports=reports, stop=stop, orphaned=threading.Event(), training=threading.Lock(), shape=None)
+    # shapes whose compiled code a worker keeps; past the limit of 8 torch would quietly not compile any more
+    torch._dynamo.config.recompile_limit = _SHAPES
+    _worker.update(reports=reports, stop=stop, orphaned=threading.Event(), training=threading.Lock())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -279,7 +281,6 @@ def _work(path: Path, folder: Path) -> None:
 
     run, corpus = open_run(path), Corpus.open(folder)
     recipe = run.recipe
-    _forget_other_shapes(recipe)
     flops = flops_per_token(recipe.model, recipe.data.context)
     begun: list[int] = []
 
@@ -297,20 +298,3 @@ def _work(path: Path, folder: Path) -> None:
             return
         except Busy:  # by another study, which wants it too; or by what is left of a study that was killed
             time.sleep(_WAIT_BUSY)
-
-
-def _forget_other_shapes(recipe: Recipe) -> None:
-    """Compiled code is kept for a few shapes only; past that torch would quietly not compile any more."""
-    import torch
-
-    shape = (recipe.model.width, recipe.model.heads, recipe.model.kv_heads, recipe.model.ffn, recipe.model.vocab,
-             recipe.data.context, recipe.train.batch, recipe.train.micro_batch)  # fmt: skip
-    if _worker["shape"] not in (None, shape):
-        torch._dynamo.reset()
-    _worker["shape"] = shape
-
-
-def describe(runs: Sequence[Run]) -> str:
-    """How much was trained, for a study's last line: `34 runs, 27.2M tokens`."""
-    tokens = sum(run.status()["tokens"] - (run.at_tokens or 0) for run in runs)
-    return f"{len(runs)} runs, {about(tokens)} tokens"

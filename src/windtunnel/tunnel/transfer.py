@@ -40,8 +40,11 @@ class Design:
     depths: Sequence[int] = (2, 8)
     tokens: int = 819_200
     batch: int = 2048
-    seeds: int = 2
+    seeds: Sequence[int] = (3, 2)  # of the points about the best rate, one number a parametrization
     lr: float = 0.01  # where the grid begins
+
+    def seeds_of(self, parametrization: str) -> int:
+        return dict(zip(self.parametrizations, self.seeds, strict=True))[parametrization]
 
     def chain(self, parametrization: str) -> list[Size]:
         sizes = [Size(parametrization, width, self.depths[0]) for width in self.widths]
@@ -77,7 +80,7 @@ def transfer(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     ]  # fmt: skip
     results = {p: _result(design, chain, runs) for p, chain in zip(design.parametrizations, chains, strict=True)}
     seconds = sum(training_seconds(run) for run in runs.values())
-    numbers = {"tokens": design.tokens, "batch": design.batch, "seeds": design.seeds, "corpus": corpus.folder.name,
+    numbers = {"tokens": design.tokens, "batch": design.batch, "seeds": list(design.seeds), "corpus": corpus.folder.name,
                "parametrizations": results, "core_minutes": round(seconds / 60, 1)}  # fmt: skip
     verdict: Literal["pass", "fail"] = "pass" if results[design.parametrizations[0]]["passes"] else "fail"
     return write_study(lab, "transfer", rows, verdict, _summary(results), numbers, runs.values())
@@ -100,7 +103,14 @@ def _measure(lab: Path, corpus: Corpus, design: Design, begin: dict[Size, int],
     while wanted := [(s, step, 0) for s in begin for step in sorted(asked[s]) if (s, step, 0) not in runs]:
         train(wanted)
         asked = {size: around_best(losses(size)) for size in begin}
-    train([(s, step, seed) for s in begin for step in sorted(asked[s]) for seed in range(1, design.seeds)])
+    train(
+        [
+            (s, step, seed)
+            for s in begin
+            for step in sorted(asked[s])
+            for seed in range(1, design.seeds_of(s.parametrization))
+        ]
+    )
     return {size: min(found := losses(size), key=found.__getitem__) for size in begin}
 
 
@@ -147,7 +157,7 @@ def _bowl(design: Design, size: Size, runs: dict[tuple[Size, int, int], Run]) ->
     here = {(step, seed): _loss(run) for (s, step, seed), run in runs.items() if s == size}
     first = {step: loss for (step, seed), loss in here.items() if seed == 0}
     points = [(step, seed) for step, seed in here if step in around_best(first) and math.isfinite(here[step, seed])]
-    if len(points) < design.seeds + 3:
+    if len(points) < design.seeds_of(size.parametrization) + 3:
         return None
     return bowl([step / 2 for step, _ in points], [here[p] for p in points], [seed for _, seed in points])
 

@@ -1,0 +1,96 @@
+"""`windtunnel scaling`: the table of losses by size and length that the laws are fitted to."""
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from windtunnel.cli import app
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, words_of
+from windtunnel.cli.study import carry_out
+from windtunnel.errors import InputError
+from windtunnel.quantities import about, parse_length, parse_tokens
+
+
+@app.command()
+def scaling(
+    corpus: Corpora = "core",
+    sizes: Annotated[str, typer.Option(help="WIDTHxDEPTH of the models in the fit; at least five over 16x.")] = (
+        "16x2,32x2,48x3,64x4,96x4"
+    ),
+    shortest: Annotated[str, typer.Option(help="Tokens of the shortest branch; at least 400 steps.")] = "240k",
+    longest: Annotated[str, typer.Option(help="Tokens of the longest branch.")] = "1920k",
+    points: Annotated[int, typer.Option(help="Lengths, evenly spaced in the logarithm.", min=2)] = 7,
+    decay: Annotated[str, typer.Option(help="The decay's share of each length.")] = "10%",
+    shape: Annotated[str, typer.Option(help="Of the decay: linear, exponential, cosine, 1-sqrt or sqrt.")] = (
+        "exponential"
+    ),
+    floor: Annotated[float, typer.Option(help="Share of the peak rate at the decay's end.")] = 0.1,
+    batch: Annotated[
+        str, typer.Option(help="Tokens a step for all runs; 0: by the batch study's law, growing along the way.")
+    ] = "0",
+    lr: Annotated[float, typer.Option(help="The base rate.")] = 0.01,
+    lr_with_batch: Annotated[str, typer.Option(help="fixed, or sqrt: by the root of the batch over 2048.")] = "fixed",
+    seeds: Annotated[int, typer.Option(help="Of the smallest sizes, to measure the noise.", min=1)] = 2,
+    repeated: Annotated[int, typer.Option(help="How many of the sizes have all seeds.", min=0)] = 2,
+    audit: Annotated[bool, typer.Option(help="Also train a larger and longer run, never in the fit.")] = True,
+    audit_size: Annotated[str, typer.Option(help="Its WIDTHxDEPTH; at least 4 times the largest in the fit.")] = (
+        "256x3"
+    ),
+    audit_tokens: Annotated[str, typer.Option(help="Its length; at least twice the longest.")] = "3840k",
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
+) -> None:
+    """Measure how the loss falls with size and data: one stem a size, branches at many lengths, and an audit run."""
+    in_fit, audited = [_size("--sizes", part) for part in sizes.split(",")], _size("--audit-size", audit_size)
+    lengths, share = (parse_tokens(shortest), parse_tokens(longest), points), _share("--decay", decay)
+    # these bring torch: what is wrong with an option is said before that
+    from windtunnel.recipe import DecayShape
+    from windtunnel.tunnel.scaling import Design, LrWithBatch, Size
+    from windtunnel.tunnel.scaling import scaling as run_scaling
+
+    decay_shape = cast(DecayShape, words_of("--shape", shape, DecayShape)[0])
+    rule = cast(LrWithBatch, words_of("--lr-with-batch", lr_with_batch, LrWithBatch)[0])
+    design = Design(
+        [Size(*size) for size in in_fit], *lengths, share, decay_shape, floor, parse_tokens(batch), lr, rule, seeds,
+        repeated, Size(*audited) if audit else None, parse_tokens(audit_tokens),
+    )  # fmt: skip
+    carry_out(lab, corpus, as_json, lambda opened, watch: run_scaling(lab, opened, design, watch), _print)
+
+
+def _size(option: str, text: str) -> tuple[int, int]:
+    width, _, depth = text.strip().partition("x")
+    if not (width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
+        raise InputError(f"{option} {text}: expected WIDTHxDEPTH such as 64x4")
+    return int(width), int(depth)
+
+
+def _share(option: str, text: str) -> float:
+    share = parse_length(text).share
+    if not 0 < share < 1:
+        raise InputError(f"{option} {text}: expected a share of the length such as 10%")
+    return share
+
+
+def _print(result: dict[str, Any]) -> None:
+    numbers = result["numbers"]
+    first, last = (about(numbers["lengths"][i]) for i in (0, -1))
+    print(f"{'size':7} {'seeds':>5} {'params':>9} {'total':>9}  {f'loss at {first}':>13} {f'at {last}':>9} "
+          f"{'a doubling':>10}  {'FLOPs':>9} {'as cosine':>9}")  # fmt: skip
+    for size in numbers["sizes"]:
+        losses = [_number(size[key]) for key in ("first_loss", "last_loss", "gain_per_doubling")]
+        print(f"{size['size']:7} {size['seeds']:5} {size['params']:9,} {size['params_total']:9,}  {losses[0]:>13} "
+              f"{losses[1]:>9} {losses[2]:>10}  {size['flops']:9.2e} {size['flops_cosine']:9.2e}")  # fmt: skip
+    cost, batch = numbers["cost"], numbers["batch"]
+    along = ", ".join(f"{s['batch']} from {about(s['begin'])}" for s in batch["segments"])
+    print(f"\nbatch: {along} ({batch['origin']})")
+    print(f"cost: {cost['flops']:.3e} FLOPs with stems and branches, {cost['flops_cosine']:.3e} as cosine runs from "
+          f"scratch: {cost['ratio']:.3f}; {cost['core_minutes']} core-minutes")  # fmt: skip
+    if audit := numbers["audit"]:
+        beyond = audit["beyond"]
+        print(f"audit: {audit['params_total']:,} parameters ({beyond['params_total']:.1f} times the largest in the "
+              f"fit), {about(audit['tokens'])} tokens ({beyond['tokens']:.1f} times the longest): loss "
+              f"{_number(audit['loss'])}; {audit['flops']:.3e} FLOPs, {audit['core_minutes']} core-min.")  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
