@@ -242,7 +242,9 @@ def _left_at(parent: Run, at: int, batch: int | None, lr: float | None) -> Recip
                 f"--at {at}: another batch or rate begins at a checkpoint of {parent.id} ({listed}) "
                 f"and at a multiple of the new batch of {batch}"
             )
-    return recipe.change(optimizer={"lr": lr}, train={"batch": batch})
+    return recipe.change(
+        optimizer={"lr": lr}, train={"batch": batch, "micro_batch": min(recipe.train.micro_batch, batch)}
+    )
 
 
 def check_fit(recipe: Recipe, corpus: Corpus) -> None:
