@@ -26,7 +26,8 @@ _SPINS = "3000"
 def main() -> None:
     """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one line that says what."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    from windtunnel.cli import ablate, batch, corpus, dynamics, runs, scaling, search, transfer, tunnel  # noqa: F401
+    # they add their commands to `app`
+    from windtunnel.cli import ablate, batch, check, corpus, dynamics, runs, scaling, search, transfer, tunnel  # noqa: F401
 
     try:
         code = app(standalone_mode=False)

@@ -14,23 +14,24 @@ if TYPE_CHECKING:
     from windtunnel.train.loop import Watch
 
 
-def carry_out(
-    lab: Path,
-    corpus: str,
-    as_json: bool,
-    study: "Callable[[Corpus, Watch], Path]",
-    after: Callable[[dict[str, Any]], None],
-) -> None:
-    """Open the corpus, run the study, let `after` print its numbers, and print its summary and verdict (with --json its
-    result.json alone). Exit code 1 for a failed verdict, 130 for an interruption."""
+def carry_out(lab: Path, corpus: str, as_json: bool, study: "Callable[[Corpus, Watch], Path]",
+              after: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
+    """Open the corpus and carry out a study on it, as `watched` does."""
     from windtunnel.data.shards import Corpus
+
+    opened = Corpus.open(lab / "corpora" / corpus)
+    watched(as_json, lambda watch: study(opened, watch), after)
+
+
+def watched(as_json: bool, study: "Callable[[Watch], Path]", after: Callable[[dict[str, Any]], None]) -> None:
+    """Run the study, let `after` print its numbers, and print its summary and verdict (with --json its result.json
+    alone). Exit code 1 for a failed verdict, 130 for an interruption."""
     from windtunnel.train.loop import Watch
     from windtunnel.tunnel.fleet import Interrupted
 
-    opened = Corpus.open(lab / "corpora" / corpus)
     with display() as shown, stopping() as stop:
         try:
-            folder = study(opened, Watch(shown.say, stop=stop, show=shown.show))
+            folder = study(Watch(shown.say, stop=stop, show=shown.show))
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None

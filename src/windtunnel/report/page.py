@@ -1,7 +1,7 @@
 """The lab's page: one self-contained HTML file with every run and study; no network, no server."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.shape import count
 from windtunnel.quantities import about
+from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
 from windtunnel.train.run import Run, list_runs
+from windtunnel.tunnel.study import read_table
 
 _LEGEND = (
     "Lines: training loss, a running mean of 25 steps. Points: held-out text. "
@@ -31,6 +33,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; white-space: nowrap; }
 th { color: #555; font-weight: 600; border-bottom: 1px solid #ccc; }
 td.name, th.name { text-align: left; }
+.verdict { font-size: .8rem; padding: .1rem .5rem; border-radius: .6rem; color: #fff; vertical-align: middle; }
+.verdict.pass { background: #3a7d44; } .verdict.fail { background: #b00020; }
 .child { padding-left: 1.2rem; } .failed { color: #b00020; }
 code { font-size: .85em; } pre { background: #f5f5f3; padding: .9rem 1.1rem; white-space: pre-wrap; }
 """
@@ -42,7 +46,7 @@ def write_page(lab: Path) -> Path:
     if not runs:
         raise InputError(f"{lab}: no runs to report; `windtunnel tour --lab {lab}` makes some")
     body = [f"<h1>{escape(lab.resolve().name)}</h1>", f'<p class="what">{_what(runs)}</p>']
-    body += [_tour(lab), "<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(runs)),
+    body += [_tour(lab), *_studies(lab), "<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(runs)),
              "<h2>Learning rate</h2>", _figure(rate_figure(runs)), "<h2>Runs</h2>", _run_table(runs)]  # fmt: skip
     page = lab / "report.html"
     text = (
@@ -68,19 +72,29 @@ def _tour(lab: Path) -> str:
         return ""
     result: dict[str, Any] = json.loads(file.read_text())
     numbers = result["numbers"]
-    heads = ("tokens", "stable", "decayed", "cosine", "decayed − stable", "decayed − cosine")
     rows = [
-        [about(p["tokens"]), *(f"{p[key]:.4f}" for key in ("stable", "decayed", "cosine")),
-         f"{p['decayed'] - p['stable']:+.4f}", f"{p['decayed'] - p['cosine']:+.4f}"]
-        for p in numbers["points"]
-    ]  # fmt: skip
+        [f'<a href="#{step["study"]}">{step["study"]}</a>', step["verdict"] or "–", f"{step['minutes']:.1f}"]
+        for step in numbers["steps"]
+    ]
     return (
         f"<h2>Tour</h2><p>On corpus <b>{escape(numbers['corpus'])}</b>, {escape(result['summary'])}.</p>"
-        + _table(heads, rows)
-        + '<p class="what">Validation loss in nats a token: the stem where a branch leaves it, the branch after its '
-        "decay, and a cosine run from scratch as long as stem and decay together.</p>"
-        + f"<h2>The longest branch writes</h2><pre>{escape(numbers['sample'])}</pre>"
+        + _table(("study", "verdict", "minutes"), rows)
+        + f"<h2>The best model writes</h2><pre>{escape(numbers['sample'])}</pre>"
     )
+
+
+def _studies(lab: Path) -> Iterator[str]:
+    """A section a study: its question's answer in one sentence, its verdict and its figures."""
+    for name, figures in FIGURES.items():
+        folder = lab / "studies" / name
+        if not (folder / "result.json").exists():
+            continue
+        result = json.loads((folder / "result.json").read_text())
+        verdict = result["verdict"]
+        mark = f' <span class="verdict {verdict}">{verdict}</span>' if verdict else ""
+        yield f'<h2 id="{name}">{escape(name.capitalize())}{mark}</h2><p>{escape(result["summary"])}.</p>'
+        for caption, figure in figures(result, read_table(folder)):
+            yield f'{_figure(figure)}<p class="what">{escape(caption)}</p>'
 
 
 def _run_table(runs: Sequence[Run]) -> str:

@@ -1,8 +1,8 @@
-"""The whole chain at a laptop's scale: text, a stem, its decayed branches, and cosine runs to hold them against."""
+"""The whole chain at a laptop's scale: text, check, search, transfer, batch, scaling, and what a model writes."""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,81 +13,87 @@ from windtunnel.data.sources import fetch
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.generate import generate
-from windtunnel.model.shape import count
+from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import about
-from windtunnel.recipe import Recipe, parse
-from windtunnel.train.loop import Watch, load_model, train
-from windtunnel.train.run import Run, branch, create
+from windtunnel.train.loop import Watch, load_model
+from windtunnel.train.run import Run, find_run
 from windtunnel.train.speed import tokens_per_second
-from windtunnel.tunnel.study import rows_of, validation_at, write_study
+from windtunnel.tunnel import batch, coordinates, scaling, search, transfer
+from windtunnel.tunnel.proxy import proxy
+from windtunnel.tunnel.study import write_study
 
 _VOCAB = 2048
-_DECAY = 0.1  # of the stem's tokens at the branch, as in the paper's WSD(T, 0.1 T)
-_BRANCHES = (0.25, 0.5, 1.0)  # of the stem
-_WORK = 1 + sum(
-    share * (_DECAY + 1 + _DECAY) for share in _BRANCHES
-)  # tokens trained a token of stem, cosines included
-_EVALUATED = 1.25  # time with evaluations and checkpoints over time without
-_FEWEST_STEPS = 400  # of the shortest branch; below that size hardly matters
+_FEWEST = 102_400  # tokens of a basic run; below that a size hardly matters
+_STEP = 8192  # basic runs are whole steps of the largest batch
+# What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see the designs below.
+_WORK = {(32, 2): 20 + 14 + 26 + 6, (64, 2): 14 + 6, (96, 3): 14 + 6}
+_EVALUATED = 1.3  # time with evaluations and checkpoints over time of training steps alone
+_FIXED = 330.0  # seconds of fetching, building, checking and compiling, on 2 cores
 
 
 @dataclass(frozen=True)
-class Point:
-    """One length: validation losses (nats/token) before and after the decay, and of a cosine run as long as that."""
+class Step:
+    """One study of the chain: its verdict, its sentence, and how long it took here."""
 
-    tokens: int
-    stable: float
-    decayed: float
-    cosine: float
+    study: str
+    verdict: str | None
+    summary: str
+    minutes: float
 
 
 @dataclass(frozen=True)
 class Tour:
-    points: list[Point]
+    steps: list[Step]
     sample: str
-    stem: Run
     folder: Path
 
 
-def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch, progress: Callable[..., None],
-         training: Callable[[str], Any]) -> Tour:  # fmt: skip
-    """Run the tour, or what is missing of it. `training(name)` gives the step function of a run's watch."""
+def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Tour:
+    """Run the chain, or what is missing of it. Raises InputError, Interrupted."""
+    opened = _corpus(lab, corpus, watch)
+    unit = _basic_tokens(lab, opened, minutes, watch)
+    designs = _designs(unit)
+    studies: dict[str, Callable[[], Path]] = {
+        "check": lambda: coordinates.check(lab, opened, designs["check"], watch),
+        "search": lambda: search.search(lab, opened, designs["search"], watch),
+        "transfer": lambda: transfer.transfer(lab, opened, designs["transfer"], watch),
+        "batch": lambda: batch.batch(lab, opened, designs["batch"], watch),
+        "scaling": lambda: scaling.scaling(lab, opened, designs["scaling"], watch),
+    }
+    steps = [_carry_out(study, watch) for study in studies.values()]
+    best = _best_run(lab)
+    sample = _sample(best, opened)
+    numbers = {"steps": [vars(step) for step in steps], "sample": sample, "corpus": opened.folder.name,
+               "written_by": best.id, "basic_tokens": unit}  # fmt: skip
+    failed = [step.study for step in steps if step.verdict == "fail"]
+    summary = f"{len(steps)} studies, " + (f"of which {', '.join(failed)} failed" if failed else "none failed")
+    return Tour(steps, sample, write_study(lab, "tour", [], None, summary, numbers, [best]))
+
+
+def _designs(unit: int) -> dict[str, Any]:
+    """The studies, each with basic runs of `unit` tokens."""
+    return {
+        "check": coordinates.Design(),
+        "search": search.Design(32, 2, unit, trials=12, start=6, batch_trials=3, candidates=2, fresh_seeds=2),
+        "transfer": transfer.Design(("minicpm",), (32, 64, 96), (2,), unit, seeds=(2,)),
+        "batch": batch.Design(sizes=((32, 2),), batches=(1024, 2048, 4096, 8192), lengths=(unit // 2, unit, 2 * unit)),
+        "scaling": scaling.Design(
+            tuple(scaling.Size(*size) for size in ((32, 2), (64, 2), (96, 3))), shortest=unit, longest=4 * unit,
+            points=5, repeated=0, audit=None,
+        ),
+    }  # fmt: skip
+
+
+def _carry_out(study: Callable[[], Path], watch: Watch) -> Step:
     begun = time.perf_counter()
-    opened = _corpus(lab, corpus, watch, progress)
-    recipe = _recipe(opened)
-    counts = count(recipe.model)
-    watch.say(f"model: {counts.params_total:,} parameters ({counts.params:,} without the embedding)")
-    tokens = _stem_tokens(lab, recipe, opened, minutes, begun, watch)
-    ends = [round(tokens * share) for share in _BRANCHES]
-
-    def run_it(run: Run) -> Run:
-        summary = train(run, opened, Watch(watch.say, training(run.recipe.name), watch.stop))
-        if summary["status"] != "done":
-            raise InputError(
-                f"{run.path}: {summary['status']}; {summary['reason'] or 'the same command goes on from here'}"
-            )
-        return run
-
-    stem = run_it(create(lab, recipe.change(schedule={"tokens": tokens}, train={"branch_points": ends}), opened))
-    points, rows, runs = [], [], [stem]
-    for end in ends:
-        decayed = run_it(branch(stem, opened, end, round(end * _DECAY), name=f"branch-{about(end)}"))
-        length = decayed.recipe.total_tokens
-        cosine = run_it(create(lab, _cosine(recipe, length), opened))
-        at = decayed.at_tokens or 0
-        scores = [validation_at(stem, at), validation_at(decayed, length), validation_at(cosine, length)]
-        points.append(Point(length, *(score["loss"] for score in scores)))
-        for run, score, position, kind in zip(
-            (stem, decayed, cosine), scores, (at, length, length), ("stable", "branch", "cosine"), strict=True
-        ):
-            rows += rows_of(run, score, position, kind)
-        runs += [decayed, cosine]
-    sample = _sample(runs[-2], opened)
-    numbers = {"points": [vars(point) for point in points], "sample": sample, "corpus": recipe.data.corpus}
-    return Tour(points, sample, stem, write_study(lab, "tour", rows, None, _summary(points), numbers, runs))
+    folder = study()
+    result = json.loads((folder / "result.json").read_text())
+    watch.say(f"{result['study']}: {result['summary']}")
+    minutes = (time.perf_counter() - begun) / 60
+    return Step(result["study"], result["verdict"], result["summary"], round(minutes, 1))
 
 
-def _corpus(lab: Path, name: str | None, watch: Watch, progress: Callable[..., None]) -> Corpus:
+def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
     """The lab's corpus of that name; without a name the core corpus, or the standard library where no network is."""
     if name:
         return Corpus.open(lab / "corpora" / name)
@@ -95,6 +101,10 @@ def _corpus(lab: Path, name: str | None, watch: Watch, progress: Callable[..., N
         if (folder / "manifest.json").exists():
             return Corpus.open(folder)
     name = "core"
+
+    def progress(what: str, done: float, total: float | None) -> None:
+        watch.show(what, done, total, "")
+
     try:
         watch.say("fetching the core corpus: seven sources, 45 MB")
         fetched = fetch([name], lab / "downloads", progress)
@@ -107,24 +117,9 @@ def _corpus(lab: Path, name: str | None, watch: Watch, progress: Callable[..., N
     return build(lab / "corpora" / name, documents, vocab=_VOCAB, progress=progress)
 
 
-def _recipe(corpus: Corpus) -> Recipe:
-    """The stem; its length is set later."""
-    values = {
-        "name": "stem",
-        "model": {"width": 64, "depth": 4, "heads": 2, "vocab": corpus.manifest.vocab, "base_width": 32},
-        "data": {"corpus": corpus.folder.name, "context": 256},
-        "schedule": {"tokens": "1M", "warmup": "50k", "decay": 0},
-        "train": {"batch": 2048, "evaluate_every": "10%", "evaluate_tokens": 16384},
-    }
-    return parse(values, "the tour's recipe")
-
-
-def _cosine(recipe: Recipe, tokens: int) -> Recipe:
-    return recipe.change(name=f"cosine-{about(tokens)}", schedule={"tokens": tokens, "kind": "cosine", "floor": 0.1})
-
-
-def _stem_tokens(lab: Path, recipe: Recipe, corpus: Corpus, minutes: float, begun: float, watch: Watch) -> int:
-    """How long a stem the time allows. Decided once a lab and corpus, so that the same command finds its runs again."""
+def _basic_tokens(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> int:
+    """How long the basic runs may be in the time. Decided once a lab and corpus, so that the same command finds its
+    runs again."""
     file = lab / "studies" / "tour" / "size.json"
     asked = {"minutes": minutes, "corpus": corpus.digest}
     if file.exists():
@@ -132,31 +127,31 @@ def _stem_tokens(lab: Path, recipe: Recipe, corpus: Corpus, minutes: float, begu
         if decided["asked"] == asked:
             return decided["tokens"]
     watch.say("measuring how fast this machine trains (and compiling, the first time)")
-    speed = tokens_per_second(recipe)
-    left = minutes * 60 - (time.perf_counter() - begun)
-    shortest = round(_FEWEST_STEPS * recipe.train.batch / _BRANCHES[0])
+    small = proxy(corpus, 64, 2)
+    speed = tokens_per_second(small) * flops_per_token(small.model, small.data.context)  # FLOP/s
+    work = sum(share * flops_per_token(proxy(corpus, *size).model, small.data.context) for size, share in _WORK.items())
+    tokens = int((minutes * 60 - _FIXED) * speed / work / _EVALUATED)
     once = sum(source.train.tokens for source in corpus.sources.values())
-    tokens = min(max(shortest, int(left * speed / _WORK / _EVALUATED)), int(once / (1 + _DECAY)))
-    tokens = recipe.whole_steps(max(tokens, recipe.train.batch * 40))
-    watch.say(f"{about(speed)} tokens/s: a stem of {about(tokens)} tokens, three branches and three cosine runs")
+    tokens = min(max(_FEWEST, tokens), once // 4)
+    tokens = max(_STEP * 4, tokens - tokens % _STEP)
+    watch.say(f"{about(speed)} FLOP/s: basic runs of {about(tokens)} tokens")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps({"asked": asked, "tokens": tokens, "tokens_per_s": round(speed)}))
+    write_whole(file, json.dumps({"asked": asked, "tokens": tokens, "flops_per_s": round(speed)}))
     return tokens
 
 
+def _best_run(lab: Path) -> Run:
+    """The run of the scaling study with the lowest loss."""
+    result = json.loads((lab / "studies" / "scaling" / "result.json").read_text())
+    runs: Sequence[Run] = [find_run(lab, run) for run in result["runs"]]
+    scored = [(run.status().get("loss"), run.id, run) for run in runs if run.kind == "branch"]
+    return min((loss, name, run) for loss, name, run in scored if loss)[2]
+
+
 def _sample(run: Run, corpus: Corpus) -> str:
-    """What the longest branch writes."""
+    """What the best model writes."""
     tokenizer = corpus.tokenizer
     prompt = "The " if "wiki" in corpus.sources else "def "
     written = generate(load_model(run), tokenizer.encode(prompt).tolist(), most=160, end=tokenizer.eos)
-    return prompt + tokenizer.decode(written)
-
-
-def _summary(points: list[Point]) -> str:
-    gain = sum(p.stable - p.decayed for p in points) / len(points)
-    against = sum(p.decayed - p.cosine for p in points) / len(points)
-    side = "below" if against < 0 else "above"
-    return (
-        f"the decay took {gain:.3f} nats/token off the stable loss; branches end {abs(against):.3f} {side} cosine runs "
-        f"of the same length (means of {len(points)} lengths, one seed)"
-    )
+    parameters = about(count(run.recipe.model).params_total)
+    return f"({parameters} parameters, {about(run.recipe.total_tokens)} tokens) {prompt}{tokenizer.decode(written)}"

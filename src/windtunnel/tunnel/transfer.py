@@ -81,7 +81,8 @@ def transfer(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     results = {p: _result(design, chain, runs) for p, chain in zip(design.parametrizations, chains, strict=True)}
     seconds = sum(training_seconds(run) for run in runs.values())
     numbers = {"tokens": design.tokens, "batch": design.batch, "seeds": list(design.seeds),
-               "corpus": corpus.folder.name, "parametrizations": results, "core_minutes": round(seconds / 60, 1)}  # fmt: skip
+               "corpus": corpus.folder.name, "parametrizations": results,
+               "core_minutes": round(seconds / 60, 1)}  # fmt: skip
     verdict: Literal["pass", "fail"] = "pass" if results[design.parametrizations[0]]["passes"] else "fail"
     return write_study(lab, "transfer", rows, verdict, _summary(results), numbers, runs.values())
 

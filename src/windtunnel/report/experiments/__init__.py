@@ -1,0 +1,20 @@
+"""The figures of each experiment, made from its table and result alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+
+from windtunnel.report.experiments import ablate, batch, check, dynamics, scaling, search, transfer
+
+Figures = Callable[[dict[str, Any], list[dict[str, str]]], list[tuple[str, go.Figure]]]
+
+FIGURES: dict[str, Figures] = {
+    "check": check.figures,
+    "search": search.figures,
+    "transfer": transfer.figures,
+    "batch": batch.figures,
+    "dynamics": dynamics.figures,
+    "scaling": scaling.figures,
+    "ablate": ablate.figures,
+}

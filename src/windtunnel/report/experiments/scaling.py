@@ -1,0 +1,86 @@
+"""Figures of the scaling study: the loss against tokens and against FLOPs, and what the study cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from windtunnel.report.figures import styled
+
+_AUDIT, _ENVELOPE, _COST, _COSINE = "#d1495b", "#555", "#33658a", "#c9c9c9"
+
+Rows = Sequence[dict[str, str]]
+
+
+def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
+    """(caption, figure) each."""
+    points = [row for row in table if row["source"] == "all" and row["loss"]]
+    cost = result["numbers"]["cost"]
+    return [
+        (
+            "Loss after the decay against tokens, a line for each size (parameters, embedding included) and seed. The "
+            "star is the audit run, which no fit sees.",
+            _losses(points, "tokens", "tokens"),
+        ),
+        (
+            "The same against training FLOPs. Dashed: the envelope, the lowest loss that any branch reaches at that "
+            "cost or below.",
+            _with_envelope(_losses(points, "flops", "FLOPs of the run"), points),
+        ),
+        (
+            f"FLOPs of the study against those of a cosine run from scratch for each of its points: "
+            f"{cost['ratio']:.3f} of them.",
+            _costs(result["numbers"]["sizes"]),
+        ),
+    ]
+
+
+def _losses(points: Rows, axis: str, title: str) -> go.Figure:
+    figure = go.Figure()
+    lines: dict[tuple[int, str, str], list[dict[str, str]]] = {}
+    for row in points:
+        if row["kind"] == "branch":
+            lines.setdefault((int(row["params_total"]), f"{row['width']}x{row['depth']}", row["seed"]), []).append(row)
+    totals = sorted({total for total, _, _ in lines})
+    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, max(2, len(totals))).tolist())
+    for (total, size, seed), rows in sorted(lines.items()):
+        figure.add_scatter(
+            x=[float(row[axis]) for row in rows], y=[float(row["loss"]) for row in rows], mode="lines+markers",
+            name=f"{size}: {total:,}", legendgroup=size, showlegend=seed == "0", marker={"size": 5},
+            line={"color": shades[totals.index(total)], "width": 1.5}, opacity=1 if seed == "0" else 0.5,
+            hovertemplate=f"{size}, seed {seed}<br>%{{x:.3s}}: %{{y:.4f}}<extra></extra>",
+        )  # fmt: skip
+    for row in points:
+        if row["kind"] == "audit":
+            figure.add_scatter(
+                x=[float(row[axis])], y=[float(row["loss"])], mode="markers",
+                marker={"color": _AUDIT, "size": 13, "symbol": "star"},
+                name=f"audit {row['width']}x{row['depth']}: {int(row['params_total']):,}",
+            )  # fmt: skip
+    styled(figure)
+    figure.update_xaxes(type="log", title=title, exponentformat="power" if axis == "flops" else "SI")
+    return figure.update_yaxes(type="log", title="loss, nats/token", nticks=8)
+
+
+def _with_envelope(figure: go.Figure, points: Rows) -> go.Figure:
+    """The lowest losses so far, in the order of the cost."""
+    in_order = sorted((float(row["flops"]), float(row["loss"])) for row in points if row["kind"] == "branch")
+    lowest = np.minimum.accumulate([loss for _, loss in in_order])
+    kept = [(flops, loss) for (flops, loss), best in zip(in_order, lowest, strict=True) if loss <= best]
+    figure.add_scatter(
+        x=[flops for flops, _ in kept], y=[loss for _, loss in kept], mode="lines", name="envelope",
+        line={"color": _ENVELOPE, "width": 1, "dash": "dash"}, hoverinfo="skip",
+    )  # fmt: skip
+    return figure
+
+
+def _costs(sizes: Sequence[dict[str, Any]]) -> go.Figure:
+    figure = go.Figure()
+    for key, name, colour in (("flops", "stem and branches", _COST), ("flops_cosine", "cosine runs", _COSINE)):
+        figure.add_bar(x=[size["size"] for size in sizes], y=[size[key] * size["seeds"] for size in sizes], name=name,
+                       marker={"color": colour})  # fmt: skip
+    styled(figure)
+    figure.update_xaxes(title="size", type="category")
+    return figure.update_yaxes(title="training FLOPs", exponentformat="power", automargin=True)
