@@ -20,10 +20,10 @@ demo: install
 	@$(BIN)/windtunnel tour
 
 test: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: install
 	@$(BIN)/ruff check src tests bench

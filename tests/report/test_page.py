@@ -16,9 +16,10 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.page import write_page
-from windtunnel.train.loop import train
+from windtunnel.train.loop import Watch, train
 from windtunnel.train.run import Run, branch, create
 from windtunnel.train.schedule import rate_at
+from windtunnel.tunnel.coordinates import Design, check
 
 BROWSER = "/usr/bin/chromium"
 NAME = "a <b>bold</b> & </script><script>console.error('from a name')</script> name"
@@ -152,6 +153,21 @@ def test_a_branch_whose_stem_was_removed_is_still_shown(trained: Trained, tmp_pa
     shutil.rmtree(tmp_path / "copy" / "runs" / root.id)
     shown = Page(write_page(tmp_path / "copy").read_text(encoding="utf-8")).shown
     assert leaf.id in shown and f"{leaf.summary()['loss']:.4f}" in shown
+
+
+def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(trained: Trained, tmp_path: Path) -> None:
+    lab, root, leaf, begun = trained
+    shutil.copytree(lab, tmp_path / "copy")
+    design = Design(widths=(16, 32), depths=(2, 4), width=16, seeds=3, steps=(0, 1))
+    folder = check(tmp_path / "copy", None, design, Watch())
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"runs": [begun.id]}))
+    page = Page(write_page(tmp_path / "copy").read_text(encoding="utf-8"))
+    assert page.loaded == [] and len(page.figures()) == 4
+    assert f"Check {result['verdict']}" in page.shown and result["summary"] in page.shown
+    assert "1 runs of studies" in page.shown
+    curves = {trace["legendgroup"] for trace in page.figures()[2]}
+    assert curves == {root.id, leaf.id}, "what a study shows in its own figures is not shown twice"
 
 
 @pytest.mark.parametrize("folders", ["", "lab", "lab/runs"])

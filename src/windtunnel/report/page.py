@@ -45,9 +45,15 @@ def write_page(lab: Path) -> Path:
     runs = list_runs(lab)
     if not runs:
         raise InputError(f"{lab}: no runs to report; `windtunnel tour --lab {lab}` makes some")
-    body = [f"<h1>{escape(lab.resolve().name)}</h1>", f'<p class="what">{_what(runs)}</p>']
-    body += [_tour(lab), *_studies(lab), "<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(runs)),
-             "<h2>Learning rate</h2>", _figure(rate_figure(runs)), "<h2>Runs</h2>", _run_table(runs)]  # fmt: skip
+    studied = _runs_of_studies(lab)
+    alone = [run for run in runs if run.id not in studied]
+    body = [f"<h1>{escape(lab.resolve().name)}</h1>", f'<p class="what">{_what(runs)}</p>', _tour(lab), *_studies(lab)]
+    if alone:
+        body += ["<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(alone)),
+                 "<h2>Learning rate</h2>", _figure(rate_figure(alone)), "<h2>Runs</h2>", _run_table(alone)]  # fmt: skip
+    if len(alone) < len(runs):
+        rest = [run for run in runs if run.id in studied]
+        body += [f"<details><summary>{len(rest)} runs of studies</summary>{_run_table(rest)}</details>"]
     page = lab / "report.html"
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(lab.resolve().name)}</title>'
@@ -64,6 +70,12 @@ def write_page(lab: Path) -> Path:
 def _what(runs: Sequence[Run]) -> str:
     tokens = sum(run.status()["tokens"] - (run.at_tokens or 0) for run in runs)
     return f"{len(runs)} runs, {about(tokens)} tokens trained"
+
+
+def _runs_of_studies(lab: Path) -> set[str]:
+    """Ids of the runs that a study shows in its own figures."""
+    results = [lab / "studies" / name / "result.json" for name in FIGURES]
+    return {run for file in results if file.exists() for run in json.loads(file.read_text())["runs"]}
 
 
 def _tour(lab: Path) -> str:

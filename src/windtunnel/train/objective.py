@@ -1,11 +1,17 @@
 """What a training step minimises: the mean next-token loss of a batch of windows."""
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
 from windtunnel.train.device import Engine
+
+# Members' parameters and gradients are views into flat buffers, (P, out, in) with the buffer's stride over P; autograd
+# finds that such a gradient is not dense, adds into it all the same, and says so.
+warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract", UserWarning)
 
 
 def accumulate(model: Decoder, batch: np.ndarray, engine: Engine, document_end: int | None) -> Tensor:
