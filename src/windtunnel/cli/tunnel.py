@@ -12,7 +12,7 @@ from windtunnel.errors import InputError
 
 @app.command()
 def tour(
-    minutes: Annotated[float, typer.Option(help="How long it may take; the lengths of the runs follow.")] = 12.0,
+    minutes: Annotated[float, typer.Option(help="How long it may take; the lengths of the runs follow.")] = 11.0,
     corpus: Annotated[str | None, typer.Option(help="A corpus of the lab instead of the core one.")] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
