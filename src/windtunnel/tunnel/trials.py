@@ -114,6 +114,8 @@ def open_trials(storage: str, space: Space, start: int, seed: int, title: str, w
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("optuna").setLevel(logging.WARNING)
+    # all that it warns of is that it asks a little slower where there is no greenlet
+    logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     asked = [*what, seed, start, [(s.label, s.low, s.high) for s in space.settings], optuna.__version__]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
