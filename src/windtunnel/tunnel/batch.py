@@ -371,10 +371,8 @@ def judge(numbers: dict[str, Any]) -> tuple[Literal["pass"] | None, str]:
     passed = sum(n >= _ENOUGH_LEVELS for n in inside) >= _ENOUGH_SIZES and main["chosen"] is not None
     parts = [f"{sum(inside)} of {total} contours have their best batch inside of those sampled"]
     if not passed:
-        parts.append(
-            f"too few to trust a law: {_ENOUGH_LEVELS} of each of {_ENOUGH_SIZES} sizes are needed, so sample more "
-            "batches on the side where they fall outside"
-        )
+        advice = ", so sample more batches on the side where they fall outside" if sum(inside) < total else ""
+        parts.append(f"too few to trust a law: {_ENOUGH_LEVELS} of each of {_ENOUGH_SIZES} sizes are needed{advice}")
     parts += [f"lr {arm}: {_sentence(found)}" for arm, found in numbers["arms"].items() if found["chosen"]]
     parts.append(f"batch branches take {numbers['trunk']['cost']['share']:.0%} of the tokens of the full way")
     return ("pass" if passed else None), "; ".join(parts)

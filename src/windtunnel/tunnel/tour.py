@@ -76,7 +76,9 @@ def _designs(unit: int) -> dict[str, Any]:
         "check": coordinates.Design(),
         "search": search.Design(32, 2, unit, trials=12, start=6, batch_trials=3, candidates=2, fresh_seeds=2),
         "transfer": transfer.Design(("minicpm",), (32, 64, 96), (2,), unit, seeds=(2,)),
-        "batch": batch.Design(sizes=((32, 2),), batches=(1024, 2048, 4096, 8192), lengths=(unit // 2, unit, 2 * unit)),
+        # the best batch of runs this short is some hundred tokens
+        "batch": batch.Design(sizes=((32, 2),), batches=(256, 512, 1024, 2048), lengths=(unit // 2, unit, 2 * unit),
+                              trunk=1024),
         "scaling": scaling.Design(
             tuple(scaling.Size(*size) for size in ((32, 2), (64, 2), (96, 3))), shortest=unit, longest=4 * unit,
             points=5, repeated=0, audit=None,

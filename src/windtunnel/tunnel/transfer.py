@@ -20,6 +20,7 @@ from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
 
 ALLOWED_DRIFT = 0.15  # octaves of lr an octave of width
+_WIDTHS, _SPAN, _STEPS = 3, 8, 400  # of a study that gets a verdict
 _REACH = 2  # half-octaves measured on either side of the best rate
 _FARTHEST = 14  # half-octaves from the first rate; further out no minimum is looked for
 
@@ -83,8 +84,24 @@ def transfer(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     numbers = {"tokens": design.tokens, "batch": design.batch, "seeds": list(design.seeds),
                "corpus": corpus.folder.name, "parametrizations": results,
                "core_minutes": round(seconds / 60, 1)}  # fmt: skip
-    verdict: Literal["pass", "fail"] = "pass" if results[design.parametrizations[0]]["passes"] else "fail"
-    return write_study(lab, "transfer", rows, verdict, _summary(results), numbers, runs.values())
+    verdict, summary = judge(design, results)
+    return write_study(lab, "transfer", rows, verdict, summary, numbers, runs.values())
+
+
+def judge(design: Design, results: dict[str, Any]) -> tuple[Literal["pass", "fail"] | None, str]:
+    """The verdict on the first parametrization and one sentence. A study that is too small has none, and says so."""
+    missing = [
+        text
+        for text, short in (
+            (f"{_WIDTHS} widths", len(design.widths) < _WIDTHS),
+            (f"a span of {_SPAN}x in width", max(design.widths) < _SPAN * min(design.widths)),
+            (f"{_STEPS} steps", design.tokens // design.batch < _STEPS),
+        )
+        if short
+    ]
+    if missing:
+        return None, f"{_summary(results)}; too small for a verdict, which needs {', '.join(missing)}"
+    return ("pass" if results[design.parametrizations[0]]["passes"] else "fail"), _summary(results)
 
 
 def _measure(lab: Path, corpus: Corpus, design: Design, begin: dict[Size, int],
