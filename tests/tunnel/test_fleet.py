@@ -92,6 +92,18 @@ def test_a_stem_goes_on_with_another_batch_and_rate(lab: Any, opened: Corpus, re
     assert runs[2].id == going_on.id
 
 
+def test_a_stem_that_is_done_can_be_left_with_another_batch_where_it_kept_nothing(make_lab: Any, recipe: Make) -> None:
+    stem = stem_of(recipe, 5120, train={"checkpoint_every": "100%"})
+    losses = []
+    for before in ([stem], []):  # done without a checkpoint at 2560, or told of it in time
+        lab = make_lab()
+        opened = Corpus.open(lab.path / "corpora" / "tiny")
+        fleet(lab.path, opened, before, Watch(), "before")
+        (run,) = fleet(lab.path, opened, [Branch(stem, 2560, 1280, batch=256, lr=0.02)], Watch(), "after")
+        losses.append([(line["tokens"], line["loss"]) for line in run.metrics() if "lr" in line])
+    assert losses[0] == losses[1] and losses[0][0][0] == 2560 + 256
+
+
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(lab: Any, opened: Corpus, recipe: Make) -> None:
     wild = stem_of(recipe, 6400, optimizer={"lr": 1e4, "clip": 0.0}, name="wild")
     said: list[str] = []

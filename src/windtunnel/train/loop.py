@@ -18,12 +18,13 @@ from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.shape import flops_per_token
 from windtunnel.quantities import about
+from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
 from windtunnel.train.objective import accumulate
 from windtunnel.train.optimizer import AdamW
-from windtunnel.train.run import Run, branch_start, check_fit
+from windtunnel.train.run import Run, branch_start, check_fit, open_run
 from windtunnel.train.schedule import rate
 from windtunnel.train.validation import validate
 
@@ -164,12 +165,29 @@ class _Trainer:
         holder, start = self.run, max(checkpoint.positions(self.run.checkpoints), default=0)
         if not start:
             holder, start = branch_start(self.run)
-        if not start:
-            return 0
-        state = checkpoint.load(holder.checkpoints, start, self.engine.device)
-        _take(self.model, state)
-        self.optimizer.load_state(state.moments, state.steps)
-        return state.tokens
+        if start:
+            state = checkpoint.load(holder.checkpoints, start, self.engine.device)
+            _take(self.model, state)
+            self.optimizer.load_state(state.moments, state.steps)
+        parent = open_run(self.run.lab / "runs" / self.run.parent).recipe if self.run.parent else self.recipe
+        mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (self.recipe, parent))
+        if mine != theirs and start < (self.run.at_tokens or 0):
+            return self._replay(parent, start)
+        return start
+
+    def _replay(self, parent: Recipe, position: int) -> int:
+        """Go on with the parent's batch and rate to where this run takes up its own: no checkpoint was kept there."""
+        own, at = self.optimizer, self.run.at_tokens or 0
+        self.optimizer = AdamW(self.model, [parent])
+        self.optimizer.load_state(own.state(), own.steps)
+        while position < at:
+            accumulate(self.model, self.windows.read(position, parent.train.batch), self.engine, self.document_end)
+            self.optimizer.step(rate(parent, position, parent.train.batch))
+            position += parent.train.batch
+        moments, steps = self.optimizer.state(), self.optimizer.steps
+        self.optimizer = AdamW(self.model, [self.recipe])
+        self.optimizer.load_state(moments, steps)
+        return at
 
 
 @dataclass

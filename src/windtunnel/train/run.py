@@ -185,7 +185,7 @@ def branch(
     from there on its own batch and base rate.
 
     It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up to there the two are
-    the same to the bit. With another batch or rate the parent must have a checkpoint at just `at`.
+    the same to the bit (with another micro-batch, to rounding).
     """
     left = _left_at(parent, at, batch, lr)
     at = left.whole_steps(at)
@@ -234,14 +234,10 @@ def _left_at(parent: Run, at: int, batch: int | None, lr: float | None) -> Recip
     if recipe.whole_steps(at) > reached:
         raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
     batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
-    if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr):
-        there = checkpoint.positions(parent.checkpoints)
-        if at not in there or at % batch:
-            listed = ", ".join(map(str, there)) or "none"
-            raise InputError(
-                f"--at {at}: another batch or rate begins at a checkpoint of {parent.id} ({listed}) "
-                f"and at a multiple of the new batch of {batch}"
-            )
+    if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (at % batch or at % recipe.train.batch):
+        raise InputError(
+            f"--at {at}: another batch or rate begins at a multiple of both batches, {recipe.train.batch} and {batch}"
+        )
     return recipe.change(
         optimizer={"lr": lr}, train={"batch": batch, "micro_batch": min(recipe.train.micro_batch, batch)}
     )
