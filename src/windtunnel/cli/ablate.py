@@ -1,15 +1,15 @@
 """`windtunnel ablate`: which data is worth putting into the decay."""
 
 import math
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, words_of
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, share_of, word_of
 from windtunnel.cli.study import carry_out
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.quantities import about, parse_tokens
 
 
 @app.command()
@@ -39,16 +39,20 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Decay one stem in several ways and compare the losses on each held-out source."""
-    mixtures, more, length = [_mixture(text) for text in arm or ()], _share("--share", share), _share("--decay", decay)
+    mixtures, more, length = (
+        [_mixture(text) for text in arm or ()],
+        share_of("--share", share),
+        share_of("--decay", decay),
+    )
     # these bring torch: what is wrong with an option is said before that
     from windtunnel.data.shards import Corpus
     from windtunnel.recipe import DecayShape
     from windtunnel.tunnel.ablate import Arm, Design, Vary
     from windtunnel.tunnel.ablate import ablate as run_ablate
 
-    decay_shape = cast(DecayShape, words_of("--shape", shape, DecayShape)[0])
+    decay_shape = word_of("--shape", shape, DecayShape)
     design = Design(width, depth, parse_tokens(tokens), length, decay_shape, parse_tokens(batch), lr, seeds)
-    vary = cast(Vary, words_of("--arms", arms, Vary)[0])
+    vary = word_of("--arms", arms, Vary)
     given = [Arm(name, length, decay_shape, mixture) for name, mixture in mixtures]
 
     def arms_for(opened: Corpus) -> list[Arm]:
@@ -56,13 +60,6 @@ def ablate(
 
     carry_out(lab, corpus, as_json, lambda opened, watch: run_ablate(lab, opened, design, arms_for(opened), watch),
               _print)  # fmt: skip
-
-
-def _share(option: str, text: str) -> float:
-    share = parse_length(text).share
-    if not 0 < share < 1:
-        raise InputError(f"{option} {text}: expected a share such as 20%")
-    return share
 
 
 def _mixture(text: str) -> tuple[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, numbers_of, words_of
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, numbers_of, size_of, words_of
 from windtunnel.cli.study import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
@@ -45,19 +45,12 @@ def batch(
     if not share.share:
         raise InputError(f"--window {window}: expected a share of the length, such as 10%")
     design = Design(
-        sizes=[_size(text) for text in sizes.split(",")], arms=cast(list[Arm], words_of("--arms", arms, Arm)),
+        sizes=[size_of("--sizes", text) for text in sizes.split(",")], arms=cast(list[Arm], words_of("--arms", arms, Arm)),
         batches=numbers_of("--batches", batches),
         lengths=[parse_tokens(text) for text in tokens.split(",")], trunk=parse_tokens(trunk), window=share.share,
         lr=lr, seed=seed,
     )  # fmt: skip
     carry_out(lab, corpus, as_json, lambda opened, watch: run_batch(lab, opened, design, watch), _print)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, depth = text.partition("x")
-    if not (width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
-        raise InputError(f"--sizes {text}: expected WIDTHxDEPTH, such as 32x2")
-    return int(width), int(depth)
 
 
 def _print(result: dict[str, Any]) -> None:

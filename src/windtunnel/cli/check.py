@@ -2,12 +2,12 @@
 
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, numbers_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, numbers_of, word_of
 from windtunnel.cli.study import watched
 from windtunnel.errors import InputError
 
@@ -32,12 +32,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """The coordinate check: does everything that a model computes and learns keep its size as the model grows?"""
-    from windtunnel.recipe import Parametrization, did_you_mean
+    from windtunnel.recipe import Parametrization
 
-    known = {"--parametrization": get_args(Parametrization), "--embedding-as": ("vector", "matrix")}
-    for option, word in (("--parametrization", parametrization), ("--embedding-as", embedding_as)):
-        if word not in known[option]:
-            raise InputError(f"{option} {word}: expected {', '.join(known[option])}{did_you_mean(word, known[option])}")
+    word_of("--parametrization", parametrization, Parametrization)
+    word_of("--embedding-as", embedding_as, Literal["vector", "matrix"])
     sizes = {"widths": numbers_of("--widths", widths), "depths": numbers_of("--depths", depths)}
     for option, value in (("--lr", lr), ("--eps", eps)):
         if not value > 0:

@@ -1,14 +1,13 @@
 """`windtunnel dynamics`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, word_of
 from windtunnel.cli.study import carry_out
-from windtunnel.errors import InputError
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -31,17 +30,15 @@ def dynamics(
 ) -> None:
     """What the decay does, step by step: weight change, gradients, and the curvature along the path."""
     from windtunnel.quantities import parse_length, parse_tokens
-    from windtunnel.recipe import DecayShape, did_you_mean
+    from windtunnel.recipe import DecayShape
 
-    if shape not in get_args(DecayShape):
-        raise InputError(f"--shape {shape}: expected one of {', '.join(get_args(DecayShape))}"
-                         f"{did_you_mean(shape, get_args(DecayShape))}")  # fmt: skip
+    chosen = word_of("--shape", shape, DecayShape)
     length, share, step = parse_tokens(tokens), parse_length(decay), parse_tokens(batch)
 
     def study(opened: "Corpus", watch: "Watch") -> Path:
         from windtunnel.tunnel.dynamics import dynamics, recipe_of
 
-        recipe = recipe_of(opened, width, depth, length, share, cast(DecayShape, shape), floor, step, seed)
+        recipe = recipe_of(opened, width, depth, length, share, chosen, floor, step, seed)
         return dynamics(lab, opened, recipe, watch)
 
     carry_out(lab, corpus, as_json, study, _print)

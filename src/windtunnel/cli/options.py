@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from windtunnel.errors import InputError
+from windtunnel.quantities import parse_length
 
 Lab = Annotated[Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -28,11 +29,30 @@ def numbers_of(option: str, text: str, different: bool = True) -> list[int]:
 
 def words_of(option: str, text: str, known: Any) -> list[str]:
     """`a,b` -> words out of a Literal type. Raises InputError."""
+    return [word_of(option, word, known) for word in text.split(",")]
+
+
+def word_of(option: str, word: str, known: Any) -> Any:
+    """One word out of a Literal type. Raises InputError."""
     from windtunnel.recipe import did_you_mean
 
-    words = text.split(",")
-    for word in words:
-        if word not in get_args(known):
-            expected = ", ".join(get_args(known))
-            raise InputError(f"{option} {word}: expected {expected}{did_you_mean(word, get_args(known))}")
-    return words
+    if word not in get_args(known):
+        expected = ", ".join(get_args(known))
+        raise InputError(f"{option} {word}: expected one of {expected}{did_you_mean(word, get_args(known))}")
+    return word
+
+
+def size_of(option: str, text: str) -> tuple[int, int]:
+    """`64x4` -> (width, depth). Raises InputError."""
+    width, _, depth = text.strip().partition("x")
+    if not (width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
+        raise InputError(f"{option} {text}: expected WIDTHxDEPTH such as 64x4")
+    return int(width), int(depth)
+
+
+def share_of(option: str, text: str) -> float:
+    """`10%` -> 0.1, above 0% and below 100%. Raises InputError."""
+    share = parse_length(text).share
+    if not 0 < share < 1:
+        raise InputError(f"{option} {text}: expected a share such as 10%")
+    return share

@@ -4,13 +4,13 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
 
@@ -54,19 +54,17 @@ def branch(
 ) -> None:
     """Leave a stem at any point and decay, with a shape, length and mixture of its own."""
     from windtunnel.data.shards import Corpus
-    from windtunnel.recipe import DecayShape, did_you_mean
+    from windtunnel.recipe import DecayShape
     from windtunnel.train.run import branch as make_branch
     from windtunnel.train.run import find_run
 
-    if shape not in get_args(DecayShape):
-        raise InputError(f"--shape {shape}: expected one of {', '.join(get_args(DecayShape))}"
-                         f"{did_you_mean(shape, get_args(DecayShape))}")  # fmt: skip
+    chosen = word_of("--shape", shape, DecayShape)
     start = parse_tokens(at)
     floor = 0.1 if shape == "exponential" and not floor else floor
     parent = find_run(lab, run)
     corpus = Corpus.open(parent.lab / "corpora" / parent.recipe.data.corpus)
     length = parse_length(decay).of(start)
-    made = make_branch(parent, corpus, start, length, cast(DecayShape, shape), floor, _mixture(mixture), name=name)
+    made = make_branch(parent, corpus, start, length, chosen, floor, _mixture(mixture), name=name)
     _train(made, corpus, as_json)
 
 

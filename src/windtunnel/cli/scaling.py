@@ -1,14 +1,13 @@
 """`windtunnel scaling`: the table of losses by size and length that the laws are fitted to."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, words_of
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, share_of, size_of, word_of
 from windtunnel.cli.study import carry_out
-from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.quantities import about, parse_tokens
 
 
 @app.command()
@@ -41,34 +40,20 @@ def scaling(
     as_json: Json = False,
 ) -> None:
     """Measure how the loss falls with size and data: one stem a size, branches at many lengths, and an audit run."""
-    in_fit, audited = [_size("--sizes", part) for part in sizes.split(",")], _size("--audit-size", audit_size)
-    lengths, share = (parse_tokens(shortest), parse_tokens(longest), points), _share("--decay", decay)
+    in_fit, audited = [size_of("--sizes", part) for part in sizes.split(",")], size_of("--audit-size", audit_size)
+    lengths, share = (parse_tokens(shortest), parse_tokens(longest), points), share_of("--decay", decay)
     # these bring torch: what is wrong with an option is said before that
     from windtunnel.recipe import DecayShape
     from windtunnel.tunnel.scaling import Design, LrWithBatch, Size
     from windtunnel.tunnel.scaling import scaling as run_scaling
 
-    decay_shape = cast(DecayShape, words_of("--shape", shape, DecayShape)[0])
-    rule = cast(LrWithBatch, words_of("--lr-with-batch", lr_with_batch, LrWithBatch)[0])
+    decay_shape = word_of("--shape", shape, DecayShape)
+    rule = word_of("--lr-with-batch", lr_with_batch, LrWithBatch)
     design = Design(
         [Size(*size) for size in in_fit], *lengths, share, decay_shape, floor, parse_tokens(batch), lr, rule, seeds,
         repeated, Size(*audited) if audit else None, parse_tokens(audit_tokens),
     )  # fmt: skip
     carry_out(lab, corpus, as_json, lambda opened, watch: run_scaling(lab, opened, design, watch), _print)
-
-
-def _size(option: str, text: str) -> tuple[int, int]:
-    width, _, depth = text.strip().partition("x")
-    if not (width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
-        raise InputError(f"{option} {text}: expected WIDTHxDEPTH such as 64x4")
-    return int(width), int(depth)
-
-
-def _share(option: str, text: str) -> float:
-    share = parse_length(text).share
-    if not 0 < share < 1:
-        raise InputError(f"{option} {text}: expected a share of the length such as 10%")
-    return share
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from windtunnel.tunnel.study import write_study
 
 _VOCAB = 2048
 _FEWEST = 102_400  # tokens of a basic run; below that a size hardly matters
-_STEP = 8192  # basic runs are whole steps of the largest batch
+_STEP = 8192  # basic runs are whole steps of every batch below
 # What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see the designs below.
 _WORK = {(32, 2): 20 + 14 + 26 + 6, (64, 2): 14 + 6, (96, 3): 14 + 6}
 _EVALUATED = 1.3  # time with evaluations and checkpoints over time of training steps alone
