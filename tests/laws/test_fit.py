@@ -1,0 +1,129 @@
+"""Fits reach the optimum, prove it, and hold against published measurements."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published import chinchilla, gemstones, laptop
+from shared_data import shared
+
+from windtunnel.laws.fit import AGREE, SQUARES, Data, Objective, fit, fit_as_the_paper, optimum
+from windtunnel.laws.loss import FORMS, Array, Form, LossLaw, surface
+
+SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
+N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
+TRUTH: dict[Form, LossLaw] = {
+    "additive": LossLaw(2.4, 30.0, 0.3, 300.0, 0.4),
+    "coupled": LossLaw(0.0, 7e4, 0.37, 8.6e6, 0.63, 0.19),
+    "coupled+floor": LossLaw(1.2, 3e3, 0.4, 2e5, 0.6, 0.4),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_noise_free_losses_are_fitted_exactly(form: Form) -> None:
+    truth = TRUTH[form]
+    found = fit(form, N, D, truth.at(N, D))
+    assert found.converged
+    assert found.law.at(N, D) == pytest.approx(truth.at(N, D), rel=1e-6)
+    assert found.law.at(5 * N, 2 * D) == pytest.approx(truth.at(5 * N, 2 * D), rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", [SQUARES, Objective("log"), Objective("log", 1e-3)])
+@pytest.mark.parametrize("form", FORMS)
+def test_two_optimisers_agree_under_noise(form: Form, objective: Objective) -> None:
+    rng = np.random.default_rng(3)
+    loss = TRUTH["additive"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))
+    found = fit(form, N, D, loss, objective)
+    assert found.disagreement <= AGREE and found.converged
+
+
+def test_no_other_point_is_better() -> None:
+    rng = np.random.default_rng(4)
+    loss = TRUTH["coupled"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))
+    found = fit("coupled+floor", N, D, loss)
+    data = Data.of(N, D, loss, None)
+    around = found.coordinates + rng.standard_normal((4000, 6)) * np.geomspace(1e-5, 0.3, 4000)[:, None]
+    around[:, 0] = np.abs(around[:, 0])
+    costs = SQUARES.cost(SQUARES.residuals(surface(around, data.x, data.y), loss), np.ones(len(loss)))
+    assert costs.min() >= found.objective * (1 - 1e-9)
+
+
+@settings(max_examples=10)
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+def test_units_do_not_matter(of_size: float, of_data: float) -> None:
+    loss = TRUTH["additive"].at(N, D) + 0.01 * np.sin(np.arange(len(N)))
+    plain, scaled = fit("additive", N, D, loss), fit("additive", of_size * N, of_data * D, loss)
+    assert scaled.objective == pytest.approx(plain.objective, rel=1e-8)
+    assert scaled.law.alpha == pytest.approx(plain.law.alpha, rel=1e-4)
+
+
+def test_weights_count_as_repeats() -> None:
+    rng = np.random.default_rng(5)
+    loss = TRUTH["additive"].at(N, D) * np.exp(0.01 * rng.standard_normal(len(N)))
+    twice = np.concatenate([np.arange(len(N)), np.arange(7)])
+    weights = np.ones(len(N))
+    weights[:7] = 2
+    repeated, weighted = fit("additive", N[twice], D[twice], loss[twice]), fit("additive", N, D, loss, weights=weights)
+    assert weighted.objective == pytest.approx(repeated.objective, rel=1e-9)
+
+
+def test_an_outlier_bends_squares_and_not_hubers_loss() -> None:
+    truth = TRUTH["additive"]
+    loss = truth.at(N, D)
+    loss[7] *= 1.3
+
+    def off(objective: Objective) -> float:
+        return float(
+            np.abs(np.log(fit("additive", N, D, loss, objective).law.at(4 * N, 2 * D) / truth.at(4 * N, 2 * D))).max()
+        )
+
+    assert off(Objective("log", 1e-3)) < 1e-3 < 0.01 < off(Objective("log"))
+
+
+def test_too_few_points_and_bad_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 points can't tell the 5 parameters"):
+        fit("additive", N[:4], D[:4], np.ones(4))
+    with pytest.raises(ValueError, match="loss: expected positive numbers"):
+        fit("additive", N, D, np.full(len(N), np.nan))
+
+
+def test_the_papers_way_agrees_where_the_problem_is_easy() -> None:
+    truth = TRUTH["additive"]
+    law, errors = fit_as_the_paper(N, D, truth.at(N, D))
+    assert law.at(N, D) == pytest.approx(truth.at(N, D), rel=1e-4)
+    assert (errors >= 0).all() and len(errors) == 5
+
+
+def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:
+    shared("epoch_chinchilla")
+    points = chinchilla()
+    begun = time.process_time()
+    found = fit("additive", points.params["params"], points.tokens, points.loss, Objective("log", 1e-3))
+    assert time.process_time() - begun < 2
+    assert found.converged and found.objective <= 1.01828e-3
+    assert (found.law.A, found.law.B) == pytest.approx((477.826, 2143.417), rel=1e-4)
+    squares = fit("additive", points.params["params"], points.tokens, points.loss)
+    assert (squares.law.E, squares.law.alpha, squares.law.beta) == pytest.approx((1.88281, 0.35762, 0.42762), abs=2e-5)
+
+
+@pytest.mark.parametrize(("which", "reference"), [("hot", 2.075052e-4), ("cool_end", 2.047791e-4)])
+def test_gemstones_reach_the_reference(which: str, reference: float) -> None:
+    shared("gemstones")
+    points = gemstones(which)
+    found = fit("additive", points.params["params"], points.tokens, points.loss, Objective("log", 1e-4))
+    assert found.converged and found.objective <= reference * (1 + 1e-6)
+
+
+def test_laptop_scale_needs_the_coupled_law() -> None:
+    shared("laptop_scale")
+    points = laptop()
+
+    def error(form: Form) -> Array:
+        small = points.params["params"] < 5e5
+        data = Data.of(points.params["params_total"][small], points.tokens[small], points.loss[small], None)
+        law = data.frame.law(optimum(form, data, SQUARES))
+        return law.at(points.params["params_total"][~small], points.tokens[~small]) / points.loss[~small] - 1
+
+    assert np.abs(error("coupled")).max() < 0.006 < 0.02 < np.abs(error("additive")).max()

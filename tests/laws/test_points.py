@@ -1,0 +1,78 @@
+"""Tables that people bring: what is read, and what is refused with a word on what is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from windtunnel.laws.points import Points, check, read_points
+
+HEADER = "params,tokens,loss"
+ROWS = [f"{n},{d},{5 - 0.1 * np.log(n * d):.4f}" for n in (1e5, 2e5, 4e5) for d in (1e6, 2e6, 4e6)]
+
+
+def table(tmp_path: Path, *lines: str) -> Path:
+    file = tmp_path / "table.csv"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_three_columns_are_enough(tmp_path: Path) -> None:
+    points = read_points(table(tmp_path, HEADER, *ROWS))
+    assert len(points) == 9 and points.counts == ("params",)
+    assert points.flops == pytest.approx(6 * points.size * points.tokens)
+    assert len(np.unique(points.stem)) == 9
+
+
+def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
+    header = "run,params,params_total,tokens,flops,loss,bits_per_byte,source,seed,kind,stem"
+    rows = [
+        f"r{n}{d},{n},{2 * n},{d},{7 * n * d},{3 + 1 / n},2,all,0,branch,s{n}" for n in (1, 2, 4) for d in (1, 2, 4)
+    ]
+    more = ["x,1,2,1,7,9,2,wiki,0,branch,s1", "y,9,18,9,9,2.5,2,all,0,audit,", "z,4,8,8,9,,,all,0,branch,s4"]
+    points = read_points(table(tmp_path, header, *rows, *more))
+    assert len(points) == 9 and points.counts == ("params", "params_total")
+    assert len(np.unique(points.stem)) == 3 and points.flops[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([HEADER, *ROWS, "1e5,1e6,nan"], "line 11: loss is 'nan'; expected a positive number"),
+        ([HEADER, *ROWS, "1e5,1e6,-2"], "line 11: loss is '-2'"),
+        ([HEADER, *ROWS, "-1,1e6,2"], "line 11: params is '-1'"),
+        ([HEADER, *ROWS, "1e5,,2"], "line 11: tokens is ''"),
+        ([HEADER, *ROWS, "1e5,1e6,250"], "a loss of 250: expected nats/token"),
+        ([HEADER, *(f"1e5,{d},{4 - d / 1e7}" for d in range(1, 12))], "1 size: how the loss falls with size needs 3"),
+        ([HEADER, *(f"{n},1e6,{4 - n / 100}" for n in range(1, 12))], "1 length: how the loss falls with tokens"),
+        (
+            [HEADER, *(f"{n},{20 * n},{4 - n / 100}" for n in range(1, 12))],
+            "all points lie on one ray, 20 tokens a param",
+        ),
+        ([HEADER, *ROWS[:4]], "4 points: a law of five or six parameters needs at least 8"),
+        (["params,loss", "1,2"], "needs columns params, tokens and loss; tokens missing; found params, loss"),
+        ([HEADER], "needs columns params, tokens and loss; params, tokens, loss missing; the table is empty"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path: Path, lines: list[str], expected: str) -> None:
+    file = table(tmp_path, *lines)
+    with pytest.raises(ValueError) as refused:
+        read_points(file)
+    assert str(refused.value).startswith(str(file)) and expected in str(refused.value)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no such table"):
+        read_points(tmp_path / "nothing.csv")
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="not a readable CSV table"):
+        read_points(tmp_path / "binary.csv")
+
+
+def test_select_keeps_every_column() -> None:
+    points = Points.of({"params": np.arange(1.0, 10), "params_total": np.arange(2.0, 11)}, np.arange(9.0) + 1,
+                       np.full(9, 3.0), stem=list("aaabbbccc"))  # fmt: skip
+    part = points.select(points.stem == 1)
+    assert len(part) == 3 and list(part.params["params_total"]) == [5, 6, 7] and set(part.stem) == {1}
+    with pytest.raises(ValueError, match="3 points"):
+        check(part)
