@@ -103,7 +103,8 @@ def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:
     found = fit("additive", points.params["params"], points.tokens, points.loss, Objective("log", 1e-3))
     assert time.process_time() - begun < 2
     assert found.converged and found.objective <= 1.01828e-3
-    assert (found.law.A, found.law.B) == pytest.approx((477.826, 2143.417), rel=1e-4)
+    law = found.law.as_dict()
+    assert [law["A"], law["B"]] == pytest.approx([477.826, 2143.417], rel=1e-4)
     squares = fit("additive", points.params["params"], points.tokens, points.loss)
     assert (squares.law.E, squares.law.alpha, squares.law.beta) == pytest.approx((1.88281, 0.35762, 0.42762), abs=2e-5)
 

@@ -59,6 +59,8 @@ def test_the_law_of_the_best_batch_is_found_and_chosen(rng: np.random.Generator)
     assert low < 0.15 and high > -0.15
     regret = numbers["arms"]["fixed"]["regret"]["size"]
     assert regret["tokens"] < 0.003 < regret["constant"]
+    assert regret["three_term"] < regret["constant"]
+    assert 0 < numbers["arms"]["fixed"]["three_term"]["exponent"] < 1
     assert numbers["laws"] == numbers["arms"]["fixed"]["laws"]
     json.dumps(numbers, allow_nan=False)
 

@@ -11,6 +11,7 @@ import pytest
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.laws.batch import ByTokens
 from windtunnel.report.experiments.scaling import figures
 from windtunnel.tunnel.scaling import LAPTOP_LAW, BatchLaw, Chain, Design, Size, batch_law, judge, lay_out, pooled_sd
 from windtunnel.tunnel.study import read_table
@@ -65,14 +66,16 @@ def test_the_default_study_is_large_enough_and_costs_at_most_two_fifths_of_retra
 
 def test_the_cost_is_that_of_one_stem_and_every_decay() -> None:
     design = Design(shortest=256_000, longest=1_024_000, points=3, batch=2048, decay=0.2)
-    chain = lay_out(design, BatchLaw(2048, 0, "given"))
+    chain = lay_out(design, BatchLaw(ByTokens(2048, 0), "given"))
     # 0.8 of the longest on the stem; decays of 0.2 of 256k, 512k, 1024k: to whole steps of 2048
     assert chain.segments[-1].end == 819_200
     assert chain.trained == 819_200 + 51_200 + 102_400 + 204_800
     assert chain.retrained == pytest.approx(256_000 + 512_000 + 1_024_000, abs=3 * 2048)
 
 
-@pytest.mark.parametrize("law", [LAPTOP_LAW, BatchLaw(0.2, 0.7, "steep"), BatchLaw(1e-3, 1.3, "very steep")])
+@pytest.mark.parametrize(
+    "law", [LAPTOP_LAW, BatchLaw(ByTokens(0.2, 0.7), "steep"), BatchLaw(ByTokens(1e-3, 1.3), "very steep")]
+)
 def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law: BatchLaw) -> None:
     chain = lay_out(Design(shortest=200_000, longest=6_400_000, points=11), law)
     for before, after in zip(chain.segments, chain.segments[1:], strict=False):
@@ -80,7 +83,7 @@ def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law
         assert after.batch == 2 * before.batch
         assert after.begin % after.batch == 0
         tie = law.border(before.batch)  # where the law's batch is as near to the one as to the other
-        assert law.c * tie**law.p == pytest.approx(before.batch * 2**0.5)
+        assert law.law.predict(tie) == pytest.approx(before.batch * 2**0.5)
         assert 0 <= tie - after.begin < after.batch
     for point in chain.points:
         segment = chain.segments[point.segment]
@@ -91,14 +94,14 @@ def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law
 
 
 def test_one_batch_for_all_where_the_law_says_so_or_a_person() -> None:
-    falling = lay_out(Design(), BatchLaw(100_000, -0.3, "falls with the length"))
+    falling = lay_out(Design(), BatchLaw(ByTokens(100_000, -0.3), "falls with the length"))
     assert len(falling.segments) == 1
-    assert [s.batch for s in lay_out(Design(batch=3072), BatchLaw(3072, 0, "given")).segments] == [3072]
+    assert [s.batch for s in lay_out(Design(batch=3072), BatchLaw(ByTokens(3072, 0), "given")).segments] == [3072]
 
 
 def test_lengths_that_fall_on_one_step_are_refused() -> None:
     with pytest.raises(InputError, match="differ by a step"):
-        lay_out(Design(shortest=30_000, longest=34_000, batch=4096), BatchLaw(4096, 0, "given"))
+        lay_out(Design(shortest=30_000, longest=34_000, batch=4096), BatchLaw(ByTokens(4096, 0), "given"))
 
 
 def test_a_stem_a_size_and_more_seeds_for_the_smallest() -> None:
@@ -125,7 +128,7 @@ def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus)
     assert batch_law(lab.path, corpus) is LAPTOP_LAW
     with_batch_study(lab)
     found = batch_law(lab.path, corpus)
-    assert (found.c, found.p) == (LAW["c"], LAW["p"])
+    assert (found.law.c, found.law.p) == (LAW["c"], LAW["p"])
     file = lab.path / "studies" / "batch" / "result.json"
     file.write_text(file.read_text().replace('"tiny"', '"another"'))
     assert batch_law(lab.path, corpus) is LAPTOP_LAW
@@ -137,7 +140,14 @@ def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus)
 NUMBERS: dict[str, Any] = {
     "lengths": [240_000, 1_920_000], "span": 16.0, "fewest_steps": 468, "epochs": 0.2, "seed_sd": 0.012,
     "sizes": [{"first_loss": 5.0, "last_loss": 4.0}] * 5, "cost": {"ratio": 0.39}, "audit": None,
+    "law": {"forms": [], "audit": None, "refused": None},
 }  # fmt: skip
+
+
+def audited(got: float) -> dict[str, Any]:
+    said = {"predicted": 3.75, "interval90": [3.69, 3.8], "error": 3.75 / got - 1, "inside90": 3.69 <= got <= 3.8}
+    audit = {"params_total": 2_787_072, "tokens": 3_840_000, "loss": got}
+    return {"audit": audit, "law": {"forms": [], "audit": said, "refused": None}}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +159,8 @@ NUMBERS: dict[str, Any] = {
         ({"cost": {"ratio": 0.41}}, 0, None, "needs a cost of at most 0.4x"),
         ({"fewest_steps": 300}, 0, None, "needs 400 steps"),
         ({"epochs": 1.5}, 0, None, "more than once"),
+        (audited(3.70), 0, "pass", "3.7000, predicted 3.7500, 90% [3.690, 3.800], +1.35% off"),
+        (audited(3.60), 0, "fail", "outside of the interval"),
     ],
 )
 def test_a_smaller_study_has_no_verdict_and_a_diverged_run_fails_it(
@@ -174,6 +186,7 @@ def test_a_study_measures_every_size_and_length_and_the_audit_run(whole: Any) ->
     assert (audit["width"], audit["depth"], audit["stem"]) == ("32", "1", "")
     assert len(result["runs"]) == RUNS
     assert result["verdict"] is None
+    assert "2 sizes" in result["numbers"]["law"]["refused"]
     assert result["numbers"]["seed_freedom"] == 3
     assert result["numbers"]["audit"]["loss"] == float(audit["loss"])
     cost = result["numbers"]["cost"]

@@ -77,15 +77,20 @@ def read_points(path: Path, source: str = "all") -> Points:
         raise ValueError(f"{path}: there is no such table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a readable CSV table: {error}") from None
+    return points_of(rows, source, str(path))
+
+
+def points_of(rows: Sequence[Mapping[str, Any]], source: str = "all", where: str = "the table") -> Points:
+    """The points of a table's rows, as `read_points` takes them. Raises ValueError."""
     columns = list(rows[0]) if rows else []
     missing = [name for name in ("params", "tokens", "loss") if name not in columns]
     if missing:
-        raise ValueError(f"{path}: needs columns params, tokens and loss; {', '.join(missing)} missing"
+        raise ValueError(f"{where}: needs columns params, tokens and loss; {', '.join(missing)} missing"
                          f"{_found(columns)}")  # fmt: skip
     numbered = [(line, row) for line, row in enumerate(rows, 2) if row.get("source", source) in (source, "")
                 and (row.get("kind") or "") in _KINDS and (row["loss"] or not row.get("kind"))]  # fmt: skip
     known = [name for name in (*COUNTS, "tokens", "loss", "flops") if name in columns]
-    values = {name: np.array([_number(path, line, name, row[name]) for line, row in numbered]) for name in known}
+    values = {name: np.array([_number(where, line, name, row[name]) for line, row in numbered]) for name in known}
     whole = {name: values[name] for name in COUNTS if name in known}
     points = Points.of(whole, values["tokens"], values["loss"], flops=values.get("flops"),
                        stem=[row["stem"] for _, row in numbered] if "stem" in columns else None,
@@ -93,7 +98,7 @@ def read_points(path: Path, source: str = "all") -> Points:
     try:
         check(points)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
     return points
 
 
@@ -118,13 +123,13 @@ def check(points: Points) -> None:
         )
 
 
-def _number(path: Path, line: int, name: str, text: str | None) -> float:
+def _number(where: str, line: int, name: str, text: Any) -> float:
     try:
         value = float(text or "nothing")
     except ValueError:
         value = np.nan
     if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{path}: line {line}: {name} is {text!r}; expected a positive number")
+        raise ValueError(f"{where}: line {line}: {name} is {text!r}; expected a positive number")
     return value
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -30,11 +29,11 @@ from windtunnel.tunnel.contours import (
 )
 from windtunnel.tunnel.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
+from windtunnel.tunnel.regret import Fold, Size, held_out, regret_of, three_term
 from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
 
 Arm = Literal["fixed", "sqrt"]  # the rate: one for all batches, or times the root of batch / the trunk's batch
 ARMS: tuple[Arm, ...] = get_args(Arm)
-Size = tuple[int, int]  # width, depth
 
 _EVALUATED = 8192  # tokens a source: every loss is compared on the same text
 _WARMUP = 0.02
@@ -228,15 +227,19 @@ def _arm(design: Design, params: dict[Size, int], surfaces: dict[Size, Surface],
     found = dict(zip(design.sizes, valleys(list(surfaces.values()), form, noise), strict=True))
     optima, sizes, redrawn = _optima(found, params)
     laws = {name: fitted for name, kind in LAWS.items() if (fitted := _fit(kind, optima, redrawn))}
-    one_left_out: list[Fold] = [(sizes != i, [(size, None)]) for i, size in enumerate(design.sizes)]
+    one_left_out: list[Fold] = [
+        (sizes != i, {other: surfaces[other] for other in design.sizes if other != size}, [(size, None)])
+        for i, size in enumerate(design.sizes)
+    ]
     regret = {
-        "size": _held_out(optima, one_left_out, surfaces, params),
-        "longest": _held_out(optima, _without_longest(optima, design), surfaces, params),
+        "size": held_out(optima, one_left_out, surfaces, params),
+        "longest": held_out(optima, _without_longest(optima, design, surfaces), surfaces, params),
     }  # fmt: skip
     return {
         "noise": noise,
         "sizes": [_size(size, params[size], found[size], surfaces[size]) for size in design.sizes],
         "laws": {name: _law(fitted) for name, fitted in laws.items()},
+        "three_term": (three := three_term(surfaces, params)) and asdict(three) | {"exponent": three.exponent},
         "regret": regret,
         "chosen": _chosen(laws, regret),
     }
@@ -273,43 +276,10 @@ def _law(fitted: Fit) -> dict[str, Any]:
     return asdict(fitted.law) | {"intervals": intervals}
 
 
-Fold = tuple[NDArray[np.bool_], Sequence[tuple[Size, int | None]]]  # which optima are fitted; where the law is tried
-
-
-def _without_longest(optima: Optima, design: Design) -> list[Fold]:
+def _without_longest(optima: Optima, design: Design, surfaces: dict[Size, Surface]) -> list[Fold]:
     last = len(design.points) - 1
-    return [(optima.tokens <= design.points[last - 1][1], [(size, last) for size in design.sizes])]
-
-
-def _held_out(optima: Optima, folds: Sequence[Fold], surfaces: dict[Size, Surface],
-              params: dict[Size, int]) -> dict[str, float | None]:  # fmt: skip
-    """Mean regret of each law in nats/token where it was not fitted, and of one batch for all (the fitted ones' mean);
-    None where the other points can't tell the law."""
-    found: dict[str, float | None] = {}
-    for name, kind in (LAWS | {"constant": None}).items():
-        regrets = [_regret(kind, optima.select(kept), tried, surfaces, params) for kept, tried in folds]
-        told = [regret for regret in regrets if regret is not None]
-        found[name] = float(np.mean(told)) if told and len(told) == len(regrets) else None
-    return found
-
-
-def _regret(kind: type[Law] | None, optima: Optima, tried: Sequence[tuple[Size, int | None]],
-            surfaces: dict[Size, Surface], params: dict[Size, int]) -> float | None:  # fmt: skip
-    """`kind` None: the mean batch, whatever the loss."""
-    if not len(optima):
-        return None
-    mean = float(np.exp(np.log(optima.batch).mean()))
-    try:
-        law = kind.fit(optima) if kind else None
-    except ValueError:
-        return None
-    regrets = [
-        here.regret(at, float(law.at(here.best(at), here.tokens[at], params[size])) if law else mean)
-        for size, only in tried
-        for here in [surfaces[size]]
-        for at in (here.compared() if only is None else [only] if only in here.compared() else [])
-    ]
-    return float(np.mean(regrets)) if regrets else None
+    shorter = {size: Surface(s.batches, s.tokens[:last], s.loss[:, :last]) for size, s in surfaces.items()}
+    return [(optima.tokens <= design.points[last - 1][1], shorter, [(size, last) for size in design.sizes])]
 
 
 def _chosen(laws: dict[str, Fit], regret: dict[str, dict[str, float | None]]) -> str | None:
@@ -349,7 +319,7 @@ def _trunk(design: Design, params: dict[Size, int], losses: dict[Point, float], 
     octaves = regret = None
     if fitted:
         everywhere = [(size, None) for size in design.sizes]
-        regret = _regret(LAWS["loss"], optima, everywhere, surfaces, params)
+        regret = regret_of(fitted.law, everywhere, surfaces, params)
         if "loss" in full:
             other = LAWS["loss"].of_logs(np.array([math.log(full["loss"]["c"]), full["loss"]["k"]]))
             apart = fitted.law.at(optima.loss, optima.tokens, optima.params) / other.at(

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
+from windtunnel.laws.batch import Hyperbola
+
 Array = NDArray[np.float64]
 Form = Literal["parabola", "hyperbola"]
 
@@ -242,17 +244,8 @@ def _parabola(x: Array, y: Array) -> tuple[Array, Array, Array]:
 
 
 def _hyperbola(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """exp y = a + b 2^x + c 2^-x, by relative least squares: a large batch wastes tokens in proportion to itself (E /
-    Emin = 1 + B / Bcrit, McCandlish et al. 2018), and a small one at a rate too high for it in proportion to its
-    noise, 1 / B."""
-    middle = y.mean(-1, keepdims=True)
-    design = np.column_stack([np.ones(len(x)), 2**x, 2**-x]) / np.exp(y - middle)[..., None]
-    fitted = np.linalg.pinv(design).sum(-1)  # the right side is all ones
-    floor, rising, falling = np.moveaxis(fitted, -1, 0)
-    residual = 1 - (design @ fitted[..., None])[..., 0]
-    both = (rising > 0) & (falling > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        vertex = np.where(both, np.log2(falling / rising) / 2, np.where(rising > 0, -np.inf, np.inf))
-        vertex = np.where((rising <= 0) & (falling <= 0), np.nan, vertex)
-        value = np.log(floor + 2 * np.sqrt(rising * falling)) + middle[..., 0]
-    return vertex, value, residual
+    """exp y = a + b 2^x + c 2^-x: `laws.batch.Hyperbola`."""
+    batch, tokens = 2**x, np.exp(y)
+    found = Hyperbola.fit(batch, tokens)
+    with np.errstate(divide="ignore"):
+        return np.log2(found.best), np.log(found.fewest), 1 - found.at(batch) / tokens

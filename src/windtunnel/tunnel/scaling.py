@@ -13,11 +13,13 @@ import numpy as np
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.laws.batch import ByTokens
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import DecayShape, Recipe
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
+from windtunnel.tunnel.fitted import fitted
 from windtunnel.tunnel.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
@@ -42,25 +44,23 @@ class Size:
 
 @dataclass(frozen=True)
 class BatchLaw:
-    """The best batch of a run of D tokens: c D^p tokens."""
+    """The batch of a run by its tokens: that of a law, as a power of two, so that every batch divides the next one."""
 
-    c: float
-    p: float
+    law: ByTokens
     origin: str
     smallest: int = 512
 
     def batch(self, tokens: float) -> int:
-        """The nearest power of two: so that every batch divides the next one."""
-        return max(self.smallest, 2 ** round(math.log2(self.c * tokens**self.p)))
+        return max(self.smallest, 2 ** round(math.log2(self.law.predict(tokens))))
 
     def border(self, batch: int) -> float:
         """Tokens at which `batch` has become as wrong as twice that batch."""
-        return (batch * math.sqrt(2) / self.c) ** (1 / self.p) if self.p > 0 else math.inf
+        return self.law.tokens(batch * math.sqrt(2)) if self.law.p > 0 else math.inf
 
 
 # Through the best batches of a 48x3 model at 0.8M, 1.6M and 3.2M tokens, lr 0.01: 1190, 1770 and 2350 (the vertices of
 # parabolas through half to four times the best one's loss; vocabulary 2048, context 256, one seed).
-LAPTOP_LAW = BatchLaw(1.52, 0.49, "measured at laptop scale")
+LAPTOP_LAW = BatchLaw(ByTokens(1.52, 0.49), "measured at laptop scale")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Chain:
 def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     """Run the study, or what is missing of it; returns its folder. Raises InputError for a design that can't be laid
     out: lengths shorter than a few steps, or so near to each other that two would be one."""
-    law = BatchLaw(design.batch, 0.0, "given") if design.batch else batch_law(lab, corpus)
+    law = BatchLaw(ByTokens(design.batch, 0.0), "given") if design.batch else batch_law(lab, corpus)
     chain = lay_out(design, law)
     audit = [_audit(corpus, design, law, design.audit)] if design.audit else []
     wanted = {(size, seed): _wanted(corpus, design, chain, size, seed) for size, seed in design.stems}
@@ -166,6 +166,7 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     trained = _distinct([run for found in stems.values() for run in found])
     numbers = _numbers(design, chain, law, branches, trained, corpus)
     numbers["audit"] = _audit_numbers(audited[0], numbers) if audited else None
+    numbers["law"] = fitted(rows, numbers["seed_sd"], numbers["audit"])
     failed = sum(final(run) is None for run in trained + audited)
     verdict, summary = judge(numbers, failed)
     return write_study(lab, "scaling", rows, verdict, summary, numbers, trained + audited)
@@ -181,7 +182,7 @@ def batch_law(lab: Path, corpus: Corpus) -> BatchLaw:
         law = numbers["laws"].get("tokens")
         if law is None or numbers.get("corpus", corpus.folder.name) != corpus.folder.name:
             return LAPTOP_LAW
-        return BatchLaw(float(law["c"]), float(law["p"]), "the lab's batch study")
+        return BatchLaw(ByTokens(float(law["c"]), float(law["p"])), "the lab's batch study")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not the result of a batch study: {error!r}") from None
 
@@ -280,7 +281,7 @@ def _numbers(design: Design, chain: Chain, law: BatchLaw, branches: dict[tuple[S
         "corpus": corpus.folder.name,
         "lengths": [point.tokens for point in chain.points],
         "decay": design.decay, "shape": design.shape, "floor": design.floor,
-        "batch": {"origin": law.origin, "c": law.c, "p": law.p, "segments": [vars(s) for s in chain.segments]},
+        "batch": {"origin": law.origin, "c": law.law.c, "p": law.law.p, "segments": [vars(s) for s in chain.segments]},
         "cost": {
             "flops": flops, "flops_cosine": cosine, "ratio": flops / cosine,
             "tokens": chain.trained * len(branches), "tokens_cosine": chain.retrained * len(branches),
@@ -344,9 +345,13 @@ def judge(numbers: dict[str, Any], failed: int) -> tuple[Literal["pass", "fail"]
         if short
     ]
     noise = f"; seeds differ by {numbers['seed_sd']:.4f} (SD)" if numbers["seed_sd"] is not None else ""
-    audit = numbers["audit"]
+    audit, said = numbers["audit"], numbers["law"]["audit"]
     checked = f"; audit run of {about(audit['params_total'])} parameters and {about(audit['tokens'])} tokens: " \
               f"{'diverged' if audit['loss'] is None else format(audit['loss'], '.4f')}" if audit else ""  # fmt: skip
+    if said:
+        low, high = said["interval90"]
+        checked += f", predicted {said['predicted']:.4f}, 90% [{low:.3f}, {high:.3f}]"
+        checked += "" if said["error"] is None else f", {said['error']:+.2%} off"
     losses = [size[key] for size in sizes for key in ("first_loss", "last_loss") if size[key] is not None]
     summary = (
         f"{len(sizes)} sizes over {numbers['span']:.1f}x, {len(numbers['lengths'])} lengths from "
@@ -358,4 +363,6 @@ def judge(numbers: dict[str, Any], failed: int) -> tuple[Literal["pass", "fail"]
         return "fail", f"{summary}; {failed} runs diverged"
     if missing:
         return None, f"{summary}; too small for a verdict, which needs {', '.join(missing)}"
+    if said and said["inside90"] is False:
+        return "fail", f"{summary}: outside of the interval"
     return "pass", summary

@@ -17,17 +17,17 @@ Rows = Sequence[dict[str, str]]
 def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
     """(caption, figure) each."""
     points = [row for row in table if row["source"] == "all" and row["loss"]]
-    cost = result["numbers"]["cost"]
-    return [
+    cost, law = result["numbers"]["cost"], result["numbers"]["law"]
+    found = [
         (
             "Loss after the decay against tokens, a line for each size (parameters, embedding included) and seed. The "
-            "star is the audit run, which no fit sees.",
-            _losses(points, "tokens", "tokens"),
+            "star is the audit run, which no fit sees; the bar is what the law predicted of it, 90%.",
+            _losses(points, "tokens", "tokens", law["audit"]),
         ),
         (
             "The same against training FLOPs. Dashed: the envelope, the lowest loss that any branch reaches at that "
             "cost or below.",
-            _with_envelope(_losses(points, "flops", "FLOPs of the run"), points),
+            _with_envelope(_losses(points, "flops", "FLOPs of the run", law["audit"]), points),
         ),
         (
             f"FLOPs of the study against those of a cosine run from scratch for each of its points: "
@@ -35,9 +35,16 @@ def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[s
             _costs(result["numbers"]["sizes"]),
         ),
     ]
+    if any(form["record"] for form in law["forms"]):
+        found.append((
+            "How far each form of the law was off on the larger, the longer and the dearer runs when it was fitted to "
+            "the others: a dot a cut. What it weighs in a prediction stands beside its name.",
+            _records(law["forms"]),
+        ))  # fmt: skip
+    return found
 
 
-def _losses(points: Rows, axis: str, title: str) -> go.Figure:
+def _losses(points: Rows, axis: str, title: str, said: dict[str, Any] | None) -> go.Figure:
     figure = go.Figure()
     lines: dict[tuple[int, str, str], list[dict[str, str]]] = {}
     for row in points:
@@ -59,9 +66,37 @@ def _losses(points: Rows, axis: str, title: str) -> go.Figure:
                 marker={"color": _AUDIT, "size": 13, "symbol": "star"},
                 name=f"audit {row['width']}x{row['depth']}: {int(row['params_total']):,}",
             )  # fmt: skip
+            if said:
+                low, high = said["interval90"]
+                figure.add_scatter(
+                    x=[float(row[axis])], y=[said["predicted"]], mode="markers", name="predicted, 90%",
+                    marker={"color": _ENVELOPE, "size": 8, "symbol": "line-ew-open"},
+                    error_y={"type": "data", "symmetric": False, "array": [high - said["predicted"]],
+                             "arrayminus": [said["predicted"] - low], "color": _ENVELOPE, "width": 6},
+                )  # fmt: skip
     styled(figure)
     figure.update_xaxes(type="log", title=title, exponentformat="power" if axis == "flops" else "SI")
     return figure.update_yaxes(type="log", title="loss, nats/token", nticks=8)
+
+
+def _records(forms: Sequence[dict[str, Any]]) -> go.Figure:
+    figure = go.Figure()
+    in_order = sorted(forms, key=lambda form: form["weight"])
+    names = [f"{form['form']}, N as {form['count']} ({form['weight']:.2f})" for form in in_order]
+    for axis, title, color in (
+        ("params", "larger", _AUDIT),
+        ("tokens", "longer", _COST),
+        ("flops", "dearer", "#86a873"),
+    ):
+        dots = [(100 * tried["error"], name) for form, name in zip(in_order, names, strict=True)
+                for tried in form["record"] if tried["axis"] == axis]  # fmt: skip
+        figure.add_scatter(
+            x=[error for error, _ in dots], y=[name for _, name in dots], mode="markers", name=title,
+            marker={"color": color, "size": 8, "opacity": 0.8}, hovertemplate="%{x:.2f}%<extra>%{y}</extra>",
+        )  # fmt: skip
+    styled(figure)
+    figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
+    return figure.update_xaxes(type="log", title="mean error of the loss, %")
 
 
 def _with_envelope(figure: go.Figure, points: Rows) -> go.Figure:
