@@ -1,0 +1,158 @@
+"""The laws of annealing: a known law's predictions found again, sums over changes, refusals, published curves."""
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared_data import shared
+
+from windtunnel.laws.annealing import Law, MultiPower, Tissue, fit
+from windtunnel.laws.schedule import Curve, Schedule
+
+PUBLISHED = MultiPower(3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142)  # 25M parameters
+TRUTHS: dict[str, Law] = {"multi-power": PUBLISHED, "tissue": Tissue(3.04, 0.52, 0.5, 0.8, 600.0)}
+PEAK, WARMUP = 3e-4, 200
+FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
+
+
+def schedule(kind: str, steps: int = 3000, end: float = 0.1, begins: float = 0.6) -> Schedule:
+    done = np.arange(steps) / steps
+    falling = np.clip((done - begins) / (1 - begins), 0, 1)
+    shapes = {
+        "constant": np.ones(steps),
+        "cosine": end + (1 - end) * (1 + np.cos(np.pi * done)) / 2,
+        "linear": 1 - (1 - end) * falling,
+        "exponential": end**falling,
+        "drop": np.where(falling > 0, end, 1.0),
+    }
+    return Schedule.of_steps(PEAK * shapes[kind] * np.minimum(1, np.arange(1, steps + 1) / WARMUP))
+
+
+def measured(law: Law, kind: str, steps: int = 3000, end: float = 0.1) -> Curve:
+    run = schedule(kind, steps, end)
+    position = np.arange(WARMUP + 50.0, steps + 1, 50)
+    return Curve(run, position, exact(law, run, position))
+
+
+def exact(law: Law, run: Schedule, position: np.ndarray) -> np.ndarray:
+    """The law's own sum, change by change."""
+    drops = -np.diff(run.rates, prepend=0.0)
+    area, begins = run.area(position), run.area(run.starts)
+    distance = np.maximum(0, area[:, None] - begins)
+    if isinstance(law, Tissue):
+        delay = np.maximum(0, position[:, None] - run.starts)
+        gained = law.C * law.memory * (1 - np.exp(-delay / law.memory)) @ drops
+    else:
+        gained = law.B * (1 - (1 + law.C * run.rates**-law.gamma * distance) ** -law.beta) @ drops
+    return law.L0 + law.A * run.area(position, law.power) ** -law.alpha - gained
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+@pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "drop"])
+def test_changes_summed_in_pieces_are_the_sum_over_all_of_them(name: str, kind: str) -> None:
+    run, position = schedule(kind), np.array([300.0, 1799.0, 1801.0, 1803.0, 2000.0, 3000.0])
+    assert TRUTHS[name].at(run, position) == pytest.approx(exact(TRUTHS[name], run, position), abs=2e-4)
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_a_known_law_predicts_schedules_that_it_was_not_fitted_to(name: str) -> None:
+    truth = TRUTHS[name]
+    found = fit(type(truth), [measured(truth, kind) for kind in ("constant", "cosine", "drop")])
+    assert found.converged
+    for kind, steps, end in (
+        ("linear", 3000, 0.1),
+        ("exponential", 3000, 0.1),
+        ("cosine", 6000, 0.1),
+        ("drop", 4000, 0.5),
+    ):
+        assert found.law.error(measured(truth, kind, steps, end)) < 1e-3, kind
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_with_the_shape_of_another_size_a_stem_and_one_branch_do(name: str) -> None:
+    truth = TRUTHS[name]
+    other = (
+        Tissue(2.5, 0.7, 0.4, 1.1, 600.0)
+        if name == "tissue"
+        else MultiPower(2.5, 0.7, 0.4, 450, 2.06561, 0.58279, 0.64142)
+    )
+    found = fit(type(truth), [measured(other, "constant"), measured(other, "linear")], like=truth)
+    assert found.converged
+    assert found.law.error(measured(other, "cosine", 6000)) < 1e-3
+
+
+def test_units_change_nothing() -> None:
+    """Positions in tokens of a batch of 2048, and a rate a hundred times as large."""
+    curves = [measured(PUBLISHED, kind) for kind in ("constant", "cosine", "drop")]
+    in_tokens = [
+        Curve(Schedule(c.schedule.ends * 2048, c.schedule.rates * 100), c.position * 2048, c.loss) for c in curves
+    ]
+    one, other = fit(MultiPower, curves), fit(MultiPower, in_tokens)
+    run = schedule("linear")
+    assert one.law.at(run, 3000) == pytest.approx(
+        other.law.at(Schedule(run.ends * 2048, run.rates * 100), 3000 * 2048), abs=1e-4
+    )
+
+
+@given(st.floats(0.05, 1), st.floats(0.3, 0.9))
+@settings(max_examples=20, deadline=None)
+def test_a_constant_rate_gets_nothing_and_a_fall_of_the_rate_gains(end: float, begins: float) -> None:
+    """Against the power of the area alone, once the warm-up's rise has told in full."""
+    run, constant = schedule("drop", end=end, begins=begins), schedule("constant")
+    for law in TRUTHS.values():
+        flat = Schedule.of_steps(np.full(3000, PEAK))  # one rise, at the very start
+        share, _ = law.share(np.array([PEAK]), flat.area([3000.0])[:, None], np.array([[3000.0]]))
+        power = law.L0 + law.A * flat.area([3000.0]) ** -law.alpha + law.gain * PEAK * share[:, 0]
+        assert law.at(flat, 3000) == pytest.approx(power)
+        fallen = law.at(run, 3000) - law.A * run.area([3000.0]) ** -law.alpha
+        stayed = law.at(constant, 3000) - law.A * constant.area([3000.0]) ** -law.alpha
+        assert fallen <= stayed + 1e-9, "annealing gains; what it costs is the area"
+
+
+def test_a_loss_before_a_change_does_not_know_of_it() -> None:
+    for law in TRUTHS.values():
+        assert law.at(schedule("drop"), 1700) == pytest.approx(law.at(schedule("constant"), 1700))
+
+
+def test_curves_that_cannot_tell_are_refused() -> None:
+    constant = measured(PUBLISHED, "constant")
+    with pytest.raises(ValueError, match="after a fall of the rate"):
+        fit(MultiPower, [constant])
+    with pytest.raises(ValueError, match="0 measured losses: expected more than the 7"):
+        fit(MultiPower, [])
+    with pytest.raises(ValueError, match="expected MultiPower"):
+        fit(MultiPower, [constant, measured(PUBLISHED, "drop")], like=TRUTHS["tissue"])
+    with pytest.raises(ValueError, match="finite positive"):
+        Curve(constant.schedule, np.array([300.0]), np.array([np.nan]))
+    with pytest.raises(ValueError, match="expected 0 to 3000"):
+        PUBLISHED.at(constant.schedule, 3001)
+    with pytest.raises(ValueError, match="positions above 0 that grow"):
+        Schedule(np.array([1.0, 1.0]), np.array([1.0, 1.0]))
+
+
+def published(size: int, name: str) -> Curve:
+    """Between its points the rate is straight, but for the steps of `wsdcon`, which stand on a point."""
+    with (shared(f"multi_power_law/csv_{size}") / f"{name}.csv").open() as file:
+        table = np.array([[float(row[key]) for key in ("step", "lr", "loss")] for row in csv.DictReader(file)])
+    at = np.arange(table[-1, 0])
+    lr = np.interp(at, np.append(2160, table[:, 0]), np.append(PEAK, table[:, 1]))
+    if name.startswith("wsdcon"):
+        lr = np.where(at < 8000, PEAK, table[-1, 1])
+    return Curve(Schedule.of_steps(lr * np.minimum(1, at / 2160)), table[:, 0], table[:, 2])
+
+
+def test_published_constants_give_their_error_on_published_curves() -> None:
+    """Held at what those constants are known to give; without the warm-up's rises all would be 0.11 too low."""
+    errors = [PUBLISHED.error(published(25, name)) for name in ("cosine_72000", "wsd_20000_24000", "wsdcon_3")]
+    assert errors == pytest.approx([0.0074, 0.0034, 0.0045], abs=3e-4)
+
+
+def test_three_published_curves_predict_five_others() -> None:
+    """Of the sixth, cosine_72000, the law fitted to these three expects 0.013 too little: see bench/annealing.py."""
+    found = fit(MultiPower, [published(25, name) for name in FITTED])
+    assert found.converged
+    assert found.objective < 1.39e-4, "lower than the published constants', 2.5e-4"
+    for name in ("wsd_20000_24000", "wsdld_20000_24000", "wsdcon_18", "wsdcon_3", "constant_72000"):
+        assert found.law.error(published(25, name)) < 0.0075, name
