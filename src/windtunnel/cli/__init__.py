@@ -1,5 +1,6 @@
 """The command line: one function a command; it parses, calls and prints. torch is imported where a command needs it."""
 
+import importlib
 import os
 import sys
 from typing import NoReturn
@@ -21,13 +22,16 @@ app = typer.Typer(
 # Loops that an idle OpenMP thread spins before it sleeps. By default of libgomp, two trainings on the same cores ran
 # twenty times slower each: their threads spun on the cores that the others needed (docs/LOG.md).
 _SPINS = "3000"
+# each adds its commands to `app`, which lists them in this order
+_COMMANDS = ["tunnel", "corpus", "runs", "check", "search", "transfer", "batch", "scaling", "dynamics", "ablate"]
+_COMMANDS += ["plan"]
 
 
 def main() -> None:
     """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one line that says what."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    # they add their commands to `app`
-    from windtunnel.cli import ablate, batch, check, corpus, dynamics, runs, scaling, search, transfer, tunnel  # noqa: F401
+    for module in _COMMANDS:
+        importlib.import_module(f"windtunnel.cli.{module}")
 
     try:
         code = app(standalone_mode=False)

@@ -45,7 +45,8 @@ def batch(
     if not share.share:
         raise InputError(f"--window {window}: expected a share of the length, such as 10%")
     design = Design(
-        sizes=[size_of("--sizes", text) for text in sizes.split(",")], arms=cast(list[Arm], words_of("--arms", arms, Arm)),
+        sizes=[size_of("--sizes", text) for text in sizes.split(",")],
+        arms=cast(list[Arm], words_of("--arms", arms, Arm)),
         batches=numbers_of("--batches", batches),
         lengths=[parse_tokens(text) for text in tokens.split(",")], trunk=parse_tokens(trunk), window=share.share,
         lr=lr, seed=seed,

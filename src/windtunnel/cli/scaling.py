@@ -5,8 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.dry import STUDIES, dry, target_of
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, share_of, size_of, word_of
 from windtunnel.cli.study import carry_out
+from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
 
 
@@ -36,12 +38,26 @@ def scaling(
         "256x3"
     ),
     audit_tokens: Annotated[str, typer.Option(help="Its length; at least twice the longest.")] = "3840k",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing: simulate the study, and say what to expect of it.")
+    ] = False,
+    budget: Annotated[
+        str,
+        typer.Option(help="With --dry-run: FLOPs (1e14), core-hours (2h) or tokens (20M), to look for a better one."),
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="With --dry-run: the run to be predicted, such as 512x8@20M; else the audit run.")
+    ] = "",
+    simulations: Annotated[int, typer.Option(help="With --dry-run: how many studies to simulate.", min=2)] = STUDIES,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
     """Measure how the loss falls with size and data: one stem a size, branches at many lengths, and an audit run."""
     in_fit, audited = [size_of("--sizes", part) for part in sizes.split(",")], size_of("--audit-size", audit_size)
     lengths, share = (parse_tokens(shortest), parse_tokens(longest), points), share_of("--decay", decay)
+    aim = target_of(target)
+    if (budget or target) and not dry_run:
+        raise InputError("--budget and --target go with --dry-run: a study costs what its design says")
     # these bring torch: what is wrong with an option is said before that
     from windtunnel.recipe import DecayShape
     from windtunnel.tunnel.scaling import Design, LrWithBatch, Size
@@ -53,7 +69,10 @@ def scaling(
         [Size(*size) for size in in_fit], *lengths, share, decay_shape, floor, parse_tokens(batch), lr, rule, seeds,
         repeated, Size(*audited) if audit else None, parse_tokens(audit_tokens),
     )  # fmt: skip
-    carry_out(lab, corpus, as_json, lambda opened, watch: run_scaling(lab, opened, design, watch), _print)
+    if dry_run:
+        dry(lab, corpus, design, aim, budget, simulations, as_json)
+    else:
+        carry_out(lab, corpus, as_json, lambda opened, watch: run_scaling(lab, opened, design, watch), _print)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -70,11 +89,39 @@ def _print(result: dict[str, Any]) -> None:
     print(f"\nbatch: {along} ({batch['origin']})")
     print(f"cost: {cost['flops']:.3e} FLOPs with stems and branches, {cost['flops_cosine']:.3e} as cosine runs from "
           f"scratch: {cost['ratio']:.3f}; {cost['core_minutes']} core-minutes")  # fmt: skip
+    _print_law(numbers["law"])
     if audit := numbers["audit"]:
         beyond = audit["beyond"]
         print(f"audit: {audit['params_total']:,} parameters ({beyond['params_total']:.1f} times the largest in the "
               f"fit), {about(audit['tokens'])} tokens ({beyond['tokens']:.1f} times the longest): loss "
               f"{_number(audit['loss'])}; {audit['flops']:.3e} FLOPs, {audit['core_minutes']} core-min.")  # fmt: skip
+
+
+def _print_law(law: dict[str, Any]) -> None:
+    if law["refused"]:
+        print(f"no law: {law['refused']}")
+        return
+    print(f"\n{'form':14} {'N counted as':17} {'weight':>6} {'error ahead':>11} {'misfit':>7}  "
+          "what the points pin down (90%)")  # fmt: skip
+    for form in sorted(law["forms"], key=lambda form: -form["weight"]):
+        ahead = "-" if form["extrapolation_error"] is None else f"{form['extrapolation_error']:.2%}"
+        doubt = "" if form["converged"] else "; not converged"
+        print(f"{form['form']:14} {form['count']:17} {form['weight']:6.2f} {ahead:>11} {form['misfit']:7.2%}  "
+              f"{', '.join(_pinned(name, found) for name, found in form['intervals'].items())}{doubt}")  # fmt: skip
+    paper = law["paper"]
+    if paper["refused"]:
+        print(f"the paper's way (curve_fit, additive): {paper['refused']}")
+        return
+    off = "" if paper["audit_error"] is None else f"audit run {paper['audit_error']:+.2%} off; "
+    print(f"the paper's way (curve_fit, additive): E {paper['E']:.3g}, alpha {paper['alpha']:.3g}, beta "
+          f"{paper['beta']:.3g}; {off}best at {paper['flops']:.1e} FLOPs: {paper['tokens_per_param']:.3g} tokens a "
+          f"parameter{'; ' + paper['warning'] if paper['warning'] else ''}")  # fmt: skip
+
+
+def _pinned(name: str, found: dict[str, Any]) -> str:
+    low, high = ("open" if end is None else f"{end:.3g}" for end in found["interval90"])
+    value = f"{found['value']:.3g}" if found["identified"] else "not alone"
+    return f"{name} {value} [{low}, {high}]"
 
 
 def _number(value: float | None) -> str:

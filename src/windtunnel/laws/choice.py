@@ -221,7 +221,7 @@ def _noise(form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], 
 
 def _score(record: tuple[Tried, ...]) -> float:
     """Mean relative error of extrapolation, each axis counting alike. Without a record all forms are alike."""
-    axes = {tried.split.axis for tried in record}
+    axes = dict.fromkeys(tried.split.axis for tried in record)
     return (
         float(np.mean([np.mean([t.error for t in record if t.split.axis == axis]) for axis in axes])) if axes else 1.0
     )

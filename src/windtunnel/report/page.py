@@ -15,7 +15,9 @@ from windtunnel.model.shape import count
 from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
+from windtunnel.report.plans import sections
 from windtunnel.train.run import Run, list_runs
+from windtunnel.tunnel.plan import plans
 from windtunnel.tunnel.study import read_table
 
 _LEGEND = (
@@ -35,19 +37,27 @@ th { color: #555; font-weight: 600; border-bottom: 1px solid #ccc; }
 td.name, th.name { text-align: left; }
 .verdict { font-size: .8rem; padding: .1rem .5rem; border-radius: .6rem; color: #fff; vertical-align: middle; }
 .verdict.pass { background: #3a7d44; } .verdict.fail { background: #b00020; }
+.verdict.care { background: #9a6b00; }
+.sources th, .sources td { text-align: left; white-space: normal; vertical-align: top; }
 .child { padding-left: 1.2rem; } .failed { color: #b00020; }
 code { font-size: .85em; } pre { background: #f5f5f3; padding: .9rem 1.1rem; white-space: pre-wrap; }
 """
 
 
 def write_page(lab: Path) -> Path:
-    """Write `LAB/report.html`. Raises InputError when the lab holds no run."""
+    """Write `LAB/report.html`. Raises InputError when the lab holds no run and no plan."""
     runs = list_runs(lab)
-    if not runs:
+    if not runs and not plans(lab):
         raise InputError(f"{lab}: no runs to report; `windtunnel tour --lab {lab}` makes some")
     studied = _runs_of_studies(lab)
     alone = [run for run in runs if run.id not in studied]
-    body = [f"<h1>{escape(lab.resolve().name)}</h1>", f'<p class="what">{_what(runs)}</p>', _tour(lab), *_studies(lab)]
+    body = [
+        f"<h1>{escape(lab.resolve().name)}</h1>",
+        f'<p class="what">{_what(runs)}</p>',
+        _tour(lab),
+        *sections(lab, _table, _figure),
+        *_studies(lab),
+    ]
     if alone:
         body += ["<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(alone)),
                  "<h2>Learning rate</h2>", _figure(rate_figure(alone)), "<h2>Runs</h2>", _run_table(alone)]  # fmt: skip

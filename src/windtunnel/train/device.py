@@ -13,7 +13,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 
 # Dense bf16 matrix peaks without sparsity, FLOP/s, from the makers' data sheets.
-_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 _MICRO_TOKENS = {"cpu": 8192, "mps": 8192, "cuda": 32768}
 
 
@@ -52,7 +52,7 @@ def matrix_peak(engine: Engine) -> float:
     else the best of a few large products, measured (0.3 s)."""
     if engine.device == "cuda" and engine.precision == "bf16":
         name = torch.cuda.get_device_name()
-        known = [peak for part, peak in _PEAKS.items() if part in name]
+        known = [peak for part, peak in PEAKS.items() if part in name]
         if known:
             return known[0]
     return measured_peak(engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32)

@@ -17,7 +17,8 @@ Rows = Sequence[dict[str, str]]
 def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
     """(caption, figure) each."""
     points = [row for row in table if row["source"] == "all" and row["loss"]]
-    cost, law = result["numbers"]["cost"], result["numbers"]["law"]
+    cost = result["numbers"]["cost"]
+    law = result["numbers"].get("law", {"forms": [], "audit": None})  # a study of before there were laws has none
     found = [
         (
             "Loss after the decay against tokens, a line for each size (parameters, embedding included) and seed. The "

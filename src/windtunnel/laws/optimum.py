@@ -1,0 +1,101 @@
+"""The best size for a budget: in closed form for the loss law with C = 6ND (paper Eq. 3), by search for any other."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from windtunnel.laws.loss import LossLaw
+
+Array = NDArray[np.float64]
+
+FLOPS = 6  # a parameter and token, of training: C = 6ND
+_GRID = 400
+_STEP = 0.02  # of log N, in the derivative of the search: its error is of the sixth order in it
+_CENTRAL = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # f' from f at -3 to 3 steps
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best model at a budget: N by the count that the law was fitted with, D in tokens, loss in nats/token."""
+
+    params: float
+    tokens: float
+    loss: float
+    at_edge: bool = False  # of the range that was searched: then the best may lie outside
+
+    @property
+    def ratio(self) -> float:
+        """Tokens a parameter."""
+        return self.tokens / self.params
+
+
+def exponents(law: LossLaw) -> tuple[float, float]:
+    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta. The same for the coupled law: its outer power moves no optimum.
+    Raises ValueError for a law in which size or data is worth nothing."""
+    log_k, eta = _log_k(law)
+    return math.exp(2 * log_k), eta
+
+
+def closed_form(law: LossLaw, flops: float) -> Optimum:
+    """Where L(N, D) is lowest with 6ND = `flops`: N = K (C/6)^(beta/(alpha+beta)), D = (C/6) / N."""
+    log_k, _ = _log_k(law)
+    log_c = math.log(flops / FLOPS)
+    log_n = log_k + law.beta / (law.alpha + law.beta) * log_c
+    n, d = math.exp(log_n), math.exp(log_c - log_n)
+    return Optimum(n, d, float(law.at(n, d)))
+
+
+def search(loss: Callable[[Array, Array], Array], tokens: Callable[[Array], Array], low: float, high: float) -> Optimum:
+    """Where `loss(N, tokens(N))` is lowest for N between `low` and `high`, to about 1e-9 of N: a grid in log N, then
+    the root of the slope. Both functions take arrays and must be smooth."""
+
+    def at(log_n: Array) -> Array:
+        n = np.exp(log_n)
+        return np.asarray(loss(n, tokens(n)), float)
+
+    grid: Array = np.asarray(np.linspace(math.log(low), math.log(high), _GRID), np.float64)
+    lowest = int(np.argmin(at(grid)))
+    at_edge = lowest in (0, len(grid) - 1)
+    best = float(grid[lowest])
+    if not at_edge:
+        left, right = grid[lowest - 1], grid[lowest + 1]
+        if slope(at, left) < 0 < slope(at, right):
+            best = float(brentq(lambda x: slope(at, x), left, right, xtol=1e-13))  # type: ignore[arg-type]
+    n = np.array([math.exp(best)])
+    return Optimum(float(n[0]), float(tokens(n)[0]), float(at(np.array([best]))[0]), at_edge)
+
+
+def slope(function: Callable[[Array], Array], at: float) -> float:
+    """The derivative of a smooth function of log N."""
+    return float(_CENTRAL @ function(np.asarray(at + _STEP * np.arange(-3, 4), np.float64))) / _STEP
+
+
+def ratio_interval(draws: Sequence[LossLaw], flops: float, level: float = 0.9) -> tuple[float, float]:
+    """Of D_opt / N_opt, from laws as they might as well be."""
+    ratios = [closed_form(law, flops).ratio for law in draws]
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def outside(ratio: float, sampled: tuple[float, float]) -> str | None:
+    """What to say of a best ratio of tokens to parameters that no run in the fit comes near; None inside."""
+    low, high = sampled
+    if low <= ratio <= high:
+        return None
+    beyond = "above" if ratio > high else "below"
+    return (
+        f"{ratio:.3g} tokens a parameter lies {beyond} the range of the runs in the fit ({low:.3g} to {high:.3g}): "
+        "the law was never measured there"
+    )
+
+
+def _log_k(law: LossLaw) -> tuple[float, float]:
+    """log K and eta: K = (alpha A / (beta B))^(1/(alpha + beta)), eta = (beta - alpha)/(alpha + beta)."""
+    if not (law.alpha > 0 and law.beta > 0 and law.A > 0 and law.B > 0):
+        raise ValueError(f"no best size: {law} must fall with both size and data")
+    both = law.alpha + law.beta
+    return (math.log(law.alpha * law.A) - math.log(law.beta * law.B)) / both, (law.beta - law.alpha) / both

@@ -1,0 +1,110 @@
+"""The best size at a budget: the published numbers, the closed form against the search, and what lies outside."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windtunnel.laws.loss import LossLaw
+from windtunnel.laws.optimum import Optimum, closed_form, exponents, outside, ratio_interval, search, slope
+
+# Besiroglu et al. 2024 (arXiv 2404.10102), of 240 runs of Chinchilla
+CHINCHILLA = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+# MiniCPM (arXiv 2404.06395), figure 10: N and D in 1e9, C in 1e18; ratio D/N at C = 1e21 from the rounded constants
+PAPER = {
+    "code": ((0.17, 3.32e-2, 0.37, 2.17e-1, 0.34), 0.01, -0.05, 194),
+    "english": ((0.27, 8.08e-2, 0.26, 2.97e-1, 0.18), 0.02, -0.18, 177),
+    "chinese": ((0.40, 5.14e-2, 0.35, 3.90e-1, 0.18), 0.01, -0.33, 879),
+    "ultratext": ((0.25, 7.54e-2, 0.30, 2.92e-1, 0.30), 0.01, 0.0, 91),
+    "yayi": ((0.35, 1.53e-1, 0.19, 3.76e-1, 0.17), 0.01, -0.05, 106),
+    "average": ((0.31, 7.15e-2, 0.29, 3.00e-1, 0.23), 0.01, -0.10, 184),
+}
+
+
+def searched(law: LossLaw, flops: float) -> Optimum:
+    return search(law.at, lambda n: flops / (6 * n), flops**0.5 / 1e6, flops**0.5 * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("flops", "params", "tokens", "loss"),
+    [(5.76e23, 7.225e10, 1.329e12, 1.9744), (1e21, 2.778e9, 5.999e10, 2.3055)],
+)
+def test_chinchilla_at_the_published_values(flops: float, params: float, tokens: float, loss: float) -> None:
+    best = closed_form(CHINCHILLA, flops)
+    assert best.params == pytest.approx(params, rel=1e-3) and best.tokens == pytest.approx(tokens, rel=1e-3)
+    assert best.loss == pytest.approx(loss, abs=1e-4)
+    found = searched(CHINCHILLA, flops)
+    assert found.params == pytest.approx(best.params, rel=1e-8)
+    assert found.tokens == pytest.approx(best.tokens, rel=1e-8)
+    assert not found.at_edge
+
+
+@pytest.mark.parametrize("corpus", PAPER)
+def test_the_papers_constants(corpus: str) -> None:
+    (floor, size, alpha, data, beta), k_squared, eta, ratio = PAPER[corpus]
+    law = LossLaw(floor, size, alpha, data, beta)
+    found = exponents(law)
+    assert found[0] == pytest.approx(k_squared, abs=0.0065) and found[1] == pytest.approx(eta, abs=0.02)
+    assert closed_form(law, 1000).ratio == pytest.approx(ratio, rel=0.01)
+    assert searched(law, 1000).ratio == pytest.approx(closed_form(law, 1000).ratio, rel=1e-8)
+
+
+def test_the_papers_ratio_of_192_lies_outside_what_it_sampled() -> None:
+    (floor, size, alpha, data, beta), *_ = PAPER["average"]
+    law = LossLaw(floor, size, alpha, data, beta)
+    assert [round(closed_form(law, c).ratio) for c in (10, 1000, 1e5)] == [108, 184, 313]
+    warning = outside(closed_form(law, 1000).ratio, (10, 66))
+    assert warning and "184 tokens a parameter" in warning and "10 to 66" in warning
+    assert outside(20, (10, 66)) is None
+    assert "below" in (outside(5, (10, 66)) or "")
+
+
+laws = st.builds(
+    LossLaw,
+    E=st.floats(0, 3), A=st.floats(1, 1e4), alpha=st.floats(0.1, 0.9), B=st.floats(1, 1e5), beta=st.floats(0.1, 0.9),
+    c=st.floats(0.1, 2),
+)  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(law=laws, log_flops=st.floats(14, 26))
+def test_no_other_size_is_better(law: LossLaw, log_flops: float) -> None:
+    flops = 10**log_flops
+    best = closed_form(law, flops)
+    assert 6 * best.params * best.tokens == pytest.approx(flops)
+    k_squared, eta = exponents(law)
+    assert best.params / best.tokens == pytest.approx(k_squared * (flops / 6) ** eta)
+    for factor in (0.9, 0.99, 1.01, 1.1):
+        assert law.at(best.params * factor, best.tokens / factor) >= best.loss
+
+
+@settings(max_examples=30, deadline=None)
+@given(law=laws)
+def test_the_search_finds_the_closed_form(law: LossLaw) -> None:
+    best = closed_form(law, 1e18)
+    found = search(law.at, lambda n: 1e18 / (6 * n), best.params / 30, best.params * 50)
+    assert found.params == pytest.approx(best.params, rel=1e-6)
+
+
+def test_a_best_size_beyond_the_range_is_said_to_be_at_the_edge() -> None:
+    best = closed_form(CHINCHILLA, 1e21)
+    found = search(CHINCHILLA.at, lambda n: 1e21 / (6 * n), best.params * 2, best.params * 100)
+    assert found.at_edge and found.params == pytest.approx(2 * best.params)
+
+
+def test_the_slope_is_of_the_sixth_order() -> None:
+    assert slope(lambda x: np.exp(-0.3 * x), 2.0) == pytest.approx(-0.3 * np.exp(-0.6), rel=1e-11)
+
+
+def test_the_interval_of_the_ratio_holds_the_ratio() -> None:
+    rng = np.random.default_rng(0)
+    draws = [LossLaw(1.8, 482, a, 2085, b) for a, b in zip(rng.normal(0.3478, 0.01, 200), rng.normal(0.3658, 0.01, 200),
+                                                           strict=True)]  # fmt: skip
+    low, high = ratio_interval(draws, 1e21)
+    assert low < closed_form(CHINCHILLA, 1e21).ratio < high and high / low > 1.5
+
+
+@pytest.mark.parametrize("law", [LossLaw(1, 0, 0.3, 1, 0.3), LossLaw(1, 1, 0.3, 1, 0.0)])
+def test_a_law_in_which_data_or_size_is_worth_nothing_has_no_best_size(law: LossLaw) -> None:
+    with pytest.raises(ValueError, match="no best size"):
+        closed_form(law, 1e18)
