@@ -216,6 +216,33 @@ def test_killed_while_it_asks_it_asks_the_same(tmp_path: Path) -> None:
     assert states.count("COMPLETE") == 6 and states.count("FAIL") == 2
 
 
+def test_killed_between_the_queue_and_the_ask_of_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    expected = told(opened(tmp_path / "whole"), 0, 4) + opened(tmp_path / "whole").ask(6)[4:]
+    points = told(opened(tmp_path / "killed"), 0, 4)
+    first = opened(tmp_path / "killed")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first.study, "ask", killed)
+    with pytest.raises(KeyboardInterrupt):
+        first.ask(6)
+    assert points + opened(tmp_path / "killed").ask(6)[4:] == expected
+
+
+def test_what_is_suggested_follows_what_was_told(tmp_path: Path) -> None:
+    """After a start that is told, the points lie nearer to the best than the start's own sequence does."""
+    trials = opened(tmp_path)
+    told(trials, 0, 4)
+    for end in range(6, 17, 2):
+        told(trials, end - 2, end)
+    points = PAIR.octaves(trials.ask(16))
+    later = np.abs(points[10:] - BEST).max(axis=1)
+    assert np.median(later) < 1.0 and bowl(points).min() < 4.8 + 0.005
+
+
 def test_one_that_diverged_counts_as_the_worst(tmp_path: Path) -> None:
     trials = opened(tmp_path)
     trials.ask(3)

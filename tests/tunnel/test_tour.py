@@ -23,7 +23,12 @@ def test_the_whole_chain_and_its_page(lab: Any) -> None:
     taken = lab.run("tour", "--corpus", "tiny", "--minutes", "1", timeout=900, CXX="no-compiler")
     assert taken.returncode == 0, taken.stderr
     result = json.loads((lab.path / "studies" / "tour" / "result.json").read_text())
-    assert [s["study"] for s in result["numbers"]["steps"]] == ["check", "search", "transfer", "batch", "scaling"]
+    steps = result["numbers"]["steps"]
+    assert [step["study"] for step in steps] == ["check", "search", "transfer", "batch", "scaling", "plan"]
+    assert steps[-1]["verdict"] in ("pass", "fail")
+    said = json.loads((lab.path / "plans" / "tour" / "plan.json").read_text())
+    assert said["audit"]["inside90"] == (steps[-1]["verdict"] == "pass")
+    assert said["audit"]["run"] == result["numbers"]["written_by"]
     page = (lab.path / "report.html").read_text()
     for name in ("check", "search", "transfer", "batch", "scaling"):
         assert f'id="{name}"' in page

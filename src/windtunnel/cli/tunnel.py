@@ -17,7 +17,7 @@ def tour(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """The whole chain at a laptop's scale: check, search, transfer, batch, scaling, and a page that shows them."""
+    """The whole chain at a laptop's scale: check, search, transfer, batch, scaling, a plan and its run, and a page."""
     if minutes <= 0:
         raise InputError(f"--minutes {minutes}: expected more than zero")
     from windtunnel.report.page import write_page

@@ -1,4 +1,5 @@
-"""The whole chain at a laptop's scale: text, check, search, transfer, batch, scaling, and what a model writes."""
+"""The whole chain at a laptop's scale: text, check, search, transfer, batch, scaling; then a plan from what they found,
+its run, predicted against got, and what that model writes."""
 
 import json
 import time
@@ -15,20 +16,27 @@ from windtunnel.files import write_whole
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import about
-from windtunnel.train.loop import Watch, load_model
-from windtunnel.train.run import Run, find_run
+from windtunnel.recipe import load
+from windtunnel.train.loop import Watch, load_model, train
+from windtunnel.train.run import Run, create, find_run
 from windtunnel.train.speed import tokens_per_second
 from windtunnel.tunnel import batch, coordinates, scaling, search, transfer
+from windtunnel.tunnel.audit import audit
+from windtunnel.tunnel.evidence import from_lab
+from windtunnel.tunnel.fleet import Interrupted
+from windtunnel.tunnel.plan import plan, read_plan
 from windtunnel.tunnel.proxy import proxy
+from windtunnel.tunnel.request import Request
 from windtunnel.tunnel.study import write_study
 
 _VOCAB = 2048
 _FEWEST = 102_400  # tokens of a basic run; below that a size hardly matters
 _STEP = 8192  # basic runs are whole steps of every batch below
 # What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see the designs below.
-_WORK = {(32, 2): 20 + 14 + 26 + 6, (64, 2): 14 + 6, (96, 3): 14 + 6}
+_WORK = {(32, 2): 20 + 14 + 26 + 6, (64, 2): 14 + 6, (96, 3): 14 + 6 + 6}
+_AHEAD = 1.5  # FLOPs of the planned run over those of the dearest run that the law was fitted to
 _EVALUATED = 1.3  # time with evaluations and checkpoints over time of training steps alone
-_FIXED = 330.0  # seconds of fetching, building, checking and compiling, on 2 cores
+_FIXED = 370.0  # seconds of fetching, building, checking and compiling, on 2 cores
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,9 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Tour:
         "scaling": lambda: scaling.scaling(lab, opened, designs["scaling"], watch),
     }
     steps = [_carry_out(study, watch) for study in studies.values()]
-    best = _best_run(lab)
+    planned = _plan(lab, opened, watch)
+    steps += [planned[0]] if planned else []
+    best = planned[1] if planned else _best_run(lab)
     sample = _sample(best, opened)
     numbers = {"steps": [vars(step) for step in steps], "sample": sample, "corpus": opened.folder.name,
                "written_by": best.id, "basic_tokens": unit}  # fmt: skip
@@ -93,6 +103,32 @@ def _carry_out(study: Callable[[], Path], watch: Watch) -> Step:
     watch.say(f"{result['study']}: {result['summary']}")
     minutes = (time.perf_counter() - begun) / 60
     return Step(result["study"], result["verdict"], result["summary"], round(minutes, 1))
+
+
+def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[Step, Run] | None:
+    """Plan a run dearer than any in the fit, train it as planned, and hold what it gave against what was predicted.
+    None where the tour's few points tell no law."""
+    begun = time.perf_counter()
+    try:
+        evidence = from_lab(lab, "scaling")
+        budget = _AHEAD * float(evidence.points.flops.max())
+        folder = plan(lab, evidence, Request(flops=budget, name="tour"), corpus)
+    except InputError as error:
+        watch.say(f"no plan: {error}")
+        return None
+    run = create(lab, load(folder / "plan.toml"), corpus)
+    if train(run, corpus, watch)["status"] == "interrupted":
+        raise Interrupted
+    said = read_plan(audit(lab, run, "tour"))
+    got, (low, high) = said["audit"], said["interval90"]
+    summary = (
+        f"{about(said['params_total'])} parameters on {about(said['tokens'])} tokens, {_AHEAD:g} times the FLOPs of "
+        f"any run in the fit: predicted {said['loss']:.4f}, 90% [{low:.3f}, {high:.3f}], got {got['loss']:.4f}, "
+        f"{got['error']:+.2%} off"
+    )
+    watch.say(f"plan: {summary}")
+    minutes = round((time.perf_counter() - begun) / 60, 1)
+    return Step("plan", "pass" if got["inside90"] else "fail", summary, minutes), run
 
 
 def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:

@@ -8,20 +8,21 @@ import hashlib
 import json
 import logging
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from windtunnel.errors import InputError
-from windtunnel.tunnel.space import Point, Space
+from windtunnel.tunnel.sampler import suggest
+from windtunnel.tunnel.space import Octaves, Point, Space
 
 if TYPE_CHECKING:
     import optuna
 
-SAMPLER = "optuna GPSampler (Gaussian process, batch log expected improvement)"
+SAMPLER = "log expected improvement on the surface (a Gaussian process that knows its noise), by batches"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Trials:
 
     study: "optuna.Study"
     space: Space
-    start: int  # trials before the sampler begins: the paper's point, then a Sobol sequence
+    start: int  # trials before the surface suggests: the paper's point, then a Sobol sequence
     seed: int
 
     def ask(self, count: int) -> list[Point]:
@@ -59,8 +60,6 @@ class Trials:
 
         trials = self._trials()
         worst = worst_loss([t.value for t in trials[:first]] + [outcome.loss for outcome in outcomes])
-        # a trial opened to be written to would ask its study's sampler for a point first
-        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         for trial, outcome in zip(trials[first : first + len(outcomes)], outcomes, strict=True):
             if trial.state != TrialState.RUNNING:
                 continue
@@ -74,22 +73,33 @@ class Trials:
         import optuna
         from optuna.trial import TrialState
 
-        if index < self.start:
-            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                self.study.enqueue_trial(self._start_params(index))
-            self.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        else:
-            seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
-            self.study.sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            point = self._starting(index) if index < self.start else self._suggested(index)
+            # within the bounds when rounding has put it a hair outside
+            self.study.enqueue_trial({
+                s.label: min(max(2.0**x, s.low), s.high) for s, x in zip(self.space.settings, point, strict=True)
+            })  # fmt: skip
         self.study.ask({
             s.label: optuna.distributions.FloatDistribution(s.low, s.high, log=True) for s in self.space.settings
         })  # fmt: skip
 
-    def _start_params(self, index: int) -> dict[str, float]:
+    def _starting(self, index: int) -> NDArray[np.float64]:
+        """The paper's point, then a Sobol sequence, (settings,) octaves."""
         if index == 0:
-            return {s.label: s.searched(s.default) for s in self.space.settings}
-        octaves = self.space.spread(self.start - 1, self.seed)[index - 1]
-        return {s.label: min(max(2.0**x, s.low), s.high) for s, x in zip(self.space.settings, octaves, strict=True)}
+            return self.space.octaves([self.space.defaults])[0]
+        return self.space.spread(self.start - 1, self.seed)[index - 1]
+
+    def _suggested(self, index: int) -> NDArray[np.float64]:
+        trials = self._trials()
+        ended = [trial for trial in trials if trial.value is not None]
+        running = [trial for trial in trials if trial.value is None]
+        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+        losses = [trial.value for trial in ended if trial.value is not None]
+        return suggest(self.space, self._octaves(ended), losses, self._octaves(running), seed)
+
+    def _octaves(self, trials: Sequence["optuna.trial.FrozenTrial"]) -> Octaves:
+        points = [[trial.params[s.label] for s in self.space.settings] for trial in trials]
+        return np.log2(np.reshape(points, (len(trials), len(self.space.settings))))
 
     def _trials(self) -> list["optuna.trial.FrozenTrial"]:
         from optuna.trial import TrialState
@@ -114,15 +124,13 @@ def open_trials(storage: str, space: Space, start: int, seed: int, title: str, w
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    # all that it warns of is that it asks a little slower where there is no greenlet
-    logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    asked = [*what, seed, start, [(s.label, s.low, s.high) for s in space.settings], optuna.__version__]
+    asked = [*what, seed, start, [(s.label, s.low, s.high) for s in space.settings], SAMPLER]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     try:
-        study = optuna.create_study(
-            storage=storage, study_name=f"{title} {digest}", direction="minimize", load_if_exists=True
-        )
+        # every point is put into the queue: Optuna's own sampler never chooses one
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        study = optuna.create_study(storage=storage, sampler=sampler, study_name=f"{title} {digest}",
+                                    direction="minimize", load_if_exists=True)  # fmt: skip
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError) as error:
         fault = str(error).splitlines()[0]
         raise InputError(f"--storage {storage}: not a storage that Optuna can open: {fault}") from None
