@@ -408,6 +408,13 @@ class TestEvidence:
         assert found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01) and found.source.runs == ("r1",)
         assert found.interval and 1.1 < found.interval[1] / found.interval[0] < 2
 
+    def test_a_study_without_its_runs_keeps_the_tunnels_parametrization_and_says_so(self, tmp_path: Path) -> None:
+        lab = with_study(tmp_path)
+        table_of(lab / "studies" / "scaling" / "table.csv", lr="0.01")
+        folder = plan(lab, from_lab(lab, "scaling"), Request(flops=1e13), None)
+        assert load(folder / "plan.toml").model.parametrization == "minicpm"
+        assert any("runs of the study are not in this lab" in flag["text"] for flag in read_plan(folder)["flags"])
+
     def test_a_better_rate_elsewhere_is_said_and_not_taken(self, tmp_path: Path) -> None:
         lab = with_study(tmp_path)
         sizes = [{"width": 64, "depth": 2, "lr": 0.03, "interval": [0.025, 0.04]}]

@@ -107,6 +107,9 @@ def of_model(evidence: Evidence, parametrization: str, asked: bool) -> Iterator[
     measured = evidence.template.model.parametrization if evidence.template else None
     if measured and measured != parametrization:
         yield Flag("caution", "parametrization", f"the law was measured with {measured}, not with {parametrization}")
+    if evidence.lab and evidence.template is None:
+        yield Flag("caution", "model", "the runs of the study are not in this lab: what they were trained with is "
+                   "taken to be the defaults")  # fmt: skip
     if evidence.rates and not evidence.lab and not asked:
         yield Flag("note", "parametrization", "the table's rates are taken as those of ordinary networks, so the "
                    "recipe has the standard parametrization; --parametrization says another")  # fmt: skip

@@ -220,7 +220,7 @@ def _setting(evidence: Evidence, request: Request, corpus: Corpus | None) -> Set
         fixed = {key: getattr(template.model, key) for key in _INHERITED}
     else:
         fixed = dict(_LAPTOP_MODEL) if size < _SMALL else {}
-        if evidence.rates:
+        if evidence.rates and evidence.lab is None:
             fixed["parametrization"] = "standard"  # whose rates are what the table says they are
     if request.parametrization:
         fixed["parametrization"] = request.parametrization
