@@ -106,7 +106,7 @@ class Stage(Section):
 
 
 class Data(Section):
-    corpus: str = Field(min_length=1)
+    corpus: str  # empty for an imported model alone: it was trained elsewhere
     context: Positive = 256
     mixture: Mixture = {}
     stages: tuple[Stage, ...] = ()
@@ -145,8 +145,6 @@ class Schedule(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.tokens <= 0:
-            raise ValueError("tokens must be more than zero")
         if self.warmup.of(self.tokens) + self.decay.of(self.tokens) > self.tokens:
             raise ValueError("warmup and decay together are longer than tokens")
         exponential = self.decay_shape == "exponential" and self.decay.of(self.tokens) > 0
@@ -185,11 +183,15 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _whole_windows(self) -> Self:
+        if self.data.corpus and not self.schedule.tokens:
+            raise ValueError("schedule.tokens must be more than zero")
+        if self.schedule.tokens and not self.data.corpus:
+            raise ValueError("data.corpus is empty: expected the name of a corpus")
         if self.train.batch <= 0 or self.train.batch % self.data.context:
             raise ValueError(f"train.batch={self.train.batch} must be a multiple of data.context={self.data.context}")
         if self.train.micro_batch % self.data.context:
             raise ValueError(f"train.micro_batch must be a multiple of data.context={self.data.context}")
-        if self.schedule.tokens < self.train.batch:
+        if 0 < self.schedule.tokens < self.train.batch:
             raise ValueError(f"schedule.tokens={self.schedule.tokens} is less than one batch of {self.train.batch}")
         if self.warmup_tokens + self.decay_tokens > self.total_tokens:
             raise ValueError(f"schedule: warmup and decay overlap in whole steps of {self.train.batch} tokens")
@@ -198,6 +200,11 @@ class Recipe(Section):
     @property
     def is_stem(self) -> bool:
         return self.schedule.kind == "wsd" and self.decay_tokens == 0
+
+    @property
+    def is_imported(self) -> bool:
+        """No tokens, no corpus: what `windtunnel import` makes of weights that were trained elsewhere."""
+        return self.schedule.tokens == 0
 
     @property
     def total_tokens(self) -> int:

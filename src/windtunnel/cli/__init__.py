@@ -24,7 +24,7 @@ app = typer.Typer(
 _SPINS = "3000"
 # each adds its commands to `app`, which lists them in this order
 _COMMANDS = ["tunnel", "corpus", "runs", "check", "search", "transfer", "batch", "scaling", "dynamics", "ablate"]
-_COMMANDS += ["plan"]
+_COMMANDS += ["plan", "ship", "talk"]
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def build(
         typer.Argument(help="SOURCE=PATH: a folder, file, glob or `-`; or a known source such as wiki, core."),
     ],
     vocab: Annotated[int | None, typer.Option(help="Train a byte-level BPE of this size.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Or take this tokenizer.json.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Or take this tokenizer.json, or a run's.")] = None,
     text_field: Annotated[str, typer.Option(help="The field that holds the text in JSON lines and parquet.")] = "text",
     validation: Annotated[float, typer.Option(help="Share of documents held out, by hash.")] = 0.02,
     max_bad: Annotated[float, typer.Option(help="Share of malformed documents to put up with.")] = 0.01,
@@ -59,6 +59,7 @@ def build(
 
     if vocab is None and tokenizer is None:
         vocab = 4096
+    taken = _tokenizer(lab, tokenizer) if tokenizer else None
     paths: dict[str, list[str]] = {}
     for key, equals, path in (source.partition("=") for source in sources):
         if equals:
@@ -70,7 +71,7 @@ def build(
             documents[fetched.source.id] = fetched.documents()
         documents |= {key: from_paths(given, text_field, max_bad=max_bad) for key, given in paths.items()}
         built = build_corpus(
-            lab / "corpora" / name, documents, vocab, tokenizer, validation=validation, progress=shown.show
+            lab / "corpora" / name, documents, vocab, taken, validation=validation, progress=shown.show
         )
     _print(built.folder, as_json)
 
@@ -80,6 +81,18 @@ def show(name: Annotated[str, typer.Argument(help="A corpus of the lab.")], lab:
          as_json: Json = False) -> None:  # fmt: skip
     """Check every file of a corpus and print what it holds."""
     _print(lab / "corpora" / name, as_json)
+
+
+def _tokenizer(lab: Path, reference: str) -> Path:
+    """A tokenizer.json by its path, or a run's."""
+    if Path(reference).is_file():
+        return Path(reference)
+    from windtunnel.train.run import find_run
+
+    try:
+        return find_run(lab, reference).tokenizer
+    except InputError as error:
+        raise InputError(f"--tokenizer {reference}: no tokenizer.json is there, and {error}") from None
 
 
 def _print(folder: Path, as_json: bool) -> None:

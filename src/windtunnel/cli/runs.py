@@ -27,14 +27,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train what a recipe says: start, resume what was interrupted, extend a stem, or find it done."""
-    from windtunnel.data.shards import Corpus
     from windtunnel.recipe import load
+    from windtunnel.train.run import create, open_corpus
 
     wanted = load(recipe, settings or ())
-    corpus = Corpus.open(lab / "corpora" / wanted.data.corpus)
-    # these bring torch: what is wrong with a recipe is said before that
+    corpus = open_corpus(lab, wanted)
+    # brings torch: what is wrong with a recipe is said before that
     from windtunnel.train.device import choose_engine
-    from windtunnel.train.run import create
 
     choose_engine(wanted)  # refuses a device that is not there
     _train(create(lab, wanted, corpus), corpus, as_json)
@@ -48,6 +47,10 @@ def branch(
     shape: Annotated[str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")] = "linear",
     floor: Annotated[float, typer.Option(help="Share of the peak rate at the end (exponential: 0.1).")] = 0.0,
     mixture: Annotated[str, typer.Option(help="SOURCE=WEIGHT,... from --at on; as before if not given.")] = "",
+    corpus: Annotated[str | None, typer.Option(help="Another corpus, where the stem has a checkpoint.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Another base rate; an imported model needs one.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Another batch, tokens a step.")] = None,
+    context: Annotated[int | None, typer.Option(help="Shorter windows, where the stem has a checkpoint.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for the branch.")] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -56,16 +59,19 @@ def branch(
     from windtunnel.data.shards import Corpus
     from windtunnel.recipe import DecayShape
     from windtunnel.train.run import branch as make_branch
-    from windtunnel.train.run import find_run
+    from windtunnel.train.run import find_run, open_corpus
 
     chosen = word_of("--shape", shape, DecayShape)
     start = parse_tokens(at)
     floor = 0.1 if shape == "exponential" and not floor else floor
     parent = find_run(lab, run)
-    corpus = Corpus.open(parent.lab / "corpora" / parent.recipe.data.corpus)
+    text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else open_corpus(parent.lab, parent.recipe)
     length = parse_length(decay).of(start)
-    made = make_branch(parent, corpus, start, length, chosen, floor, _mixture(mixture), name=name)
-    _train(made, corpus, as_json)
+    if not length:
+        raise InputError(f"--decay {decay}: nothing of --at {at}; expected tokens such as 1M")
+    made = make_branch(parent, text, start, length, chosen, floor, _mixture(mixture), _above_zero("--batch", batch),
+                       lr, name, context)  # fmt: skip
+    _train(made, text, as_json)
 
 
 @app.command()
@@ -100,6 +106,15 @@ def _print_tree(one: dict[str, Any], children: dict[str | None, list[dict[str, A
     for child in below:
         last = child is below[-1]
         _print_tree(child, children, indent + ("└─ " if last else "├─ "), indent + ("   " if last else "│  "))
+
+
+def _above_zero(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    tokens = parse_tokens(text)
+    if not tokens:
+        raise InputError(f"{option} {text}: expected tokens above zero, such as 16k")
+    return tokens
 
 
 def _mixture(text: str) -> dict[str, float]:

@@ -5,7 +5,8 @@ Everything is made in `.NAME.building` beside the corpus, whose folder appears b
 1. spool: each source is read once, in order. Malformed documents and those whose text was seen before, in this source
    or an earlier one, are dropped. The rest is written down, so that steps 2 and 3 see the same text even from a pipe.
 2. the tokenizer is trained on training documents of all sources, or copied.
-3. encode: each source's documents are shuffled, split, encoded by worker processes and written as shards.
+3. encode: each source's documents are shuffled, split, encoded by worker processes and written as shards; by tiktoken
+   where it gives the same ids.
 
 Each part appears by a rename of its own, so a build that was stopped anywhere goes on from its last whole part and
 ends in the same bytes. On disk it takes about the size of the text and of the tokens; in memory, about 150 bytes a
@@ -28,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 
+from windtunnel.data.encoding import Encode, encoders, engine, mapped
 from windtunnel.data.readers import Documents, Progress, Tally, accepted
 from windtunnel.data.shards import (
     FORMAT,
@@ -39,7 +41,7 @@ from windtunnel.data.shards import (
     array_bytes,
     source_entry,
 )
-from windtunnel.data.tokenizer import SMALLEST_VOCAB, Encode, Tokenizer, encoders, mapped
+from windtunnel.data.tokenizer import SMALLEST_VOCAB, Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
@@ -48,6 +50,7 @@ MOST_VALIDATION = 0.1  # ... unless that were more than this share of the source
 FEWEST_VALIDATION = 8  # documents to expect in it; a source with fewer is cut into pieces first
 PIECE = 16 << 10  # bytes of such a piece
 SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
+PROOF = 2 << 20  # bytes of text on which the faster engine must give the same ids
 WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
 BATCH = 512 << 10  # bytes of text that a worker encodes at a time
 _TAKEN, _ENDINGS = ("spool", "lock", "fingerprint"), (".json", ".part")  # what stands beside the sources of a build
@@ -172,12 +175,15 @@ def _build(scratch: Path, settings: _Settings, fingerprint: str, workers: int | 
     tokenizer = _tokenizer(scratch, list(spools.values()), settings, progress)
     if workers is None:
         workers = min(os.cpu_count() or 1, 1 + sum(spool.bytes for spool in spools.values()) // WORTH_A_WORKER)
-    with encoders(scratch / "tokenizer.json", workers) as encode:
+    progress("engine", 0, None)
+    encoded_by = engine(tokenizer, list(_sample(list(spools.values()), PROOF)))
+    with encoders(scratch / "tokenizer.json", encoded_by, workers) as encode:
         entries = {
             name: _encoded(scratch, name, documents, spools[name], tokenizer, encode, settings.shard_tokens, progress)
             for name, documents in settings.sources.items()
         }
-    return Manifest(FORMAT, fingerprint, tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos, entries)
+    facts = (tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos)
+    return Manifest(FORMAT, fingerprint, *facts, entries, encoded_by)
 
 
 def _remove_tools(scratch: Path) -> None:
@@ -305,16 +311,16 @@ def _tokenizer(scratch: Path, spools: list[_Spool], settings: _Settings, progres
         if settings.tokenizer:
             made = Tokenizer.load(settings.tokenizer)
         else:
-            made = Tokenizer.train(_sample(spools), settings.vocab or SMALLEST_VOCAB)
+            made = Tokenizer.train(_sample(spools, SAMPLE), settings.vocab or SMALLEST_VOCAB)
         write_whole(place, made.definition)
     return Tokenizer.load(place)
 
 
-def _sample(spools: list[_Spool]) -> Iterator[str]:
-    """Training documents of every source, in shuffled order, each source for its share of the bytes."""
+def _sample(spools: list[_Spool], size: int) -> Iterator[str]:
+    """About `size` bytes of training documents, in shuffled order, each source for its share of the bytes."""
     total = sum(spool.bytes for spool in spools)
     for spool in spools:
-        room = spool.bytes * min(1.0, SAMPLE / total)
+        room = spool.bytes * min(1.0, size / total)
         with mapped(spool.text) as data:
             for offset, length in spool.chosen("train").tolist():
                 if room <= 0:

@@ -71,6 +71,7 @@ class Manifest:
     dtype: str
     eos: int
     sources: dict[str, SourceEntry]
+    encoded_by: str = "tokenizers"  # whatever it was, the ids are the same
 
     def to_json(self) -> bytes:
         return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()

@@ -4,17 +4,9 @@ A trained tokenizer splits text as GPT-2 does with every digit by itself (what l
 same file serves training, transformers and GGUF. Its special tokens are ids 0 to 3 and are never made from text.
 """
 
-import contextlib
 import hashlib
 import json
-import mmap
-import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +33,6 @@ ENDS = (
     "[SEP]",
 )
 CHUNK = 1 << 17  # characters encoded at once; a text without a single space must not cost gigabytes
-
-Encode = Callable[[Iterable[tuple[Path, np.ndarray]]], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 class Tokenizer:
@@ -80,7 +70,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        fast.train_from_iterator((chunk for text in texts for chunk in _chunks(text)), trainer)
+        fast.train_from_iterator((chunk for text in texts for chunk in chunks(text)), trainer)
         return cls(fast.to_str(pretty=True).encode())
 
     @classmethod
@@ -99,14 +89,14 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text as `dtype`, without any special token added."""
-        cut = [list(_chunks(text)) if self._byte_level else [text] for text in texts]
-        flat = [chunk for chunks in cut for chunk in chunks]
+        cut = [list(chunks(text)) if self._byte_level else [text] for text in texts]
+        flat = [chunk for parts in cut for chunk in parts]
         ids = iter(
             np.array(encoding.ids, dtype=self.dtype)
             for encoding in self._fast.encode_batch_fast(flat, add_special_tokens=False)
         )
         empty = np.zeros(0, self.dtype)
-        return [np.concatenate([empty, *(next(ids) for _ in chunks)]) for chunks in cut]
+        return [np.concatenate([empty, *(next(ids) for _ in parts)]) for parts in cut]
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -138,75 +128,6 @@ class Tokenizer:
         return counts
 
 
-@contextlib.contextmanager
-def encoders(path: Path, workers: int) -> Iterator[Encode]:
-    """Encodes batches of documents in order, here or in worker processes.
-
-    A batch is a file and the spans (offset and length in bytes) of its documents. What comes back is all their tokens,
-    each document with the end token behind it, and how many tokens each has. (The threads of `tokenizers` itself were
-    slower than a single one.)
-    """
-    if workers <= 1:
-        tokenizer = Tokenizer.load(path)
-        yield lambda tasks: (_encode_batch(tokenizer, *task) for task in tasks)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (str(path),))
-
-    def encode(tasks: Iterable[tuple[Path, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        waiting: deque[Future] = deque()
-        for task in tasks:
-            waiting.append(pool.submit(_work, *task))
-            if len(waiting) >= 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield encode
-    except BrokenProcessPool as error:
-        raise InputError(f"an encoding worker died, perhaps for lack of memory; try fewer than {workers}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker_tokenizer: Tokenizer | None = None
-
-
-def _start_worker(path: str) -> None:
-    global _worker_tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker_tokenizer = Tokenizer.load(path)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A build that is killed outright cannot stop its workers, which would wait for work for ever."""
-    if parent := parent_process():
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    assert _worker_tokenizer is not None
-    return _encode_batch(_worker_tokenizer, text, spans)
-
-
-def _encode_batch(tokenizer: Tokenizer, text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    with mapped(text) as data:
-        texts = [data[offset : offset + length].decode() for offset, length in spans.tolist()]
-    end = np.array([tokenizer.eos], tokenizer.dtype)
-    encoded = tokenizer.encode_batch(texts)
-    ids = np.concatenate([part for document in encoded for part in (document, end)])
-    return ids, np.array([len(document) + 1 for document in encoded], np.int64)
-
-
-@contextlib.contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file that is not empty, without reading it into memory."""
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
-
-
 def _is_byte_level(definition: dict) -> bool:
     """Whether each character of a token stands for one byte."""
 
@@ -224,7 +145,7 @@ def _plain_bytes(token: str) -> int:
     return len(token.replace("▁", " ").encode())
 
 
-def _chunks(text: str) -> Iterator[str]:
+def chunks(text: str) -> Iterator[str]:
     """Cuts a long text where every byte-level tokenizer ends a word anyway, so that the ids stay the same."""
     start = 0
     while len(text) - start > CHUNK:

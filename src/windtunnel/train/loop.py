@@ -72,9 +72,10 @@ def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Deco
     there = checkpoint.positions(run.checkpoints)
     if not there or (tokens is not None and tokens not in there):
         listed = ", ".join(str(t) for t in there) or "none"
-        raise InputError(f"{run.path}: no checkpoint{f' at {tokens} tokens' if tokens else ''}; there are: {listed}")
+        asked = "" if tokens is None else f" at {tokens} tokens"
+        raise InputError(f"{run.path}: no checkpoint{asked}; there are: {listed}")
     model = Decoder(run.recipe.model, run.recipe.data.context, run.recipe.seed).to(device)
-    _take(model, checkpoint.load(run.checkpoints, tokens or there[-1], device))
+    _take(model, checkpoint.load(run.checkpoints, there[-1] if tokens is None else tokens, device))
     return model
 
 
@@ -83,7 +84,7 @@ class _Trainer:
 
     def __init__(self, run: Run, corpus: Corpus, watch: Watch) -> None:
         self.run, self.recipe, self.watch = run, run.recipe, watch
-        check_fit(run.recipe, corpus)
+        check_fit(run.recipe, corpus, run.parent)
         if run.corpus != corpus.digest:
             raise InputError(f"{corpus.folder}: not the content that run {run.id} was begun on")
         self.windows = Windows(corpus, self.recipe.data, self.recipe.seed)
@@ -165,10 +166,11 @@ class _Trainer:
         holder, start = self.run, max(checkpoint.positions(self.run.checkpoints), default=0)
         if not start:
             holder, start = branch_start(self.run)
-        if start:
+        if start in checkpoint.positions(holder.checkpoints):
             state = checkpoint.load(holder.checkpoints, start, self.engine.device)
             _take(self.model, state)
-            self.optimizer.load_state(state.moments, state.steps)
+            if state.moments:  # an imported model brings none
+                self.optimizer.load_state(state.moments, state.steps)
         parent = open_run(self.run.lab / "runs" / self.run.parent).recipe if self.run.parent else self.recipe
         mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (self.recipe, parent))
         if mine != theirs and start < (self.run.at_tokens or 0):

