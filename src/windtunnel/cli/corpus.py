@@ -102,7 +102,7 @@ def _print(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(opened.manifest) | {"path": str(folder)}))
         return
-    print(f"{folder}: vocabulary of {opened.manifest.vocab}")
+    print(f"{folder}: vocabulary of {opened.manifest.vocab}, encoded by {opened.manifest.encoded_by}")
     print(f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} {'skipped':>8}  licence")
     for key, entry in opened.manifest.sources.items():
         train, held = entry.train, entry.validation
