@@ -452,6 +452,8 @@ class TestFlags:
     @pytest.mark.parametrize(("times", "level"), [(3, None), (30, "caution"), (300, "stop")])
     def test_distance(self, times: float, level: str | None) -> None:
         found = [f.level for f in flags.of_extrapolation({"params": times, "tokens": 1}, 20, (1, 100))]
+        (far,) = flags.of_extrapolation({"params": 1, "tokens": 1.1 * flags.FAR_IN_TOKENS}, 20, (1, 100))
+        assert far.level == "caution" and "too narrow" in far.text
         assert found == ([level] if level else [])
 
     @pytest.mark.parametrize(("epochs", "level"), [(0.5, None), (2, "note"), (8, "caution"), (40, "stop")])

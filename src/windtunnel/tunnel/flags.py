@@ -11,6 +11,7 @@ from windtunnel.tunnel.evidence import BatchChoice, Evidence, Rate
 
 Level = Literal["stop", "caution", "note"]
 FAR, TOO_FAR = 10, 100  # times the largest or longest run in the fit
+FAR_IN_TOKENS = 3  # beyond it, runs came out below the 90% interval (docs/LOG.md)
 _EPOCHS, _WORTHLESS = 4, 16
 _STEPS = 400  # fewer, and the warm-up and the decay are too coarse for what the laws say
 _MATTERS = {"check": "stop", "scaling": "stop", "search": "caution", "transfer": "caution", "batch": "caution"}
@@ -43,6 +44,9 @@ def of_extrapolation(extrapolation: dict[str, float], ratio: float, sampled: tup
         if times > FAR:
             level: Level = "stop" if times > TOO_FAR else "caution"
             yield Flag(level, "extrapolation", f"{times:.3g} times {word} than any run in the fit")
+        elif key == "tokens" and times > FAR_IN_TOKENS:
+            yield Flag("caution", "extrapolation", f"{times:.3g} times longer than any run in the fit: this far, "
+                       "intervals have been too narrow")  # fmt: skip
     if warning := outside(ratio, sampled):
         yield Flag("caution", "ratio", warning)
 
