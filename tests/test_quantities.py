@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from windtunnel.errors import InputError
@@ -13,6 +13,7 @@ tokens = st.one_of(st.integers(0, 10**15), st.builds(lambda n, e: n * 10**e, st.
 
 
 @given(tokens)
+@example(846_623_383_273_700)
 def test_what_is_written_is_read_back(n: int) -> None:
     assert parse_tokens(format_tokens(n)) == n == parse_tokens(n) == parse_tokens(str(n))
     assert parse_length(str(Length(tokens=n))) == Length(tokens=n)

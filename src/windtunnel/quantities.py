@@ -59,7 +59,8 @@ def format_tokens(tokens: int) -> str:
     """The shortest exact text for a number of tokens: 20_000_000 -> `20M`, 2048 -> `2048`."""
     for suffix, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if tokens >= unit and (tokens * 10) % unit == 0:
-            return f"{tokens / unit:.12g}{suffix}"
+            whole, tenth = divmod(tokens * 10 // unit, 10)
+            return f"{whole}.{tenth}{suffix}" if tenth else f"{whole}{suffix}"
     return str(tokens)
 
 

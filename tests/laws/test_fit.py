@@ -50,7 +50,7 @@ def test_no_other_point_is_better() -> None:
     assert costs.min() >= found.objective * (1 - 1e-9)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_units_do_not_matter(of_size: float, of_data: float) -> None:
     loss = TRUTH["additive"].at(N, D) + 0.01 * np.sin(np.arange(len(N)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windtunnel.laws.loss import Frame, LossLaw, slopes, surface
@@ -15,6 +15,7 @@ LAWS = st.builds(
 ).filter(lambda law: law.at(N, D).max() < 30)  # fmt: skip
 
 
+@settings(deadline=None)
 @given(LAWS)
 def test_coordinates_are_the_same_law(law: LossLaw) -> None:
     frame = Frame.of(N, D)
@@ -24,6 +25,7 @@ def test_coordinates_are_the_same_law(law: LossLaw) -> None:
     assert again.at(10 * N, D / 3) == pytest.approx(law.at(10 * N, D / 3), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(LAWS)
 def test_slopes_are_those_of_the_surface(law: LossLaw) -> None:
     frame = Frame.of(N, D)
@@ -36,6 +38,7 @@ def test_slopes_are_those_of_the_surface(law: LossLaw) -> None:
         assert by_coordinate[:, i] == pytest.approx(numeric, rel=1e-4, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(LAWS)
 def test_gradient_is_the_worth_of_an_e_fold(law: LossLaw) -> None:
     by_size, by_data = law.gradient(N, D)

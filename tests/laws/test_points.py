@@ -49,6 +49,10 @@ def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
             [HEADER, *(f"{n},{20 * n},{4 - n / 100}" for n in range(1, 12))],
             "all points lie on one ray, 20 tokens a param",
         ),
+        (
+            [HEADER, *(f"{n},{n * n},{4 - n / 100}" for n in range(1, 12))],
+            "size and tokens grow together along one curve",
+        ),
         ([HEADER, *ROWS[:4]], "4 points: a law of five or six parameters needs at least 8"),
         (["params,loss", "1,2"], "needs columns params, tokens and loss; tokens missing; found params, loss"),
         ([HEADER], "needs columns params, tokens and loss; params, tokens, loss missing; the table is empty"),

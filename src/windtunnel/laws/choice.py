@@ -65,6 +65,11 @@ class Candidate:
     def law(self) -> LossLaw:
         return self.fit.law
 
+    def log_loss(self, params: ArrayLike, tokens: ArrayLike) -> Array:
+        """Of the law, in its own coordinates: where c is small, A and B may be too large to be numbers."""
+        x, y = np.broadcast_arrays(*self.fit.frame.logs(params, tokens))
+        return np.log(surface(self.fit.coordinates, x.ravel(), y.ravel())).reshape(x.shape)
+
     @property
     def inflation(self) -> float:
         """How many times larger its errors of extrapolation were than it had said; at least 1."""
@@ -96,7 +101,7 @@ class Predictor:
     def loss(self, params: Mapping[str, ArrayLike] | ArrayLike, tokens: ArrayLike) -> Array:
         """The expected loss, arrays broadcast; `params` by count, or by the table's only one."""
         sizes = self._sizes(params)
-        return np.exp(sum(c.weight * np.log(c.law.at(sizes[c.count], tokens)) for c in self.candidates))
+        return np.exp(sum(c.weight * c.log_loss(sizes[c.count], tokens) for c in self.candidates))
 
     def predict(self, params: Mapping[str, float] | float, tokens: float) -> Prediction:
         """With intervals: noise, what the fits leave open, what the forms disagree about, how wrong each has been."""
@@ -107,7 +112,7 @@ class Predictor:
             x, y = candidate.fit.frame.logs(sizes[candidate.count], tokens)
             drawn = candidate.draws.log_loss(x, y)[:, 0]
             drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
-            own = float(np.log(candidate.law.at(sizes[candidate.count], tokens)))
+            own = float(candidate.log_loss(sizes[candidate.count], tokens))
             values.append(own + candidate.inflation * (drawn - own))
             weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
         low90, low50, high50, high90 = np.exp(_quantiles(np.concatenate(values), np.concatenate(weights),

@@ -126,7 +126,10 @@ def fit_as_the_paper(params: ArrayLike, tokens: ArrayLike, loss: ArrayLike) -> t
     except RuntimeError:
         raise ValueError("curve_fit did not converge from its one start") from None
     E, A, alpha, B, beta = map(float, found)
-    errors = np.sqrt(np.diag(covariance)) * [1, n0**alpha, 1, d0**beta, 1]
+    units = np.eye(5)  # derivatives of A n0^alpha and B d0^beta
+    units[1, 1:3] = n0**alpha, A * n0**alpha * np.log(n0)
+    units[3, 3:5] = d0**beta, B * d0**beta * np.log(d0)
+    errors = np.sqrt(np.diag(units @ covariance @ units.T))
     return LossLaw(E, A * n0**alpha, alpha, B * d0**beta, beta), errors
 
 

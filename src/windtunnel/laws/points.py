@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 COUNTS = ("params", "params_with_head", "params_total")  # without embeddings (the paper's N), with the head, all
 FEWEST_SIZES, FEWEST_LENGTHS, FEWEST_POINTS = 3, 3, 8
 _SPREAD = 1.5  # of tokens per parameter, largest over smallest: less is one ray D = kN
+_OFF_CURVE = 1.2  # the same of the distance from a curve D ~ N^p
 _CEILING = 20.0  # nats/token: ten times what text can cost
 _KINDS = ("", "branch", "run", "final")  # of the rows of a study's table that a law is fitted to
 
@@ -94,7 +95,7 @@ def points_of(rows: Sequence[Mapping[str, Any]], source: str = "all", where: str
     whole = {name: values[name] for name in COUNTS if name in known}
     points = Points.of(whole, values["tokens"], values["loss"], flops=values.get("flops"),
                        stem=[row["stem"] for _, row in numbered] if "stem" in columns else None,
-                       seed=[int(row["seed"] or 0) for _, row in numbered] if "seed" in columns else None)  # fmt: skip
+                       seed=_labels([row["seed"] for _, row in numbered]) if "seed" in columns else None)  # fmt: skip
     try:
         check(points)
     except ValueError as error:
@@ -121,6 +122,22 @@ def check(points: Points) -> None:
             f"all points lie on one ray, {ratio.mean():.3g} tokens a parameter: size and tokens can't be told apart; "
             f"some sizes must be trained longer, {_SPREAD:g}x or more in tokens a parameter"
         )
+    if _spread_about_a_curve(points) < _OFF_CURVE:
+        raise ValueError("size and tokens grow together along one curve: what each is worth can't be told apart; "
+                         "some sizes must be trained at several lengths")  # fmt: skip
+
+
+def _spread_about_a_curve(points: Points) -> float:
+    """Largest over smallest distance of the points from the curve D ~ N^p that comes nearest to them."""
+    n, d = np.log(points.size), np.log(points.tokens)
+    spans = [float(np.ptp(b - np.polyval(np.polyfit(a, b, 1), a))) for a, b in ((n, d), (d, n))]
+    return float(np.exp(min(spans)))
+
+
+def _labels(texts: Sequence[Any]) -> list[int]:
+    """A number for each different text."""
+    names = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    return [names[text] for text in texts]
 
 
 def _number(where: str, line: int, name: str, text: Any) -> float:

@@ -52,6 +52,9 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         kind = self._fields.get("general.architecture")
         self._server: Any = _server(file, f"'{kind}'", context, exact, threads or usable_threads(), address)
         self._connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
+        # one that is closed before it has answered anything waits for itself for ever
+        self._connection.request("GET", "/health")
+        self._connection.getresponse().read()
 
     def __exit__(self, *_: object) -> None:
         self.close()

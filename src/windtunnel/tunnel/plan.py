@@ -79,10 +79,10 @@ def plan(lab: Path, evidence: Evidence, request: Request, corpus: Corpus | None)
 def work_out(evidence: Evidence, predictor: Predictor, request: Request, corpus: Corpus | None
              ) -> tuple[Recipe, dict[str, Any]]:  # fmt: skip
     """The recipe and everything that the plan says about it."""
-    setting = _setting(evidence, request, corpus)
-    outlook = Outlook(predictor.loss, setting.family, setting.unique or math.inf)
     speed = _speed(evidence, request)
     budget = request.flops if request.flops is not None else _flops(request, speed)
+    setting = _setting(evidence, request, corpus, budget)
+    outlook = Outlook(predictor.loss, setting.family, setting.unique or math.inf)
     try:
         chosen = _choose(outlook, request, budget)
     except ValueError as error:
@@ -205,9 +205,9 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
-def _setting(evidence: Evidence, request: Request, corpus: Corpus | None) -> Setting:
+def _setting(evidence: Evidence, request: Request, corpus: Corpus | None, budget: float | None) -> Setting:
     """The corpus's vocabulary and tokens, the measured runs' context and settings."""
-    size = _guess(request)
+    size = _guess(request, budget)
     known = corpus.manifest.vocab if corpus else evidence.template.model.vocab if evidence.template else None
     if corpus and request.vocab and request.vocab != known:
         raise InputError(f"--vocab {request.vocab}: corpus '{corpus.folder.name}' has a vocabulary of {known}")
@@ -233,7 +233,7 @@ def _setting(evidence: Evidence, request: Request, corpus: Corpus | None) -> Set
     return Setting(family, name, unique if math.isfinite(unique) else None, assumed)
 
 
-def _guess(request: Request) -> float:
+def _guess(request: Request, budget: float | None) -> float:
     """Parameters, roughly: twenty tokens each."""
     if request.params or request.shape:
         width, depth = request.shape or (0, 0)
@@ -242,7 +242,7 @@ def _guess(request: Request) -> float:
         return request.bytes_served / bytes_per_weight(request.quantisation)
     if request.tokens:
         return request.tokens / 20
-    return math.sqrt((request.flops or 1e18) / (FLOPS * 20))
+    return math.sqrt((budget or 1e18) / (FLOPS * 20))
 
 
 def _speed(evidence: Evidence, request: Request) -> dict[str, Any] | None:

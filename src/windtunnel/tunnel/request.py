@@ -35,6 +35,9 @@ class Request:
         for first, second in _CONTRADICTIONS:
             if getattr(self, first) is not None and getattr(self, second) is not None:
                 raise InputError(f"{_OPTION[first]} and {_OPTION[second]} contradict each other: give one of them")
+        if self.shape is not None and self.shape[0] % 16:
+            asked = "{}x{}".format(*self.shape)
+            raise InputError(f"--shape {asked}: the width must be a multiple of 16, so that heads are whole")
         sized = self.params is not None or self.shape is not None
         if sized and self.tokens is not None and (self.flops is not None or self.hours is not None):
             raise InputError("a size and its tokens already have their FLOPs: leave one of size, tokens and budget out")
