@@ -15,7 +15,7 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
 from windtunnel.train.device import Engine
 from windtunnel.train.loop import Watch, load_model, train
-from windtunnel.train.objective import accumulate, document_numbers
+from windtunnel.train.objective import Objective, document_numbers
 from windtunnel.train.run import Run, branch, create
 
 Make = Callable[..., Recipe]
@@ -89,7 +89,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Co
 
     def gradients(at_once: int) -> tuple[float, dict[str, torch.Tensor]]:
         model = Decoder(recipe().model, 32, 0)
-        loss = accumulate(model, batch, Engine("cpu", "fp32", False, at_once, 1), document_end=None)
+        loss = Objective(model, Engine("cpu", "fp32", False, at_once, 1)).add_gradient(torch.from_numpy(batch))
         return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     (loss, parts), (expected, whole) = gradients(micro), gradients(128)

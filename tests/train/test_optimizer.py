@@ -197,7 +197,7 @@ def test_from_its_state_it_continues_to_the_bit(recipe: Make, tmp_path: Path, me
 
     model, optimizer = make()
     _steps(model, optimizer, range(7))
-    saved = Checkpoint(896, optimizer.steps, values(model), optimizer.state())
+    saved = Checkpoint(896, int(optimizer.steps[0]), values(model), optimizer.state())
     checkpoint.save(tmp_path / "checkpoints", saved)
     _steps(model, optimizer, range(7, STEPS))
 

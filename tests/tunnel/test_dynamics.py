@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
@@ -17,7 +18,7 @@ from windtunnel.recipe import Recipe
 from windtunnel.report.experiments.dynamics import figures
 from windtunnel.train.device import Engine
 from windtunnel.train.loop import Watch, load_model, train
-from windtunnel.train.objective import accumulate
+from windtunnel.train.objective import Objective
 from windtunnel.train.run import create
 from windtunnel.tunnel.dynamics import dynamics, interval, judge, measure
 
@@ -205,7 +206,7 @@ def test_recording_leaves_the_run_as_it_is_and_tells_of_its_steps(
     def at(tokens: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Weights at a position, and there the gradient of the batch that begins at `batch`."""
         model = load_model(unwatched, tokens)
-        accumulate(model, windows.read(batch, 128), Engine("cpu", "fp32", False, 128, 1), None)
+        Objective(model, Engine("cpu", "fp32", False, 128, 1)).add_gradient(torch.from_numpy(windows.read(batch, 128)))
         parts = [[p.detach().flatten(), p.grad.flatten()] for p in model.parameters() if p.grad is not None]
         x, g = (np.concatenate([part[i].double().numpy() for part in parts]) for i in (0, 1))
         return x, g

@@ -1,5 +1,8 @@
 """The tokens that a run reads: its order, applied to a corpus."""
 
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +16,7 @@ class Windows:
     """Windows of `data.context` + 1 tokens by position. Raises InputError for a mixture that the corpus can't give."""
 
     def __init__(self, corpus: Corpus, data: Data, seed: int) -> None:
-        self.corpus, self.context = corpus, data.context
+        self.corpus, self.context, self._data, self._seed = corpus, data.context, data, seed
         # the last token of a window is the first of the next: every token but the very first is a target each epoch
         held = {name: (source.train.tokens - 1) // data.context for name, source in corpus.sources.items()}
         stages = [OrderStage(0, self._mixture(data.mixture, held))]
@@ -30,6 +33,10 @@ class Windows:
             here = source == index
             result[here] = self._streams[index].read(window[here] * self.context, self.context + 1)
         return result
+
+    def same(self, other: "Windows") -> bool:
+        """Whether both give the same tokens at every position."""
+        return (self.corpus.digest, self._data, self._seed) == (other.corpus.digest, other._data, other._seed)
 
     def validation(self, source: str, tokens: int) -> NDArray[np.int64]:
         """The first windows of a source's validation split, at most `tokens` tokens of them: (n, context + 1)."""
@@ -54,3 +61,30 @@ class Windows:
         if not any(weights.values()):
             raise InputError(f"{self.corpus.folder}: no source holds a window of {self.context} tokens")
         return weights
+
+
+class Prefetched:
+    """Batches of one or more readers of windows, each read while the one before it is learnt."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._next: tuple[Places, Future[NDArray[np.int64]]] | None = None
+
+    def read(self, places: "Places", tokens: int) -> NDArray[np.int64]:
+        """The windows of `tokens` tokens from each place: (places, n, context + 1)."""
+        batch = self._next[1].result() if self._next and self._next[0] == places else _read(places, tokens)
+        after = [(windows, position + tokens) for windows, position in places]
+        self._next = after, self._thread.submit(_read, after, tokens)
+        return batch
+
+
+Places = Sequence[tuple[Windows, int]]
+
+
+def _read(places: Places, tokens: int) -> NDArray[np.int64]:
+    """Places that give the same tokens are read once."""
+    batches: list[NDArray[np.int64]] = []
+    for index, (windows, position) in enumerate(places):
+        twin = next((i for i in range(index) if places[i][1] == position and places[i][0].same(windows)), None)
+        batches.append(windows.read(position, tokens) if twin is None else batches[twin])
+    return np.stack(batches)

@@ -37,13 +37,14 @@ class Engine:
         return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def choose_engine(recipe: Recipe) -> Engine:
-    """Settle every `auto` of the recipe. Raises InputError where a device was asked for that is not there."""
+def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
+    """Settle every `auto` of the recipe, for a run alone or as one of `members`. Raises InputError where a device was
+    asked for that is not there."""
     train = recipe.train
     device = _device(train.device)
     precision = train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     compiled = _can_compile(device) if train.compile == "auto" else train.compile
-    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, _MICRO_TOKENS[device])
+    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, _MICRO_TOKENS[device] // members)
     return Engine(device, precision, compiled, micro, torch.get_num_threads())
 
 

@@ -1,19 +1,17 @@
-"""The one training loop: from a run's last checkpoint to its last token."""
+"""The one training loop: from the last checkpoint of a run, or of each member of a population, to its last token."""
 
-import json
-import math
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from windtunnel.data.shards import Corpus
-from windtunnel.data.windows import Windows
+from windtunnel.data.windows import Prefetched, Windows
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.shape import flops_per_token
@@ -22,19 +20,16 @@ from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
-from windtunnel.train.objective import accumulate
-from windtunnel.train.optimizer import AdamW
-from windtunnel.train.run import Run, branch_start, check_fit, open_run
+from windtunnel.train.recorder import Diverged, Recorder
+from windtunnel.train.restore import put, replays, restore, take
+from windtunnel.train.run import Run, check_fit
 from windtunnel.train.schedule import rate
+from windtunnel.train.step import Step
 from windtunnel.train.validation import validate
 
 _FLUSH_EVERY = 10  # steps; a device is not waited for in between
-_WATCHED = 20  # steps whose mean loss tells a diverged run
-_DIVERGED = 1.5  # times the loss of a uniform guess, or of the first step if that was worse
-
-
-class Diverged(Exception):
-    """The run's loss is not a number any more, or far above that of a uniform guess."""
+# of a model's settings, what members of a population need not share
+_OWN = {"init_std", "scale_emb", "scale_depth", "parametrization", "base_width", "base_depth", "embedding_as"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Watch:
     step: Callable[[int, int, dict[str, Any]], None] = lambda tokens, total, metrics: None
     stop: Callable[[], bool] = lambda: False
     show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
-    # (model, position): the batch's gradient stands in the parameters, the step has not been taken
+    # (model, position): the batch's gradient stands in the parameters, the step has not been taken; of a run alone
     gradient: Callable[[Decoder, int], None] = lambda model, position: None
 
 
@@ -55,16 +50,34 @@ def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any
     A run that diverges ends as `failed` with its last good checkpoint kept. Raises InputError for a run that can't be
     computed as asked: a corpus that does not fit, a damaged checkpoint, a full disk.
     """
-    watch = watch or Watch()
-    if run.status()["status"] in ("done", "failed"):
-        return run.summary()
-    with run.lock():
-        trainer = _Trainer(run, corpus, watch)
-        try:
-            trainer.go()
-        except Diverged as error:
-            run.write_status("failed", trainer.position, **trainer.scores, reason=str(error))
-    return run.summary()
+    return train_together([run], corpus, [watch or Watch()])[0]
+
+
+def train_together(runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]) -> list[dict[str, Any]]:
+    """The same for runs that share one `kinship`, as members of a population: one set of kernels trains them all.
+
+    Each member has its own seed, data order, settings, schedule, beginning and end, and ends as it would alone, but for
+    rounding. One that diverges leaves the others as they are. When any watch asks to stop, all do.
+    """
+    begun = [(r, w) for r, w in zip(runs, watches, strict=True) if r.status()["status"] not in ("done", "failed")]
+    with ExitStack() as locks:
+        for run, _ in sorted(begun, key=lambda pair: pair[0].id):
+            locks.enter_context(run.lock())
+        if begun:
+            _Trainer([_Seat(run, watch) for run, watch in begun], corpus).go()
+    return [run.summary() for run in runs]
+
+
+def kinship(run: Run) -> Hashable:
+    """What runs must have in common to train together; one of its own for a run that can only train alone."""
+    recipe, begun = run.recipe, run.path / "engine.json"
+    engine = begun.read_text() if begun.exists() else None
+    model = frozenset((k, v) for k, v in recipe.model.model_dump().items() if k not in _OWN)
+    carried_out = tuple(
+        recipe.train.model_dump(include={"batch", "micro_batch", "precision", "compile", "device"}).items()
+    )
+    shared = (model, recipe.data.context, recipe.data.mask_documents, recipe.train.evaluate_tokens)
+    return (run.corpus, shared, carried_out, engine, run.id if replays(run) else None)
 
 
 def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Decoder:
@@ -75,193 +88,222 @@ def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Deco
         asked = "" if tokens is None else f" at {tokens} tokens"
         raise InputError(f"{run.path}: no checkpoint{asked}; there are: {listed}")
     model = Decoder(run.recipe.model, run.recipe.data.context, run.recipe.seed).to(device)
-    _take(model, checkpoint.load(run.checkpoints, there[-1] if tokens is None else tokens, device))
+    take(model, checkpoint.load(run.checkpoints, there[-1] if tokens is None else tokens, device))
     return model
 
 
-class _Trainer:
-    """The state of one run while it trains: model, optimiser, position and what was last measured."""
+@dataclass
+class _Seat:
+    """One run in training: where it stands and what was last measured of it."""
 
-    def __init__(self, run: Run, corpus: Corpus, watch: Watch) -> None:
-        self.run, self.recipe, self.watch = run, run.recipe, watch
-        check_fit(run.recipe, corpus, run.parent)
-        if run.corpus != corpus.digest:
-            raise InputError(f"{corpus.folder}: not the content that run {run.id} was begun on")
+    run: Run
+    watch: Watch
+    position: int = 0
+    steps: int = 0
+    over: bool = False
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, corpus: Corpus) -> None:
+        check_fit(self.recipe, corpus, self.run.parent)
+        if self.run.corpus != corpus.digest:
+            raise InputError(f"{corpus.folder}: not the content that run {self.run.id} was begun on")
         self.windows = Windows(corpus, self.recipe.data, self.recipe.seed)
-        self.document_end = corpus.tokenizer.eos if self.recipe.data.mask_documents else None
-        self.engine = run.engine(choose_engine(self.recipe))
-        self.model = Decoder(self.recipe.model, self.recipe.data.context, self.recipe.seed).to(self.engine.device)
-        self.optimizer = AdamW(self.model, [self.recipe])
-        self.position = self._restore()
-        run.keep_metrics_until(self.position)
-        if self.engine.compiled:
-            self.model.compile_parts()
-            self.optimizer.compile_parts()
-        self.recorder = _Recorder(run, self.engine, flops_per_token(self.recipe.model, self.recipe.data.context))
-        self.scores = self._last_scores()
 
-    def go(self) -> None:
-        recipe, total = self.recipe, self.recipe.total_tokens
-        watch = self.watch
-        watch.say(f"{self.run.id} {recipe.name}: {about(self.position)} of {about(total)} tokens; {self.engine}")
-        self.run.write_status("running", self.position, **self.scores)
-        while self.position < total:
-            share = rate(recipe, self.position, recipe.train.batch)
-            batch = self.windows.read(self.position, recipe.train.batch)
-            loss = accumulate(self.model, batch, self.engine, self.document_end)
-            watch.gradient(self.model, self.position)
-            norm = self.optimizer.step(share)
-            self.position += recipe.train.batch
-            self.recorder.add(self.position, loss, norm, share * recipe.optimizer.lr)
-            stopping = watch.stop()
-            evaluated = self._due(recipe.train.evaluate_every.of(total))
-            saved = self._due(recipe.train.checkpoint_every.of(total)) or stopping
-            if evaluated or saved or self.recorder.full:
-                watch.step(self.position, total, self.recorder.flush())
-            if evaluated:
-                self._evaluate()
-            if saved:
-                self._save()
-            if stopping and self.position < total:
-                self.run.write_status("interrupted", self.position, **self.scores)
-                return
-        self.run.write_status("done", self.position, **self.scores)
+    def begin(self, position: int, steps: int, engine: Engine) -> None:
+        self.position, self.steps = position, steps
+        self.run.keep_metrics_until(position)
+        self.recorder = Recorder(self.run)
+        # an earlier process may have made the last validation before this position
+        scores = [line["validation"] for line in self.run.metrics() if "validation" in line]
+        self.scores = {key: scores[-1][key] for key in ("loss", "bits_per_byte")} if scores else {}
+        total = self.recipe.total_tokens
+        self.watch.say(f"{self.run.id} {self.recipe.name}: {about(position)} of {about(total)} tokens; {engine}")
+        self.write_status("running")
+        self.over = position >= total
+        if self.over:
+            self.write_status("done")
 
-    def _due(self, every: int) -> bool:
+    @property
+    def recipe(self) -> Recipe:
+        return self.run.recipe
+
+    @property
+    def rate(self) -> float:
+        """Share of the peak rate in the next step; a member that is over stands still."""
+        return 0.0 if self.over else rate(self.recipe, self.position, self.recipe.train.batch)
+
+    def write_status(self, status: Any, **more: Any) -> None:
+        self.run.write_status(status, self.position, **self.scores, **more)
+
+    def branch_points(self) -> set[int]:
+        return {self.recipe.whole_steps(tokens) for tokens in self.recipe.train.branch_points}
+
+    def due(self, every: int) -> bool:
         """At every so many tokens, at the branch points, where a decay begins, and at the end."""
         recipe, batch = self.recipe, self.recipe.train.batch
-        fixed = {recipe.total_tokens, recipe.total_tokens - recipe.decay_tokens, *self._branch_points()}
+        fixed = {recipe.total_tokens, recipe.total_tokens - recipe.decay_tokens, *self.branch_points()}
         crossed = every > 0 and self.position // every > (self.position - batch) // every
         return crossed or self.position in fixed
 
-    def _branch_points(self) -> set[int]:
-        return {self.recipe.whole_steps(tokens) for tokens in self.recipe.train.branch_points}
-
-    def _evaluate(self) -> None:
-        with self.recorder.paused():
-            train, mask = self.recipe.train, self.recipe.data.mask_documents
-            result = validate(self.model, self.windows, self.engine, train.evaluate_tokens, mask).as_dict()
-        self.recorder.write({"tokens": self.position, "validation": result})
-        self.scores = {"loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
-        self.run.write_status("running", self.position, **self.scores)
-
-    def _save(self) -> None:
-        with self.recorder.paused():
-            weights = {name: p.detach() for name, p in self.model.named_parameters()}
-            state = Checkpoint(self.position, self.optimizer.steps, weights, self.optimizer.state())
-            checkpoint.save(self.run.checkpoints, state)
-            # all that are there: a process may have been killed between saving one and pinning it
-            for tokens in self._branch_points().intersection(checkpoint.positions(self.run.checkpoints)):
-                checkpoint.pin(self.run.checkpoints, tokens)
-            checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
-            self.run.write_status("running", self.position, **self.scores)
-
-    def _last_scores(self) -> dict[str, Any]:
-        """Those of the last validation before this position: an earlier process may have made it."""
-        scores = [line["validation"] for line in self.run.metrics() if "validation" in line]
-        return {key: scores[-1][key] for key in ("loss", "bits_per_byte")} if scores else {}
-
-    def _restore(self) -> int:
-        """Load the run's own last checkpoint, or a branch's start in its parent; returns the token position."""
-        holder, start = self.run, max(checkpoint.positions(self.run.checkpoints), default=0)
-        if not start:
-            holder, start = branch_start(self.run)
-        if start in checkpoint.positions(holder.checkpoints):
-            state = checkpoint.load(holder.checkpoints, start, self.engine.device)
-            _take(self.model, state)
-            if state.moments:  # an imported model brings none
-                self.optimizer.load_state(state.moments, state.steps)
-        parent = open_run(self.run.lab / "runs" / self.run.parent).recipe if self.run.parent else self.recipe
-        mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (self.recipe, parent))
-        if mine != theirs and start < (self.run.at_tokens or 0):
-            return self._replay(parent, start)
-        return start
-
-    def _replay(self, parent: Recipe, position: int) -> int:
-        """Go on with the parent's batch and rate to where this run takes up its own: no checkpoint was kept there."""
-        own, at = self.optimizer, self.run.at_tokens or 0
-        self.optimizer = AdamW(self.model, [parent])
-        self.optimizer.load_state(own.state(), own.steps)
-        while position < at:
-            accumulate(self.model, self.windows.read(position, parent.train.batch), self.engine, self.document_end)
-            self.optimizer.step(rate(parent, position, parent.train.batch))
-            position += parent.train.batch
-        moments, steps = self.optimizer.state(), self.optimizer.steps
-        self.optimizer = AdamW(self.model, [self.recipe])
-        self.optimizer.load_state(moments, steps)
-        return at
+    def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        checkpoint.save(self.run.checkpoints, Checkpoint(self.position, self.steps, weights, moments))
+        # all that are there: a process may have been killed between saving one and pinning it
+        for tokens in self.branch_points().intersection(checkpoint.positions(self.run.checkpoints)):
+            checkpoint.pin(self.run.checkpoints, tokens)
+        checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
+        self.write_status("running")
 
 
-@dataclass
-class _Recorder:
-    """Writes metrics.jsonl: a line a step, and one a validation. Losses stay on the device until they are flushed."""
+class _Trainer:
+    """Trains what sits in it: one run, or the members of a population."""
 
-    run: Run
-    engine: Engine
-    flops: int  # a token
-    _waiting: list[tuple[int, Tensor, Tensor, float]] = field(default_factory=list)
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED))
-    _first_loss: float | None = None
-    _last_tokens: int | None = None
+    def __init__(self, seats: list[_Seat], corpus: Corpus) -> None:
+        for seat in seats:
+            seat.open(corpus)
+        self.seats, self.batch = seats, seats[0].recipe.train.batch
+        recipe = seats[0].recipe
+        engines = {seat.run.engine(choose_engine(seat.recipe, len(seats))) for seat in seats}
+        self.engine = min(engines, key=lambda engine: engine.micro_batch)  # they were begun in other company
+        self.document_end = corpus.tokenizer.eos if recipe.data.mask_documents else None
+        self.flops, self.peak = flops_per_token(recipe.model, recipe.data.context), matrix_peak(self.engine)
+        self.step = self._seated()
+        for seat in seats:
+            seat.begin(*restore(self.step, seat.run, corpus, self._member(seat)), self.engine)
+        self.reader = Prefetched()
+        self._waiting: list[tuple[Tensor, Tensor, dict[int, tuple[int, float]]]] = []
+        self._clock = perf_counter()
 
-    def __post_init__(self) -> None:
-        self.peak = matrix_peak(self.engine)
-        self.file = (self.run.path / "metrics.jsonl").open("a")
-        self._clock = time.perf_counter()
+    def go(self) -> None:
+        with _collector_out_of_the_way():
+            while live := [seat for seat in self.seats if not seat.over]:
+                self._advance(live)
+                stopping = any(seat.watch.stop() for seat in self.seats)
+                self._look_after(live, stopping)
+                if stopping:
+                    return
+                self._close_ranks()
 
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= _FLUSH_EVERY
+    def _advance(self, live: list[_Seat]) -> None:
+        places = [(s.windows, s.position) for s in (live[0] if seat.over else seat for seat in self.seats)]
+        batch = self.reader.read(places, self.batch)
+        loss = self.step.gradient(batch[0] if len(self.seats) == 1 else batch)
+        if len(self.seats) == 1:
+            live[0].watch.gradient(self.step.model, live[0].position)
+        norm = self.step.update([seat.rate for seat in self.seats])
+        taken = {}
+        for seat in live:
+            lr = seat.rate * seat.recipe.optimizer.lr
+            seat.position, seat.steps = seat.position + self.batch, seat.steps + 1
+            taken[self.seats.index(seat)] = (seat.position, lr)
+        self._waiting.append((loss, norm, taken))
 
-    def add(self, tokens: int, loss: Tensor, norm: Tensor, lr: float) -> None:
-        self._waiting.append((tokens, loss, norm, lr))
+    def _look_after(self, live: list[_Seat], stopping: bool) -> None:
+        """Record, evaluate and save what is due; let go of who has failed or come to the end."""
+        evaluated = [seat for seat in live if seat.due(seat.recipe.train.evaluate_every.of(seat.recipe.total_tokens))]
+        saved = [
+            seat
+            for seat in live
+            if stopping or seat.due(seat.recipe.train.checkpoint_every.of(seat.recipe.total_tokens))
+        ]
+        if not (evaluated or saved or len(self._waiting) >= _FLUSH_EVERY):
+            return
+        self._flush()
+        with self._paused():
+            self._evaluate([seat for seat in evaluated if not seat.over])
+            for seat in saved:
+                if not seat.over:
+                    seat.save(*self._state(seat))
+            for seat in live:
+                if not seat.over and seat.position >= seat.recipe.total_tokens:
+                    seat.over = True
+                    seat.write_status("done")
+                elif not seat.over and stopping:
+                    seat.write_status("interrupted")
 
-    def flush(self) -> dict[str, Any]:
-        """Write the waiting steps; returns the last one's line. Raises Diverged."""
-        losses = torch.stack([step[1].float() for step in self._waiting]).reshape(-1).tolist()
-        norms = torch.stack([step[2].float() for step in self._waiting]).reshape(-1).tolist()
-        now = time.perf_counter()
-        batch = self.run.recipe.train.batch
-        speed = len(self._waiting) * batch / (now - self._clock)
+    def _flush(self) -> None:
+        """Write the steps since the last time. The only place where a step's numbers are waited for."""
+        shape = (len(self._waiting), len(self.seats))
+        losses = torch.stack([loss.float() for loss, _, _ in self._waiting]).view(shape).tolist()
+        norms = torch.stack([norm for _, norm, _ in self._waiting]).view(shape).tolist()
+        now = perf_counter()
+        speed = sum(len(taken) for _, _, taken in self._waiting) * self.batch / (now - self._clock)
         self._clock = now
+        # of all members together: a run's own time is then its tokens over this
         measured = {"tokens_per_s": round(speed), "peak_share": round(speed * self.flops / self.peak, 4)}
-        lines = []
-        for (tokens, _, _, lr), loss, norm in zip(self._waiting, losses, norms, strict=True):
-            self._check(tokens, loss, norm)
-            lines.append({"tokens": tokens, "loss": loss, "lr": lr, "grad_norm": norm, **measured})
-        self.write(*lines)
+        for place, seat in enumerate(self.seats):
+            lines = [
+                {"tokens": taken[place][0], "loss": loss[place], "lr": taken[place][1], "grad_norm": norm[place]}
+                | measured
+                for (_, _, taken), loss, norm in zip(self._waiting, losses, norms, strict=True)
+                if place in taken
+            ]
+            if lines:
+                self._record(seat, lines)
         self._waiting.clear()
-        return lines[-1]
 
-    def write(self, *lines: dict[str, Any]) -> None:
+    def _record(self, seat: _Seat, lines: list[dict[str, Any]]) -> None:
         try:
-            self.file.write("".join(json.dumps(line) + "\n" for line in lines))
-            self.file.flush()
-        except OSError as error:
-            raise InputError(f"{self.file.name}: could not be written: {error.strerror}") from None
+            seat.recorder.steps(lines)
+        except Diverged as error:
+            seat.over = True
+            seat.write_status("failed", reason=str(error))
+        else:
+            seat.watch.step(seat.position, seat.recipe.total_tokens, lines[-1])
+
+    def _evaluate(self, seats: list[_Seat]) -> None:
+        if not seats:
+            return
+        train, mask = seats[0].recipe.train, seats[0].recipe.data.mask_documents
+        results = validate(self.step.model, seats[0].windows, self.engine, train.evaluate_tokens, mask)
+        for seat in seats:
+            result = results[self.seats.index(seat)].as_dict()
+            seat.recorder.write({"tokens": seat.position, "validation": result})
+            seat.scores = {"loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
+            seat.write_status("running")
+
+    def _state(self, seat: _Seat) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weights and moments of one seat; views."""
+        member = self._member(seat)
+        weights = {
+            n: p.detach() if member is None else p.detach()[member] for n, p in self.step.model.named_parameters()
+        }
+        return weights, self.step.optimizer.state(member)
+
+    def _seated(self) -> Step:
+        return Step([seat.recipe for seat in self.seats], self.engine, self.document_end)
+
+    def _member(self, seat: _Seat) -> int | None:
+        return None if len(self.seats) == 1 else self.seats.index(seat)
+
+    def _close_ranks(self) -> None:
+        """Go on without the members that are over, once they are half of all: each size is compiled anew."""
+        live = [seat for seat in self.seats if not seat.over]
+        if not live or len(live) > len(self.seats) // 2 or self._waiting:
+            return
+        with self._paused():
+            states = [self._state(seat) for seat in live]
+            self.seats = live
+            self.step = self._seated()
+            for seat, (weights, moments) in zip(live, states, strict=True):
+                put(self.step, Checkpoint(seat.position, seat.steps, weights, moments), self._member(seat))
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def _paused(self) -> Iterator[None]:
         """Time inside is not counted as training."""
-        start = time.perf_counter()
+        start = perf_counter()
         yield
-        self._clock += time.perf_counter() - start
-
-    def _check(self, tokens: int, loss: float, norm: float) -> None:
-        step = tokens // self.run.recipe.train.batch
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(f"loss {loss} and gradient norm {norm} at step {step}, token {tokens}")
-        self._first_loss = self._first_loss or loss
-        self._recent.append(loss)
-        limit = _DIVERGED * max(self._first_loss, math.log(self.run.recipe.model.vocab))
-        mean = sum(self._recent) / len(self._recent)
-        if len(self._recent) == _WATCHED and mean > limit:
-            raise Diverged(
-                f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at step {step}, token {tokens}"
-            )
+        gc.collect()
+        self._clock += perf_counter() - start
 
 
-def _take(model: Decoder, state: Checkpoint) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state.weights[name])
+@contextmanager
+def _collector_out_of_the_way() -> Iterator[None]:
+    """Python's collector stops everything for up to half a second where many objects live: it is called in pauses."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

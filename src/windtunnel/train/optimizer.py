@@ -34,8 +34,8 @@ class AdamW:
 
     def __init__(self, model: Decoder, recipes: Sequence[Recipe]) -> None:
         self.members = model.members
-        self.steps = 0
         device = model.embedding.device
+        self.steps = self._column([0.0], device).clone()  # updates so far, of each member; a tensor: no graph holds it
         self.beta1, self.beta2, self.clip = (
             self._column([getattr(r.optimizer, key) for r in recipes], device) for key in ("beta1", "beta2", "clip")
         )
@@ -51,32 +51,40 @@ class AdamW:
         """One kernel for the update of every group: sizes are symbolic, so it is compiled once."""
         self._update = torch.compile(_update, dynamic=True)
 
-    def step(self, rate: float | Sequence[float]) -> Tensor:
-        """One update at `rate` (share of the peak, one or P of them). Returns the gradient norm before clipping, () or
-        (P,), and clears the gradients."""
+    def shares(self, rates: Sequence[float]) -> Tensor:
+        """Rates as a tensor for `step`: (1,), or (P, 1)."""
+        return self._column(rates, self.beta1.device)
+
+    def step(self, rate: float | Sequence[float] | Tensor) -> Tensor:
+        """One update at `rate`: a share of the peak, one or P of them, or what `shares` made of them. Returns the
+        gradient norm before clipping, () or (P,), and clears the gradients. Nothing in it waits for the device."""
+        if isinstance(rate, float | int):
+            rate = [rate]
+        shares = rate if isinstance(rate, Tensor) else self.shares(rate)
         self.steps += 1
-        share = self._column([rate] if isinstance(rate, float | int) else list(rate), self.beta1.device)
-        norm = torch.stack([group.grad.square().sum(-1, keepdim=True) for group in self._groups]).sum(0).sqrt()
+        norm = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(group.grad, dim=-1, keepdim=True) for group in self._groups]), dim=0
+        )
         kept = torch.where((self.clip > 0) & (norm > self.clip), self.clip / norm, 1.0)
-        steps = torch.tensor(float(self.steps), device=norm.device)
         for g in self._groups:
-            self._update(g.value, g.grad, g.first, g.second, kept, self.beta1, self.beta2, steps, g.lr * share, g.eps,
-                         g.decay * share)  # fmt: skip
+            self._update(g.value, g.grad, g.first, g.second, kept, self.beta1, self.beta2, self.steps, g.lr * shares,
+                         g.eps, g.decay * shares)  # fmt: skip
         return norm.squeeze(-1)
 
     def zero_grad(self) -> None:
         for group in self._groups:
             group.grad.zero_()
 
-    def state(self) -> dict[str, Tensor]:
-        """The two moments of every tensor, as `first.NAME` and `second.NAME`, shaped like it; views, not copies."""
-        return dict(self._moments())
+    def state(self, member: int | None = None) -> dict[str, Tensor]:
+        """The two moments of every tensor, as `first.NAME` and `second.NAME`, shaped like it, of one member or of the
+        whole model; views, not copies."""
+        return {name: tensor if member is None else tensor[member] for name, tensor in self._moments()}
 
-    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
+    def load_state(self, state: dict[str, Tensor], steps: int, member: int | None = None) -> None:
         """Take over what `state` gave, after `steps` updates."""
-        for name, tensor in self._moments():
+        for name, tensor in self.state(member).items():
             tensor.copy_(state[name])
-        self.steps = steps
+        self.steps[slice(None) if member is None else member] = steps
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for group in self._groups:

@@ -1,4 +1,4 @@
-"""How fast this machine trains a recipe: the loop's own step, timed on random tokens."""
+"""How fast this machine trains a recipe, alone or as members: the loop's own step, timed on random tokens."""
 
 import statistics
 import time
@@ -6,40 +6,41 @@ from collections.abc import Callable
 
 import numpy as np
 
-from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
 from windtunnel.train.device import choose_engine, synchronize
-from windtunnel.train.objective import accumulate
-from windtunnel.train.optimizer import AdamW
+from windtunnel.train.step import Step
 
 
-def training_step(recipe: Recipe) -> Callable[[np.ndarray], None]:
-    """A fresh model with one step of the loop: same objective, optimiser and engine. Takes (windows, context + 1)."""
-    engine = choose_engine(recipe)
-    model = Decoder(recipe.model, recipe.data.context, recipe.seed).to(engine.device)
-    optimizer = AdamW(model, [recipe])
-    if engine.compiled:
-        model.compile_parts()
-        optimizer.compile_parts()
+def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], None]:
+    """A fresh model, or as many members, with one step of the loop: same objective, optimiser and engine. Takes
+    (windows, context + 1), or (P, windows, context + 1) with members."""
+    recipes = [recipe.change(seed=recipe.seed + member) for member in range(members)]
+    made = Step(recipes, choose_engine(recipe, members))
 
     def step(batch: np.ndarray) -> None:
-        accumulate(model, batch, engine, None)
-        optimizer.step(1.0)
-        synchronize(engine.torch_device)
+        made.gradient(batch)
+        made.update([1.0] * members)
+        synchronize(made.engine.torch_device)
 
     return step
 
 
-def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
-    """Median over `seconds` of steps, after the first ones have compiled what there is to compile."""
-    step = training_step(recipe)
-    shape = recipe.train.batch // recipe.data.context, recipe.data.context + 1
-    batch = np.random.default_rng(0).integers(0, recipe.model.vocab, shape)
-    for _ in range(2):
+def tokens_per_second(recipe: Recipe, seconds: float = 3.0, members: int = 1) -> float:
+    """Of all members together: median over `seconds` of steps, after the first ones have compiled what there is to
+    compile."""
+    step, batch = training_step(recipe, members), random_batch(recipe, members)
+    for _ in range(5):
         step(batch)
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
         step(batch)
         times.append(time.perf_counter() - start)
-    return recipe.train.batch / statistics.median(times)
+    return members * recipe.train.batch / statistics.median(times)
+
+
+def random_batch(recipe: Recipe, members: int = 1, seed: int = 0) -> np.ndarray:
+    """What `training_step` takes."""
+    shape = (recipe.train.batch // recipe.data.context, recipe.data.context + 1)
+    lead = () if members == 1 else (members,)
+    return np.random.default_rng(seed).integers(0, recipe.model.vocab, (*lead, *shape))

@@ -35,17 +35,22 @@ class Validation:
         return asdict(self.overall) | {"sources": {name: asdict(score) for name, score in self.sources.items()}}
 
 
-def validate(model: Decoder, windows: Windows, engine: Engine, tokens: int, mask_documents: bool) -> Validation:
-    """Score the first `tokens` tokens of every source's validation split."""
+def validate(model: Decoder, windows: Windows, engine: Engine, tokens: int, mask_documents: bool) -> list[Validation]:
+    """Score the first `tokens` tokens of every source's validation split, by each member, or by the one model."""
     bytes_of = windows.corpus.tokenizer.token_bytes
-    scores, weights = {}, {}
+    scores: list[dict[str, Score]] = [{} for _ in range(model.members or 1)]
+    weights = {}
     for name, source in windows.corpus.sources.items():
         held = windows.validation(name, tokens)
         if len(held):
-            nats = _losses(model, held, windows, engine, mask_documents)
             text_bytes = int(bytes_of[held[:, 1:]].sum())
-            scores[name] = Score(nats.mean(), nats.sum() / _LN2 / max(1, text_bytes), nats.size)
+            for by_source, nats in zip(scores, _losses(model, held, windows, engine, mask_documents), strict=True):
+                by_source[name] = Score(nats.mean(), nats.sum() / _LN2 / max(1, text_bytes), nats.size)
             weights[name] = source.validation.tokens
+    return [_over_all(by_source, weights) for by_source in scores]
+
+
+def _over_all(scores: dict[str, Score], weights: dict[str, int]) -> Validation:
     total = sum(weights.values())
     mean = {
         key: sum(getattr(scores[n], key) * w for n, w in weights.items()) / total for key in ("loss", "bits_per_byte")
@@ -54,16 +59,18 @@ def validate(model: Decoder, windows: Windows, engine: Engine, tokens: int, mask
 
 
 def _losses(model: Decoder, held: np.ndarray, windows: Windows, engine: Engine, mask_documents: bool) -> np.ndarray:
-    """Nats of every target, (windows, context), in batches of the training shape: another shape, or a forward pass
-    without gradients, would be compiled anew."""
+    """Nats of every target, (members, windows, context), in batches of the training shape: another shape, or a forward
+    pass without gradients, would be compiled anew."""
     rows = engine.micro_batch // windows.context
     losses = []
     for start in range(0, len(held), rows):
         part = held[start : start + rows]
         padded = torch.from_numpy(np.concatenate([part, np.repeat(part[:1], rows - len(part), axis=0)]))
-        inputs, targets = padded[:, :-1].to(engine.device), padded[:, 1:].to(engine.device)
+        if model.members:
+            padded = padded.expand(model.members, *padded.shape)
+        inputs, targets = (x.to(engine.device).contiguous() for x in (padded[..., :-1], padded[..., 1:]))
         documents = document_numbers(inputs, windows.corpus.tokenizer.eos) if mask_documents else None
         with engine.autocast():
             nats = model.losses(inputs, targets, documents).detach()
-        losses.append(nats.float().cpu().numpy().reshape(rows, -1)[: len(part)])
-    return np.concatenate(losses).astype(np.float64)
+        losses.append(nats.float().cpu().numpy().reshape(model.members or 1, rows, -1)[:, : len(part)])
+    return np.concatenate(losses, axis=1).astype(np.float64)

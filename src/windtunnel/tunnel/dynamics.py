@@ -35,7 +35,7 @@ from windtunnel.recipe import DecayShape, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, train
-from windtunnel.train.objective import accumulate
+from windtunnel.train.objective import Objective
 from windtunnel.train.run import Run, create
 from windtunnel.tunnel.fleet import Interrupted
 from windtunnel.tunnel.proxy import proxy
@@ -261,7 +261,7 @@ class _Recorder:
         for p in model.parameters():
             _gradient(p).zero_()
         cut = self.corpus.tokenizer.eos if self.run.recipe.data.mask_documents else None
-        accumulate(model, batch, engine, cut)
+        Objective(model, engine, cut).add_gradient(torch.from_numpy(batch).to(engine.device))
         again = _flat(model, _gradient)
         for p, before in zip(model.parameters(), held, strict=True):
             _gradient(p).copy_(before)

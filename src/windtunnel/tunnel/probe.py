@@ -21,7 +21,7 @@ from windtunnel.model.roles import Role, role_of
 from windtunnel.model.rope import rotate
 from windtunnel.recipe import Recipe
 from windtunnel.train.device import Engine
-from windtunnel.train.objective import accumulate
+from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import AdamW
 
 Activations = dict[str, list[Tensor]]  # by place; tensors are (P, ...), several where a place has one a layer
@@ -49,7 +49,7 @@ def readings(recipe: Recipe, seeds: Sequence[int], batch: np.ndarray, steps: Seq
     model = Decoder([recipe.model] * len(seeds), recipe.data.context, seeds)
     optimizer = AdamW(model, [recipe] * len(seeds))
     engine = Engine("cpu", "fp32", False, recipe.train.batch, torch.get_num_threads())
-    tokens = torch.from_numpy(batch[:, :-1].copy())
+    objective, tokens = Objective(model, engine), torch.from_numpy(batch[:, :-1].copy())
     weights = partial(_weights, model)
     begun, (first, products) = weights(), _activations(model, tokens)
     result = _values(0, first) + _rules(model, tokens, first, products)
@@ -57,7 +57,7 @@ def readings(recipe: Recipe, seeds: Sequence[int], batch: np.ndarray, steps: Seq
     result += [Reading(0, name, "rule", (value,) * len(seeds)) for name, value in responses.items()]
     for t in range(1, max(steps) + 1):
         before = weights() if t in steps else {}
-        accumulate(model, batch, engine, None)
+        objective.add_gradient(torch.from_numpy(batch))
         optimizer.step(1.0)
         if t == 1:
             result += _eps_shares(recipe, optimizer, responses)

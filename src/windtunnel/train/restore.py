@@ -1,0 +1,74 @@
+"""Where a run is computed from: its own last checkpoint, an ancestor's, or the beginning."""
+
+import torch
+
+from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
+from windtunnel.model.decoder import Decoder
+from windtunnel.recipe import Recipe
+from windtunnel.train import checkpoint
+from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.run import Run, branch_start, open_run
+from windtunnel.train.schedule import rate
+from windtunnel.train.step import Step
+
+
+def restore(step: Step, run: Run, corpus: Corpus, member: int | None = None) -> tuple[int, int]:
+    """Put what the run begins with into the step, or into one of its members; returns where the run stands, in tokens
+    and in updates."""
+    holder, start = _start(run)
+    if start not in checkpoint.positions(holder.checkpoints):
+        return _replay(step, run, corpus, start, 0) if replays(run) else (start, 0)
+    state = checkpoint.load(holder.checkpoints, start, step.engine.device)
+    put(step, state, member)
+    steps = state.steps if state.moments else 0  # an imported model brings none
+    return _replay(step, run, corpus, start, steps) if replays(run) else (start, steps)
+
+
+def replays(run: Run) -> bool:
+    """Whether it takes up another batch or rate than its parent's where the parent has kept no checkpoint. Such a run
+    can't be a member: what comes before is computed with the parent's."""
+    if not run.parent:
+        return False
+    mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (run.recipe, _parent(run)))
+    return mine != theirs and _start(run)[1] < (run.at_tokens or 0)
+
+
+def put(step: Step, state: Checkpoint, member: int | None = None) -> None:
+    """Weights and moments into the step, or into one of its members."""
+    take(step.model, state, member)
+    if state.moments:
+        step.optimizer.load_state(state.moments, state.steps, member)
+
+
+def take(model: Decoder, state: Checkpoint, member: int | None = None) -> None:
+    """Weights into the model, or into one of its members."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            (parameter if member is None else parameter[member]).copy_(state.weights[name])
+
+
+def _start(run: Run) -> tuple[Run, int]:
+    """The run or an ancestor, and that one's checkpoint; 0 is the beginning."""
+    own = max(checkpoint.positions(run.checkpoints), default=0)
+    return (run, own) if own else branch_start(run)
+
+
+def _parent(run: Run) -> Recipe:
+    return open_run(run.lab / "runs" / str(run.parent)).recipe
+
+
+def _replay(step: Step, run: Run, corpus: Corpus, position: int, steps: int) -> tuple[int, int]:
+    """Go on with the parent's batch and rate to where the run takes up its own."""
+    parent, at = _parent(run), run.at_tokens or 0
+    windows, moments = Windows(corpus, run.recipe.data, run.recipe.seed), step.optimizer.state()
+    step.take_up([parent])
+    step.optimizer.load_state(moments, steps)
+    while position < at:
+        step.gradient(windows.read(position, parent.train.batch))
+        step.update([rate(parent, position, parent.train.batch)])
+        position, steps = position + parent.train.batch, steps + 1
+    moments = step.optimizer.state()
+    step.take_up([run.recipe])
+    step.optimizer.load_state(moments, steps)
+    return at, steps

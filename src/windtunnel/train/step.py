@@ -1,0 +1,48 @@
+"""One training step on a device: the gradient of a batch, then AdamW. The loop and every measure of speed take it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from windtunnel.model.decoder import Decoder
+from windtunnel.recipe import Recipe
+from windtunnel.train.device import Engine
+from windtunnel.train.graphs import Replayed
+from windtunnel.train.objective import Objective
+from windtunnel.train.optimizer import AdamW
+
+
+class Step:
+    """`recipes`: one, for a model without members, or one a member. They differ in what the optimiser is told, in the
+    init and in the multipliers; all of that stands in tensors, so nothing is compiled anew for another value."""
+
+    def __init__(self, recipes: Sequence[Recipe], engine: Engine, document_end: int | None = None) -> None:
+        self.engine, self._document_end = engine, document_end
+        models, seeds, context = [r.model for r in recipes], [r.seed for r in recipes], recipes[0].data.context
+        one = len(recipes) == 1
+        self.model = Decoder(models[0] if one else models, context, seeds[0] if one else seeds).to(engine.device)
+        if engine.compiled:
+            self.model.compile_parts()
+        self.take_up(recipes)
+
+    def take_up(self, recipes: Sequence[Recipe]) -> None:
+        """Go on with these settings of the optimiser, and no moments."""
+        self.optimizer = AdamW(self.model, recipes)
+        if self.engine.compiled:
+            self.optimizer.compile_parts()
+        self._objective = Objective(self.model, self.engine, self._document_end)
+        self._update = Replayed(self.optimizer.step, self.engine.torch_device)
+
+    def gradient(self, batch: np.ndarray) -> Tensor:
+        """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1); returns its mean loss, ()
+        or (P,)."""
+        tokens = torch.from_numpy(batch)
+        if self.engine.device == "cuda":
+            tokens = tokens.pin_memory()
+        return self._objective.add_gradient(tokens.to(self.engine.device, non_blocking=True))
+
+    def update(self, rates: Sequence[float]) -> Tensor:
+        """Take the step, at one rate (a share of the peak) or one a member; returns the gradient norm, () or (P,)."""
+        return self._update(self.optimizer.shares(rates))
