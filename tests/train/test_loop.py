@@ -99,6 +99,27 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Co
         assert (parts[name] - whole[name]).norm() <= 1e-5 * whole[name].norm()
 
 
+@pytest.mark.parametrize("micro", [32, 128])
+def test_what_is_read_but_not_learnt_has_no_loss(recipe: Make, corpus: Corpus, micro: int) -> None:
+    """The mean goes over the targets that are learnt, however the batch is cut; all tokens are seen as they are."""
+    batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
+    hidden = torch.rand(batch.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    model = Decoder(recipe().model, 32, 0)
+    objective = Objective(model, Engine("cpu", "fp32", False, micro, 1))
+    loss = objective.add_gradient(torch.where(hidden, ~batch, batch))
+    mine = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    nats = torch.nn.functional.cross_entropy(
+        model.logits(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), reduction="none"
+    )
+    expected = nats[~hidden[:, 1:].flatten()].mean()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, p in model.named_parameters():
+        assert p.grad is not None and (mine[name] - p.grad).norm() <= 1e-4 * p.grad.norm()
+    assert objective.add_gradient(~batch).item() == 0, "a batch with nothing to learn"
+
+
 def test_a_run_in_parts_has_the_losses_of_the_whole(tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run) -> None:
     run = create(tmp_path, recipe(train={"micro_batch": 32}), corpus)
     train(run, corpus)

@@ -16,8 +16,10 @@ from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe, dump
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import list_runs
+from windtunnel.tunnel.crew import Book
 from windtunnel.tunnel.fleet import Branch, Interrupted, fleet
 from windtunnel.tunnel.study import final
+from windtunnel.tunnel.workers import workers
 
 Make = Callable[..., Recipe]
 STEP = 128
@@ -193,3 +195,23 @@ def test_dump_of_a_stem_with_branch_points_is_the_same_run(opened: Corpus, recip
     fleet(lab.path, opened, [Branch(stem, 2560, 512)], Watch(), "later branch of a stem that is done")
     assert run.id in {r.id for r in list_runs(lab.path)} and len(list_runs(lab.path)) == 2
     assert "2560" in dump(list_runs(lab.path)[0].recipe)
+
+
+def test_kin_train_as_members_where_that_was_measured_to_be_faster(make_lab: Any, recipe: Make) -> None:
+    """Stems and their branches, one that diverges among them: the same ends, to rounding, as one at a time."""
+    kin = [recipe(name=f"kin-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)}) for seed in range(7)]
+    wild = recipe(name="wild", optimizer={"lr": 1e4, "clip": 0.0})
+    stem = stem_of(recipe, 6400)
+    wanted = [*kin, wild, *(Branch(stem, at, 640) for at in (1280, 2560, 3840, 5120, 6400))]
+    ends = []
+    for gains in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
+        lab = make_lab()
+        Book(lab.path, workers().machine).write(recipe(), gains)
+        runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "kin")
+        ends.append([(run.recipe.name, run.status()["status"], run.status().get("loss")) for run in runs])
+        members = {json.loads((run.path / "engine.json").read_text())["members"] for run in runs}
+        assert max(members) == max(gains)
+    for (name, status, loss), (name_together, status_together, loss_together) in zip(*ends, strict=True):
+        assert (name_together, status_together) == (name, status)
+        assert loss_together == (loss and pytest.approx(loss, rel=1e-3))
+    assert [status for _, status, _ in ends[1]].count("failed") == 1

@@ -24,10 +24,13 @@ class Engine:
     compiled: bool
     micro_batch: int  # tokens
     threads: int
+    members: int = 1  # that it was begun with, itself among them
 
     def __str__(self) -> str:
         compiled = "compiled" if self.compiled else "not compiled"
-        return f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
+        members = f", one of {self.members} members" if self.members > 1 else ""
+        text = f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
+        return text + members
 
     @property
     def torch_device(self) -> torch.device:
@@ -45,7 +48,7 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     precision = train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     compiled = _can_compile(device) if train.compile == "auto" else train.compile
     micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, _MICRO_TOKENS[device] // members)
-    return Engine(device, precision, compiled, micro, torch.get_num_threads())
+    return Engine(device, precision, compiled, micro, torch.get_num_threads(), members)
 
 
 def matrix_peak(engine: Engine) -> float:

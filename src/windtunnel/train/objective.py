@@ -1,4 +1,7 @@
-"""What a training step minimises: the mean next-token loss of a batch of windows."""
+"""What a training step minimises: the mean next-token loss of a batch of windows.
+
+A token of a window that is read but not learnt (what a user says in a chat) stands there as `~token`, below 0.
+"""
 
 import warnings
 
@@ -23,22 +26,31 @@ class Objective:
         self._part = Replayed(self._add_part, engine.torch_device)
 
     def add_gradient(self, batch: Tensor) -> Tensor:
-        """Add the gradient of the batch's mean loss to the parameters' `grad`; return that loss, () or (P,).
+        """Add the gradient of the mean loss of what is to be learnt to the parameters' `grad`; return that loss, () or
+        (P,).
 
         batch: (windows, context + 1) on the model's device, or (P, windows, context + 1) where each member has its own.
         It goes through the model `engine.micro_batch` tokens of each member at a time. Nothing waits for the device.
         """
-        windows, context = batch.shape[-2], batch.shape[-1] - 1
-        parts = batch.split(self._engine.micro_batch // context, dim=-2)
-        return torch.stack([self._part(part, part.shape[-2] / windows) for part in parts]).sum(0)
+        learnt = (batch[..., 1:] >= 0).sum((-2, -1)).clamp(min=1)
+        parts = batch.split(self._engine.micro_batch // (batch.shape[-1] - 1), dim=-2)
+        return torch.stack([self._part(part, learnt) for part in parts]).sum(0)
 
-    def _add_part(self, part: Tensor, share: float) -> Tensor:
-        inputs, targets = part[..., :-1].contiguous(), part[..., 1:].contiguous()
+    def _add_part(self, part: Tensor, learnt: Tensor) -> Tensor:
+        """`learnt`: targets of the whole batch, () or (P,)."""
+        inputs, targets, asked = split(part)
         documents = None if self._document_end is None else document_numbers(inputs, self._document_end)
         with self._engine.autocast():
-            losses = self._model.losses(inputs, targets, documents).mean(-1) * share
+            losses = self._model.losses(inputs, targets, documents)
+        losses = torch.where(asked.flatten(-2), losses, 0.0).sum(-1) / learnt
         losses.sum().backward()
         return losses.detach()
+
+
+def split(windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows (..., T + 1) -> inputs, targets, and which targets are to be learnt, (..., T) each."""
+    tokens, asked = torch.where(windows < 0, ~windows, windows), windows[..., 1:] >= 0
+    return tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), asked
 
 
 def document_numbers(inputs: Tensor, end: int) -> Tensor:

@@ -5,10 +5,15 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from windtunnel.recipe import Recipe
 from windtunnel.train.device import choose_engine, synchronize
 from windtunnel.train.step import Step
+
+_PAYS = 1.05  # of the speed, by doubling the members: less, and no larger population is looked at
+_ROUNDS = 9
+_WARM_UP = 5  # steps: they compile what there is to compile, and capture it
 
 
 def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], None]:
@@ -29,7 +34,7 @@ def tokens_per_second(recipe: Recipe, seconds: float = 3.0, members: int = 1) ->
     """Of all members together: median over `seconds` of steps, after the first ones have compiled what there is to
     compile."""
     step, batch = training_step(recipe, members), random_batch(recipe, members)
-    for _ in range(5):
+    for _ in range(_WARM_UP):
         step(batch)
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -39,8 +44,42 @@ def tokens_per_second(recipe: Recipe, seconds: float = 3.0, members: int = 1) ->
     return members * recipe.train.batch / statistics.median(times)
 
 
+def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -> dict[int, float]:
+    """How many times as fast 1, 2, 4 ... members train together as one after the other, by their number.
+
+    It doubles them up to `most`, while that pays and the device's memory holds them. Steps of one model and of the
+    members alternate; a CPU's time is that of this process, so what else runs there counts little.
+    """
+    found, alone, device = {1: 1.0}, _timed(recipe, 1), choose_engine(recipe).device
+    while (
+        not stop() and (members := 2 * max(found)) <= most and found[members // 2] >= _PAYS * found.get(members // 4, 0)
+    ):
+        try:
+            together = _timed(recipe, members)
+        except torch.OutOfMemoryError:
+            break
+        clock = time.process_time if device == "cpu" else time.perf_counter
+        ratios = [members * alone(clock) / together(clock) for _ in range(_ROUNDS)]
+        found[members] = round(statistics.median(ratios), 3)
+    return found
+
+
 def random_batch(recipe: Recipe, members: int = 1, seed: int = 0) -> np.ndarray:
     """What `training_step` takes."""
     shape = (recipe.train.batch // recipe.data.context, recipe.data.context + 1)
     lead = () if members == 1 else (members,)
     return np.random.default_rng(seed).integers(0, recipe.model.vocab, (*lead, *shape))
+
+
+def _timed(recipe: Recipe, members: int) -> Callable[[Callable[[], float]], float]:
+    """A step, warmed up, that gives its seconds by a clock."""
+    step, batch = training_step(recipe, members), random_batch(recipe, members)
+    for _ in range(_WARM_UP):
+        step(batch)
+
+    def timed(clock: Callable[[], float]) -> float:
+        start = clock()
+        step(batch)
+        return clock() - start
+
+    return timed

@@ -1,22 +1,14 @@
 """Many runs at once: what exists is returned, what was interrupted goes on, what is missing is trained.
 
-On a CPU each run has a process and a thread of its own share of the cores, never more threads than cores. The longest
-runs go first; a branch begins as soon as its stem has the checkpoint that it leaves.
+Workers are processes, one a core or one a GPU; each trains one run at a time, or kin as members of a population where
+that was measured to be faster. The longest runs go first; a branch begins as soon as its stem has the checkpoint that
+it leaves.
 """
 
-import functools
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, field
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +17,14 @@ from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import DecayShape, Mixture, Recipe
 from windtunnel.train import checkpoint
-from windtunnel.train.loop import Watch
-from windtunnel.train.run import Busy, Run, branch, create, go_on, open_run
+from windtunnel.train.compiled import Compiled
+from windtunnel.train.device import choose_engine
+from windtunnel.train.loop import Watch, kinship
+from windtunnel.train.run import Run, branch, create, go_on, open_run
+from windtunnel.tunnel.crew import MOST, Book, Gains, best, share, told, worth_measuring
+from windtunnel.tunnel.workers import workers
 
 _LOOK_EVERY = 0.2  # seconds between looks at the workers
-_WAIT_BUSY = 1.0  # seconds between looks at a run that somebody else trains
-_SHAPES = 64
 _OVER = ("done", "failed")
 
 
@@ -173,128 +167,137 @@ def _recipe_of(task: _Task) -> Recipe:
 
 def _train_missing(plan: _Plan, watch: Watch, label: str) -> None:
     """Train until every task is over."""
-    workers = _workers()
+    team = _Team(plan, watch, label)
     total = sum(map(_work_left, plan.tasks))
     missing = sum(not task.over() for task in plan.tasks)
-    watch.say(f"{label}: {missing} of {len(plan.tasks)} runs to train, {min(missing, workers.count)} at once")
-    progress: dict[str, float] = {}
-    futures: dict[Future[None], _Task] = {}
+    watch.say(f"{label}: {missing} of {len(plan.tasks)} runs to train on {team.workers.count} workers")
     try:
-        while futures or any(not task.over() for task in plan.tasks):
+        while team.busy or any(not task.over() for task in plan.tasks):
             if watch.stop():
-                workers.stop.set()
-            if not workers.stop.is_set():
-                for task in _begin(plan, futures, workers.count):
-                    assert task.run
-                    futures[workers.pool.submit(_work, task.run.path, plan.corpus.folder)] = task
-            if not futures and workers.stop.is_set():
-                raise Interrupted
-            for future in wait(futures, _LOOK_EVERY, FIRST_COMPLETED).done:
-                _finish(future, futures.pop(future))
-            _collect(workers.reports, progress)
+                team.workers.stop.set()
+            if team.workers.stop.is_set():
+                if not team.busy:
+                    raise Interrupted
+            else:
+                team.begin()
+            team.look()
             finished = sum(task.over() for task in plan.tasks)
-            watch.show(label, min(total, sum(progress.values())), total, f"{finished} of {len(plan.tasks)} runs")
+            watch.show(label, min(total, team.done), total, f"{finished} of {len(plan.tasks)} runs")
     finally:
-        workers.stop.set()  # nobody will look at what still trains
-        wait(futures)
-        workers.stop.clear()
+        team.leave()
     watch.show(label, total, total, "")
+    if team.compiled != Compiled():
+        watch.say(f"{label}: {team.compiled}")
     for task in plan.tasks:
         if task.run and (reason := task.run.status().get("reason")):
             watch.say(f"{label}: {task.run.id} {task.run.recipe.name} failed: {reason}")
 
 
-def _finish(future: Future[None], task: _Task) -> None:
-    """Raises what ended the worker's training, other than the run's own failure."""
-    try:
-        future.result()
-    except BrokenProcessPool:
-        _workers.cache_clear()
-        raise InputError(
-            f"{task.run and task.run.path}: a worker process was killed (is there enough memory?); the same command "
-            "goes on from here"
-        ) from None
+class _Team:
+    """The workers, and what each is at: tasks that it trains, or kin of which it measures how best to train them."""
 
+    def __init__(self, plan: _Plan, watch: Watch, label: str) -> None:
+        self.workers = workers()
+        self._plan, self._watch, self._label = plan, watch, label
+        self._book = Book(plan.lab, self.workers.machine)
+        self._gains: dict[Hashable, Gains] = {}
+        self._training: dict[Future[None], list[_Task]] = {}
+        self._measuring: dict[Future[Gains], tuple[Hashable, Recipe]] = {}
+        self._progress: dict[str, float] = {}
+        self._compiled: dict[int, Compiled] = dict(_compiled_before)
 
-def _begin(plan: _Plan, futures: dict[Future[None], _Task], workers: int) -> Iterator[_Task]:
-    free = workers - len(futures)
-    if free:
-        busy = {id(task) for task in futures.values()}
-        yield from [task for task in plan.waiting() if id(task) not in busy][:free]
+    @property
+    def busy(self) -> bool:
+        return bool(self._training or self._measuring)
 
+    @property
+    def _futures(self) -> list[Future[Any]]:
+        return [*self._training, *self._measuring]
 
-def _collect(reports: "SimpleQueue[tuple[str, float]]", progress: dict[str, float]) -> None:
-    while not reports.empty():
-        run, flops = reports.get()
-        progress[run] = flops
+    @property
+    def done(self) -> float:
+        """FLOPs."""
+        return sum(self._progress.values())
 
+    @property
+    def compiled(self) -> Compiled:
+        """By all workers, for this fleet."""
+        new = (now - _compiled_before.get(process, Compiled()) for process, now in self._compiled.items())
+        return sum(new, Compiled())
 
-@dataclass
-class _Workers:
-    """Processes that stay from one fleet to the next: what they have compiled stays with them."""
-
-    count: int
-    pool: ProcessPoolExecutor
-    reports: "SimpleQueue[tuple[str, float]]"
-    stop: Event
-
-
-@functools.cache
-def _workers() -> _Workers:
-    """One a core, each with one thread, whatever is wanted: so a run gives the same bits in every study."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["windtunnel.train.loop"])
-    reports, stop = context.SimpleQueue(), context.Event()
-    return _Workers(count, ProcessPoolExecutor(count, context, _start_worker, (reports, stop)), reports, stop)
-
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(reports: "SimpleQueue[tuple[str, float]]", stop: Event) -> None:
-    import torch
-    from torch._inductor import config
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
-    torch.set_num_threads(1)
-    config.compile_threads = 1
-    # shapes whose compiled code a worker keeps; past the limit of 8 torch would quietly not compile any more
-    torch._dynamo.config.recompile_limit = _SHAPES
-    _worker.update(reports=reports, stop=stop, orphaned=threading.Event(), training=threading.Lock())
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends."""
-    parent = parent_process()
-    assert parent
-    wait_for([parent.sentinel])
-    _worker["orphaned"].set()
-    with _worker["training"]:
-        os._exit(1)
-
-
-def _work(path: Path, folder: Path) -> None:
-    """Train one run in a worker process."""
-    from windtunnel.train.loop import train
-
-    run, corpus = open_run(path), Corpus.open(folder)
-    recipe = run.recipe
-    flops = flops_per_token(recipe.model, recipe.data.context)
-    begun: list[int] = []
-
-    def stop() -> bool:
-        return _worker["stop"].is_set() or _worker["orphaned"].is_set()
-
-    def step(tokens: int, total: int, metrics: dict[str, Any]) -> None:
-        begun.append(tokens) if not begun else None
-        _worker["reports"].put((run.id, float(flops * (tokens - begun[0]))))
-
-    while not stop():
-        try:
-            with _worker["training"]:
-                train(run, corpus, Watch(step=step, stop=stop))
+    def begin(self) -> None:
+        """Give every free worker something to do."""
+        free = self.workers.count - len(self._training) - len(self._measuring)
+        if free <= 0:
             return
-        except Busy:  # by another study, which wants it too; or by what is left of a study that was killed
-            time.sleep(_WAIT_BUSY)
+        taken = {id(task) for tasks in self._training.values() for task in tasks}
+        waiting = [task for task in self._plan.waiting() if id(task) not in taken]
+        while free and waiting:
+            kin = _kinship(waiting[0])
+            group = [task for task in waiting if _kinship(task) == kin]
+            if self._wants_measurement(kin, group):
+                recipe = _run(group[0]).recipe
+                self._measuring[self.workers.measure(recipe, min(MOST, len(group)))] = kin, recipe
+            else:
+                members = group[: share(len(group), self.workers.count, best(self._gains.get(kin, {1: 1.0})))]
+                self._training[self.workers.train([_run(task) for task in members], self._plan.corpus)] = members
+                waiting = [task for task in waiting if task not in members]
+            free -= 1
+
+    def look(self) -> None:
+        """See who has finished, and how far the others are."""
+        for future in wait(self._futures, _LOOK_EVERY, FIRST_COMPLETED).done:
+            tasks = self._training.pop(future, None)
+            result = _finish(future, tasks[0] if tasks else None)
+            if tasks is None:
+                self._take_note(*self._measuring.pop(future), result)
+        while not self.workers.reports.empty():
+            key, value = self.workers.reports.get()
+            (self._compiled if isinstance(value, Compiled) else self._progress)[key] = value
+
+    def leave(self) -> None:
+        """Nobody will look at what still trains: it is saved."""
+        self.workers.stop.set()
+        wait(self._futures)
+        self.workers.stop.clear()
+        _compiled_before.update(self._compiled)
+
+    def _wants_measurement(self, kin: Hashable, group: list[_Task]) -> bool:
+        under_way = any(kin == other for other, _ in self._measuring.values())
+        if kin in self._gains or under_way or len(group) <= self.workers.count:
+            return False
+        recipe = _run(group[0]).recipe
+        if found := self._book.find(recipe):
+            self._gains[kin] = found
+            return False
+        return worth_measuring([_run(task) for task in group], choose_engine(recipe).device)
+
+    def _take_note(self, kin: Hashable, recipe: Recipe, gains: Gains) -> None:
+        if not self.workers.stop.is_set():  # else it was cut short
+            self._gains[kin] = gains
+            self._book.write(recipe, gains)
+            self._watch.say(f"{self._label}: {told(gains)}")
+
+
+_compiled_before: dict[int, Compiled] = {}  # by process, at the end of the last fleet: workers stay
+
+
+def _run(task: _Task) -> Run:
+    assert task.run
+    return task.run
+
+
+def _kinship(task: _Task) -> Hashable:
+    return kinship(_run(task))
+
+
+def _finish(future: "Future[Any]", task: _Task | None) -> Any:
+    """What the worker gives back. Raises what ended its work, other than a run's own failure."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        workers.cache_clear()
+        where = task.run.path if task and task.run else "the fleet"
+        raise InputError(
+            f"{where}: a worker process was killed (is there enough memory?); the same command goes on from here"
+        ) from None

@@ -1,0 +1,32 @@
+"""What this process has compiled, and what it found that an earlier one had compiled."""
+
+from dataclasses import dataclass
+
+from torch._dynamo.utils import calculate_time_spent, counters
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """`made` graphs were compiled anew, `found` were on the disk; `seconds` went into both, tracing included."""
+
+    made: int = 0
+    found: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Compiled") -> "Compiled":
+        return Compiled(self.made + other.made, self.found + other.found, self.seconds + other.seconds)
+
+    def __sub__(self, other: "Compiled") -> "Compiled":
+        return Compiled(self.made - other.made, self.found - other.found, self.seconds - other.seconds)
+
+    def __str__(self) -> str:
+        if not self.made:
+            return f"nothing compiled anew: {self.found} graphs found on the disk and loaded in {self.seconds:.0f} s"
+        return f"{self.made} graphs compiled anew and {self.found} found on the disk, {self.seconds:.0f} s"
+
+
+def so_far() -> Compiled:
+    """Since this process began."""
+    graphs = counters["inductor"]
+    seconds = calculate_time_spent()["total_wall_time"]
+    return Compiled(graphs["fxgraph_cache_miss"], graphs["fxgraph_cache_hit"], seconds)
