@@ -22,6 +22,7 @@ import numpy as np
 from scipy.interpolate import BSpline, make_smoothing_spline
 
 from windtunnel.laws.batch import DEFAULT, LAWS, Optima, ThreeTerm
+from windtunnel.laws.fit import Data
 from windtunnel.laws.fit import fit as fit_loss
 
 SEQUENCE = 2048  # tokens
@@ -112,7 +113,7 @@ def by_law(name: str) -> Callable[[Sequence[Cell]], Chooser]:
 def by_loss(cells: Sequence[Cell]) -> Chooser:
     """A plan knows no loss of a run to come: it is the one that the fitted cells predict."""
     at = optima(cells)
-    law, loss = LAWS["loss"].fit(at), fit_loss("additive", at.params, at.tokens, at.loss).law
+    law, loss = LAWS["loss"].fit(at), fit_loss("additive", Data.of(at.params, at.tokens, at.loss)).law
     return lambda cell: float(law.at(loss.at(cell.params, cell.tokens), cell.tokens, cell.params))
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from published import DATA, SETS, chinchilla, cosine_runs, gemstones, wsd_branches
 
 from windtunnel.laws.choice import Predictor, choose
-from windtunnel.laws.fit import Objective, fit
+from windtunnel.laws.fit import Data, Objective, fit
 from windtunnel.laws.loss import FORMS
-from windtunnel.laws.points import Points, check
+from windtunnel.laws.points import Points, fittable
 
 AT_MOST = 12  # sizes held out of one set, evenly spaced over the upper half of the points
 
@@ -49,7 +49,7 @@ def objectives(data: Path) -> list[dict[str, object]]:
         ("gemstones cool_end", gemstones("cool_end", data), 1e-4, 2.047791e-4 * (1 + 1e-6)),
     ):
         begun = time.process_time()
-        found = fit("additive", points.size, points.tokens, points.loss, Objective("log", delta))
+        found = fit("additive", Data.of(points.size, points.tokens, points.loss), Objective("log", delta))
         seconds = time.process_time() - begun
         print(
             f"| {name} | {delta:g} | {found.objective:.6e} | {target:.6e} | {found.disagreement:.0e} | {seconds:.2f} |"
@@ -78,7 +78,7 @@ def extrapolation(data: Path) -> list[dict[str, object]]:
         for label, values, share in (("30% of compute", points.flops, 0.7), ("25% of sizes", points.size, 0.75)):
             kept = values <= np.quantile(values, share)
             below, above = points.select(kept), points.select(~kept)
-            if kept.all() or not _fits(below):
+            if kept.all() or not fittable(below):
                 continue
             predictor = choose(below, draws=5)
             by_form = {form: _by_form(predictor, form, above) for form in FORMS}
@@ -120,7 +120,7 @@ def coverage(data: Path) -> list[dict[str, object]]:
 def _upper_sizes(points: Points) -> list[float]:
     """Sizes that leave half of the points or more below them, and a table that can be fitted."""
     sizes = [float(size) for size in np.unique(points.size)[::-1]
-             if (points.size < size).mean() >= 0.5 and _fits(points.select(points.size < size))]  # fmt: skip
+             if (points.size < size).mean() >= 0.5 and fittable(points.select(points.size < size))]  # fmt: skip
     if len(sizes) <= AT_MOST:
         return sizes
     return [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, AT_MOST)]
@@ -148,14 +148,6 @@ def _by_form(predictor: Predictor, form: str, above: Points) -> float:
 
 def _error(predicted: np.ndarray, above: Points) -> float:
     return 100 * float(np.abs(np.log(predicted / above.loss)).mean())
-
-
-def _fits(points: Points) -> bool:
-    try:
-        check(points)
-    except ValueError:
-        return False
-    return True
 
 
 def _claim(claim: str, value: float, unit: str, target: float, ok: bool) -> dict[str, object]:

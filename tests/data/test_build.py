@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from windtunnel.data.build import PIECE, build
+from windtunnel.data.build import build
 from windtunnel.data.readers import Documents, Malformed, from_paths
 from windtunnel.data.shards import Corpus, TokenStream
+from windtunnel.data.spool import PIECE
 from windtunnel.errors import InputError
 
 WORDS = [f"{a}{b}{c}" for a in ("wi", "tu", "sa", "lo", "ge") for b in ("n", "rr", "st", "m") for c in ("d", "el", "a")]

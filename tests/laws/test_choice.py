@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,35 @@ def test_intervals_widen_with_the_distance() -> None:
     assert widths[0] < widths[1] < widths[2]
     beyond = predictor.extrapolation(4 * SIZES[-1], 2 * LENGTHS[-1])
     assert beyond == {"params": pytest.approx(4), "tokens": pytest.approx(2)}
+
+
+def test_what_a_law_strayed_by_grows_with_the_distance() -> None:
+    """Beyond the second length the losses fall faster than any of the laws, and the more so the longer the run."""
+
+    def bend(tokens: np.ndarray | float) -> np.ndarray:
+        return np.exp(-0.006 * np.log(np.maximum(1.0, tokens / LENGTHS[1])) ** 2)
+
+    plain = measured(ADDITIVE)
+    bent = choose(replace(plain, loss=plain.loss * bend(D)), draws=100)
+    grown = {axis: [c.growth(axis) for c in bent.candidates if c.form == "additive"] for axis in ("params", "tokens")}
+    assert grown["tokens"][0] > 0.004 > 0.001 > grown["params"][0]
+    best = bent.best
+    assert best.stray({"params": 1.0, "tokens": 0.0}) == best.growth("params")
+    assert best.stray({"tokens": 2.0}) == pytest.approx(2 * best.growth("tokens"))
+    far = 6 * LENGTHS[-1]
+    low, high = bent.predict(2e5, far).interval90
+    assert low <= float(ADDITIVE.at(2e5, far)) * bend(far) <= high
+
+
+@pytest.mark.parametrize("at", [5, 16, 29])
+def test_one_run_that_went_wrong_is_noise_and_no_surprise(at: int) -> None:
+    """A loss 10% too high, where runs scatter by 0.2%: 50 standard deviations."""
+    plain = measured(ADDITIVE, seed=2)
+    loss = plain.loss.copy()
+    loss[at] *= 1.1
+    predictors = [choose(points, draws=100) for points in (plain, replace(plain, loss=loss))]
+    noise, inflation = ([getattr(p.best, name) for p in predictors] for name in ("noise", "inflation"))
+    assert noise[1].sd > 5 * noise[0].sd and inflation[1] < 2 * inflation[0]
 
 
 def test_the_same_points_give_the_same_prediction() -> None:

@@ -8,7 +8,7 @@ from shared_data import shared
 from windtunnel.laws.choice import choose
 from windtunnel.laws.fit import SQUARES, Data, Objective, optimum
 from windtunnel.laws.intervals import linear_sd, profiles, redraw
-from windtunnel.laws.loss import Form, LossLaw, slopes
+from windtunnel.laws.loss import Form, LossLaw, log_slopes
 from windtunnel.laws.noise import Noise
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 6), np.geomspace(3e5, 3e6, 7)
@@ -24,10 +24,10 @@ def drawn(seed: int, shared_sd: float = 0.002, own_sd: float = 0.001) -> np.ndar
 
 
 def fitted(loss: np.ndarray, form: Form = "additive") -> tuple[np.ndarray, Data, Noise]:
-    data = Data.of(N, D, loss, None)
+    data = Data.of(N, D, loss)
     at = optimum(form, data, Objective("log"))
-    model, jacobian = slopes(at, data.x, data.y)
-    return at, data, Noise.about(np.log(loss / model), (jacobian / model[:, None])[:, :5], STEM)
+    model, jacobian = log_slopes(at, data.x, data.y)
+    return at, data, Noise.about(np.log(loss / model), jacobian[:, :5], STEM)
 
 
 def test_noise_finds_what_a_stem_shares() -> None:
@@ -44,7 +44,7 @@ def test_noise_finds_what_a_stem_shares() -> None:
 
 def test_a_measured_seed_sd_is_the_least_noise() -> None:
     at, data, _ = fitted(drawn(0))
-    model, jacobian = slopes(at, data.x, data.y)
+    model, jacobian = log_slopes(at, data.x, data.y)
     noise = Noise.about(np.log(data.loss / model), jacobian[:, :5], STEM, least=0.02)
     shared_sd, own_sd = noise.draw(50, np.random.default_rng(0))
     assert noise.sd == 0.02 and np.hypot(shared_sd, own_sd) == pytest.approx(0.02)

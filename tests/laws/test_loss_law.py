@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windtunnel.laws.loss import Frame, LossLaw, slopes, surface
+from windtunnel.laws.loss import Frame, LossLaw, log_slopes, slopes, surface
 
 N, D = np.array([1e5, 1e6, 1e7, 3e5]), np.array([1e6, 3e7, 1e8, 5e8])
 LAWS = st.builds(
@@ -31,11 +31,13 @@ def test_slopes_are_those_of_the_surface(law: LossLaw) -> None:
     frame = Frame.of(N, D)
     at, (x, y) = frame.coordinates(law), frame.logs(N, D)
     _, by_coordinate = slopes(at, x, y)
+    losses, of_logarithm = log_slopes(at, x, y)
     for i in range(6):
         step = np.zeros(6)
         step[i] = 1e-6
         numeric = (surface(at + step, x, y) - surface(at - step, x, y)) / 2e-6
         assert by_coordinate[:, i] == pytest.approx(numeric, rel=1e-4, abs=1e-6)
+        assert of_logarithm[:, i] * losses == pytest.approx(numeric, rel=1e-4, abs=1e-6)
 
 
 @settings(deadline=None)

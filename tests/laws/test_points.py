@@ -1,11 +1,12 @@
 """Tables that people bring: what is read, and what is refused with a word on what is missing."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from windtunnel.laws.points import Points, check, read_points
+from windtunnel.laws.points import Points, check, fittable, measured, read_points, read_rows
 
 HEADER = "params,tokens,loss"
 ROWS = [f"{n},{d},{5 - 0.1 * np.log(n * d):.4f}" for n in (1e5, 2e5, 4e5) for d in (1e6, 2e6, 4e6)]
@@ -19,7 +20,7 @@ def table(tmp_path: Path, *lines: str) -> Path:
 
 def test_three_columns_are_enough(tmp_path: Path) -> None:
     points = read_points(table(tmp_path, HEADER, *ROWS))
-    assert len(points) == 9 and points.counts == ("params",)
+    assert len(points) == 9 and points.counts == ("params",) and fittable(points)
     assert points.flops == pytest.approx(6 * points.size * points.tokens)
     assert len(np.unique(points.stem)) == 9
 
@@ -33,6 +34,30 @@ def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
     points = read_points(table(tmp_path, header, *rows, *more))
     assert len(points) == 9 and points.counts == ("params", "params_total")
     assert len(np.unique(points.stem)) == 3 and points.flops[0] == 7
+    rows_of_it = read_rows(tmp_path / "table.csv")
+    assert [rows_of_it[i]["run"] for i in measured(rows_of_it)] == [row.partition(",")[0] for row in rows]
+
+
+def test_rows_that_end_early_count_where_they_say_enough(tmp_path: Path) -> None:
+    """Ends of lines that hold nothing are often left out."""
+    points = read_points(table(tmp_path, f"{HEADER},source,kind,stem", *ROWS[:5], *(f"{row},,,a" for row in ROWS[5:])))
+    assert points.loss == pytest.approx([float(row.split(",")[2]) for row in ROWS])
+    with pytest.raises(ValueError, match="line 2: loss is None; expected a positive number"):
+        read_points(table(tmp_path, f"{HEADER},source,kind", "1e5,1e6", *ROWS))
+
+
+@pytest.mark.parametrize(
+    ("stems", "expected"),
+    [
+        (list("aaabbbccc"), [0, 0, 0, 1, 1, 1, 2, 2, 2]),
+        (["pile"] * 9, range(9)),  # no stem has more than one size: this column says something else
+        ([""] * 9, range(9)),
+        ([*"aaabbb", "", "", ""], [0, 0, 0, 1, 1, 1, 2, 3, 4]),
+    ],
+)
+def test_points_whose_stem_is_not_known_are_each_their_own(tmp_path: Path, stems: list[str], expected: Any) -> None:
+    lines = [f"{row},{stem}" for row, stem in zip(ROWS, stems, strict=True)]
+    assert list(read_points(table(tmp_path, f"{HEADER},stem", *lines)).stem) == list(expected)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +78,15 @@ def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
             [HEADER, *(f"{n},{n * n},{4 - n / 100}" for n in range(1, 12))],
             "size and tokens grow together along one curve",
         ),
+        (
+            [f"{HEADER},source", *(f"{row},pile" for row in ROWS)],
+            "no row of it is a point: column source says 'pile'; expected all, or no such column",
+        ),
+        (
+            [f"{HEADER},kind", *(f"{row},{kind}" for row, kind in zip(ROWS, "abcdabcda", strict=True))],
+            "column kind says 'a', 'b', 'c' and so on; expected branch or run or final, or no such column",
+        ),
+        ([f"{HEADER},kind", "1,2,,branch", "1,2,3,audit"], "no row of it is a point: expected one with a loss"),
         ([HEADER, *ROWS[:4]], "4 points: a law of five or six parameters needs at least 8"),
         (["params,loss", "1,2"], "needs columns params, tokens and loss; tokens missing; found params, loss"),
         ([HEADER], "needs columns params, tokens and loss; params, tokens, loss missing; the table is empty"),
@@ -80,3 +114,4 @@ def test_select_keeps_every_column() -> None:
     assert len(part) == 3 and list(part.params["params_total"]) == [5, 6, 7] and set(part.stem) == {1}
     with pytest.raises(ValueError, match="3 points"):
         check(part)
+    assert not fittable(part)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from windtunnel.data.shards import Corpus
-from windtunnel.laws.fit import fit
+from windtunnel.laws.fit import Data, fit
 from windtunnel.laws.loss import LossLaw
 from windtunnel.tunnel.alternatives import alternatives, spread, varied
 from windtunnel.tunnel.cost import Shape, shape_of
@@ -48,7 +48,7 @@ def test_the_first_order_is_what_fits_to_noisy_points_show(shapes: dict[Size, Sh
     predicted = []
     for draw in range(16):
         points = measured(layout, ADDITIVE, world.noise, draw)
-        law = fit("coupled+floor", points.params["params_total"], points.tokens, points.loss).law
+        law = fit("coupled+floor", Data.of(points.params["params_total"], points.tokens, points.loss)).law
         predicted.append(float(law.at(size, TARGET.tokens)))
     expected = spread_of(shapes, world) * ADDITIVE.loss(shapes[TARGET.size].counts, TARGET.tokens)
     assert np.std(predicted) == pytest.approx(expected, rel=0.5)  # 16 draws tell it to 18%

@@ -389,6 +389,20 @@ class TestEvidence:
         assert batch.batch == pytest.approx(64e8**0.6, rel=0.02) and batch.inside
         assert batch.interval and batch.interval[0] < batch.batch < batch.interval[1]
 
+    def test_rates_and_batches_stay_with_their_points(self, tmp_path: Path) -> None:
+        """Of rows some are another source's, some another kind's, and some end early."""
+        rows = ["params,tokens,loss,lr,batch,source,kind"]
+        for i, n in enumerate((1e6, 4e6, 16e6)):
+            for k, d in enumerate((1e8, 4e8, 16e8)):
+                end = ("", ",all", ",all,branch")[(i + k) % 3]
+                rows += [f"{n},{d},9,9,9,wiki,branch", f"{n},{d},9,9,9,all,audit",
+                         f"{n},{d},{CHINCHILLA.at(n, d)},{n**-0.3},{int(d**0.6)}{end}"]  # fmt: skip
+        (tmp_path / "rows.csv").write_text("\n".join(rows))
+        found = from_table(tmp_path / "rows.csv")
+        assert len(found.points) == len(found.rates) == 9
+        assert [rate for _, rate in found.rates] == pytest.approx(found.points.size**-0.3)
+        assert found.batches is not None and found.batches.batch == pytest.approx(found.points.tokens**0.6, rel=1e-3)
+
     @pytest.mark.parametrize("value", ["0", "-1", "fast", "nan"])
     def test_a_rate_that_is_none_is_refused(self, value: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="lr is"):

@@ -11,16 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.fit import Data, Fit, Objective, fit, optimum
 from windtunnel.laws.intervals import Draws, Profile, linear_sd, profiles, redraw
-from windtunnel.laws.loss import FORMS, FREE, Array, Form, LossLaw, slopes, surface
+from windtunnel.laws.loss import FORMS, FREE, Array, Form, LossLaw, log_slopes, surface
 from windtunnel.laws.noise import Noise
-from windtunnel.laws.points import Points, check
+from windtunnel.laws.points import Points, check, fittable
 
 _DRAWS = 400
 _SHARPNESS = 4  # weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth
 _CUTS = 3  # held-out tails for each of size, tokens and compute
 _DEEPEST = 0.5  # the smallest share of points that a cut leaves to fit
 _TOLERANCE = 0.0005  # relative error below which two forms count as equally good
-_OUTLIER = 2.5  # standard deviations where Huber's loss becomes linear
+_OUTLIER = 2.5  # standard deviations where Huber's loss becomes linear, and beyond which no error counts
+_MAD = 1.4826  # standard deviations, for a median of magnitudes of 1
 
 Axis = Literal["params", "tokens", "flops"]
 
@@ -42,6 +43,8 @@ class Tried:
     error: float  # mean absolute error of log loss above the cut: relative error of the loss
     bias: float  # mean error there; above 0: predicted too high
     surprise: float  # root mean square of the errors over the standard deviations that the fit below stated
+    excess: float  # mean square of the errors less the mean square of those standard deviations
+    reach: float  # mean square of how far past the cut the runs lie, natural logarithm of size or tokens; 0 for flops
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,19 @@ class Candidate:
     @property
     def inflation(self) -> float:
         """How many times larger its errors of extrapolation were than it had said; at least 1."""
-        return _inflation(self.record)
+        surprises = [tried.surprise for tried in self.record]
+        return max(1.0, float(np.sqrt(np.mean(np.square(surprises))))) if surprises else 1.0
+
+    def stray(self, beyond: Mapping[Axis, ArrayLike]) -> Array:
+        """Standard deviation of log loss that comes on top of what it states, for a run that lies so far `beyond` its
+        points (natural logarithms, by axis): in proportion to the distance."""
+        return np.sqrt(sum(np.square(self.growth(axis) * np.asarray(far)) for axis, far in beyond.items()))
+
+    def growth(self, axis: Axis) -> float:
+        """Of that, what an e-fold along the axis is worth in the record; 0 where no split holds out a part of it."""
+        along = [tried for tried in self.record if tried.split.axis == axis]
+        reach = sum(tried.reach for tried in along)
+        return float(np.sqrt(max(0.0, sum(tried.excess for tried in along)) / reach)) if reach else 0.0
 
 
 @dataclass(frozen=True)
@@ -104,16 +119,19 @@ class Predictor:
         return np.exp(sum(c.weight * c.log_loss(sizes[c.count], tokens) for c in self.candidates))
 
     def predict(self, params: Mapping[str, float] | float, tokens: float) -> Prediction:
-        """With intervals: noise, what the fits leave open, what the forms disagree about, how wrong each has been."""
+        """With intervals: noise, what the fits leave open, what the forms disagree about, how wrong each has been, and
+        that the more, the farther it is from the points."""
         sizes, middle = self._sizes(params), float(self.loss(params, tokens))
         values, weights = [], []
         rng = np.random.default_rng(1)
         for candidate in self.candidates:
-            x, y = candidate.fit.frame.logs(sizes[candidate.count], tokens)
+            size = sizes[candidate.count]
+            x, y = candidate.fit.frame.logs(size, tokens)
             drawn = candidate.draws.log_loss(x, y)[:, 0]
             drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
-            own = float(candidate.log_loss(sizes[candidate.count], tokens))
-            values.append(own + candidate.inflation * (drawn - own))
+            own = float(candidate.log_loss(size, tokens))
+            stray = candidate.stray(_beyond(self.points, candidate.count, size, tokens))
+            values.append(own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn)))
             weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
         low90, low50, high50, high90 = np.exp(_quantiles(np.concatenate(values), np.concatenate(weights),
                                                          [0.05, 0.25, 0.75, 0.95]))  # fmt: skip
@@ -127,10 +145,8 @@ class Predictor:
 
     def profiles(self, candidate: Candidate) -> list[Profile]:
         """Which numbers of a law the points pin down."""
-        data = Data.of(self.points.params[candidate.count], self.points.tokens, self.points.loss, None)
-        return profiles(
-            candidate.form, candidate.fit.coordinates, data, self.points.stem, candidate.noise, self.objective
-        )
+        return profiles(candidate.form, candidate.fit.coordinates, _data(self.points, candidate.count),
+                        self.points.stem, candidate.noise, self.objective)  # fmt: skip
 
     def _sizes(self, params: Mapping[str, ArrayLike] | ArrayLike) -> Mapping[str, Array]:
         if isinstance(params, Mapping):
@@ -162,17 +178,9 @@ def splits(points: Points) -> list[Split]:
         ends = distinct[:-1] if len(distinct) <= 3 * _CUTS else np.quantile(values, np.linspace(_DEEPEST, 0.8, _CUTS))
         for cut in ends[-_CUTS:]:
             kept = values <= cut * (1 + 1e-9)
-            if kept.mean() >= _DEEPEST and not kept.all() and _enough(points.select(kept)):
+            if kept.mean() >= _DEEPEST and not kept.all() and fittable(points.select(kept)):
                 found.append(Split(axis, float(cut), kept))
     return found
-
-
-def _enough(points: Points) -> bool:
-    try:
-        check(points)
-    except ValueError:
-        return False
-    return True
 
 
 def _different(points: Points) -> list[str]:
@@ -186,19 +194,20 @@ def _different(points: Points) -> list[str]:
 
 def _objective(points: Points) -> Objective:
     """Squares of log loss, linear beyond a few standard deviations of the scatter about the best squares."""
-    residuals = []
-    for form in FORMS:
-        data = Data.of(points.size, points.tokens, points.loss, None)
-        fitted = surface(optimum(form, data, Objective("log")), data.x, data.y)
-        residuals.append(np.log(fitted / data.loss))
-    scatter = min(1.4826 * float(np.median(np.abs(r))) for r in residuals)
+    data = _data(points, points.counts[0])
+    fitted = [surface(optimum(form, data, Objective("log")), data.x, data.y) for form in FORMS]
+    scatter = min(_MAD * float(np.median(np.abs(np.log(losses / data.loss)))) for losses in fitted)
     return Objective("log", max(_OUTLIER * scatter, _TOLERANCE))
+
+
+def _data(points: Points, count: str) -> Data:
+    return Data.of(points.params[count], points.tokens, points.loss)
 
 
 def _candidate(form: Form, count: str, points: Points, cuts: list[Split], objective: Objective, least: float,
                draws: int) -> Candidate:  # fmt: skip
-    data = Data.of(points.params[count], points.tokens, points.loss, None)
-    fitted = fit(form, points.params[count], points.tokens, points.loss, objective)
+    data = _data(points, count)
+    fitted = fit(form, data, objective)
     noise, residuals = _noise(form, fitted.coordinates, data, points.stem, least)
     record = tuple(_tried(form, count, points, cut, objective, least) for cut in cuts)
     drawn = redraw(form, fitted.coordinates, data, points.stem, noise, objective, draws)
@@ -207,21 +216,35 @@ def _candidate(form: Form, count: str, points: Points, cuts: list[Split], object
 
 def _tried(form: Form, count: str, points: Points, split: Split, objective: Objective, least: float) -> Tried:
     below, above = points.select(split.kept), points.select(~split.kept)
-    data = Data.of(below.params[count], below.tokens, below.loss, None)
+    data = _data(below, count)
     coordinates = optimum(form, data, objective)
     noise, _ = _noise(form, coordinates, data, below.stem, least)
     x, y = data.frame.logs(above.params[count], above.tokens)
     errors = np.log(surface(coordinates, x, y) / above.loss)
     said = linear_sd(form, coordinates, data, below.stem, noise, x, y)
-    return Tried(
-        split, float(np.abs(errors).mean()), float(errors.mean()), float(np.sqrt(((errors / said) ** 2).mean()))
-    )
+    far = _beyond(below, count, above.params[count], above.tokens).get(split.axis, np.zeros(1))
+    return Tried(split, float(np.abs(errors).mean()), float(errors.mean()),
+                 surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
+                 excess=float((_tamed(errors) ** 2).mean() - (said**2).mean()),
+                 reach=float((far**2).mean()))  # fmt: skip
+
+
+def _tamed(errors: Array) -> Array:
+    """Magnitudes, none beyond a few standard deviations of what they scatter by: an outlier says nothing of a law."""
+    size = np.abs(errors)
+    return np.minimum(size, _OUTLIER * _MAD * np.median(size))
+
+
+def _beyond(points: Points, count: str, params: ArrayLike, tokens: ArrayLike) -> dict[Axis, Array]:
+    """Natural logarithms of how many times larger and longer than any of the points; 0 within."""
+    return {"params": np.log(params / points.params[count].max()).clip(0),
+            "tokens": np.log(tokens / points.tokens.max()).clip(0)}  # fmt: skip
 
 
 def _noise(form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], least: float) -> tuple[Noise, Array]:
-    model, jacobian = slopes(coordinates, data.x, data.y)
+    model, jacobian = log_slopes(coordinates, data.x, data.y)
     residuals = np.log(data.loss / model)
-    return Noise.about(residuals, (jacobian / model[:, None])[:, FREE[form] > 0], stem, least), residuals
+    return Noise.about(residuals, jacobian[:, FREE[form] > 0], stem, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:
@@ -230,10 +253,6 @@ def _score(record: tuple[Tried, ...]) -> float:
     return (
         float(np.mean([np.mean([t.error for t in record if t.split.axis == axis]) for axis in axes])) if axes else 1.0
     )
-
-
-def _inflation(record: tuple[Tried, ...]) -> float:
-    return max(1.0, float(np.sqrt(np.mean([tried.surprise**2 for tried in record])))) if record else 1.0
 
 
 def _quantiles(values: Array, weights: Array, levels: list[float]) -> Array:

@@ -1,5 +1,5 @@
-"""Fits of the loss law that prove themselves: two independent optimisers must agree, or the fit says that it did not
-converge.
+"""Fits of the loss law that prove themselves: two optimisers, from the same starts, must agree, or the fit says that it
+did not converge.
 
 Starts come from variable projection (on a grid of exponents the linear part is solved by non-negative least squares;
 for c other than 1 after L is straightened to (L - E)^(1/c)); then Levenberg-Marquardt on all starts at once, and BFGS.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import Bounds, curve_fit, minimize, nnls
 
-from windtunnel.laws.loss import FREE, Array, Form, Frame, LossLaw, slopes, surface
+from windtunnel.laws.loss import FREE, Array, Form, Frame, LossLaw, log_slopes, slopes, surface
 
 AGREE = 1e-8  # in the objective: what two optimisers may differ by
 _EXPONENTS = np.geomspace(0.03, 1.5, 9)
@@ -37,6 +37,11 @@ class Objective:
 
     def residuals(self, model: Array, loss: Array) -> Array:
         return np.log(model) - np.log(loss) if self.residual == "log" else model - loss
+
+    def slopes(self, coordinates: Array, data: "Data") -> tuple[Array, Array]:
+        """Losses (..., n), and the derivatives (..., n, 6) of the residuals by the coordinates."""
+        of = log_slopes if self.residual == "log" else slopes
+        return of(coordinates, data.x, data.y)
 
     def cost(self, residuals: Array, weights: Array) -> Array:
         """(...,) from residuals (..., n)."""
@@ -67,7 +72,9 @@ class Data:
     frame: Frame
 
     @classmethod
-    def of(cls, params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, weights: ArrayLike | None) -> "Data":
+    def of(cls, params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, weights: ArrayLike | None = None
+           ) -> "Data":  # fmt: skip
+        """Weights one a point (default: 1). Raises ValueError for what is no positive number."""
         n, d, losses = (np.asarray(values, float) for values in (params, tokens, loss))
         given = np.ones_like(losses) if weights is None else np.asarray(weights, float)
         for name, values in (("params", n), ("tokens", d), ("loss", losses)):
@@ -75,6 +82,11 @@ class Data:
                 raise ValueError(f"{name}: expected positive numbers")
         frame = Frame.of(n, d)
         return cls(*frame.logs(n, d), losses, given, frame)
+
+    def cost(self, coordinates: Array, objective: Objective) -> Array:
+        """The objective (...,) at coordinates (..., 6)."""
+        residuals = objective.residuals(surface(coordinates, self.x, self.y), self.loss)
+        return objective.cost(residuals, self.weights)
 
 
 @dataclass(frozen=True)
@@ -93,14 +105,12 @@ class Fit:
         return self.disagreement <= AGREE
 
 
-def fit(form: Form, params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, objective: Objective = SQUARES,
-        weights: ArrayLike | None = None) -> Fit:  # fmt: skip
-    """The law of this form that minimises the objective. Arrays of one length, weights one a point (default: 1).
-    Raises ValueError where there are fewer points than the form has parameters, or no positive numbers."""
-    data = Data.of(params, tokens, loss, weights)
+def fit(form: Form, data: Data, objective: Objective = SQUARES) -> Fit:
+    """The law of this form that minimises the objective. Raises ValueError where there are fewer points than the form
+    has parameters."""
     starts = _starts(form, data)
     first, second = _marquardt(starts, data, form, objective), _bfgs(starts, data, form, objective)
-    costs = [float(_costs(found, data, objective)) for found in (first, second)]
+    costs = [float(data.cost(found, objective)) for found in (first, second)]
     coordinates = first if costs[0] <= costs[1] else second
     return Fit(form, data.frame.law(coordinates), min(costs), abs(costs[0] - costs[1]), data.frame, coordinates)
 
@@ -138,11 +148,10 @@ def refine(starts: Array, data: Data, free: Array, objective: Objective, steps: 
     data.loss is (..., n); coordinates where `free` is 0 stay. Huber's loss by reweighting."""
     at: Array = np.clip(starts, _LOWEST, _HIGHEST)
     damping = np.full(at.shape[:-1], 1e-3)
-    model, jacobian = slopes(at, data.x, data.y)
+    model, pull = objective.slopes(at, data)
     cost = objective.cost(objective.residuals(model, data.loss), data.weights)
     for _ in range(steps):
         residuals = objective.residuals(model, data.loss)
-        pull = jacobian / model[..., None] if objective.residual == "log" else jacobian
         weighted = pull * (data.weights * objective.influence(residuals))[..., None]
         gradient = (weighted * residuals[..., None]).sum(-2)
         held = (free == 0) | ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
@@ -153,13 +162,13 @@ def refine(starts: Array, data: Data, free: Array, objective: Objective, steps: 
         scale = np.maximum(scale, 1e-300)
         step = np.linalg.solve(normal + scale[..., None] * np.eye(6), np.where(held, 0.0, -gradient)[..., None])[..., 0]
         tried = np.clip(at + step, _LOWEST, _HIGHEST)
-        new_model, new_jacobian = slopes(tried, data.x, data.y)
+        new_model, new_pull = objective.slopes(tried, data)
         new_cost = objective.cost(objective.residuals(new_model, data.loss), data.weights)
         better = new_cost < cost
         gained = np.where(better, cost - new_cost, 0.0)
         at = np.where(better[..., None], tried, at)
         model = np.where(better[..., None], new_model, model)
-        jacobian = np.where(better[..., None, None], new_jacobian, jacobian)
+        pull = np.where(better[..., None, None], new_pull, pull)
         cost = np.where(better, new_cost, cost)
         damping = np.clip(np.where(better, damping * 0.2, damping * 6), 1e-12, 1e12)
         if (~better & (damping > 1e9) | better & (gained <= 1e-13 * cost)).all():
@@ -176,10 +185,10 @@ def _deltas(objective: Objective) -> list[Objective]:
 def _marquardt(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
     first, *more = _deltas(objective)
     at = refine(starts, data, FREE[form], first, 40)
-    at = at[np.argsort(_costs(at, data, first))][:_KEPT]
+    at = at[np.argsort(data.cost(at, first))][:_KEPT]
     for stage in (first, *more):
         at = refine(at, data, FREE[form], stage, 300 if stage == objective else 60)
-    return at[np.argmin(_costs(at, data, objective))]
+    return at[np.argmin(data.cost(at, objective))]
 
 
 def _bfgs(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
@@ -192,22 +201,16 @@ def _bfgs(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
 
         def cost(part: Array, stage: Objective, whole: Array = whole) -> tuple[float, Array]:
             whole[free] = part
-            model, jacobian = slopes(whole, data.x, data.y)
+            model, pull = stage.slopes(whole, data)
             residuals = stage.residuals(model, data.loss)
-            if stage.residual == "log":
-                jacobian = jacobian / model[:, None]
-            pull = data.weights * stage.influence(residuals) * residuals
-            return float(stage.cost(residuals, data.weights)), pull @ jacobian[:, free]
+            weighted = data.weights * stage.influence(residuals) * residuals
+            return float(stage.cost(residuals, data.weights)), weighted @ pull[:, free]
 
         part = whole[free]
         for stage in (*before, last, last):  # a restart forgets a curvature that no longer holds
             part = minimize(cost, part, (stage,), jac=True, method="L-BFGS-B", bounds=bounds, options=_PATIENT).x
         whole[free] = part
-    return found[np.argmin(_costs(found, data, objective))]
-
-
-def _costs(coordinates: Array, data: Data, objective: Objective) -> Array:
-    return objective.cost(objective.residuals(surface(coordinates, data.x, data.y), data.loss), data.weights)
+    return found[np.argmin(data.cost(found, objective))]
 
 
 def _starts(form: Form, data: Data) -> Array:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import fdtri
 
 from windtunnel.laws.fit import Data, Objective, refine
-from windtunnel.laws.loss import FREE, Array, Form, slopes, surface
+from windtunnel.laws.loss import FREE, Array, Form, log_slopes, surface
 from windtunnel.laws.noise import Noise
 
 LEVEL = 0.9
@@ -51,9 +51,7 @@ def linear_sd(
     """Standard deviation (targets,) of a new run's log loss about the law, to first order: far quicker than `redraw`,
     and good enough to weigh errors by."""
     free = FREE[form] > 0
-    model, jacobian = slopes(coordinates, data.x, data.y)
-    there, ahead = slopes(coordinates, x, y)
-    jacobian, ahead = (jacobian / model[:, None])[:, free], (ahead / there[:, None])[:, free]
+    jacobian, ahead = (log_slopes(coordinates, *at)[1][:, free] for at in ((data.x, data.y), (x, y)))
     scale = np.linalg.norm(jacobian, axis=0).clip(1e-12)
     estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None]
     spread = ahead @ estimator
@@ -94,7 +92,7 @@ def _profile(name: Literal["E", "c alpha", "c beta"], at: int, form: Form, coord
     free = FREE[form].copy()
     freedom = len(data.loss) - int(free.sum())
     free[at] = 0
-    best = float(_cost(coordinates, data, objective))
+    best = float(data.cost(coordinates, objective))
     allowed = best * (1 + effect * float(fdtri(1, max(1, freedom), LEVEL)) / max(1, freedom))
     value = float(coordinates[at])
     ceiling = 0.999 * float(data.loss.min()) if name == "E" else 4.0
@@ -103,14 +101,10 @@ def _profile(name: Literal["E", "c alpha", "c beta"], at: int, form: Form, coord
         tried = value + (end - value) * np.linspace(0, 1, _GRID) ** 2
         starts = np.broadcast_to(coordinates, (_GRID, 6)).copy()
         starts[:, at] = tried
-        costs = _cost(refine(starts, data, free, objective, 80), data, objective)
+        costs = data.cost(refine(starts, data, free, objective, 80), objective)
         beyond = np.flatnonzero(costs > allowed)
         ends.append(_crossing(tried, costs, allowed, int(beyond[0])) if len(beyond) else None)
     return Profile(name, value, *ends)
-
-
-def _cost(coordinates: Array, data: Data, objective: Objective) -> Array:
-    return objective.cost(objective.residuals(surface(coordinates, data.x, data.y), data.loss), data.weights)
 
 
 def _crossing(tried: Array, costs: Array, allowed: float, at: int) -> float:

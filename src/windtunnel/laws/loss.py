@@ -111,3 +111,9 @@ def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     derivatives[..., 4] = -by_data * y
     derivatives[..., 5] = above * c * mixed
     return floor + above, derivatives
+
+
+def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Losses (..., n) and the derivatives of their natural logarithms by the coordinates, (..., n, 6)."""
+    losses, derivatives = slopes(coordinates, x, y)
+    return losses, derivatives / losses[..., None]

@@ -16,7 +16,8 @@ FEWEST_SIZES, FEWEST_LENGTHS, FEWEST_POINTS = 3, 3, 8
 _SPREAD = 1.5  # of tokens per parameter, largest over smallest: less is one ray D = kN
 _OFF_CURVE = 1.2  # the same of the distance from a curve D ~ N^p
 _CEILING = 20.0  # nats/token: ten times what text can cost
-_KINDS = ("", "branch", "run", "final")  # of the rows of a study's table that a law is fitted to
+# Of the rows of a study's table those that a law is fitted to; where a table has no such column, or says nothing: all.
+_TAKEN = {"source": ("all", ""), "kind": ("branch", "run", "final", "")}
 
 
 @dataclass(frozen=True)
@@ -67,40 +68,60 @@ class Points:
         return self.params[self.counts[0]]
 
 
-def read_points(path: Path, source: str = "all") -> Points:
+def read_points(path: Path) -> Points:
     """The points of a CSV file with columns params, tokens and loss, and where it has them params_with_head,
-    params_total, flops, stem and seed. Of a study's table the rows of this source and of finished branches and runs
-    count (its audit run does not), and runs that diverged are left out. Raises ValueError, naming file and line."""
+    params_total, flops, stem and seed: of the rows that `measured` takes. Raises ValueError, naming file and line."""
+    return points_of(read_rows(path), str(path))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file. Raises ValueError where it is none."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a readable CSV table: {error}") from None
-    return points_of(rows, source, str(path))
 
 
-def points_of(rows: Sequence[Mapping[str, Any]], source: str = "all", where: str = "the table") -> Points:
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Indices of the rows that are points. Of a study's table those of source `all`, of finished branches and runs (its
+    audit run is none); a run of it without a loss diverged, and is left out."""
+    return [i for i, row in enumerate(rows) if all((row.get(name) or "") in taken for name, taken in _TAKEN.items())
+            and (row["loss"] or not row.get("kind"))]  # fmt: skip
+
+
+def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Points:
     """The points of a table's rows, as `read_points` takes them. Raises ValueError."""
-    columns = list(rows[0]) if rows else []
+    columns = [name for name in rows[0] if name] if rows else []
     missing = [name for name in ("params", "tokens", "loss") if name not in columns]
     if missing:
         raise ValueError(f"{where}: needs columns params, tokens and loss; {', '.join(missing)} missing"
                          f"{_found(columns)}")  # fmt: skip
-    numbered = [(line, row) for line, row in enumerate(rows, 2) if row.get("source", source) in (source, "")
-                and (row.get("kind") or "") in _KINDS and (row["loss"] or not row.get("kind"))]  # fmt: skip
+    numbered = [(i + 2, rows[i]) for i in measured(rows)]
+    if not numbered:
+        raise ValueError(f"{where}: no row of it is a point{_not_taken(rows)}")
     known = [name for name in (*COUNTS, "tokens", "loss", "flops") if name in columns]
     values = {name: np.array([_number(where, line, name, row[name]) for line, row in numbered]) for name in known}
     whole = {name: values[name] for name in COUNTS if name in known}
     points = Points.of(whole, values["tokens"], values["loss"], flops=values.get("flops"),
-                       stem=[row["stem"] for _, row in numbered] if "stem" in columns else None,
+                       stem=_stems([row.get("stem") for _, row in numbered]),
                        seed=_labels([row["seed"] for _, row in numbered]) if "seed" in columns else None)  # fmt: skip
     try:
         check(points)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return points
+
+
+def fittable(points: Points) -> bool:
+    """Whether a law can be fitted; `check` says why not."""
+    try:
+        check(points)
+    except ValueError:
+        return False
+    return True
 
 
 def check(points: Points) -> None:
@@ -132,6 +153,25 @@ def _spread_about_a_curve(points: Points) -> float:
     n, d = np.log(points.size), np.log(points.tokens)
     spans = [float(np.ptp(b - np.polyval(np.polyfit(a, b, 1), a))) for a, b in ((n, d), (d, n))]
     return float(np.exp(min(spans)))
+
+
+def _stems(texts: Sequence[Any]) -> list[Any] | None:
+    """The stem of each point; None where no column tells: one text for all names no stem, which has a single size. A
+    point without a text is its own."""
+    if len(set(texts)) == 1:
+        return None
+    return [text or ("", index) for index, text in enumerate(texts)]
+
+
+def _not_taken(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which column leaves every row out, by which words."""
+    for name, taken in _TAKEN.items():
+        found = list(dict.fromkeys(row.get(name) or "" for row in rows))
+        if not set(found) & set(taken):
+            words = ", ".join(map(repr, found[:3])) + (" and so on" if len(found) > 3 else "")
+            return (f": column {name} says {words}; expected {' or '.join(word for word in taken if word)}, or no such "
+                    "column")  # fmt: skip
+    return ": expected one with a loss, where there are such columns of source all and of kind branch, run or final"
 
 
 def _labels(texts: Sequence[Any]) -> list[int]:

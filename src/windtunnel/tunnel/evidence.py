@@ -1,6 +1,5 @@
 """What a plan rests on: a lab's studies, or anybody's table of published runs; and which runs each of it came from."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.batch import LAWS, ByTokens, Optima, best_available, fit
-from windtunnel.laws.points import Points, read_points
+from windtunnel.laws.points import Points, measured, points_of, read_rows
 from windtunnel.recipe import DecayShape, Recipe, did_you_mean, load
 from windtunnel.tunnel.scaling import LAPTOP_LAW, LAPTOP_OPTIMA
 
@@ -101,10 +100,10 @@ def from_lab(lab: Path, study: str) -> Evidence:
             f"{folder}: there is no such study{did_you_mean(study, there)}; run `windtunnel scaling` first, "
             "or give a table of runs with --from"
         )
-    points, rows = _points(folder / "table.csv"), _rows(folder / "table.csv", measured=True)
+    points, rows = _measured(folder / "table.csv")
     numbers = result["numbers"]
-    runs = tuple(dict.fromkeys(row["run"] for row in rows))
     try:
+        runs = tuple(dict.fromkeys(row["run"] for row in rows))
         decay = Decay(float(numbers["decay"]), numbers["shape"], float(numbers["floor"]),
                       Source(f"as the branches of the {study} study decayed", study, runs))  # fmt: skip
         corpus, law = numbers["corpus"], numbers["batch"]
@@ -112,7 +111,7 @@ def from_lab(lab: Path, study: str) -> Evidence:
         batch = KeptBatch(ByTokens(float(law["c"]), float(law["p"])), law["origin"], max(numbers["lengths"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: not a scaling study that a plan can use: {error!r}") from None
-    rates = [(float(row["params"]), float(row["lr"])) for row in rows if row.get("lr")]
+    rates = _rates(folder / "table.csv", rows)
     return Evidence(
         points, Source(f"the {study} study: {len(points)} points of {len(runs)} runs", study, runs),
         numbers.get("seed_sd"), decay, tuple(sorted(widths)), corpus, _template(lab, result["runs"]),
@@ -123,16 +122,15 @@ def from_lab(lab: Path, study: str) -> Evidence:
 def from_table(path: Path) -> Evidence:
     """From a CSV with params, tokens and loss, and where it has them lr and batch: of several runs of one size and
     length the best one counts."""
-    points, rows = _points(path), _rows(path, measured=False)
+    points, rows = _measured(path)
     best = _best_of_each(points)
     rows = [rows[i] for i in best]
     with_batch = [(i, _positive(path, row, "batch")) for i, row in zip(best, rows, strict=True) if row.get("batch")]
-    rates = [(float(row["params"]), _positive(path, row, "lr")) for row in rows if row.get("lr")]
     how = f"{path.name}: {len(best)} points" + (f", the best of {len(points)} runs" if len(best) < len(points) else "")
     decay = Decay(0.1, "exponential", 0.1, Source("the paper's: 10%, exponential to a tenth (section 4)"))
     runs = tuple(dict.fromkeys(row["run"] for row in rows if row.get("run")))
     return Evidence(points.select(best), Source(how, None, runs), None, decay, batches=_optima(points, with_batch),
-                    rates=rates)  # fmt: skip
+                    rates=_rates(path, rows))  # fmt: skip
 
 
 def batch_at(evidence: Evidence, loss: float, tokens: float, params: float) -> BatchChoice:
@@ -192,22 +190,18 @@ def read_result(lab: Path, study: str) -> dict[str, Any] | None:
         raise InputError(f"{file}: not the result of a study: {error!r}") from None
 
 
-def _points(path: Path) -> Points:
+def _measured(path: Path) -> tuple[Points, list[dict[str, str]]]:
+    """A table's points, and the row of each."""
     try:
-        return read_points(path)
+        rows = read_rows(path)
+        return points_of(rows, str(path)), [rows[i] for i in measured(rows)]
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def _rows(path: Path, measured: bool) -> list[dict[str, str]]:
-    """The rows of a table that became points; `measured`: those of a study's table."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not measured:
-        return [row for row in rows if (row.get("source") or "all") == "all"
-                and (row.get("kind") or "") in ("", "branch", "run", "final")
-                and (row["loss"] or not row.get("kind"))]  # fmt: skip
-    return [row for row in rows if row["source"] == "all" and row["kind"] == "branch" and row["loss"]]
+def _rates(path: Path, rows: Sequence[dict[str, str]]) -> list[tuple[float, float]]:
+    """(parameters, rate) of the rows whose rate is known."""
+    return [(float(row["params"]), _positive(path, row, "lr")) for row in rows if row.get("lr")]
 
 
 def _best_of_each(points: Points) -> list[int]:

@@ -29,7 +29,8 @@ def _form(predictor: Predictor, candidate: Candidate) -> dict[str, Any]:
     return {
         "form": candidate.form, "count": candidate.count, **candidate.law.as_dict(),
         "weight": candidate.weight, "extrapolation_error": candidate.score if candidate.record else None,
-        "inflation": candidate.inflation, "misfit": candidate.misfit, "noise_sd": candidate.noise.sd,
+        "inflation": candidate.inflation, "growth": {axis: candidate.growth(axis) for axis in ("params", "tokens")},
+        "misfit": candidate.misfit, "noise_sd": candidate.noise.sd,
         "converged": candidate.fit.converged, "optimisers_differ": candidate.fit.disagreement,
         "intervals": {
             profile.name: {"value": profile.value, "interval90": [profile.low, profile.high],

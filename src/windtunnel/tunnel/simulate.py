@@ -11,7 +11,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.choice import Predictor, choose
-from windtunnel.laws.fit import fit
+from windtunnel.laws.fit import Data, fit
 from windtunnel.laws.loss import Array, Form, LossLaw
 from windtunnel.laws.points import Points, read_points
 from windtunnel.model.shape import Counts
@@ -92,7 +92,7 @@ def world(lab: Path, study: dict[str, Any] | None) -> World:
 
 def _fitted(form: Form, points: Points) -> Truth:
     """By the count that fits best."""
-    fits = {key: fit(form, values, points.tokens, points.loss) for key, values in points.params.items()}
+    fits = {key: fit(form, Data.of(values, points.tokens, points.loss)) for key, values in points.params.items()}
     best = min(fits, key=lambda key: fits[key].objective)
     return Truth(form, best, fits[best].law, "fitted to the lab's scaling study")
 
