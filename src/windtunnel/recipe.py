@@ -24,7 +24,7 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 
 # Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): then it is another run.
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 
 
 def _for_pydantic(parse: Any) -> BeforeValidator:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from windtunnel.cli import main
+from windtunnel.data.chat_format import OURS, Message
 from windtunnel.ship import gguf
 from windtunnel.ship.chat import Chat, GGUFModel, OwnModel, Sampling
-from windtunnel.ship.chat_format import OURS, Message
 from windtunnel.train import checkpoint
 from windtunnel.train.run import open_run
 

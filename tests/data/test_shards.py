@@ -9,7 +9,7 @@ import pytest
 
 from windtunnel.data.build import build
 from windtunnel.data.readers import Documents
-from windtunnel.data.shards import Corpus
+from windtunnel.data.shards import NUMBER_BIT, Corpus, ShardWriter, TokenStream
 from windtunnel.errors import InputError
 
 TEXTS = [f"Document {i} says {i * 7919 % 1000} and {'more ' * (i % 13)}" for i in range(600)]
@@ -117,3 +117,22 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path, folder: Path) -> Non
     assert big.manifest.dtype == "<u4" and small.manifest.dtype == "<u2"
     streams = [corpus.sources["a"].train for corpus in (big, small)]
     assert streams[0].read(np.array([5]), 3000).tolist() == streams[1].read(np.array([5]), 3000).tolist()
+
+
+def test_what_is_learnt_is_the_same_wherever_the_shards_end(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    ids, learnt = random.integers(0, 300, 500), random.random(500) < 0.5
+    lengths = np.full(50, 10)
+    streams = []
+    for source, limit in (("a", 64), ("b", 1000)):
+        (tmp_path / source).mkdir(exist_ok=True)
+        writer = ShardWriter(tmp_path, source, "train", np.dtype("<u2"), limit)
+        writer.add(ids, lengths, lengths, learnt)
+        streams.append(TokenStream(tmp_path, writer.finish(), "<u2"))
+    starts = np.array([0, 5, 60, 250, 477])
+    positions = starts[:, None] + np.arange(23)
+    numbers = positions // 10 - starts[:, None] // 10
+    expected = ids[positions] + (numbers << NUMBER_BIT)
+    expected = np.where(learnt[positions], expected, ~expected)
+    for stream in streams:
+        assert np.array_equal(stream.marked(starts, 23), expected)

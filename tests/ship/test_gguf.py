@@ -12,12 +12,12 @@ import pytest
 import torch
 from ship_models import SHAPES, model_of, weights_of
 
+from windtunnel.data.chat_format import OURS
 from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.recipe import Model
 from windtunnel.ship import gguf
-from windtunnel.ship.chat_format import OURS
 from windtunnel.ship.gguf_file import metadata
 from windtunnel.ship.layouts import fold
 from windtunnel.ship.verify import ODD_LINES, HeldOut, held_out, log_probabilities, verify
@@ -113,6 +113,7 @@ def test_every_precision_is_read_back_as_near_as_it_is(kind: str, share: float, 
 
 def test_a_model_without_multipliers_is_a_plain_llama(write: Write) -> None:
     assert metadata(write(model_of("standard")))["general.architecture"] == "llama"
+    assert metadata(write(model_of("standard")))["general.size_label"].endswith("K")
     assert metadata(write(model_of("tied")))["general.architecture"] == "granite"
     folded, weights = fold(model_of("tied"), weights_of(model_of("tied")))
     file = write(folded.model_copy(update={"parametrization": "standard"}), weights)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from ship_models import model_of, weights_of
 
+from windtunnel.data.chat_format import OURS, Message
 from windtunnel.data.shards import Corpus
 from windtunnel.ship import gguf
-from windtunnel.ship.chat_format import OURS, Message
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("xllamacpp")

@@ -9,18 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chats import chat, write_chats
 
 from windtunnel.data.build import build
+from windtunnel.data.chat_format import Message
 from windtunnel.data.readers import Documents
 from windtunnel.data.tokenizer import Tokenizer
+from windtunnel.data.windows import Windows
+from windtunnel.family.sft import Asked, sft
 from windtunnel.recipe import dump
 from windtunnel.ship import gguf
+from windtunnel.ship.chat import OwnModel, Sampling
 from windtunnel.ship.export import export
 from windtunnel.ship.gguf import Imported
 from windtunnel.ship.stem import import_model
 from windtunnel.ship.verify import ODD_LINES, log_probabilities
-from windtunnel.train.loop import train
-from windtunnel.train.run import branch, open_run
+from windtunnel.train.device import choose_engine
+from windtunnel.train.loop import load_model, train
+from windtunnel.train.run import Run, branch, open_run
+from windtunnel.train.validation import validate
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -89,7 +96,7 @@ def test_written_again_llama_cpp_agrees(model: Imported, file: Path, tmp_path: P
 
 
 def test_it_answers(file: Path) -> None:
-    from windtunnel.ship.chat import GGUFModel, Sampling
+    from windtunnel.ship.chat import GGUFModel
 
     with GGUFModel(file) as who:
         pieces: list[str] = []
@@ -99,19 +106,45 @@ def test_it_answers(file: Path) -> None:
     assert "sea" in answer.lower() or "ocean" in answer.lower()
 
 
+def _stem(file: Path, lab: Path) -> Run:
+    """Imported; what trains on it does so at once, without compiling."""
+    stem = import_model(file, lab, "smollm2")
+    at_once = stem.recipe.change(train={"precision": "fp32", "compile": False, "evaluate_tokens": 128})
+    (stem.path / "recipe.toml").write_text(dump(at_once))
+    return open_run(stem.path)
+
+
 def test_it_is_a_stem_like_any_other(file: Path, tmp_path: Path) -> None:
     """Imported, a branch of two steps on text of its tokenizer, and exported again, checked by transformers."""
     pytest.importorskip("transformers")
     lab = tmp_path / "lab"
-    stem = import_model(file, lab, "smollm2")
+    stem = _stem(file, lab)
     words = ["The wind tunnel is ready. " * 40 + str(i) for i in range(20)]
     text = {"wind": Documents(lambda: iter(words), "generated")}
     corpus = build(lab / "corpora/wind", text, tokenizer=stem.tokenizer, workers=1)
-    at_once = stem.recipe.change(train={"precision": "fp32", "compile": False, "evaluate_tokens": 128})
-    (stem.path / "recipe.toml").write_text(dump(at_once))
-    made = branch(open_run(stem.path), corpus, 0, 256, lr=1e-4, batch=128, context=128)
+    made = branch(stem, corpus, 0, 256, lr=1e-4, batch=128, context=128)
     assert train(made, corpus)["status"] == "done"
     losses = [line["loss"] for line in made.metrics() if "lr" in line]
     assert len(losses) == 2 and max(losses) < 3, "a model that knows nothing begins at 10.8"
     for run in (stem, made):
         assert export(run, "hf").agreement.max_difference <= 1e-4
+
+
+def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
+    """On conversations in its own template; then it is nearer to what it was to answer, and it still answers."""
+    stem = _stem(file, tmp_path / "lab")
+    chats = [chat(f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}.") for a in range(8) for b in range(8)]
+    data = write_chats(tmp_path / "sums.jsonl", chats)
+    run, corpus = sft(stem, [data], Asked(lr=1e-4, tokens=256, batch=256, context=128))
+    assert train(run, corpus)["status"] == "done"
+    windows, before, after = Windows(corpus, run.recipe.data, 0), load_model(stem), load_model(run)
+    (step,) = [line for line in run.metrics() if "lr" in line]
+    assert 0 < step["loss"] < 3 and np.isfinite(step["grad_norm"])
+    assert any((a - b).abs().max() > 1e-6 for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    engine = choose_engine(run.recipe)
+    losses = [validate(model, windows, engine, 128, True)[0].overall.loss for model in (before, after)]
+    assert losses[1] < losses[0]
+    learnt = windows.read(0, 128)[0]
+    assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))
+    question: list[Message] = [{"role": "user", "content": "What is 2 plus 2?"}]
+    assert "4" in OwnModel(run).answer(question, Sampling(0, 1, 0, 24), lambda piece: None)

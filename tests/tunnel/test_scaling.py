@@ -234,7 +234,7 @@ def wait_for_runs(process: Any, lab: Any, many: int) -> list[str]:
     """Until so many runs are done; which ones."""
     give_up = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < give_up:
-        statuses = [(file.parent.name, file.read_text()) for file in lab.path.glob("runs/*/status.json")]
+        statuses = [(file.parent.name, file.read_text()) for file in lab.path.glob("runs/[!.]*/status.json")]
         done = [run for run, text in statuses if '"done"' in text]
         if len(done) >= many:
             return done

@@ -276,7 +276,7 @@ search(lab, Corpus.open(lab / "corpora" / "tiny"), Design(**json.loads(sys.argv[
 
 
 def finished(lab: Path) -> int:
-    files = (lab / "runs").glob("*/status.json")
+    files = (lab / "runs").glob("[!.]*/status.json")  # a folder that begins with a dot is not whole yet
     return sum(json.loads(file.read_text())["status"] == "done" for file in files)
 
 

@@ -63,7 +63,7 @@ def run(lab: Any, kill_at: int | None = None) -> None:
 
 
 def done(lab: Any) -> int:
-    files = (lab.path / "runs").glob("*/status.json") if (lab.path / "runs").exists() else []
+    files = (lab.path / "runs").glob("[!.]*/status.json") if (lab.path / "runs").exists() else []
     return sum(json.loads(file.read_text())["status"] == "done" for file in files)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -23,13 +24,16 @@ app = typer.Typer(
 # twenty times slower each: their threads spun on the cores that the others needed (docs/LOG.md).
 _SPINS = "3000"
 # each adds its commands to `app`, which lists them in this order
-_COMMANDS = ["tunnel", "corpus", "runs", "check", "search", "transfer", "batch", "scaling", "dynamics", "ablate"]
-_COMMANDS += ["plan", "ship", "talk"]
+_COMMANDS = (
+    "tunnel", "corpus", "runs", "check", "search", "transfer", "batch", "scaling", "dynamics", "ablate", "plan", "sft",
+    "ship", "talk",
+)  # fmt: skip
 
 
 def main() -> None:
     """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one line that says what."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "compiled"))
     for module in _COMMANDS:
         importlib.import_module(f"windtunnel.cli.{module}")
 
@@ -45,6 +49,11 @@ def main() -> None:
             raise
         _fail(f"{error.format_message()} (see `windtunnel --help`)")  # type: ignore[attr-defined]
     sys.exit(code)
+
+
+def _cache() -> Path:
+    """What outlives a reboot, unlike torch's own choice, and any lab: a shape is compiled once."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windtunnel"
 
 
 def _fail(message: str) -> NoReturn:

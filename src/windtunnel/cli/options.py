@@ -6,12 +6,22 @@ from typing import Annotated, Any, get_args
 import typer
 
 from windtunnel.errors import InputError
-from windtunnel.quantities import parse_length
+from windtunnel.quantities import parse_length, parse_tokens
 
 Lab = Annotated[Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.")]
 DEFAULT_LAB = Path("lab")
+
+
+def number_of(option: str, text: str | None) -> int | None:
+    """`20M` -> a whole number above zero; None where the option was not given. Raises InputError."""
+    if text is None:
+        return None
+    number = parse_tokens(text)
+    if not 1 <= number <= 1e18:
+        raise InputError(f"{option} {text}: expected a number above zero, such as 16k or 20M")
+    return number
 
 
 def numbers_of(option: str, text: str, different: bool = True) -> list[int]:

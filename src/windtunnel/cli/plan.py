@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, size_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, size_of, word_of
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.quantities import about, parse_length
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -64,8 +64,8 @@ def plan(
         asked = {
             "flops": _number("--flops", flops), "hours": _above_zero("--hours", hours), "device": device,
             "devices": gpus, "share": _share(mfu), "price": price,
-            "tokens": _whole("--tokens", tokens), "epochs": _above_zero("--epochs", epochs),
-            "params": _whole("--params", params), "shape": size_of("--shape", shape) if shape else None,
+            "tokens": number_of("--tokens", tokens), "epochs": _above_zero("--epochs", epochs),
+            "params": number_of("--params", params), "shape": size_of("--shape", shape) if shape else None,
             "quantisation": quantisation, "corpus": corpus, "vocab": vocab, "context": context,
             "lr": _above_zero("--lr", lr), "parametrization": parametrization, "name": name,
         }  # fmt: skip
@@ -124,15 +124,6 @@ def _number(option: str, text: str | None) -> float | None:
         value = math.nan
     if not (math.isfinite(value) and 1e6 <= value <= 1e30):
         raise InputError(f"{option} {text}: expected a number such as 1e18, between 1e6 and 1e30")
-    return value
-
-
-def _whole(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    value = parse_tokens(text)
-    if not 1 <= value <= 1e18:
-        raise InputError(f"{option} {text}: expected a number above zero such as 20M")
     return value
 
 

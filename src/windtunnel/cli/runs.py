@@ -10,7 +10,7 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
 
@@ -36,7 +36,7 @@ def train(
     from windtunnel.train.device import choose_engine
 
     choose_engine(wanted)  # refuses a device that is not there
-    _train(create(lab, wanted, corpus), corpus, as_json)
+    carry_out(create(lab, wanted, corpus), corpus, as_json)
 
 
 @app.command()
@@ -69,9 +69,9 @@ def branch(
     length = parse_length(decay).of(start)
     if not length:
         raise InputError(f"--decay {decay}: nothing of --at {at}; expected tokens such as 1M")
-    made = make_branch(parent, text, start, length, chosen, floor, _mixture(mixture), _above_zero("--batch", batch),
+    made = make_branch(parent, text, start, length, chosen, floor, _mixture(mixture), number_of("--batch", batch),
                        lr, name, context)  # fmt: skip
-    _train(made, text, as_json)
+    carry_out(made, text, as_json)
 
 
 @app.command()
@@ -108,15 +108,6 @@ def _print_tree(one: dict[str, Any], children: dict[str | None, list[dict[str, A
         _print_tree(child, children, indent + ("└─ " if last else "├─ "), indent + ("   " if last else "│  "))
 
 
-def _above_zero(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    tokens = parse_tokens(text)
-    if not tokens:
-        raise InputError(f"{option} {text}: expected tokens above zero, such as 16k")
-    return tokens
-
-
 def _mixture(text: str) -> dict[str, float]:
     weights = {}
     for part in filter(None, text.split(",")):
@@ -130,7 +121,8 @@ def _mixture(text: str) -> dict[str, float]:
     return weights
 
 
-def _train(run: "Run", corpus: "Corpus", as_json: bool) -> None:
+def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
+    """Train a run to its end and say what came of it. Exit code 1 where it failed, 130 where it was stopped."""
     from windtunnel.train.loop import Watch, train
 
     with display() as shown, stopping() as stop:

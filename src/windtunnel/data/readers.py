@@ -4,6 +4,7 @@ A reader yields every document as `str` and every one that it could not read as 
 refuses a source in which they pass the stated share. Blank lines and blank files hold no document and are not counted.
 """
 
+import contextlib
 import difflib
 import glob
 import gzip
@@ -34,6 +35,14 @@ class Malformed:
 
     where: str
     why: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one line of JSON holds."""
+
+    where: str
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,23 @@ def items(path: str | Path, text_field: str = "text") -> Iterator[str | Malforme
     if str(path) == "-":
         yield from _standard_input(text_field)
         return
-    for file in _files(path):
-        try:
+    for file in files(path):
+        with _whole(file):
             yield from _file_items(file, text_field)
-        except (EOFError, zlib.error, OSError) as error:
-            raise InputError(f"{file}: cannot be read to its end ({error}); expected a whole, readable file") from error
+
+
+def json_records(file: Path) -> Iterator[Record | Malformed]:
+    """Every line of a .jsonl file, perhaps .gz or .zst, that is not blank."""
+    with _whole(file), _opened(file) as stream:
+        yield from _json_lines(stream, str(file))
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{file}: cannot be read to its end ({error}); expected a whole, readable file") from error
 
 
 def _refuse(tally: Tally, max_bad: float) -> None:
@@ -131,10 +152,11 @@ def _refuse(tally: Tally, max_bad: float) -> None:
 def _stamps(path: str | Path) -> list[tuple[str, int, int]]:
     if str(path) == "-":
         return [(uuid.uuid4().hex, 0, 0)]  # what a pipe holds is not known before it is read
-    return [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in _files(path)]
+    return [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files(path)]
 
 
-def _files(path: str | Path) -> list[Path]:
+def files(path: str | Path) -> list[Path]:
+    """The files that a path, a folder or a glob stands for, sorted. Raises InputError where there is none."""
     path = Path(path)
     if path.is_dir():
         found = (file for file in path.rglob("*") if file.name.lower().endswith(IN_FOLDERS) and file.is_file())
@@ -168,7 +190,7 @@ def _file_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
         return
     with _opened(file) as stream:
         inner = file.name.lower().removesuffix(".gz").removesuffix(".zst")
-        yield from _json_lines(stream, str(file), text_field) if inner.endswith(".jsonl") else _plain(stream, str(file))
+        yield from _json_texts(stream, str(file), text_field) if inner.endswith(".jsonl") else _plain(stream, str(file))
 
 
 def _opened(file: Path) -> BinaryIO:
@@ -217,10 +239,20 @@ def _standard_input(text_field: str) -> Iterator[str | Malformed]:
     stream = sys.stdin.buffer
     beginning = stream.peek(1).lstrip()[:1] if isinstance(stream, io.BufferedReader) else b""
     name = "standard input"
-    yield from _json_lines(stream, name, text_field) if beginning == b"{" else _plain(stream, name)
+    yield from _json_texts(stream, name, text_field) if beginning == b"{" else _plain(stream, name)
 
 
-def _json_lines(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | Malformed]:
+def _json_texts(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | Malformed]:
+    for line in _json_lines(stream, name):
+        if isinstance(line, Malformed):
+            yield line
+        elif not isinstance(line.value, dict) or text_field not in line.value:
+            yield Malformed(line.where, f"expected an object with the field {text_field!r}")
+        else:
+            yield _text(line.value[text_field], line.where, text_field)
+
+
+def _json_lines(stream: BinaryIO, name: str) -> Iterator[Record | Malformed]:
     number = 0
     while line := stream.readline(LONGEST + 1):
         number += 1
@@ -230,19 +262,16 @@ def _json_lines(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | 
                 pass
             yield Malformed(where, f"the line is longer than {LONGEST >> 20} MiB")
         elif line.strip():
-            yield _json_document(line, where, text_field)
+            yield _json_line(line, where)
 
 
-def _json_document(line: bytes, where: str, text_field: str) -> str | Malformed:
+def _json_line(line: bytes, where: str) -> Record | Malformed:
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        return Record(where, json.loads(line.decode("utf-8-sig")))
     except UnicodeDecodeError:
         return Malformed(where, "not UTF-8")
     except (ValueError, RecursionError) as error:
         return Malformed(where, f"not JSON ({error})")
-    if not isinstance(record, dict) or text_field not in record:
-        return Malformed(where, f"expected an object with the field {text_field!r}")
-    return _text(record[text_field], where, text_field)
 
 
 def _text(value: object, where: str, text_field: str) -> str | Malformed:

@@ -4,6 +4,7 @@
     CORPUS/tokenizer.json
     CORPUS/SOURCE/train-00000.bin            little-endian uint16 (uint32 past 65,536 tokens of vocabulary)
     CORPUS/SOURCE/train-00000.offsets.npy    int64: where the documents begin that begin in this shard
+    CORPUS/SOURCE/train-00000.learnt.bin     a byte a token, 1 or 0: whether it is learnt; of conversations alone
 
 Documents stand one behind the other, each with the end token behind it. A shard ends at exactly its token limit, so a
 document may go on in the next one. `verified.json` remembers which files were hashed already.
@@ -19,7 +20,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
 FORMAT = 1
+NUMBER_BIT = 32  # of a token in a window: from here on stands the number of its document, see `TokenStream.marked`
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Shard:
     sha256: str
     offsets: str
     offsets_sha256: str
+    learnt: str | None = None
+    learnt_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,16 @@ class SourceEntry:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Conversations that lie whole in windows of `context` tokens, by the template of this text."""
+
+    context: int
+    template: str
+    cut: int  # conversations that were longer, of which the beginning is here
+    dropped: int  # of those, what had nothing to learn in their beginning
+
+
+@dataclass(frozen=True)
 class Manifest:
     format: int
     fingerprint: str
@@ -72,9 +86,10 @@ class Manifest:
     eos: int
     sources: dict[str, SourceEntry]
     encoded_by: str = "tokenizers"  # whatever it was, the ids are the same
+    packing: Packing | None = None  # of a corpus of conversations
 
     def to_json(self) -> bytes:
-        return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(_without_none(dataclasses.asdict(self)), indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> "Manifest":
@@ -83,7 +98,8 @@ class Manifest:
             if fields["format"] != FORMAT:
                 raise InputError(f"{name}: format {fields['format']}; this version of windtunnel reads {FORMAT}")
             sources = {source: source_entry(entry) for source, entry in fields.pop("sources").items()}
-            return cls(sources=sources, **fields)
+            packing = Packing(**fields.pop("packing")) if "packing" in fields else None
+            return cls(sources=sources, packing=packing, **fields)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{name}: not a manifest of a corpus ({error}); build the corpus again") from error
 
@@ -96,6 +112,12 @@ def source_entry(fields: dict) -> SourceEntry:
 
 def _split(fields: dict) -> Split:
     return Split(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
+
+
+def _without_none(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_none(value) for key, value in values.items() if value is not None}
+    return [_without_none(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 class Corpus:
@@ -128,6 +150,12 @@ class Corpus:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.folder / "tokenizer.json")
 
+    @property
+    def document_end(self) -> int:
+        """The token that ends every document; no token, -1, where each message of a conversation may end with it: there
+        the windows number the documents."""
+        return -1 if self.manifest.packing else self.manifest.eos
+
 
 class Source:
     """One source of a corpus and its two streams of tokens."""
@@ -148,6 +176,7 @@ class TokenStream:
         self.documents = split.documents
         self._folder, self._shards, self._dtype = folder, split.shards, np.dtype(dtype)
         self._begins = np.cumsum([0, *(shard.tokens for shard in split.shards)], dtype=np.int64)
+        self._learnt = _learnt(folder, split)
         self._maps: dict[int, np.ndarray] = {}
 
     def read(self, start: np.ndarray, length: int) -> np.ndarray:
@@ -165,6 +194,16 @@ class TokenStream:
         for row in np.flatnonzero(~whole):
             self._copy(int(start[row]), windows[row])
         return windows
+
+    def marked(self, start: np.ndarray, length: int) -> np.ndarray:
+        """Windows as `read` gives them. Of conversations, each token t of document n of its window, counted from 0, is
+        t + (n << NUMBER_BIT), and ~ of that (below 0) where it is read but not learnt."""
+        windows = self.read(start, length)
+        if self._learnt is None:
+            return windows
+        documents = np.searchsorted(self.starts, np.asarray(start)[:, None] + np.arange(length), side="right")
+        windows += (documents - documents[:, :1]) << NUMBER_BIT
+        return np.where(self._learnt.read(start, length), windows, ~windows)
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -190,6 +229,12 @@ class TokenStream:
         return self._maps[shard]
 
 
+def _learnt(folder: Path, split: Split) -> TokenStream | None:
+    """Which tokens of a split are learnt, as a stream of bytes; None where all are."""
+    shards = tuple(dataclasses.replace(shard, file=shard.learnt, learnt=None) for shard in split.shards if shard.learnt)
+    return TokenStream(folder, dataclasses.replace(split, shards=shards), "u1") if shards else None
+
+
 class ShardWriter:
     """Writes one split of one source as shards of at most `limit` tokens below `folder`."""
 
@@ -198,8 +243,9 @@ class ShardWriter:
         self._shards: list[Shard] = []
         self._stream: BinaryIO | None = None
 
-    def add(self, ids: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> None:
-        """Appends documents: all their tokens, the number of tokens of each, and the bytes of text of each."""
+    def add(self, ids: np.ndarray, lengths: np.ndarray, sizes: np.ndarray, learnt: np.ndarray | None = None) -> None:
+        """Appends documents: all their tokens, the number of tokens of each, the bytes of text of each, and which
+        tokens are learnt, if not all."""
         begins = np.cumsum(lengths) - lengths
         done = 0
         while done < len(ids):
@@ -210,6 +256,8 @@ class ShardWriter:
             inside = (begins >= done) & (begins < done + len(part))
             self._offsets.append(begins[inside] - done + self._tokens)
             self._bytes += int(sizes[inside].sum())
+            if learnt is not None:
+                self._learnt.append(learnt[done : done + len(part)].astype(np.uint8))
             self._stream.write(data := part.tobytes())
             self._hash.update(data)
             self._tokens += len(part)
@@ -233,6 +281,7 @@ class ShardWriter:
         self._stream = open(self._folder / f"{self._name}.bin", "wb")  # noqa: SIM115 - closed by _end()
         self._hash, self._tokens, self._bytes = hashlib.sha256(), 0, 0
         self._offsets: list[np.ndarray] = []
+        self._learnt: list[np.ndarray] = []
 
     def _end(self) -> None:
         assert self._stream is not None
@@ -242,6 +291,9 @@ class ShardWriter:
         self._stream = None
         offsets = array_bytes(np.concatenate(self._offsets).astype(np.int64))
         write_whole(self._folder / f"{self._name}.offsets.npy", offsets)
+        learnt = np.concatenate(self._learnt).tobytes() if self._learnt else None
+        if learnt is not None:
+            write_whole(self._folder / f"{self._name}.learnt.bin", learnt)
         self._shards.append(
             Shard(
                 file=f"{self._name}.bin",
@@ -251,6 +303,8 @@ class ShardWriter:
                 sha256=self._hash.hexdigest(),
                 offsets=f"{self._name}.offsets.npy",
                 offsets_sha256=hashlib.sha256(offsets).hexdigest(),
+                learnt=None if learnt is None else f"{self._name}.learnt.bin",
+                learnt_sha256=None if learnt is None else hashlib.sha256(learnt).hexdigest(),
             )
         )
 
@@ -308,4 +362,6 @@ def _files(manifest: Manifest) -> list[tuple[str, str, int | None]]:
     for shard in (shard for split in splits for shard in split.shards):
         files.append((shard.file, shard.sha256, shard.tokens * width))
         files.append((shard.offsets, shard.offsets_sha256, None))
+        if shard.learnt and shard.learnt_sha256:
+            files.append((shard.learnt, shard.learnt_sha256, shard.tokens))
     return files

@@ -13,9 +13,15 @@ from windtunnel.recipe import Data, Mixture, did_you_mean
 
 
 class Windows:
-    """Windows of `data.context` + 1 tokens by position. Raises InputError for a mixture that the corpus can't give."""
+    """Windows of `data.context` + 1 tokens by position, those of conversations marked (`TokenStream.marked`). Raises
+    InputError for a mixture or a context that the corpus can't give."""
 
     def __init__(self, corpus: Corpus, data: Data, seed: int) -> None:
+        packing = corpus.manifest.packing
+        if packing and packing.context != data.context:
+            raise InputError(
+                f"data.context={data.context}: the conversations of {corpus.folder} are packed for {packing.context}"
+            )
         self.corpus, self.context, self._data, self._seed = corpus, data.context, data, seed
         # the last token of a window is the first of the next: every token but the very first is a target each epoch
         held = {name: (source.train.tokens - 1) // data.context for name, source in corpus.sources.items()}
@@ -31,7 +37,7 @@ class Windows:
         result = np.empty((len(source), self.context + 1), np.int64)
         for index in np.unique(source):
             here = source == index
-            result[here] = self._streams[index].read(window[here] * self.context, self.context + 1)
+            result[here] = self._streams[index].marked(window[here] * self.context, self.context + 1)
         return result
 
     def same(self, other: "Windows") -> bool:
@@ -42,7 +48,7 @@ class Windows:
         """The first windows of a source's validation split, at most `tokens` tokens of them: (n, context + 1)."""
         stream = self.corpus.sources[source].validation
         count = min((stream.tokens - 1) // self.context, max(1, tokens // self.context))
-        return stream.read(np.arange(max(count, 0), dtype=np.int64) * self.context, self.context + 1)
+        return stream.marked(np.arange(max(count, 0), dtype=np.int64) * self.context, self.context + 1)
 
     def _mixture(self, mixture: Mixture, held: dict[str, int]) -> dict[str, float]:
         where = f"{self.corpus.folder}: the mixture"

@@ -4,6 +4,8 @@ On CUDA and MPS torch's fused kernel is used. On CPU it is written out in causal
 took about half of a small model's step for a few percent of its arithmetic; this form compiles into plain products.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,31 +33,56 @@ def causal_attention(
 def _blocked(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None) -> Tensor:
     B, heads, T, size = query.shape
     kv_heads, S = key.shape[1], key.shape[2]
+    group = heads // kv_heads
     lengths = [min(_BLOCK, T - start) for start in range(0, T, _BLOCK)]
-    queries = query.reshape(B, kv_heads, heads // kv_heads, T, size).split(lengths, dim=3)
+    queries = query.reshape(B, kv_heads, group, T, size).split(lengths, dim=3)
     # split and joined again, not sliced: the gradient of overlapping slices is a slow sum of padded tensors
     keys, values = (x.split([S - T + lengths[0], *lengths[1:]], dim=2) for x in (key, value))
     blocks = []
     for index, rows in enumerate(queries):
-        blocks.append(
-            _attend(rows, torch.cat(keys[: index + 1], dim=2), torch.cat(values[: index + 1], dim=2), scale, documents)
-        )
+        seen, seen_values = (torch.cat(x[: index + 1], dim=2) for x in (keys, values))
+        hidden = _hidden(rows.shape[3], seen.shape[2], documents, query.device)
+        mixed: Tensor = _Block.apply(rows.flatten(2, 3), seen, seen_values, hidden, scale)  # pyright: ignore
+        blocks.append(mixed.unflatten(2, (group, -1)))
     return torch.cat(blocks, dim=3).reshape(B, heads, T, size)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None) -> Tensor:
-    """One block of queries (B, kv_heads, group, T, head_size), the last of which sees all of the S keys."""
-    B, kv_heads, group, T, size = query.shape
-    S = key.shape[2]
-    scores = query.reshape(B, kv_heads, group * T, size) @ key.mT
-    scores = scores.float().view(B, kv_heads, group, T, S) * scale
-    positions = torch.arange(S, device=query.device)
+class _Block(torch.autograd.Function):
+    """A block of queries (B, kv_heads, group * T, head_size) against all keys and values (B, kv_heads, S, head_size)
+    that it may see. `hidden` (T, S), or (B, 1, 1, T, S), is -inf where a query may not look, else 0.
+
+    The gradient is written out so that it takes the weights as the product did, in the values' dtype: no second mask,
+    no second exponential, and no weights in fp32 to keep.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float) -> Tensor:
+        scores = (query @ key.mT).unflatten(2, (-1, hidden.shape[-2])).float() * scale + hidden
+        weights = (scores - scores.amax(-1, keepdim=True)).exp().flatten(2, 3)
+        # normalised after the product: one pass less than with softmax
+        total = weights.sum(-1, keepdim=True)
+        weights = weights.to(value.dtype)
+        mixed = ((weights @ value).float() / total).to(value.dtype)
+        ctx.save_for_backward(query, key, value, weights, total)
+        ctx.scale = scale
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        query, key, value, weights, total = ctx.saved_tensors
+        by_mixed = (grad.float() / total).to(grad.dtype)
+        by_weights, held = (by_mixed @ value.mT).float(), weights.float()
+        mean = (held * by_weights).sum(-1, keepdim=True) / total
+        by_scores = (held * (by_weights - mean) * ctx.scale).to(grad.dtype)
+        return by_scores @ key, by_scores.mT @ query, weights.mT @ by_mixed, None, None
+
+
+def _hidden(T: int, S: int, documents: Tensor | None, device: torch.device) -> Tensor:
+    """What a block's scores are added to: (T, S), or (B, 1, 1, T, S) with documents."""
+    positions = torch.arange(S, device=device, dtype=torch.int32)
     mask = _mask(positions[S - T :], positions, documents)
-    scores = scores.masked_fill(~(mask if documents is None else mask[:, :, None]), float("-inf"))
-    # normalised after the product: one exponential and one pass less, forward and backward, than with softmax
-    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
-    mixed = weights.to(value.dtype).view(B, kv_heads, group * T, S) @ value
-    return (mixed.float().view(B, kv_heads, group, T, size) / weights.sum(-1, keepdim=True)).to(value.dtype)
+    hidden = torch.zeros(mask.shape, device=device).masked_fill(~mask, float("-inf"))
+    return hidden if documents is None else hidden[:, :, None]
 
 
 def _mask(queries: Tensor, keys: Tensor, documents: Tensor | None) -> Tensor:

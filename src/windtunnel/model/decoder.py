@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from windtunnel.model.attention import causal_attention
 from windtunnel.model.init import initial_tensors
@@ -57,6 +60,7 @@ class Decoder(nn.Module):
             "scales", scales[:, 0] if self.members is None else scales[..., None, None], persistent=False
         )
         self._losses: Callable[..., Tensor] = _losses
+        self._again = False
 
     def _register(self, name: str, value: Tensor) -> None:
         module, _, leaf = name.rpartition(".")
@@ -72,6 +76,10 @@ class Decoder(nn.Module):
         for layer in self.layers:
             layer.compile(dynamic=False)
         self._losses = torch.compile(_losses, dynamic=False)
+
+    def recompute_layers(self) -> None:
+        """Keep only what enters a layer, and compute the layer again in the backward pass."""
+        self._again = True
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """tokens (batch, T), or (P, batch, T) where each member has its own -> what the head multiplies to give logits:
@@ -97,7 +105,10 @@ class Decoder(nn.Module):
             documents = documents.expand(self.members or 1, *documents.shape[-2:]).reshape(batch, T)
         x = self._embed(tokens) * self._scale(0)
         for index, layer in enumerate(self.layers):
-            x = layer(x, table, self._scale(1), documents, cache and cache.of(index))
+            through = (
+                partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False) if self._again else layer
+            )
+            x = cast(Tensor, through(x, table, self._scale(1), documents, cache and cache.of(index)))
         return x
 
     def _embed(self, tokens: Tensor) -> Tensor:

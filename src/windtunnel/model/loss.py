@@ -1,8 +1,10 @@
-"""Next-token loss from hidden states, without holding all logits where the vocabulary is large."""
+"""Next-token loss from hidden states, with its gradient written out: one exponential a logit, forward and backward
+together, and no more than one matrix of logits, which where the vocabulary is large is made chunk by chunk."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 _LOGITS_AT_ONCE = 2**25  # numbers; above this the logits are made chunk by chunk and made again in the backward pass
 
@@ -13,17 +15,48 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     hidden (tokens, width), or (P, tokens, width); head (vocab, width), or (P, vocab, width); targets (tokens,), shared
     by all members, or (P, tokens). Returns (tokens,) or (P, tokens).
     """
-    targets = targets.expand(hidden.shape[:-1])
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return _Losses.apply(hidden.to(dtype), head.to(dtype), targets.expand(hidden.shape[:-1]))  # pyright: ignore
+
+
+class _Losses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        parts = [_loss_and_slope(h, head, t) for h, t in _chunks(hidden, head, targets)]
+        ctx.save_for_backward(hidden, head, targets, *([parts[0][1]] if len(parts) == 1 else []))
+        return torch.cat([losses for losses, _ in parts], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
+        hidden, head, targets, *kept = ctx.saved_tensors
+        by_hidden, by_head = [], torch.zeros((), device=head.device)
+        grads = grad[..., None].split(_rows(head), dim=-2)
+        for (h, t), g in zip(_chunks(hidden, head, targets), grads, strict=True):
+            slope = kept[0] if kept else _loss_and_slope(h, head, t)[1]
+            # the small matrices take the tokens' weights, not the large one
+            by_hidden.append(((slope @ head).float() * g).to(head.dtype))
+            by_head = by_head + (slope.mT @ (h.float() * g).to(head.dtype)).float()
+        return torch.cat(by_hidden, dim=-2), by_head.to(head.dtype), None
+
+
+def _loss_and_slope(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (tokens,), and their derivative by the logits (tokens, vocab): softmax, less one at the target."""
+    logits, at = hidden @ head.mT, targets[..., None]
+    top = logits.amax(-1, keepdim=True).float()
+    weights = (logits.float() - top).exp()
+    total = weights.sum(-1, keepdim=True)
+    losses = total.log() - (logits.gather(-1, at).float() - top)
+    slope = (weights * (1 / total)).to(logits.dtype).scatter(-1, at, torch.expm1(-losses).to(logits.dtype))
+    return losses.squeeze(-1), slope
+
+
+def _chunks(hidden: Tensor, head: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    rows = _rows(head)
+    return list(zip(hidden.split(rows, dim=-2), targets.split(rows, dim=-1), strict=True))
+
+
+def _rows(head: Tensor) -> int:
+    """How many tokens' logits are made at once."""
     members = head.shape[0] if head.dim() == 3 else 1
-    rows = max(1, _LOGITS_AT_ONCE // (head.shape[-2] * members))
-    if hidden.shape[-2] <= rows:
-        return _losses(hidden, head, targets)
-    chunks = zip(hidden.split(rows, dim=-2), targets.split(rows, dim=-1), strict=True)
-    return torch.cat([checkpoint(_losses, h, head, t, use_reentrant=False) for h, t in chunks], dim=-1)  # pyright: ignore
-
-
-def _losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    logits = (hidden @ head.mT).float()
-    # a comparison, not a gather: its gradient fuses into the softmax's, where a scatter would take a pass of its own
-    hit = targets[..., None] == torch.arange(logits.shape[-1], device=logits.device)
-    return torch.logsumexp(logits, -1) - torch.where(hit, logits, 0.0).sum(-1)
+    return max(1, _LOGITS_AT_ONCE // (head.shape[-2] * members))

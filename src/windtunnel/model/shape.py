@@ -56,6 +56,14 @@ def flops_per_token(model: Model, context: int) -> int:
     return 3 * (2 * matrices + 2 * attention)
 
 
+def activation_bytes(model: Model) -> int:
+    """Bytes a token that the backward pass of the layers needs, in bf16 with an fp32 residual stream: what enters each
+    norm and each product, the rotated heads, and what the gate multiplies. An estimate: a compiler may keep less."""
+    d, q, kv = model.width, model.heads * model.head_size, model.kv_heads * model.head_size
+    layer = 2 * 4 * d + 2 * 2 * d + 2 * (q + 2 * kv) + 2 * (q + kv) + 2 * q + 3 * 2 * model.ffn
+    return model.depth * layer + 4 * d + 2 * d
+
+
 def _product(shape: tuple[int, ...]) -> int:
     size = 1
     for extent in shape:

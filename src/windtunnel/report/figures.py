@@ -40,7 +40,7 @@ def rate_figure(runs: Sequence[Run]) -> go.Figure:
     """The learning rate against tokens, from the recipes alone."""
     figure = go.Figure()
     for run in runs:
-        recipe, start = run.recipe, run.at_tokens or 0
+        recipe, start = run.recipe, run.start
         positions = _positions(recipe, start)
         figure.add_scatter(
             x=positions, y=[rate_at(recipe, p) * recipe.optimizer.lr for p in positions], mode="lines",

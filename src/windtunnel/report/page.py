@@ -78,7 +78,7 @@ def write_page(lab: Path) -> Path:
 
 
 def _what(runs: Sequence[Run]) -> str:
-    tokens = sum(run.status()["tokens"] - (run.at_tokens or 0) for run in runs)
+    tokens = sum(run.status()["tokens"] - run.start for run in runs)
     return f"{len(runs)} runs, {about(tokens)} tokens trained"
 
 

@@ -58,7 +58,7 @@ def _history(line: list[Run], tokens: int) -> str:
     """The run and what it came from, oldest first."""
     steps = []
     for run, end in zip(line, [tokens, *(child.at_tokens or 0 for child in line)], strict=False):
-        recipe, start = run.recipe, run.at_tokens or 0
+        recipe, start = run.recipe, run.start
         if recipe.is_imported:
             where = origin(run)
             steps.append(f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {where['layout']} layout, weights "

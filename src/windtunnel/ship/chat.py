@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from windtunnel.data.chat_format import Message, format_of
 from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.ship.chat_format import Message, format_of
 from windtunnel.ship.engine import LlamaCpp
 from windtunnel.train.run import Run
 

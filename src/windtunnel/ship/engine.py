@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from windtunnel.data.chat_format import Message
 from windtunnel.errors import InputError
-from windtunnel.ship.chat_format import Message
 from windtunnel.ship.extras import package
 from windtunnel.ship.gguf_file import metadata
 from windtunnel.ship.gguf_vocabulary import Kind, kinds

@@ -15,12 +15,12 @@ import numpy as np
 from safetensors import SafetensorError
 from torch import Tensor
 
+from windtunnel.data.chat_format import format_of
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.quantities import format_tokens
 from windtunnel.ship import gguf, huggingface
 from windtunnel.ship.card import card, context_of
-from windtunnel.ship.chat_format import format_of
 from windtunnel.ship.quantise import Row, table_of
 from windtunnel.ship.stem import tokenizer_config
 from windtunnel.ship.verify import ODD_LINES, Agreement, HeldOut, held_out, verify
@@ -97,12 +97,16 @@ def _write(folder: Path, run: Run, weights: dict[str, Tensor], to: To, dtype: st
 
 
 def _tokenizer_config(run: Run, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What an imported model brought, or ours: nothing is put before or behind a text."""
+    """What an imported model brought, or ours: nothing is put before or behind a text. The template is the one that was
+    learnt, if one was."""
     settings = tokenizer_config(run)
     if not settings:
         end = tokenizer.decode([tokenizer.eos])
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": end,
                     "clean_up_tokenization_spaces": False}  # fmt: skip
+    packing = None if run.recipe.is_imported else open_corpus(run.lab, run.recipe).manifest.packing
+    if packing:
+        settings["chat_template"] = packing.template
     if "chat_template" not in settings:
         try:
             settings["chat_template"] = format_of(tokenizer).template

@@ -24,6 +24,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from windtunnel import quantities
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.model.roles import Multipliers, multipliers
@@ -165,7 +166,7 @@ def _write_settings(writer: Any, model: Model, about: About, quantisation: str) 
                       (about.chat_template, writer.add_chat_template)):  # fmt: skip
         if text:
             add(text)
-    writer.add_size_label(_size_label(count(model).params_total))
+    writer.add_size_label(quantities.about(count(model).params_total).upper())
     writer.add_file_type(int(kind))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(about.context)
@@ -279,10 +280,3 @@ def _of_width(width: int, divisor: float) -> float:
 def _short(value: float) -> float:
     """What was typed before it became 32 bits: 1.4, not 1.39999998."""
     return float(f"{value:.7g}")
-
-
-def _size_label(parameters: int) -> str:
-    for size, letter in ((10**9, "B"), (10**6, "M")):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{letter}"
-    return f"{parameters / 1000:.3g}K"

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from windtunnel.data.chat_format import format_of
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Model
 from windtunnel.ship import gguf
-from windtunnel.ship.chat_format import format_of
 from windtunnel.ship.engine import LlamaCpp
-from windtunnel.ship.verify import HeldOut, bits_per_byte, held_out, log_probabilities
+from windtunnel.ship.verify import HeldOut, bits_per_byte, held_out, log_probabilities, spread
 from windtunnel.train.loop import load_model
 from windtunnel.train.run import Run, open_corpus
 
@@ -81,8 +81,7 @@ def calibration(corpus: Corpus, context: int, tokens: int = 20_000) -> np.ndarra
     if not sources:
         raise InputError(f"{corpus.folder}: no source holds {context} tokens")
     each = max(1, tokens // context // len(sources))
-    starts = [np.linspace(0, source.train.tokens - context, each).astype(np.int64) for source in sources]
-    return np.concatenate([source.train.read(at, context) for source, at in zip(sources, starts, strict=True)])
+    return spread([source.train for source in sources], each, context)
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from windtunnel.data.shards import Corpus, Source
+from windtunnel.data.shards import Corpus, Source, TokenStream
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
@@ -95,10 +95,16 @@ def held_out(corpus: Corpus, context: int, tokens: int = 2000, lines: int = 1000
     if not sources:
         raise InputError(f"{corpus.folder}: no validation split holds {context} tokens")
     each = math.ceil(tokens / (context - 1) / len(sources))
-    windows = np.concatenate([_spread(source, each, context) for source in sources])
+    windows = spread([source.validation for source in sources], each, context)
     text = _lines(corpus, sources, lines - len(ODD_LINES))
     sizes = corpus.tokenizer.token_bytes[windows[:, 1:]]
     return HeldOut(windows, int(sizes.sum()), (*ODD_LINES, *text)[:lines])
+
+
+def spread(streams: Sequence[TokenStream], each: int, length: int) -> np.ndarray:
+    """Windows (n, length) of ids: `each` of every stream, evenly over it, or as many different ones as it has."""
+    starts = [np.unique(np.linspace(0, stream.tokens - length, each).astype(np.int64)) for stream in streams]
+    return np.concatenate([stream.read(at, length) for stream, at in zip(streams, starts, strict=True)])
 
 
 def verify(model: Model, weights: Mapping[str, Tensor], layout: Layout, path: Path, tokenizer: Tokenizer,
@@ -183,11 +189,6 @@ def _chosen(logits: Tensor, windows: Tensor) -> np.ndarray:
 def _rows(windows: np.ndarray, tokens: int = 4096) -> Iterator[Tensor]:
     rows = max(1, tokens // windows.shape[1])
     yield from torch.from_numpy(windows).split(rows)
-
-
-def _spread(source: Source, count: int, length: int) -> np.ndarray:
-    last = source.validation.tokens - length
-    return source.validation.read(np.unique(np.linspace(0, last, count).astype(np.int64)), length)
 
 
 def _lines(corpus: Corpus, sources: Sequence[Source], count: int) -> list[str]:

@@ -1,20 +1,29 @@
 """What a run is carried out on: device, precision, compilation, threads. `auto` decides by the machine alone, never by
 the run's length or by a clock, so that a resumed, extended or branched run computes the same."""
 
+import ctypes
 import functools
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 
 import torch
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import Recipe
+from windtunnel.model.shape import activation_bytes, count
+from windtunnel.recipe import Model, Recipe
 
 # Dense bf16 matrix peaks without sparsity, FLOP/s, from the makers' data sheets.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
-_MICRO_TOKENS = {"cpu": 8192, "mps": 8192, "cuda": 32768}
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
+# tokens through the model at once: of one model, and of all members together
+_AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
+_TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
+_OF_MEMORY = 0.8  # of a GPU's, for weights, moments and activations
+_STATE_BYTES = 20  # a parameter: value, gradient and two moments in fp32, value and gradient of a product in bf16
+_LOGITS_BYTES = 2**25 * 8  # of a chunk: bf16, and fp32 in between
 
 
 @dataclass(frozen=True)
@@ -25,12 +34,13 @@ class Engine:
     micro_batch: int  # tokens
     threads: int
     members: int = 1  # that it was begun with, itself among them
+    recompute: bool = False  # layers in the backward pass, for want of memory
 
     def __str__(self) -> str:
         compiled = "compiled" if self.compiled else "not compiled"
-        members = f", one of {self.members} members" if self.members > 1 else ""
         text = f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
-        return text + members
+        members = f", one of {self.members} members" if self.members > 1 else ""
+        return text + members + (", layers computed again in the backward pass" if self.recompute else "")
 
     @property
     def torch_device(self) -> torch.device:
@@ -47,10 +57,21 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     device = _device(train.device)
     precision = train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     compiled = _can_compile(device) if train.compile == "auto" else train.compile
-    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, _MICRO_TOKENS[device] // members)
-    return Engine(device, precision, compiled, micro, torch.get_num_threads(), members)
+    room = _room(recipe.model, members, _memory()) if device == "cuda" else train.batch
+    most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
+    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, most)
+    return Engine(device, precision, compiled, micro, torch.get_num_threads(), members, micro > room)
 
 
+def keep_memory() -> None:
+    """Have the C library keep what is freed, up to 2 GiB: given back to the system, the pages of a step's large tensors
+    are faulted in and zeroed anew in each step. Does nothing without glibc."""
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_MAX, 0)
+
+
+@functools.cache
 def matrix_peak(engine: Engine) -> float:
     """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a known GPU at bf16,
     else the best of a few large products, measured (0.3 s)."""
@@ -62,7 +83,6 @@ def matrix_peak(engine: Engine) -> float:
     return measured_peak(engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32)
 
 
-@functools.cache
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """FLOP/s of the best of repeated products of 1024 (4096 on a GPU) square matrices."""
     size = 1024 if device.type == "cpu" else 4096
@@ -82,6 +102,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Without waiting for what the device is at: from pageable memory a copy would."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _device(asked: str) -> str:
@@ -105,6 +130,17 @@ def _can_compile(device: str) -> bool:
     if device == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
     return device == "cuda"
+
+
+def _memory() -> int:
+    """Bytes of the GPU, used ones too: what is chosen must not depend on the moment."""
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
+def _room(model: Model, members: int, memory: int) -> int:
+    """Tokens of each member whose activations fit beside the weights and moments; 0 where not even those fit."""
+    left = _OF_MEMORY * memory - members * count(model).params_total * _STATE_BYTES - _LOGITS_BYTES
+    return max(0, int(left / (members * activation_bytes(model))))
 
 
 def _largest_part(batch: int, context: int, most: int) -> int:

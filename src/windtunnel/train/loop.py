@@ -19,6 +19,7 @@ from windtunnel.quantities import about
 from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.compiled import Compiled, so_far
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
 from windtunnel.train.recorder import Diverged, Recorder
 from windtunnel.train.restore import put, replays, restore, take
@@ -164,13 +165,14 @@ class _Trainer:
         recipe = seats[0].recipe
         engines = {seat.run.engine(choose_engine(seat.recipe, len(seats))) for seat in seats}
         self.engine = min(engines, key=lambda engine: engine.micro_batch)  # they were begun in other company
-        self.document_end = corpus.tokenizer.eos if recipe.data.mask_documents else None
+        self.document_end = corpus.document_end if recipe.data.mask_documents else None
         self.flops, self.peak = flops_per_token(recipe.model, recipe.data.context), matrix_peak(self.engine)
         self.step = self._seated()
         for seat in seats:
             seat.begin(*restore(self.step, seat.run, corpus, self._member(seat)), self.engine)
         self.reader = Prefetched()
         self._waiting: list[tuple[Tensor, Tensor, dict[int, tuple[int, float]]]] = []
+        self._compiled: Compiled | None = so_far() if self.engine.compiled else None  # until it was told
         self._clock = perf_counter()
 
     def go(self) -> None:
@@ -240,6 +242,10 @@ class _Trainer:
             if lines:
                 self._record(seat, lines)
         self._waiting.clear()
+        if self._compiled and (new := so_far() - self._compiled) != Compiled():
+            for seat in self.seats:
+                seat.watch.say(f"{seat.run.id}: {new}")
+        self._compiled = None
 
     def _record(self, seat: _Seat, lines: list[dict[str, Any]]) -> None:
         try:

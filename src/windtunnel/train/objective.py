@@ -1,6 +1,7 @@
 """What a training step minimises: the mean next-token loss of a batch of windows.
 
-A token of a window that is read but not learnt (what a user says in a chat) stands there as `~token`, below 0.
+A token of a window that is read but not learnt (what a user says in a chat) stands there below 0, and the number of its
+document may stand above its bits (`data.shards.TokenStream.marked`).
 """
 
 import warnings
@@ -8,6 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from windtunnel.data.shards import NUMBER_BIT
 from windtunnel.model.decoder import Decoder
 from windtunnel.train.device import Engine
 from windtunnel.train.graphs import Replayed
@@ -38,8 +40,8 @@ class Objective:
 
     def _add_part(self, part: Tensor, learnt: Tensor) -> Tensor:
         """`learnt`: targets of the whole batch, () or (P,)."""
-        inputs, targets, asked = split(part)
-        documents = None if self._document_end is None else document_numbers(inputs, self._document_end)
+        inputs, targets, asked, numbers = split(part)
+        documents = None if self._document_end is None else numbers + document_numbers(inputs, self._document_end)
         with self._engine.autocast():
             losses = self._model.losses(inputs, targets, documents)
         losses = torch.where(asked.flatten(-2), losses, 0.0).sum(-1) / learnt
@@ -47,10 +49,12 @@ class Objective:
         return losses.detach()
 
 
-def split(windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Windows (..., T + 1) -> inputs, targets, and which targets are to be learnt, (..., T) each."""
-    tokens, asked = torch.where(windows < 0, ~windows, windows), windows[..., 1:] >= 0
-    return tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), asked
+def split(windows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Windows (..., T + 1) -> inputs, targets, which targets are to be learnt, and the numbers of documents that the
+    inputs carry, (..., T) each."""
+    marked, asked = torch.where(windows < 0, ~windows, windows), windows[..., 1:] >= 0
+    tokens = marked & ((1 << NUMBER_BIT) - 1)
+    return tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), asked, marked[..., :-1] >> NUMBER_BIT
 
 
 def document_numbers(inputs: Tensor, end: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import Role, Rule, role_of, rules
 from windtunnel.recipe import Recipe
+from windtunnel.train.device import to_device
 
 
 @dataclass
@@ -53,7 +54,7 @@ class AdamW:
 
     def shares(self, rates: Sequence[float]) -> Tensor:
         """Rates as a tensor for `step`: (1,), or (P, 1)."""
-        return self._column(rates, self.beta1.device)
+        return to_device(self._column(rates, torch.device("cpu")), self.beta1.device)
 
     def step(self, rate: float | Sequence[float] | Tensor) -> Tensor:
         """One update at `rate`: a share of the peak, one or P of them, or what `shares` made of them. Returns the

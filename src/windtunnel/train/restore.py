@@ -16,19 +16,17 @@ from windtunnel.train.step import Step
 def restore(step: Step, run: Run, corpus: Corpus, member: int | None = None) -> tuple[int, int]:
     """Put what the run begins with into the step, or into one of its members; returns where the run stands, in tokens
     and in updates."""
-    holder, start = _start(run)
-    if start not in checkpoint.positions(holder.checkpoints):
-        return _replay(step, run, corpus, start, 0) if replays(run) else (start, 0)
-    state = checkpoint.load(holder.checkpoints, start, step.engine.device)
-    put(step, state, member)
-    steps = state.steps if state.moments else 0  # an imported model brings none
+    start, steps = 0, 0
+    if state := _state(*_start(run), step.engine.device):
+        put(step, state, member)
+        start, steps = state.tokens, state.steps if state.moments else 0  # an imported model brings none
     return _replay(step, run, corpus, start, steps) if replays(run) else (start, steps)
 
 
 def replays(run: Run) -> bool:
     """Whether it takes up another batch or rate than its parent's where the parent has kept no checkpoint. Such a run
     can't be a member: what comes before is computed with the parent's."""
-    if not run.parent:
+    if not run.parent or run.anew:
         return False
     mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (run.recipe, _parent(run)))
     return mine != theirs and _start(run)[1] < (run.at_tokens or 0)
@@ -52,6 +50,15 @@ def _start(run: Run) -> tuple[Run, int]:
     """The run or an ancestor, and that one's checkpoint; 0 is the beginning."""
     own = max(checkpoint.positions(run.checkpoints), default=0)
     return (run, own) if own else branch_start(run)
+
+
+def _state(holder: Run, start: int, device: str) -> Checkpoint | None:
+    """What training goes on from at `start` tokens of a run; None: the initial weights."""
+    if holder.anew and not start:
+        parent = open_run(holder.lab / "runs" / str(holder.parent))
+        return Checkpoint(0, 0, checkpoint.load(parent.checkpoints, holder.at_tokens or 0, device).weights, {})
+    there = start in checkpoint.positions(holder.checkpoints)
+    return checkpoint.load(holder.checkpoints, start, device) if there else None
 
 
 def _parent(run: Run) -> Recipe:

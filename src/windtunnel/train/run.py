@@ -3,7 +3,8 @@
     lab/runs/ID/  recipe.toml  run.json  status.json  metrics.jsonl  checkpoints/TOKENS/
 
 An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run. An imported model is a
-stem of no tokens, with its weights as the checkpoint at 0 and a tokenizer of its own beside it.
+stem of no tokens, with its weights as the checkpoint at 0 and a tokenizer of its own beside it. A run that begins anew
+takes a parent's weights and nothing else, and counts its tokens from 0.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Run:
     corpus: str  # digest of its content; empty for an imported model
     kind: Literal["stem", "branch", "run", "member"]
     parent: str | None
-    at_tokens: int | None
+    at_tokens: int | None  # of the parent, where this run leaves it
+    anew: bool = False  # of the parent's checkpoint at `at_tokens` it has the weights alone; position 0, no moments
 
     @property
     def id(self) -> str:
@@ -61,6 +63,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def start(self) -> int:
+        """The position at which its own tokens begin."""
+        return 0 if self.anew else self.at_tokens or 0
 
     @property
     def tokenizer(self) -> Path:
@@ -136,12 +143,13 @@ class Run:
             return not _locked(file, fcntl.LOCK_SH)
 
 
-def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None, at_tokens: int | None = None) -> Run:
+def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None, at_tokens: int | None = None,
+           anew: bool = False) -> Run:  # fmt: skip
     """The run of this recipe on this corpus: the one that exists, longer or with more branch points if a stem is now
-    asked for more, or a new folder. Raises InputError for a recipe that the corpus does not fit, before anything is
-    written."""
+    asked for more, or a new folder. `anew`: it takes the weights of the parent's checkpoint at `at_tokens`, and begins
+    at 0. Raises InputError for a recipe that the corpus does not fit, before anything is written."""
     check_fit(recipe, corpus, parent)
-    begun = (parent.id, at_tokens or 0) if parent else None
+    begun = (f"{parent.id} anew" if anew else parent.id, at_tokens or 0) if parent else None
     path = lab / "runs" / identity(recipe, corpus.digest, begun)
     if path.exists():
         run = open_run(path)
@@ -154,15 +162,16 @@ def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None,
         return open_run(path)
     about_run = {
         "id": path.name,
-        "kind": "stem" if recipe.is_stem else "branch" if parent else "run",
+        "kind": "stem" if recipe.is_stem else "branch" if parent and not anew else "run",
         "parent": parent and parent.id,
         "at_tokens": at_tokens,
         "corpus": corpus.digest,
+        **({"anew": True} if anew else {}),
     }
 
     def fill(_: Path) -> None:
-        if parent:
-            keep_branch_start(parent, at_tokens or 0)
+        if parent and keep_branch_start(parent, at_tokens or 0) != (at_tokens or 0) and anew:
+            raise InputError(f"{parent.path}: its checkpoint at {at_tokens} tokens is no longer there")
 
     return _make(path, recipe, about_run, "interrupted", fill)
 
@@ -310,9 +319,9 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
 
 def branch_start(run: Run) -> tuple[Run, int]:
     """Where a run that has no checkpoint yet begins: an ancestor and its checkpoint, kept from now on; 0 tokens is the
-    beginning."""
+    beginning of that ancestor, or of the run itself if it begins anew."""
     ancestor, start = run, 0
-    while not start and ancestor.parent:
+    while not start and ancestor.parent and not ancestor.anew:
         at = ancestor.at_tokens or 0
         ancestor = open_run(run.lab / "runs" / ancestor.parent)
         start = keep_branch_start(ancestor, at)
@@ -371,7 +380,8 @@ def find_run(lab: Path, reference: str) -> Run:
 def open_run(path: Path) -> Run:
     about_run = _read_json(path / "run.json")
     recipe = load(path / "recipe.toml")
-    return Run(path.resolve(), recipe, **{key: about_run[key] for key in ("corpus", "kind", "parent", "at_tokens")})
+    fields = {key: about_run[key] for key in ("corpus", "kind", "parent", "at_tokens")}
+    return Run(path.resolve(), recipe, **fields, anew=about_run.get("anew", False))
 
 
 def _locked(file: IO[str], kind: int) -> bool:

@@ -11,7 +11,6 @@ from windtunnel.recipe import Recipe
 from windtunnel.train.device import choose_engine, synchronize
 from windtunnel.train.step import Step
 
-_PAYS = 1.05  # of the speed, by doubling the members: less, and no larger population is looked at
 _ROUNDS = 9
 _WARM_UP = 5  # steps: they compile what there is to compile, and capture it
 
@@ -45,22 +44,23 @@ def tokens_per_second(recipe: Recipe, seconds: float = 3.0, members: int = 1) ->
 
 
 def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -> dict[int, float]:
-    """How many times as fast 1, 2, 4 ... members train together as one after the other, by their number.
+    """How many times as fast members train together as one after the other, by their number: `most` of them, and a
+    quarter as long as fewer are faster.
 
-    It doubles them up to `most`, while that pays and the device's memory holds them. Steps of one model and of the
-    members alternate; a CPU's time is that of this process, so what else runs there counts little.
+    Each number is compiled anew, so few are tried. Steps of one model and of the members alternate; a CPU's time is
+    that of this process, so what else runs there counts little. What the device's memory does not hold is left out.
     """
-    found, alone, device = {1: 1.0}, _timed(recipe, 1), choose_engine(recipe).device
-    while (
-        not stop() and (members := 2 * max(found)) <= most and found[members // 2] >= _PAYS * found.get(members // 4, 0)
-    ):
+    found, alone, members = {1: 1.0}, _timed(recipe, 1), most
+    clock = time.process_time if choose_engine(recipe).device == "cpu" else time.perf_counter
+    while members > 1 and not stop():
         try:
             together = _timed(recipe, members)
         except torch.OutOfMemoryError:
-            break
-        clock = time.process_time if device == "cpu" else time.perf_counter
+            members //= 4
+            continue
         ratios = [members * alone(clock) / together(clock) for _ in range(_ROUNDS)]
         found[members] = round(statistics.median(ratios), 3)
+        members = members // 4 if found[members] == max(found.values()) or found[members] < 1 else 1
     return found
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
-from windtunnel.train.device import Engine
+from windtunnel.train.device import Engine, keep_memory, to_device
 from windtunnel.train.graphs import Replayed
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import AdamW
@@ -20,9 +20,13 @@ class Step:
 
     def __init__(self, recipes: Sequence[Recipe], engine: Engine, document_end: int | None = None) -> None:
         self.engine, self._document_end = engine, document_end
+        if engine.device == "cpu":
+            keep_memory()
         models, seeds, context = [r.model for r in recipes], [r.seed for r in recipes], recipes[0].data.context
         one = len(recipes) == 1
         self.model = Decoder(models[0] if one else models, context, seeds[0] if one else seeds).to(engine.device)
+        if engine.recompute:
+            self.model.recompute_layers()
         if engine.compiled:
             self.model.compile_parts()
         self.take_up(recipes)
@@ -38,10 +42,7 @@ class Step:
     def gradient(self, batch: np.ndarray) -> Tensor:
         """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1); returns its mean loss, ()
         or (P,)."""
-        tokens = torch.from_numpy(batch)
-        if self.engine.device == "cuda":
-            tokens = tokens.pin_memory()
-        return self._objective.add_gradient(tokens.to(self.engine.device, non_blocking=True))
+        return self._objective.add_gradient(to_device(torch.from_numpy(batch), self.engine.torch_device))
 
     def update(self, rates: Sequence[float]) -> Tensor:
         """Take the step, at one rate (a share of the peak) or one a member; returns the gradient norm, () or (P,)."""

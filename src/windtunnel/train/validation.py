@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from windtunnel.data.windows import Windows
 from windtunnel.model.decoder import Decoder
 from windtunnel.train.device import Engine
-from windtunnel.train.objective import document_numbers
+from windtunnel.train.objective import document_numbers, split
 
 _LN2 = float(np.log(2))
 
@@ -36,15 +37,19 @@ class Validation:
 
 
 def validate(model: Decoder, windows: Windows, engine: Engine, tokens: int, mask_documents: bool) -> list[Validation]:
-    """Score the first `tokens` tokens of every source's validation split, by each member, or by the one model."""
+    """Score the first `tokens` tokens of every source's validation split, by each member, or by the one model. Of
+    conversations only what is learnt counts: the assistant's words."""
     bytes_of = windows.corpus.tokenizer.token_bytes
+    document_end = windows.corpus.document_end if mask_documents else None
     scores: list[dict[str, Score]] = [{} for _ in range(model.members or 1)]
     weights = {}
     for name, source in windows.corpus.sources.items():
-        held = windows.validation(name, tokens)
+        held = torch.from_numpy(windows.validation(name, tokens))
         if len(held):
-            text_bytes = int(bytes_of[held[:, 1:]].sum())
-            for by_source, nats in zip(scores, _losses(model, held, windows, engine, mask_documents), strict=True):
+            _, targets, asked, _ = (part.numpy() for part in split(held))
+            text_bytes = int(bytes_of[targets[asked]].sum())
+            for by_source, losses in zip(scores, _losses(model, held, engine, document_end), strict=True):
+                nats = losses[asked]
                 by_source[name] = Score(nats.mean(), nats.sum() / _LN2 / max(1, text_bytes), nats.size)
             weights[name] = source.validation.tokens
     return [_over_all(by_source, weights) for by_source in scores]
@@ -58,18 +63,17 @@ def _over_all(scores: dict[str, Score], weights: dict[str, int]) -> Validation:
     return Validation(Score(**mean, tokens=sum(s.tokens for s in scores.values())), scores)
 
 
-def _losses(model: Decoder, held: np.ndarray, windows: Windows, engine: Engine, mask_documents: bool) -> np.ndarray:
+def _losses(model: Decoder, held: Tensor, engine: Engine, document_end: int | None) -> np.ndarray:
     """Nats of every target, (members, windows, context), in batches of the training shape: another shape, or a forward
     pass without gradients, would be compiled anew."""
-    rows = engine.micro_batch // windows.context
+    rows = engine.micro_batch // (held.shape[1] - 1)
     losses = []
-    for start in range(0, len(held), rows):
-        part = held[start : start + rows]
-        padded = torch.from_numpy(np.concatenate([part, np.repeat(part[:1], rows - len(part), axis=0)]))
+    for part in held.split(rows):
+        padded = torch.cat([part, part[:1].expand(rows - len(part), -1)])
         if model.members:
             padded = padded.expand(model.members, *padded.shape)
-        inputs, targets = (x.to(engine.device).contiguous() for x in (padded[..., :-1], padded[..., 1:]))
-        documents = document_numbers(inputs, windows.corpus.tokenizer.eos) if mask_documents else None
+        inputs, targets, _, numbers = split(padded.to(engine.device))
+        documents = None if document_end is None else numbers + document_numbers(inputs, document_end)
         with engine.autocast():
             nats = model.losses(inputs, targets, documents).detach()
         losses.append(nats.float().cpu().numpy().reshape(model.members or 1, rows, -1)[:, : len(part)])

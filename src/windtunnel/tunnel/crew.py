@@ -12,7 +12,7 @@ from windtunnel.train.run import Run
 
 MOST = 64  # members that are ever tried
 # FLOPs of kin runs that are worth a measurement: some minutes of one worker that trains one small model at a time
-_WORTH = {"cpu": 1e13, "mps": 2e13, "cuda": 1e15}
+_WORTH = {"cpu": 4e12, "mps": 2e13, "cuda": 1e15}
 _ENOUGH = 1.15  # times as fast as alone; with less, runs are better free of each other
 
 Gains = dict[int, float]  # times as fast as one after the other, by the number of members

@@ -186,8 +186,6 @@ def _train_missing(plan: _Plan, watch: Watch, label: str) -> None:
     finally:
         team.leave()
     watch.show(label, total, total, "")
-    if team.compiled != Compiled():
-        watch.say(f"{label}: {team.compiled}")
     for task in plan.tasks:
         if task.run and (reason := task.run.status().get("reason")):
             watch.say(f"{label}: {task.run.id} {task.run.recipe.name} failed: {reason}")
@@ -219,12 +217,6 @@ class _Team:
         """FLOPs."""
         return sum(self._progress.values())
 
-    @property
-    def compiled(self) -> Compiled:
-        """By all workers, for this fleet."""
-        new = (now - _compiled_before.get(process, Compiled()) for process, now in self._compiled.items())
-        return sum(new, Compiled())
-
     def begin(self) -> None:
         """Give every free worker something to do."""
         free = self.workers.count - len(self._training) - len(self._measuring)
@@ -237,7 +229,7 @@ class _Team:
             group = [task for task in waiting if _kinship(task) == kin]
             if self._wants_measurement(kin, group):
                 recipe = _run(group[0]).recipe
-                self._measuring[self.workers.measure(recipe, min(MOST, len(group)))] = kin, recipe
+                self._measuring[self.workers.measure(recipe, share(len(group), self.workers.count, MOST))] = kin, recipe
             else:
                 members = group[: share(len(group), self.workers.count, best(self._gains.get(kin, {1: 1.0})))]
                 self._training[self.workers.train([_run(task) for task in members], self._plan.corpus)] = members
@@ -251,6 +243,9 @@ class _Team:
             result = _finish(future, tasks[0] if tasks else None)
             if tasks is None:
                 self._take_note(*self._measuring.pop(future), result)
+        self._collect()
+
+    def _collect(self) -> None:
         while not self.workers.reports.empty():
             key, value = self.workers.reports.get()
             (self._compiled if isinstance(value, Compiled) else self._progress)[key] = value
@@ -260,7 +255,13 @@ class _Team:
         self.workers.stop.set()
         wait(self._futures)
         self.workers.stop.clear()
+        self._collect()
+        new = sum(
+            (now - _compiled_before.get(process, Compiled()) for process, now in self._compiled.items()), Compiled()
+        )
         _compiled_before.update(self._compiled)
+        if new != Compiled():
+            self._watch.say(f"{self._label}: {new}")
 
     def _wants_measurement(self, kin: Hashable, group: list[_Task]) -> bool:
         under_way = any(kin == other for other, _ in self._measuring.values())

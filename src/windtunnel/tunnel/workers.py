@@ -40,7 +40,7 @@ class Workers:
         return self.pool.submit(_train, [run.path for run in runs], corpus.folder)
 
     def measure(self, recipe: Recipe, most: int) -> "Future[dict[int, float]]":
-        """How much faster 1, 2, 4 ... at most `most` members train together than one after the other, in one worker."""
+        """How many times as fast at most `most` members train together as one after the other, in one worker."""
         return self.pool.submit(_measure, recipe, most)
 
 

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ship_models import model_of, weights_of
 
+from windtunnel.data.chat_format import CHATML, OURS, ChatFormat, Message, format_of
 from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.ship import gguf
-from windtunnel.ship.chat_format import CHATML, OURS, ChatFormat, Message, format_of
 
 TALK: list[Message] = [
     {"role": "system", "content": "Be short."},
@@ -69,3 +70,14 @@ def test_llama_cpp_renders_the_same(form: ChatFormat, corpus: Corpus, chatml: To
     gguf.write(model, weights_of(model), tmp_path / "tokenizer.json", tmp_path / "x.gguf", "F32", about)
     with LlamaCpp(tmp_path / "x.gguf") as engine:
         assert engine.render(TALK) == tokenizer.decode(form.encode(tokenizer, TALK))
+
+
+@pytest.mark.parametrize("form", [OURS, CHATML])
+def test_the_assistant_is_learnt(form: ChatFormat, corpus: Corpus, chatml: Tokenizer) -> None:
+    tokenizer = corpus.tokenizer if form is OURS else chatml
+    talk: list[Message] = [*TALK, {"role": "assistant", "content": " a\nb"}]
+    ids, learnt = form.render(tokenizer, talk)
+    edges = np.flatnonzero(np.diff([False, *learnt, False])).reshape(-1, 2)
+    assert [tokenizer.decode(ids[a:b]) for a, b in edges] == [f"sel{form.closing}", f" a\nb{form.closing}"]
+    before = form.encode(tokenizer, TALK)
+    assert ids[: len(before)].tolist() == before, "what is asked later is what was learnt"

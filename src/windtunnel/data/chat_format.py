@@ -1,5 +1,5 @@
-"""How a conversation becomes tokens: one format a tokenizer, as a template that engines read and as ids for our own
-sampling. The two say the same.
+"""How a conversation becomes tokens: one format a tokenizer, as a template that engines read and as ids to train on and
+to sample from. All say the same.
 
 The content of a message never makes a special token: whoever writes `<|assistant|>` writes thirteen characters.
 """
@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+import numpy as np
+
 from windtunnel.data.tokenizer import END, Tokenizer
 from windtunnel.errors import InputError
 
+Role = Literal["system", "user", "assistant"]
+
 
 class Message(TypedDict):
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 
@@ -42,16 +46,24 @@ class ChatFormat:
 
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation, up to where the answer begins."""
-        ids: list[int] = []
-        for message in messages:
-            ids += self._opened(tokenizer, message["role"], message["content"])
-            ids.append(tokenizer.id(self.closing))
-            ids += tokenizer.encode(self.after).tolist()
-        return ids + self._opened(tokenizer, "assistant", "")
+        token, text = self.opening["assistant"]
+        return [*self.render(tokenizer, messages)[0].tolist(), tokenizer.id(token), *tokenizer.encode(text).tolist()]
 
-    def _opened(self, tokenizer: Tokenizer, role: str, content: str) -> list[int]:
-        token, text = self.opening[role]
-        return [tokenizer.id(token), *tokenizer.encode(text + content).tolist()]
+    def render(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a whole conversation, int64 (n,), and which of them the assistant says, bool (n,): the content of
+        its messages and the token that closes them."""
+        parts: list[tuple[np.ndarray, bool]] = []
+        closing, after = np.array([tokenizer.id(self.closing)]), tokenizer.encode(self.after)
+        for message in messages:
+            token, text = self.opening[message["role"]]
+            said = message["role"] == "assistant"
+            # what the assistant says is encoded by itself: so it was said, behind the opening
+            texts = [text, message["content"]] if said else [text + message["content"]]
+            *opened, content = tokenizer.encode_batch(texts)
+            parts += [(np.array([tokenizer.id(token)]), False), *((ids, False) for ids in opened)]
+            parts += [(content, said), (closing, said), (after, False)]
+        learnt = [np.full(len(ids), said) for ids, said in parts]
+        return np.concatenate([ids.astype(np.int64) for ids, _ in parts]), np.concatenate(learnt)
 
 
 OURS = ChatFormat({role: (f"<|{role}|>", "") for role in ("user", "assistant", "system")}, END)
