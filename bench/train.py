@@ -3,7 +3,8 @@
     .venv/bin/python bench/train.py [SIZE...] [--rounds N]
 
 The same shape, batch (8,192 tokens, context 256) and AdamW for all, on random tokens. Each loop is a process of its
-own, as its user would start it; their steps take turns, and a round's ratio is taken within it. FLOPs a token are exact
+own, as its user would start it; they take turns of five steps in a row, as a training takes them, of which the first is
+not timed, and a round's ratio is taken within it. FLOPs a token are exact
 (`windtunnel.model.shape.flops_per_token`: matrix products only, causal attention, backward = 2x forward); the peak is
 this machine's best bf16 product of 1024x1024 matrices, measured between the rounds. Beside it the two floors of a step:
 its FLOPs over that peak, and over the memory bandwidth measured in the same run the bytes that move if every product
@@ -32,7 +33,7 @@ from windtunnel.recipe import Model, Recipe, parse
 from windtunnel.train.device import choose_engine, measured_peak, synchronize
 from windtunnel.train.speed import training_step
 
-CONTEXT, BATCH, WARM_UP = 256, 8192, 3
+CONTEXT, BATCH, WARM_UP, IN_A_ROW = 256, 8192, 2, 5
 SHAPES = {
     "0.2M": {"width": 64, "depth": 3, "heads": 2, "vocab": 1024},
     "1M": {"width": 128, "depth": 4, "heads": 4, "vocab": 2048},
@@ -94,7 +95,7 @@ class Loop:
         theirs.close()  # so that waiting for a process that has died ends
 
     def step(self, batch: np.ndarray) -> float:
-        """Seconds that one step took."""
+        """Seconds of one of several steps in a row, the first left out: it finds the caches full of another's."""
         self._pipe.send(batch)
         return self._pipe.recv()
 
@@ -107,10 +108,13 @@ def serve(pipe: Connection, name: str, size: str) -> None:
     recipe = recipe_of(size)
     step, device = LOOPS[name](recipe), choose_engine(recipe).torch_device
     while (batch := pipe.recv()) is not None:
-        start = time.perf_counter()
         step(batch)
         synchronize(device)
-        pipe.send(time.perf_counter() - start)
+        start = time.perf_counter()
+        for _ in range(IN_A_ROW - 1):
+            step(batch)
+        synchronize(device)
+        pipe.send((time.perf_counter() - start) / (IN_A_ROW - 1))
 
 
 def measured_bandwidth(device: torch.device, seconds: float = 0.5) -> float:

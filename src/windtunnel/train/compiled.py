@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch._dynamo.utils import calculate_time_spent, counters
+
+_SHAPES = 256  # whose compiled code a process keeps
+
+
+def keep_shapes() -> None:
+    """Past its own limit of 8 shapes torch would quietly not compile any more."""
+    torch._dynamo.config.recompile_limit = _SHAPES
 
 
 @dataclass(frozen=True)

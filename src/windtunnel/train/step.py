@@ -8,6 +8,7 @@ from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
+from windtunnel.train.compiled import keep_shapes
 from windtunnel.train.device import Engine, keep_memory, to_device
 from windtunnel.train.graphs import Replayed
 from windtunnel.train.objective import Objective
@@ -28,6 +29,7 @@ class Step:
         if engine.recompute:
             self.model.recompute_layers()
         if engine.compiled:
+            keep_shapes()
             self.model.compile_parts()
         self.take_up(recipes)
 

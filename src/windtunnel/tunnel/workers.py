@@ -21,7 +21,6 @@ from windtunnel.recipe import Recipe
 from windtunnel.train.run import Busy, Run, open_run
 
 _WAIT_BUSY = 1.0  # seconds between looks at a run that somebody else trains
-_SHAPES = 256  # whose compiled code a worker keeps; past the limit of 8 torch would quietly not compile any more
 
 
 @dataclass
@@ -73,7 +72,6 @@ def _start(reports: "SimpleQueue[tuple[Any, Any]]", stop: Event, free: "SimpleQu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
     config.compile_threads = cores
-    torch._dynamo.config.recompile_limit = _SHAPES
     if torch.cuda.is_available():
         torch.cuda.set_device(free.get())
     _worker.update(reports=reports, stop=stop, orphaned=threading.Event(), training=threading.Lock())
