@@ -9,8 +9,8 @@ can be made of it: that one is looked up among the probabilities of the whole vo
 import http.client
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,17 +51,16 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         self._fields = metadata(file)
         kind = self._fields.get("general.architecture")
         self._server: Any = _server(file, f"'{kind}'", context, exact, threads or usable_threads(), address)
-        self._connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
-        # one that is closed before it has answered anything waits for itself for ever
-        self._connection.request("GET", "/health")
-        self._connection.getresponse().read()
+        # a server that is closed before it has answered anything waits for itself for ever
+        with self._connected() as connection:
+            connection.request("GET", "/health")
+            connection.getresponse().read()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Free the model and end the server."""
-        self._connection.close()
         self._server = None  # its destructor does it
 
     @property
@@ -76,11 +75,12 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     def tokenise(self, lines: Iterable[str]) -> list[list[int]]:
         """The ids of each line, with nothing added and special tokens written in it taken for text."""
         plain = {"add_special": False, "parse_special": False}
-        return [self._post("/tokenize", {"content": line} | plain)["tokens"] for line in lines]
+        return [answer["tokens"] for answer in self._post("/tokenize", ({"content": line} | plain for line in lines))]
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the file's chat template writes it, up to where the answer begins."""
-        return self._post("/apply-template", {"messages": list(messages)})["prompt"]
+        (answer,) = self._post("/apply-template", [{"messages": list(messages)}])
+        return answer["prompt"]
 
     def answer(self, messages: Sequence[Message], say: Callable[[str], None], **sampling: float) -> str:
         """The model's answer; `say` hears it piece by piece. `sampling`: max_tokens, temperature, top_p, seed."""
@@ -127,11 +127,22 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         _raise_error(answer)
         return answer
 
-    def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        self._connection.request("POST", path, json.dumps(content).encode(), {"Content-Type": "application/json"})
-        answer = json.loads(self._connection.getresponse().read())
-        _raise_error(answer)
-        return answer
+    def _post(self, path: str, contents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The answer to each, over a connection of their own: the server ends one that is idle for some seconds."""
+        with self._connected() as connection:
+            for content in contents:
+                connection.request("POST", path, json.dumps(content).encode(), {"Content-Type": "application/json"})
+                answer = json.loads(connection.getresponse().read())
+                _raise_error(answer)
+                yield answer
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 def usable_threads() -> int:

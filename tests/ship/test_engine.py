@@ -1,0 +1,25 @@
+"""llama.cpp as we drive it."""
+
+import time
+from pathlib import Path
+
+import pytest
+from ship_models import SHAPES, model_of, weights_of
+
+from windtunnel.data.shards import Corpus
+from windtunnel.ship import gguf
+from windtunnel.ship.engine import LlamaCpp
+
+pytest.importorskip("gguf")
+pytest.importorskip("xllamacpp")
+
+
+def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
+    """Its server ends connections that were idle for five seconds; scoring text takes longer than that."""
+    model, file = model_of(next(iter(SHAPES))), tmp_path / "x.gguf"
+    gguf.write(model, weights_of(model), corpus.folder / "tokenizer.json", file, "F32", gguf.About("a model", 64))
+    expected = corpus.tokenizer.encode("a word").tolist()
+    with LlamaCpp(file, 64) as engine:
+        assert engine.tokenise(["a word"]) == [expected]
+        time.sleep(6.5)
+        assert engine.tokenise(["a word", "a word"]) == [expected] * 2
