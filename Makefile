@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	@echo "a tour of about 14 minutes: text, then the whole wind tunnel, small, and a page (lab/report.html)"
+	@echo "a tour of about 16 minutes: text, then the whole wind tunnel, small, and a page (lab/report.html)"
 	@$(BIN)/windtunnel tour
 
 test: install

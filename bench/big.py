@@ -11,16 +11,14 @@ it was skipped. That the loss is that of the plain reference is held by bench/gp
 
 import argparse
 import json
-import statistics
-import time
 
 import torch
 from train import machine, measured_bandwidth
 
 from windtunnel.model.shape import count, flops_per_token
-from windtunnel.recipe import Recipe, parse
-from windtunnel.train.device import choose_engine, matrix_peak, measured_peak, synchronize
-from windtunnel.train.speed import random_batch, training_step
+from windtunnel.recipe import parse
+from windtunnel.train.device import choose_engine, matrix_peak, measured_peak
+from windtunnel.train.speed import tokens_per_second
 
 CONTEXT = 4096
 # the second and third are the paper's MiniCPM-1.2B and 2.4B
@@ -57,7 +55,7 @@ def measure(size: str, seconds: float, measured: float, bandwidth: float) -> dic
                     "schedule": {"tokens": "10M"}, "train": {"batch": batch}}, "bench")  # fmt: skip
     engine, shape = choose_engine(recipe), recipe.model
     torch.cuda.reset_peak_memory_stats()
-    taken = time_of_a_step(recipe, seconds)
+    taken = batch / tokens_per_second(recipe, seconds)
     params, flops = count(shape).params_total, flops_per_token(shape, CONTEXT) * batch
     parts = -(-batch // engine.micro_batch)
     # the optimiser: 32 a parameter; each part: weights read and cast, gradients added
@@ -71,20 +69,6 @@ def measure(size: str, seconds: float, measured: float, bandwidth: float) -> dic
     return {"claim": f"{size} at context {CONTEXT}: share of the dense bf16 peak", "value": round(share, 4),
             "unit": "share", "target": target, "ok": share >= target, "machine": f"{machine()}, "
             f"{torch.cuda.get_device_name()}", "tokens_per_s": round(batch / taken)}  # fmt: skip
-
-
-def time_of_a_step(recipe: Recipe, seconds: float) -> float:
-    """Median, after what is compiled and captured."""
-    step, batch, device = training_step(recipe), random_batch(recipe), torch.device("cuda")
-    for _ in range(6):
-        step(batch)
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        synchronize(device)
-        start = time.perf_counter()
-        step(batch)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

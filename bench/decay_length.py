@@ -17,8 +17,9 @@ from windtunnel.cli.display import display
 from windtunnel.data.shards import Corpus
 from windtunnel.quantities import about
 from windtunnel.recipe import DecayShape
+from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, train
-from windtunnel.train.run import Run, branch, create
+from windtunnel.train.run import Run, create
 from windtunnel.tunnel.study import validation_at
 
 STEM, TOTAL = 4_000_000, 4_400_000

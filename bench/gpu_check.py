@@ -9,7 +9,7 @@ fp32 with nothing captured. Prints a table and, last, one JSON list; without a G
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +38,7 @@ def main() -> None:
     recipe = recipe_of(given.device, small)
     print(f"{machine()}, {given.device}; {count(recipe.model).params_total:,} parameters, "
           f"{recipe.train.batch} tokens a step")  # fmt: skip
-    fast = replace(choose_engine(recipe), members=1)
+    fast = choose_engine(recipe)
     plain = Engine(fast.device, "fp32", False, fast.micro_batch, fast.threads)
     torch.set_float32_matmul_precision("highest")
     claims: list[dict[str, object]] = []
@@ -95,9 +95,8 @@ def gradients(recipe: Recipe, plain: Engine, fast: Engine, name: str, bound: flo
     (loss, expected), (fast_loss, found) = (once(Step([recipe], engine), batch) for engine in (plain, fast))
     hold(f"{name}: loss", abs(fast_loss - loss) / loss, bound)
     for role in sorted({role_of(key) for key in expected}):
-        names = [key for key in expected if role_of(key) == role]
-        apart = sum((found[n] - expected[n]).square().sum() for n in names) ** 0.5
-        hold(f"{name}: gradient of {role}", float(apart / sum(expected[n].square().sum() for n in names) ** 0.5), bound)
+        pairs = [(found[key], expected[key]) for key in expected if role_of(key) == role]
+        hold(f"{name}: gradient of {role}", distance(pairs), bound)
 
 
 def once(step: Step, batch: np.ndarray) -> tuple[float, Tensors]:
@@ -135,11 +134,17 @@ def population(recipe: Recipe, fast: Engine, plain: Engine, hold: Callable[..., 
 
 
 def apart(found: Step, expected: Step, member: int | None = None) -> float:
-    """Relative distance of all weights."""
-    pairs = [
-        (found.model.get_parameter(name).detach()[... if member is None else member], weight.detach())
-        for name, weight in expected.model.named_parameters()
-    ]
+    """Relative distance of the weights of two models, or of one member from a model."""
+    return distance(
+        [
+            (found.model.get_parameter(name).detach()[... if member is None else member], weight.detach())
+            for name, weight in expected.model.named_parameters()
+        ]
+    )
+
+
+def distance(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Relative distance of all first from all second tensors, taken together."""
     return float(sum((a - b).square().sum() for a, b in pairs) ** 0.5 / sum(b.square().sum() for _, b in pairs) ** 0.5)
 
 
@@ -172,7 +177,7 @@ def large_vocabulary(device: str, small: bool, hold: Callable[..., None]) -> Non
     for name, a, b in zip(
         ("loss", "gradient of hidden", "gradient of head"), run(in_chunks), run(all_at_once), strict=True
     ):
-        hold(f"122,753 tokens of vocabulary: {name}", float((a - b).norm() / b.norm()), 1e-5)
+        hold(f"122,753 tokens of vocabulary: {name}", distance([(a, b)]), 1e-5)
 
 
 def long_run(recipe: Recipe, plain: Engine, fast: Engine, many: int, hold: Callable[..., None]) -> None:

@@ -6,7 +6,7 @@ The trials differ in rate, init and multipliers, and are asked as a search asks:
 by `windtunnel train` in a process of its own, with all cores. *One process*: one after the other in one process, with
 all cores, so without 24 starts. *Fleet*: `tunnel.fleet`, which measures whether members pay, on a lab of its own. All
 find compiled code on the disk, but for the members in the first fleet of a shape: run it twice to see both. Compared:
-seconds, and the final losses. Reads the core corpus of the lab. Prints a table and, last, one JSON list.
+seconds, and the final losses. On the core corpus. Prints a table and, last, one JSON list.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from train import machine
+from wsd_cosine import core, new_lab
 
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import count
@@ -35,18 +36,12 @@ TARGET = 2.0
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--lab", type=Path, default=Path("lab"))
-    arguments.add_argument("--corpus", default="core")
     arguments.add_argument("--tokens", default="512k")
     arguments.add_argument("--batch", type=int, default=2048)
     arguments.add_argument("--trials", type=int, default=24)
     arguments.add_argument("--precision", default="auto")
     given = arguments.parse_args()
-    folder = given.lab / "corpora" / given.corpus
-    if not folder.exists():
-        print(f"skipped: there is no corpus {folder}")
-        print(json.dumps([]))
-        return
-    corpus = Corpus.open(folder)
+    corpus = core(given.lab)
     trials = [trial(corpus, given, index) for index in range(given.trials)]
     model = trials[0].model
     print(f"{machine()}: {len(trials)} trials of {count(model).params_total:,} parameters, {given.tokens} tokens, "
@@ -54,9 +49,7 @@ def main() -> None:
     seconds, losses = {}, {}
     with tempfile.TemporaryDirectory() as place:
         for name, arm in (("separate", separate), ("one process", one_process), ("fleet", by_fleet)):
-            lab = Path(place) / name.replace(" ", "-")
-            (lab / "corpora").mkdir(parents=True)
-            (lab / "corpora" / given.corpus).symlink_to(folder.resolve())
+            lab = new_lab(Path(place) / name.replace(" ", "-"), corpus)
             arm(lab, trials[:1], corpus)  # compiled now, not on the clock; the run itself is done again below
             start = time.perf_counter()
             losses[name] = np.array(arm(lab, [t.change(seed=t.seed + 1) for t in trials], corpus))
@@ -73,7 +66,7 @@ def trial(corpus: Corpus, given: argparse.Namespace, index: int) -> Recipe:
         "model": {"width": 48, "depth": 2, "heads": 2, "vocab": corpus.manifest.vocab, "base_width": 32,
                   "init_std": 0.05 * 4 ** draw[1], "scale_emb": 6 * 4 ** draw[2],
                   "scale_depth": 0.7 * 4 ** draw[3]},
-        "data": {"corpus": given.corpus},
+        "data": {"corpus": corpus.folder.name},
         "optimizer": {"lr": 0.003 * 10 ** draw[0]},
         "schedule": {"tokens": given.tokens},
         "train": {"batch": given.batch, "precision": given.precision, "evaluate_every": "100%",

@@ -21,8 +21,8 @@ from train import machine, measured_bandwidth
 
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.recipe import Recipe, parse
-from windtunnel.train.device import choose_engine, measured_peak, synchronize
-from windtunnel.train.speed import random_batch, training_step
+from windtunnel.train.device import choose_engine, measured_peak
+from windtunnel.train.speed import timed_step
 
 SHAPES = {
     "cpu": {
@@ -38,7 +38,6 @@ SHAPES = {
     },
 }
 MEMBERS = {"cpu": "1,2,4,8", "cuda": "1,2,4,8,16,32,64"}
-WARM_UP = 6
 TARGET = 6.0  # of 9M members on a GPU, 16 to 64 of them
 
 
@@ -77,11 +76,11 @@ def measure(
           f"{floors[0] * 1e3:.3f} ms, optimiser's bytes {floors[1] * 1e3:.3f} ms")  # fmt: skip
     print("| members | ms a member's step | of the matrix peak | times one after the other | trials an hour |")
     print("|---|---|---|---|---|")
-    alone = timed(recipe, 1)
-    claims = []
+    clock = time.process_time if choose_engine(recipe).device == "cpu" else time.perf_counter
+    alone, claims = timed_step(recipe), []
     for many in members:
-        together = alone if many == 1 else timed(recipe, many)
-        pairs = [(alone(), together()) for _ in range(rounds)]
+        together = alone if many == 1 else timed_step(recipe, many)
+        pairs = [(alone(clock), together(clock)) for _ in range(rounds)]
         seconds = statistics.median(b for _, b in pairs) / many
         ratios = [many * a / b for a, b in pairs]
         gain, quarters = statistics.median(ratios), statistics.quantiles(ratios, n=4)
@@ -93,23 +92,6 @@ def measure(
                        "unit": "x", "target": TARGET if aimed else None, "ok": gain >= TARGET if aimed else None,
                        "peak_share": round(flops / seconds / peak, 4), "machine": machine()})  # fmt: skip
     return claims
-
-
-def timed(recipe: Recipe, members: int):
-    """A function that takes a step and returns its seconds."""
-    engine = choose_engine(recipe, members)
-    step, batch = training_step(recipe, members), random_batch(recipe, members)
-    clock = time.process_time if engine.device == "cpu" else time.perf_counter
-    for _ in range(WARM_UP):
-        step(batch)
-
-    def once() -> float:
-        synchronize(engine.torch_device)
-        start = clock()
-        step(batch)
-        return clock() - start
-
-    return once
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
     .venv/bin/python bench/second_start.py [--lab lab]       # about 4 minutes on 2 cores
 
-Twice the same small study (two shapes, two seeds each, 40 steps), each time in new processes and in a new lab; the
-first time with an empty cache of compiled code. Prints what the fleet says and, last, one JSON list. Reads a corpus of
-the lab.
+Twice the same small study of the core corpus (two shapes, two seeds each, 40 steps), each time in new processes and in
+a new lab; the first time with an empty cache of compiled code. Prints what the fleet says and, last, one JSON list.
 """
 
 import argparse
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 from train import machine
+from wsd_cosine import core, new_lab
 
 STUDY = """
 import sys
@@ -41,22 +41,13 @@ COMPILED = re.compile(r"study: (?:nothing|(\d+) graphs) compiled anew")
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--lab", type=Path, default=Path("lab"))
-    arguments.add_argument("--corpus", default="core")
-    given = arguments.parse_args()
-    folder = given.lab / "corpora" / given.corpus
-    if not folder.exists():
-        print(f"skipped: there is no corpus {folder}")
-        print(json.dumps([]))
-        return
-    made = []
+    corpus, made = core(arguments.parse_args().lab), []
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "study.py").write_text(STUDY)
         for start in ("first", "second"):
-            lab = Path(place) / start
-            (lab / "corpora").mkdir(parents=True)
-            (lab / "corpora" / given.corpus).symlink_to(folder.resolve())
+            lab = new_lab(Path(place) / start, corpus)
             begun = time.perf_counter()
-            command = [sys.executable, f"{place}/study.py", str(lab), str(lab / "corpora" / given.corpus)]
+            command = [sys.executable, f"{place}/study.py", str(lab), str(lab / "corpora" / corpus.folder.name)]
             environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{place}/cache"}
             said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
             seconds = time.perf_counter() - begun

@@ -22,8 +22,9 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.sources import fetch
 from windtunnel.quantities import about, parse_tokens
 from windtunnel.recipe import Recipe, parse
+from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, train
-from windtunnel.train.run import Run, branch, create
+from windtunnel.train.run import Run, create
 from windtunnel.tunnel.study import validation_at
 
 DECAY = 0.1
@@ -50,6 +51,13 @@ def core(lab: Path) -> Corpus:
         return Corpus.open(folder)
     fetched = fetch(["core"], lab / "downloads")
     return build(folder, {f.source.id: f.documents() for f in fetched}, vocab=2048)
+
+
+def new_lab(folder: Path, corpus: Corpus) -> Path:
+    """A lab that holds this corpus and no runs."""
+    (folder / "corpora").mkdir(parents=True)
+    (folder / "corpora" / corpus.folder.name).symlink_to(corpus.folder.resolve())
+    return folder
 
 
 def measure(lab: Path, corpus: Corpus, seed: int, lengths: list[int]) -> dict[str, list[float]]:

@@ -27,7 +27,22 @@ SHAPES: dict[str, dict[str, Any]] = {
         "parametrization": "completep",
     },
     "standard": {"width": 64, "depth": 2, "heads": 4, "parametrization": "standard", "init_std": 0.05},
+    "experts": {"width": 64, "depth": 3, "heads": 4, "kv_heads": 2, "ffn": 96, "experts": 8, "base_width": 16},
+    "standard experts": {
+        "width": 96,
+        "depth": 2,
+        "heads": 4,
+        "ffn": 144,
+        "experts": 5,
+        "experts_per_token": 3,
+        "tied": False,
+        "parametrization": "standard",
+        "init_std": 0.02,
+    },
 }
+
+
+WITHOUT_EXPERTS = [shape for shape, settings in SHAPES.items() if "experts" not in settings]
 
 
 def model_of(shape: str) -> Model:
@@ -79,9 +94,24 @@ def _sequence(model: Model, weights: dict[str, Tensor], m: Multipliers, tokens: 
             heads.append(scores.masked_fill(later, -torch.inf).softmax(-1) @ value[:, shared])
         x = x + torch.cat(heads, -1) @ w["output"].T * m.residual
         h = norm(x, w["ffn_norm"])
-        gate = h @ w["gate"].T
-        x = x + (gate * gate.sigmoid() * (h @ w["up"].T)) @ w["down"].T * m.residual
+        forward = _experts(model, w, h) if model.experts else _swiglu(h, w["gate"], w["up"], w["down"])
+        x = x + forward * m.residual
     return norm(x, weights["norm"])
+
+
+def _swiglu(h: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (h @ gate.T * (h @ gate.T).sigmoid() * (h @ up.T)) @ down.T
+
+
+def _experts(model: Model, w: dict[str, Tensor], h: Tensor) -> Tensor:
+    """Softmax over all experts, the best few, their shares made to sum to one (paper.md 9.3), a token at a time."""
+    rows = []
+    for token in h:
+        shares = (w["router"] @ token).softmax(-1)
+        best = sorted(range(model.experts), key=lambda e: -float(shares[e]))[: model.experts_per_token]
+        outs = [shares[e] * _swiglu(token, w["gate"][e], w["up"][e], w["down"][e]) for e in best]
+        rows.append(torch.stack(outs).sum(0) / shares[best].sum())
+    return torch.stack(rows)
 
 
 def _turned(x: Tensor, base: float) -> Tensor:

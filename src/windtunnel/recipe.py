@@ -57,7 +57,9 @@ class Model(Section):
     vocab: Positive
     kv_heads: Positive = 0  # 0: as many as heads
     head_size: Positive = 0  # 0: width / heads
-    ffn: Positive = 0  # 0: 2.5 * width, the paper's ratio
+    ffn: Positive = 0  # 0: 2.5 * width, the paper's ratio; of one expert
+    experts: int = Field(0, ge=0)  # 0: one feed-forward for every token
+    experts_per_token: Positive = 2
     tied: bool = True
     rope_base: float = Field(10_000.0, gt=0)
     norm_eps: float = Field(1e-5, gt=0)
@@ -85,6 +87,8 @@ class Model(Section):
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.head_size % 2:
             raise ValueError(f"head_size={self.head_size} must be even: RoPE turns pairs")
+        if self.experts and self.experts_per_token > self.experts:
+            raise ValueError(f"experts_per_token={self.experts_per_token}, but there are {self.experts} experts")
         return self
 
 
@@ -130,6 +134,7 @@ class Optimizer(Section):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(1e-3, ge=0, lt=1)
     clip: float = Field(1.0, ge=0)  # of the global gradient norm; 0: no clipping
+    balance: float = Field(0.01, ge=0)  # weight of the load-balancing loss of every layer of experts (paper 7.3)
 
 
 class Schedule(Section):
@@ -272,6 +277,8 @@ def identity(recipe: Recipe, corpus: str, parent: tuple[str, int] | None = None)
         values["schedule"] = {"warmup": recipe.warmup_tokens}
     values["train"] = {key: values["train"][key] for key in ("batch", "micro_batch", "precision", "compile")}
     del values["name"]
+    if not recipe.model.experts:
+        del values["model"]["experts"], values["model"]["experts_per_token"], values["optimizer"]["balance"]
     content = json.dumps([RESULTS_VERSION, values, corpus, parent], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

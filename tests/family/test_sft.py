@@ -27,10 +27,11 @@ from windtunnel.ship import huggingface
 from windtunnel.ship.export import _tokenizer_config
 from windtunnel.ship.stem import import_model
 from windtunnel.train import checkpoint
+from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import load_model, train
 from windtunnel.train.objective import Objective
-from windtunnel.train.run import Run, branch, create, list_runs, open_run
+from windtunnel.train.run import Run, create, list_runs, open_run
 from windtunnel.train.validation import validate
 
 BATCH = 128
@@ -272,7 +273,7 @@ class TestBadInput:
             (("--batch", "1M"), "less than one batch of 1M; an epoch is"),
             (("--context", 64), "--context 64: "),
             (("--lr", -1), "optimizer.lr"),
-            (("--at", 77), "has no such checkpoint; there are: 2560, "),
+            (("--at", 77), "no checkpoint at 77 tokens; there are: 2560, "),
         ],
     )
     def test_in_the_options(self, arguments: tuple[Any, ...], why: str, refused: Callable[..., str]) -> None:

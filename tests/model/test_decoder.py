@@ -19,9 +19,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mha": {},
     "gqa": {"heads": 4, "kv_heads": 2},
     "untied": {"tied": False},
+    "experts": {"experts": 4, "experts_per_token": 2, "ffn": 24},
     "wide heads": {"heads": 4, "kv_heads": 1, "head_size": 12, "ffn": 50, "rope_base": 500.0, "norm_eps": 1e-3},
 }
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+dense = pytest.mark.parametrize("shape", [s for s in SHAPES.values() if "experts" not in s])
 
 
 def shape_of(recipe: Make, **model: Any) -> Model:
@@ -153,6 +155,18 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
                 turned[:, position, i + size // 2] = b * math.cos(angle) + a * math.sin(angle)
         return turned
 
+    def swiglu(h: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        return (h @ gate.T * torch.sigmoid(h @ gate.T) * (h @ up.T)) @ down.T
+
+    def experts(h: Tensor, at: dict[str, Tensor]) -> Tensor:
+        """Softmax over all experts, the best few, their shares made to sum to one (paper 7.3)."""
+        chance = (h @ at["router"].T).softmax(-1)
+        least = chance.sort(-1, descending=True).values[..., m.experts_per_token - 1, None]
+        share = torch.where(chance >= least, chance, 0.0)
+        share = share / share.sum(-1, keepdim=True)
+        outputs = [swiglu(h, *(at[name][e] for name in ("gate", "up", "down"))) for e in range(m.experts)]
+        return sum(share[..., e, None] * output for e, output in enumerate(outputs))  # pyright: ignore
+
     seen = torch.ones(T, T, dtype=torch.bool).tril().expand(len(tokens), T, T)
     if documents is not None:
         seen = seen & (documents[:, :, None] == documents[:, None, :])
@@ -170,8 +184,7 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
             mixed.append(scores.masked_fill(~seen, -math.inf).softmax(-1) @ value[..., theirs])
         x = x + torch.cat(mixed, -1) @ at["output"].T * residual
         h = norm(x, at["ffn_norm"])
-        gate = h @ at["gate"].T
-        x = x + (gate * torch.sigmoid(gate) * (h @ at["up"].T)) @ at["down"].T * residual
+        x = x + (experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"])) * residual
     head = w["embedding"] if m.tied else w["head"]
     return norm(x, w["norm"]) @ head.T / (m.width / m.base_width)
 
@@ -203,7 +216,7 @@ def test_it_computes_the_published_formula(recipe: Make, shape: dict[str, Any], 
         torch.testing.assert_close(model.logits(inputs).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@shapes
+@dense
 def test_transformers_computes_the_same_as_granite(recipe: Make, shape: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     model = with_gains(Decoder(shape_of(recipe, scale_emb=7.0, scale_depth=1.1, **shape), CONTEXT, 1))
@@ -276,8 +289,9 @@ def test_a_later_document_is_what_it_would_be_alone(recipe: Make) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("P", [None, 3], ids=["one", "members"])
-def test_compiled_it_gives_the_same_losses_and_gradients(recipe: Make, P: int | None) -> None:
-    shape, seeds = shape_of(recipe), range(P or 1)
+@pytest.mark.parametrize("experts", [0, 4])
+def test_compiled_it_gives_the_same_losses_and_gradients(recipe: Make, P: int | None, experts: int) -> None:
+    shape, seeds = shape_of(recipe, experts=experts), range(P or 1)
     eager, compiled = (Decoder(shape if P is None else [shape] * P, CONTEXT, 0 if P is None else seeds) for _ in "ab")
     compiled.compile_parts()
     windows = some_tokens(3, CONTEXT + 1)

@@ -23,7 +23,17 @@ PAPER = {  # width, ffn, heads, kv_heads, depth, vocab: non-embedding parameters
     (1536, 3840, 24, 8, 52, 73_440): 1_247_442_432,
     (2304, 5760, 36, 36, 40, 122_753): 2_442_057_984,
 }
-SIZES = [{}, {"tied": False}, {"kv_heads": 2}, {"kv_heads": 1, "head_size": 24, "ffn": 100, "tied": False}]
+SIZES = [
+    {},
+    {"tied": False},
+    {"kv_heads": 2},
+    {"kv_heads": 1, "head_size": 24, "ffn": 100, "tied": False},
+    {"experts": 4},
+]
+GROUPED = {  # operators of ours, which torch can't know: each row meets one group's matrix
+    torch.ops.windtunnel.grouped_product: lambda rows, weights, ends, **_: 2 * rows[0] * weights[1] * weights[2],
+    torch.ops.windtunnel.grouped_outer_product: lambda left, right, ends, **_: 2 * left[0] * left[1] * right[1],
+}
 
 
 def shape(**changes: Any) -> Model:
@@ -60,6 +70,15 @@ def test_counts_are_those_of_the_built_model(changes: dict[str, Any]) -> None:
     assert count(model).params_total == sum(p.numel() for p in built.values())
     outside = sum(p.numel() for name, p in built.items() if name not in ("embedding", "head"))
     assert count(model).params == outside
+    idle = 0 if not model.experts else (model.experts - 2) * 3 * model.ffn * model.width * model.depth
+    assert count(model).params_active == outside - idle
+
+
+def test_the_papers_counts_of_experts() -> None:
+    """13.6B of 8 experts, of which a token meets two, about 4B (paper 7.3)."""
+    model = shape(width=2304, depth=40, heads=36, ffn=5760, vocab=122_753, experts=8)
+    assert count(model).params == 13_590_468_864
+    assert count(model).params_active == 4_035_320_064
 
 
 @pytest.mark.parametrize("changes", SIZES)
@@ -69,7 +88,7 @@ def test_flops_are_what_torch_counts(changes: dict[str, Any], context: int) -> N
     the exact causal count is (context + 1) / 2: the difference is put right here, everything else is torch's count."""
     model = shape(**changes)
     tokens = torch.randint(300, (2, context))
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter:
         Decoder(model, context).losses(tokens, tokens).sum().backward()
     attention = 3 * 2 * 2 * model.depth * model.heads * model.head_size  # a key that a query looks at
     computed, causal = attention * context, attention * (context + 1) / 2

@@ -16,8 +16,9 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.page import write_page
+from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, train
-from windtunnel.train.run import Run, branch, create
+from windtunnel.train.run import Run, create
 from windtunnel.train.schedule import rate_at
 from windtunnel.tunnel.coordinates import Design, check
 

@@ -59,11 +59,21 @@ def test_llama_cpp_gives_our_log_probabilities(shape: str, write: Write, corpus:
     assert log_probabilities(model, weights, held.windows).std() > 0.3, "or anything would agree"
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1", "Q4_0"])
-def test_rounded_weights_change_little(kind: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+def test_llama_cpp_turns_positions_far_out_as_we_do(tmp_path: Path, corpus: Corpus) -> None:
     pytest.importorskip("xllamacpp")
-    model = model_of("grouped")
-    weights = {name: tensor * (0.5 if tensor.dim() == 2 else 1) for name, tensor in weights_of(model).items()}
+    model, file = model_of("long RoPE"), tmp_path / "x.gguf"
+    weights, held = weights_of(model), held_out(corpus, 1024, 1000, 0)
+    gguf.write(model, weights, corpus.folder / "tokenizer.json", file, "F32", gguf.About("x", 1024))
+    found = verify(model, weights, "gguf", file, corpus.tokenizer, held)
+    assert found.good and found.most == EXACT and found.tokens >= 1000, found
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1", "Q4_0"])
+@pytest.mark.parametrize("shape", ["grouped", "experts"])
+def test_rounded_weights_change_little(shape: str, kind: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+    pytest.importorskip("xllamacpp")
+    model = model_of(shape)
+    weights = {name: tensor * (0.5 if tensor.dim() > 1 else 1) for name, tensor in weights_of(model).items()}
     found = verify(model, weights, "gguf", write(model, weights, kind), corpus.tokenizer, held)
     assert found.layout == f"gguf {kind}" and found.good and found.mean_difference > 0, found
 
@@ -86,6 +96,16 @@ def test_query_and_key_out_of_order_are_seen(write: Write, corpus: Corpus, held:
     assert not verify(model, weights, "gguf", write(model, turned), corpus.tokenizer, held).good
 
 
+@pytest.mark.parametrize("fault", ["experts_per_token", "gate", "router"])
+def test_experts_that_are_mixed_up_are_seen(fault: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+    pytest.importorskip("xllamacpp")
+    model = model_of("experts")
+    weights = weights_of(model)
+    turned = {name: tensor.flip(0) if name.endswith(fault) else tensor for name, tensor in weights.items()}
+    off = model.model_copy(update={"experts_per_token": 3 if fault == "experts_per_token" else 2})
+    assert not verify(model, weights, "gguf", write(off, turned), corpus.tokenizer, held).good
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_written_is_read(shape: str, write: Write) -> None:
     model = model_of(shape)
@@ -103,7 +123,7 @@ def test_what_is_written_is_read(shape: str, write: Write) -> None:
 
 @pytest.mark.parametrize(("kind", "share"), _HALF_STEPS.items())
 def test_every_precision_is_read_back_as_near_as_it_is(kind: str, share: float, write: Write) -> None:
-    for shape in ("tied", "odd width"):
+    for shape in ("tied", "odd width", "standard experts"):
         weights = weights_of(model_of(shape))
         for name, tensor in gguf.read(write(model_of(shape), weights, kind)).weights.items():
             whole_blocks = tensor.shape[-1] % 32 == 0 or not kind.startswith("Q")  # else it stays 16-bit
@@ -115,6 +135,7 @@ def test_a_model_without_multipliers_is_a_plain_llama(write: Write) -> None:
     assert metadata(write(model_of("standard")))["general.architecture"] == "llama"
     assert metadata(write(model_of("standard")))["general.size_label"].endswith("K")
     assert metadata(write(model_of("tied")))["general.architecture"] == "granite"
+    assert metadata(write(model_of("standard experts")))["general.architecture"] == "granitemoe"
     folded, weights = fold(model_of("tied"), weights_of(model_of("tied")))
     file = write(folded.model_copy(update={"parametrization": "standard"}), weights)
     assert metadata(file)["general.architecture"] == "llama"
@@ -179,7 +200,7 @@ def test_other_files_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         gguf.read(tmp_path / "nowhere.gguf")
     file.write_bytes(write(model_of("tied")).read_bytes().replace(b"granite", b"granita"))
-    with pytest.raises(InputError, match="architecture 'granita'; expected one of llama, granite, minicpm"):
+    with pytest.raises(InputError, match="architecture 'granita'; expected one of llama, granite, granitemoe, "):
         gguf.read(file)
 
 
@@ -195,6 +216,37 @@ def test_a_missing_or_misshapen_tensor_is_named(write: Write, tmp_path: Path) ->
     weights = weights_of(wider) | {"layers.2.down": weights_of(model_of("tied"))["layers.2.down"]}
     with pytest.raises(InputError, match=r"blk\.2\.ffn_down\.weight is \(64, 160\); its metadata say \(64, 192\)"):
         gguf.read(write(wider, weights))
+
+
+def test_experts_that_are_not_all_there_are_named(write: Write, tmp_path: Path) -> None:
+    model, file = model_of("experts"), tmp_path / "y.gguf"
+    weights = weights_of(model)
+    whole = write(model, weights).read_bytes()
+    file.write_bytes(whole.replace(b"blk.1.ffn_up_exps.weight", b"blk.1.ffn_up_expx.weight"))
+    with pytest.raises(InputError, match=r"tensor blk\.1\.ffn_up_exps\.weight is missing"):
+        gguf.read(file)
+    with pytest.raises(InputError, match=r"blk\.0\.ffn_gate_inp\.weight is \(8, 64\); its metadata say \(9, 64\)"):
+        gguf.read(write(model.model_copy(update={"experts": 9}), weights))
+    fewer = weights | {"layers.2.down": weights["layers.2.down"][:7]}
+    with pytest.raises(InputError, match=r"blk\.2\.ffn_down_exps\.weight is \(7, 64, 96\); .* \(8, 64, 96\)"):
+        gguf.read(write(model, fewer))
+
+
+def test_experts_elsewhere_are_refused(tmp_path: Path) -> None:
+    """llama.cpp has them in other architectures too."""
+    writer = package.GGUFWriter(tmp_path / "y.gguf", "llama")
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_head_count(4)
+    writer.add_feed_forward_length(96)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_expert_count(8)
+    writer.add_token_list(["a", "b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"y\.gguf: 8 experts in architecture 'llama'; expected them in granitemoe"):
+        gguf.read(tmp_path / "y.gguf")
 
 
 def test_what_cannot_be_written_is_refused(write: Write, tmp_path: Path, corpus: Corpus) -> None:

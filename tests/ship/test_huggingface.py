@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from ship_models import SHAPES, logits_of, model_of, reference, some_tokens, weights_of
+from ship_models import SHAPES, WITHOUT_EXPERTS, logits_of, model_of, reference, some_tokens, weights_of
 from torch import Tensor
 
 from windtunnel.data.shards import Corpus
@@ -23,10 +23,11 @@ from windtunnel.ship.verify import ODD_LINES
 EXACT = 1e-4  # nats, of a log-probability in fp32
 
 
-def _write(folder: Path, layout: Layout, model: Model, weights: dict[str, Tensor], corpus: Corpus, **how: Any) -> Path:
+def _write(folder: Path, layout: Layout, model: Model, weights: dict[str, Tensor], corpus: Corpus, context: int = 64,
+           **how: Any) -> Path:  # fmt: skip
     folder.mkdir(exist_ok=True)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
-    write(folder, layout, model, weights, 64, corpus.tokenizer, settings, **how)
+    write(folder, layout, model, weights, context, corpus.tokenizer, settings, **how)
     return folder
 
 
@@ -38,8 +39,7 @@ def _by_transformers(folder: Path, tokens: Tensor) -> Tensor:
         return loaded.eval()(tokens).logits.log_softmax(-1)
 
 
-@pytest.mark.parametrize("layout", ["hf", "llama"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "layout"), [*((s, "hf") for s in SHAPES), *((s, "llama") for s in WITHOUT_EXPERTS)])
 def test_transformers_gives_our_log_probabilities(shape: str, layout: Layout, tmp_path: Path, corpus: Corpus) -> None:
     model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
@@ -47,6 +47,15 @@ def test_transformers_gives_our_log_probabilities(shape: str, layout: Layout, tm
     ours = logits_of(model, weights, tokens).log_softmax(-1)
     assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT
     assert ours.std() > 0.3, "probabilities that differ, or anything would agree"
+
+
+@pytest.mark.parametrize("layout", ["hf", "llama"])
+def test_positions_far_out_are_turned_alike(layout: Layout, tmp_path: Path, corpus: Corpus) -> None:
+    model = model_of("long RoPE")
+    weights, tokens = weights_of(model), some_tokens(1, 2048)
+    folder = _write(tmp_path / "x", layout, model, weights, corpus, context=2048)
+    ours = logits_of(model, weights, tokens).log_softmax(-1)
+    assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT
 
 
 @pytest.mark.parametrize("key", ["embedding_multiplier", "residual_multiplier", "logits_scaling", "rope_theta"])
@@ -107,13 +116,20 @@ def test_minicpm_has_no_head_size_of_its_own(tmp_path: Path, corpus: Corpus) -> 
         _write(tmp_path / "x", "minicpm", model, weights_of(model), corpus)
 
 
-def test_a_large_model_is_cut_into_shards(tmp_path: Path, corpus: Corpus) -> None:
-    model = model_of("untied")
+def test_a_llama_has_no_experts(tmp_path: Path, corpus: Corpus) -> None:
+    model = model_of("experts")
+    with pytest.raises(InputError, match="--to llama: a plain Llama has no experts; expected --to hf, minicpm or gguf"):
+        _write(tmp_path / "x", "llama", model, weights_of(model), corpus)
+
+
+@pytest.mark.parametrize(("shape", "size"), [("untied", 100_000), ("experts", 400_000)])
+def test_a_large_model_is_cut_into_shards(shape: str, size: int, tmp_path: Path, corpus: Corpus) -> None:
+    model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
-    folder = _write(tmp_path / "x", "hf", model, weights, corpus, shard_bytes=100_000)
+    folder = _write(tmp_path / "x", "hf", model, weights, corpus, shard_bytes=size)
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    assert all((folder / file).stat().st_size < 130_000 for file in files)
+    assert all((folder / file).stat().st_size < 1.3 * size for file in files)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in read(folder).weights.items())
     ours = logits_of(model, weights, tokens).log_softmax(-1)
     assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT

@@ -24,11 +24,12 @@ from windtunnel.report.page import write_page
 from windtunnel.ship import gguf
 from windtunnel.ship.huggingface import read, write
 from windtunnel.ship.stem import import_model
+from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
-from windtunnel.train.run import Run, branch, create, find_run, list_runs, open_run
+from windtunnel.train.run import Run, create, find_run, list_runs, open_run
 
-# config.json as published, at a sixteenth of the width: MiniCPM-2B, -1B and -2B-128k (paper.md 10.1). What is not there
-# is not there: rope_theta and the tie are the class's defaults.
+# config.json as published, at a sixteenth of the width: MiniCPM-2B, -1B, -2B-128k and -MoE-8x2B (paper.md 10.1). What
+# is not there is not there: rope_theta and the tie are the class's defaults.
 COMMON = {
     "architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm", "bos_token_id": 1, "eos_token_id": 2,
     "hidden_act": "silu", "initializer_range": 0.1, "rms_norm_eps": 1e-05, "use_cache": True, "scale_emb": 12,
@@ -45,18 +46,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
                          "num_attention_heads": 9, "num_key_value_heads": 9, "rope_theta": 1000000.0,
                          "rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": 65536,
                          "tie_word_embeddings": False},
+    "MoE-8x2B": COMMON | {"hidden_size": 144, "intermediate_size": 360, "num_hidden_layers": 5,
+                          "num_attention_heads": 9, "num_key_value_heads": 9, "rope_theta": 10000.0, "num_experts": 8,
+                          "num_experts_per_tok": 2},
 }  # fmt: skip
 
 
 def _tensors(config: dict[str, Any]) -> dict[str, Tensor]:
     """Random weights by the published names, bf16."""
     d, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    kv = d // heads * config["num_key_value_heads"]
-    layer = {
+    kv, experts = d // heads * config["num_key_value_heads"], config.get("num_experts", 0)
+    layer: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj": (d, d), "self_attn.k_proj": (kv, d), "self_attn.v_proj": (kv, d),
-        "self_attn.o_proj": (d, d), "mlp.gate_proj": (ffn, d), "mlp.up_proj": (ffn, d), "mlp.down_proj": (d, ffn),
-        "input_layernorm": (d,), "post_attention_layernorm": (d,),
+        "self_attn.o_proj": (d, d), "input_layernorm": (d,), "post_attention_layernorm": (d,),
     }  # fmt: skip
+    if experts:
+        layer["mlp.gate"] = (experts, d)
+        each = {"w1": (ffn, d), "w2": (d, ffn), "w3": (ffn, d)}
+        layer |= {f"mlp.experts.{e}.{name}": shape for e in range(experts) for name, shape in each.items()}
+    else:
+        layer |= {"mlp.gate_proj": (ffn, d), "mlp.up_proj": (ffn, d), "mlp.down_proj": (d, ffn)}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": (config["vocab_size"], d), "model.norm": (d,)}
     if not config.get("tie_word_embeddings", True):
         shapes["lm_head"] = (config["vocab_size"], d)
@@ -66,7 +75,7 @@ def _tensors(config: dict[str, Any]) -> dict[str, Tensor]:
 
     def random(shape: tuple[int, ...]) -> Tensor:
         values = torch.randn(shape, generator=generator)
-        return (1 + 0.2 * values if len(shape) == 1 else 0.2 * values).bfloat16()
+        return (1 + 0.2 * values if len(shape) == 1 else config["initializer_range"] * values).bfloat16()
 
     return {f"{name}.weight": random(shape) for name, shape in shapes.items()}
 
@@ -77,8 +86,17 @@ def _published_logits(config: dict[str, Any], tensors: dict[str, Tensor], tokens
         "self_attn.q_proj": "query", "self_attn.k_proj": "key", "self_attn.v_proj": "value",
         "self_attn.o_proj": "output", "mlp.gate_proj": "gate", "mlp.up_proj": "up", "mlp.down_proj": "down",
         "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "model.norm": "norm",
-        "model.embed_tokens": "embedding", "lm_head": "head",
+        "model.embed_tokens": "embedding", "lm_head": "head", "mlp.gate": "router",
     }  # fmt: skip
+    experts = config.get("num_experts", 0)
+    stacked = {
+        f"model.layers.{i}.{ours}": torch.stack([tensors[f"model.layers.{i}.mlp.experts.{e}.{w}.weight"]
+                                                 for e in range(experts)])
+        for i in range(config["num_hidden_layers"] if experts else 0)
+        for w, ours in (("w1", "gate"), ("w3", "up"), ("w2", "down"))
+    }  # fmt: skip
+    tensors = {name: tensor for name, tensor in tensors.items() if ".experts." not in name} | stacked
+    names |= {"gate": "gate", "up": "up", "down": "down"}
     weights = {}
     for name, tensor in tensors.items():
         short = name.removesuffix(".weight")
@@ -94,7 +112,7 @@ def _published_logits(config: dict[str, Any], tensors: dict[str, Tensor], tokens
     shape = Model(
         width=d, depth=layers, heads=heads, kv_heads=config["num_key_value_heads"], vocab=config["vocab_size"],
         tied=config.get("tie_word_embeddings", True), rope_base=config.get("rope_theta", 10_000.0),
-        norm_eps=config["rms_norm_eps"],
+        norm_eps=config["rms_norm_eps"], experts=experts, experts_per_token=config.get("num_experts_per_tok", 2),
     )  # fmt: skip
     return reference(shape, weights, m, tokens)
 
@@ -137,7 +155,8 @@ def test_a_published_minicpm_computes_the_published_formula(name: str, tmp_path:
     assert (model.parametrization, model.init_std, model.vocab) == ("minicpm", 0.1, 330)
 
 
-@pytest.mark.parametrize("shape", ["tied", "grouped", "odd width", "completep", "standard", "untied"])
+@pytest.mark.parametrize("shape", ["tied", "grouped", "odd width", "completep", "standard", "untied", "experts",
+                                   "standard experts"])  # fmt: skip
 def test_our_minicpm_export_is_the_published_formula(shape: str, tmp_path: Path, corpus: Corpus) -> None:
     model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
@@ -195,8 +214,21 @@ class TestTransformers:
         assert (_run_logits(run, some_tokens()) - expected).abs().max() < 1e-4
         assert run.recipe.model.parametrization == ("minicpm" if "logits_scaling" in settings else "standard")
 
+    @pytest.mark.parametrize("settings", [
+        {"embedding_multiplier": 12.0, "residual_multiplier": 0.2, "logits_scaling": 8.0, "attention_multiplier": 0.25,
+         "num_local_experts": 8, "num_experts_per_tok": 2},
+        {"attention_multiplier": 0.25, "num_local_experts": 5, "num_experts_per_tok": 3, "tie_word_embeddings": True},
+    ])  # fmt: skip
+    def test_granite_with_experts(self, settings: dict[str, Any], saved: Callable[..., Any], tmp_path: Path) -> None:
+        folder, expected = saved("GraniteMoe", **settings)
+        run = import_model(folder, tmp_path / "lab")
+        assert (_run_logits(run, some_tokens()) - expected).abs().max() < 1e-4
+        model = run.recipe.model
+        assert (model.experts, model.experts_per_token) == (settings["num_local_experts"],
+                                                            settings["num_experts_per_tok"])  # fmt: skip
 
-@pytest.mark.parametrize("shape", ["grouped", "untied", "odd width", "standard"])
+
+@pytest.mark.parametrize("shape", ["grouped", "untied", "odd width", "standard", "experts", "standard experts"])
 def test_gguf(shape: str, tmp_path: Path, corpus: Corpus) -> None:
     pytest.importorskip("gguf")
     model = model_of(shape)
@@ -365,7 +397,8 @@ class TestBadInput:
         ({"num_key_value_heads": 3}, ["heads=4 must be a multiple of kv_heads=3"]),
         ({"hidden_act": "relu"}, ["hidden_act=relu"]),
         ({"attention_bias": True}, ["attention_bias"]),
-        ({"num_experts": 8}, ["num_experts=8", "mixtures of experts"]),
+        ({"num_experts": 8}, ["num_experts=8", "a LlamaForCausalLM with experts is not supported"]),
+        ({"num_local_experts": 8}, ["num_local_experts=8", "a LlamaForCausalLM with experts is not supported"]),
         ({"quantization_config": {"bits": 4}}, ["quantised"]),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ["RoPE of type 'yarn'"]),
         ({"architectures": ["MiniCPMForCausalLM"]}, ["scale_emb: missing"]),

@@ -50,7 +50,7 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     assert torch.equal(_gptq(torch.zeros(8, 64), torch.zeros(64, 64)), torch.zeros(8, 64))
 
 
-@pytest.mark.parametrize("shape", ["tied", "grouped", "odd width"])
+@pytest.mark.parametrize("shape", ["tied", "grouped", "odd width", "experts"])
 def test_blocks_are_read_back_as_they_were_computed(shape: str, corpus: Corpus, tmp_path: Path) -> None:
     """In the file rows of query and key are in another order, and rows that blocks do not fill are not in blocks."""
     model = model_of(shape)
@@ -60,15 +60,30 @@ def test_blocks_are_read_back_as_they_were_computed(shape: str, corpus: Corpus, 
         model, weights, corpus.folder / "tokenizer.json", tmp_path / "x.gguf", "Q4_1", gguf.About("x", 32), encoded
     )
     found = gguf.read(tmp_path / "x.gguf").weights
-    assert len(encoded) == {"tied": 7 * 3, "grouped": 6 * 2, "odd width": 0}[shape]  # ffn 240 of grouped: down stays
+    whole = {"tied": 7 * 3, "grouped": 6 * 2, "odd width": 0, "experts": 7 * 3}  # ffn 240 of grouped: down stays
+    assert len(encoded) == whole[shape]
     for name, blocks in encoded.items():
         values = package.dequantize(blocks, package.GGMLQuantizationType.Q4_1)
         assert torch.equal(found[name], torch.from_numpy(values)), name
         assert (found[name] - weights[name]).abs().mean() < 0.2 * weights[name].abs().mean()
 
 
-def test_calibration_keeps_probabilities_nearer(corpus: Corpus, tmp_path: Path) -> None:
-    model = model_of("tied")
+def test_every_expert_is_calibrated_by_itself(corpus: Corpus) -> None:
+    """None is rounded plainly, and not all alike where all have the same weights."""
+    model = model_of("experts")
+    weights = weights_of(model)
+    same = {name: t[:1].expand_as(t).clone() if t.dim() == 3 else t for name, t in weights.items()}
+    encoded = calibrated(model, same, calibration(corpus, 32, 4000))
+    for name in ("gate", "up", "down"):
+        kind = package.GGMLQuantizationType.Q4_1
+        made = [blocks.tobytes() for blocks in encoded[f"layers.0.{name}"]]
+        made.append(package.quantize(same[f"layers.0.{name}"][0].numpy(), kind).tobytes())
+        assert len(set(made)) == model.experts + 1, name
+
+
+@pytest.mark.parametrize("shape", ["tied", "experts"])
+def test_calibration_keeps_probabilities_nearer(shape: str, corpus: Corpus, tmp_path: Path) -> None:
+    model = model_of(shape)
     weights = weights_of(model)
     held = held_out(corpus, 32, 1500, 10)
     ours = log_probabilities(model, weights, held.windows)

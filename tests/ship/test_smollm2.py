@@ -24,9 +24,10 @@ from windtunnel.ship.export import export
 from windtunnel.ship.gguf import Imported
 from windtunnel.ship.stem import import_model
 from windtunnel.ship.verify import ODD_LINES, log_probabilities
+from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import load_model, train
-from windtunnel.train.run import Run, branch, open_run
+from windtunnel.train.run import Run, open_run
 from windtunnel.train.validation import validate
 
 pytest.importorskip("gguf")

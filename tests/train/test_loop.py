@@ -13,10 +13,11 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
+from windtunnel.train.branch import branch
 from windtunnel.train.device import Engine
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.objective import Objective, document_numbers
-from windtunnel.train.run import Run, branch, create
+from windtunnel.train.run import Run, create
 
 Make = Callable[..., Recipe]
 BATCH = 128
@@ -83,20 +84,41 @@ def test_validation_agrees_with_the_model_on_the_held_out_text(trained: Run, cor
     assert trained.summary()["loss"] == last["loss"]
 
 
+@pytest.mark.parametrize("experts", [0, 4])
 @pytest.mark.parametrize("micro", [32, 64, 128])
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Corpus, micro: int) -> None:
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Corpus, micro: int, experts: int) -> None:
+    """That of the load-balancing loss, too: it is of each window by itself."""
     batch = corpus.sources["prose"].train.read(np.arange(4) * 32, 33)
 
     def gradients(at_once: int) -> tuple[float, dict[str, torch.Tensor]]:
-        model = Decoder(recipe().model, 32, 0)
-        loss = Objective(model, Engine("cpu", "fp32", False, at_once, 1)).add_gradient(torch.from_numpy(batch))
+        model = Decoder(recipe().model.model_copy(update={"experts": experts}), 32, 0)
+        engine = Engine("cpu", "fp32", False, at_once, 1)
+        loss = Objective(model, engine, balance=1.0).add_gradient(torch.from_numpy(batch))
         return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     (loss, parts), (expected, whole) = gradients(micro), gradients(128)
     assert loss == pytest.approx(expected, rel=1e-5)
-    assert parts.keys() == whole.keys() and len(parts) == 20
+    assert parts.keys() == whole.keys() and len(parts) == 20 + (2 if experts else 0)
     for name in whole:
         assert (parts[name] - whole[name]).norm() <= 1e-5 * whole[name].norm()
+
+
+def test_the_load_balancing_loss_is_learnt_with_its_weight_and_not_reported(recipe: Make, corpus: Corpus) -> None:
+    batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
+    engine, losses, slopes = Engine("cpu", "fp32", False, 64, 1), [], []
+    for weight in (0.0, 0.5):
+        model = Decoder(recipe().model.model_copy(update={"experts": 4}), 32, 0)
+        losses.append(Objective(model, engine, balance=weight).add_gradient(batch).item())
+        slopes.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert losses[0] == losses[1]
+    model = Decoder(recipe().model.model_copy(update={"experts": 4}), 32, 0)
+    uneven = model.losses_and_unevenness(batch[:, :-1], batch[:, 1:])[1]
+    assert uneven is not None and uneven.shape == (4,) and (uneven > 2 * 1.0).all()  # two layers, at least one each
+    uneven.mean().backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None and p.grad.norm() > 1e-6:
+            added = slopes[1][name] - slopes[0][name]
+            assert (added - 0.5 * p.grad).norm() <= 1e-3 * p.grad.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("micro", [32, 128])

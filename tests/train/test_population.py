@@ -10,8 +10,9 @@ import torch
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
+from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, kinship, load_model, train, train_together
-from windtunnel.train.run import Run, branch, create
+from windtunnel.train.run import Run, create
 
 Make = Callable[..., Recipe]
 BATCH = 128
@@ -67,6 +68,18 @@ def test_members_end_as_they_would_alone(tmp_path: Path, recipe: Make, corpus: C
     alone = made(tmp_path / "alone", recipe, corpus, range(6))
     assert len({kinship(run) for run in together}) == 1
     train_together(together, corpus, [Watch()] * 6)
+    for ours, theirs in zip(together, alone, strict=True):
+        train(theirs, corpus)
+        same(ours, theirs)
+
+
+def test_members_with_experts_end_as_they_would_alone(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    """Each with its own weight of the load-balancing loss."""
+    model = recipe().model.model_dump() | {"experts": 4}
+    recipes = [recipe(seed=seed, model=model, optimizer={"balance": w}) for seed, w in enumerate((0.0, 0.01, 0.3))]
+    together, alone = ([create(tmp_path / label, r, corpus) for r in recipes] for label in ("together", "alone"))
+    assert len({kinship(run) for run in together}) == 1
+    train_together(together, corpus, [Watch()] * 3)
     for ours, theirs in zip(together, alone, strict=True):
         train(theirs, corpus)
         same(ours, theirs)

@@ -26,7 +26,7 @@ _SPINS = "3000"
 # each adds its commands to `app`, which lists them in this order
 _COMMANDS = (
     "tunnel", "corpus", "runs", "check", "search", "transfer", "batch", "scaling", "dynamics", "ablate", "plan", "sft",
-    "ship", "talk",
+    "upcycle", "ship", "talk",
 )  # fmt: skip
 
 

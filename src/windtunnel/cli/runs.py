@@ -58,7 +58,7 @@ def branch(
     """Leave a stem at any point and decay, with a shape, length and mixture of its own."""
     from windtunnel.data.shards import Corpus
     from windtunnel.recipe import DecayShape
-    from windtunnel.train.run import branch as make_branch
+    from windtunnel.train.branch import branch as make_branch
     from windtunnel.train.run import find_run, open_corpus
 
     chosen = word_of("--shape", shape, DecayShape)

@@ -20,7 +20,7 @@ from windtunnel.data.chat_format import ChatFormat, format_of
 from windtunnel.data.conversations import ENDINGS, content_digest, conversation_files, conversations, messages_of
 from windtunnel.data.readers import Progress, Tally, accepted
 from windtunnel.data.shards import FORMAT, Corpus, Manifest, Packing, ShardWriter, SourceEntry, Split
-from windtunnel.data.spool import ENOUGH_VALIDATION, MOST_VALIDATION
+from windtunnel.data.spool import held_out, validation_share
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
@@ -131,10 +131,12 @@ def _one(text: str, digest: bytes, form: ChatFormat, tokenizer: Tokenizer,
 def _write(folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rendered, origin: str) -> None:
     """The corpus's folder, which appears whole."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    held_out = _held_out(rendered.conversations)
+    ones = rendered.conversations
+    share = validation_share(VALIDATION, sum(one.bytes for one in ones))
+    held = held_out(np.array([one.key[0] for one in ones], np.uint64), share)
     splits = {
-        "validation": [one for one, held in zip(rendered.conversations, held_out, strict=True) if held],
-        "train": [one for one, held in zip(rendered.conversations, held_out, strict=True) if not held],
+        "validation": [one for one, out in zip(ones, held, strict=True) if out],
+        "train": [one for one, out in zip(ones, held, strict=True) if not out],
     }
     try:
         (part / SOURCE).mkdir(parents=True)
@@ -152,16 +154,6 @@ def _write(folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rend
             raise InputError(f"{folder}: could not be written: {error.strerror}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _held_out(conversations: Sequence[_Conversation]) -> np.ndarray:
-    """Those with a small hash: at least one, and not all."""
-    size = sum(one.bytes for one in conversations)
-    share = max(VALIDATION, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, size)))
-    keys = np.array([one.key[0] for one in conversations], np.uint64)
-    chosen = keys < np.uint64(share * 2.0**64)
-    chosen[keys.argmin()], chosen[keys.argmax()] = True, False
-    return chosen
 
 
 def _split(folder: Path, name: str, ones: list[_Conversation], tokenizer: Tokenizer, packing: Packing) -> Split:

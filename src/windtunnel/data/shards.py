@@ -140,7 +140,7 @@ class Corpus:
         _verify(folder, manifest, rehash)
         return cls(folder, manifest)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names the content: the tokenizer and the tokens of every source, wherever they came from."""
         files = sorted((file, sha256) for file, sha256, _ in _files(self.manifest))

@@ -63,14 +63,29 @@ def read_source(
         os.rename(part, place)
     hashes, spans = np.load(place / "hashes.npy"), np.load(place / "spans.npy")
     seen.update(row.tobytes() for row in hashes)
-    share = min(1.0, max(validation, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, int(spans[:, 1].sum())))))
-    share = share if validation else 0.0
+    share = validation_share(validation, int(spans[:, 1].sum()))
     counts = json.loads((place / "counts.json").read_bytes())
     cut = 0 < len(spans) * share < FEWEST_VALIDATION
     if cut:
         spans, hashes = _pieces(place / "text", spans)
     order = np.lexsort((spans[:, 0], hashes[:, 1]))
-    return Spool(place / "text", spans, _held_out(hashes[:, 0], share), order, **counts, cut=cut)
+    return Spool(place / "text", spans, held_out(hashes[:, 0], share), order, **counts, cut=cut)
+
+
+def validation_share(asked: float, size: int) -> float:
+    """Share of `size` bytes of text that is held out: the one that was asked for, raised for little text; 0 stays 0."""
+    return min(1.0, max(asked, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, size)))) if asked else 0.0
+
+
+def held_out(keys: np.ndarray, share: float) -> np.ndarray:
+    """Which documents are validation, bool (documents,): those whose hash, uint64 (documents,), is small, wherever they
+    stand in the source. Of two or more, at least one and not all, unless the share is 0."""
+    chosen = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+    if share and len(keys) >= 2 and chosen.all():
+        chosen = keys != keys.max()
+    if share and len(keys) >= 2 and not chosen.any():
+        chosen = keys == keys.min()
+    return chosen
 
 
 def sample(spools: Sequence[Spool], size: int) -> Iterator[str]:
@@ -112,16 +127,6 @@ def _write(part: Path, name: str, documents: Documents, seen: set[bytes], progre
     duplicates = tally.documents - tally.malformed - len(lengths)
     counts = {"read": tally.documents, "malformed": tally.malformed, "duplicates": duplicates}
     write_whole(part / "counts.json", json.dumps(counts).encode())
-
-
-def _held_out(keys: np.ndarray, share: float) -> np.ndarray:
-    """Which documents are validation: those with a small hash, wherever they stand in the source."""
-    chosen = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-    if share and len(keys) >= 2 and chosen.all():
-        chosen = keys != keys.max()
-    if share and len(keys) >= 2 and not chosen.any():
-        chosen = keys == keys.min()
-    return chosen
 
 
 def _pieces(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """The tokens that a run reads: its order, applied to a corpus."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -22,7 +23,9 @@ class Windows:
             raise InputError(
                 f"data.context={data.context}: the conversations of {corpus.folder} are packed for {packing.context}"
             )
-        self.corpus, self.context, self._data, self._seed = corpus, data.context, data, seed
+        self.corpus, self.context = corpus, data.context
+        # windows of one key give the same tokens at every position
+        self.key: Hashable = (corpus.digest, json.dumps(data.model_dump(mode="json"), sort_keys=True), seed)
         # the last token of a window is the first of the next: every token but the very first is a target each epoch
         held = {name: (source.train.tokens - 1) // data.context for name, source in corpus.sources.items()}
         stages = [OrderStage(0, self._mixture(data.mixture, held))]
@@ -39,10 +42,6 @@ class Windows:
             here = source == index
             result[here] = self._streams[index].marked(window[here] * self.context, self.context + 1)
         return result
-
-    def same(self, other: "Windows") -> bool:
-        """Whether both give the same tokens at every position."""
-        return (self.corpus.digest, self._data, self._seed) == (other.corpus.digest, other._data, other._seed)
 
     def validation(self, source: str, tokens: int) -> NDArray[np.int64]:
         """The first windows of a source's validation split, at most `tokens` tokens of them: (n, context + 1)."""
@@ -69,6 +68,9 @@ class Windows:
         return weights
 
 
+Places = Sequence[tuple[Windows, int]]
+
+
 class Prefetched:
     """Batches of one or more readers of windows, each read while the one before it is learnt."""
 
@@ -76,7 +78,7 @@ class Prefetched:
         self._thread = ThreadPoolExecutor(1, "batches")
         self._next: tuple[Places, Future[NDArray[np.int64]]] | None = None
 
-    def read(self, places: "Places", tokens: int) -> NDArray[np.int64]:
+    def read(self, places: Places, tokens: int) -> NDArray[np.int64]:
         """The windows of `tokens` tokens from each place: (places, n, context + 1)."""
         batch = self._next[1].result() if self._next and self._next[0] == places else _read(places, tokens)
         after = [(windows, position + tokens) for windows, position in places]
@@ -84,13 +86,8 @@ class Prefetched:
         return batch
 
 
-Places = Sequence[tuple[Windows, int]]
-
-
 def _read(places: Places, tokens: int) -> NDArray[np.int64]:
     """Places that give the same tokens are read once."""
-    batches: list[NDArray[np.int64]] = []
-    for index, (windows, position) in enumerate(places):
-        twin = next((i for i in range(index) if places[i][1] == position and places[i][0].same(windows)), None)
-        batches.append(windows.read(position, tokens) if twin is None else batches[twin])
-    return np.stack(batches)
+    once = {(windows.key, position): (windows, position) for windows, position in places}
+    batches = {same: windows.read(position, tokens) for same, (windows, position) in once.items()}
+    return np.stack([batches[windows.key, position] for windows, position in places])

@@ -14,8 +14,7 @@ from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length, about
-from windtunnel.train import checkpoint
-from windtunnel.train.run import Run, create, lineage
+from windtunnel.train.run import Run, checkpoint_at, create, lineage, open_corpus
 
 # Of the base rate. The paper's decay goes from 0.01 to 0.001, and its fine-tuning on from there (paper section 6.2; the
 # author in issue 40 of its repository).
@@ -43,7 +42,7 @@ class Asked:
 def sft(parent: Run, data: Sequence[str | Path], asked: Asked, progress: Progress | None = None) -> tuple[Run, Corpus]:
     """The run that fine-tunes `parent` on the conversations in these files, folders or globs, and their corpus; to be
     trained like any other. The same question gives the same run. Raises InputError."""
-    at = _position(parent, asked.at)
+    at = checkpoint_at(parent, asked.at)
     lr, context = _rate(parent, asked.lr), _context(parent, asked.context)
     corpus = build_chat(parent.lab / "corpora", data, parent.tokenizer, context, asked.max_bad, progress)
     tokens, batch = _length(parent, corpus, context, asked)
@@ -58,22 +57,13 @@ def sft(parent: Run, data: Sequence[str | Path], asked: Asked, progress: Progres
     return create(parent.lab, recipe, corpus, parent, at, anew=True), corpus
 
 
-def _position(parent: Run, at: int | None) -> int:
-    there = checkpoint.positions(parent.checkpoints)
-    if not there or (at is not None and at not in there):
-        asked = "" if at is None else f"--at {about(at)}: "
-        raise InputError(
-            f"{asked}{parent.id} has no such checkpoint; there are: {', '.join(map(str, there)) or 'none'}"
-        )
-    return there[-1] if at is None else at
-
-
 def _rate(parent: Run, lr: float | None) -> float:
     if lr is not None:
         return lr
     if parent.recipe.is_imported:
         raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one, mostly from 1e-5 to 1e-3")
-    return parent.recipe.optimizer.lr * (1 if parent.anew else RATE)
+    tuned = open_corpus(parent.lab, parent.recipe).manifest.packing
+    return parent.recipe.optimizer.lr * (1 if tuned else RATE)
 
 
 def _context(parent: Run, context: int | None) -> int:

@@ -1,4 +1,5 @@
-"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, tied or untied head; with or without members.
+"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, of one kind or of experts, tied or untied head;
+with or without members.
 
 Everything is written on trailing axes. A parameter may carry a leading members axis, (P, out, in) instead of (out, in):
 then one model is a population of P same-shaped models in batched kernels, and activations are (P, tokens, width)
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from windtunnel.model.attention import causal_attention
 from windtunnel.model.init import initial_tensors
 from windtunnel.model.loss import token_losses
+from windtunnel.model.moe import mixture
 from windtunnel.model.roles import multipliers
 from windtunnel.model.rope import rope_table, rotate
 from windtunnel.model.shape import tensor_shapes
@@ -84,7 +86,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """tokens (batch, T), or (P, batch, T) where each member has its own -> what the head multiplies to give logits:
         (batch * T, width), or (P, batch * T, width). `documents` like tokens: attention stays within a document."""
-        x = self._trunk(tokens, documents, cache)
+        x, _ = self._trunk(tokens, documents, cache)
         return rms_norm(x, self.norm, self.model.norm_eps) * self._scale(3)
 
     def logits(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
@@ -94,22 +96,35 @@ class Decoder(nn.Module):
 
     def losses(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Cross-entropy of every target, nats: (batch * T,), or (P, batch * T). `targets` like tokens."""
-        x = self._trunk(tokens, documents, None)
-        return self._losses(x, self.norm, self.model.norm_eps, self._scale(3), self.unembedding, targets.flatten(-2))
+        return self.losses_and_unevenness(tokens, targets, documents)[0]
 
-    def _trunk(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
+    def losses_and_unevenness(
+        self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same, and where there are experts the `unevenness` of every window, (batch,), or (P, batch), summed over
+        the layers."""
+        x, unevenness = self._trunk(tokens, documents, None)
+        losses = self._losses(x, self.norm, self.model.norm_eps, self._scale(3), self.unembedding, targets.flatten(-2))
+        return losses, torch.stack(unevenness).sum(0) if unevenness else None
+
+    def _trunk(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, list[Tensor]]:
+        """The residual stream behind the last layer, and each layer's unevenness."""
         T, start = tokens.shape[-1], cache.tokens if cache else 0
         table = self.rope[:, start : start + T]
         if documents is not None:
             batch = tokens.shape[-2] * (self.members or 1)
             documents = documents.expand(self.members or 1, *documents.shape[-2:]).reshape(batch, T)
-        x = self._embed(tokens) * self._scale(0)
+        x, unevenness = self._embed(tokens) * self._scale(0), []
         for index, layer in enumerate(self.layers):
             through = (
                 partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False) if self._again else layer
             )
-            x = cast(Tensor, through(x, table, self._scale(1), documents, cache and cache.of(index)))
-        return x
+            x, uneven = cast(
+                tuple[Tensor, Tensor | None], through(x, table, self._scale(1), documents, cache and cache.of(index))
+            )
+            if uneven is not None:
+                unevenness.append(uneven)
+        return x, unevenness
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if self.members is None:
@@ -132,6 +147,7 @@ class Layer(nn.Module):
     value: Tensor
     output: Tensor
     ffn_norm: Tensor
+    router: Tensor  # where there are experts
     gate: Tensor
     up: Tensor
     down: Tensor
@@ -139,14 +155,21 @@ class Layer(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.eps, self.head_size = model.norm_eps, model.head_size
+        self.chosen = model.experts_per_token if model.experts else 0
         self.attention_scale = multipliers(model).attention
 
     def forward(self, x: Tensor, table: Tensor, residual: Tensor, documents: Tensor | None = None,
-                cache: LayerCache | None = None) -> Tensor:  # fmt: skip
-        """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x."""
+                cache: LayerCache | None = None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x, and the `unevenness` of
+        every window where there are experts."""
         x = x + self._attend(rms_norm(x, self.attention_norm, self.eps), table, documents, cache) * residual
         h = rms_norm(x, self.ffn_norm, self.eps)
-        return x + ((nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)) @ self.down.mT) * residual
+        if self.chosen:
+            mixed, unevenness = mixture(
+                h, self.router, self.gate, self.up, self.down, self.chosen, window=table.shape[1]
+            )
+            return x + mixed * residual, unevenness
+        return x + ((nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)) @ self.down.mT) * residual, None
 
     def _attend(self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None) -> Tensor:
         def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)

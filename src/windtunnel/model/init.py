@@ -21,5 +21,18 @@ def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
     return tensors
 
 
+def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Tensor]:
+    """The weights of a model without experts as those of `model`, which is the same with experts: each a copy of the
+    feed-forward, so that it computes what it did, whatever the routers say. Those are drawn with the plain init_std
+    (paper 7.3: variance 0.01, at a width of 2304), without the table's share of the width."""
+    fresh, weights = initial_tensors(model, seed), {}
+    for name, shape in tensor_shapes(model).items():
+        if name.endswith(".router"):
+            weights[name] = fresh[name] * (model.init_std / rules(model)[role_of(name)].std)
+        else:
+            weights[name] = dense[name].expand(shape)
+    return weights
+
+
 def _seed_of(name: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()) >> 1

@@ -14,9 +14,9 @@ With m = width / base_width, L = depth, mL = depth / base_depth, and lr, std, ep
 | residual branch      | x scale_depth/sqrt(L)   | x scale_depth/(sqrt(base_depth) mL) | x 1           |
 | logits               | x 1/m                   | x 1/m                             | x 1             |
 
-A tied head is the embedding and has its rule. Attention keeps 1/sqrt(head_size): the head size does not grow with the
-width. Weight decay is independent of the rate, so no role needs a multiplier: matrices decay, gains do not; embeddings
-do as the paper's "2-D tensors" would under AdamW.
+A tied head is the embedding and has its rule. A router is a matrix, and so is each expert's part of a tensor. Attention
+keeps 1/sqrt(head_size): the head size does not grow with the width. Weight decay is independent of the rate, so no role
+needs a multiplier: matrices decay, gains do not; embeddings do as the paper's "2-D tensors" would under AdamW.
 """
 
 import math
@@ -37,6 +37,7 @@ ROLE_OF: dict[str, Role] = {
     "value": "matrix",
     "output": "matrix",
     "ffn_norm": "gain",
+    "router": "matrix",
     "gate": "matrix",
     "up": "matrix",
     "down": "matrix",

@@ -7,16 +7,20 @@ from windtunnel.recipe import Model
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters of one model. `params` is the paper's N (without embeddings), which its tables quote."""
+    """Parameters of one model. `params` is the paper's N (without embeddings), which its tables quote; `params_active`
+    those of them that one token goes through, fewer where there are experts."""
 
     params: int
+    params_active: int
     params_with_head: int
     params_total: int
 
 
 def tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Every parameter by name, matrices as (out, in). The one list that init, counts, checkpoints and export share."""
+    """Every parameter by name, matrices as (out, in), those of experts as (experts, out, in). The one list that init,
+    counts, checkpoints and export share."""
     d, q, kv = model.width, model.heads * model.head_size, model.kv_heads * model.head_size
+    experts = (model.experts,) if model.experts else ()
     layer = {
         "attention_norm": (d,),
         "query": (q, d),
@@ -24,9 +28,10 @@ def tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
         "value": (kv, d),
         "output": (d, q),
         "ffn_norm": (d,),
-        "gate": (model.ffn, d),
-        "up": (model.ffn, d),
-        "down": (d, model.ffn),
+        **({"router": (model.experts, d)} if experts else {}),
+        "gate": (*experts, model.ffn, d),
+        "up": (*experts, model.ffn, d),
+        "down": (*experts, d, model.ffn),
     }
     shapes: dict[str, tuple[int, ...]] = {"embedding": (model.vocab, d)}
     shapes |= {f"layers.{i}.{name}": shape for i in range(model.depth) for name, shape in layer.items()}
@@ -41,16 +46,18 @@ def count(model: Model) -> Counts:
     sizes = {name: _product(shape) for name, shape in tensor_shapes(model).items()}
     table = model.vocab * model.width
     params = sum(sizes.values()) - table * (1 if model.tied else 2)
-    return Counts(params, params + table, sum(sizes.values()))
+    idle = sum(_product(shape) - _active(model, shape) for shape in tensor_shapes(model).values())
+    return Counts(params, params - idle, params + table, sum(sizes.values()))
 
 
 def flops_per_token(model: Model, context: int) -> int:
     """Training FLOPs a token, forward and backward: every matrix product, head included; a multiply-add is 2.
 
     Attention is causal: a query sees (context + 1) / 2 keys on average, for the scores and again for the values.
-    The backward pass takes twice the forward. Look-ups, norms, softmax and the optimiser are not counted.
+    Of experts those count that a token goes through. The backward pass takes twice the forward. Look-ups, norms,
+    softmax and the optimiser are not counted.
     """
-    matrices = sum(_product(shape) for shape in tensor_shapes(model).values() if len(shape) == 2)
+    matrices = sum(_active(model, shape) for shape in tensor_shapes(model).values() if len(shape) >= 2)
     matrices += model.vocab * model.width * ((1 if model.tied else 0) - 1)  # the look-up is free, a tied head is not
     attention = model.depth * model.heads * model.head_size * (context + 1)
     return 3 * (2 * matrices + 2 * attention)
@@ -60,8 +67,17 @@ def activation_bytes(model: Model) -> int:
     """Bytes a token that the backward pass of the layers needs, in bf16 with an fp32 residual stream: what enters each
     norm and each product, the rotated heads, and what the gate multiplies. An estimate: a compiler may keep less."""
     d, q, kv = model.width, model.heads * model.head_size, model.kv_heads * model.head_size
-    layer = 2 * 4 * d + 2 * 2 * d + 2 * (q + 2 * kv) + 2 * (q + kv) + 2 * q + 3 * 2 * model.ffn
+    layer = 2 * 4 * d + 2 * 2 * d + 2 * (q + 2 * kv) + 2 * (q + kv) + 2 * q
+    if model.experts:  # each chosen expert has rows of its own in and out
+        layer += model.experts_per_token * (2 * 2 * d + 3 * 2 * model.ffn) + 4 * model.experts
+    else:
+        layer += 3 * 2 * model.ffn
     return model.depth * layer + 4 * d + 2 * d
+
+
+def _active(model: Model, shape: tuple[int, ...]) -> int:
+    """The numbers of a tensor that one token meets."""
+    return _product(shape) * model.experts_per_token // model.experts if len(shape) == 3 else _product(shape)
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -11,8 +11,8 @@ from windtunnel.train.run import Run, lineage, origin
 from windtunnel.tunnel.plan import plans, read_plan
 
 _LOADED_BY = {
-    "hf": "`transformers.AutoModelForCausalLM`, vLLM and llama.cpp's converter know this layout (Granite) and apply "
-    "its multipliers.",
+    "hf": "`transformers.AutoModelForCausalLM`, vLLM and llama.cpp's converter know this layout (Granite, GraniteMoe "
+    "with experts) and apply its multipliers.",
     "minicpm": "The layout of the published MiniCPM models. vLLM and SGLang know it; transformers needs "
     "`configuration_minicpm.py` and `modeling_minicpm.py` of such a model beside it.",
     "llama": "A plain Llama, which every tool reads: the multipliers are folded into the weights. For inference only: "
@@ -42,11 +42,16 @@ def _head(run: Run, layout: str, dtype: str, tokens: int) -> str:
 
 def _shape(run: Run) -> str:
     model, counts = run.recipe.model, count(run.recipe.model)
+    experts = {
+        "experts": f"{model.experts}, of which each token goes through {model.experts_per_token}",
+        "active parameters": f"{counts.params_active:,} for a token, without embeddings",
+    }
     rows = {
         "parameters": f"{counts.params:,} without embeddings, {counts.params_total:,} with them",
+        **(experts if model.experts else {}),
         "width x depth": f"{model.width} x {model.depth}",
         "heads": f"{model.heads} of {model.head_size}, {model.kv_heads} for keys and values",
-        "feed-forward": f"{model.ffn}, SwiGLU",
+        "feed-forward": f"{model.ffn}, SwiGLU" + (" of each expert" if model.experts else ""),
         "vocabulary": f"{model.vocab:,}, {'tied' if model.tied else 'not tied'}",
         "context": f"{context_of(run):,} tokens, RoPE base {model.rope_base:g}",
         "parametrization": model.parametrization,

@@ -1,6 +1,7 @@
 """GGUF, the file of llama.cpp, written and read with the `gguf` package.
 
-A model with multipliers is written in Granite's layout, whose graph applies all of them; one without is a plain Llama:
+A model with multipliers is written in Granite's layout, whose graph applies all of them, one with experts in that of
+Granite's mixtures, which renormalises the chosen experts' shares as we do; one with neither is a plain Llama:
 
 | key                  | value                 | what llama.cpp does with it          |
 |----------------------|-----------------------|--------------------------------------|
@@ -50,11 +51,12 @@ _NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
+_EXPERTS = {"router": "ffn_gate_inp", "gate": "ffn_gate_exps", "up": "ffn_up_exps", "down": "ffn_down_exps"}
 # Below 8 bits these keep 8. (The paper's int4, App D, left them unquantised; 8 bits cost them next to nothing.)
 _TABLES = ("embedding", "head")
 # `minicpm` is what llama.cpp wrote before; its files from before the keys existed mean the paper's values
 _NONE = Multipliers(1.0, 1.0, 0.0, 1.0)
-_LAYOUTS = {"llama": _NONE, "granite": _NONE, "minicpm": None}
+_LAYOUTS = {"llama": _NONE, "granite": _NONE, "granitemoe": _NONE, "minicpm": None}
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,10 @@ def write(
     if len(vocabulary.tokens) != model.vocab:
         raise InputError(f"{tokenizer}: {len(vocabulary.tokens)} tokens, but the model has {model.vocab}")
     scales = multipliers(model)
-    plain = (scales.embedding, scales.residual, scales.logits) == (1.0, 1.0, 1.0)
+    plain = (scales.embedding, scales.residual, scales.logits) == (1.0, 1.0, 1.0) and not model.experts
     part = file.with_name(f"{file.name}.part")
     try:
-        writer = gguf.GGUFWriter(part, "llama" if plain else "granite")
+        writer = gguf.GGUFWriter(part, "llama" if plain else "granitemoe" if model.experts else "granite")
         _write_settings(writer, model, about, quantisation)
         if not plain:
             writer.add_embedding_scale(scales.embedding)
@@ -121,8 +123,8 @@ def write(
 
 
 def read(file: Path) -> Imported:
-    """A model of Llama's, Granite's or MiniCPM's layout, dequantised. Raises InputError for a damaged file, another
-    architecture, a missing tensor or one of a wrong shape."""
+    """A model of Llama's, Granite's, GraniteMoe's or MiniCPM's layout, dequantised. Raises InputError for a damaged
+    file, another architecture, a missing tensor or one of a wrong shape."""
     gguf = package("gguf")
     fields, tensors = contents(file)
     try:
@@ -139,11 +141,12 @@ def read(file: Path) -> Imported:
         raise InputError(f"{file}: {error.errors()[0]['msg']}") from None
     weights = {}
     for name, shape in tensor_shapes(published.model).items():
-        found = tensors.pop(_gguf_name(name), None)
+        theirs = _gguf_name(published.model, name)
+        found = tensors.pop(theirs, None)
         if found is None:
-            raise InputError(f"{file}: tensor {_gguf_name(name)} is missing")
+            raise InputError(f"{file}: tensor {theirs} is missing")
         if (there := tuple(int(n) for n in found.shape[::-1])) != shape:
-            raise InputError(f"{file}: tensor {_gguf_name(name)} is {there}; its metadata say {shape}")
+            raise InputError(f"{file}: tensor {theirs} is {there}; its metadata say {shape}")
         try:
             values = gguf.dequantize(found.data, found.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError:
@@ -173,6 +176,9 @@ def _write_settings(writer: Any, model: Model, about: About, quantisation: str) 
     writer.add_embedding_length(model.width)
     writer.add_block_count(model.depth)
     writer.add_feed_forward_length(model.ffn)
+    if model.experts:
+        writer.add_expert_count(model.experts)
+        writer.add_expert_used_count(model.experts_per_token)
     writer.add_head_count(model.heads)
     writer.add_head_count_kv(model.kv_heads)
     writer.add_key_length(model.head_size)
@@ -186,29 +192,31 @@ def _write_settings(writer: Any, model: Model, about: About, quantisation: str) 
 def _write_tensor(writer: Any, model: Model, name: str, weight: Tensor, quantisation: str,
                   encoded: np.ndarray | None) -> None:  # fmt: skip
     gguf = package("gguf")
-    heads = _rotated_heads(model, name)
+    heads, theirs = _rotated_heads(model, name), _gguf_name(model, name)
     if encoded is not None:
-        writer.add_tensor(_gguf_name(name), _paired(encoded, heads), raw_dtype=gguf.GGMLQuantizationType[quantisation])
+        writer.add_tensor(theirs, _paired(encoded, heads), raw_dtype=gguf.GGMLQuantizationType[quantisation])
         return
     values = _paired(weight.detach().float().cpu().numpy(), heads)
     kind = gguf.GGMLQuantizationType[_precision(name, values.shape, quantisation)]
-    writer.add_tensor(_gguf_name(name), gguf.quantize(values, kind), raw_dtype=kind)
+    writer.add_tensor(theirs, gguf.quantize(values, kind), raw_dtype=kind)
 
 
 def _precision(name: str, shape: tuple[int, ...], quantisation: str) -> str:
-    """How one tensor is kept: gains in full, tables with 8 bits at least, 16 bits where blocks of 32 do not fit."""
-    if len(shape) == 1:
+    """How one tensor is kept: gains and routers in full, tables with 8 bits at least, 16 bits where blocks of 32 do not
+    fit. (llama.cpp never rounds a router: another expert is no small error.)"""
+    if len(shape) == 1 or name.endswith(".router"):
         return "F32"
     if not quantisation.startswith("Q"):
         return quantisation
     return "F16" if shape[-1] % 32 else "Q8_0" if name in _TABLES else quantisation
 
 
-def _gguf_name(name: str) -> str:
+def _gguf_name(model: Model, name: str) -> str:
+    names = _NAMES | (_EXPERTS if model.experts else {})
     if not name.startswith("layers."):
-        return f"{_NAMES[name]}.weight"
+        return f"{names[name]}.weight"
     _, index, leaf = name.split(".")
-    return f"blk.{index}.{_NAMES[leaf]}.weight"
+    return f"blk.{index}.{names[leaf]}.weight"
 
 
 def _rotated_heads(model: Model, name: str) -> int:
@@ -257,6 +265,10 @@ def _read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> tup
         "rope_base": _short(of("rope.freq_base", 10_000.0)),
         "norm_eps": _short(of("attention.layer_norm_rms_epsilon")),
     }
+    if layout == "granitemoe":
+        settings |= {"experts": of("expert_count"), "experts_per_token": of("expert_used_count")}
+    elif experts := of("expert_count", 0):
+        raise InputError(f"{experts} experts in architecture '{layout}'; expected them in granitemoe")
     old = _LAYOUTS[layout] or Multipliers(12.0, 1.4 / math.sqrt(depth), 0.0, 256 / width)
     given = Multipliers(
         embedding=_short(of("embedding_scale", old.embedding)),

@@ -4,6 +4,7 @@ Weights are read from safetensors alone: a pickle is a program, and none is ever
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
-from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import Model, did_you_mean
-from windtunnel.ship.layouts import Layout, Published, config_of, fold, published_name, read_config
+from windtunnel.ship.layouts import Layout, Published, config_of, fold, read_config
+from windtunnel.ship.tensor_names import Part, PublishedTensor, our_tensors, published_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARD_BYTES = 5_000_000_000  # what hubs take at once
@@ -54,9 +55,7 @@ def write(folder: Path, layout: Layout, model: Model, weights: dict[str, Tensor]
     _write_json(folder / "generation_config.json", _generation_config(begin, end, tokenizer.eos))
     _write_json(folder / "tokenizer_config.json", tokenizer_config | {"model_max_length": context})
     tokenizer.save(folder / "tokenizer.json")
-    _write_weights(
-        folder, {published_name(name): tensor for name, tensor in weights.items()}, DTYPES[dtype], shard_bytes
-    )
+    _write_weights(folder, published_tensors(layout, model), weights, DTYPES[dtype], shard_bytes)
 
 
 def read(folder: Path) -> Foreign:
@@ -92,11 +91,12 @@ def _generation_config(begin: int | None, end: int, document_end: int) -> dict[s
     return {"bos_token_id": begin, "eos_token_id": ends if len(ends) > 1 else end, "pad_token_id": end} | sampling
 
 
-def _write_weights(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype, shard_bytes: int) -> None:
+def _write_weights(folder: Path, tensors: dict[str, PublishedTensor], weights: dict[str, Tensor], dtype: torch.dtype,
+                   shard_bytes: int) -> None:  # fmt: skip
+    sizes = {name: math.prod(tensor.shape) * dtype.itemsize for name, tensor in tensors.items()}
     shards: list[list[str]] = [[]]
     held = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * dtype.itemsize
+    for name, size in sizes.items():
         if shards[-1] and held + size > shard_bytes:
             shards.append([])
             held = 0
@@ -105,36 +105,33 @@ def _write_weights(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype,
     files = {}
     for number, names in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        part = {name: tensors[name].detach().to(dtype).contiguous() for name in names}
+        part = {name: tensors[name].join(weights).detach().to(dtype).contiguous() for name in names}
         save_file(part, folder / file, metadata={"format": "pt"})
         (folder / file).chmod((folder / "config.json").stat().st_mode)  # it is made for its owner alone
         files |= dict.fromkeys(names, file)
     if len(shards) > 1:
-        total = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": files}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
         _write_json(folder / "model.safetensors.index.json", index)
 
 
 def _read_weights(folder: Path, published: Published) -> dict[str, Tensor]:
     """Every tensor of the model and no other, by this project's names."""
-    files = _files_of(folder)
-    names = {published_name(name): name for name in tensor_shapes(published.model)}
-    shapes = tensor_shapes(published.model)
-    spare = [name for name in files if name not in names and not _SKIPPED.search(name)]
-    for name in names:
+    files, asked = _files_of(folder), published_tensors(published.layout, published.model)
+    spare = [name for name in files if name not in asked and not _SKIPPED.search(name)]
+    for name in asked:
         if name not in files:
             raise InputError(f"{folder}: the tensor {name} is missing{did_you_mean(name, spare)}")
-    weights: dict[str, Tensor] = {}
+    parts: dict[Part, Tensor] = {}
     for name, tensor in _tensors(folder, files):
-        if name in names:
-            _check(folder / files[name], name, tensor, shapes[names[name]])
-            weights[names[name]] = tensor
+        if name in asked:
+            _check(folder / files[name], name, tensor, asked[name].shape)
+            parts |= asked[name].cut(tensor)
         elif name == "lm_head.weight" and published.model.tied:
             spare.remove(name)
-            _check_tie(folder / files[name], tensor, weights)
+            _check_tie(folder / files[name], tensor, parts.get(Part("embedding")))
     if spare:
         raise InputError(f"{folder / files[spare[0]]}: {spare[0]}: this architecture has no such tensor")
-    return {name: weights[name] for name in shapes}
+    return our_tensors(parts, published.model)
 
 
 def _files_of(folder: Path) -> dict[str, str]:
@@ -192,9 +189,9 @@ def _check(file: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Non
         raise InputError(f"{file}: {name} holds numbers that are not finite")
 
 
-def _check_tie(file: Path, head: Tensor, weights: dict[str, Tensor]) -> None:
+def _check_tie(file: Path, head: Tensor, embedding: Tensor | None) -> None:
     """A head that is stored although it is tied must be the embedding, or one of the two would be lost."""
-    if "embedding" not in weights or not torch.equal(head, weights["embedding"]):
+    if embedding is None or not torch.equal(head, embedding):
         raise InputError(
             f"{file}: lm_head.weight is not model.embed_tokens.weight, but config.json ties them; "
             "set tie_word_embeddings to false if the head is one of its own"

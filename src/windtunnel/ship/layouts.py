@@ -1,12 +1,12 @@
-"""The three published layouts of a checkpoint: what the tensors are called, and what config.json says of the model.
+"""The three published layouts of a checkpoint: what config.json says of the model (`tensor_names`: of its tensors).
 
-| layout  | architecture in config.json | multipliers                                | head              |
-|---------|-----------------------------|--------------------------------------------|-------------------|
-| hf      | GraniteForCausalLM          | four numbers, applied by the engine        | tied stays tied   |
-| minicpm | MiniCPMForCausalLM          | scale_emb, scale_depth, dim_model_base     | tied stays tied   |
-| llama   | LlamaForCausalLM            | folded into the weights, exact in fp64     | untied            |
+| layout  | architecture in config.json | with experts          | multipliers                            | head       |
+|---------|-----------------------------|-----------------------|----------------------------------------|------------|
+| hf      | GraniteForCausalLM          | GraniteMoeForCausalLM | four numbers, applied by the engine    | stays tied |
+| minicpm | MiniCPMForCausalLM          | MiniCPMForCausalLM    | scale_emb, scale_depth, dim_model_base | stays tied |
+| llama   | LlamaForCausalLM            | has none              | folded into the weights, exact in fp64 | untied     |
 
-All three call the tensors alike and turn the halves of a head, as this project does: no tensor is permuted.
+All three turn the halves of a head, as this project does.
 """
 
 import math
@@ -25,36 +25,26 @@ if TYPE_CHECKING:
 
 Layout = Literal["hf", "minicpm", "llama"]
 
-_TENSORS = {
-    "embedding": "model.embed_tokens",
-    "norm": "model.norm",
-    "head": "lm_head",
-    "attention_norm": "input_layernorm",
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-_ARCHITECTURES: dict[Layout, tuple[str, str]] = {
-    "hf": ("GraniteForCausalLM", "granite"),
-    "minicpm": ("MiniCPMForCausalLM", "minicpm"),
-    "llama": ("LlamaForCausalLM", "llama"),
-}
+
+@dataclass(frozen=True)
+class _Architecture:
+    layout: Layout
+    name: str
+    kind: str  # model_type
+    experts: str = ""  # the field that counts them; MiniCPM's may say nothing: no experts
+
+
+_ARCHITECTURES = (
+    _Architecture("hf", "GraniteForCausalLM", "granite"),
+    _Architecture("hf", "GraniteMoeForCausalLM", "granitemoe", "num_local_experts"),
+    _Architecture("minicpm", "MiniCPMForCausalLM", "minicpm", "num_experts"),
+    _Architecture("llama", "LlamaForCausalLM", "llama"),
+)
 # What an engine takes where config.json says nothing; the paper's models leave rope_theta and the tie out, and a
 # multiplier that is left out of a MiniCPM config is a mistake: the class's default would divide logits by the width.
 _TIED = {"hf": False, "minicpm": True, "llama": False}
 _REQUIRED: Any = object()
 _NEAR = 1e-6  # a factor this near to one is a rounding of it: files hold multipliers in 32 bits
-
-
-def published_name(name: str) -> str:
-    """`layers.3.query` -> `model.layers.3.self_attn.q_proj.weight`."""
-    *layer, leaf = name.split(".")
-    return ".".join([*(["model", *layer] if layer else []), _TENSORS[leaf], "weight"])
 
 
 @dataclass(frozen=True)
@@ -106,10 +96,10 @@ def config_of(layout: Layout, model: Model, context: int, begin: int | None, end
             f"--to minicpm: it has no head size of its own: {model.heads} heads of {model.head_size} are not the width "
             f"of {model.width}; --to hf can say it"
         )
-    architecture, kind = _ARCHITECTURES[layout]
+    architecture = _architecture_of(layout, model)
     shared = {
-        "architectures": [architecture],
-        "model_type": kind,
+        "architectures": [architecture.name],
+        "model_type": architecture.kind,
         "vocab_size": model.vocab,
         "hidden_size": model.width,
         "intermediate_size": model.ffn,
@@ -126,6 +116,8 @@ def config_of(layout: Layout, model: Model, context: int, begin: int | None, end
         "eos_token_id": end,
         "use_cache": True,
     }
+    if model.experts:
+        shared |= {architecture.experts: model.experts, "num_experts_per_tok": model.experts_per_token}
     m = multipliers(model)
     if layout == "minicpm":
         scales = {
@@ -155,9 +147,9 @@ def config_of(layout: Layout, model: Model, context: int, begin: int | None, end
 def read_config(config: dict[str, Any], where: str) -> Published:
     """What a config.json describes. Raises InputError for an architecture that this project has not, or a field that
     is missing or can't be."""
-    layout = _layout(config, where)
-    take = _Fields(config, where)
-    _refuse_what_is_not_here(config, where)
+    architecture, take = _architecture(config, where), _Fields(config, where)
+    layout = architecture.layout
+    _refuse_what_is_not_here(config, where, architecture)
     heads, width = take.number("num_attention_heads", int), take.number("hidden_size", int)
     shape = {
         "width": width,
@@ -171,6 +163,7 @@ def read_config(config: dict[str, Any], where: str) -> Published:
         "rope_base": _rope_base(config, where),
         "norm_eps": take.number("rms_norm_eps", float, 1e-6),
         "init_std": take.number("initializer_range", float, 0.02) or 0.02,
+        **_experts(config, architecture, take),
     }
     context = take.number("max_position_embeddings", int, 2048)
     try:
@@ -215,21 +208,38 @@ def with_multipliers(plain: Model, given: Multipliers) -> Published:
     return Published("hf", model, 0, *(1.0 if abs(x - 1) < _NEAR else x for x in (query, norm)))
 
 
-def _layout(config: dict[str, Any], where: str) -> Layout:
+def _architecture_of(layout: Layout, model: Model) -> _Architecture:
+    for architecture in _ARCHITECTURES:
+        if architecture.layout == layout and (architecture.experts or not model.experts):
+            return architecture
+    raise InputError(f"--to {layout}: a plain Llama has no experts; expected --to hf, minicpm or gguf")
+
+
+def _architecture(config: dict[str, Any], where: str) -> _Architecture:
     named = config.get("architectures") or [config.get("model_type")]
     name = named[0] if isinstance(named, list) and named else None
-    for layout, names in _ARCHITECTURES.items():
-        if name in names:
-            return layout
-    known = [architecture for architecture, _ in _ARCHITECTURES.values()]
+    for architecture in _ARCHITECTURES:
+        if name in (architecture.name, architecture.kind):
+            return architecture
+    known = [architecture.name for architecture in _ARCHITECTURES]
     hint = did_you_mean(str(name), known)
     raise InputError(f"{where}: architecture {name!r} is unknown; expected one of {', '.join(known)}{hint}")
 
 
-def _refuse_what_is_not_here(config: dict[str, Any], where: str) -> None:
+def _experts(config: dict[str, Any], architecture: _Architecture, take: "_Fields") -> dict[str, int]:
+    """The settings of a mixture of experts, if it is one."""
+    field = architecture.experts
+    if not field or (architecture.layout == "minicpm" and not config.get(field)):
+        return {}
+    return {"experts": take.number(field, int), "experts_per_token": take.number("num_experts_per_tok", int)}
+
+
+def _refuse_what_is_not_here(config: dict[str, Any], where: str, architecture: _Architecture) -> None:
     """Parts of these architectures that this project's decoder has not."""
+    for field in ("num_experts", "num_local_experts"):
+        if field != architecture.experts and config.get(field) not in (None, 0, 1):
+            raise InputError(f"{where}: {field}={config[field]}: a {architecture.name} with experts is not supported")
     faults = {
-        f"num_experts={config.get('num_experts')}: mixtures of experts": (config.get("num_experts") or 0) > 1,
         "attention_bias: biases": bool(config.get("attention_bias")),
         "mlp_bias: biases": bool(config.get("mlp_bias")),
         f"hidden_act={config.get('hidden_act')}: other activations than silu": config.get("hidden_act") != "silu",

@@ -4,7 +4,8 @@ rounding.
 A group of 32 numbers along the input has a scale (max - min) / 15 and a minimum, both fp16: the paper's appendix D, and
 what GGUF calls Q4_1. GPTQ (2210.17323) rounds one input column after the other and lets the columns that are not yet
 rounded take up the error, weighted by the correlations of the layer's inputs on calibration text. The layers before are
-rounded by then. Norms stay in full, tables in 8 bits.
+rounded by then. Norms and routers stay in full, tables in 8 bits. An expert is calibrated on the tokens that its router
+sends to it; one that gets none is rounded plainly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ GROUP = 32  # numbers that share a scale: GGUF's block
 _LEVELS = 15
 _DAMPING = 0.01  # of the mean diagonal of H, added to it: GPTQ's own
 _MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+_EXPERTS_PRODUCT = torch.ops.windtunnel.grouped_product.default
+_PRODUCTS = (Tensor.__matmul__, Tensor.matmul, torch.matmul, _EXPERTS_PRODUCT)
 _TIMED = 128  # tokens generated for the speed
 
 
@@ -112,11 +115,18 @@ def calibrated(model: Model, weights: Mapping[str, Tensor], windows: np.ndarray)
             for part in tokens.split(max(1, 4096 // windows.shape[1])):
                 decoder(part)
         for name, matrix in matrices.items():
-            if matrix.shape[1] % GROUP == 0:
-                codes, scales, minima = gptq(matrix.data, inputs.products[name])
-                encoded[name] = _blocks(codes, scales, minima)
-                matrix.copy_(_values(codes, scales, minima))
+            if matrix.shape[-1] % GROUP == 0:
+                encoded[name] = _round(matrix, inputs.products[name])
     return encoded
+
+
+def _round(matrix: Tensor, products: Tensor) -> np.ndarray:
+    """Round a matrix, or each of several, in place to what its blocks say, and return these: (..., out, bytes)."""
+    if matrix.dim() > 2:
+        return np.stack([_round(one, its) for one, its in zip(matrix, products, strict=True)])
+    codes, scales, minima = gptq(matrix, products)
+    matrix.copy_(_values(codes, scales, minima))
+    return _blocks(codes, scales, minima)
 
 
 def gptq(weight: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,17 +152,26 @@ def gptq(weight: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Inputs(TorchFunctionMode):
-    """Sums x x^T over everything that is multiplied with these matrices, as `x @ matrix.mT`, while it is entered."""
+    """Sums x x^T over everything that is multiplied with these matrices while it is entered, as `x @ matrix.mT`, or as
+    the rows of each expert with its own matrix: (in, in), or (experts, in, in)."""
 
     def __init__(self, matrices: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._names = {matrix.data_ptr(): name for name, matrix in matrices.items()}
-        self.products = {name: torch.zeros(matrix.shape[1], matrix.shape[1]) for name, matrix in matrices.items()}
+        self.products = {
+            name: torch.zeros(*matrix.shape[:-2], matrix.shape[-1], matrix.shape[-1])
+            for name, matrix in matrices.items()
+        }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.__matmul__, Tensor.matmul, torch.matmul) and args[1].data_ptr() in self._names:
-            x = args[0].flatten(0, -2)
-            self.products[self._names[args[1].data_ptr()]].addmm_(x.mT, x)
+        if func in _PRODUCTS and args[1].data_ptr() in self._names:
+            products = self.products[self._names[args[1].data_ptr()]]
+            if func is _EXPERTS_PRODUCT:
+                for each, rows in zip(products, args[0].tensor_split(args[2][:-1].tolist()), strict=True):
+                    each.addmm_(rows.mT, rows)
+            else:
+                rows = args[0].flatten(0, -2)
+                products.addmm_(rows.mT, rows)
         return func(*args, **(kwargs or {}))
 
 

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -23,7 +24,7 @@ from windtunnel.train.compiled import Compiled, so_far
 from windtunnel.train.device import Engine, choose_engine, matrix_peak
 from windtunnel.train.recorder import Diverged, Recorder
 from windtunnel.train.restore import put, replays, restore, take
-from windtunnel.train.run import Run, check_fit
+from windtunnel.train.run import Run, check_fit, checkpoint_at
 from windtunnel.train.schedule import rate
 from windtunnel.train.step import Step
 from windtunnel.train.validation import validate
@@ -83,17 +84,13 @@ def kinship(run: Run) -> Hashable:
 
 def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Decoder:
     """The run's model at its last checkpoint, or at the one of `tokens` tokens."""
-    there = checkpoint.positions(run.checkpoints)
-    if not there or (tokens is not None and tokens not in there):
-        listed = ", ".join(str(t) for t in there) or "none"
-        asked = "" if tokens is None else f" at {tokens} tokens"
-        raise InputError(f"{run.path}: no checkpoint{asked}; there are: {listed}")
+    state = checkpoint.load(run.checkpoints, checkpoint_at(run, tokens), device)
     model = Decoder(run.recipe.model, run.recipe.data.context, run.recipe.seed).to(device)
-    take(model, checkpoint.load(run.checkpoints, there[-1] if tokens is None else tokens, device))
+    take(model, state)
     return model
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seat:
     """One run in training: where it stands and what was last measured of it."""
 
@@ -136,20 +133,25 @@ class _Seat:
     def write_status(self, status: Any, **more: Any) -> None:
         self.run.write_status(status, self.position, **self.scores, **more)
 
+    @cached_property
     def branch_points(self) -> set[int]:
         return {self.recipe.whole_steps(tokens) for tokens in self.recipe.train.branch_points}
 
+    @cached_property
+    def milestones(self) -> set[int]:
+        """The branch points, where a decay begins, and the end."""
+        end = self.recipe.total_tokens
+        return {end, end - self.recipe.decay_tokens, *self.branch_points}
+
     def due(self, every: int) -> bool:
-        """At every so many tokens, at the branch points, where a decay begins, and at the end."""
-        recipe, batch = self.recipe, self.recipe.train.batch
-        fixed = {recipe.total_tokens, recipe.total_tokens - recipe.decay_tokens, *self.branch_points()}
-        crossed = every > 0 and self.position // every > (self.position - batch) // every
-        return crossed or self.position in fixed
+        """At every so many tokens, and at the milestones."""
+        before = self.position - self.recipe.train.batch
+        return self.position in self.milestones or (every > 0 and self.position // every > before // every)
 
     def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         checkpoint.save(self.run.checkpoints, Checkpoint(self.position, self.steps, weights, moments))
         # all that are there: a process may have been killed between saving one and pinning it
-        for tokens in self.branch_points().intersection(checkpoint.positions(self.run.checkpoints)):
+        for tokens in self.branch_points.intersection(checkpoint.positions(self.run.checkpoints)):
             checkpoint.pin(self.run.checkpoints, tokens)
         checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
         self.write_status("running")
@@ -193,10 +195,11 @@ class _Trainer:
             live[0].watch.gradient(self.step.model, live[0].position)
         norm = self.step.update([seat.rate for seat in self.seats])
         taken = {}
-        for seat in live:
-            lr = seat.rate * seat.recipe.optimizer.lr
-            seat.position, seat.steps = seat.position + self.batch, seat.steps + 1
-            taken[self.seats.index(seat)] = (seat.position, lr)
+        for place, seat in enumerate(self.seats):
+            if not seat.over:
+                lr = seat.rate * seat.recipe.optimizer.lr
+                seat.position, seat.steps = seat.position + self.batch, seat.steps + 1
+                taken[place] = (seat.position, lr)
         self._waiting.append((loss, norm, taken))
 
     def _look_after(self, live: list[_Seat], stopping: bool) -> None:

@@ -21,32 +21,36 @@ warnings.filterwarnings("ignore", "grad and param do not obey the gradient layou
 
 class Objective:
     """The loss of a model, or of each member of a population. `document_end`: the token at which attention is cut, or
-    None to let it cross documents."""
+    None to let it cross documents. `balance`: the weight of the load-balancing loss of experts, one number, or (P,)."""
 
-    def __init__(self, model: Decoder, engine: Engine, document_end: int | None = None) -> None:
-        self._model, self._engine, self._document_end = model, engine, document_end
+    def __init__(
+        self, model: Decoder, engine: Engine, document_end: int | None = None, balance: float | Tensor = 0.0
+    ) -> None:
+        self._model, self._engine, self._document_end, self._balance = model, engine, document_end, balance
         self._part = Replayed(self._add_part, engine.torch_device)
 
     def add_gradient(self, batch: Tensor) -> Tensor:
-        """Add the gradient of the mean loss of what is to be learnt to the parameters' `grad`; return that loss, () or
-        (P,).
+        """Add the gradient of the mean loss of what is to be learnt, and of how unevenly experts are used, to the
+        parameters' `grad`; return that loss, () or (P,), without the latter.
 
         batch: (windows, context + 1) on the model's device, or (P, windows, context + 1) where each member has its own.
         It goes through the model `engine.micro_batch` tokens of each member at a time. Nothing waits for the device.
         """
         learnt = (batch[..., 1:] >= 0).sum((-2, -1)).clamp(min=1)
         parts = batch.split(self._engine.micro_batch // (batch.shape[-1] - 1), dim=-2)
-        return torch.stack([self._part(part, learnt) for part in parts]).sum(0)
+        windows = torch.full((), batch.shape[-2], device=batch.device)
+        return torch.stack([self._part(part, learnt, windows) for part in parts]).sum(0)
 
-    def _add_part(self, part: Tensor, learnt: Tensor) -> Tensor:
-        """`learnt`: targets of the whole batch, () or (P,)."""
+    def _add_part(self, part: Tensor, learnt: Tensor, windows: Tensor) -> Tensor:
+        """`learnt`: targets of the whole batch, () or (P,); `windows` of it, ()."""
         inputs, targets, asked, numbers = split(part)
         documents = None if self._document_end is None else numbers + document_numbers(inputs, self._document_end)
         with self._engine.autocast():
-            losses = self._model.losses(inputs, targets, documents)
-        losses = torch.where(asked.flatten(-2), losses, 0.0).sum(-1) / learnt
-        losses.sum().backward()
-        return losses.detach()
+            losses, unevenness = self._model.losses_and_unevenness(inputs, targets, documents)
+        loss = torch.where(asked.flatten(-2), losses, 0.0).sum(-1) / learnt
+        learn = loss if unevenness is None else loss + self._balance * unevenness.sum(-1) / windows
+        learn.sum().backward()
+        return loss.detach()
 
 
 def split(windows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ import torch
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.model.decoder import Decoder
+from windtunnel.model.init import upcycled
 from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
@@ -56,7 +57,10 @@ def _state(holder: Run, start: int, device: str) -> Checkpoint | None:
     """What training goes on from at `start` tokens of a run; None: the initial weights."""
     if holder.anew and not start:
         parent = open_run(holder.lab / "runs" / str(holder.parent))
-        return Checkpoint(0, 0, checkpoint.load(parent.checkpoints, holder.at_tokens or 0, device).weights, {})
+        weights = checkpoint.load(parent.checkpoints, holder.at_tokens or 0, "cpu").weights
+        if holder.recipe.model.experts and not parent.recipe.model.experts:
+            weights = upcycled(weights, holder.recipe.model, holder.recipe.seed)
+        return Checkpoint(0, 0, weights, {})
     there = start in checkpoint.positions(holder.checkpoints)
     return checkpoint.load(holder.checkpoints, start, device) if there else None
 

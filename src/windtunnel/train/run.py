@@ -14,19 +14,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from windtunnel.data.shards import Corpus
-from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
-from windtunnel.quantities import about
-from windtunnel.recipe import DecayShape, Mixture, Recipe, did_you_mean, dump, identity, load
+from windtunnel.recipe import Recipe, did_you_mean, dump, identity, load
 from windtunnel.train import checkpoint
 
 if TYPE_CHECKING:
@@ -205,106 +203,6 @@ def _make(path: Path, recipe: Recipe, about_run: dict[str, Any], status: Status,
     return open_run(path)
 
 
-def branch(
-    parent: Run,
-    corpus: Corpus,
-    at: int,
-    decay: int,
-    shape: DecayShape = "linear",
-    floor: float = 0.0,
-    mixture: Mixture | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    name: str | None = None,
-    context: int | None = None,
-) -> Run:
-    """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture, and
-    from there on its own batch and base rate; where the parent has a checkpoint, also on its own corpus and context.
-
-    It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up to there the two are
-    the same to the bit (with another micro-batch, to rounding).
-    """
-    batch, lr = _left_with(parent, at, batch, lr)
-    at -= at % batch
-    decay = max(batch, decay - decay % batch)
-    text = _text(parent, corpus, at, mixture, context)
-    micro_batch = 0 if "context" in text else min(parent.recipe.train.micro_batch, batch)
-    changed = parent.recipe.change(
-        name=name or f"{parent.recipe.name}-branch",
-        data=text,
-        optimizer={"lr": lr},
-        schedule={
-            "tokens": at + decay,
-            "warmup": parent.recipe.warmup_tokens,
-            "decay": decay,
-            "decay_shape": shape,
-            "floor": floor,
-            "half_life": 0,
-        },
-        train={"batch": batch, "micro_batch": micro_batch, "branch_points": ()},
-    )
-    return create(parent.lab, changed, corpus, parent, at)
-
-
-def go_on(parent: Run, corpus: Corpus, at: int, tokens: int, batch: int | None = None, lr: float | None = None,
-          branch_points: Sequence[int] = (), name: str | None = None) -> Run:  # fmt: skip
-    """The stem that leaves `parent` at `at` tokens and goes on to `tokens` tokens with another batch or base rate."""
-    batch, lr = _left_with(parent, at, batch, lr)
-    micro_batch = min(parent.recipe.train.micro_batch, batch)
-    changed = parent.recipe.change(
-        name=name or f"{parent.recipe.name}-on",
-        optimizer={"lr": lr},
-        schedule={"tokens": tokens, "warmup": parent.recipe.warmup_tokens, "decay": 0},
-        train={"batch": batch, "micro_batch": micro_batch, "branch_points": tuple(branch_points)},
-    )
-    return create(parent.lab, changed, corpus, parent, at - at % batch)
-
-
-def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tuple[int, float]:
-    """The batch and rate of a run that leaves `parent` at `at` tokens. Raises InputError where none can."""
-    recipe = parent.recipe
-    stable = recipe.total_tokens - recipe.decay_tokens
-    if recipe.schedule.kind != "wsd" or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable:
-        raise InputError(
-            f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
-            f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
-        )
-    reached = parent.status()["tokens"]
-    if recipe.whole_steps(at) > reached:
-        raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
-    if recipe.is_imported and lr is None:
-        raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4")
-    batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
-    if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (at % batch or at % recipe.train.batch):
-        raise InputError(
-            f"--at {at}: another batch or rate begins at a multiple of both batches, {recipe.train.batch} and {batch}"
-        )
-    return batch, lr
-
-
-def _text(parent: Run, corpus: Corpus, at: int, mixture: Mixture | None, context: int | None) -> dict[str, Any]:
-    """What changes in the recipe's data from `at` tokens on: the mixture; or the corpus and the windows too, where the
-    parent has a checkpoint. Raises InputError where that can't be."""
-    own = parent.recipe.data
-    if corpus.digest == parent.corpus and context in (None, own.context):
-        stages = [stage.model_dump() for stage in own.stages if stage.at < at]
-        return {"stages": [*stages, {"at": at, "mixture": mixture}] if mixture else stages}
-    there = checkpoint.positions(parent.checkpoints)
-    if at not in there:
-        raise InputError(
-            f"--at {about(at)}: another corpus or context begins at a checkpoint of {parent.id}; there are: "
-            f"{', '.join(map(str, there)) or 'none'}"
-        )
-    if Tokenizer.load(parent.tokenizer).sha256 != corpus.manifest.tokenizer_sha256:
-        raise InputError(
-            f"{corpus.folder}: not the tokenizer of {parent.id}; build it with `windtunnel corpus build NAME "
-            f"SOURCE=PATH --tokenizer {parent.id}`"
-        )
-    if context and context > own.context:
-        raise InputError(f"--context {context}: {parent.id} knows {own.context} positions")
-    return {"corpus": corpus.folder.name, "context": context or own.context, "mixture": mixture or {}, "stages": ()}
-
-
 def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -> None:
     """Raises InputError for a vocabulary or a mixture that the corpus does not have. A model that comes from elsewhere
     may have more rows than its tokenizer has tokens: engines like multiples of 64."""
@@ -315,6 +213,16 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
             f"model.vocab={asked}, but corpus '{name}' has a vocabulary of {vocab}: set model.vocab={vocab}"
         )
     Windows(corpus, recipe.data, recipe.seed)
+
+
+def checkpoint_at(run: Run, tokens: int | None = None) -> int:
+    """Where the run has a checkpoint: at `tokens` tokens, or its last. Raises InputError."""
+    there = checkpoint.positions(run.checkpoints)
+    if not there or (tokens is not None and tokens not in there):
+        listed = ", ".join(map(str, there)) or "none"
+        asked = "" if tokens is None else f" at {tokens} tokens"
+        raise InputError(f"{run.path}: no checkpoint{asked}; there are: {listed}")
+    return there[-1] if tokens is None else tokens
 
 
 def branch_start(run: Run) -> tuple[Run, int]:

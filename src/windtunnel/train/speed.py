@@ -29,18 +29,27 @@ def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], No
     return step
 
 
-def tokens_per_second(recipe: Recipe, seconds: float = 3.0, members: int = 1) -> float:
-    """Of all members together: median over `seconds` of steps, after the first ones have compiled what there is to
-    compile."""
+def timed_step(recipe: Recipe, members: int = 1) -> Callable[[Callable[[], float]], float]:
+    """A step on random tokens, warmed up, that gives its seconds by the clock it is called with."""
     step, batch = training_step(recipe, members), random_batch(recipe, members)
     for _ in range(_WARM_UP):
         step(batch)
+
+    def timed(clock: Callable[[], float]) -> float:
+        start = clock()
+        step(batch)
+        return clock() - start
+
+    return timed
+
+
+def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
+    """Median over `seconds` of steps, after the first ones have compiled what there is to compile."""
+    step = timed_step(recipe)
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        step(batch)
-        times.append(time.perf_counter() - start)
-    return members * recipe.train.batch / statistics.median(times)
+        times.append(step(time.perf_counter))
+    return recipe.train.batch / statistics.median(times)
 
 
 def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -> dict[int, float]:
@@ -50,11 +59,11 @@ def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -
     Each number is compiled anew, so few are tried. Steps of one model and of the members alternate; a CPU's time is
     that of this process, so what else runs there counts little. What the device's memory does not hold is left out.
     """
-    found, alone, members = {1: 1.0}, _timed(recipe, 1), most
+    found, alone, members = {1: 1.0}, timed_step(recipe), most
     clock = time.process_time if choose_engine(recipe).device == "cpu" else time.perf_counter
     while members > 1 and not stop():
         try:
-            together = _timed(recipe, members)
+            together = timed_step(recipe, members)
         except torch.OutOfMemoryError:
             members //= 4
             continue
@@ -69,17 +78,3 @@ def random_batch(recipe: Recipe, members: int = 1, seed: int = 0) -> np.ndarray:
     shape = (recipe.train.batch // recipe.data.context, recipe.data.context + 1)
     lead = () if members == 1 else (members,)
     return np.random.default_rng(seed).integers(0, recipe.model.vocab, (*lead, *shape))
-
-
-def _timed(recipe: Recipe, members: int) -> Callable[[Callable[[], float]], float]:
-    """A step, warmed up, that gives its seconds by a clock."""
-    step, batch = training_step(recipe, members), random_batch(recipe, members)
-    for _ in range(_WARM_UP):
-        step(batch)
-
-    def timed(clock: Callable[[], float]) -> float:
-        start = clock()
-        step(batch)
-        return clock() - start
-
-    return timed

@@ -38,7 +38,10 @@ class Step:
         self.optimizer = AdamW(self.model, recipes)
         if self.engine.compiled:
             self.optimizer.compile_parts()
-        self._objective = Objective(self.model, self.engine, self._document_end)
+        balance = torch.tensor([r.optimizer.balance for r in recipes], device=self.engine.torch_device)
+        self._objective = Objective(
+            self.model, self.engine, self._document_end, balance if self.model.members else balance[0]
+        )
         self._update = Replayed(self.optimizer.step, self.engine.torch_device)
 
     def gradient(self, batch: np.ndarray) -> Tensor:

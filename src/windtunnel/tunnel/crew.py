@@ -71,4 +71,5 @@ def _name(recipe: Recipe) -> str:
     m, data, train = recipe.model, recipe.data, recipe.train
     shape = f"{m.width}x{m.depth}, heads {m.heads}/{m.kv_heads} of {m.head_size}, ffn {m.ffn}, vocabulary {m.vocab}"
     tied = "tied" if m.tied else "untied"
+    shape += f", {m.experts_per_token} of {m.experts} experts" if m.experts else ""
     return f"{shape}, {tied}, context {data.context}, batch {train.batch}, {train.precision}, compile {train.compile}"

@@ -17,10 +17,11 @@ from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import DecayShape, Mixture, Recipe
 from windtunnel.train import checkpoint
+from windtunnel.train.branch import branch, go_on
 from windtunnel.train.compiled import Compiled
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, kinship
-from windtunnel.train.run import Run, branch, create, go_on, open_run
+from windtunnel.train.run import Run, create, open_run
 from windtunnel.tunnel.crew import MOST, Book, Gains, best, share, told, worth_measuring
 from windtunnel.tunnel.workers import workers
 
@@ -63,7 +64,7 @@ def fleet(lab: Path, corpus: Corpus, wanted: Sequence[Recipe | Branch], watch: W
     return [task.result() for task in tasks]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Task:
     """One wanted run; `run` is known once it can be created."""
 
@@ -222,18 +223,19 @@ class _Team:
         free = self.workers.count - len(self._training) - len(self._measuring)
         if free <= 0:
             return
-        taken = {id(task) for tasks in self._training.values() for task in tasks}
-        waiting = [task for task in self._plan.waiting() if id(task) not in taken]
+        taken = {task for tasks in self._training.values() for task in tasks}
+        waiting = {task: kinship(_run(task)) for task in self._plan.waiting() if task not in taken}
         while free and waiting:
-            kin = _kinship(waiting[0])
-            group = [task for task in waiting if _kinship(task) == kin]
+            kin = next(iter(waiting.values()))
+            group = [task for task, its in waiting.items() if its == kin]
             if self._wants_measurement(kin, group):
                 recipe = _run(group[0]).recipe
                 self._measuring[self.workers.measure(recipe, share(len(group), self.workers.count, MOST))] = kin, recipe
             else:
                 members = group[: share(len(group), self.workers.count, best(self._gains.get(kin, {1: 1.0})))]
                 self._training[self.workers.train([_run(task) for task in members], self._plan.corpus)] = members
-                waiting = [task for task in waiting if task not in members]
+                for task in members:
+                    del waiting[task]
             free -= 1
 
     def look(self) -> None:
@@ -286,10 +288,6 @@ _compiled_before: dict[int, Compiled] = {}  # by process, at the end of the last
 def _run(task: _Task) -> Run:
     assert task.run
     return task.run
-
-
-def _kinship(task: _Task) -> Hashable:
-    return kinship(_run(task))
 
 
 def _finish(future: "Future[Any]", task: _Task | None) -> Any:

@@ -89,7 +89,7 @@ def _activations(model: Decoder, tokens: Tensor) -> tuple[Activations, dict[str,
     stream: list[tuple[Tensor, Tensor]] = []  # before and after each layer
 
     def keep(layer: object, inputs: tuple[Any, ...], output: Any) -> None:
-        stream.append((inputs[0], output))
+        stream.append((inputs[0], output[0]))
 
     hooks = [layer.register_forward_hook(keep) for layer in model.layers]
     with _Products(model) as products:

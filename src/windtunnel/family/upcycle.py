@@ -1,0 +1,58 @@
+"""Sparse upcycling (2212.05055; paper section 7.3): a run's feed-forwards become experts, and training goes on.
+
+Every expert begins as a copy, so the model begins as what the run was. The run begins anew: the parent's weights, no
+moments, a schedule of its own; and it reads the corpus in another order.
+"""
+
+from dataclasses import dataclass
+
+from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
+from windtunnel.quantities import Length
+from windtunnel.train.run import Run, checkpoint_at, create
+
+_DECAY = Length(share=0.1)
+_WARMUP = 0.02  # of the tokens: the moments begin at zero
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones, none for a stem that
+    can be branched. `at`: the parent's checkpoint, else its last one; `corpus`: another than the parent's."""
+
+    tokens: int
+    experts: int = 8
+    experts_per_token: int = 2
+    decay: Length = _DECAY
+    lr: float | None = None
+    batch: int | None = None
+    at: int | None = None
+    name: str | None = None
+
+
+def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
+    """The run that goes on from `parent` with experts; to be trained like any other. The same question gives the same
+    run. Raises InputError."""
+    old = parent.recipe
+    if old.model.experts:
+        raise InputError(f"{parent.id} has {old.model.experts} experts already")
+    if old.is_imported and asked.lr is None:
+        raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4")
+    batch, lr = asked.batch or old.train.batch, asked.lr or old.optimizer.lr
+    if asked.tokens < batch:
+        raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
+    warmup = max(batch, round(_WARMUP * asked.tokens / batch) * batch)
+    same_text = corpus.digest == parent.corpus
+    recipe = old.change(
+        name=asked.name or f"{old.name}-experts",
+        seed=old.seed + 1,
+        model={"experts": asked.experts, "experts_per_token": asked.experts_per_token},
+        data={"corpus": corpus.folder.name}
+        if same_text
+        else {"corpus": corpus.folder.name, "mixture": {}, "stages": ()},
+        # the same decay a unit of rate
+        optimizer={"lr": lr, "weight_decay": old.optimizer.weight_decay * lr / old.optimizer.lr},
+        schedule={"tokens": asked.tokens, "kind": "wsd", "warmup": warmup, "decay": asked.decay},
+        train={"batch": batch, "micro_batch": 0, "branch_points": ()},
+    )
+    return create(parent.lab, recipe, corpus, parent, checkpoint_at(parent, asked.at), anew=True)
