@@ -14,11 +14,10 @@ import tempfile
 from pathlib import Path
 
 from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.ship.card import context_of
 from windtunnel.ship.export import To, export
 from windtunnel.ship.verify import Agreement, held_out, verify
 from windtunnel.train.loop import load_model
-from windtunnel.train.run import find_run, open_corpus
+from windtunnel.train.run import context_of, find_run, open_corpus
 
 LAYOUTS: tuple[tuple[To, str], ...] = (
     ("hf", "fp32"), ("llama", "fp32"), ("minicpm", "fp32"), ("gguf", "F32"), ("gguf", "Q8_0"),

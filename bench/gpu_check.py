@@ -54,6 +54,8 @@ def main() -> None:
     gradients(recipe, plain, replace(plain, micro_batch=recipe.data.context), "in parts", 1e-5, hold)
     gradients(recipe, plain, replace(plain, recompute=True), "layers computed again", 1e-6, hold)
     gradients(recipe, plain, replace(fast, precision="fp32", recompute=True), "again, compiled, captured", 1e-4, hold)
+    experts = recipe.change(model={"experts": 8})
+    gradients(experts, plain, replace(fast, precision="bf16"), "8 experts, compiled, captured, bf16", 5e-2, hold)
     steps(recipe, plain, replace(fast, precision="fp32"), hold)
     population(recipe, replace(fast, precision="fp32"), plain, hold)
     large_vocabulary(given.device, small, hold)

@@ -64,6 +64,9 @@ def test_it_learns_and_its_experts_part(trained: tuple[Any, Run]) -> None:
     assert (run.kind, run.parent, run.anew, run.recipe.model.experts) == ("run", parent.id, True, 4)
     gate = load_model(run).get_parameter("layers.0.gate")
     assert all((gate[i] - gate[j]).norm() > 0.01 * gate[i].norm() for i in range(4) for j in range(i))
+    last = [line["validation"] for line in run.metrics() if "validation" in line][-1]
+    assert 1 <= last["unevenness"] < 2, "of 4 at most"
+    assert "unevenness" not in [line["validation"] for line in parent.metrics() if "validation" in line][-1]
     assert lab.json(*asked) == summary
 
 
@@ -102,6 +105,17 @@ def test_a_stem_of_experts_is_branched(trained: tuple[Any, Run], corpus: Corpus)
 def test_what_cannot_be_is_said(trained: tuple[Any, Run], corpus: Corpus, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         upcycle(trained[1], corpus, Asked(**({"tokens": TOKENS} | asked)))
+
+
+def test_it_goes_on_with_the_data_that_the_run_read_last(make_lab: Any, stem: Make, corpus: Corpus) -> None:
+    lab = make_lab()
+    mixed = stem(30 * BATCH, branch_points=[10 * BATCH])
+    mixed = mixed.change(data={"mixture": {"prose": 1.0}, "stages": ({"at": 20 * BATCH, "mixture": {"notes": 2.0}},)})
+    run = create(lab.path, mixed, corpus)
+    train(run, corpus)
+    late, early = (upcycle(run, corpus, Asked(TOKENS, experts=2, at=at)).recipe for at in (None, 10 * BATCH))
+    assert (late.data.mixture, early.data.mixture, late.data.stages) == ({"notes": 2.0}, {"prose": 1.0}, ())
+    assert late.seed != run.recipe.seed, "in another order"
 
 
 def test_experts_are_not_made_of_experts(trained: tuple[Any, Run], corpus: Corpus) -> None:

@@ -1,6 +1,7 @@
 """Models from elsewhere: the published MiniCPM layout, Llama's, Granite's and GGUF become stems that compute the same
 and that train."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from windtunnel.data.readers import Documents
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
+from windtunnel.family import upcycle
 from windtunnel.model.roles import Multipliers
 from windtunnel.recipe import Model, dump
 from windtunnel.report.page import write_page
@@ -294,6 +296,15 @@ class TestStem:
         losses = [line["loss"] for line in made.metrics() if "lr" in line]
         assert len(losses) == 20 and losses[-1] < 0.9 * losses[0]
         assert write_page(made.lab).exists()
+
+    def test_it_becomes_a_mixture_of_experts(self, stem: Run, corpus: Corpus) -> None:
+        asked = upcycle.Asked(20 * 128, experts=4, lr=0.03, batch=128, context=32)
+        made = upcycle.upcycle(stem, corpus, asked)
+        assert train(made, corpus)["status"] == "done"
+        losses = [line["loss"] for line in made.metrics() if "lr" in line]
+        assert len(losses) == 20 and losses[-1] < 0.9 * losses[0]
+        with pytest.raises(InputError, match="brings no rate; expected one such as 3e-4"):
+            upcycle.upcycle(stem, corpus, dataclasses.replace(asked, lr=None))
 
     def test_a_branch_that_was_stopped_goes_on_to_the_same_bits(
         self, stem: Run, corpus: Corpus, tmp_path: Path, final_bytes: Callable[[Path], Any]

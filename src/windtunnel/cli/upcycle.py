@@ -19,6 +19,7 @@ def upcycle(
     decay: Annotated[str, typer.Option(help="Of --tokens, the last: tokens or a share; 0 for a stem.")] = "10%",
     lr: Annotated[float | None, typer.Option(help="Base rate; the run's. An imported one needs it.")] = None,
     batch: Annotated[str | None, typer.Option(help="Tokens a step; the run's.")] = None,
+    context: Annotated[int | None, typer.Option(min=2, help="Shorter windows, tokens.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Another corpus. An imported run needs one.")] = None,
     at: Annotated[str | None, typer.Option(help="Tokens of the run's checkpoint to begin with; else its last.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for the new run.")] = None,
@@ -35,5 +36,6 @@ def upcycle(
     size, position = number_of("--batch", batch), None if at is None else parse_tokens(at)
     parent = find_run(lab, run)
     text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else open_corpus(parent.lab, parent.recipe)
-    made = begin(parent, text, Asked(length, experts, per_token, parse_length(decay), lr, size, position, name))
+    asked = Asked(length, experts, per_token, parse_length(decay), lr, size, context, position, name)
+    made = begin(parent, text, asked)
     carry_out(made, text, as_json)

@@ -14,7 +14,7 @@ from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length, about
-from windtunnel.train.run import Run, checkpoint_at, create, lineage, open_corpus
+from windtunnel.train.run import Run, checkpoint_at, context_of, create, open_corpus
 
 # Of the base rate. The paper's decay goes from 0.01 to 0.001, and its fine-tuning on from there (paper section 6.2; the
 # author in issue 40 of its repository).
@@ -43,7 +43,8 @@ def sft(parent: Run, data: Sequence[str | Path], asked: Asked, progress: Progres
     """The run that fine-tunes `parent` on the conversations in these files, folders or globs, and their corpus; to be
     trained like any other. The same question gives the same run. Raises InputError."""
     at = checkpoint_at(parent, asked.at)
-    lr, context = _rate(parent, asked.lr), _context(parent, asked.context)
+    lr = _rate(parent, asked.lr)
+    context = context_of(parent, asked.context or min(parent.recipe.data.context, _LONGEST))
     corpus = build_chat(parent.lab / "corpora", data, parent.tokenizer, context, asked.max_bad, progress)
     tokens, batch = _length(parent, corpus, context, asked)
     recipe = parent.recipe.change(
@@ -64,13 +65,6 @@ def _rate(parent: Run, lr: float | None) -> float:
         raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one, mostly from 1e-5 to 1e-3")
     tuned = open_corpus(parent.lab, parent.recipe).manifest.packing
     return parent.recipe.optimizer.lr * (1 if tuned else RATE)
-
-
-def _context(parent: Run, context: int | None) -> int:
-    known = max(run.recipe.data.context for run in lineage(parent))
-    if context and context > known:
-        raise InputError(f"--context {context}: {parent.id} knows {known} positions")
-    return context or min(parent.recipe.data.context, _LONGEST)
 
 
 def _length(parent: Run, corpus: Corpus, context: int, asked: Asked) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length
-from windtunnel.train.run import Run, checkpoint_at, create
+from windtunnel.recipe import Mixture
+from windtunnel.train.run import Run, checkpoint_at, context_of, create
 
 _DECAY = Length(share=0.1)
 _WARMUP = 0.02  # of the tokens: the moments begin at zero
@@ -18,7 +19,7 @@ _WARMUP = 0.02  # of the tokens: the moments begin at zero
 @dataclass(frozen=True)
 class Asked:
     """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones, none for a stem that
-    can be branched. `at`: the parent's checkpoint, else its last one; `corpus`: another than the parent's."""
+    can be branched. `at`: the parent's checkpoint, else its last one."""
 
     tokens: int
     experts: int = 8
@@ -26,6 +27,7 @@ class Asked:
     decay: Length = _DECAY
     lr: float | None = None
     batch: int | None = None
+    context: int | None = None
     at: int | None = None
     name: str | None = None
 
@@ -41,18 +43,24 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
     batch, lr = asked.batch or old.train.batch, asked.lr or old.optimizer.lr
     if asked.tokens < batch:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
+    context = context_of(parent, asked.context or old.data.context)
     warmup = max(batch, round(_WARMUP * asked.tokens / batch) * batch)
-    same_text = corpus.digest == parent.corpus
+    at = checkpoint_at(parent, asked.at)
     recipe = old.change(
         name=asked.name or f"{old.name}-experts",
         seed=old.seed + 1,
         model={"experts": asked.experts, "experts_per_token": asked.experts_per_token},
-        data={"corpus": corpus.folder.name}
-        if same_text
-        else {"corpus": corpus.folder.name, "mixture": {}, "stages": ()},
+        data={"corpus": corpus.folder.name, "context": context, "mixture": _mixture(parent, corpus, at), "stages": ()},
         # the same decay a unit of rate
         optimizer={"lr": lr, "weight_decay": old.optimizer.weight_decay * lr / old.optimizer.lr},
         schedule={"tokens": asked.tokens, "kind": "wsd", "warmup": warmup, "decay": asked.decay},
         train={"batch": batch, "micro_batch": 0, "branch_points": ()},
     )
-    return create(parent.lab, recipe, corpus, parent, checkpoint_at(parent, asked.at), anew=True)
+    return create(parent.lab, recipe, corpus, parent, at, anew=True)
+
+
+def _mixture(parent: Run, corpus: Corpus, at: int) -> Mixture:
+    """What the parent read at `at` tokens; each source by its size on another corpus."""
+    data = parent.recipe.data
+    begun = [stage.mixture for stage in data.stages if stage.at < at]
+    return ([data.mixture, *begun][-1]) if corpus.digest == parent.corpus else {}

@@ -7,7 +7,7 @@ from windtunnel.data.shards import Corpus, Manifest
 from windtunnel.model.shape import count
 from windtunnel.quantities import about
 from windtunnel.recipe import dump, identity, load
-from windtunnel.train.run import Run, lineage, origin
+from windtunnel.train.run import Run, context_of, lineage, origin
 from windtunnel.tunnel.plan import plans, read_plan
 
 _LOADED_BY = {
@@ -124,11 +124,6 @@ def _evaluation(run: Run, tokens: int) -> str:
     rows = [[name, f"{s['loss']:.4f}", f"{s['bits_per_byte']:.4f}", f"{s['tokens']:,}"] for name, s in named.items()]
     head = ["held-out text", "loss, nats/token", "bits/byte", "tokens"]
     return f"## Evaluation\n\nAt {about(last['tokens'])} tokens, in the training precision.\n\n" + _table(head, rows)
-
-
-def context_of(run: Run) -> int:
-    """The most positions that the model has learned."""
-    return max(one.recipe.data.context for one in lineage(run))
 
 
 def _public(where: str) -> str:

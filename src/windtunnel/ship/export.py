@@ -20,13 +20,13 @@ from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.quantities import format_tokens
 from windtunnel.ship import gguf, huggingface
-from windtunnel.ship.card import card, context_of
+from windtunnel.ship.card import card
 from windtunnel.ship.quantise import Row, table_of
 from windtunnel.ship.stem import tokenizer_config
 from windtunnel.ship.verify import ODD_LINES, Agreement, HeldOut, held_out, verify
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import load_model
-from windtunnel.train.run import Run, open_corpus
+from windtunnel.train.run import Run, context_of, open_corpus
 
 To = Literal["hf", "minicpm", "llama", "gguf"]
 _WINDOW = 257  # tokens of a held-out sequence, at most: 256 of them are scored

@@ -253,6 +253,15 @@ def lineage(run: Run) -> list[Run]:
     return line
 
 
+def context_of(run: Run, asked: int | None = None) -> int:
+    """The most positions that the model has learned, or the fewer `asked` for. Raises InputError where those are
+    more."""
+    known = max(one.recipe.data.context for one in lineage(run))
+    if asked and asked > known:
+        raise InputError(f"--context {asked}: {run.id} knows {known} positions")
+    return asked or known
+
+
 def origin(run: Run) -> dict[str, Any]:
     """Where the weights of an imported model came from; empty for a run that was trained here."""
     return _read_json(run.path / "run.json").get("origin", {})
