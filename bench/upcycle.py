@@ -20,7 +20,7 @@ from wsd_cosine import core, interval, recipe
 from windtunnel.cli.display import display
 from windtunnel.data.shards import Corpus
 from windtunnel.family.upcycle import Asked, upcycle
-from windtunnel.model.shape import count, flops_per_token
+from windtunnel.model.shape import active_params, count, flops_per_token
 from windtunnel.quantities import Length, about, parse_tokens
 from windtunnel.recipe import Recipe
 from windtunnel.train.branch import branch
@@ -45,7 +45,7 @@ def main() -> None:
     dense = recipe(0, 2 * tokens, [])
     sparse = with_experts(dense)
     held = count(sparse.model)
-    sizes = [about(n) for n in (count(dense.model).params, held.params, held.params_active)]
+    sizes = [about(n) for n in (count(dense.model).params, held.params, active_params(sparse.model))]
     print("parameters without embeddings: {}; with experts {}, of which {} active\n".format(*sizes))
     print(f"validation loss, nats/token, mean of {given.seeds} seeds\n")
     print("| run | loss | experts minus it (90%) |\n|---|---|---|")

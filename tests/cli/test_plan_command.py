@@ -72,6 +72,15 @@ def test_a_person_reads_a_page(run: Any, table: Path) -> None:
     assert len(out.splitlines()) < 25
 
 
+def test_a_no_go_is_a_failed_verdict_and_a_size_out_of_reach_is_said(run: Any, table: Path) -> None:
+    code, out, _ = run("--params", "1T", "--from", table, "--vocab", 50_000)
+    assert code == 1
+    assert "NO-GO" in out and "windtunnel train" in out
+    assert "1T parameters were asked for; the nearest shape has 3" in out
+    code, out, _ = run("--params", "100M", "--from", table, "--vocab", 50_000)
+    assert code == 0 and "were asked for" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -137,7 +146,7 @@ def test_a_corpus_of_the_lab_gives_its_vocabulary_and_tokens(
 ) -> None:
     shutil.copytree(corpus.folder, tmp_path / "lab/corpora/tiny")
     code, out, err = run("--flops", "1e16", "--from", table, "--corpus", "tiny", "--json")
-    assert code == 0, err
+    assert code == 1 and not err, "too many epochs"
     content = json.loads(out)
     assert content["shape"]["vocab"] == 320 and content["epochs"] > 4
     assert next(flag for flag in content["flags"] if flag["about"] == "epochs")["level"] == "stop"

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.model.shape import count, flops_per_token, tensor_shapes
+from windtunnel.model.shape import active_params, count, flops_per_token, tensor_shapes
 from windtunnel.recipe import Model, load
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -71,14 +71,14 @@ def test_counts_are_those_of_the_built_model(changes: dict[str, Any]) -> None:
     outside = sum(p.numel() for name, p in built.items() if name not in ("embedding", "head"))
     assert count(model).params == outside
     idle = 0 if not model.experts else (model.experts - 2) * 3 * model.ffn * model.width * model.depth
-    assert count(model).params_active == outside - idle
+    assert active_params(model) == outside - idle
 
 
 def test_the_papers_counts_of_experts() -> None:
     """13.6B of 8 experts, of which a token meets two, about 4B (paper 7.3)."""
     model = shape(width=2304, depth=40, heads=36, ffn=5760, vocab=122_753, experts=8)
     assert count(model).params == 13_590_468_864
-    assert count(model).params_active == 4_035_320_064
+    assert active_params(model) == 4_035_320_064
 
 
 @pytest.mark.parametrize("changes", SIZES)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.model.shape import count
+from windtunnel.model.shape import active_params
 from windtunnel.ship.export import To, export
 from windtunnel.ship.huggingface import write
 from windtunnel.ship.layouts import Layout
@@ -64,7 +64,7 @@ class TestExport:
         assert done.agreement.good and done.agreement.tokens >= 2000
         card = (tmp_path / "out" / "README.md").read_text()
         assert "| experts | 8, of which each token goes through 2 |" in card
-        assert f"| active parameters | {count(MODEL).params_active:,} for a token, without embeddings |" in card
+        assert f"| active parameters | {active_params(MODEL):,} for a token, without embeddings |" in card
         assert "| feed-forward | 96, SwiGLU of each expert |" in card
 
     def test_a_llama_has_no_experts(self, run: Run, tmp_path: Path) -> None:

@@ -55,7 +55,10 @@ def plan(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Say what to train with a budget, what loss to expect, and how sure that is; write a recipe for `train`."""
+    """Say what to train with a budget, what loss to expect, and how sure that is; write a recipe for `train`.
+
+    Exit code 1: no-go.
+    """
     if name and (Path(name).name != name or name.startswith(".")):
         raise InputError(f"--name {name}: expected a plain name")
     if audit is not None:
@@ -75,6 +78,8 @@ def plan(
         print(json.dumps(content))
     else:
         _print(content)
+    if content["go"] == "no-go" and audit is None:
+        raise typer.Exit(1)
 
 
 def _plan(lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, table: Path | None) -> Path:

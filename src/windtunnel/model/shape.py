@@ -7,11 +7,9 @@ from windtunnel.recipe import Model
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters of one model. `params` is the paper's N (without embeddings), which its tables quote; `params_active`
-    those of them that one token goes through, fewer where there are experts."""
+    """Parameters of one model. `params` is the paper's N (without embeddings), which its tables quote."""
 
     params: int
-    params_active: int
     params_with_head: int
     params_total: int
 
@@ -46,8 +44,13 @@ def count(model: Model) -> Counts:
     sizes = {name: _product(shape) for name, shape in tensor_shapes(model).items()}
     table = model.vocab * model.width
     params = sum(sizes.values()) - table * (1 if model.tied else 2)
+    return Counts(params, params + table, sum(sizes.values()))
+
+
+def active_params(model: Model) -> int:
+    """Of `Counts.params` those that one token goes through, fewer where there are experts."""
     idle = sum(_product(shape) - _active(model, shape) for shape in tensor_shapes(model).values())
-    return Counts(params, params - idle, params + table, sum(sizes.values()))
+    return count(model).params - idle
 
 
 def flops_per_token(model: Model, context: int) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.data.shards import Corpus, Manifest
-from windtunnel.model.shape import count
+from windtunnel.model.shape import active_params, count
 from windtunnel.quantities import about
 from windtunnel.recipe import dump, identity, load
 from windtunnel.train.run import Run, context_of, lineage, origin
@@ -44,7 +44,7 @@ def _shape(run: Run) -> str:
     model, counts = run.recipe.model, count(run.recipe.model)
     experts = {
         "experts": f"{model.experts}, of which each token goes through {model.experts_per_token}",
-        "active parameters": f"{counts.params_active:,} for a token, without embeddings",
+        "active parameters": f"{active_params(model):,} for a token, without embeddings",
     }
     rows = {
         "parameters": f"{counts.params:,} without embeddings, {counts.params_total:,} with them",

@@ -13,6 +13,7 @@ Level = Literal["stop", "caution", "note"]
 FAR, TOO_FAR = 10, 100  # times the largest or longest run in the fit
 FAR_IN_TOKENS = 3  # beyond it, runs came out below the 90% interval (docs/LOG.md)
 _EPOCHS, _WORTHLESS = 4, 16
+_ANOTHER = 0.1  # more than this from the size that was asked for: neighbouring shapes lie nearer
 _STEPS = 400  # fewer, and the warm-up and the decay are too coarse for what the laws say
 _MATTERS = {"check": "stop", "scaling": "stop", "search": "caution", "transfer": "caution", "batch": "caution"}
 
@@ -60,6 +61,13 @@ def of_law(profiles: list[Profile], at_edge: bool, ratio: dict[str, Any]) -> Ite
         yield Flag("note", "law", f"{names} not pinned down by these runs: not to be quoted alone, and felt far out")
     if ratio["interval90"] is None:
         yield Flag("caution", "ratio", "many laws that fit as well have no best size: the size is not pinned down")
+
+
+def of_size(params: float, asked: float | None) -> Iterator[Flag]:
+    if asked and not 1 - _ANOTHER < params / asked < 1 + _ANOTHER:
+        yield Flag(
+            "caution", "size", f"{about(asked)} parameters were asked for; the nearest shape has {about(params)}"
+        )
 
 
 def of_data(tokens: float, unique: float | None, spent: float) -> Iterator[Flag]:

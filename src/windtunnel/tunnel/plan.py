@@ -102,6 +102,7 @@ def work_out(evidence: Evidence, predictor: Predictor, request: Request, corpus:
     memory = _memory(recipe, request, speed)
     found = flag.by_weight([
         *flag.of_extrapolation(extrapolation, tokens / params["params"], _sampled(predictor)),
+        *flag.of_size(params["params"], request.params),
         *flag.of_law(loose, chosen.at_edge, law["ratio"]),
         *flag.of_data(tokens, setting.unique, flops / budget if budget else 1.0),
         *flag.of_settings(batch, recipe.train.batch, rated, recipe.optimizer.lr, tokens // recipe.train.batch,
