@@ -1,5 +1,7 @@
 """llama.cpp as we drive it."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import pytest
 from ship_models import SHAPES, model_of, weights_of
 
 from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
 from windtunnel.ship import gguf
-from windtunnel.ship.engine import LlamaCpp
+from windtunnel.ship.engine import LlamaCpp, apart
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -23,3 +26,14 @@ def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
         assert engine.tokenise(["a word"]) == [expected]
         time.sleep(6.5)
         assert engine.tokenise(["a word", "a word"]) == [expected] * 2
+
+
+def test_what_llama_cpp_does_to_its_process_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.gguf: llama\.cpp broke down on this file"):
+        apart(_abort, tmp_path / "x.gguf")
+    with pytest.raises(InputError, match=r"x\.gguf: cannot be read"):
+        apart(LlamaCpp, tmp_path / "x.gguf")
+
+
+def _abort(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGABRT)

@@ -10,11 +10,14 @@ import http.client
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,6 +31,8 @@ from windtunnel.ship.gguf_vocabulary import read as read_vocabulary
 
 _LIKELIEST = 256  # of a token asked for by itself; all of the vocabulary where it is not among them
 _FORCED = 1e9  # a bias in logits that leaves no other choice
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,11 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         return "".join(pieces)
 
     def speed(self, prompt: Sequence[int], tokens: int = 128) -> Speed:
-        """The best of five times with a prompt of given ids and `tokens` more, the likeliest each: other programs only
-        ever make it slower."""
-        asked = {"prompt": list(prompt), "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        times = [self._complete(asked | {"cache_prompt": False})["timings"] for _ in range(5)]
-        return Speed(*(max(time[f"{kind}_per_second"] for time in times) for kind in ("prompt", "predicted")))
+        """Of a prompt of given ids and `tokens` more, the likeliest each, after a few that warm it up."""
+        asked = {"prompt": list(prompt), "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        self._complete(asked | {"max_tokens": min(8, tokens)})
+        time = self._complete(asked | {"max_tokens": tokens})["timings"]
+        return Speed(time["prompt_per_second"], time["predicted_per_second"])
 
     def _log_probability(self, before: list[int], token: int) -> float:
         part = self._kind[token] is Kind.PART
@@ -143,6 +148,17 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             yield connection
         finally:
             connection.close()
+
+
+def apart(work: Callable[..., T], file: Path, *arguments: Any) -> T:
+    """What `work(file, *arguments)` gives, from a process of its own. Where torch has computed there would be its idle
+    threads beside llama.cpp's: more than processors, and OpenMP then sends threads to sleep whenever they wait, which
+    makes a small model four times slower. Raises InputError where llama.cpp brings the process down."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, file, *arguments).result()
+        except BrokenProcessPool:
+            raise InputError(f"{file}: llama.cpp broke down on this file") from None
 
 
 def usable_threads() -> int:

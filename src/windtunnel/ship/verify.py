@@ -17,6 +17,7 @@ from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Model
+from windtunnel.ship.engine import LlamaCpp, apart, version
 from windtunnel.ship.extras import package
 from windtunnel.ship.gguf_file import metadata
 
@@ -144,6 +145,12 @@ def log_probabilities(model: Model, weights: Mapping[str, Tensor], windows: np.n
     return np.concatenate([_chosen(decoder.logits(part[:, :-1]), part) for part in _rows(windows)])
 
 
+def scored(file: Path, windows: np.ndarray, lines: Sequence[str] = ()) -> tuple[np.ndarray, list[list[int]]]:
+    """By llama.cpp: log-probabilities of windows (n, T + 1), (n, T), and the ids of lines."""
+    with LlamaCpp(file, windows.shape[1], exact=True) as engine:
+        return engine.log_probabilities(windows), engine.tokenise(lines)
+
+
 def _transformers(folder: Path, held: HeldOut) -> tuple[str, np.ndarray, list[list[int]]]:
     transformers = package("transformers")
     transformers.logging.set_verbosity_error()  # else it warns of every line that is longer than a window
@@ -160,10 +167,7 @@ def _transformers(folder: Path, held: HeldOut) -> tuple[str, np.ndarray, list[li
 
 
 def _llama_cpp(file: Path, held: HeldOut) -> tuple[str, np.ndarray, list[list[int]]]:
-    from windtunnel.ship.engine import LlamaCpp, version
-
-    with LlamaCpp(file, held.windows.shape[1], exact=True) as engine:
-        return version(), engine.log_probabilities(held.windows), engine.tokenise(held.lines)
+    return version(), *apart(scored, file, held.windows, held.lines)
 
 
 def _read_back(folder: Path, held: HeldOut) -> tuple[str, np.ndarray, list[list[int]]]:
