@@ -56,10 +56,11 @@ class Lab:
         file.write_text(recipe if isinstance(recipe, str) else dump(recipe))
         return file
 
-    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, session: bool = False, **environment: str) -> subprocess.Popen[str]:
+        """`session`: as a terminal would, so that a signal can be sent to it and to all that it starts."""
         command = [*COMMAND, *map(str, arguments), "--lab", str(self.path)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment)
+        pipe, told = subprocess.PIPE, os.environ | environment
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=told, start_new_session=session)
 
     def run(self, *arguments: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)

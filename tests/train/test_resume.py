@@ -4,7 +4,9 @@ Every run here is a process of the real command line, and a kill is a real SIGKI
 """
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -111,6 +113,31 @@ def test_asked_once_to_stop_it_saves_and_goes_on_later(
 
     assert final_bytes(lab.train(settings)) == final_bytes(expected := whole.train(settings))
     assert steps_of(run) == steps_of(expected)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_compiles_is_no_crash(lab: Any, recipe: Make, tmp_path: Path) -> None:
+    """A terminal sends it to the compiler, too, which lives through it; a second one ends everything."""
+    file = lab.write(recipe(schedule={"tokens": 20 * BATCH, "warmup": 512}, train={"compile": True}))
+
+    def interrupted(times: int) -> tuple[int, str]:
+        process = lab.start("train", file, session=True, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        give_up = time.monotonic() + 120
+        while not list((tmp_path / "cache").rglob("*.main.cpp")) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.5)
+        _, err = process.communicate(timeout=120)
+        return process.returncode, err
+
+    for times in (2, 1):
+        code, err = interrupted(times)
+        assert code == 130 and "Traceback" not in err and "stopping after this step" in err
+        shutil.rmtree(tmp_path / "cache")
+    (listed,) = lab.json("runs")
+    assert (listed["status"], listed["tokens"]) == ("interrupted", BATCH), "one step, as it was asked"
+    assert lab.run("train", file).returncode == 0
 
 
 def test_two_processes_do_not_train_one_run(lab: Any, recipe: Make) -> None:

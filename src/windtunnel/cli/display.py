@@ -1,7 +1,10 @@
 """What a person sees while something runs: a bar in a terminal, a line now and then in a log."""
 
+import os
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from windtunnel.quantities import about
 
+_LAST_WORDS = 2.0  # seconds to end in, after the second Ctrl-C
 _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -84,19 +88,39 @@ def display(quiet: bool = False) -> Iterator[Display]:
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM once: what runs is asked to stop, and saves. Twice: it is killed."""
-    asked = False
+    """Ctrl-C or SIGTERM once: what runs is asked to stop, and saves. Twice: it is killed.
 
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
+    A terminal sends Ctrl-C to every program that we have started, too, and a compiler must live through it. So SIGINT
+    is blocked, which they inherit, and one thread takes it; it also answers at once where the main thread can't.
+    """
+    asked, (heard, wake), seen = threading.Event(), socket.socketpair(), list[int]()
+    wake.setblocking(False)
+
+    def end(number: int, frame: object) -> None:
+        seen.append(number)
+        if len(seen) > 1:
             sys.exit(130)
-        asked = True
-        print("stopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def listen() -> None:
+        while heard.recv(1):
+            if asked.is_set():
+                time.sleep(_LAST_WORDS)
+                os._exit(130)
+            print("stopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
+            asked.set()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    woken = signal.set_wakeup_fd(wake.fileno())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield lambda: asked
+        yield asked.is_set
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
+        wake.close()
+        listener.join()
+        heard.close()
