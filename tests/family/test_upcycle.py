@@ -118,6 +118,16 @@ def test_it_goes_on_with_the_data_that_the_run_read_last(make_lab: Any, stem: Ma
     assert late.seed != run.recipe.seed, "in another order"
 
 
+def test_it_leaves_a_decayed_run_before_its_decay(make_lab: Any, recipe: Make, corpus: Corpus) -> None:
+    lab = make_lab()
+    run = create(
+        lab.path, recipe(schedule={"tokens": 20 * BATCH, "warmup": BATCH, "decay": "25%"}, train={"keep": 9}), corpus
+    )
+    train(run, corpus)
+    assert upcycle(run, corpus, Asked(TOKENS)).at_tokens == 15 * BATCH
+    assert upcycle(run, corpus, Asked(TOKENS, at=20 * BATCH)).at_tokens == 20 * BATCH
+
+
 def test_experts_are_not_made_of_experts(trained: tuple[Any, Run], corpus: Corpus) -> None:
     run = upcycle(trained[1], corpus, Asked(TOKENS, experts=4, name="once"))
     with pytest.raises(InputError, match="has 4 experts already"):

@@ -1,5 +1,6 @@
 """`windtunnel upcycle`: a run goes on as a mixture of experts."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
 from windtunnel.cli.runs import carry_out
-from windtunnel.quantities import parse_length, parse_tokens
+from windtunnel.quantities import about, parse_length, parse_tokens
 
 
 @app.command()
@@ -21,7 +22,9 @@ def upcycle(
     batch: Annotated[str | None, typer.Option(help="Tokens a step; the run's.")] = None,
     context: Annotated[int | None, typer.Option(min=2, help="Shorter windows, tokens.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Another corpus. An imported run needs one.")] = None,
-    at: Annotated[str | None, typer.Option(help="Tokens of the run's checkpoint to begin with; else its last.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Tokens of the checkpoint to begin with; else the last before a decay.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the new run.")] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -30,6 +33,7 @@ def upcycle(
     from windtunnel.data.shards import Corpus
     from windtunnel.family.upcycle import Asked
     from windtunnel.family.upcycle import upcycle as begin
+    from windtunnel.model.shape import active_params, count
     from windtunnel.train.run import find_run, open_corpus
 
     length = number_of("--tokens", tokens) or 0
@@ -38,4 +42,7 @@ def upcycle(
     text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else open_corpus(parent.lab, parent.recipe)
     asked = Asked(length, experts, per_token, parse_length(decay), lr, size, context, position, name)
     made = begin(parent, text, asked)
+    model = made.recipe.model
+    print(f"{made.id}: {parent.id} at {about(made.at_tokens or 0)} tokens, with experts {about(count(model).params)} "
+          f"parameters without embeddings, {about(active_params(model))} active", file=sys.stderr)  # fmt: skip
     carry_out(made, text, as_json)

@@ -10,6 +10,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length
 from windtunnel.recipe import Mixture
+from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, checkpoint_at, context_of, create
 
 _DECAY = Length(share=0.1)
@@ -19,7 +20,7 @@ _WARMUP = 0.02  # of the tokens: the moments begin at zero
 @dataclass(frozen=True)
 class Asked:
     """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones, none for a stem that
-    can be branched. `at`: the parent's checkpoint, else its last one."""
+    can be branched. `at`: the parent's checkpoint, else its last one before its decay."""
 
     tokens: int
     experts: int = 8
@@ -45,7 +46,7 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
     context = context_of(parent, asked.context or old.data.context)
     warmup = max(batch, round(_WARMUP * asked.tokens / batch) * batch)
-    at = checkpoint_at(parent, asked.at)
+    at = checkpoint_at(parent, _stable(parent) if asked.at is None else asked.at)
     recipe = old.change(
         name=asked.name or f"{old.name}-experts",
         seed=old.seed + 1,
@@ -57,6 +58,12 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         train={"batch": batch, "micro_batch": 0, "branch_points": ()},
     )
     return create(parent.lab, recipe, corpus, parent, at, anew=True)
+
+
+def _stable(parent: Run) -> int | None:
+    """Its last checkpoint before a decay, which a peak rate would undo."""
+    decay = parent.recipe.total_tokens - parent.recipe.decay_tokens
+    return max((tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= decay), default=None)
 
 
 def _mixture(parent: Run, corpus: Corpus, at: int) -> Mixture:

@@ -69,7 +69,8 @@ def _history(line: list[Run], tokens: int) -> str:
             steps.append(f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {where['layout']} layout, weights "
                          f"`{where['weights'][:12]}`")  # fmt: skip
         else:
-            decay = f", decay over the last {about(recipe.decay_tokens)}" if recipe.decay_tokens else ""
+            decayed = end - (recipe.total_tokens - recipe.decay_tokens)
+            decay = f", decay over the last {about(decayed)}" if decayed > 0 else ""
             steps.append(f"- {run.kind} `{run.id}`, {recipe.name}: tokens {about(start)} to {about(end)}, batch "
                          f"{about(recipe.train.batch)}, lr {recipe.optimizer.lr:g}{decay}")  # fmt: skip
     return "## Training\n\n" + "\n".join(reversed(steps))
