@@ -3,7 +3,7 @@
     .venv/bin/python bench/gpu_check.py [--device cpu]      # about 4 minutes on a GPU; --device cpu: small, to try it
 
 For each: the relative error (of a loss, of gradients by role, of weights after steps), beside its bound. Plain is eager
-fp32 with nothing captured. Prints a table and, last, one JSON list; without a GPU it says that it was skipped.
+fp32. Prints a table and, last, one JSON list; without a GPU it says that it was skipped.
 """
 
 import argparse

@@ -107,6 +107,12 @@ def test_members_are_the_models_that_they_would_be_alone(
         assert difference(model.embedding, begun.embedding) > 0.01
 
 
+def test_members_that_choose_otherwise_are_no_population(recipe: Make) -> None:
+    one = shape_of(recipe, experts=4)
+    with pytest.raises(ValueError, match="members must have one shape"):
+        Decoder([one, one.model_copy(update={"experts_per_token": 3})], CONTEXT, [0, 1])
+
+
 @shapes
 def test_members_have_the_logits_of_the_models_alone(recipe: Make, shape: dict[str, Any]) -> None:
     together, alone = population(members(recipe, shape))

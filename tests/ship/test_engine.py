@@ -29,7 +29,7 @@ def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
 
 
 def test_what_llama_cpp_does_to_its_process_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x\.gguf: llama\.cpp broke down on this file"):
+    with pytest.raises(InputError, match=r"x\.gguf: the process that ran llama\.cpp on it was killed, or crashed"):
         apart(_abort, tmp_path / "x.gguf")
     with pytest.raises(InputError, match=r"x\.gguf: cannot be read"):
         apart(LlamaCpp, tmp_path / "x.gguf")

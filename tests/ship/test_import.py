@@ -340,7 +340,10 @@ class TestStem:
     def test_text_of_another_tokenizer_is_refused(self, stem: Run, lab: Any) -> None:
         texts = [f"another text {i} of words" * 20 for i in range(50)]
         other = build(lab.path / "corpora/other", {"a": Documents(lambda: iter(texts), "generated")}, vocab=300)
-        with pytest.raises(InputError, match=f"not the tokenizer of {stem.id}; build it with .*--tokenizer {stem.id}"):
+        said = f"not the tokenizer of {stem.id}; build it with .*--tokenizer {stem.id}"
+        with pytest.raises(InputError, match=said):
+            upcycle.upcycle(stem, other, upcycle.Asked(256, lr=1e-3, batch=128, context=32))
+        with pytest.raises(InputError, match=said):
             branch(stem, other, 0, 256, lr=1e-3, batch=128, context=32)
 
     def test_it_is_not_trained_by_itself(self, stem: Run, lab: Any) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from windtunnel.errors import InputError
 from windtunnel.model.shape import activation_bytes, count
 from windtunnel.recipe import Recipe
-from windtunnel.train.device import Engine, _room, choose_engine
+from windtunnel.train.device import Engine, _room, check_experts, choose_engine
 from windtunnel.train.step import Step
 
 Make = Callable[..., Recipe]
@@ -22,6 +23,14 @@ def test_members_share_what_goes_through_at_once(recipe: Make) -> None:
     assert [choose_engine(large, members).micro_batch for members in (1, 2, 4, 64)] == [8192, 4096, 2048, 128]
     assert choose_engine(large, 4).members == 4 and "one of 4 members" in str(choose_engine(large, 4))
     assert choose_engine(large.change(train={"micro_batch": 256}), 4).micro_batch == 256
+
+
+def test_experts_that_a_gpu_does_not_take_are_refused(recipe: Make) -> None:
+    odd = recipe().model.model_copy(update={"experts": 4, "ffn": 100})
+    with pytest.raises(InputError, match=r"model\.ffn=100: experts on a GPU need a multiple of 8"):
+        check_experts(odd, "cuda")
+    check_experts(odd, "cpu")
+    check_experts(odd.model_copy(update={"experts": 0}), "cuda")
 
 
 def test_room_shrinks_with_members_and_ends_where_the_weights_do_not_fit(recipe: Make) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from rich.console import Console
@@ -109,6 +110,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
             print("stopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
             asked.set()
 
+    resource_tracker.ensure_running()  # multiprocessing's; where it starts, it unblocks SIGINT
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -122,5 +124,6 @@ def stopping() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         wake.close()
-        listener.join()
-        heard.close()
+        if len(seen) < 2:  # else it sees to it that we end
+            listener.join()
+            heard.close()

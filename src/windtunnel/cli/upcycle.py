@@ -23,7 +23,7 @@ def upcycle(
     context: Annotated[int | None, typer.Option(min=2, help="Shorter windows, tokens.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Another corpus. An imported run needs one.")] = None,
     at: Annotated[
-        str | None, typer.Option(help="Tokens of the checkpoint to begin with; else the last before a decay.")
+        str | None, typer.Option(help="Tokens of its checkpoint; else the last one, before a decay if that is kept.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the new run.")] = None,
     lab: Lab = DEFAULT_LAB,

@@ -5,22 +5,26 @@ moments, a schedule of its own; and it reads the corpus in another order.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length
 from windtunnel.recipe import Mixture
 from windtunnel.train import checkpoint
+from windtunnel.train.branch import check_tokenizer
 from windtunnel.train.run import Run, checkpoint_at, context_of, create
 
 _DECAY = Length(share=0.1)
 _WARMUP = 0.02  # of the tokens: the moments begin at zero
+_STEM_WARMUP = 20  # steps
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones, none for a stem that
-    can be branched. `at`: the parent's checkpoint, else its last one before its decay."""
+    can be branched. `at`: the parent's checkpoint, else its last one before a
+    decay, or the last of all where none is left."""
 
     tokens: int
     experts: int = 8
@@ -41,11 +45,11 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         raise InputError(f"{parent.id} has {old.model.experts} experts already")
     if old.is_imported and asked.lr is None:
         raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4")
-    batch, lr = asked.batch or old.train.batch, asked.lr or old.optimizer.lr
+    batch, lr = asked.batch or old.train.batch, old.optimizer.lr if asked.lr is None else asked.lr
     if asked.tokens < batch:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
+    check_tokenizer(parent, corpus)
     context = context_of(parent, asked.context or old.data.context)
-    warmup = max(batch, round(_WARMUP * asked.tokens / batch) * batch)
     at = checkpoint_at(parent, _stable(parent) if asked.at is None else asked.at)
     recipe = old.change(
         name=asked.name or f"{old.name}-experts",
@@ -54,10 +58,24 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         data={"corpus": corpus.folder.name, "context": context, "mixture": _mixture(parent, corpus, at), "stages": ()},
         # the same decay a unit of rate
         optimizer={"lr": lr, "weight_decay": old.optimizer.weight_decay * lr / old.optimizer.lr},
-        schedule={"tokens": asked.tokens, "kind": "wsd", "warmup": warmup, "decay": asked.decay},
+        schedule=_schedule(asked, batch),
         train={"batch": batch, "micro_batch": 0, "branch_points": ()},
     )
     return create(parent.lab, recipe, corpus, parent, at, anew=True)
+
+
+def _schedule(asked: Asked, batch: int) -> dict[str, Any]:
+    """Up, on, and straight down to zero. A stem's warm-up does not depend on its length, so that it can be extended."""
+    share = _WARMUP * asked.tokens if asked.decay.of(asked.tokens) else _STEM_WARMUP * batch
+    return {
+        "tokens": asked.tokens,
+        "kind": "wsd",
+        "warmup": max(batch, round(share / batch) * batch),
+        "decay": asked.decay,
+        "decay_shape": "linear",
+        "floor": 0.0,
+        "half_life": 0,
+    }
 
 
 def _stable(parent: Run) -> int | None:

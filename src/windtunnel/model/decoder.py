@@ -219,7 +219,8 @@ class Cache:
 
 def _shared(model: Model) -> tuple[object, ...]:
     """What all members of a population must have in common."""
-    return (*tensor_shapes(model).items(), model.heads, model.kv_heads, model.rope_base, model.norm_eps)
+    routed = model.experts_per_token if model.experts else 0
+    return (*tensor_shapes(model).items(), model.heads, model.kv_heads, routed, model.rope_base, model.norm_eps)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

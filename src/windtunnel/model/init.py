@@ -13,25 +13,24 @@ from windtunnel.recipe import Model
 def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
     """Every parameter, fp32 on CPU. Each has a generator of its own, so none depends on another, nor on a device."""
     table = rules(model)
-    tensors = {}
-    for name, shape in tensor_shapes(model).items():
-        rule = table[role_of(name)]
-        generator = torch.Generator().manual_seed(_seed_of(name, seed))
-        tensors[name] = torch.randn(shape, generator=generator) * rule.std + rule.mean
-    return tensors
+    return {
+        name: _drawn(name, shape, seed) * table[role_of(name)].std + table[role_of(name)].mean
+        for name, shape in tensor_shapes(model).items()
+    }
 
 
 def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Tensor]:
     """The weights of a model without experts as those of `model`, which is the same with experts: each a copy of the
     feed-forward, so that it computes what it did, whatever the routers say. Those are drawn with the plain init_std
     (paper 7.3: variance 0.01, at a width of 2304), without the table's share of the width."""
-    fresh, weights = initial_tensors(model, seed), {}
-    for name, shape in tensor_shapes(model).items():
-        if name.endswith(".router"):
-            weights[name] = fresh[name] * (model.init_std / rules(model)[role_of(name)].std)
-        else:
-            weights[name] = dense[name].expand(shape)
-    return weights
+    return {
+        name: _drawn(name, shape, seed) * model.init_std if name.endswith(".router") else dense[name].expand(shape)
+        for name, shape in tensor_shapes(model).items()
+    }
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(_seed_of(name, seed)))
 
 
 def _seed_of(name: str, seed: int) -> int:

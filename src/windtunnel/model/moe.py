@@ -48,8 +48,8 @@ def mixture(h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, c
 
 
 def unevenness(probabilities: Tensor, experts: Tensor) -> Tensor:
-    """The load-balancing loss of Switch Transformer (2101.03961, eq. 4) for the best few of the experts: 1 where all
-    get the same, as many as there are experts where all goes to one.
+    """The load-balancing loss of Switch Transformer (2101.03961, eq. 4) for the best few of the experts: about 1 where
+    all get the same; experts / chosen where all goes to the same few.
 
     Of each window for itself, so that it does not depend on how a batch is cut: probabilities (..., window, experts)
     and the experts chosen (..., window, chosen) -> (...).

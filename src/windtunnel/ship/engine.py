@@ -153,12 +153,12 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
 def apart(work: Callable[..., T], file: Path, *arguments: Any) -> T:
     """What `work(file, *arguments)` gives, from a process of its own. Where torch has computed there would be its idle
     threads beside llama.cpp's: more than processors, and OpenMP then sends threads to sleep whenever they wait, which
-    makes a small model four times slower. Raises InputError where llama.cpp brings the process down."""
+    makes a small model four times slower. Raises InputError where that process dies."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(work, file, *arguments).result()
         except BrokenProcessPool:
-            raise InputError(f"{file}: llama.cpp broke down on this file") from None
+            raise InputError(f"{file}: the process that ran llama.cpp on it was killed, or crashed") from None
 
 
 def usable_threads() -> int:

@@ -102,11 +102,16 @@ def _text(parent: Run, corpus: Corpus, at: int, mixture: Mixture | None, context
             f"--at {about(at)}: another corpus or context begins at a checkpoint of {parent.id}; there are: "
             f"{', '.join(map(str, there)) or 'none'}"
         )
+    check_tokenizer(parent, corpus)
+    if context and context > own.context:
+        raise InputError(f"--context {context}: {parent.id} knows {own.context} positions")
+    return {"corpus": corpus.folder.name, "context": context or own.context, "mixture": mixture or {}, "stages": ()}
+
+
+def check_tokenizer(parent: Run, corpus: Corpus) -> None:
+    """Raises InputError for a corpus whose tokens mean something else to the parent's model."""
     if Tokenizer.load(parent.tokenizer).sha256 != corpus.manifest.tokenizer_sha256:
         raise InputError(
             f"{corpus.folder}: not the tokenizer of {parent.id}; build it with `windtunnel corpus build NAME "
             f"SOURCE=PATH --tokenizer {parent.id}`"
         )
-    if context and context > own.context:
-        raise InputError(f"--context {context}: {parent.id} knows {own.context} positions")
-    return {"corpus": corpus.folder.name, "context": context or own.context, "mixture": mixture or {}, "stages": ()}

@@ -52,15 +52,23 @@ class Engine:
 
 def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     """Settle every `auto` of the recipe, for a run alone or as one of `members`. Raises InputError where a device was
-    asked for that is not there."""
+    asked for that is not there, or that does not take the shape."""
     train = recipe.train
     device = _device(train.device)
     precision = train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     compiled = _can_compile(device) if train.compile == "auto" else train.compile
+    check_experts(recipe.model, device)
     room = _room(recipe.model, members, _memory()) if device == "cuda" else train.batch
     most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
     micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, most)
     return Engine(device, precision, compiled, micro, torch.get_num_threads(), members, micro > room)
+
+
+def check_experts(model: Model, device: str) -> None:
+    """Raises InputError for experts that a GPU's grouped product does not take: rows are multiples of 16 bytes."""
+    for name in ("width", "ffn"):
+        if device == "cuda" and model.experts and getattr(model, name) % 8:
+            raise InputError(f"model.{name}={getattr(model, name)}: experts on a GPU need a multiple of 8")
 
 
 def keep_memory() -> None:

@@ -27,8 +27,8 @@ class Score:
 @dataclass(frozen=True)
 class Validation:
     """Scores by source, and `overall`: their mean, weighted by the tokens of each whole validation split. Mixtures do
-    not enter, so runs that differ in mixture compare. `unevenness`: of the experts, if there are any, in a window (1:
-    all are used alike), the mean over windows and layers."""
+    not enter, so runs that differ in mixture compare. `unevenness`: of the experts, if there are any, in a window (near
+    1: all are used alike), the mean over windows and layers."""
 
     overall: Score
     sources: dict[str, Score]
@@ -81,7 +81,7 @@ def _losses(
     rows, members = engine.micro_batch // (held.shape[1] - 1), model.members or 1
 
     def kept(values: Tensor, part: Tensor) -> np.ndarray:
-        return values.detach().double().cpu().numpy().reshape(members, rows, -1)[:, : len(part)]
+        return values.detach().cpu().double().numpy().reshape(members, rows, -1)[:, : len(part)]
 
     losses, uneven = [], []
     for part in held.split(rows):
