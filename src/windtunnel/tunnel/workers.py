@@ -79,7 +79,8 @@ def _start(reports: "SimpleQueue[tuple[Any, Any]]", stop: Event, free: "SimpleQu
 
 
 def _leave_with_parent() -> None:
-    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends."""
+    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends. Never within a report: the
+    queue's lock would stay taken, and the other workers would wait for it, and hold their runs, for ever."""
     parent = parent_process()
     assert parent
     wait_for([parent.sentinel])
@@ -98,7 +99,7 @@ def _train(paths: Sequence[Path], folder: Path) -> None:
         try:
             with _worker["training"]:
                 train_together(runs, corpus, watches)
-            _worker["reports"].put((os.getpid(), so_far()))
+                _worker["reports"].put((os.getpid(), so_far()))
             return
         except Busy:  # by another study, which wants it too; or by what is left of a study that was killed
             time.sleep(_WAIT_BUSY)
@@ -119,8 +120,9 @@ def _measure(recipe: Recipe, most: int) -> dict[int, float]:
     from windtunnel.train.compiled import so_far
     from windtunnel.train.speed import gains
 
-    found = gains(recipe, most, _stopped)
-    _worker["reports"].put((os.getpid(), so_far()))
+    with _worker["training"]:
+        found = gains(recipe, most, _stopped)
+        _worker["reports"].put((os.getpid(), so_far()))
     return found
 
 
