@@ -1,8 +1,10 @@
 """The best size at a budget: the published numbers, the closed form against the search, and what lies outside."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from windtunnel.laws.loss import LossLaw
@@ -80,9 +82,11 @@ def test_no_other_size_is_better(law: LossLaw, log_flops: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(law=laws)
+@example(law=LossLaw(E=1.0, A=1.0, alpha=0.75, B=1.0, beta=0.5, c=2.0))
 def test_the_search_finds_the_closed_form(law: LossLaw) -> None:
+    """Without E, which moves no optimum: beside it a reducible loss of 1e-10 nats is lost in rounding."""
     best = closed_form(law, 1e18)
-    found = search(law.at, lambda n: 1e18 / (6 * n), best.params / 30, best.params * 50)
+    found = search(replace(law, E=0.0).at, lambda n: 1e18 / (6 * n), best.params / 30, best.params * 50)
     assert found.params == pytest.approx(best.params, rel=1e-6)
 
 

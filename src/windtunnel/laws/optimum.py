@@ -51,8 +51,9 @@ def closed_form(law: LossLaw, flops: float) -> Optimum:
 
 def search(loss: Callable[[Array, Array], Array], tokens: Callable[[Array], Array], low: float, high: float) -> Optimum:
     """Where `loss(N, tokens(N))` is lowest for N between `low` and `high`: a grid in log N, then the root of the slope,
-    to about 1e-9 of N. At an edge, and where the slope has no root beside the lowest point of the grid, it is that
-    point: to a step of the grid, log(high / low) / 399. Both functions take arrays and must be smooth."""
+    to about 1e-9 of N, or to what rounding leaves of the loss. At an edge, and where the slope has no root beside the
+    lowest point of the grid, it is that point: to a step of the grid, log(high / low) / 399. Both functions take arrays
+    and must be smooth."""
 
     def at(log_n: Array) -> Array:
         n = np.exp(log_n)
