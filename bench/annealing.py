@@ -1,11 +1,13 @@
-"""Do laws of annealing, fitted to three runs, predict runs with other schedules? (Multi-power law, arXiv 2503.12811.)
+"""Do laws of annealing, fitted to three runs, predict runs with other schedules? (Multi-power
+law, arXiv 2503.12811.)
 
     .venv/bin/python bench/annealing.py [--data DIR]
 
-On the published loss curves of models of 25M and 100M parameters: the laws are fitted to cosine_24000, constant_24000
-and wsdcon_9, and predict the six others, two of them three times as long. Prints for each size the mean absolute error
-of each curve by the multi-power law with its published constants, fitted here, and fitted here with shape and power of
-the nine curves of the other size, and by Tissue's law; then what decays end at, by the fitted law; last, one JSON list.
+On the published loss curves of models of 25M and 100M parameters: the laws are fitted to
+cosine_24000, constant_24000 and wsdcon_9, and predict the six others, two of them three times as
+long. Prints for each size the mean absolute error of each curve by the multi-power law with its
+published constants, fitted here, and fitted here with shape and power of the nine curves of the
+other size, and by Tissue's law; then what decays end at, by the fitted law; last, one JSON list.
 The targets are the errors of the published constants: the largest of the six, and their mean.
 """
 
@@ -33,7 +35,9 @@ TOTAL, LENGTHS = 24_000, (1200, 2400, 4800, 7200, 9600)  # steps
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--data", type=Path, default=Path("../shared/data"))
     folder = arguments.parse_args().data / "multi_power_law"
     if not folder.exists():
@@ -57,8 +61,16 @@ def main() -> None:
         claims += [claim(size, name, "largest", max(errors[name]), TARGETS[size]) for name in fits]
         means = {name: float(np.mean(errors[name])) for name in errors}
         claims += [claim(size, name, "mean", means[name], means["published"]) for name in fits]
-        claims.append({"claim": f"{size}M: seconds of the fit", "value": round(seconds, 1), "unit": "s", "target": 10,
-                       "ok": seconds <= 10, "machine": "any"})  # fmt: skip
+        claims.append(
+            {
+                "claim": f"{size}M: seconds of the fit",
+                "value": round(seconds, 1),
+                "unit": "s",
+                "target": 10,
+                "ok": seconds <= 10,
+                "machine": "any",
+            }
+        )
     print(json.dumps(claims))
 
 
@@ -66,7 +78,12 @@ def read(folder: Path) -> dict[str, Curve]:
     found = {}
     for path in sorted(folder.glob("*.csv")):
         with path.open() as file:
-            table = np.array([[float(row[key]) for key in ("step", "lr", "loss")] for row in csv.DictReader(file)])
+            table = np.array(
+                [
+                    [float(row[key]) for key in ("step", "lr", "loss")]
+                    for row in csv.DictReader(file)
+                ]
+            )
         steps = table[:, 0].astype(int)
         rates = rates_of(path.stem, steps[-1] + 1)
         if not np.allclose(rates[steps], table[:, 1], rtol=1e-6):
@@ -94,12 +111,18 @@ def rates_of(name: str, count: int) -> Array:
 
 def show(size: int, curves: dict[str, Curve], fits: dict[str, Fit]) -> dict[str, list[float]]:
     """Prints the errors; gives back those of the curves that were not fitted."""
-    laws: dict[str, Law] = {"published": PUBLISHED[size]} | {name: found.law for name, found in fits.items()}
-    print(f"\n{size}M: mean absolute error, nats/token\n\n| curve | {' | '.join(laws)} |\n|---|{'---|' * len(laws)}")
+    laws: dict[str, Law] = {"published": PUBLISHED[size]} | {
+        name: found.law for name, found in fits.items()
+    }
+    print(
+        f"\n{size}M: mean absolute error, nats/token\n\n| curve | {' | '.join(laws)} |\n|---|{'---|' * len(laws)}"
+    )
     errors: dict[str, list[float]] = {name: [] for name in laws}
     for curve in sorted(curves, key=lambda name: (name not in FITTED, name)):
         of_curve = {name: law.error(curves[curve]) for name, law in laws.items()}
-        print(f"| {curve}{' (fitted)' * (curve in FITTED)} | {' | '.join(f'{e:.4f}' for e in of_curve.values())} |")
+        print(
+            f"| {curve}{' (fitted)' * (curve in FITTED)} | {' | '.join(f'{e:.4f}' for e in of_curve.values())} |"
+        )
         if curve not in FITTED:
             for name, error in of_curve.items():
                 errors[name].append(error)
@@ -114,21 +137,40 @@ def show(size: int, curves: dict[str, Curve], fits: dict[str, Fit]) -> dict[str,
 def show_decays(law: Law) -> None:
     """Of a run of 24,000 steps that decays to a tenth of the peak."""
     done = np.linspace(0, 1, 201)
-    shapes = {"linear": 1 - done, "cosine": (1 + np.cos(np.pi * done)) / 2, "1-sqrt": 1 - done**0.5,
-              "sqrt": (1 - done) ** 0.5, "power 1.5": (1 - done) ** 1.5, "power 2": (1 - done) ** 2}  # fmt: skip
-    floored = {name: 0.1 + 0.9 * shape for name, shape in shapes.items()} | {"exponential": 0.1**done}
+    shapes = {
+        "linear": 1 - done,
+        "cosine": (1 + np.cos(np.pi * done)) / 2,
+        "1-sqrt": 1 - done**0.5,
+        "sqrt": (1 - done) ** 0.5,
+        "power 1.5": (1 - done) ** 1.5,
+        "power 2": (1 - done) ** 2,
+    }
+    floored = {name: 0.1 + 0.9 * shape for name, shape in shapes.items()} | {
+        "exponential": 0.1**done
+    }
     stem = Schedule.of_steps(rates_of(f"constant_{TOTAL}", TOTAL))
-    priced = {(decay.shape, decay.length): decay.loss for decay in price_decays(law, stem, TOTAL, LENGTHS, floored)}
+    priced = {
+        (decay.shape, decay.length): decay.loss
+        for decay in price_decays(law, stem, TOTAL, LENGTHS, floored)
+    }
     print(f"\ndecays to a tenth that end at step {TOTAL}: the loss by the law\n")
     print(f"| decay, steps | {' | '.join(floored)} |\n|---|{'---|' * len(floored)}")
     for length in LENGTHS:
         cells = [priced[name, length] for name in floored]
-        print(f"| {length} ({length / TOTAL:.0%}) | {' | '.join(f'{cell:.4f}' for cell in cells)} |")
+        print(
+            f"| {length} ({length / TOTAL:.0%}) | {' | '.join(f'{cell:.4f}' for cell in cells)} |"
+        )
 
 
 def claim(size: int, name: str, which: str, value: float, target: float) -> dict[str, object]:
-    return {"claim": f"{size}M: {name}: {which} error of six curves", "value": round(value, 5), "unit": "nats/token",
-            "target": round(target, 5), "ok": bool(value <= target), "machine": "any"}  # fmt: skip
+    return {
+        "claim": f"{size}M: {name}: {which} error of six curves",
+        "value": round(value, 5),
+        "unit": "nats/token",
+        "target": round(target, 5),
+        "ok": bool(value <= target),
+        "machine": "any",
+    }
 
 
 if __name__ == "__main__":

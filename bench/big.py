@@ -1,12 +1,14 @@
-"""One big model on one GPU: tokens a second, and the share of the maker's dense bf16 peak, at context 4096.
+"""One big model on one GPU: tokens a second, and the share of the maker's dense bf16 peak, at
+context 4096.
 
     .venv/bin/python bench/big.py [SIZE...] [--seconds 20]      # about 3 minutes a size on an H200
 
-The loop's own step (bf16 with fp32 weights, layers compiled, replayed from CUDA graphs, AdamW) on random tokens. FLOPs
-a token are exact (`windtunnel.model.shape.flops_per_token`: matrix products only, causal attention, backward = 2x
-forward). The floors: arithmetic over the peak, and the bytes that the optimiser and the weights of each part must move
-over the memory bandwidth measured in the same run. Prints a table and, last, one JSON list; without a GPU it says that
-it was skipped. That the loss is that of the plain reference is held by bench/gpu_check.py.
+The loop's own step (bf16 with fp32 weights, layers compiled, replayed from CUDA graphs, AdamW) on
+random tokens. FLOPs a token are exact (`windtunnel.model.shape.flops_per_token`: matrix products
+only, causal attention, backward = 2x forward). The floors: arithmetic over the peak, and the
+bytes that the optimiser and the weights of each part must move over the memory bandwidth measured
+in the same run. Prints a table and, last, one JSON list; without a GPU it says that it was
+skipped. That the loss is that of the plain reference is held by bench/gpu_check.py.
 """
 
 import argparse
@@ -23,16 +25,34 @@ from windtunnel.train.speed import tokens_per_second
 CONTEXT = 4096
 # the second and third are the paper's MiniCPM-1.2B and 2.4B
 SHAPES = {
-    "0.5B": ({"width": 1280, "depth": 24, "heads": 20, "ffn": 3200, "vocab": 32_768}, 131_072, 0.50),
-    "1.2B": ({"width": 1536, "depth": 52, "heads": 24, "kv_heads": 8, "ffn": 3840, "vocab": 73_440}, 131_072, 0.50),
-    "2.4B": ({"width": 2304, "depth": 40, "heads": 36, "ffn": 5760, "vocab": 122_753}, 65_536, 0.55),
+    "0.5B": (
+        {"width": 1280, "depth": 24, "heads": 20, "ffn": 3200, "vocab": 32_768},
+        131_072,
+        0.50,
+    ),
+    "1.2B": (
+        {"width": 1536, "depth": 52, "heads": 24, "kv_heads": 8, "ffn": 3840, "vocab": 73_440},
+        131_072,
+        0.50,
+    ),
+    "2.4B": (
+        {"width": 2304, "depth": 40, "heads": 36, "ffn": 5760, "vocab": 122_753},
+        65_536,
+        0.55,
+    ),
 }
-PUBLISHED = "published: llm-foundry 1B, 8x H100: 45.5k tokens/s a GPU, 41.8%; OLMo-core 1B, H100: 46k, 40%"
+PUBLISHED = (
+    "published: llm-foundry 1B, 8x H100: 45.5k tokens/s a GPU, 41.8%; OLMo-core 1B, H100: 46k, 40%"
+)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES))
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES)
+    )
     arguments.add_argument("--seconds", type=float, default=20)
     given = arguments.parse_args()
     if not torch.cuda.is_available():
@@ -41,18 +61,30 @@ def main() -> None:
         return
     device = torch.device("cuda")
     bandwidth, peak = measured_bandwidth(device), measured_peak(device, torch.bfloat16, seconds=2)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: measured {peak / 1e12:.0f} TFLOP/s of matrices, "
-          f"{bandwidth / 1e12:.2f} TB/s of memory\n{PUBLISHED}")  # fmt: skip
-    print("| size | parameters | tokens/s | of the peak | of the measured peak | floor: arithmetic | floor: bytes | "
-          "step | memory | at once |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: measured {peak / 1e12:.0f} TFLOP/s of matrices, "
+        f"{bandwidth / 1e12:.2f} TB/s of memory\n{PUBLISHED}"
+    )
+    print(
+        "| size | parameters | tokens/s | of the peak | of the measured peak | floor: arithmetic | floor: bytes | "
+        "step | memory | at once |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     claims = [measure(size, given.seconds, peak, bandwidth) for size in given.sizes]
     print(json.dumps(claims))
 
 
 def measure(size: str, seconds: float, measured: float, bandwidth: float) -> dict[str, object]:
     model, batch, target = SHAPES[size]
-    recipe = parse({"name": size, "model": model, "data": {"corpus": "none", "context": CONTEXT},
-                    "schedule": {"tokens": "10M"}, "train": {"batch": batch}}, "bench")  # fmt: skip
+    recipe = parse(
+        {
+            "name": size,
+            "model": model,
+            "data": {"corpus": "none", "context": CONTEXT},
+            "schedule": {"tokens": "10M"},
+            "train": {"batch": batch},
+        },
+        "bench",
+    )
     engine, shape = choose_engine(recipe), recipe.model
     torch.cuda.reset_peak_memory_stats()
     taken = batch / tokens_per_second(recipe, seconds)
@@ -61,14 +93,23 @@ def measure(size: str, seconds: float, measured: float, bandwidth: float) -> dic
     # the optimiser: 32 a parameter; each part: weights read and cast, gradients added
     moved = params * (32 + parts * (4 + 2 + 2 * 2 + 2 + 4 + 4))
     share = flops / taken / matrix_peak(engine)
-    print(f"| {size} | {params:,} | {batch / taken:,.0f} | {share:.1%} | {flops / taken / measured:.1%} | "
-          f"{flops / measured * 1e3:.0f} ms | {moved / bandwidth * 1e3:.0f} ms | {taken * 1e3:.0f} ms | "
-          f"{torch.cuda.max_memory_allocated() / 2**30:.0f} GiB | {engine.micro_batch} tokens"
-          f"{', layers again' if engine.recompute else ''} |", flush=True)  # fmt: skip
+    print(
+        f"| {size} | {params:,} | {batch / taken:,.0f} | {share:.1%} | {flops / taken / measured:.1%} | "
+        f"{flops / measured * 1e3:.0f} ms | {moved / bandwidth * 1e3:.0f} ms | {taken * 1e3:.0f} ms | "
+        f"{torch.cuda.max_memory_allocated() / 2**30:.0f} GiB | {engine.micro_batch} tokens"
+        f"{', layers again' if engine.recompute else ''} |",
+        flush=True,
+    )
     torch.cuda.empty_cache()
-    return {"claim": f"{size} at context {CONTEXT}: share of the dense bf16 peak", "value": round(share, 4),
-            "unit": "share", "target": target, "ok": share >= target, "machine": f"{machine()}, "
-            f"{torch.cuda.get_device_name()}", "tokens_per_s": round(batch / taken)}  # fmt: skip
+    return {
+        "claim": f"{size} at context {CONTEXT}: share of the dense bf16 peak",
+        "value": round(share, 4),
+        "unit": "share",
+        "target": target,
+        "ok": share >= target,
+        "machine": f"{machine()}, {torch.cuda.get_device_name()}",
+        "tokens_per_s": round(batch / taken),
+    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Does a longer decay mend what `bench/wsd_cosine.py` found at 4M tokens, where a decay of 10% ends above cosine?
+"""Does a longer decay mend what `bench/wsd_cosine.py` found at 4M tokens, where a decay of 10%
+ends above cosine?
 
     .venv/bin/python bench/decay_length.py [--lab DIR] [--seeds N]
 
-From the stems of `wsd_cosine.py` in the same lab: branches that all end at 4.4M tokens, with decays of 0.4M, 0.88M and
-1.76M tokens, linear to zero and exponential to a tenth, against the cosine runs of that length. Prints a table and one
-JSON list.
+From the stems of `wsd_cosine.py` in the same lab: branches that all end at 4.4M tokens, with
+decays of 0.4M, 0.88M and 1.76M tokens, linear to zero and exponential to a tenth, against the
+cosine runs of that length. Prints a table and one JSON list.
 """
 
 import argparse
@@ -28,7 +29,9 @@ SHAPES: tuple[tuple[DecayShape, float], ...] = (("linear", 0.0), ("exponential",
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--lab", type=Path, default=Path("lab"))
     arguments.add_argument("--seeds", type=int, default=3)
     given = arguments.parse_args()
@@ -44,8 +47,16 @@ def main() -> None:
         for shape, _ in SHAPES:
             mean, half = interval([seed[shape, decay] - seed["cosine", 0] for seed in losses])
             cells.append(f"{mean:+.4f} ± {half:.4f}")
-            claims.append({"claim": f"{shape} decay of {about(decay)} minus cosine", "value": round(mean, 4),
-                           "unit": "nats/token", "target": None, "ok": None, "machine": "any"})  # fmt: skip
+            claims.append(
+                {
+                    "claim": f"{shape} decay of {about(decay)} minus cosine",
+                    "value": round(mean, 4),
+                    "unit": "nats/token",
+                    "target": None,
+                    "ok": None,
+                    "machine": "any",
+                }
+            )
         print(f"| {about(decay)} ({decay / TOTAL:.0%}) | " + " | ".join(cells) + " |")
     print(json.dumps(claims))
 
@@ -64,7 +75,15 @@ def measure(lab: Path, corpus: Corpus, seed: int) -> dict[tuple[str, int], float
         losses, like = {}, stem
         for shape, floor in SHAPES:
             for decay in DECAYS:
-                like = branch(stem, corpus, TOTAL - decay, decay, shape, floor, name=f"{shape}-over-{about(decay)}")
+                like = branch(
+                    stem,
+                    corpus,
+                    TOTAL - decay,
+                    decay,
+                    shape,
+                    floor,
+                    name=f"{shape}-over-{about(decay)}",
+                )
                 losses[shape, decay] = final(like)
         losses["cosine", 0] = final(create(lab, cosine(stem_recipe, like, 0.1), corpus))
     return losses

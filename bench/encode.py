@@ -1,11 +1,13 @@
-"""How many times faster than Hugging Face's tokenizers are documents encoded, on one core, and are the ids the same?
+"""How many times faster than Hugging Face's tokenizers are documents encoded, on one core, and
+are the ids the same?
 
     .venv/bin/python bench/encode.py [--lab DIR] [--tokenizer FILE]
 
-Every document of the core corpus (fetched if it is not in DIR), in batches of half a megabyte as the build encodes
-them, one thread, in turns: tokenizers as fast as it goes (`encode_batch_fast`, ids as Python lists), and the build's
-encoder (ids as an array, end tokens and lengths with them). Seconds are of this thread alone. All ids are compared.
-The tokenizer is the corpus' own or FILE. Prints a table and, last, one JSON list.
+Every document of the core corpus (fetched if it is not in DIR), in batches of half a megabyte as
+the build encodes them, one thread, in turns: tokenizers as fast as it goes (`encode_batch_fast`,
+ids as Python lists), and the build's encoder (ids as an array, end tokens and lengths with them).
+Seconds are of this thread alone. All ids are compared. The tokenizer is the corpus' own or FILE.
+Prints a table and, last, one JSON list.
 """
 
 import argparse
@@ -34,18 +36,24 @@ T = TypeVar("T")
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--lab", type=Path, default=Path("lab"))
     arguments.add_argument("--tokenizer", type=Path, default=None)
     given = arguments.parse_args()
     tokenizer = Tokenizer.load(given.tokenizer) if given.tokenizer else core(given.lab).tokenizer
-    documents = [text for f in fetch(["core"], given.lab / "downloads") for text in f.documents().read()]
+    documents = [
+        text for f in fetch(["core"], given.lab / "downloads") for text in f.documents().read()
+    ]
     texts = [text for text in documents if isinstance(text, str)]
     random.Random(0).shuffle(texts)
     begin = time.thread_time()
     chosen = engine(tokenizer, texts[:5000])
     proof = time.thread_time() - begin
-    print(f"vocabulary of {tokenizer.vocab}; the build encodes by {chosen}, proven in {proof:.1f} s\n")
+    print(
+        f"vocabulary of {tokenizer.vocab}; the build encodes by {chosen}, proven in {proof:.1f} s\n"
+    )
     if chosen.startswith("tokenizers"):
         print(json.dumps([]))
         return
@@ -95,18 +103,32 @@ def batches(texts: list[str]) -> Iterator[list[str]]:
 def report(rows: np.ndarray, different: int) -> None:
     size, slow, fast = rows.sum(axis=0)
     ratios = np.quantile(rows[:, 1] / rows[:, 2], [0.25, 0.5, 0.75])
-    print("| text | tokenizers | the build's encoder | times faster, of all (quartiles of batches) | other ids |")
+    print(
+        "| text | tokenizers | the build's encoder | times faster, of all (quartiles of batches) | other ids |"
+    )
     print("|---|---|---|---|---|")
     print(
         f"| {size:.1f} MB | {size / slow:.2f} MB/s | {size / fast:.2f} MB/s | {slow / fast:.2f} "
         f"({ratios[0]:.2f} to {ratios[2]:.2f}) | {different} documents |"
     )
     claims = [
-        {"claim": "encoding, times the speed of tokenizers on one core", "value": round(slow / fast, 2), "unit": "x",
-         "target": 4, "ok": bool(slow / fast >= 4), "machine": platform.machine()},
-        {"claim": "documents of the core corpus with other ids", "value": different, "unit": "documents",
-         "target": 0, "ok": different == 0, "machine": "any"},
-    ]  # fmt: skip
+        {
+            "claim": "encoding, times the speed of tokenizers on one core",
+            "value": round(slow / fast, 2),
+            "unit": "x",
+            "target": 4,
+            "ok": bool(slow / fast >= 4),
+            "machine": platform.machine(),
+        },
+        {
+            "claim": "documents of the core corpus with other ids",
+            "value": different,
+            "unit": "documents",
+            "target": 0,
+            "ok": different == 0,
+            "machine": "any",
+        },
+    ]
     print(json.dumps(claims))
     sys.exit(0 if all(claim["ok"] for claim in claims) else 1)
 

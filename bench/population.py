@@ -1,13 +1,15 @@
-"""How many small models a device trains at once, and how fast: members of one population against one after the other.
+"""How many small models a device trains at once, and how fast: members of one population against
+one after the other.
 
     .venv/bin/python bench/population.py [--sizes "50k, batch 512"] [--members 1,2,4,8] [--rounds 9]
 
-For each shape and number of members P: steps of P members together alternate with steps of one model in one process;
-the ratio is P times the time of the one over the time of the P. On a CPU one thread, as a worker of a fleet has, by the
-time of this process; on a GPU up to 9M parameters and 16,384 tokens a step, where one model alone is compiled and
-replayed from CUDA graphs too. Beside it the two floors of a member's step: its FLOPs over the matrix peak measured in
-the same run, and the bytes that AdamW must move (32 a parameter) over the memory bandwidth measured in the same run.
-Trials an hour: of 20 tokens a parameter. Prints a table and, last, one JSON list.
+For each shape and number of members P: steps of P members together alternate with steps of one
+model in one process; the ratio is P times the time of the one over the time of the P. On a CPU
+one thread, as a worker of a fleet has, by the time of this process; on a GPU up to 9M parameters
+and 16,384 tokens a step, where one model alone is compiled and replayed from CUDA graphs too.
+Beside it the two floors of a member's step: its FLOPs over the matrix peak measured in the same
+run, and the bytes that AdamW must move (32 a parameter) over the memory bandwidth measured in the
+same run. Trials an hour: of 20 tokens a parameter. Prints a table and, last, one JSON list.
 """
 
 import argparse
@@ -43,8 +45,12 @@ TARGET = 6.0  # of 9M members on a GPU, 16 to 64 of them
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--sizes", default=";".join(SHAPES[device]), help="separated by semicolons")
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--sizes", default=";".join(SHAPES[device]), help="separated by semicolons"
+    )
     arguments.add_argument("--members", default=MEMBERS[device])
     arguments.add_argument("--rounds", type=int, default=9)
     given = arguments.parse_args()
@@ -53,16 +59,24 @@ def main() -> None:
         print("no GPU: its shapes are skipped, their claim is not measured")
     kind, claims = torch.device(device), []
     peak, bandwidth = measured_peak(kind, torch.bfloat16), measured_bandwidth(kind)
-    print(f"{machine()}; matrix peak {peak / 1e9:,.0f} GFLOP/s, memory {bandwidth / 1e9:,.1f} GB/s ({device})")
+    print(
+        f"{machine()}; matrix peak {peak / 1e9:,.0f} GFLOP/s, memory {bandwidth / 1e9:,.1f} GB/s ({device})"
+    )
     for name in given.sizes.split(";"):
         model, context, batch = SHAPES[device][name]
         recipe = recipe_of(name, model, context, batch)
-        claims += measure(name, recipe, [int(p) for p in given.members.split(",")], given.rounds, peak, bandwidth)
+        claims += measure(
+            name, recipe, [int(p) for p in given.members.split(",")], given.rounds, peak, bandwidth
+        )
     print(json.dumps(claims))
 
 
 def recipe_of(name: str, model: dict, context: int, batch: int) -> Recipe:
-    settings = {"name": name, "model": model | {"base_width": 64}, "data": {"corpus": "none", "context": context}}
+    settings = {
+        "name": name,
+        "model": model | {"base_width": 64},
+        "data": {"corpus": "none", "context": context},
+    }
     return parse(settings | {"schedule": {"tokens": "1M"}, "train": {"batch": batch}}, "bench")
 
 
@@ -72,9 +86,13 @@ def measure(
     shape, batch = recipe.model, recipe.train.batch
     flops = flops_per_token(shape, recipe.data.context) * batch
     floors = flops / peak, 32 * count(shape).params_total / bandwidth
-    print(f"\n{name}: {count(shape).params_total:,} parameters; floors of a member's step: arithmetic "
-          f"{floors[0] * 1e3:.3f} ms, optimiser's bytes {floors[1] * 1e3:.3f} ms")  # fmt: skip
-    print("| members | ms a member's step | of the matrix peak | times one after the other | trials an hour |")
+    print(
+        f"\n{name}: {count(shape).params_total:,} parameters; floors of a member's step: arithmetic "
+        f"{floors[0] * 1e3:.3f} ms, optimiser's bytes {floors[1] * 1e3:.3f} ms"
+    )
+    print(
+        "| members | ms a member's step | of the matrix peak | times one after the other | trials an hour |"
+    )
     print("|---|---|---|---|---|")
     clock = time.process_time if choose_engine(recipe).device == "cpu" else time.perf_counter
     alone, claims = timed_step(recipe), []
@@ -85,12 +103,23 @@ def measure(
         ratios = [many * a / b for a, b in pairs]
         gain, quarters = statistics.median(ratios), statistics.quantiles(ratios, n=4)
         trials = 3600 / (seconds * 20 * count(shape).params_total / batch)
-        print(f"| {many} | {seconds * 1e3:.3f} | {flops / seconds / peak:.1%} | {gain:.2f} ({quarters[0]:.2f} to "
-              f"{quarters[2]:.2f}) | {trials:,.0f} |", flush=True)  # fmt: skip
+        print(
+            f"| {many} | {seconds * 1e3:.3f} | {flops / seconds / peak:.1%} | {gain:.2f} ({quarters[0]:.2f} to "
+            f"{quarters[2]:.2f}) | {trials:,.0f} |",
+            flush=True,
+        )
         aimed = name.startswith("9M") and many >= 16
-        claims.append({"claim": f"{name}: {many} members over one after the other", "value": round(gain, 3),
-                       "unit": "x", "target": TARGET if aimed else None, "ok": gain >= TARGET if aimed else None,
-                       "peak_share": round(flops / seconds / peak, 4), "machine": machine()})  # fmt: skip
+        claims.append(
+            {
+                "claim": f"{name}: {many} members over one after the other",
+                "value": round(gain, 3),
+                "unit": "x",
+                "target": TARGET if aimed else None,
+                "ok": gain >= TARGET if aimed else None,
+                "peak_share": round(flops / seconds / peak, 4),
+                "machine": machine(),
+            }
+        )
     return claims
 
 

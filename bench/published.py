@@ -1,4 +1,5 @@
-"""Published measurements as points for the laws. Read where they lie, never copied here; `--data DIR` says where.
+"""Published measurements as points for the laws. Read where they lie, never copied here; `--data
+DIR` says where.
 
 Where each comes from, its licence and which columns mean what: the README beside the files.
 """
@@ -17,7 +18,9 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def chinchilla(data: Path = DATA) -> Points:
-    """245 runs read off a figure (arXiv 2404.10102); the five highest losses are left out, as there."""
+    """245 runs read off a figure (arXiv 2404.10102); the five highest losses are left out, as
+    there.
+    """
     rows = _rows(data / "epoch_chinchilla" / "svg_extracted_data.csv")
     rows = sorted(rows, key=lambda row: float(row["loss"]))[:240]
     params, flops = _column(rows, "Model Size"), _column(rows, "Training FLOP")
@@ -25,11 +28,17 @@ def chinchilla(data: Path = DATA) -> Points:
 
 
 def gemstones(which: str, data: Path = DATA) -> Points:
-    """`hot`: at the stable rate; `cool_end`: after the cooldown (arXiv 2502.06857). A stem is a shape."""
+    """`hot`: at the stable rate; `cool_end`: after the cooldown (arXiv 2502.06857). A stem is a
+    shape.
+    """
     text = (data / "gemstones" / f"wandb_df_for_fitting_{which}.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
-    return Points.of(_column(rows, "params_active_precise"), _column(rows, "tokens"), _column(rows, "final_loss"),
-                     stem=[row["run_name"] for row in rows])  # fmt: skip
+    return Points.of(
+        _column(rows, "params_active_precise"),
+        _column(rows, "tokens"),
+        _column(rows, "final_loss"),
+        stem=[row["run_name"] for row in rows],
+    )
 
 
 def wsd_branches(data: Path = DATA) -> Points:
@@ -44,7 +53,9 @@ def cosine_runs(data: Path = DATA) -> Points:
 
 def datablations(data: Path = DATA) -> Points:
     """The C4 runs of arXiv 2305.16264 that read nothing twice and stay below a loss of 5."""
-    rows = [row for row in _rows(data / "datablations" / "c4_runs.csv") if float(row["epochs"]) <= 1]
+    rows = [
+        row for row in _rows(data / "datablations" / "c4_runs.csv") if float(row["epochs"]) <= 1
+    ]
     return Points.of(_column(rows, "N"), _column(rows, "D"), _column(rows, "loss"))
 
 
@@ -52,7 +63,9 @@ def laptop(data: Path = DATA) -> Points:
     """Four sizes of 24k to 530k parameters, five lengths, branches of one stem each."""
     rows = _rows(data / "laptop_scale" / "table.csv")
     params = {key: _column(rows, key) for key in ("params", "params_total")}
-    return Points.of(params, _column(rows, "tokens"), _column(rows, "loss"), stem=[row["params"] for row in rows])
+    return Points.of(
+        params, _column(rows, "tokens"), _column(rows, "loss"), stem=[row["params"] for row in rows]
+    )
 
 
 SETS: dict[str, Callable[..., Points]] = {
@@ -66,11 +79,18 @@ SETS: dict[str, Callable[..., Points]] = {
 
 
 def _wsd_cosine(data: Path, kept: Callable[[dict[str, str]], bool]) -> Points:
-    rows = [row for row in _rows(data / "wsd_cosine_curves" / "runs.csv")
-            if row["dataset"] == "slimpajama" and kept(row)]  # fmt: skip
+    rows = [
+        row
+        for row in _rows(data / "wsd_cosine_curves" / "runs.csv")
+        if row["dataset"] == "slimpajama" and kept(row)
+    ]
     params = {"params": _column(rows, "params_nonemb"), "params_total": _column(rows, "params")}
-    return Points.of(params, _column(rows, "tokens"), _column(rows, "final_val_loss"),
-                     stem=[row["params"] for row in rows])  # fmt: skip
+    return Points.of(
+        params,
+        _column(rows, "tokens"),
+        _column(rows, "final_val_loss"),
+        stem=[row["params"] for row in rows],
+    )
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

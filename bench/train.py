@@ -1,15 +1,17 @@
-"""Tokens a second of our loop against plain eager fp32 PyTorch and against transformers' GraniteForCausalLM.
+"""Tokens a second of our loop against plain eager fp32 PyTorch and against transformers'
+GraniteForCausalLM.
 
     .venv/bin/python bench/train.py [SIZE...] [--rounds N]
 
-The same shape, batch (8,192 tokens, context 256) and AdamW for all, on random tokens. Each loop is a process of its
-own, as its user would start it; they take turns of five steps in a row, as a training takes them, of which the first is
-not timed, and a round's ratio is taken within it. FLOPs a token are exact
-(`windtunnel.model.shape.flops_per_token`: matrix products only, causal attention, backward = 2x forward); the peak is
-this machine's best bf16 product of 1024x1024 matrices, measured between the rounds. Beside it the two floors of a step:
-its FLOPs over that peak, and over the memory bandwidth measured in the same run the bytes that move if every product
-reads its operands and writes its result once in bf16, attention keeps its weights to itself and AdamW moves 32 bytes a
-parameter. Prints a table and, last, one JSON list.
+The same shape, batch (8,192 tokens, context 256) and AdamW for all, on random tokens. Each loop
+is a process of its own, as its user would start it; they take turns of five steps in a row, as a
+training takes them, of which the first is not timed, and a round's ratio is taken within it.
+FLOPs a token are exact (`windtunnel.model.shape.flops_per_token`: matrix products only, causal
+attention, backward = 2x forward); the peak is this machine's best bf16 product of 1024x1024
+matrices, measured between the rounds. Beside it the two floors of a step: its FLOPs over that
+peak, and over the memory bandwidth measured in the same run the bytes that move if every product
+reads its operands and writes its result once in bf16, attention keeps its weights to itself and
+AdamW moves 32 bytes a parameter. Prints a table and, last, one JSON list.
 """
 
 import argparse
@@ -45,11 +47,17 @@ Step = Callable[[np.ndarray], None]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES))
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES)
+    )
     arguments.add_argument("--rounds", type=int, default=12)
     given = arguments.parse_args()
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as `windtunnel` sets it: who waits leaves the cores to the others
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "3000"
+    )  # as `windtunnel` sets it: who waits leaves the cores to the others
     results = [claim for size in given.sizes for claim in measure(size, given.rounds)]
     print(json.dumps(results))
     sys.exit(0 if all(claim["ok"] is not False for claim in results) else 1)
@@ -95,7 +103,9 @@ class Loop:
         theirs.close()  # so that waiting for a process that has died ends
 
     def step(self, batch: np.ndarray) -> float:
-        """Seconds of one of several steps in a row, the first left out: it finds the caches full of another's."""
+        """Seconds of one of several steps in a row, the first left out: it finds the caches full
+        of another's.
+        """
         self._pipe.send(batch)
         return self._pipe.recv()
 
@@ -130,17 +140,27 @@ def measured_bandwidth(device: torch.device, seconds: float = 0.5) -> float:
 
 
 def bytes_of_a_step(shape: Model) -> int:
-    """What must move to and from memory if the operands and result of each product, and what enters and leaves
-    attention, are read or written once; the weights themselves count for nothing."""
-    matrices = [s for name, s in tensor_shapes(shape).items() if len(s) == 2 and name not in ("embedding", "head")]
+    """What must move to and from memory if the operands and result of each product, and what
+    enters and leaves attention, are read or written once; the weights themselves count for
+    nothing.
+    """
+    matrices = [
+        s
+        for name, s in tensor_shapes(shape).items()
+        if len(s) == 2 and name not in ("embedding", "head")
+    ]
     products = sum(out + into for out, into in matrices) + shape.vocab + shape.width
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    attention = shape.depth * ((2 * q + 2 * kv) + (3 * q + 2 * kv) + (q + 2 * kv))  # forward; read, written backward
+    attention = shape.depth * (
+        (2 * q + 2 * kv) + (3 * q + 2 * kv) + (q + 2 * kv)
+    )  # forward; read, written backward
     return 2 * BATCH * (3 * products + attention) + 32 * count(shape).params_total
 
 
 def eager(recipe: Recipe) -> Step:
-    """What a person writes first: the same decoder in eager fp32 with torch's own fused attention, loss and AdamW."""
+    """What a person writes first: the same decoder in eager fp32 with torch's own fused
+    attention, loss and AdamW.
+    """
     engine = choose_engine(recipe)
     model = PlainDecoder(recipe.model).to(engine.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, betas=(0.9, 0.95), fused=True)
@@ -148,8 +168,9 @@ def eager(recipe: Recipe) -> Step:
 
 
 def granite(recipe: Recipe) -> Step:
-    """transformers' own model of this architecture, multipliers included, at its best setting: bf16 autocast, compiled
-    whole, torch's fused attention and fused AdamW."""
+    """transformers' own model of this architecture, multipliers included, at its best setting:
+    bf16 autocast, compiled whole, torch's fused attention and fused AdamW.
+    """
     from transformers import GraniteConfig, GraniteForCausalLM
 
     model, scale = recipe.model, multipliers(recipe.model)
@@ -193,7 +214,9 @@ def torch_step(model: Callable, optimizer: torch.optim.Optimizer, context: Calla
         tokens = torch.from_numpy(batch).to(device)
         with context():
             logits = model(tokens[:, :-1].contiguous())
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+            loss = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), tokens[:, 1:].flatten()
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -227,52 +250,89 @@ class PlainLayer(torch.nn.Module):
         self.output = torch.nn.Linear(d, d, bias=False)
         self.gate, self.up = (torch.nn.Linear(d, shape.ffn, bias=False) for _ in range(2))
         self.down = torch.nn.Linear(shape.ffn, d, bias=False)
-        angles = torch.arange(CONTEXT)[:, None] * 1e4 ** (-torch.arange(0, d // self.heads, 2) / (d // self.heads))
+        angles = torch.arange(CONTEXT)[:, None] * 1e4 ** (
+            -torch.arange(0, d // self.heads, 2) / (d // self.heads)
+        )
         self.register_buffer("cos", angles.cos().repeat(1, 2))
         self.register_buffer("sin", angles.sin().repeat(1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norms[0](x)
         q, k, v = (w(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w in self.qkv)
-        q, k = (t * self.cos + torch.cat([-t.chunk(2, -1)[1], t.chunk(2, -1)[0]], -1) * self.sin for t in (q, k))
+        q, k = (
+            t * self.cos + torch.cat([-t.chunk(2, -1)[1], t.chunk(2, -1)[0]], -1) * self.sin
+            for t in (q, k)
+        )
         mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.output(mixed.transpose(1, 2).flatten(-2))
         h = self.norms[1](x)
         return x + self.down(torch.nn.functional.silu(self.gate(h)) * self.up(h))
 
 
-def report(size: str, shape: Model, seconds: dict[str, list[float]], peak: float, bandwidth: float) -> list[dict]:
+def report(
+    size: str, shape: Model, seconds: dict[str, list[float]], peak: float, bandwidth: float
+) -> list[dict]:
     flops = flops_per_token(shape, CONTEXT)
     floors = BATCH * flops / peak, bytes_of_a_step(shape) / bandwidth
-    print(f"\n{size}: {count(shape).params_total:,} parameters ({count(shape).params:,} without embedding), "
-          f"{flops:,} FLOPs a token; peak {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.0f} GB/s\n"
-          f"  floors of a step: arithmetic {floors[0] * 1e3:.1f} ms, bytes {floors[1] * 1e3:.1f} ms")  # fmt: skip
+    print(
+        f"\n{size}: {count(shape).params_total:,} parameters ({count(shape).params:,} without embedding), "
+        f"{flops:,} FLOPs a token; peak {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.0f} GB/s\n"
+        f"  floors of a step: arithmetic {floors[0] * 1e3:.1f} ms, bytes {floors[1] * 1e3:.1f} ms"
+    )
     for name, times in seconds.items():
         middle = statistics.median(times)
-        print(f"  {name:12} {BATCH / middle:10,.0f} tokens/s  {middle * 1e3:7.1f} ms a step  "
-              f"{floors[0] / middle:6.1%} of the bf16 matrix peak")  # fmt: skip
+        print(
+            f"  {name:12} {BATCH / middle:10,.0f} tokens/s  {middle * 1e3:7.1f} ms a step  "
+            f"{floors[0] / middle:6.1%} of the bf16 matrix peak"
+        )
     claims = []
     for other, target in TARGETS.items():
-        ratios = [theirs / mine for theirs, mine in zip(seconds[other], seconds["ours"], strict=True)]
+        ratios = [
+            theirs / mine for theirs, mine in zip(seconds[other], seconds["ours"], strict=True)
+        ]
         value = round(statistics.median(ratios), 3)
         quarters = statistics.quantiles(ratios, n=4)
-        print(f"  ours is {value:.2f}x {other} (quartiles {quarters[0]:.2f} to {quarters[2]:.2f}; target {target})")
-        claims.append({"claim": f"{size}: speed over {other}", "value": value, "unit": "x", "target": target,
-                       "ok": value >= target, "machine": machine()})  # fmt: skip
+        print(
+            f"  ours is {value:.2f}x {other} (quartiles {quarters[0]:.2f} to {quarters[2]:.2f}; target {target})"
+        )
+        claims.append(
+            {
+                "claim": f"{size}: speed over {other}",
+                "value": value,
+                "unit": "x",
+                "target": target,
+                "ok": value >= target,
+                "machine": machine(),
+            }
+        )
     share, target = round(floors[0] / statistics.median(seconds["ours"]), 4), SHARES.get(size)
-    claims.append({"claim": f"{size}: share of the bf16 matrix peak", "value": share, "unit": "share", "target": target,
-                   "ok": None if target is None else share >= target, "machine": machine()})  # fmt: skip
+    claims.append(
+        {
+            "claim": f"{size}: share of the bf16 matrix peak",
+            "value": share,
+            "unit": "share",
+            "target": target,
+            "ok": None if target is None else share >= target,
+            "machine": machine(),
+        }
+    )
     return claims
 
 
 def machine() -> str:
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
-        name = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), name)
+        name = next(
+            (line.split(":")[1].strip() for line in info if line.startswith("model name")), name
+        )
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
-LOOPS: dict[str, Callable[[Recipe], Step]] = {"ours": training_step, "eager fp32": eager, "granite": granite}
+LOOPS: dict[str, Callable[[Recipe], Step]] = {
+    "ours": training_step,
+    "eager fp32": eager,
+    "granite": granite,
+}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""What is a mixture of experts worth that a trained model is turned into? (MiniCPM paper, section 7.3.)
+"""What is a mixture of experts worth that a trained model is turned into? (MiniCPM paper, section
+7.3.)
 
     .venv/bin/python bench/upcycle.py [--lab DIR] [--seeds N] [--tokens 1M]
 
-On the core corpus, per seed: a stem of 142,000 parameters (and 131,000 of embeddings) to `--tokens`. From there, each
-to the end of a decay: the stem itself for as many tokens again; the stem for as many FLOPs as the experts need; 8
-experts of which a token goes through 2, made of the stem, for as many tokens again; and such experts from scratch for
-all tokens together. Then the time of a step against that of a model with a feed-forward twice as wide, which has the
-same FLOPs. Prints a table and, last, one JSON list.
+On the core corpus, per seed: a stem of 142,000 parameters (and 131,000 of embeddings) to
+`--tokens`. From there, each to the end of a decay: the stem itself for as many tokens again; the
+stem for as many FLOPs as the experts need; 8 experts of which a token goes through 2, made of the
+stem, for as many tokens again; and such experts from scratch for all tokens together. Then the
+time of a step against that of a model with a feed-forward twice as wide, which has the same
+FLOPs. Prints a table and, last, one JSON list.
 """
 
 import argparse
@@ -36,7 +38,9 @@ _ROUNDS = 9
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--lab", type=Path, default=Path("lab"))
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--tokens", default="1M")
@@ -46,7 +50,9 @@ def main() -> None:
     dense = recipe(0, 2 * tokens, [])
     sparse = with_experts(dense)
     held = count(sparse.model)
-    sizes = [about(n) for n in (count(dense.model).params, held.params, active_params(sparse.model))]
+    sizes = [
+        about(n) for n in (count(dense.model).params, held.params, active_params(sparse.model))
+    ]
     print("parameters without embeddings: {}; with experts {}, of which {} active\n".format(*sizes))
     print(f"validation loss, nats/token, mean of {given.seeds} seeds\n")
     print("| run | loss | experts minus it (90%) |\n|---|---|---|")
@@ -58,12 +64,28 @@ def main() -> None:
             continue
         mean, half = interval([seed["experts"] - seed[arm] for seed in losses])
         print(f"| {arm} | {level:.4f} | {mean:+.4f} ± {half:.4f} |")
-        claims.append({"claim": f"upcycled minus {arm}", "value": round(mean, 4), "unit": "nats/token",
-                       "target": None, "ok": None, "machine": "any"})  # fmt: skip
+        claims.append(
+            {
+                "claim": f"upcycled minus {arm}",
+                "value": round(mean, 4),
+                "unit": "nats/token",
+                "target": None,
+                "ok": None,
+                "machine": "any",
+            }
+        )
     ratio = slower(sparse, dense.change(model={"ffn": 2 * dense.model.ffn}))
     print(f"\na step of the experts takes {ratio:.2f} times that of a feed-forward twice as wide")
-    claims.append({"claim": "time of a step over that of a dense one of the same FLOPs", "value": round(ratio, 3),
-                   "unit": "times", "target": None, "ok": None, "machine": "this one"})  # fmt: skip
+    claims.append(
+        {
+            "claim": "time of a step over that of a dense one of the same FLOPs",
+            "value": round(ratio, 3),
+            "unit": "times",
+            "target": None,
+            "ok": None,
+            "machine": "this one",
+        }
+    )
     print(json.dumps(claims))
 
 
@@ -96,7 +118,8 @@ def measure(lab: Path, corpus: Corpus, seed: int, tokens: int) -> dict[str, floa
         asked = Asked(tokens, decay=Length(share=DECAY), at=at, name=f"experts-seed{seed}")
         losses["experts"] = final(upcycle(stem, corpus, asked))
         fresh = with_experts(plain).change(
-            name=f"fresh-experts-seed{seed}", schedule={"tokens": 2 * tokens, "decay": round(DECAY * tokens)}
+            name=f"fresh-experts-seed{seed}",
+            schedule={"tokens": 2 * tokens, "decay": round(DECAY * tokens)},
         )
         losses["experts from scratch"] = final(create(lab, fresh, corpus))
     return losses

@@ -1,11 +1,13 @@
-"""Is a decayed WSD branch as good as a cosine run of the same length? (MiniCPM paper, section 4.3: not worse.)
+"""Is a decayed WSD branch as good as a cosine run of the same length? (MiniCPM paper, section
+4.3: not worse.)
 
     .venv/bin/python bench/wsd_cosine.py [--lab DIR] [--seeds N] [--tokens 1M 2M 4M]
 
-On the core corpus, a model of 272,000 parameters, per seed (init and data order): one stem with a branch at each length
-(decay: 10% of the stem, linear to zero, and the paper's exponential to a tenth), and a cosine from scratch to a tenth
-(the paper's baseline) and one to zero, as long as stem and decay together. Validation loss of all seven sources. What
-has been run already is not run again. Prints a table and, last, one JSON list.
+On the core corpus, a model of 272,000 parameters, per seed (init and data order): one stem with a
+branch at each length (decay: 10% of the stem, linear to zero, and the paper's exponential to a
+tenth), and a cosine from scratch to a tenth (the paper's baseline) and one to zero, as long as
+stem and decay together. Validation loss of all seven sources. What has been run already is not
+run again. Prints a table and, last, one JSON list.
 """
 
 import argparse
@@ -32,7 +34,9 @@ ARMS = ("WSD linear to 0", "WSD exponential to 0.1", "cosine to 0.1", "cosine to
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--lab", type=Path, default=Path("lab"))
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--tokens", nargs="+", default=["1M", "2M", "4M"])
@@ -77,7 +81,9 @@ def measure(lab: Path, corpus: Corpus, seed: int, lengths: list[int]) -> dict[st
         for length in lengths:
             decay = round(length * DECAY)
             linear = branch(stem, corpus, length, decay, name=f"linear-{about(length)}")
-            paper = branch(stem, corpus, length, decay, "exponential", 0.1, name=f"exponential-{about(length)}")
+            paper = branch(
+                stem, corpus, length, decay, "exponential", 0.1, name=f"exponential-{about(length)}"
+            )
             losses[ARMS[0]].append(final(linear))
             losses[ARMS[1]].append(final(paper))
             for arm, floor in zip(ARMS[2:], (0.1, 0.0), strict=True):
@@ -115,7 +121,12 @@ def report(lengths: list[int], losses: list[dict[str, list[float]]]) -> list[dic
         print(f"| {about(length)} + 10% | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
     print("\ndifference within a seed, mean with its 90% t-interval\n")
     pairs = [(wsd, cos) for cos in ARMS[2:] for wsd in ARMS[:2]]
-    print("| tokens | " + " | ".join(f"{wsd} − {cos}" for wsd, cos in pairs) + " |\n|" + "---|" * (len(pairs) + 1))
+    print(
+        "| tokens | "
+        + " | ".join(f"{wsd} − {cos}" for wsd, cos in pairs)
+        + " |\n|"
+        + "---|" * (len(pairs) + 1)
+    )
     claims = []
     for i, length in enumerate(lengths):
         cells = []
@@ -125,9 +136,17 @@ def report(lengths: list[int], losses: list[dict[str, list[float]]]) -> list[dic
             cells.append(f"{mean:+.4f} ± {half:.4f}")
             # the paper's claim is about its own baseline; the interval must not lie above zero
             ok = bool(mean - half <= 0) if cos == ARMS[2] else None
-            claims.append({"claim": f"{wsd} minus {cos} at {about(length)} + 10%", "value": round(mean, 4),
-                           "unit": "nats/token", "target": 0 if ok is not None else None, "ok": ok,
-                           "interval90": [round(mean - half, 4), round(mean + half, 4)], "machine": "any"})  # fmt: skip
+            claims.append(
+                {
+                    "claim": f"{wsd} minus {cos} at {about(length)} + 10%",
+                    "value": round(mean, 4),
+                    "unit": "nats/token",
+                    "target": 0 if ok is not None else None,
+                    "ok": ok,
+                    "interval90": [round(mean - half, 4), round(mean + half, 4)],
+                    "machine": "any",
+                }
+            )
         print(f"| {about(length)} + 10% | " + " | ".join(cells) + " |")
     return claims
 

@@ -1,4 +1,6 @@
-"""What many tests share: a small corpus of generated text, labs with a copy of it, a recipe that trains at once."""
+"""What many tests share: a small corpus of generated text, labs with a copy of it, a recipe that
+trains at once.
+"""
 
 import hashlib
 import json
@@ -21,7 +23,12 @@ from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe, dump, parse
 
 VOCAB = 320
-WORDS = [f"{a}{b}{c}" for a in ("wi", "tu", "sa", "lo", "ge") for b in ("n", "rr", "st", "m") for c in ("d", "el", "a")]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("wi", "tu", "sa", "lo", "ge")
+    for b in ("n", "rr", "st", "m")
+    for c in ("d", "el", "a")
+]
 DOCUMENTS = {"prose": 800, "code": 400, "notes": 200}
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -41,12 +48,16 @@ COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
 
 
 def pytest_configure() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, here and in processes: on busy cores more only wait for each other
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # for torch, here and in processes: on busy cores more only wait for each other
+    )
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A folder with the corpus `tiny`, and the real command line in a process of its own upon it."""
+    """A folder with the corpus `tiny`, and the real command line in a process of its own upon
+    it.
+    """
 
     path: Path
 
@@ -56,13 +67,21 @@ class Lab:
         file.write_text(recipe if isinstance(recipe, str) else dump(recipe))
         return file
 
-    def start(self, *arguments: object, session: bool = False, **environment: str) -> subprocess.Popen[str]:
-        """`session`: as a terminal would, so that a signal can be sent to it and to all that it starts."""
+    def start(
+        self, *arguments: object, session: bool = False, **environment: str
+    ) -> subprocess.Popen[str]:
+        """`session`: as a terminal would, so that a signal can be sent to it and to all that it
+        starts.
+        """
         command = [*COMMAND, *map(str, arguments), "--lab", str(self.path)]
         pipe, told = subprocess.PIPE, os.environ | environment
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=told, start_new_session=session)
+        return subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, env=told, start_new_session=session
+        )
 
-    def run(self, *arguments: object, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: object, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)
         try:
             out, err = process.communicate(timeout=timeout)
@@ -80,14 +99,20 @@ class Lab:
     def train(self, recipe: Recipe, *settings: str) -> Path:
         """Train to the end; the run's folder."""
         file = self.write(recipe)
-        summary = self.json("train", file, *(part for setting in settings for part in ("--set", setting)))
+        summary = self.json(
+            "train", file, *(part for setting in settings for part in ("--set", setting))
+        )
         assert summary["status"] == "done"
         return Path(summary["path"])
 
     def files(self) -> dict[str, int]:
         """Every file of the lab and its size, to see that a refused command left nothing."""
         found = (path for path in self.path.rglob("*") if path.name != "verified.json")
-        return {str(path.relative_to(self.path)): path.stat().st_size for path in found if path.is_file()}
+        return {
+            str(path.relative_to(self.path)): path.stat().st_size
+            for path in found
+            if path.is_file()
+        }
 
 
 def _text(seed: int, count: int) -> str:
@@ -101,7 +126,9 @@ def _documents(texts: list[str]) -> Documents:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Three sources of about 61, 30 and 15 thousand tokens. Not to be written to: `lab` has a copy."""
+    """Three sources of about 61, 30 and 15 thousand tokens. Not to be written to: `lab` has a
+    copy.
+    """
     sources = {
         name: _documents([_text(100_000 * index + i, 60) for i in range(count)])
         for index, (name, count) in enumerate(DOCUMENTS.items())
@@ -126,7 +153,9 @@ def lab(make_lab: Callable[[], Lab]) -> Lab:
 
 @pytest.fixture(scope="session")
 def recipe() -> Callable[..., Recipe]:
-    """The tiny recipe of 50 steps with some fields of some sections changed: `recipe(train={"batch": 256})`."""
+    """The tiny recipe of 50 steps with some fields of some sections changed:
+    `recipe(train={"batch": 256})`.
+    """
 
     def make(**sections: Any) -> Recipe:
         merged = {k: TINY.get(k, {}) | v if isinstance(v, dict) else v for k, v in sections.items()}
@@ -151,18 +180,28 @@ def steps_of() -> Callable[[Path], list[tuple[Any, ...]]]:
 
     def read(run: Path) -> list[tuple[Any, ...]]:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        return [tuple(line[key] for key in ("tokens", "loss", "lr", "grad_norm")) for line in lines if "loss" in line]
+        return [
+            tuple(line[key] for key in ("tokens", "loss", "lr", "grad_norm"))
+            for line in lines
+            if "loss" in line
+        ]
 
     return read
 
 
 @pytest.fixture(scope="session")
 def final_bytes() -> Callable[[Path], dict[str, bytes]]:
-    """The files of a run's last checkpoint: weights, moments, and the JSON that names their hashes and the position."""
+    """The files of a run's last checkpoint: weights, moments, and the JSON that names their
+    hashes and the position.
+    """
 
     def read(run: Path) -> dict[str, bytes]:
         last = max(path for path in (run / "checkpoints").iterdir() if path.name.isdigit())
-        return {path.name: path.read_bytes() for path in last.iterdir() if path.suffix in (".safetensors", ".json")}
+        return {
+            path.name: path.read_bytes()
+            for path in last.iterdir()
+            if path.suffix in (".safetensors", ".json")
+        }
 
     return read
 

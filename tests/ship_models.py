@@ -1,4 +1,6 @@
-"""Small models with random weights, of the shapes and settings that exports and imports must get right."""
+"""Small models with random weights, of the shapes and settings that exports and imports must get
+right.
+"""
 
 from typing import Any
 
@@ -13,9 +15,24 @@ from windtunnel.recipe import Model
 VOCAB = 320  # of the test's corpus
 SHAPES: dict[str, dict[str, Any]] = {
     "tied": {"width": 64, "depth": 3, "heads": 4, "base_width": 16},
-    "grouped": {"width": 96, "depth": 2, "heads": 6, "kv_heads": 2, "base_width": 32, "scale_emb": 10.0},
+    "grouped": {
+        "width": 96,
+        "depth": 2,
+        "heads": 6,
+        "kv_heads": 2,
+        "base_width": 32,
+        "scale_emb": 10.0,
+    },
     "untied": {"width": 64, "depth": 2, "heads": 2, "tied": False, "base_width": 32},
-    "odd width": {"width": 100, "depth": 5, "heads": 5, "kv_heads": 1, "ffn": 172, "base_width": 40, "norm_eps": 1e-6},
+    "odd width": {
+        "width": 100,
+        "depth": 5,
+        "heads": 5,
+        "kv_heads": 1,
+        "ffn": 172,
+        "base_width": 40,
+        "norm_eps": 1e-6,
+    },
     "own head size": {"width": 48, "depth": 2, "heads": 2, "head_size": 32, "base_width": 16},
     "long RoPE": {"width": 64, "depth": 2, "heads": 2, "rope_base": 1_000_000.0, "base_width": 16},
     "completep": {
@@ -26,8 +43,22 @@ SHAPES: dict[str, dict[str, Any]] = {
         "base_depth": 2,
         "parametrization": "completep",
     },
-    "standard": {"width": 64, "depth": 2, "heads": 4, "parametrization": "standard", "init_std": 0.05},
-    "experts": {"width": 64, "depth": 3, "heads": 4, "kv_heads": 2, "ffn": 96, "experts": 8, "base_width": 16},
+    "standard": {
+        "width": 64,
+        "depth": 2,
+        "heads": 4,
+        "parametrization": "standard",
+        "init_std": 0.05,
+    },
+    "experts": {
+        "width": 64,
+        "depth": 3,
+        "heads": 4,
+        "kv_heads": 2,
+        "ffn": 96,
+        "experts": 8,
+        "base_width": 16,
+    },
     "standard experts": {
         "width": 96,
         "depth": 2,
@@ -71,7 +102,9 @@ def some_tokens(rows: int = 4, length: int = 50) -> Tensor:
 
 
 def reference(model: Model, weights: dict[str, Tensor], m: Multipliers, tokens: Tensor) -> Tensor:
-    """Logits by the published formula (paper.md 10.3), a sequence and a head at a time, in the weights' precision."""
+    """Logits by the published formula (paper.md 10.3), a sequence and a head at a time, in the
+    weights' precision.
+    """
     head = weights["embedding"] if model.tied else weights["head"]
     return torch.stack([_sequence(model, weights, m, row) @ head.T * m.logits for row in tokens])
 
@@ -82,9 +115,16 @@ def _sequence(model: Model, weights: dict[str, Tensor], m: Multipliers, tokens: 
 
     x = weights["embedding"][tokens] * m.embedding
     for i in range(model.depth):
-        w = {name.split(".")[2]: tensor for name, tensor in weights.items() if name.startswith(f"layers.{i}.")}
+        w = {
+            name.split(".")[2]: tensor
+            for name, tensor in weights.items()
+            if name.startswith(f"layers.{i}.")
+        }
         h = norm(x, w["attention_norm"])
-        query, key, value = ((h @ w[part].T).unflatten(-1, (-1, model.head_size)) for part in ("query", "key", "value"))
+        query, key, value = (
+            (h @ w[part].T).unflatten(-1, (-1, model.head_size))
+            for part in ("query", "key", "value")
+        )
         heads = []
         for one in range(model.heads):
             shared = one // (model.heads // model.kv_heads)
@@ -94,7 +134,9 @@ def _sequence(model: Model, weights: dict[str, Tensor], m: Multipliers, tokens: 
             heads.append(scores.masked_fill(later, -torch.inf).softmax(-1) @ value[:, shared])
         x = x + torch.cat(heads, -1) @ w["output"].T * m.residual
         h = norm(x, w["ffn_norm"])
-        forward = _experts(model, w, h) if model.experts else _swiglu(h, w["gate"], w["up"], w["down"])
+        forward = (
+            _experts(model, w, h) if model.experts else _swiglu(h, w["gate"], w["up"], w["down"])
+        )
         x = x + forward * m.residual
     return norm(x, weights["norm"])
 
@@ -104,11 +146,15 @@ def _swiglu(h: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 def _experts(model: Model, w: dict[str, Tensor], h: Tensor) -> Tensor:
-    """Softmax over all experts, the best few, their shares made to sum to one (paper.md 9.3), a token at a time."""
+    """Softmax over all experts, the best few, their shares made to sum to one (paper.md 9.3), a
+    token at a time.
+    """
     rows = []
     for token in h:
         shares = (w["router"] @ token).softmax(-1)
-        best = sorted(range(model.experts), key=lambda e: -float(shares[e]))[: model.experts_per_token]
+        best = sorted(range(model.experts), key=lambda e: -float(shares[e]))[
+            : model.experts_per_token
+        ]
         outs = [shares[e] * _swiglu(token, w["gate"][e], w["up"][e], w["down"][e]) for e in best]
         rows.append(torch.stack(outs).sum(0) / shares[best].sum())
     return torch.stack(rows)
@@ -117,7 +163,9 @@ def _experts(model: Model, w: dict[str, Tensor], h: Tensor) -> Tensor:
 def _turned(x: Tensor, base: float) -> Tensor:
     """RoPE: component j and j + half turn by position * base**(-2j / size)."""
     half = x.shape[-1] // 2
-    angle = torch.arange(len(x), dtype=x.dtype)[:, None] * base ** (-torch.arange(half, dtype=x.dtype) / half)
+    angle = torch.arange(len(x), dtype=x.dtype)[:, None] * base ** (
+        -torch.arange(half, dtype=x.dtype) / half
+    )
     first, second = x[:, :half], x[:, half:]
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length, about, format_tokens, parse_length, parse_tokens
 
-tokens = st.one_of(st.integers(0, 10**15), st.builds(lambda n, e: n * 10**e, st.integers(1, 9999), st.integers(0, 12)))
+tokens = st.one_of(
+    st.integers(0, 10**15),
+    st.builds(lambda n, e: n * 10**e, st.integers(1, 9999), st.integers(0, 12)),
+)
 
 
 @given(tokens)
@@ -28,14 +31,26 @@ def test_a_share_is_read_back(hundredths: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "n"),
-    [("20M", 20_000_000), ("1.1T", 1_100_000_000_000), ("4096", 4096), ("4_096", 4096), ("1.5k", 1500),
-     ("2g", 2 * 10**9),     (" 3 B ", 3 * 10**9), ("1e6", 10**6), (1e6, 10**6), ("0", 0)],
-)  # fmt: skip
+    [
+        ("20M", 20_000_000),
+        ("1.1T", 1_100_000_000_000),
+        ("4096", 4096),
+        ("4_096", 4096),
+        ("1.5k", 1500),
+        ("2g", 2 * 10**9),
+        (" 3 B ", 3 * 10**9),
+        ("1e6", 10**6),
+        (1e6, 10**6),
+        ("0", 0),
+    ],
+)
 def test_people_may_type(text: Any, n: int) -> None:
     assert parse_tokens(text) == n
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "20X", "1.5", "20 MM", "ten", "nan", "1e999", -1, 1.5, True, None, []])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1", "20X", "1.5", "20 MM", "ten", "nan", "1e999", -1, 1.5, True, None, []]
+)
 def test_what_is_no_number_of_tokens_is_refused(text: Any) -> None:
     with pytest.raises(InputError, match="is not a number of tokens"):
         parse_tokens(text)
@@ -54,12 +69,22 @@ def test_a_share_is_taken_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "text"), [(20_000_000, "20M"), (2048, "2048"), (1500, "1.5k"), (25_600, "25.6k"), (0, "0"), (999, "999")]
+    ("n", "text"),
+    [
+        (20_000_000, "20M"),
+        (2048, "2048"),
+        (1500, "1.5k"),
+        (25_600, "25.6k"),
+        (0, "0"),
+        (999, "999"),
+    ],
 )
 def test_the_text_is_short(n: int, text: str) -> None:
     assert format_tokens(n) == text
 
 
-@pytest.mark.parametrize(("n", "text"), [(1_234_567, "1.23M"), (999, "999"), (0, "0"), (2.5e12, "2.5T")])
+@pytest.mark.parametrize(
+    ("n", "text"), [(1_234_567, "1.23M"), (999, "999"), (0, "0"), (2.5e12, "2.5T")]
+)
 def test_about(n: float, text: str) -> None:
     assert about(n) == text

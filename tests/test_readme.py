@@ -30,7 +30,9 @@ def test_a_make_target_exists(target: str) -> None:
     assert f"\n{target}:" in (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((docs/[^)]+)\)", TEXT) + re.findall(r"(recipes/\w+\.toml)", TEXT))
+@pytest.mark.parametrize(
+    "path", re.findall(r"\]\((docs/[^)]+)\)", TEXT) + re.findall(r"(recipes/\w+\.toml)", TEXT)
+)
 def test_a_file_exists(path: str) -> None:
     assert (ROOT / path).exists()
 

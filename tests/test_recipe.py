@@ -1,4 +1,6 @@
-"""A recipe and its TOML file are the same thing, and its identity counts what changes the result and nothing else."""
+"""A recipe and its TOML file are the same thing, and its identity counts what changes the result
+and nothing else.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +15,52 @@ from windtunnel.recipe import Recipe, dump, identity, load, parse
 
 Make = Callable[..., Recipe]
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 shares = st.integers(1, 4000).map(lambda n: f"{n / 100}%")
 mixtures = st.dictionaries(st.text("abc-.", min_size=1), st.floats(0.001, 1e6), max_size=3)
 recipes = st.builds(
     lambda heads, size, group, context, rows, lr, length, mixture, stages, shape, name, tied: {
         "name": name,
-        "model": {"width": heads * group * size * 2, "heads": heads * group, "kv_heads": heads, "depth": 2,
-                  "vocab": 300, "tied": tied},
-        "data": {"corpus": "c", "context": context, "mixture": mixture,
-                 "stages": [{"at": at, "mixture": mixture} for at in sorted(stages)]},
+        "model": {
+            "width": heads * group * size * 2,
+            "heads": heads * group,
+            "kv_heads": heads,
+            "depth": 2,
+            "vocab": 300,
+            "tied": tied,
+        },
+        "data": {
+            "corpus": "c",
+            "context": context,
+            "mixture": mixture,
+            "stages": [{"at": at, "mixture": mixture} for at in sorted(stages)],
+        },
         "optimizer": {"lr": lr},
-        "schedule": {"tokens": context * rows * 1000, "warmup": length, "decay": length, "decay_shape": shape,
-                     "floor": 0.1},
+        "schedule": {
+            "tokens": context * rows * 1000,
+            "warmup": length,
+            "decay": length,
+            "decay_shape": shape,
+            "floor": 0.1,
+        },
         "train": {"batch": context * rows, "branch_points": sorted(stages)},
     },
-    st.integers(1, 4), st.integers(1, 32), st.integers(1, 3), st.integers(1, 4096), st.integers(1, 9),
-    st.floats(1e-6, 10), st.one_of(shares, st.integers(0, 400)), mixtures, st.sets(st.integers(1, 10**12), max_size=3),
-    st.sampled_from(["linear", "exponential", "cosine", "1-sqrt", "sqrt"]), st.text(min_size=1, max_size=20),
+    st.integers(1, 4),
+    st.integers(1, 32),
+    st.integers(1, 3),
+    st.integers(1, 4096),
+    st.integers(1, 9),
+    st.floats(1e-6, 10),
+    st.one_of(shares, st.integers(0, 400)),
+    mixtures,
+    st.sets(st.integers(1, 10**12), max_size=3),
+    st.sampled_from(["linear", "exponential", "cosine", "1-sqrt", "sqrt"]),
+    st.text(min_size=1, max_size=20),
     st.booleans(),
-).map(lambda values: parse(values, "generated"))  # fmt: skip
+).map(lambda values: parse(values, "generated"))
 
 
 @QUICK
@@ -56,21 +83,30 @@ def test_the_recipes_that_come_with_it_load(file: Path) -> None:
     [
         ({"model": {"widht": 64}}, "model.widht: unknown key; did you mean 'width'"),
         ({"trian": {}}, "trian: unknown key; did you mean 'train'"),
-        ({"data": {"stages": [{"at": 128, "mixtrue": {}}]}}, "0.mixtrue: unknown key; did you mean 'mixture'"),
+        (
+            {"data": {"stages": [{"at": 128, "mixtrue": {}}]}},
+            "0.mixtrue: unknown key; did you mean 'mixture'",
+        ),
         ({"schedule": {"decay_shape": "linaer"}}, "schedule.decay_shape: .*linear.*'linaer'"),
         ({"model": {"depth": 0}}, "model.depth: .*greater than 0.*got 0"),
         ({"data": {"mixture": {"a": 0.0}}}, "data.mixture: all weights are zero"),
-        ({"data": {"stages": [{"at": 128, "mixture": {"a": 0.0}}]}}, "data.stages.0.mixture: all weights are zero"),
+        (
+            {"data": {"stages": [{"at": 128, "mixture": {"a": 0.0}}]}},
+            "data.stages.0.mixture: all weights are zero",
+        ),
         ({"data": {"mixture": {"a": float("inf")}}}, "data.mixture.a: .*finite"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr"),
-        ({"data": {"stages": [{"at": 256, "mixture": {}}, {"at": 128, "mixture": {}}]}}, "growing positions"),
+        (
+            {"data": {"stages": [{"at": 256, "mixture": {}}, {"at": 128, "mixture": {}}]}},
+            "growing positions",
+        ),
         ({"train": {"batch": 100}}, "train.batch=100 must be a multiple of data.context=32"),
         ({"train": {"micro_batch": 100}}, "train.micro_batch must be a multiple"),
         ({"schedule": {"tokens": 100, "warmup": 0}}, "less than one batch"),
         ({"schedule": {"decay": 0, "warmup": "2%"}}, "warmup of a stem .* must be in tokens"),
         ({"schedule": {"decay_shape": "exponential"}}, "needs half_life, or a floor"),
     ],
-)  # fmt: skip
+)
 def test_a_fault_is_named(recipe: Make, values: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says) as refused:
         recipe(**values)
@@ -85,7 +121,16 @@ def test_a_misspelt_key_is_named_before_what_it_leaves_missing() -> None:
 def test_settings_are_applied_as_toml_or_as_text(recipe: Make, tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text(dump(recipe()))
-    made = load(file, ["schedule.tokens=12.8k", 'name="x"', "model.tied=false", "data.mixture.prose=2", "seed = 4"])
+    made = load(
+        file,
+        [
+            "schedule.tokens=12.8k",
+            'name="x"',
+            "model.tied=false",
+            "data.mixture.prose=2",
+            "seed = 4",
+        ],
+    )
     assert (made.total_tokens, made.name, made.model.tied, made.seed) == (12_800, "x", False, 4)
     assert made.data.mixture == {"prose": 2.0}
 
@@ -97,7 +142,14 @@ BASE_LENGTH = 6400
     "same",
     [
         {"name": "other"},
-        {"train": {"checkpoint_every": "1%", "evaluate_every": 128, "evaluate_tokens": 512, "keep": 9}},
+        {
+            "train": {
+                "checkpoint_every": "1%",
+                "evaluate_every": 128,
+                "evaluate_tokens": 512,
+                "keep": 9,
+            }
+        },
         {"train": {"branch_points": [1280], "device": "auto"}},
         {"schedule": {"decay": "640", "warmup": "8%"}},
         {"schedule": {"tokens": "6.4k", "decay": 640}},
@@ -105,7 +157,9 @@ BASE_LENGTH = 6400
         {"model": {"kv_heads": 2, "ffn": 80, "head_size": 16}},
     ],
 )
-def test_what_does_not_change_the_result_is_the_same_run(recipe: Make, same: dict[str, Any]) -> None:
+def test_what_does_not_change_the_result_is_the_same_run(
+    recipe: Make, same: dict[str, Any]
+) -> None:
     assert identity(recipe(**same), "c") == identity(recipe(), "c")
 
 
@@ -115,25 +169,73 @@ def test_a_stem_is_the_same_run_whatever_its_length(stem: Make) -> None:
 
 DIFFERENT: list[dict[str, Any]] = [
     {"seed": 1},
-    *({"model": m} for m in (
-        {"width": 64}, {"depth": 3}, {"heads": 4}, {"ffn": 96}, {"kv_heads": 1}, {"tied": False}, {"rope_base": 5000},
-        {"norm_eps": 1e-6}, {"parametrization": "standard"}, {"base_width": 32}, {"base_depth": 4}, {"scale_emb": 1},
-        {"scale_depth": 1}, {"init_std": 0.02}, {"embedding_as": "matrix"}, {"vocab": 512})),
-    *({"data": d} for d in (
-        {"context": 64}, {"mixture": {"prose": 1}}, {"stages": [{"at": 1280, "mixture": {"notes": 1}}]},
-        {"mask_documents": True})),
-    *({"optimizer": o} for o in (
-        {"lr": 0.02}, {"beta1": 0.8}, {"beta2": 0.99}, {"eps": 1e-6}, {"weight_decay": 0}, {"clip": 0})),
-    *({"schedule": s} for s in (
-        {"tokens": 12_800}, {"kind": "cosine"}, {"warmup": 0}, {"decay": "20%"}, {"decay_shape": "sqrt"},
-        {"floor": 0.1})),
-    *({"train": t} for t in ({"batch": 256}, {"precision": "bf16"}, {"compile": True}, {"micro_batch": 64})),
-]  # fmt: skip
+    *(
+        {"model": m}
+        for m in (
+            {"width": 64},
+            {"depth": 3},
+            {"heads": 4},
+            {"ffn": 96},
+            {"kv_heads": 1},
+            {"tied": False},
+            {"rope_base": 5000},
+            {"norm_eps": 1e-6},
+            {"parametrization": "standard"},
+            {"base_width": 32},
+            {"base_depth": 4},
+            {"scale_emb": 1},
+            {"scale_depth": 1},
+            {"init_std": 0.02},
+            {"embedding_as": "matrix"},
+            {"vocab": 512},
+        )
+    ),
+    *(
+        {"data": d}
+        for d in (
+            {"context": 64},
+            {"mixture": {"prose": 1}},
+            {"stages": [{"at": 1280, "mixture": {"notes": 1}}]},
+            {"mask_documents": True},
+        )
+    ),
+    *(
+        {"optimizer": o}
+        for o in (
+            {"lr": 0.02},
+            {"beta1": 0.8},
+            {"beta2": 0.99},
+            {"eps": 1e-6},
+            {"weight_decay": 0},
+            {"clip": 0},
+        )
+    ),
+    *(
+        {"schedule": s}
+        for s in (
+            {"tokens": 12_800},
+            {"kind": "cosine"},
+            {"warmup": 0},
+            {"decay": "20%"},
+            {"decay_shape": "sqrt"},
+            {"floor": 0.1},
+        )
+    ),
+    *(
+        {"train": t}
+        for t in ({"batch": 256}, {"precision": "bf16"}, {"compile": True}, {"micro_batch": 64})
+    ),
+]
 
 
 def test_whatever_changes_the_result_is_another_run(recipe: Make) -> None:
-    names = [identity(recipe(), "c"), identity(recipe(), "other"), identity(recipe(), "c", ("parent", 128)),
-             identity(recipe(), "c", ("parent", 256)), *(identity(recipe(**d), "c") for d in DIFFERENT)]  # fmt: skip
+    names = [
+        identity(recipe(), "c"),
+        identity(recipe(), "other"),
+        identity(recipe(), "c", ("parent", 128)),
+        identity(recipe(), "c", ("parent", 256)),
+        *(identity(recipe(**d), "c") for d in DIFFERENT),
+    ]
     assert len(set(names)) == len(names)
 
 

@@ -1,6 +1,7 @@
-"""A recipe: the complete, frozen, typed description of one training run. A TOML file and `Recipe` are the same."""
+"""A recipe: the complete, frozen, typed description of one training run. A TOML file and `Recipe`
+are the same.
+"""
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -20,10 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 
-# Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): then it is another run.
+# Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): then
+# it is another run.
 RESULTS_VERSION = 3
 
 
@@ -45,11 +47,15 @@ DecayShape = Literal["exponential", "linear", "cosine", "1-sqrt", "sqrt"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
 class Model(Section):
-    """The shape of the decoder and the parametrization that sets its init, rates and multipliers (`model/roles.py`)."""
+    """The shape of the decoder and the parametrization that sets its init, rates and multipliers
+    (`model/roles.py`).
+    """
 
     width: Positive
     depth: Positive
@@ -69,13 +75,16 @@ class Model(Section):
     scale_emb: float = Field(12.0, gt=0)
     scale_depth: float = Field(1.4, gt=0)
     init_std: float = Field(0.1, gt=0)
-    # The paper leaves open whether an embedding is one of its "2-D tensors", whose rate and init shrink with the width.
+    # The paper leaves open whether an embedding is one of its "2-D tensors", whose rate and init
+    # shrink with the width.
     embedding_as: Literal["vector", "matrix"] = "vector"
 
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not all(isinstance(values.get(k), int) for k in ("width", "heads")):
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(k), int) for k in ("width", "heads")
+        ):
             return values
         width, heads = values["width"], max(1, values["heads"])
         derived = {"kv_heads": heads, "head_size": width // heads, "ffn": 5 * width // 2}
@@ -88,7 +97,9 @@ class Model(Section):
         if self.head_size % 2:
             raise ValueError(f"head_size={self.head_size} must be even: RoPE turns pairs")
         if self.experts and self.experts_per_token > self.experts:
-            raise ValueError(f"experts_per_token={self.experts_per_token}, but there are {self.experts} experts")
+            raise ValueError(
+                f"experts_per_token={self.experts_per_token}, but there are {self.experts} experts"
+            )
         return self
 
 
@@ -125,8 +136,9 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    """AdamW. `lr` is the base rate, before a role's multiplier; `weight_decay` is independent of it:
-    at the peak of the schedule a step takes away that share of a weight, whatever lr is."""
+    """AdamW. `lr` is the base rate, before a role's multiplier; `weight_decay` is independent of
+    it: at the peak of the schedule a step takes away that share of a weight, whatever lr is.
+    """
 
     lr: float = Field(0.01, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -134,11 +146,15 @@ class Optimizer(Section):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(1e-3, ge=0, lt=1)
     clip: float = Field(1.0, ge=0)  # of the global gradient norm; 0: no clipping
-    balance: float = Field(0.01, ge=0)  # weight of the load-balancing loss of every layer of experts (paper 7.3)
+    balance: float = Field(
+        0.01, ge=0
+    )  # weight of the load-balancing loss of every layer of experts (paper 7.3)
 
 
 class Schedule(Section):
-    """The rate as a function of the token position. Shares are of `tokens`. A `wsd` run without decay is a stem."""
+    """The rate as a function of the token position. Shares are of `tokens`. A `wsd` run without
+    decay is a stem.
+    """
 
     tokens: Tokens
     kind: Literal["wsd", "cosine"] = "wsd"
@@ -146,7 +162,9 @@ class Schedule(Section):
     decay: TokensOrShare = Length(share=0.1)
     decay_shape: DecayShape = "linear"
     floor: float = Field(0.0, ge=0, lt=1)  # share of the peak at the end of the decay
-    half_life: TokensOrShare = Length()  # of the exponential decay; 0: what reaches the floor at the end
+    half_life: TokensOrShare = (
+        Length()
+    )  # of the exponential decay; 0: what reaches the floor at the end
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -193,13 +211,21 @@ class Recipe(Section):
         if self.schedule.tokens and not self.data.corpus:
             raise ValueError("data.corpus is empty: expected the name of a corpus")
         if self.train.batch <= 0 or self.train.batch % self.data.context:
-            raise ValueError(f"train.batch={self.train.batch} must be a multiple of data.context={self.data.context}")
+            raise ValueError(
+                f"train.batch={self.train.batch} must be a multiple of data.context={self.data.context}"
+            )
         if self.train.micro_batch % self.data.context:
-            raise ValueError(f"train.micro_batch must be a multiple of data.context={self.data.context}")
+            raise ValueError(
+                f"train.micro_batch must be a multiple of data.context={self.data.context}"
+            )
         if 0 < self.schedule.tokens < self.train.batch:
-            raise ValueError(f"schedule.tokens={self.schedule.tokens} is less than one batch of {self.train.batch}")
+            raise ValueError(
+                f"schedule.tokens={self.schedule.tokens} is less than one batch of {self.train.batch}"
+            )
         if self.warmup_tokens + self.decay_tokens > self.total_tokens:
-            raise ValueError(f"schedule: warmup and decay overlap in whole steps of {self.train.batch} tokens")
+            raise ValueError(
+                f"schedule: warmup and decay overlap in whole steps of {self.train.batch} tokens"
+            )
         return self
 
     @property
@@ -208,7 +234,9 @@ class Recipe(Section):
 
     @property
     def is_imported(self) -> bool:
-        """No tokens, no corpus: what `windtunnel import` makes of weights that were trained elsewhere."""
+        """No tokens, no corpus: what `windtunnel import` makes of weights that were trained
+        elsewhere.
+        """
         return self.schedule.tokens == 0
 
     @property
@@ -224,14 +252,20 @@ class Recipe(Section):
     def decay_tokens(self) -> int:
         """Whole steps, so that a decay begins where a checkpoint can stand."""
         asked = self.schedule.decay.of(self.schedule.tokens)
-        return max(self.train.batch, self.whole_steps(asked)) if asked and self.schedule.kind == "wsd" else 0
+        return (
+            max(self.train.batch, self.whole_steps(asked))
+            if asked and self.schedule.kind == "wsd"
+            else 0
+        )
 
     def whole_steps(self, tokens: int) -> int:
         """`tokens` rounded down to whole batches."""
         return tokens - tokens % self.train.batch
 
     def change(self, **sections: Any) -> "Recipe":
-        """A copy with some fields of some sections changed: `recipe.change(schedule={"tokens": "2M"})`."""
+        """A copy with some fields of some sections changed: `recipe.change(schedule={"tokens":
+        "2M"})`.
+        """
         values = self.model_dump()
         for section, fields in sections.items():
             values[section] = values[section] | fields if isinstance(fields, dict) else fields
@@ -239,7 +273,9 @@ class Recipe(Section):
 
 
 def load(path: Path, settings: Iterable[str] = ()) -> Recipe:
-    """Read a TOML file and apply `a.b=c` settings. Raises InputError naming file, key and what was expected."""
+    """Read a TOML file and apply `a.b=c` settings. Raises InputError naming file, key and what
+    was expected.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -265,28 +301,33 @@ def dump(recipe: Recipe) -> str:
 
 
 def identity(recipe: Recipe, corpus: str, parent: tuple[str, int] | None = None) -> str:
-    """Twelve hex digits that name the run of this recipe on a corpus of this digest, begun at (run, tokens) of a parent
-    if there is one.
+    """Twelve hex digits that name the run of this recipe on a corpus of this digest, begun at
+    (run, tokens) of a parent if there is one.
 
-    Only what changes the result counts. A stem's length does not: asking for more tokens of a stem extends it.
+    Only what changes the result counts. A stem's length does not: asking for more tokens of a
+    stem extends it.
     """
     values = recipe.model_dump(mode="json")
-    values["schedule"] |= {"warmup": recipe.warmup_tokens, "decay": recipe.decay_tokens, "tokens": recipe.total_tokens}
+    values["schedule"] |= {
+        "warmup": recipe.warmup_tokens,
+        "decay": recipe.decay_tokens,
+        "tokens": recipe.total_tokens,
+    }
     values["schedule"]["half_life"] = recipe.schedule.half_life.of(recipe.schedule.tokens)
     if recipe.is_stem:
         values["schedule"] = {"warmup": recipe.warmup_tokens}
-    values["train"] = {key: values["train"][key] for key in ("batch", "micro_batch", "precision", "compile")}
+    values["train"] = {
+        key: values["train"][key] for key in ("batch", "micro_batch", "precision", "compile")
+    }
     del values["name"]
     if not recipe.model.experts:
-        del values["model"]["experts"], values["model"]["experts_per_token"], values["optimizer"]["balance"]
+        del (
+            values["model"]["experts"],
+            values["model"]["experts_per_token"],
+            values["optimizer"]["balance"],
+        )
     content = json.dumps([RESULTS_VERSION, values, corpus, parent], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'decay'?`, or nothing when no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
@@ -307,7 +348,9 @@ def _apply(values: dict[str, Any], setting: str) -> None:
 
 def _first_fault(error: ValidationError) -> str:
     # a misspelt key explains what is missing
-    fault = next((fault for fault in error.errors() if fault["type"] == "extra_forbidden"), error.errors()[0])
+    fault = next(
+        (fault for fault in error.errors() if fault["type"] == "extra_forbidden"), error.errors()[0]
+    )
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *sections, key = (str(part) for part in fault["loc"])

@@ -1,4 +1,6 @@
-"""What a person gets wrong: one line on stderr that names it, exit code 2, and nothing half-written left behind."""
+"""What a person gets wrong: one line on stderr that names it, exit code 2, and nothing
+half-written left behind.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ def assert_refused(done: Done, *names: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(make_lab: Any, stem: Make) -> Any:
-    """A lab with one finished stem of 50 steps, branches from 4 steps on. Only for commands that are refused."""
+    """A lab with one finished stem of 50 steps, branches from 4 steps on. Only for commands that
+    are refused.
+    """
     lab = make_lab()
     lab.train(stem(50 * BATCH, branch_points=[20 * BATCH]))
     return lab
@@ -63,9 +67,17 @@ class TestRecipes:
             ("context = 32", "context = 33", ["batch=128", "data.context=33"]),
             ('name = "tiny"\n', "", ["name", "missing"]),
             ('corpus = "tiny"', 'corpus = "tinny"', ["tinny", "did you mean", "tiny"]),
-            ("[schedule]", "[data.mixture]\nprsoe = 1.0\n\n[schedule]", ["prsoe", "did you mean 'prose'"]),
+            (
+                "[schedule]",
+                "[data.mixture]\nprsoe = 1.0\n\n[schedule]",
+                ["prsoe", "did you mean 'prose'"],
+            ),
             ("[schedule]", "[data.mixture]\nprose = 0.0\n\n[schedule]", ["data.mixture", "zero"]),
-            ("[schedule]", "[data.mixture]\nprose = -1.0\n\n[schedule]", ["data.mixture.prose", "-1"]),
+            (
+                "[schedule]",
+                "[data.mixture]\nprose = -1.0\n\n[schedule]",
+                ["data.mixture.prose", "-1"],
+            ),
             (
                 "[schedule]",
                 "[[data.stages]]\nat = 3200\nmixture = {prose = 0}\n\n[schedule]",
@@ -73,7 +85,9 @@ class TestRecipes:
             ),
         ],
     )
-    def test_with_a_fault(self, before: str, after: str, names: list[str], untouched: Any, toml: str) -> None:
+    def test_with_a_fault(
+        self, before: str, after: str, names: list[str], untouched: Any, toml: str
+    ) -> None:
         files = untouched.files()
         broken = toml.replace(before, after, 1)
         assert broken != toml
@@ -99,7 +113,9 @@ class TestRecipes:
             ("train.device=cuda", ["train.device", "cuda"]),
         ],
     )
-    def test_with_a_wrong_setting(self, setting: str, names: list[str], untouched: Any, toml: str) -> None:
+    def test_with_a_wrong_setting(
+        self, setting: str, names: list[str], untouched: Any, toml: str
+    ) -> None:
         if "cuda" in setting and shutil.which("nvidia-smi"):
             pytest.skip("this machine may have a CUDA device")
         files = untouched.files()
@@ -119,7 +135,9 @@ class TestCorpora:
 
     def lines(self, path: Path, good: int, bad: int) -> Path:
         rows = [json.dumps({"text": f"document number {i} of some, " * 9}) for i in range(good)]
-        path.write_text("\n".join(rows + ['{"text": ', '{"other": "field"}', "[]", '{"text": 3}'][:bad]) + "\n")
+        path.write_text(
+            "\n".join(rows + ['{"text": ', '{"other": "field"}', "[]", '{"text": 3}'][:bad]) + "\n"
+        )
         return path
 
     def test_empty_folder(self, lab: Any, tmp_path: Path) -> None:
@@ -128,10 +146,18 @@ class TestCorpora:
 
     def test_missing_path(self, lab: Any, tmp_path: Path) -> None:
         (tmp_path / "texts").mkdir()
-        self.refuses(lab, tmp_path / "text", str(tmp_path / "text"), "did you mean", str(tmp_path / "texts"))
+        self.refuses(
+            lab, tmp_path / "text", str(tmp_path / "text"), "did you mean", str(tmp_path / "texts")
+        )
 
     def test_too_many_broken_lines(self, lab: Any, tmp_path: Path) -> None:
-        self.refuses(lab, self.lines(tmp_path / "a.jsonl", 200, 3), "a.jsonl line 201", "3 of", "at most 1.0%")
+        self.refuses(
+            lab,
+            self.lines(tmp_path / "a.jsonl", 200, 3),
+            "a.jsonl line 201",
+            "3 of",
+            "at most 1.0%",
+        )
 
     def test_few_broken_lines_are_skipped_and_counted(self, lab: Any, tmp_path: Path) -> None:
         built = self.build(lab, f"mine={self.lines(tmp_path / 'a.jsonl', 500, 4)}")
@@ -152,7 +178,9 @@ class TestCorpora:
         assert built.returncode == 0, built.stderr
         source = lab.json("corpus", "show", "new")["sources"]["mine"]
         assert (source["read"], source["malformed"]) == (151, 0)
-        assert (source["train"]["bytes"] + source["validation"]["bytes"] >= 50 * 2**20) == (field == "text")
+        assert (source["train"]["bytes"] + source["validation"]["bytes"] >= 50 * 2**20) == (
+            field == "text"
+        )
 
     def test_too_small_a_vocabulary(self, lab: Any, tmp_path: Path) -> None:
         file = self.lines(tmp_path / "a.jsonl", 50, 0)
@@ -178,7 +206,9 @@ class TestCorpora:
 
     def test_less_than_a_window(self, lab: Any, recipe: Make) -> None:
         short = recipe(
-            data={"context": 32_000, "mixture": {"notes": 1}}, train={"batch": 32_000}, schedule={"tokens": 64_000}
+            data={"context": 32_000, "mixture": {"notes": 1}},
+            train={"batch": 32_000},
+            schedule={"tokens": 64_000},
         )
         assert_refused(lab.run("train", lab.write(short)), "'notes'", "32000")
         assert not (lab.path / "runs").exists()
@@ -204,23 +234,33 @@ class TestCommands:
             (["--at", -BATCH], ["-128"]),
             (["--at", 20 * BATCH, "--decay", "120%"], ["120%"]),
             (["--at", 20 * BATCH, "--decay", "short"], ["'short'"]),
-            (["--at", 20 * BATCH, "--shape", "linaer"], ["--shape", "linaer", "did you mean 'linear'"]),
+            (
+                ["--at", 20 * BATCH, "--shape", "linaer"],
+                ["--shape", "linaer", "did you mean 'linear'"],
+            ),
             (["--at", 20 * BATCH, "--floor", 1.5], ["floor", "1.5"]),
             (["--at", 20 * BATCH, "--mixture", "prose"], ["--mixture", "prose", "SOURCE=WEIGHT"]),
-            (["--at", 20 * BATCH, "--mixture", "prose=much"], ["--mixture", "prose=much", "SOURCE=WEIGHT"]),
+            (
+                ["--at", 20 * BATCH, "--mixture", "prose=much"],
+                ["--mixture", "prose=much", "SOURCE=WEIGHT"],
+            ),
             (["--at", 20 * BATCH, "--mixture", "prose=-1"], ["--mixture", "prose=-1"]),
             (["--at", 20 * BATCH, "--mixture", "prose=nan"], ["--mixture", "prose=nan"]),
             (["--at", 20 * BATCH, "--mixture", "prose=0"], ["zero"]),
             (["--at", 20 * BATCH, "--mixture", "prsoe=1"], ["prsoe", "did you mean 'prose'"]),
         ],
     )
-    def test_impossible_branch(self, arguments: list[object], names: list[str], trained: Any) -> None:
+    def test_impossible_branch(
+        self, arguments: list[object], names: list[str], trained: Any
+    ) -> None:
         files = trained.files()
         assert_refused(trained.run("branch", "tiny", *arguments), *names)
         assert trained.files() == files
 
     def test_branch_of_an_unknown_run(self, trained: Any) -> None:
-        assert_refused(trained.run("branch", "tinny", "--at", 20 * BATCH), "tinny", "did you mean 'tiny'")
+        assert_refused(
+            trained.run("branch", "tinny", "--at", 20 * BATCH), "tinny", "did you mean 'tiny'"
+        )
 
     def test_branch_further_than_the_stem_was_trained(self, lab: Any, stem: Make) -> None:
         run = lab.train(stem(20 * BATCH))
@@ -241,13 +281,17 @@ class TestCheckpoints:
         os.truncate(newest / "weights.safetensors", 1000)
         files = lab.files()
         done = lab.run("train", recipe)
-        assert_refused_after_the_start(done, str(newest / "weights.safetensors"), "sha256", f"remove {newest}")
+        assert_refused_after_the_start(
+            done, str(newest / "weights.safetensors"), "sha256", f"remove {newest}"
+        )
         changed = {name for name, size in lab.files().items() if files.get(name) != size}
         assert not [name for name in changed if "checkpoints" in name]
 
         shutil.rmtree(newest)
         again = lab.run("train", recipe)
-        assert again.returncode == 0, "what the line advised helps: it goes back to the checkpoint before"
+        assert again.returncode == 0, (
+            "what the line advised helps: it goes back to the checkpoint before"
+        )
 
     def test_without_its_record(self, halfway: tuple[Any, Path, Path]) -> None:
         lab, recipe, newest = halfway
@@ -261,7 +305,9 @@ def assert_refused_after_the_start(done: Done, *names: str) -> None:
     told = [line for line in done.stderr.splitlines() if line.startswith("windtunnel:")]
     rest = [line for line in done.stderr.splitlines() if line not in told]
     assert all(" tokens; cpu" in line for line in rest), rest
-    assert_refused(subprocess.CompletedProcess(done.args, done.returncode, done.stdout, "".join(told)), *names)
+    assert_refused(
+        subprocess.CompletedProcess(done.args, done.returncode, done.stdout, "".join(told)), *names
+    )
 
 
 class TestDivergence:
@@ -321,7 +367,9 @@ class TestFullDisk:
         for one in saved:
             checkpoint.load(run / "checkpoints", int(one.name))
 
-        subprocess.run(["mount", "-o", f"remount,size={4 * self.SIZE}", str(small.path)], check=True)
+        subprocess.run(
+            ["mount", "-o", f"remount,size={4 * self.SIZE}", str(small.path)], check=True
+        )
         small.train(settings)
         expected = make_lab().train(settings)
         assert final_bytes(run) == final_bytes(expected)
@@ -329,7 +377,9 @@ class TestFullDisk:
 
     def test_building_a_corpus_stops_with_one_line(self, small: Any, tmp_path: Path) -> None:
         text = tmp_path / "much.jsonl"
-        text.write_text("".join(json.dumps({"text": f"document {i} " * 40}) + "\n" for i in range(12_000)))
+        text.write_text(
+            "".join(json.dumps({"text": f"document {i} " * 40}) + "\n" for i in range(12_000))
+        )
         done = small.run("corpus", "build", "new", f"mine={text}", "--vocab", 300)
         assert_refused(done, "the disk is full")
         assert not (small.path / "corpora/new").exists()

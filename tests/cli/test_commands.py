@@ -14,16 +14,40 @@ from windtunnel.recipe import Recipe
 
 Make = Callable[..., Recipe]
 BATCH = 128
-KEYS = {"id", "name", "kind", "parent", "at_tokens", "tokens", "status", "loss", "bits_per_byte", "path"}
+KEYS = {
+    "id",
+    "name",
+    "kind",
+    "parent",
+    "at_tokens",
+    "tokens",
+    "status",
+    "loss",
+    "bits_per_byte",
+    "path",
+}
 
 
 @pytest.fixture(scope="module")
 def trained(make_lab: Any, stem: Make) -> Any:
-    """A lab with a stem of 40 steps and two branches. Only to be looked at, or asked for the same again."""
+    """A lab with a stem of 40 steps and two branches. Only to be looked at, or asked for the same
+    again.
+    """
     lab = make_lab()
     lab.train(stem(40 * BATCH, branch_points=[20 * BATCH, 30 * BATCH]))
     for at, name in ((20, "early"), (30, "late")):
-        lab.json("branch", "tiny", "--at", at * BATCH, "--decay", 5 * BATCH, "--name", name, "--shape", "1-sqrt")
+        lab.json(
+            "branch",
+            "tiny",
+            "--at",
+            at * BATCH,
+            "--decay",
+            5 * BATCH,
+            "--name",
+            name,
+            "--shape",
+            "1-sqrt",
+        )
     return lab
 
 
@@ -39,7 +63,9 @@ def test_help_comes_at_once() -> None:
     assert min(times) < 0.4, times
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["corpus", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["corpus", "--help"]]
+)
 def test_torch_is_imported_only_where_it_is_needed(arguments: list[str]) -> None:
     code = (
         "import sys; from windtunnel.cli import main\n"
@@ -53,7 +79,9 @@ def test_torch_is_imported_only_where_it_is_needed(arguments: list[str]) -> None
 
 def test_help_names_the_commands(lab: Any) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from windtunnel.cli import main; main()", "--help"], capture_output=True, text=True
+        [sys.executable, "-c", "from windtunnel.cli import main; main()", "--help"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0
     assert all(f" {command} " in done.stdout for command in ("corpus", "train", "branch", "runs"))
@@ -68,7 +96,11 @@ def test_runs_as_json_have_the_keys_that_programs_read(trained: Any) -> None:
     stem, early, late = trained.json("runs")
     assert all(set(run) >= KEYS for run in (stem, early, late))
     assert (stem["kind"], stem["parent"], stem["at_tokens"]) == ("stem", None, None)
-    assert (early["kind"], early["parent"], early["at_tokens"]) == ("branch", stem["id"], 20 * BATCH)
+    assert (early["kind"], early["parent"], early["at_tokens"]) == (
+        "branch",
+        stem["id"],
+        20 * BATCH,
+    )
     assert (late["name"], late["tokens"]) == ("late", 35 * BATCH)
     for run in (stem, early, late):
         assert run["status"] == "done" and 0 < run["bits_per_byte"] < run["loss"] < 10
@@ -90,7 +122,9 @@ def test_the_same_command_again_finds_the_run_done(trained: Any, stem: Make) -> 
     before, files = trained.json("runs"), trained.files()
     again = trained.train(stem(40 * BATCH))
     assert again.name == before[0]["id"]
-    made = trained.json("branch", "tiny", "--at", 20 * BATCH, "--decay", 5 * BATCH, "--shape", "1-sqrt")
+    made = trained.json(
+        "branch", "tiny", "--at", 20 * BATCH, "--decay", 5 * BATCH, "--shape", "1-sqrt"
+    )
     assert made == before[1]
     assert trained.json("runs") == before and trained.files() == files
 
@@ -102,8 +136,18 @@ def test_a_lab_without_runs_says_how_to_start_one(tmp_path: Any, lab: Any) -> No
 
 def test_set_changes_the_recipe_and_a_person_reads_one_line(lab: Any, recipe: Make) -> None:
     file = lab.write(recipe())
-    done = lab.run("train", file, "--set", "schedule.tokens=1280", "--set", "name=other", "--set", "seed=3",
-                   "--set", "schedule.warmup=10%")  # fmt: skip
+    done = lab.run(
+        "train",
+        file,
+        "--set",
+        "schedule.tokens=1280",
+        "--set",
+        "name=other",
+        "--set",
+        "seed=3",
+        "--set",
+        "schedule.warmup=10%",
+    )
     assert done.returncode == 0, done.stderr
     (run,) = lab.json("runs")
     assert (run["name"], run["tokens"], run["kind"]) == ("other", 1280, "run")

@@ -52,7 +52,9 @@ def in_a_terminal(word: str, times: int) -> tuple[int, str, float]:
 def test_once_it_is_asked_to_stop_and_what_it_started_lives_on() -> None:
     code, shown, _ = in_a_terminal("once", 1)
     assert code == 0 and "stopping after this step" in shown and "ended well" in shown
-    assert "blocked" in shown, "for a compiler that it starts, too, after a fleet's processes were begun"
+    assert "blocked" in shown, (
+        "for a compiler that it starts, too, after a fleet's processes were begun"
+    )
 
 
 def test_twice_it_ends_at_once_and_the_terminal_is_as_it_was() -> None:

@@ -1,19 +1,42 @@
-"""`windtunnel scaling --dry-run`: what is printed, for people and for programs, and what is refused."""
+"""`windtunnel scaling --dry-run`: what is printed, for people and for programs, and what is
+refused.
+"""
 
 from typing import Any
 
 import pytest
 
-SMALL = ("--corpus", "tiny", "--sizes", "16x2,32x2,48x3,64x4,80x4", "--shortest", "240k", "--longest", "480k",
-         "--points", 3, "--seeds", 1, "--no-audit")  # fmt: skip
+SMALL = (
+    "--corpus",
+    "tiny",
+    "--sizes",
+    "16x2,32x2,48x3,64x4,80x4",
+    "--shortest",
+    "240k",
+    "--longest",
+    "480k",
+    "--points",
+    3,
+    "--seeds",
+    1,
+    "--no-audit",
+)
 
 
 def test_a_dry_run_trains_nothing_and_says_what_to_expect(lab: Any) -> None:
     before = lab.files()
     done = lab.run("scaling", *SMALL, "--dry-run", "--target", "96x4@2M", "--simulations", 2)
     assert done.returncode == 1, done.stderr
-    for words in ("simulated, nothing trained", "96x4", "2M tokens", "90% interval at the target", "core-hours",
-                  "NO GO", "reads the corpus", "where the law is coupled"):  # fmt: skip
+    for words in (
+        "simulated, nothing trained",
+        "96x4",
+        "2M tokens",
+        "90% interval at the target",
+        "core-hours",
+        "NO GO",
+        "reads the corpus",
+        "where the law is coupled",
+    ):
         assert words in done.stdout
     assert lab.files() == before
 

@@ -1,4 +1,6 @@
-"""`windtunnel plan` as people and programs use it: what it prints, the keys that are fixed, and what it refuses."""
+"""`windtunnel plan` as people and programs use it: what it prints, the keys that are fixed, and
+what it refuses.
+"""
 
 import json
 import os
@@ -15,8 +17,22 @@ from windtunnel.recipe import load
 
 # https://arxiv.org/abs/2404.10102
 CHINCHILLA = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
-KEYS = {"params", "params_total", "tokens", "flops", "shape", "batch_tokens", "lr", "loss", "interval50", "interval90",
-        "range_params", "extrapolation", "flags", "recipe"}  # fmt: skip
+KEYS = {
+    "params",
+    "params_total",
+    "tokens",
+    "flops",
+    "shape",
+    "batch_tokens",
+    "lr",
+    "loss",
+    "interval50",
+    "interval90",
+    "range_params",
+    "extrapolation",
+    "flags",
+    "recipe",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +69,52 @@ def test_json_has_the_keys_that_programs_read(run: Any, table: Path, tmp_path: P
     assert set(content) >= KEYS
     assert set(content["shape"]) >= {"width", "depth", "heads", "kv_heads", "ffn", "vocab"}
     assert set(content["extrapolation"]) == {"params", "tokens"}
-    assert content["interval90"][0] < content["interval50"][0] < content["loss"] < content["interval50"][1]
+    assert (
+        content["interval90"][0]
+        < content["interval50"][0]
+        < content["loss"]
+        < content["interval50"][1]
+    )
     assert content["range_params"][0] <= content["params"] <= content["range_params"][1]
     assert all(set(flag) == {"level", "about", "text"} for flag in content["flags"])
     recipe = load(Path(content["recipe"]))
     assert content["recipe"] == str(tmp_path / "lab/plans/flops-1e20/plan.toml")
-    assert recipe.total_tokens == content["tokens"] and recipe.model.width == content["shape"]["width"]
+    assert (
+        recipe.total_tokens == content["tokens"] and recipe.model.width == content["shape"]["width"]
+    )
 
 
 def test_a_person_reads_a_page(run: Any, table: Path) -> None:
-    code, out, _ = run("--hours", 100, "--device", "h100", "--gpus", 8, "--mfu", "40%", "--price", 2, "--from", table,
-                       "--name", "big", "--vocab", 50_000)  # fmt: skip
+    code, out, _ = run(
+        "--hours",
+        100,
+        "--device",
+        "h100",
+        "--gpus",
+        8,
+        "--mfu",
+        "40%",
+        "--price",
+        2,
+        "--from",
+        table,
+        "--name",
+        "big",
+        "--vocab",
+        50_000,
+    )
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[:1]] == ["train"]
-    for word in ("expect  loss", "nine times in ten", "on 8 h100 at 40% of the peak", "to pay", "serve",
-                 "vocabulary 50000", "times the longest run", "windtunnel train"):  # fmt: skip
+    for word in (
+        "expect  loss",
+        "nine times in ten",
+        "on 8 h100 at 40% of the peak",
+        "to pay",
+        "serve",
+        "vocabulary 50000",
+        "times the longest run",
+        "windtunnel train",
+    ):
         assert word in out
     assert len(out.splitlines()) < 25
 
@@ -109,12 +156,17 @@ def test_a_no_go_is_a_failed_verdict_and_a_size_out_of_reach_is_said(run: Any, t
         (["--flops", "1e18", "--parametrization", "mup"], ["--parametrization mup", "minicpm"]),
         (["--flops", "1e18", "--shape", "64"], ["--shape 64", "64x4"]),
         (["--flops", "1e18", "--from", "nowhere.csv"], ["nowhere.csv", "no such table"]),
-        (["--flops", "1e18", "--from", "TABLE", "--corpus", "cor", "--name", "../out"], ["--name ../out"]),
+        (
+            ["--flops", "1e18", "--from", "TABLE", "--corpus", "cor", "--name", "../out"],
+            ["--name ../out"],
+        ),
         (["--params", "1M", "--flops", "1e8", "--from", "TABLE"], ["too small a budget"]),
         (["--audit", "nothing"], ["nothing", "no run"]),
     ],
 )
-def test_what_is_refused(arguments: list[str], names: list[str], run: Any, table: Path, tmp_path: Path) -> None:
+def test_what_is_refused(
+    arguments: list[str], names: list[str], run: Any, table: Path, tmp_path: Path
+) -> None:
     code, out, err = run(*[str(table) if word == "TABLE" else word for word in arguments])
     assert (code, out) == (2, ""), err
     (line,) = err.splitlines()
@@ -128,8 +180,15 @@ def test_what_is_refused(arguments: list[str], names: list[str], run: Any, table
         ("params,tokens\n1e6,1e8\n", ["loss missing"]),
         ("", ["empty"]),
         ("params,tokens,loss\n" + "1e6,1e8,3\n" * 4, ["4 points"]),
-        ("params,tokens,loss\n" + "".join(f"1e6,{d}e8,{3 - d / 20}\n" for d in range(1, 10)), ["1 size"]),
-        ("params,tokens,loss\n" + "".join(f"{n}e6,{20 * n}e6,{3 - n / 20}\n" for n in range(1, 10)), ["one ray"]),
+        (
+            "params,tokens,loss\n" + "".join(f"1e6,{d}e8,{3 - d / 20}\n" for d in range(1, 10)),
+            ["1 size"],
+        ),
+        (
+            "params,tokens,loss\n"
+            + "".join(f"{n}e6,{20 * n}e6,{3 - n / 20}\n" for n in range(1, 10)),
+            ["one ray"],
+        ),
         ("params,tokens,loss\n1e6,1e8,nan\n", ["line 2", "loss"]),
         ("params,tokens,loss\n1e6,-1e8,3\n", ["line 2", "tokens"]),
     ],

@@ -29,11 +29,17 @@ def trained(make_lab: Any, stem: Make) -> Any:
 
 
 @pytest.fixture
-def run_here(trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """The command line in this process, where transformers is loaded once: exit code, stdout, stderr."""
+def run_here(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """The command line in this process, where transformers is loaded once: exit code, stdout,
+    stderr.
+    """
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["windtunnel", *map(str, arguments), "--lab", str(trained.path)])
+        monkeypatch.setattr(
+            "sys.argv", ["windtunnel", *map(str, arguments), "--lab", str(trained.path)]
+        )
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
@@ -42,7 +48,9 @@ def run_here(trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def test_an_export_is_whole_and_says_how_near_it_is(trained: Any, run_here: Callable[..., Any]) -> None:
+def test_an_export_is_whole_and_says_how_near_it_is(
+    trained: Any, run_here: Callable[..., Any]
+) -> None:
     for to in ("hf", "llama", "minicpm"):
         code, out, err = run_here("export", "early", "--to", to, "--json")
         assert code == 0, err
@@ -52,26 +60,53 @@ def test_an_export_is_whole_and_says_how_near_it_is(trained: Any, run_here: Call
         folder = Path(done["path"])
         assert folder.parent == trained.path / "exports"
         assert {path.name for path in folder.iterdir()} == {
-            "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-            "tokenizer_config.json"}  # fmt: skip
-        assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "who may read one may read all"
+            "README.md",
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        }
+        assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, (
+            "who may read one may read all"
+        )
     assert not list((trained.path / "exports").glob(".*"))
 
 
-def test_the_card_tells_where_the_model_comes_from(trained: Any, run_here: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_card_tells_where_the_model_comes_from(
+    trained: Any, run_here: Callable[..., Any], tmp_path: Path
+) -> None:
     assert run_here("export", "early", "--to", "hf", "--out", tmp_path / "x")[0] == 0
     text = (tmp_path / "x/README.md").read_text()
     stem, early = trained.json("runs")
-    for said in (f"stem `{stem['id']}`", f"branch `{early['id']}`", "# early", "## Data", "generated", "## Evaluation",
-                 f"{early['loss']:.4f}", "transformers", 'name = "early"', "decay over the last 640"):  # fmt: skip
+    for said in (
+        f"stem `{stem['id']}`",
+        f"branch `{early['id']}`",
+        "# early",
+        "## Data",
+        "generated",
+        "## Evaluation",
+        f"{early['loss']:.4f}",
+        "transformers",
+        'name = "early"',
+        "decay over the last 640",
+    ):
         assert said in text, said
     assert str(trained.path) not in text
 
 
-def test_any_checkpoint_and_any_precision(trained: Any, run_here: Callable[..., Any], tmp_path: Path) -> None:
-    code, out, _ = run_here("export", "tiny", "--to", "hf", "--at", 20 * BATCH, "--dtype", "bf16", "--json")
+def test_any_checkpoint_and_any_precision(
+    trained: Any, run_here: Callable[..., Any], tmp_path: Path
+) -> None:
+    code, out, _ = run_here(
+        "export", "tiny", "--to", "hf", "--at", 20 * BATCH, "--dtype", "bf16", "--json"
+    )
     done = json.loads(out)
-    assert (code, done["tokens"], done["dtype"]) == (0, 20 * BATCH, "bf16") and "2560-hf-bf16" in done["path"]
+    assert (code, done["tokens"], done["dtype"]) == (
+        0,
+        20 * BATCH,
+        "bf16",
+    ) and "2560-hf-bf16" in done["path"]
     assert json.loads((Path(done["path"]) / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
@@ -87,7 +122,9 @@ def test_what_is_there_is_not_written_over_unless_one_says_so(
     assert run_here(*ask, "--overwrite")[0] == 0 and (place / "README.md").read_text() != "mine"
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one.txt").write_text("dear")
-    code, _, err = run_here("export", "early", "--to", "hf", "--out", tmp_path / "letters", "--overwrite")
+    code, _, err = run_here(
+        "export", "early", "--to", "hf", "--out", tmp_path / "letters", "--overwrite"
+    )
     assert code == 2 and "not an export" in err and (tmp_path / "letters/one.txt").exists()
 
 
@@ -105,30 +142,39 @@ def test_an_export_that_is_off_fails_and_is_not_left(
     for to in ("hf", "llama"):
         code, out, err = run_here("export", "early", "--to", to, "--out", tmp_path / "x")
         last = err.splitlines()[-1]
-        assert code == 1 and not out and "was not written, it would be off" in last and "max" in last
+        assert (
+            code == 1 and not out and "was not written, it would be off" in last and "max" in last
+        )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("arguments", "names"), [
-    (["early", "--to", "hff"], ["--to hff", "did you mean 'hf'"]),
-    (["earley", "--to", "hf"], ["earley", "did you mean 'early'"]),
-    (["early"], ["--to hf|minicpm|llama|gguf or --table"]),
-    (["early", "--to", "hf", "--dtype", "int4"], ["--dtype int4", "fp32, bf16, fp16"]),
-    (["early", "--to", "hf", "--at", "999"], ["no checkpoint at 999 tokens", "there are: "]),
-    (["early", "--to", "hf", "--at", "soon"], ["soon", "tokens"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["early", "--to", "hff"], ["--to hff", "did you mean 'hf'"]),
+        (["earley", "--to", "hf"], ["earley", "did you mean 'early'"]),
+        (["early"], ["--to hf|minicpm|llama|gguf or --table"]),
+        (["early", "--to", "hf", "--dtype", "int4"], ["--dtype int4", "fp32, bf16, fp16"]),
+        (["early", "--to", "hf", "--at", "999"], ["no checkpoint at 999 tokens", "there are: "]),
+        (["early", "--to", "hf", "--at", "soon"], ["soon", "tokens"]),
+    ],
+)
 def test_an_export_that_cannot_be(
     arguments: list[str], names: list[str], trained: Any, run_here: Callable[..., Any]
 ) -> None:
     files = trained.files()
     code, out, err = run_here("export", *arguments)
-    assert code == 2 and not out and len(err.splitlines()) == 1 and all(name in err for name in names), err
+    assert (
+        code == 2 and not out and len(err.splitlines()) == 1 and all(name in err for name in names)
+    ), err
     assert trained.files() == files
 
 
 def test_a_gguf_that_is_rounded(run_here: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
-    code, out, err = run_here("export", "early", "--to", "gguf", "--dtype", "q8_0", "--out", tmp_path / "one")
+    code, out, err = run_here(
+        "export", "early", "--to", "gguf", "--dtype", "q8_0", "--out", tmp_path / "one"
+    )
     assert code == 0, err
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"README.md", "early-Q8_0.gguf"}
     assert "Q8_0" in out and "max" in out
@@ -146,13 +192,44 @@ def test_gguf_in_every_precision(run_here: Callable[..., Any], tmp_path: Path) -
 def test_from_a_folder_to_a_branch_and_out_again(lab: Any, corpus: Corpus, tmp_path: Path) -> None:
     """In processes of their own, as a person does it: their model, my text, a branch, an export."""
     model = model_of("grouped")
-    write(tmp_path, "minicpm", model, weights_of(model), 64, corpus.tokenizer, {"eos_token": "<|end|>"}, dtype="bf16")
+    write(
+        tmp_path,
+        "minicpm",
+        model,
+        weights_of(model),
+        64,
+        corpus.tokenizer,
+        {"eos_token": "<|end|>"},
+        dtype="bf16",
+    )
     made = lab.json("import", tmp_path, "--name", "theirs")
-    assert (made["name"], made["kind"], made["tokens"], made["status"]) == ("theirs", "stem", 0, "done")
-    (tmp_path / "mine.txt").write_text("windtunnel\n\n".join(f"my own words {i} " * 30 for i in range(60)))
-    built = lab.json("corpus", "build", "mine", f"notes={tmp_path / 'mine.txt'}", "--tokenizer", "theirs")
+    assert (made["name"], made["kind"], made["tokens"], made["status"]) == (
+        "theirs",
+        "stem",
+        0,
+        "done",
+    )
+    (tmp_path / "mine.txt").write_text(
+        "windtunnel\n\n".join(f"my own words {i} " * 30 for i in range(60))
+    )
+    built = lab.json(
+        "corpus", "build", "mine", f"notes={tmp_path / 'mine.txt'}", "--tokenizer", "theirs"
+    )
     assert built["vocab"] == 320
-    ask = ("branch", "theirs", "--at", 0, "--decay", 512, "--corpus", "mine", "--batch", 128, "--context", 32)
+    ask = (
+        "branch",
+        "theirs",
+        "--at",
+        0,
+        "--decay",
+        512,
+        "--corpus",
+        "mine",
+        "--batch",
+        128,
+        "--context",
+        32,
+    )
     assert lab.run(*ask).returncode == 2
     recipe = Path(made["path"]) / "recipe.toml"
     recipe.write_text(recipe.read_text().replace('compile = "auto"', "compile = false"))
@@ -162,11 +239,17 @@ def test_from_a_folder_to_a_branch_and_out_again(lab: Any, corpus: Corpus, tmp_p
         done = lab.json("export", run, "--to", "minicpm")
         assert done["agreement"]["max_difference"] == 0
         config = json.loads((Path(done["path"]) / "config.json").read_text())
-        assert (config["scale_emb"], config["dim_model_base"], config["max_position_embeddings"]) == (10.0, 32, 64)
+        assert (
+            config["scale_emb"],
+            config["dim_model_base"],
+            config["max_position_embeddings"],
+        ) == (10.0, 32, 64)
     assert "imported `" in (Path(done["path"]) / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "says"), [("weights.bin", "a pickle is a program"), ("nowhere", "no such folder")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("weights.bin", "a pickle is a program"), ("nowhere", "no such folder")]
+)
 def test_an_import_that_cannot_be(name: str, says: str, lab: Any, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"\x80\x04")
     files = lab.files()

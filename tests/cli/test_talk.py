@@ -1,4 +1,6 @@
-"""`windtunnel chat`: the same conversation with a run and with its GGUF file; and what it says to bad input."""
+"""`windtunnel chat`: the same conversation with a run and with its GGUF file; and what it says to
+bad input.
+"""
 
 import subprocess
 import sys
@@ -96,15 +98,28 @@ def test_a_conversation_in_the_terminal(what: str, trained: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["chat", "serve"])
-def test_bad_input_is_one_line(command: str, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_bad_input_is_one_line(
+    command: str,
+    trained: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("xllamacpp")
     whole = (trained.path / "tiny.gguf").read_bytes()
-    contents = {"cut": whole[: len(whole) // 2], "text": b"text " * 99, "other": whole.replace(b"granite", b"granita")}
+    contents = {
+        "cut": whole[: len(whole) // 2],
+        "text": b"text " * 99,
+        "other": whole.replace(b"granite", b"granita"),
+    }
     for name, content in contents.items():
         (tmp_path / f"{name}.gguf").write_bytes(content)
-    faults = {"cut": "cut off or damaged", "text": "not a GGUF file", "other": "architecture 'granita'",
-              "nowhere": "No such file"}  # fmt: skip
+    faults = {
+        "cut": "cut off or damaged",
+        "text": "not a GGUF file",
+        "other": "architecture 'granita'",
+        "nowhere": "No such file",
+    }
     for name, fault in faults.items():
         monkeypatch.setattr(sys, "argv", ["windtunnel", command, str(tmp_path / f"{name}.gguf")])
         with pytest.raises(SystemExit) as ended:
@@ -113,8 +128,9 @@ def test_bad_input_is_one_line(command: str, trained: Any, tmp_path: Path, monke
         assert ended.value.code == 2 and f"{name}.gguf" in line and fault in line
 
 
-def test_a_run_that_is_not_there(trained: Any, monkeypatch: pytest.MonkeyPatch,
-                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_run_that_is_not_there(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["windtunnel", "chat", "tinny", "--lab", str(trained.path)])
     with pytest.raises(SystemExit):
         main()
@@ -124,5 +140,7 @@ def test_a_run_that_is_not_there(trained: Any, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("command", [("serve", "no.gguf"), ("chat", "no.gguf")])
 def test_a_file_needs_no_torch(command: tuple[str, str]) -> None:
     code = "import sys; from windtunnel.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2 and done.stdout == "False\n"

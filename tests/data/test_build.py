@@ -1,4 +1,6 @@
-"""Building a corpus: what goes in comes out once, in one split, in the same bytes however often it was stopped."""
+"""Building a corpus: what goes in comes out once, in one split, in the same bytes however often
+it was stopped.
+"""
 
 import hashlib
 import os
@@ -20,7 +22,12 @@ from windtunnel.data.shards import Corpus, TokenStream
 from windtunnel.data.spool import PIECE
 from windtunnel.errors import InputError
 
-WORDS = [f"{a}{b}{c}" for a in ("wi", "tu", "sa", "lo", "ge") for b in ("n", "rr", "st", "m") for c in ("d", "el", "a")]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("wi", "tu", "sa", "lo", "ge")
+    for b in ("n", "rr", "st", "m")
+    for c in ("d", "el", "a")
+]
 
 
 def words(seed: int, count: int) -> str:
@@ -39,18 +46,31 @@ def documents(corpus: Corpus, stream: TokenStream) -> list[str]:
     tokens = stream.read(np.array([0]), stream.tokens)[0]
     ends = [*stream.starts[1:].tolist(), stream.tokens]
     assert all(tokens[end - 1] == corpus.manifest.eos for end in ends)
-    return [corpus.tokenizer.decode(tokens[a : b - 1]) for a, b in zip(stream.starts.tolist(), ends, strict=True)]
+    return [
+        corpus.tokenizer.decode(tokens[a : b - 1])
+        for a, b in zip(stream.starts.tolist(), ends, strict=True)
+    ]
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file of a corpus and its hash, but for the record of what was verified, which has times in it."""
+    """Every file of a corpus and its hash, but for the record of what was verified, which has
+    times in it.
+    """
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != "verified.json"]
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def test_every_document_comes_back_once_and_in_one_split(tmp_path: Path) -> None:
     texts = [f"Document {i}: {words(i, 30)} ü 漢字" for i in range(1500)]
-    corpus = build(tmp_path / "c", {"a": source(texts, licence="CC0", synthetic=True)}, vocab=500, shard_tokens=7000)
+    corpus = build(
+        tmp_path / "c",
+        {"a": source(texts, licence="CC0", synthetic=True)},
+        vocab=500,
+        shard_tokens=7000,
+    )
     train, validation = corpus.sources["a"].train, corpus.sources["a"].validation
     found = [documents(corpus, train), documents(corpus, validation)]
     assert sorted(found[0] + found[1]) == sorted(texts)
@@ -60,7 +80,9 @@ def test_every_document_comes_back_once_and_in_one_split(tmp_path: Path) -> None
     entry = corpus.manifest.sources["a"]
     assert (entry.licence, entry.synthetic, entry.origin) == ("CC0", True, "a test")
     assert (entry.read, entry.duplicates, entry.malformed, entry.cut) == (1500, 0, 0, False)
-    assert len(entry.train.shards) > 5 and all(shard.tokens == 7000 for shard in entry.train.shards[:-1])
+    assert len(entry.train.shards) > 5 and all(
+        shard.tokens == 7000 for shard in entry.train.shards[:-1]
+    )
     for stream, texts in zip((train, validation), found, strict=True):
         assert stream.documents == len(texts)
         assert stream.bytes == sum(len(text.encode()) for text in texts)
@@ -71,10 +93,18 @@ def test_every_document_comes_back_once_and_in_one_split(tmp_path: Path) -> None
 def test_duplicates_are_kept_once_across_sources(tmp_path: Path) -> None:
     first = [words(i, 20) for i in range(100)]
     second = [words(i, 20) for i in range(50, 150)]
-    corpus = build(tmp_path / "c", {"a": source(first + first[:10]), "b": source(second)}, vocab=300)
+    corpus = build(
+        tmp_path / "c", {"a": source(first + first[:10]), "b": source(second)}, vocab=300
+    )
     assert [entry.duplicates for entry in corpus.manifest.sources.values()] == [10, 50]
-    kept = [documents(corpus, stream) for s in corpus.sources.values() for stream in (s.train, s.validation)]
-    assert sorted(text for texts in kept for text in texts) == sorted(words(i, 20) for i in range(150))
+    kept = [
+        documents(corpus, stream)
+        for s in corpus.sources.values()
+        for stream in (s.train, s.validation)
+    ]
+    assert sorted(text for texts in kept for text in texts) == sorted(
+        words(i, 20) for i in range(150)
+    )
     with pytest.raises(InputError, match="earlier source"):
         build(tmp_path / "d", {"a": source(first), "b": source(first)}, vocab=300)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
@@ -85,9 +115,14 @@ def test_a_source_of_few_long_documents_is_cut(tmp_path: Path) -> None:
     corpus = build(tmp_path / "c", {"a": source([text])}, vocab=300)
     entry = corpus.manifest.sources["a"]
     assert entry.cut and entry.read == 1 and entry.validation.documents >= 1
-    found = [documents(corpus, stream) for stream in (corpus.sources["a"].train, corpus.sources["a"].validation)]
+    found = [
+        documents(corpus, stream)
+        for stream in (corpus.sources["a"].train, corpus.sources["a"].validation)
+    ]
     assert sum(len(piece) for pieces in found for piece in pieces) == len(text)
-    assert all(piece in text and len(piece.encode()) <= PIECE for pieces in found for piece in pieces)
+    assert all(
+        piece in text and len(piece.encode()) <= PIECE for pieces in found for piece in pieces
+    )
     assert entry.train.bytes + entry.validation.bytes == len(text.encode())
 
 
@@ -96,12 +131,17 @@ def test_validation_has_a_document_whenever_there_are_two(tmp_path: Path) -> Non
     assert two.sources["a"].train.documents == two.sources["a"].validation.documents == 1
     one = build(tmp_path / "one", {"a": source(["one document"])}, vocab=300)
     assert (one.sources["a"].train.documents, one.sources["a"].validation.documents) == (1, 0)
-    none = build(tmp_path / "none", {"a": source([words(i, 9) for i in range(500)])}, vocab=300, validation=0)
+    none = build(
+        tmp_path / "none", {"a": source([words(i, 9) for i in range(500)])}, vocab=300, validation=0
+    )
     assert none.sources["a"].validation.tokens == 0
 
 
 def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path) -> None:
-    sources = {name: source([words(seed + i, 150) for i in range(800)]) for name, seed in [("a", 0), ("b", 5000)]}
+    sources = {
+        name: source([words(seed + i, 150) for i in range(800)])
+        for name, seed in [("a", 0), ("b", 5000)]
+    }
     build(tmp_path / "one", sources, vocab=400, workers=1)
     build(tmp_path / "two", sources, vocab=400, workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -110,9 +150,13 @@ def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path) -> None:
 def test_a_tokenizer_may_be_given(tmp_path: Path) -> None:
     texts = [words(i, 20) for i in range(200)]
     first = build(tmp_path / "first", {"a": source(texts)}, vocab=300)
-    second = build(tmp_path / "second", {"a": source(texts)}, tokenizer=tmp_path / "first" / "tokenizer.json")
+    second = build(
+        tmp_path / "second", {"a": source(texts)}, tokenizer=tmp_path / "first" / "tokenizer.json"
+    )
     assert second.tokenizer.sha256 == first.tokenizer.sha256
-    assert (tmp_path / "first/a/train-00000.bin").read_bytes() == (tmp_path / "second/a/train-00000.bin").read_bytes()
+    assert (tmp_path / "first/a/train-00000.bin").read_bytes() == (
+        tmp_path / "second/a/train-00000.bin"
+    ).read_bytes()
 
 
 def test_asking_again_returns_what_is_there_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -139,7 +183,11 @@ def test_malformed_documents_are_counted_or_refused_with_nothing_left(tmp_path: 
     corpus = build(tmp_path / "c", {"a": Documents(lambda: read(2), "x")}, vocab=300)
     assert (corpus.manifest.sources["a"].read, corpus.manifest.sources["a"].malformed) == (302, 2)
     with pytest.raises(InputError, match=r"a\.jsonl line 0: not JSON; 30 of the first 330"):
-        build(tmp_path / "d", {"first": source(good), "a": Documents(lambda: read(30), "x")}, vocab=300)
+        build(
+            tmp_path / "d",
+            {"first": source(good), "a": Documents(lambda: read(30), "x")},
+            vocab=300,
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
 
 
@@ -174,7 +222,9 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sources of about 1 MB, each with documents of the one before, and the corpus that they make."""
+    """Three sources of about 1 MB, each with documents of the one before, and the corpus that
+    they make.
+    """
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "build.py").write_text(SCRIPT)
     for name, seed in [("a", 0), ("b", 1250), ("c", 2500)]:
@@ -185,7 +235,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("moment", ["spool/b.part", "tokenizer.json", "b.part", "c.part"])
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(inputs: Path, tmp_path: Path, moment: str) -> None:
+def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
+    inputs: Path, tmp_path: Path, moment: str
+) -> None:
     command = [sys.executable, inputs / "build.py", inputs, tmp_path / "c"]
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 60
@@ -231,17 +283,23 @@ def test_two_builds_of_one_corpus_do_not_mix(inputs: Path, tmp_path: Path) -> No
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", place], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", place], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
     yield place
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_build_goes_on_when_there_is_room(inputs: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_build_goes_on_when_there_is_room(
+    inputs: Path, small_disk: Path
+) -> None:
     sources = {name: from_paths(inputs / f"{name}.jsonl") for name in "abc"}
     splits = [
-        split for e in Corpus.open(inputs / "reference").manifest.sources.values() for split in (e.train, e.validation)
+        split
+        for e in Corpus.open(inputs / "reference").manifest.sources.values()
+        for split in (e.train, e.validation)
     ]
     text, tokens = sum(split.bytes for split in splits), sum(2 * split.tokens for split in splits)
 

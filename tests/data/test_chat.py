@@ -1,4 +1,6 @@
-"""Conversations become a corpus: read in every shape, rendered, packed whole, with what is learnt of them."""
+"""Conversations become a corpus: read in every shape, rendered, packed whole, with what is learnt
+of them.
+"""
 
 import gzip
 import json
@@ -28,11 +30,17 @@ CONTEXT = 32
 @pytest.fixture(scope="module")
 def chats(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("chats")
-    return build_chat(folder, [write_chats(folder / "chats.jsonl")], corpus.folder / "tokenizer.json", CONTEXT)
+    return build_chat(
+        folder, [write_chats(folder / "chats.jsonl")], corpus.folder / "tokenizer.json", CONTEXT
+    )
 
 
 def windows_of(corpus: Corpus, context: int = CONTEXT) -> Windows:
-    return Windows(corpus, Data.model_validate({"corpus": "chats", "context": context, "mask_documents": True}), 0)
+    return Windows(
+        corpus,
+        Data.model_validate({"corpus": "chats", "context": context, "mask_documents": True}),
+        0,
+    )
 
 
 def all_windows(corpus: Corpus, context: int = CONTEXT) -> np.ndarray:
@@ -59,9 +67,18 @@ class TestReading:
     @pytest.mark.parametrize(
         "record",
         [
-            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "id": 7},
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b"},
+                ],
+                "id": 7,
+            },
             {"prompt": "a", "completion": "b"},
-            {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+            {
+                "prompt": [{"role": "user", "content": "a"}],
+                "completion": [{"role": "assistant", "content": "b"}],
+            },
             {"instruction": "a", "output": "b"},
             {"instruction": "a", "input": "", "output": "b"},
             {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
@@ -71,10 +88,15 @@ class TestReading:
         (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n\n")
         (found,) = conversations([tmp_path / "a.jsonl"])
         assert isinstance(found, str)
-        assert messages_of(found) == [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        assert messages_of(found) == [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+        ]
 
     def test_what_is_given_with_an_instruction_stands_below_it(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jsonl").write_text(json.dumps({"instruction": "a", "input": "c", "output": "b"}))
+        (tmp_path / "a.jsonl").write_text(
+            json.dumps({"instruction": "a", "input": "c", "output": "b"})
+        )
         (found,) = conversations([tmp_path / "a.jsonl"])
         assert isinstance(found, str) and messages_of(found)[0]["content"] == "a\n\nc"
 
@@ -98,9 +120,15 @@ class TestReading:
             ('{"text": "a"}', "expected 'messages', 'prompt' and 'completion'"),
             ('{"messages": "a"}', "'messages' is no list of messages"),
             ('{"messages": [{"role": "user", "content": "a"}]}', "no turn of the assistant"),
-            ('{"messages": [{"role": "narrator", "content": "a"}]}', "role 'narrator': expected one of system, user"),
+            (
+                '{"messages": [{"role": "narrator", "content": "a"}]}',
+                "role 'narrator': expected one of system, user",
+            ),
             ('{"messages": [{"role": "assistant", "content": null}]}', "'content' holds no text"),
-            ('{"prompt": "a", "completion": "\\ud800"}', "'completion' holds half of a surrogate pair"),
+            (
+                '{"prompt": "a", "completion": "\\ud800"}',
+                "'completion' holds half of a surrogate pair",
+            ),
             ('{"conversations": [{"from": "human"}]}', "'value' holds no text"),
         ],
     )
@@ -117,14 +145,18 @@ def test_packing_keeps_each_whole_and_once(lengths: list[int]) -> None:
     assert sorted(index for window in windows for index in window) == list(range(len(lengths)))
     filled = [sum(lengths[index] for index in window) for window in windows]
     assert all(0 < size <= 32 for size in filled)
-    assert sum(size <= 16 for size in filled) <= 1, "two windows that are half empty would have been one"
+    assert sum(size <= 16 for size in filled) <= 1, (
+        "two windows that are half empty would have been one"
+    )
 
 
 def test_what_the_assistant_says_is_learnt_and_nothing_else(chats: Corpus) -> None:
     source = chats.sources["chat"]
     windows = np.concatenate([all_windows(chats), windows_of(chats).validation("chat", 10**9)])
     messages = [message for one in some_chats() for message in one["messages"]]
-    expected = [f"{message['content']}<|end|>" for message in messages if message["role"] == "assistant"]
+    expected = [
+        f"{message['content']}<|end|>" for message in messages if message["role"] == "assistant"
+    ]
     assert sorted(said(chats, windows)) == sorted(expected)
     assert source.train.documents + source.validation.documents == len(some_chats())
     assert 0 < source.validation.documents <= 0.15 * len(some_chats())
@@ -158,7 +190,10 @@ def test_the_manifest_says_how(chats: Corpus, corpus: Corpus) -> None:
 
 def test_other_corpora_are_as_they_were(corpus: Corpus) -> None:
     manifest = json.loads((corpus.folder / "manifest.json").read_text())
-    assert "packing" not in manifest and "learnt" not in manifest["sources"]["prose"]["train"]["shards"][0]
+    assert (
+        "packing" not in manifest
+        and "learnt" not in manifest["sources"]["prose"]["train"]["shards"][0]
+    )
     stream = corpus.sources["prose"].train
     starts = np.array([0, 7, 1000])
     assert np.array_equal(stream.marked(starts, 33), stream.read(starts, 33))
@@ -173,19 +208,27 @@ def test_what_is_too_long_is_cut_or_left_out(corpus: Corpus, tmp_path: Path) -> 
     packing, entry = built.manifest.packing, built.manifest.sources["chat"]
     assert packing and (packing.cut, packing.dropped) == (1, 1)
     assert entry.train.documents + entry.validation.documents == 21
-    windows = np.concatenate([all_windows(built, 64), windows_of(built, 64).validation("chat", 10**9)])
+    windows = np.concatenate(
+        [all_windows(built, 64), windows_of(built, 64).validation("chat", 10**9)]
+    )
     (beginning,) = [text for text in said(built, windows) if text.startswith("wind")]
     assert (word * 200).startswith(beginning), "no end was learnt where none was said"
 
 
 def test_the_content_names_a_corpus(corpus: Corpus, tmp_path: Path) -> None:
-    tokenizer, file = corpus.folder / "tokenizer.json", write_chats(tmp_path / "my chats.jsonl", some_chats()[:50])
+    tokenizer, file = (
+        corpus.folder / "tokenizer.json",
+        write_chats(tmp_path / "my chats.jsonl", some_chats()[:50]),
+    )
     first = build_chat(tmp_path / "lab", [file], tokenizer, CONTEXT)
     assert first.folder.name.startswith("my-chats-")
     before = (first.folder / "manifest.json").stat().st_mtime_ns
     os.utime(file)
     again = build_chat(tmp_path / "lab", [file], tokenizer, CONTEXT)
-    assert again.folder == first.folder and (again.folder / "manifest.json").stat().st_mtime_ns == before
+    assert (
+        again.folder == first.folder
+        and (again.folder / "manifest.json").stat().st_mtime_ns == before
+    )
     elsewhere = build_chat(tmp_path / "other", [file], tokenizer, CONTEXT)
     assert elsewhere.digest == first.digest and elsewhere.folder.name == first.folder.name
     write_chats(file, some_chats()[:51])
@@ -193,16 +236,22 @@ def test_the_content_names_a_corpus(corpus: Corpus, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "lab").iterdir() if p.name.startswith(".")] == []
 
 
-def test_the_order_of_the_lines_and_what_is_there_twice_change_nothing(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_order_of_the_lines_and_what_is_there_twice_change_nothing(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     tokenizer, some = corpus.folder / "tokenizer.json", some_chats()[:50]
     first = build_chat(tmp_path, [write_chats(tmp_path / "a.jsonl", some)], tokenizer, CONTEXT)
-    second = build_chat(tmp_path, [write_chats(tmp_path / "b.jsonl", [*some[::-1], some[3]])], tokenizer, CONTEXT)
+    second = build_chat(
+        tmp_path, [write_chats(tmp_path / "b.jsonl", [*some[::-1], some[3]])], tokenizer, CONTEXT
+    )
     assert first.digest == second.digest
     assert second.manifest.sources["chat"].duplicates == 1
 
 
 def test_a_damaged_record_of_what_is_learnt_is_named(corpus: Corpus, tmp_path: Path) -> None:
-    built = build_chat(tmp_path, [write_chats(tmp_path / "a.jsonl")], corpus.folder / "tokenizer.json", CONTEXT)
+    built = build_chat(
+        tmp_path, [write_chats(tmp_path / "a.jsonl")], corpus.folder / "tokenizer.json", CONTEXT
+    )
     file = built.folder / "chat/train-00000.learnt.bin"
     content = bytearray(file.read_bytes())
     content[3] ^= 1
@@ -212,7 +261,9 @@ def test_a_damaged_record_of_what_is_learnt_is_named(corpus: Corpus, tmp_path: P
 
 
 def test_windows_of_another_length_are_refused(chats: Corpus) -> None:
-    with pytest.raises(InputError, match=r"data\.context=16: the conversations of .* are packed for 32"):
+    with pytest.raises(
+        InputError, match=r"data\.context=16: the conversations of .* are packed for 32"
+    ):
         windows_of(chats, 16)
 
 
@@ -221,10 +272,15 @@ def test_windows_of_another_length_are_refused(chats: Corpus) -> None:
     [
         ([chat("a", "b")], "1 different conversations .* expected at least 2"),
         ([chat("wind " * 99, "b"), chat("tunnel " * 99, "b")], "0 different conversations"),
-        ([chat("a"), chat("b", "c")], r"line 1: no turn of the assistant.*; 1 of the first 2 .* at most 1\.0% may be"),
+        (
+            [chat("a"), chat("b", "c")],
+            r"line 1: no turn of the assistant.*; 1 of the first 2 .* at most 1\.0% may be",
+        ),
     ],
 )
-def test_too_little_to_learn_is_refused(content: list[Chat], why: str, corpus: Corpus, tmp_path: Path) -> None:
+def test_too_little_to_learn_is_refused(
+    content: list[Chat], why: str, corpus: Corpus, tmp_path: Path
+) -> None:
     file = write_chats(tmp_path / "a.jsonl", content)
     with pytest.raises(InputError, match=why):
         build_chat(tmp_path / "lab", [file], corpus.folder / "tokenizer.json", CONTEXT)

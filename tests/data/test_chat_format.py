@@ -59,7 +59,9 @@ def test_the_template_says_the_same(form: ChatFormat, corpus: Corpus, chatml: To
 
 
 @pytest.mark.parametrize("form", [OURS, CHATML])
-def test_llama_cpp_renders_the_same(form: ChatFormat, corpus: Corpus, chatml: Tokenizer, tmp_path: Path) -> None:
+def test_llama_cpp_renders_the_same(
+    form: ChatFormat, corpus: Corpus, chatml: Tokenizer, tmp_path: Path
+) -> None:
     pytest.importorskip("xllamacpp")
     from windtunnel.ship.engine import LlamaCpp
 
@@ -67,7 +69,9 @@ def test_llama_cpp_renders_the_same(form: ChatFormat, corpus: Corpus, chatml: To
     tokenizer.save(tmp_path / "tokenizer.json")
     model = model_of("tied")
     about = gguf.About("x", 512, form.template)
-    gguf.write(model, weights_of(model), tmp_path / "tokenizer.json", tmp_path / "x.gguf", "F32", about)
+    gguf.write(
+        model, weights_of(model), tmp_path / "tokenizer.json", tmp_path / "x.gguf", "F32", about
+    )
     with LlamaCpp(tmp_path / "x.gguf") as engine:
         assert engine.render(TALK) == tokenizer.decode(form.encode(tokenizer, TALK))
 
@@ -78,6 +82,9 @@ def test_the_assistant_is_learnt(form: ChatFormat, corpus: Corpus, chatml: Token
     talk: list[Message] = [*TALK, {"role": "assistant", "content": " a\nb"}]
     ids, learnt = form.render(tokenizer, talk)
     edges = np.flatnonzero(np.diff([False, *learnt, False])).reshape(-1, 2)
-    assert [tokenizer.decode(ids[a:b]) for a, b in edges] == [f"sel{form.closing}", f" a\nb{form.closing}"]
+    assert [tokenizer.decode(ids[a:b]) for a, b in edges] == [
+        f"sel{form.closing}",
+        f" a\nb{form.closing}",
+    ]
     before = form.encode(tokenizer, TALK)
     assert ids[: len(before)].tolist() == before, "what is asked later is what was learnt"

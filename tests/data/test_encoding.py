@@ -1,4 +1,6 @@
-"""The faster engine gives the ids of Hugging Face's tokenizers, or says why it does not stand in for them."""
+"""The faster engine gives the ids of Hugging Face's tokenizers, or says why it does not stand in
+for them.
+"""
 
 import json
 from collections.abc import Callable
@@ -31,12 +33,17 @@ byte_level = pre_tokenizers.ByteLevel
 
 
 def trained(pre_tokenizer: object, vocab: int = 600) -> Tokenizer:
-    """A tokenizer trained on text in which everything that a splitter must tell apart is frequent."""
+    """A tokenizer trained on text in which everything that a splitter must tell apart is
+    frequent.
+    """
     fast = tokenizers.Tokenizer(models.BPE())
     fast.pre_tokenizer = pre_tokenizer  # type: ignore[assignment]
     fast.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=[END], initial_alphabet=byte_level.alphabet(), show_progress=False
+        vocab_size=vocab,
+        special_tokens=[END],
+        initial_alphabet=byte_level.alphabet(),
+        show_progress=False,
     )
     fast.train_from_iterator([WORDS * 20, *ODD * 3, "a!a 1! 1a  !  1  a\n\n"] * 3, trainer)
     return Tokenizer(fast.to_str().encode())
@@ -48,7 +55,10 @@ SPLITS: dict[str, Callable[[], object]] = {
         [pre_tokenizers.Digits(individual_digits=True), byte_level(add_prefix_space=False)]
     ),
     "Llama 3": lambda: pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(LLAMA3), "isolated"), byte_level(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+            byte_level(add_prefix_space=False, use_regex=False),
+        ]
     ),
 }
 
@@ -82,28 +92,38 @@ def test_any_text_has_the_same_ids(tokenizer: Tokenizer, fast: FastBpe, texts: l
     assert same(tokenizer, fast, texts)
 
 
-@given(st.lists(st.sampled_from([*"aéя字'sS  \n\t\r1½!,\u00a0\u0301\u200d\0", "'s", "'ll", "  ", END])))
+@given(
+    st.lists(st.sampled_from([*"aéя字'sS  \n\t\r1½!,\u00a0\u0301\u200d\0", "'s", "'ll", "  ", END]))
+)
 @settings(max_examples=200, deadline=None)
-def test_any_run_of_what_splits_words_has_the_same_ids(tokenizer: Tokenizer, fast: FastBpe, parts: list[str]) -> None:
+def test_any_run_of_what_splits_words_has_the_same_ids(
+    tokenizer: Tokenizer, fast: FastBpe, parts: list[str]
+) -> None:
     assert same(tokenizer, fast, ["".join(parts)])
 
 
 @pytest.mark.parametrize("unit", [WORDS, "字", " ", "!", "a\u0301"])
-def test_long_texts_among_short_ones_have_the_same_ids(tokenizer: Tokenizer, fast: FastBpe, unit: str) -> None:
+def test_long_texts_among_short_ones_have_the_same_ids(
+    tokenizer: Tokenizer, fast: FastBpe, unit: str
+) -> None:
     long = unit * (2 * CHUNK // len(unit) + 1)
     assert same(tokenizer, fast, ["short", long, "", long[:CHUNK], "x", long])
 
 
 def test_every_character_is_split_alike_or_disputed() -> None:
     """The 13 that tokenizers 0.23 takes for digits and tiktoken 0.14 does not are of Unicode 17."""
-    characters = [chr(code) for code in (*range(0x3000), *range(0x11D00, 0x11E00), *range(0x16FF0, 0x17000))]
+    characters = [
+        chr(code) for code in (*range(0x3000), *range(0x11D00, 0x11E00), *range(0x16FF0, 0x17000))
+    ]
     tokenizer = trained(SPLITS["digits"]())
     fast = FastBpe(tokenizer)
     texts = [f"1{c} {c}a  {c}{c}!{c}" for c in characters]
     assert all(same(tokenizer, fast, texts[i : i + 512]) for i in range(0, len(texts), 512))
 
 
-def test_a_character_that_is_classed_otherwise_goes_to_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_that_is_classed_otherwise_goes_to_tokenizers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As if tiktoken's tables did not know a letter yet."""
     monkeypatch.setattr(fast_bpe, "GPT2", fast_bpe.GPT2.replace(r"\p{L}", r"[\p{L}--у]"))
     tokenizer = trained(SPLITS["GPT-2"]())
@@ -111,7 +131,9 @@ def test_a_character_that_is_classed_otherwise_goes_to_tokenizers(monkeypatch: p
     texts = ["русский язык", "plain", "größer"]
     assert same(tokenizer, fast, texts)
     assert fast._characters.disputed(texts) == {"у"}
-    assert not np.array_equal(fast._encode_together(texts)[0], with_ends(tokenizer, tokenizer.encode_batch(texts))[0])
+    assert not np.array_equal(
+        fast._encode_together(texts)[0], with_ends(tokenizer, tokenizer.encode_batch(texts))[0]
+    )
 
 
 def test_a_wrong_translation_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +162,17 @@ def reversed_ids(definition: dict) -> None:
         (lambda d: d["pre_tokenizer"].update(add_prefix_space=True), "pre-tokenizer"),
         (lambda d: d.update(pre_tokenizer=None), "pre-tokenizer"),
         (lambda d: d["model"].update(dropout=0.1), "plain byte-level BPE"),
-        (lambda d: d["added_tokens"].append(d["added_tokens"][0] | {"id": 400, "content": "<t>", "special": False}),
-         "added tokens"),
+        (
+            lambda d: d["added_tokens"].append(
+                d["added_tokens"][0] | {"id": 400, "content": "<t>", "special": False}
+            ),
+            "added tokens",
+        ),
         (lambda d: d["model"]["vocab"].update({"ab字": 400}), "stands for no byte"),
         (lambda d: d["model"]["vocab"].update({"qqqq": 400}), "no merge makes"),
         (reversed_ids, "order of its merges"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_translated_is_encoded_by_tokenizers_and_says_why(
     change: Callable[[dict], None], reason: str
 ) -> None:
@@ -172,7 +198,9 @@ def test_either_engine_encodes_spans_of_a_file(tmp_path: Path, by: str) -> None:
     assert sum(part[1].sum() for part in found) == len(ids)
 
 
-def test_a_corpus_is_the_same_by_either_engine_and_tells_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_is_the_same_by_either_engine_and_tells_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [f"{i} {WORDS} \0 {i * i}" for i in range(300)] + [f"{i} {WORDS}" for i in range(300)]
     source = Documents(lambda: iter(texts), origin="a test")
     fast = build(tmp_path / "fast", {"a": source}, vocab=400, workers=1)
@@ -183,4 +211,7 @@ def test_a_corpus_is_the_same_by_either_engine_and_tells_which(tmp_path: Path, m
     assert fast.digest == slow.digest and fast.manifest.fingerprint == slow.manifest.fingerprint
     before = json.loads(fast.manifest.to_json())
     del before["encoded_by"]
-    assert Manifest.from_json(json.dumps(before).encode(), "a corpus of before").encoded_by == "tokenizers"
+    assert (
+        Manifest.from_json(json.dumps(before).encode(), "a corpus of before").encoded_by
+        == "tokenizers"
+    )

@@ -1,4 +1,6 @@
-"""The order of windows is a pure function of the position, and keeps what it promises of epochs and mixtures."""
+"""The order of windows is a pure function of the position, and keeps what it promises of epochs
+and mixtures.
+"""
 
 import numpy as np
 import pytest
@@ -79,7 +81,9 @@ def test_the_mixture_is_met_to_a_thousandth_from_any_start(
 def test_from_the_beginning_of_a_stage_the_mixture_is_met_within_three_windows(
     mixture: dict[str, float], seed: int, begin: int
 ) -> None:
-    """The sequence strays by a third of a window each time that the stretch doubles: three at 64, four at 512."""
+    """The sequence strays by a third of a window each time that the stretch doubles: three at 64,
+    four at 512.
+    """
     stages = [OrderStage(0, {"web": 1.0}), OrderStage(begin + 1, mixture)]
     sources, _ = Order(seed, dict.fromkeys(mixture, 977), stages).at(begin + 1, 512)
     read = np.cumsum(sources[:, None] == np.arange(len(mixture)), axis=0)
@@ -133,7 +137,10 @@ def test_a_source_that_joins_later_does_not_change_what_was_read_before(
     more = new | held if place == "first" else held | new
     staged = Order(seed, more, [OrderStage(0, mixture), OrderStage(change, {"new": 1.0} | mixture)])
     without = Order(seed, held, [OrderStage(0, mixture)])
-    (sources, windows), (expected_sources, expected_windows) = staged.at(0, change), without.at(0, change)
+    (sources, windows), (expected_sources, expected_windows) = (
+        staged.at(0, change),
+        without.at(0, change),
+    )
     assert [staged.sources[i] for i in sources] == [without.sources[i] for i in expected_sources]
     assert np.array_equal(windows, expected_windows)
     assert staged.sources.index("new") in staged.at(change, 1000)[0]
@@ -154,11 +161,14 @@ def test_epochs_and_sources_differ_in_the_order_of_windows() -> None:
 
 
 def test_the_order_looks_random() -> None:
-    """Windows that follow each other are not near each other, nor are they of a pattern: as in a random permutation,
-    the rank correlation of neighbours is about 0 +- 1 / sqrt(size)."""
+    """Windows that follow each other are not near each other, nor are they of a pattern: as in a
+    random permutation, the rank correlation of neighbours is about 0 +- 1 / sqrt(size).
+    """
     size = 10_000
     for seed in range(5):
-        read = np.array(windows_of(Order(seed, {"only": size}, [OrderStage(0, {"only": 1.0})]), 0, size))
+        read = np.array(
+            windows_of(Order(seed, {"only": size}, [OrderStage(0, {"only": 1.0})]), 0, size)
+        )
         for lag in (1, 2, 100):
             assert abs(np.corrcoef(read[:-lag], read[lag:])[0, 1]) < 5 / size**0.5
         assert abs(np.corrcoef(read, np.arange(size))[0, 1]) < 5 / size**0.5
@@ -168,7 +178,10 @@ def test_the_order_looks_random() -> None:
 @given(orders(stages=3), st.integers(0, 3000))
 def test_epochs_count_the_windows_that_were_read(order: Order, count: int) -> None:
     sources, _ = order.at(0, count)
-    read = {name: int((sources == i).sum()) / order.windows[name] for i, name in enumerate(order.sources)}
+    read = {
+        name: int((sources == i).sum()) / order.windows[name]
+        for i, name in enumerate(order.sources)
+    }
     assert order.epochs(count) == read
 
 

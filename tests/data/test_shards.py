@@ -1,4 +1,6 @@
-"""An opened corpus is what its manifest says, and windows are read from it wherever the shards end."""
+"""An opened corpus is what its manifest says, and windows are read from it wherever the shards
+end.
+"""
 
 import json
 import os
@@ -17,13 +19,20 @@ TEXTS = [f"Document {i} says {i * 7919 % 1000} and {'more ' * (i % 13)}" for i i
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    build(tmp_path / "letters", {"a": Documents(lambda: iter(TEXTS), "a test")}, vocab=300, shard_tokens=1000)
+    build(
+        tmp_path / "letters",
+        {"a": Documents(lambda: iter(TEXTS), "a test")},
+        vocab=300,
+        shard_tokens=1000,
+    )
     return tmp_path / "letters"
 
 
 def test_windows_are_the_same_wherever_the_shards_end(folder: Path, tmp_path: Path) -> None:
     build(tmp_path / "whole", {"a": Documents(lambda: iter(TEXTS), "a test")}, vocab=300)
-    pieces, whole = (Corpus.open(place).sources["a"].train for place in (folder, tmp_path / "whole"))
+    pieces, whole = (
+        Corpus.open(place).sources["a"].train for place in (folder, tmp_path / "whole")
+    )
     assert len(pieces._shards) > 5 and len(whole._shards) == 1
     assert pieces.starts.tolist() == whole.starts.tolist()
     raw = np.fromfile(tmp_path / "whole/a/train-00000.bin", "<u2")
@@ -57,7 +66,9 @@ def _truncate(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_change_a_byte, _truncate, Path.unlink])
-@pytest.mark.parametrize("file", ["a/train-00002.bin", "a/validation-00000.offsets.npy", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "file", ["a/train-00002.bin", "a/validation-00000.offsets.npy", "tokenizer.json"]
+)
 def test_a_damaged_file_is_named(folder: Path, file: str, damage) -> None:
     Corpus.open(folder)
     damage(folder / file)
@@ -92,7 +103,9 @@ def test_a_missing_corpus_says_what_to_run(folder: Path) -> None:
         Corpus.open(folder.with_name("leters"))
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 1}', '{"format": 1, "sources": {"a": {}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"format": 1}', '{"format": 1, "sources": {"a": {}}}']
+)
 def test_what_is_no_manifest_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=r"manifest\.json: not a manifest"):
@@ -108,15 +121,22 @@ def test_a_later_format_is_refused(folder: Path) -> None:
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path, folder: Path) -> None:
     definition = json.loads((folder / "tokenizer.json").read_text())
-    definition["added_tokens"].append({**definition["added_tokens"][0], "id": 70_000, "content": "<|far|>"})
-    definition["model"]["vocab"].update({f"filler{i}": i for i in range(len(definition["model"]["vocab"]), 70_001)})
+    definition["added_tokens"].append(
+        {**definition["added_tokens"][0], "id": 70_000, "content": "<|far|>"}
+    )
+    definition["model"]["vocab"].update(
+        {f"filler{i}": i for i in range(len(definition["model"]["vocab"]), 70_001)}
+    )
     (tmp_path / "big.json").write_text(json.dumps(definition))
     texts = Documents(lambda: iter(TEXTS), "a test")
     big = build(tmp_path / "big", {"a": texts}, tokenizer=tmp_path / "big.json", shard_tokens=1000)
     small = Corpus.open(folder)
     assert big.manifest.dtype == "<u4" and small.manifest.dtype == "<u2"
     streams = [corpus.sources["a"].train for corpus in (big, small)]
-    assert streams[0].read(np.array([5]), 3000).tolist() == streams[1].read(np.array([5]), 3000).tolist()
+    assert (
+        streams[0].read(np.array([5]), 3000).tolist()
+        == streams[1].read(np.array([5]), 3000).tolist()
+    )
 
 
 def test_what_is_learnt_is_the_same_wherever_the_shards_end(tmp_path: Path) -> None:

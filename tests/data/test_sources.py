@@ -28,20 +28,26 @@ def _write_gzip(path: Path, data: bytes) -> None:
 def _write_zstandard(path: Path, data: bytes) -> None:
     zstandard = pytest.importorskip("zstandard")
     half = len(data) // 2  # two frames, as parallel compressors write them
-    path.write_bytes(b"".join(zstandard.ZstdCompressor().compress(part) for part in (data[:half], data[half:])))
+    path.write_bytes(
+        b"".join(zstandard.ZstdCompressor().compress(part) for part in (data[:half], data[half:]))
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [("a.jsonl", Path.write_bytes), ("a.jsonl.gz", _write_gzip), ("a.jsonl.zst", _write_zstandard)],
 )
-def test_jsonl_plain_and_compressed(tmp_path: Path, name: str, write: Callable[[Path, bytes], object]) -> None:
+def test_jsonl_plain_and_compressed(
+    tmp_path: Path, name: str, write: Callable[[Path, bytes], object]
+) -> None:
     texts = [f"document {i}\nline two" for i in range(5000)]
     write(tmp_path / name, _jsonl(texts) + b"\n   \n")
     assert list(read_path(tmp_path / name)) == texts
 
 
-@pytest.mark.parametrize(("name", "write"), [("a.jsonl.gz", _write_gzip), ("a.jsonl.zst", _write_zstandard)])
+@pytest.mark.parametrize(
+    ("name", "write"), [("a.jsonl.gz", _write_gzip), ("a.jsonl.zst", _write_zstandard)]
+)
 def test_a_compressed_file_that_was_cut_short_is_refused(
     tmp_path: Path, name: str, write: Callable[[Path, bytes], object]
 ) -> None:
@@ -58,7 +64,9 @@ def test_parquet(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     texts = [f"row {i}" for i in range(3000)]
-    parquet.write_table(pyarrow.table({"body": texts, "id": list(range(3000))}), tmp_path / "a.parquet")
+    parquet.write_table(
+        pyarrow.table({"body": texts, "id": list(range(3000))}), tmp_path / "a.parquet"
+    )
     assert list(read_path(tmp_path / "a.parquet", "body")) == texts
     with pytest.raises(InputError, match="no column 'text'; it has body, id"):
         list(read_path(tmp_path / "a.parquet"))
@@ -91,7 +99,9 @@ def test_any_text_file_may_be_named_directly(tmp_path: Path) -> None:
 )
 def test_standard_input(given: bytes, documents: list[str]) -> None:
     script = "import json; from windtunnel.data.readers import read_path; print(json.dumps(list(read_path('-'))))"
-    said = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", script], input=given, capture_output=True, check=True
+    ).stdout
     assert json.loads(said) == documents
 
 
@@ -108,7 +118,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("line", BROKEN, ids=list(BROKEN.values()))
-def test_broken_lines_are_skipped_below_the_share_and_refused_above(tmp_path: Path, line: bytes) -> None:
+def test_broken_lines_are_skipped_below_the_share_and_refused_above(
+    tmp_path: Path, line: bytes
+) -> None:
     good = _jsonl([f"document {i}" for i in range(199)])
     (tmp_path / "a.jsonl").write_bytes(good + line + b"\n")
     assert len(list(read_path(tmp_path / "a.jsonl"))) == 199
@@ -116,7 +128,12 @@ def test_broken_lines_are_skipped_below_the_share_and_refused_above(tmp_path: Pa
     with pytest.raises(InputError) as refused:
         list(read_path(tmp_path / "a.jsonl"))
     message = str(refused.value)
-    assert "a.jsonl line 200" in message and BROKEN[line] in message and "1.5%" in message and "\n" not in message
+    assert (
+        "a.jsonl line 200" in message
+        and BROKEN[line] in message
+        and "1.5%" in message
+        and "\n" not in message
+    )
 
 
 def test_a_hopeless_file_is_refused_before_its_end(tmp_path: Path) -> None:
@@ -172,7 +189,9 @@ def test_the_table_of_known_sources() -> None:
     with pytest.raises(InputError, match="did you mean shakespeare"):
         known(["shakspeare"])
     for source in SOURCES.values():
-        assert source.kind == "installed" or (len(source.sha256) == 64 and source.version in source.file)
+        assert source.kind == "installed" or (
+            len(source.sha256) == 64 and source.version in source.file
+        )
 
 
 def test_the_standard_library_is_a_source(tmp_path: Path) -> None:
@@ -188,7 +207,9 @@ def test_a_damaged_package_is_refused(tmp_path: Path) -> None:
         list(read_documents(Fetched(SOURCES["wiki"], tmp_path / "wiki.whl")))
 
 
-def test_without_a_network_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")

@@ -1,4 +1,6 @@
-"""What is held out for validation: a share by hash, raised for little text, never all and never nothing."""
+"""What is held out for validation: a share by hash, raised for little text, never all and never
+nothing.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ def test_the_share_is_raised_for_little_text_but_not_beyond_its_most() -> None:
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.5, 1.0])
-@pytest.mark.parametrize("keys", [[1, 2], [2**64 - 2, 2**64 - 1], [0, 2**64 - 1], [7, 2**63, 2**64 - 1]])
+@pytest.mark.parametrize(
+    "keys", [[1, 2], [2**64 - 2, 2**64 - 1], [0, 2**64 - 1], [7, 2**63, 2**64 - 1]]
+)
 def test_of_two_or_more_at_least_one_and_not_all(keys: list[int], share: float) -> None:
     chosen = held_out(np.array(keys, np.uint64), share)
     assert chosen[0] and not chosen[-1]

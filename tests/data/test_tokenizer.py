@@ -50,10 +50,15 @@ def test_special_tokens_come_first_and_are_worth_no_bytes(tokenizer: Tokenizer) 
     assert tokenizer.eos == 0
     assert tokenizer.token_bytes[:4].tolist() == [0, 0, 0, 0]
     assert (tokenizer.token_bytes[4:] > 0).all()
-    assert tokenizer.token_bytes.shape == (tokenizer.vocab,) and tokenizer.token_bytes.dtype == np.int32
+    assert (
+        tokenizer.token_bytes.shape == (tokenizer.vocab,)
+        and tokenizer.token_bytes.dtype == np.int32
+    )
 
 
-@pytest.mark.parametrize("unit", ["The quick brown fox, 1234 times.\n", "ένα δύο τρία\n", "wörter mit ümläuten "])
+@pytest.mark.parametrize(
+    "unit", ["The quick brown fox, 1234 times.\n", "ένα δύο τρία\n", "wörter mit ümläuten "]
+)
 def test_cutting_a_long_text_does_not_change_its_ids(tokenizer: Tokenizer, unit: str) -> None:
     text = unit * (3 * CHUNK // len(unit))
     whole = tokenizers.Tokenizer.from_str(tokenizer.definition.decode()).encode(text).ids
@@ -86,10 +91,14 @@ def test_saving_keeps_the_hash(tokenizer: Tokenizer, tmp_path: Path) -> None:
 
 def test_a_sentencepiece_like_tokenizer_counts_bytes(tmp_path: Path) -> None:
     pieces = ["<unk>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁wind", "é", "t", "u"]
-    model = models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>")
+    model = models.BPE(
+        {piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>"
+    )
     fast = tokenizers.Tokenizer(model)
     fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    fast.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")])
+    fast.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")]
+    )
     fast.add_special_tokens(["</s>", "<unk>"])
     fast.save(str(tmp_path / "t.json"))
     tokenizer = Tokenizer.load(tmp_path / "t.json")
@@ -100,7 +109,9 @@ def test_a_sentencepiece_like_tokenizer_counts_bytes(tmp_path: Path) -> None:
     assert tokenizer.token_bytes[tokenizer.encode(text)].sum() == len(text.encode())
 
 
-@pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0"}', json.dumps({"model": 3})])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "not json", '{"version": "1.0"}', json.dumps({"model": 3})]
+)
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(InputError, match=r"t\.json"):

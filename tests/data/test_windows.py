@@ -1,4 +1,6 @@
-"""Windows are the corpus' own tokens in the order's order, and a mixture that the corpus can't give is refused."""
+"""Windows are the corpus' own tokens in the order's order, and a mixture that the corpus can't
+give is refused.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,9 @@ def windows_of(corpus: Corpus, context: int = 32, seed: int = 0, **data: Any) ->
 def stream_of(corpus: Corpus, source: str, split: str = "train") -> np.ndarray:
     """All tokens of a split, from its files alone."""
     shards = getattr(corpus.manifest.sources[source], split).shards
-    return np.concatenate([np.fromfile(corpus.folder / shard.file, corpus.manifest.dtype) for shard in shards])
+    return np.concatenate(
+        [np.fromfile(corpus.folder / shard.file, corpus.manifest.dtype) for shard in shards]
+    )
 
 
 @pytest.mark.parametrize("context", [1, 31, 32, 500])
@@ -29,7 +33,9 @@ def test_a_window_is_exactly_the_tokens_that_the_order_names(corpus: Corpus, con
     read = windows.read(3 * context, 50 * context)
     assert read.dtype == np.int64 and read.shape == (50, context + 1)
     for row, source, window in zip(read, *windows.order.at(3, 50), strict=True):
-        assert row.tolist() == streams[source][window * context : (window + 1) * context + 1].tolist()
+        assert (
+            row.tolist() == streams[source][window * context : (window + 1) * context + 1].tolist()
+        )
 
 
 def test_an_epoch_has_every_token_but_the_first_as_a_target_once(corpus: Corpus) -> None:
@@ -61,7 +67,9 @@ def test_without_a_mixture_each_source_counts_by_its_size(corpus: Corpus) -> Non
 
 
 def test_a_stage_begins_at_its_token(corpus: Corpus) -> None:
-    windows = windows_of(corpus, mixture={"prose": 1.0}, stages=[{"at": 3200, "mixture": {"code": 1.0}}])
+    windows = windows_of(
+        corpus, mixture={"prose": 1.0}, stages=[{"at": 3200, "mixture": {"code": 1.0}}]
+    )
     names = [windows.order.sources[i] for i in windows.order.at(0, 200)[0]]
     assert names == ["prose"] * 100 + ["code"] * 100
 
@@ -94,14 +102,25 @@ def test_a_validation_split_shorter_than_a_window_gives_none(corpus: Corpus) -> 
 @pytest.mark.parametrize("where", ["mixture", "stages"])
 def test_a_source_that_is_not_there_is_named_with_the_nearest(corpus: Corpus, where: str) -> None:
     mixture = {"prosa": 1.0, "code": 1.0}
-    data = {"mixture": mixture} if where == "mixture" else {"stages": [{"at": 320, "mixture": mixture}]}
-    with pytest.raises(InputError, match=r"names 'prosa', not a source .*prose, code, notes.*; did you mean 'prose'\?"):
+    data = (
+        {"mixture": mixture}
+        if where == "mixture"
+        else {"stages": [{"at": 320, "mixture": mixture}]}
+    )
+    with pytest.raises(
+        InputError,
+        match=r"names 'prosa', not a source .*prose, code, notes.*; did you mean 'prose'\?",
+    ):
         windows_of(corpus, **data)
 
 
-def test_a_source_of_less_than_one_window_is_refused_unless_it_has_no_weight(corpus: Corpus) -> None:
+def test_a_source_of_less_than_one_window_is_refused_unless_it_has_no_weight(
+    corpus: Corpus,
+) -> None:
     context = len(stream_of(corpus, "notes"))
-    with pytest.raises(InputError, match=f"draws on 'notes', which holds less than one window of {context} tokens"):
+    with pytest.raises(
+        InputError, match=f"draws on 'notes', which holds less than one window of {context} tokens"
+    ):
         windows_of(corpus, context, mixture={"prose": 1.0, "notes": 0.5})
     windows = windows_of(corpus, context, mixture={"prose": 1.0, "notes": 0.0})
     assert windows.read(0, context).shape == (1, context + 1)
@@ -120,7 +139,9 @@ def test_weights_that_are_no_shares_are_refused(
     mixture = {"prose": weight, "code": 0.0}
     with pytest.raises(InputError):
         asked = recipe(
-            data={"mixture": mixture} if where == "mixture" else {"stages": [{"at": 320, "mixture": mixture}]}
+            data={"mixture": mixture}
+            if where == "mixture"
+            else {"stages": [{"at": 320, "mixture": mixture}]}
         )
         Windows(corpus, asked.data, asked.seed)
 

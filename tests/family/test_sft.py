@@ -1,4 +1,6 @@
-"""Fine-tuning on conversations: what is learnt and what is not, where it begins, and that it ends in the same bytes."""
+"""Fine-tuning on conversations: what is learnt and what is not, where it begins, and that it ends
+in the same bytes.
+"""
 
 import dataclasses
 import shutil
@@ -25,7 +27,7 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe, dump
 from windtunnel.ship import huggingface
 from windtunnel.ship.export import _tokenizer_config
-from windtunnel.ship.stem import import_model
+from windtunnel.ship.import_model import import_model
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
@@ -40,7 +42,9 @@ Make = Callable[..., Recipe]
 
 @pytest.fixture(scope="module")
 def trained(make_lab: Any, stem: Make, corpus: Corpus) -> tuple[Any, Run]:
-    """A lab with one stem of 50 steps, a checkpoint at 20 of them. Tests give what they add names of their own."""
+    """A lab with one stem of 50 steps, a checkpoint at 20 of them. Tests give what they add names
+    of their own.
+    """
     lab = make_lab()
     run = create(lab.path, stem(50 * BATCH, branch_points=[20 * BATCH]), corpus)
     assert train(run, corpus)["status"] == "done"
@@ -59,7 +63,9 @@ def made(trained: tuple[Any, Run], **asked: Any) -> tuple[Run, Corpus]:
 
 def held_out_loss(run: Run, model: Decoder, corpus: Corpus) -> float:
     windows = Windows(corpus, run.recipe.data, 0)
-    return validate(model, windows, choose_engine(run.recipe), run.recipe.train.evaluate_tokens, True)[0].overall.loss
+    return validate(
+        model, windows, choose_engine(run.recipe), run.recipe.train.evaluate_tokens, True
+    )[0].overall.loss
 
 
 def alone(model: Decoder, corpus: Corpus, conversation: dict[str, Any]) -> np.ndarray:
@@ -74,7 +80,10 @@ def packed_in(corpus: Corpus, windows: np.ndarray) -> list[dict[str, Any]]:
     """The conversations that lie in these windows."""
     tokens = np.where(windows < 0, ~windows, windows)[:, :-1] & 0xFFFFFFFF
     there = corpus.tokenizer.decode(tokens.ravel()).replace("<|end|><|end|>", "<|end|>")
-    texts = {corpus.tokenizer.decode(OURS.render(corpus.tokenizer, c["messages"])[0]): c for c in some_chats()}
+    texts = {
+        corpus.tokenizer.decode(OURS.render(corpus.tokenizer, c["messages"])[0]): c
+        for c in some_chats()
+    }
     return [one for text, one in texts.items() if text in there]
 
 
@@ -82,21 +91,38 @@ def test_it_learns_to_answer(trained: tuple[Any, Run]) -> None:
     """By the real command line; asked again, the run is there."""
     lab, parent = trained
     summary = lab.json(
-        "sft", parent.id, "--data", data_of(lab), "--lr", 0.01, "--tokens", 100 * BATCH, "--name", "answers"
+        "sft",
+        parent.id,
+        "--data",
+        data_of(lab),
+        "--lr",
+        0.01,
+        "--tokens",
+        100 * BATCH,
+        "--name",
+        "answers",
     )
     run = open_run(Path(summary["path"]))
     corpus = Corpus.open(lab.path / "corpora" / run.recipe.data.corpus)
     before = held_out_loss(run, load_model(parent), corpus)
     assert summary["status"] == "done" and summary["loss"] < 0.75 * before
     assert summary["loss"] == pytest.approx(held_out_loss(run, load_model(run), corpus))
-    assert (run.kind, run.parent, run.at_tokens, run.anew, run.start) == ("run", parent.id, 50 * BATCH, True, 0)
+    assert (run.kind, run.parent, run.at_tokens, run.anew, run.start) == (
+        "run",
+        parent.id,
+        50 * BATCH,
+        True,
+        0,
+    )
     again = made(trained, lr=0.01, tokens=100 * BATCH, name="answers")[0]
     assert again.path == run.path and again.status()["status"] == "done"
     listed = lab.run("runs").stdout
     assert f"─ {run.id}" in listed, "below its parent in the tree"
 
 
-def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_seen(trained: tuple[Any, Run]) -> None:
+def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_seen(
+    trained: tuple[Any, Run],
+) -> None:
     """Validation, the batch's loss and its gradient are those of the conversations one by one."""
     run, corpus = made(trained, name="counted")
     windows, model = Windows(corpus, run.recipe.data, 0), load_model(trained[1])
@@ -110,31 +136,41 @@ def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_se
     batch = windows.read(0, 8 * 32)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    loss = Objective(model, choose_engine(run.recipe), corpus.document_end).add_gradient(torch.from_numpy(batch))
+    loss = Objective(model, choose_engine(run.recipe), corpus.document_end).add_gradient(
+        torch.from_numpy(batch)
+    )
     nats = np.concatenate([alone(model, corpus, one) for one in packed_in(corpus, batch)])
     assert len(nats) == (batch[:, 1:] >= 0).sum() < batch[:, 1:].size / 2
     assert loss.item() == pytest.approx(nats.mean(), abs=1e-5)
 
 
 def test_a_word_of_the_user_changes_no_gradient_as_a_target(trained: tuple[Any, Run]) -> None:
-    """The last input before a user's word has that word as its target alone: another word there is read by nobody."""
+    """The last input before a user's word has that word as its target alone: another word there
+    is read by nobody.
+    """
     run, corpus = made(trained, name="counted")
     batch = Windows(corpus, run.recipe.data, 0).read(0, 4 * 32)
     other = batch.copy()
-    other[:, -1] = ~((~batch[:, -1] & ~0xFFFFFFFF) + 77)  # the first token of the next window: a target here, no input
+    other[:, -1] = ~(
+        (~batch[:, -1] & ~0xFFFFFFFF) + 77
+    )  # the first token of the next window: a target here, no input
     assert (batch[:, -1] < 0).all() and (batch != other).any()
     gradients = []
     for one in (batch, other):
         model = load_model(trained[1])
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        Objective(model, choose_engine(run.recipe), corpus.document_end).add_gradient(torch.from_numpy(one))
+        Objective(model, choose_engine(run.recipe), corpus.document_end).add_gradient(
+            torch.from_numpy(one)
+        )
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("at", [None, 20 * BATCH])
-def test_it_begins_with_the_parents_weights_and_nothing_else(trained: tuple[Any, Run], at: int | None) -> None:
+def test_it_begins_with_the_parents_weights_and_nothing_else(
+    trained: tuple[Any, Run], at: int | None
+) -> None:
     parent = trained[1]
     run, corpus = made(trained, lr=1e-9, tokens=BATCH, batch=BATCH, at=at, name="one step")
     assert train(run, corpus)["status"] == "done"
@@ -143,26 +179,43 @@ def test_it_begins_with_the_parents_weights_and_nothing_else(trained: tuple[Any,
     assert ended.steps == 1
     for name, weight in ended.weights.items():
         assert (weight - begun[name]).abs().max() < 1e-7
-        # Adam's first moment after one step from zero: (1 - beta1) of the gradient that was clipped to 1
+        # Adam's first moment after one step from zero: (1 - beta1) of the gradient that was
+        # clipped to 1
         assert ended.moments[f"first.{name}"].norm() <= 0.1 + 1e-6
 
 
 def test_what_is_chosen(trained: tuple[Any, Run]) -> None:
-    """A tenth of the base rate and of the decay, three epochs, a hundred steps at least, up and straight down."""
+    """A tenth of the base rate and of the decay, three epochs, a hundred steps at least, up and
+    straight down.
+    """
     parent = trained[1].recipe
     run, corpus = made(trained, name="chosen")
     recipe, epoch = run.recipe, corpus.sources["chat"].train.tokens - 1
-    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (pytest.approx(0.001), pytest.approx(1e-4))
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (
+        pytest.approx(0.001),
+        pytest.approx(1e-4),
+    )
     assert (recipe.data.context, recipe.data.mask_documents, recipe.data.mixture) == (32, True, {})
-    assert recipe.total_tokens == recipe.schedule.tokens and 3 * epoch - recipe.train.batch < recipe.total_tokens
-    assert recipe.train.batch <= parent.train.batch and recipe.total_tokens >= 100 * recipe.train.batch
-    assert recipe.warmup_tokens + recipe.decay_tokens == recipe.total_tokens and recipe.schedule.floor == 0
+    assert (
+        recipe.total_tokens == recipe.schedule.tokens
+        and 3 * epoch - recipe.train.batch < recipe.total_tokens
+    )
+    assert (
+        recipe.train.batch <= parent.train.batch and recipe.total_tokens >= 100 * recipe.train.batch
+    )
+    assert (
+        recipe.warmup_tokens + recipe.decay_tokens == recipe.total_tokens
+        and recipe.schedule.floor == 0
+    )
 
 
 def test_of_one_that_was_fine_tuned_the_rate_is_kept(trained: tuple[Any, Run]) -> None:
     run, corpus = made(trained, tokens=BATCH, batch=BATCH, name="first")
     assert train(run, corpus)["status"] == "done"
-    assert sft(run, [data_of(trained[0])], Asked(name="second"))[0].recipe.optimizer.lr == run.recipe.optimizer.lr
+    assert (
+        sft(run, [data_of(trained[0])], Asked(name="second"))[0].recipe.optimizer.lr
+        == run.recipe.optimizer.lr
+    )
 
 
 def test_killed_it_goes_on_and_ends_in_the_same_bytes(
@@ -193,7 +246,9 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_a_branch_of_it_begins_where_it_began(trained: tuple[Any, Run], final_bytes: Any) -> None:
-    """Left after its warm-up, with the same decay, and with no checkpoint of its own there any more."""
+    """Left after its warm-up, with the same decay, and with no checkpoint of its own there any
+    more.
+    """
     run, corpus = made(trained, tokens=40 * BATCH, batch=BATCH, name="to be branched")
     train(run, corpus)
     warmup = run.recipe.warmup_tokens
@@ -217,9 +272,15 @@ def test_an_imported_model_with_its_own_tokenizer(trained: tuple[Any, Run], tmp_
     with pytest.raises(InputError, match=r"--lr: .* is imported and brings no rate"):
         sft(stem, [data_of(lab)], Asked())
     run, corpus = sft(stem, [data_of(lab)], Asked(lr=0.001, tokens=BATCH, batch=BATCH))
-    assert corpus.manifest.tokenizer_sha256 == tokenizer.sha256 and run.recipe.optimizer.weight_decay == 0
+    assert (
+        corpus.manifest.tokenizer_sha256 == tokenizer.sha256
+        and run.recipe.optimizer.weight_decay == 0
+    )
     assert train(run, corpus)["status"] == "done"
-    assert any((a - b).abs().max() > 1e-5 for a, b in zip(load_model(run).parameters(), weights.values(), strict=True))
+    assert any(
+        (a - b).abs().max() > 1e-5
+        for a, b in zip(load_model(run).parameters(), weights.values(), strict=True)
+    )
     # an export carries the template that was learnt
     assert _tokenizer_config(stem, tokenizer)["chat_template"] == theirs["chat_template"]
     assert _tokenizer_config(run, tokenizer)["chat_template"] == OURS.template
@@ -229,13 +290,17 @@ class TestBadInput:
     """One line, exit code 2, and no run."""
 
     @pytest.fixture
-    def refused(self, trained: tuple[Any, Run], tmp_path: Path, monkeypatch: Any, capsys: Any) -> Callable[..., str]:
+    def refused(
+        self, trained: tuple[Any, Run], tmp_path: Path, monkeypatch: Any, capsys: Any
+    ) -> Callable[..., str]:
         lab, parent = trained
 
         def ask(*arguments: object, content: str | None = None) -> str:
             (tmp_path / "bad.jsonl").write_text(content or "")
             data = (
-                [] if "--data" in arguments else ["--data", data_of(lab) if content is None else tmp_path / "bad.jsonl"]
+                []
+                if "--data" in arguments
+                else ["--data", data_of(lab) if content is None else tmp_path / "bad.jsonl"]
             )
             command = ["windtunnel", "sft", parent.id, *data, *arguments, "--lab", lab.path]
             monkeypatch.setattr(sys, "argv", [str(part) for part in command])
@@ -253,8 +318,14 @@ class TestBadInput:
         ("content", "why"),
         [
             ("{broken\n", "bad.jsonl line 1: not JSON"),
-            ('{"messages": [{"role": "user", "content": "a"}]}\n', "no turn of the assistant: nothing to learn"),
-            ('{"messages": [{"role": "judge", "content": "a"}]}\n', "role 'judge': expected one of system, user"),
+            (
+                '{"messages": [{"role": "user", "content": "a"}]}\n',
+                "no turn of the assistant: nothing to learn",
+            ),
+            (
+                '{"messages": [{"role": "judge", "content": "a"}]}\n',
+                "role 'judge': expected one of system, user",
+            ),
             ("\n", "bad.jsonl: no document found"),
         ],
     )
@@ -276,12 +347,16 @@ class TestBadInput:
             (("--at", 77), "no checkpoint at 77 tokens; there are: 2560, "),
         ],
     )
-    def test_in_the_options(self, arguments: tuple[Any, ...], why: str, refused: Callable[..., str]) -> None:
+    def test_in_the_options(
+        self, arguments: tuple[Any, ...], why: str, refused: Callable[..., str]
+    ) -> None:
         assert why in refused(*arguments)
 
     def test_it_is_one_line_and_leaves_nothing(self, trained: tuple[Any, Run]) -> None:
         lab, parent = trained
         files = lab.files()
-        done: subprocess.CompletedProcess[str] = lab.run("sft", parent.id, "--data", "nowhere.jsonl")
+        done: subprocess.CompletedProcess[str] = lab.run(
+            "sft", parent.id, "--data", "nowhere.jsonl"
+        )
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
         assert lab.files() == files

@@ -24,7 +24,9 @@ Make = Callable[..., Recipe]
 
 @pytest.fixture(scope="module")
 def trained(make_lab: Any, stem: Make, corpus: Corpus) -> tuple[Any, Run]:
-    """A lab with one stem of 30 steps, a checkpoint at 20 of them. Tests give what they add names of their own."""
+    """A lab with one stem of 30 steps, a checkpoint at 20 of them. Tests give what they add names
+    of their own.
+    """
     lab = make_lab()
     run = create(lab.path, stem(30 * BATCH, branch_points=[20 * BATCH]), corpus)
     assert train(run, corpus)["status"] == "done"
@@ -37,8 +39,12 @@ def stopped_at(steps: int) -> Watch:
 
 
 @pytest.mark.parametrize("at", [None, 20 * BATCH])
-def test_it_begins_as_what_the_run_was(trained: tuple[Any, Run], corpus: Corpus, at: int | None) -> None:
-    """At no rate at all, so that a step changes nothing: the same loss of the same text, the same logits."""
+def test_it_begins_as_what_the_run_was(
+    trained: tuple[Any, Run], corpus: Corpus, at: int | None
+) -> None:
+    """At no rate at all, so that a step changes nothing: the same loss of the same text, the same
+    logits.
+    """
     parent, tokens = trained[1], torch.arange(32)[None] % 60
     asked = Asked(TOKENS, experts=4, at=at, lr=1e-30, name=f"still-{at}")
     run = upcycle(parent, corpus, asked)
@@ -57,16 +63,32 @@ def test_it_begins_as_what_the_run_was(trained: tuple[Any, Run], corpus: Corpus,
 def test_it_learns_and_its_experts_part(trained: tuple[Any, Run]) -> None:
     """By the real command line; asked again, the run is there."""
     lab, parent = trained
-    asked = ("upcycle", parent.id, "--tokens", 60 * BATCH, "--experts", 4, "--decay", "50%", "--name", "parted")
+    asked = (
+        "upcycle",
+        parent.id,
+        "--tokens",
+        60 * BATCH,
+        "--experts",
+        4,
+        "--decay",
+        "50%",
+        "--name",
+        "parted",
+    )
     summary = lab.json(*asked)
     run = open_run(Path(summary["path"]))
     assert summary["status"] == "done" and summary["loss"] < parent.summary()["loss"]
     assert (run.kind, run.parent, run.anew, run.recipe.model.experts) == ("run", parent.id, True, 4)
     gate = load_model(run).get_parameter("layers.0.gate")
-    assert all((gate[i] - gate[j]).norm() > 0.01 * gate[i].norm() for i in range(4) for j in range(i))
+    assert all(
+        (gate[i] - gate[j]).norm() > 0.01 * gate[i].norm() for i in range(4) for j in range(i)
+    )
     last = [line["validation"] for line in run.metrics() if "validation" in line][-1]
     assert 0.9 < last["unevenness"] < 1.5, "2 where all goes to the same two of four"
-    assert "unevenness" not in [line["validation"] for line in parent.metrics() if "validation" in line][-1]
+    assert (
+        "unevenness"
+        not in [line["validation"] for line in parent.metrics() if "validation" in line][-1]
+    )
     assert lab.json(*asked) == summary
 
 
@@ -102,26 +124,42 @@ def test_a_stem_of_experts_is_branched(trained: tuple[Any, Run], corpus: Corpus)
         ({"tokens": BATCH - 1}, "less than one batch of 128"),
     ],
 )
-def test_what_cannot_be_is_said(trained: tuple[Any, Run], corpus: Corpus, asked: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_is_said(
+    trained: tuple[Any, Run], corpus: Corpus, asked: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InputError, match=said):
         upcycle(trained[1], corpus, Asked(**({"tokens": TOKENS} | asked)))
 
 
-def test_it_goes_on_with_the_data_that_the_run_read_last(make_lab: Any, stem: Make, corpus: Corpus) -> None:
+def test_it_goes_on_with_the_data_that_the_run_read_last(
+    make_lab: Any, stem: Make, corpus: Corpus
+) -> None:
     lab = make_lab()
     mixed = stem(30 * BATCH, branch_points=[10 * BATCH])
-    mixed = mixed.change(data={"mixture": {"prose": 1.0}, "stages": ({"at": 20 * BATCH, "mixture": {"notes": 2.0}},)})
+    mixed = mixed.change(
+        data={"mixture": {"prose": 1.0}, "stages": ({"at": 20 * BATCH, "mixture": {"notes": 2.0}},)}
+    )
     run = create(lab.path, mixed, corpus)
     train(run, corpus)
-    late, early = (upcycle(run, corpus, Asked(TOKENS, experts=2, at=at)).recipe for at in (None, 10 * BATCH))
-    assert (late.data.mixture, early.data.mixture, late.data.stages) == ({"notes": 2.0}, {"prose": 1.0}, ())
+    late, early = (
+        upcycle(run, corpus, Asked(TOKENS, experts=2, at=at)).recipe for at in (None, 10 * BATCH)
+    )
+    assert (late.data.mixture, early.data.mixture, late.data.stages) == (
+        {"notes": 2.0},
+        {"prose": 1.0},
+        (),
+    )
     assert late.seed != run.recipe.seed, "in another order"
 
 
-def test_it_leaves_a_decayed_run_before_its_decay(make_lab: Any, recipe: Make, corpus: Corpus) -> None:
+def test_it_leaves_a_decayed_run_before_its_decay(
+    make_lab: Any, recipe: Make, corpus: Corpus
+) -> None:
     lab = make_lab()
     run = create(
-        lab.path, recipe(schedule={"tokens": 20 * BATCH, "warmup": BATCH, "decay": "25%"}, train={"keep": 9}), corpus
+        lab.path,
+        recipe(schedule={"tokens": 20 * BATCH, "warmup": BATCH, "decay": "25%"}, train={"keep": 9}),
+        corpus,
     )
     train(run, corpus)
     assert upcycle(run, corpus, Asked(TOKENS)).at_tokens == 15 * BATCH
@@ -131,14 +169,26 @@ def test_it_leaves_a_decayed_run_before_its_decay(make_lab: Any, recipe: Make, c
 def test_a_stem_is_extended_and_another_decay_is_straight(
     trained: tuple[Any, Run], corpus: Corpus, make_lab: Any, recipe: Make
 ) -> None:
-    short, long = (upcycle(trained[1], corpus, Asked(n * BATCH, experts=2, decay=Length())) for n in (100, 300))
+    short, long = (
+        upcycle(trained[1], corpus, Asked(n * BATCH, experts=2, decay=Length())) for n in (100, 300)
+    )
     assert short.path == long.path and long.recipe.total_tokens == 300 * BATCH
     lab = make_lab()
-    curved = {"tokens": 20 * BATCH, "warmup": BATCH, "decay": "25%", "decay_shape": "exponential", "half_life": "40%"}
+    curved = {
+        "tokens": 20 * BATCH,
+        "warmup": BATCH,
+        "decay": "25%",
+        "decay_shape": "exponential",
+        "half_life": "40%",
+    }
     run = create(lab.path, recipe(schedule=curved), corpus)
     train(run, corpus)
     schedule = upcycle(run, corpus, Asked(TOKENS)).recipe.schedule
-    assert (schedule.decay_shape, schedule.floor, schedule.half_life.of(TOKENS)) == ("linear", 0.0, 0)
+    assert (schedule.decay_shape, schedule.floor, schedule.half_life.of(TOKENS)) == (
+        "linear",
+        0.0,
+        0,
+    )
 
 
 def test_a_rate_of_zero_is_not_taken_for_none(trained: tuple[Any, Run], corpus: Corpus) -> None:

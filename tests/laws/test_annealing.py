@@ -1,4 +1,6 @@
-"""The laws of annealing: a known law's predictions found again, sums over changes, refusals, published curves."""
+"""The laws of annealing: a known law's predictions found again, sums over changes, refusals,
+published curves.
+"""
 
 import csv
 
@@ -11,7 +13,9 @@ from shared_data import shared
 from windtunnel.laws.annealing import Law, MultiPower, Tissue, fit
 from windtunnel.laws.schedule import Curve, Schedule
 
-PUBLISHED = MultiPower(3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142)  # 25M parameters
+PUBLISHED = MultiPower(
+    3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142
+)  # 25M parameters
 TRUTHS: dict[str, Law] = {"multi-power": PUBLISHED, "tissue": Tissue(3.04, 0.52, 0.5, 0.8, 600.0)}
 PEAK, WARMUP = 3e-4, 200
 FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
@@ -53,7 +57,9 @@ def exact(law: Law, run: Schedule, position: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "drop"])
 def test_changes_summed_in_pieces_are_the_sum_over_all_of_them(name: str, kind: str) -> None:
     run, position = schedule(kind), np.array([300.0, 1799.0, 1801.0, 1803.0, 2000.0, 3000.0])
-    assert TRUTHS[name].at(run, position) == pytest.approx(exact(TRUTHS[name], run, position), abs=2e-4)
+    assert TRUTHS[name].at(run, position) == pytest.approx(
+        exact(TRUTHS[name], run, position), abs=2e-4
+    )
 
 
 @pytest.mark.parametrize("name", TRUTHS)
@@ -87,7 +93,8 @@ def test_units_change_nothing() -> None:
     """Positions in tokens of a batch of 2048, and a rate a hundred times as large."""
     curves = [measured(PUBLISHED, kind) for kind in ("constant", "cosine", "drop")]
     in_tokens = [
-        Curve(Schedule(c.schedule.ends * 2048, c.schedule.rates * 100), c.position * 2048, c.loss) for c in curves
+        Curve(Schedule(c.schedule.ends * 2048, c.schedule.rates * 100), c.position * 2048, c.loss)
+        for c in curves
     ]
     one, other = fit(MultiPower, curves), fit(MultiPower, in_tokens)
     run = schedule("linear")
@@ -98,7 +105,9 @@ def test_units_change_nothing() -> None:
 
 @given(st.floats(0.05, 1), st.floats(0.3, 0.9))
 @settings(max_examples=20, deadline=None)
-def test_a_constant_rate_gets_nothing_and_a_fall_of_the_rate_gains(end: float, begins: float) -> None:
+def test_a_constant_rate_gets_nothing_and_a_fall_of_the_rate_gains(
+    end: float, begins: float
+) -> None:
     """Against the power of the area alone, once the warm-up's rise has told in full."""
     run, constant = schedule("drop", end=end, begins=begins), schedule("constant")
     for law in TRUTHS.values():
@@ -133,9 +142,13 @@ def test_curves_that_cannot_tell_are_refused() -> None:
 
 
 def published(size: int, name: str) -> Curve:
-    """Between its points the rate is straight, but for the steps of `wsdcon`, which stand on a point."""
+    """Between its points the rate is straight, but for the steps of `wsdcon`, which stand on a
+    point.
+    """
     with (shared(f"multi_power_law/csv_{size}") / f"{name}.csv").open() as file:
-        table = np.array([[float(row[key]) for key in ("step", "lr", "loss")] for row in csv.DictReader(file)])
+        table = np.array(
+            [[float(row[key]) for key in ("step", "lr", "loss")] for row in csv.DictReader(file)]
+        )
     at = np.arange(table[-1, 0])
     lr = np.interp(at, np.append(2160, table[:, 0]), np.append(PEAK, table[:, 1]))
     if name.startswith("wsdcon"):
@@ -144,13 +157,20 @@ def published(size: int, name: str) -> Curve:
 
 
 def test_published_constants_give_their_error_on_published_curves() -> None:
-    """Held at what those constants are known to give; without the warm-up's rises all would be 0.11 too low."""
-    errors = [PUBLISHED.error(published(25, name)) for name in ("cosine_72000", "wsd_20000_24000", "wsdcon_3")]
+    """Held at what those constants are known to give; without the warm-up's rises all would be
+    0.11 too low.
+    """
+    errors = [
+        PUBLISHED.error(published(25, name))
+        for name in ("cosine_72000", "wsd_20000_24000", "wsdcon_3")
+    ]
     assert errors == pytest.approx([0.0074, 0.0034, 0.0045], abs=3e-4)
 
 
 def test_three_published_curves_predict_five_others() -> None:
-    """Of the sixth, cosine_72000, the law fitted to these three expects 0.013 too little: see bench/annealing.py."""
+    """Of the sixth, cosine_72000, the law fitted to these three expects 0.013 too little: see
+    bench/annealing.py.
+    """
     found = fit(MultiPower, [published(25, name) for name in FITTED])
     assert found.converged
     assert found.objective < 1.39e-4, "lower than the published constants', 2.5e-4"

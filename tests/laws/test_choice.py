@@ -56,7 +56,13 @@ def test_intervals_widen_with_the_distance() -> None:
     widths = []
     for factor in (1, 4, 16):
         said = predictor.predict(factor * SIZES[-1], factor * LENGTHS[-1])
-        assert said.interval90[0] < said.interval50[0] < said.loss < said.interval50[1] < said.interval90[1]
+        assert (
+            said.interval90[0]
+            < said.interval50[0]
+            < said.loss
+            < said.interval50[1]
+            < said.interval90[1]
+        )
         widths.append(np.log(said.interval90[1] / said.interval90[0]))
     assert widths[0] < widths[1] < widths[2]
     beyond = predictor.extrapolation(4 * SIZES[-1], 2 * LENGTHS[-1])
@@ -64,14 +70,19 @@ def test_intervals_widen_with_the_distance() -> None:
 
 
 def test_what_a_law_strayed_by_grows_with_the_distance() -> None:
-    """Beyond the second length the losses fall faster than any of the laws, and the more so the longer the run."""
+    """Beyond the second length the losses fall faster than any of the laws, and the more so the
+    longer the run.
+    """
 
     def bend(tokens: np.ndarray | float) -> np.ndarray:
         return np.exp(-0.006 * np.log(np.maximum(1.0, tokens / LENGTHS[1])) ** 2)
 
     plain = measured(ADDITIVE)
     bent = choose(replace(plain, loss=plain.loss * bend(D)), draws=100)
-    grown = {axis: [c.growth(axis) for c in bent.candidates if c.form == "additive"] for axis in ("params", "tokens")}
+    grown = {
+        axis: [c.growth(axis) for c in bent.candidates if c.form == "additive"]
+        for axis in ("params", "tokens")
+    }
     assert grown["tokens"][0] > 0.004 > 0.001 > grown["params"][0]
     best = bent.best
     assert best.stray({"params": 1.0, "tokens": 0.0}) == best.growth("params")
@@ -88,7 +99,9 @@ def test_one_run_that_went_wrong_is_noise_and_no_surprise(at: int) -> None:
     loss = plain.loss.copy()
     loss[at] *= 1.1
     predictors = [choose(points, draws=100) for points in (plain, replace(plain, loss=loss))]
-    noise, inflation = ([getattr(p.best, name) for p in predictors] for name in ("noise", "inflation"))
+    noise, inflation = (
+        [getattr(p.best, name) for p in predictors] for name in ("noise", "inflation")
+    )
     assert noise[1].sd > 5 * noise[0].sd and inflation[1] < 2 * inflation[0]
 
 
@@ -101,7 +114,10 @@ def test_counts_that_say_the_same_are_tried_once() -> None:
     points = measured(ADDITIVE)
     points.params["params_total"] = points.size + 5e4
     points.params["params_with_head"] = points.params["params_total"].copy()
-    assert {candidate.count for candidate in choose(points, draws=5).candidates} == {"params", "params_total"}
+    assert {candidate.count for candidate in choose(points, draws=5).candidates} == {
+        "params",
+        "params_total",
+    }
 
 
 def test_coverage_of_the_whole_procedure() -> None:
@@ -145,7 +161,9 @@ def test_the_chosen_law_extrapolates_no_worse_than_the_additive_one() -> None:
         predictor = choose(points.select(kept), draws=5)
         additive = next(c for c in predictor.candidates if c.form == "additive")
         ours = np.abs(np.log(predictor.loss(above.params, above.tokens) / above.loss)).mean()
-        theirs = np.abs(np.log(additive.law.at(above.params[additive.count], above.tokens) / above.loss)).mean()
+        theirs = np.abs(
+            np.log(additive.law.at(above.params[additive.count], above.tokens) / above.loss)
+        ).mean()
         worse.append(ours > theirs)
     assert sum(worse) == 0
 
@@ -156,5 +174,8 @@ def test_laws_need_numpy_and_scipy_alone() -> None:
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'pydantic', 'pandas', 'optuna')))"
     )
     assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
     )

@@ -1,4 +1,6 @@
-"""Decays priced by a law: what is priced is what the law says, the best is the lowest of all, and a decay pays."""
+"""Decays priced by a law: what is priced is what the law says, the best is the lowest of all, and
+a decay pays.
+"""
 
 import numpy as np
 import pytest
@@ -8,12 +10,19 @@ from windtunnel.laws.decay import best_decay, price_decays
 from windtunnel.laws.schedule import Schedule
 
 LAWS: dict[str, Law] = {
-    "multi-power": MultiPower(3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142, power=0.8),
+    "multi-power": MultiPower(
+        3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142, power=0.8
+    ),
     "tissue": Tissue(3.04, 0.52, 0.5, 0.8, 600.0),
 }
 STEM = Schedule.of_steps(3e-4 * np.minimum(1, np.arange(1, 8001) / 200))
 DONE = np.linspace(0, 1, 201)
-SHAPES = {"linear": 1 - DONE, "cosine": (1 + np.cos(np.pi * DONE)) / 2, "1-sqrt": 1 - DONE**0.5, "none": DONE * 0 + 1}
+SHAPES = {
+    "linear": 1 - DONE,
+    "cosine": (1 + np.cos(np.pi * DONE)) / 2,
+    "1-sqrt": 1 - DONE**0.5,
+    "none": DONE * 0 + 1,
+}
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -21,7 +30,9 @@ def test_a_price_is_what_the_law_says_of_the_whole_schedule(name: str) -> None:
     (decay,) = price_decays(LAWS[name], STEM, 10_000, [2_000], {"linear": SHAPES["linear"]})
     steps = np.arange(10_000)
     rates = 3e-4 * np.minimum(1, (steps + 1) / 200) * np.clip((10_000 - steps - 0.5) / 2000, 0, 1)
-    assert decay.loss == pytest.approx(float(LAWS[name].at(Schedule.of_steps(rates), 10_000)[0]), abs=2e-4)
+    assert decay.loss == pytest.approx(
+        float(LAWS[name].at(Schedule.of_steps(rates), 10_000)[0]), abs=2e-4
+    )
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -30,7 +41,11 @@ def test_the_best_is_the_lowest_of_all_and_a_decay_pays(name: str) -> None:
     priced = price_decays(LAWS[name], STEM, 8_000, lengths, SHAPES)
     assert len(priced) == 16
     best = best_decay(LAWS[name], STEM, 8_000, lengths, SHAPES)
-    assert (best.shape, best.length, best.loss) == (priced[0].shape, priced[0].length, priced[0].loss)
+    assert (best.shape, best.length, best.loss) == (
+        priced[0].shape,
+        priced[0].length,
+        priced[0].loss,
+    )
     losses = [decay.loss for decay in priced]
     assert losses == sorted(losses)
     assert {decay.shape for decay in priced[-4:]} == {"none"}

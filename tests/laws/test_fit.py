@@ -44,7 +44,9 @@ def test_no_other_point_is_better() -> None:
     loss = TRUTH["coupled"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))
     data = Data.of(N, D, loss)
     found = fit("coupled+floor", data)
-    around = found.coordinates + rng.standard_normal((4000, 6)) * np.geomspace(1e-5, 0.3, 4000)[:, None]
+    around = (
+        found.coordinates + rng.standard_normal((4000, 6)) * np.geomspace(1e-5, 0.3, 4000)[:, None]
+    )
     around[:, 0] = np.abs(around[:, 0])
     assert data.cost(around, SQUARES).min() >= found.objective * (1 - 1e-9)
 
@@ -53,7 +55,9 @@ def test_no_other_point_is_better() -> None:
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_units_do_not_matter(of_size: float, of_data: float) -> None:
     loss = TRUTH["additive"].at(N, D) + 0.01 * np.sin(np.arange(len(N)))
-    plain, scaled = (fit("additive", Data.of(n, d, loss)) for n, d in ((N, D), (of_size * N, of_data * D)))
+    plain, scaled = (
+        fit("additive", Data.of(n, d, loss)) for n, d in ((N, D), (of_size * N, of_data * D))
+    )
     assert scaled.objective == pytest.approx(plain.objective, rel=1e-8)
     assert scaled.law.alpha == pytest.approx(plain.law.alpha, rel=1e-4)
 
@@ -106,14 +110,18 @@ def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:
     law = found.law.as_dict()
     assert [law["A"], law["B"]] == pytest.approx([477.826, 2143.417], rel=1e-4)
     squares = fit("additive", data)
-    assert (squares.law.E, squares.law.alpha, squares.law.beta) == pytest.approx((1.88281, 0.35762, 0.42762), abs=2e-5)
+    assert (squares.law.E, squares.law.alpha, squares.law.beta) == pytest.approx(
+        (1.88281, 0.35762, 0.42762), abs=2e-5
+    )
 
 
 @pytest.mark.parametrize(("which", "reference"), [("hot", 2.075052e-4), ("cool_end", 2.047791e-4)])
 def test_gemstones_reach_the_reference(which: str, reference: float) -> None:
     shared("gemstones")
     points = gemstones(which)
-    found = fit("additive", Data.of(points.size, points.tokens, points.loss), Objective("log", 1e-4))
+    found = fit(
+        "additive", Data.of(points.size, points.tokens, points.loss), Objective("log", 1e-4)
+    )
     assert found.converged and found.objective <= reference * (1 + 1e-6)
 
 
@@ -123,8 +131,14 @@ def test_laptop_scale_needs_the_coupled_law() -> None:
 
     def error(form: Form) -> Array:
         small = points.params["params"] < 5e5
-        data = Data.of(points.params["params_total"][small], points.tokens[small], points.loss[small])
+        data = Data.of(
+            points.params["params_total"][small], points.tokens[small], points.loss[small]
+        )
         law = data.frame.law(optimum(form, data, SQUARES))
-        return law.at(points.params["params_total"][~small], points.tokens[~small]) / points.loss[~small] - 1
+        return (
+            law.at(points.params["params_total"][~small], points.tokens[~small])
+            / points.loss[~small]
+            - 1
+        )
 
     assert np.abs(error("coupled")).max() < 0.006 < 0.02 < np.abs(error("additive")).max()

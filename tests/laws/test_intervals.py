@@ -1,4 +1,6 @@
-"""Intervals that cover what they say, and numbers that are refused where the data do not tell them."""
+"""Intervals that cover what they say, and numbers that are refused where the data do not tell
+them.
+"""
 
 import numpy as np
 import pytest
@@ -37,7 +39,12 @@ def test_noise_finds_what_a_stem_shares() -> None:
     def share(noise: Noise) -> float:
         return float(noise.weights @ noise.shared)
 
-    assert np.mean([share(noise) for noise in own]) < 0.3 < 0.6 < np.mean([share(noise) for noise in both])
+    assert (
+        np.mean([share(noise) for noise in own])
+        < 0.3
+        < 0.6
+        < np.mean([share(noise) for noise in both])
+    )
     assert np.mean([noise.sd for noise in own]) == pytest.approx(0.002, rel=0.15)
     assert np.mean([noise.sd for noise in both]) == pytest.approx(np.hypot(0.004, 0.001), rel=0.4)
 
@@ -85,6 +92,11 @@ def test_a_flat_profile_is_refused() -> None:
     """The published branches fit E = 1.3 and E = 1.8 about alike."""
     shared("wsd_cosine_curves")
     predictor = choose(wsd_branches(), draws=20)
-    floors = [profile for candidate in predictor.candidates if candidate.form == "additive"
-              for profile in predictor.profiles(candidate) if profile.name == "E"]  # fmt: skip
+    floors = [
+        profile
+        for candidate in predictor.candidates
+        if candidate.form == "additive"
+        for profile in predictor.profiles(candidate)
+        if profile.name == "E"
+    ]
     assert len(floors) == 2 and not any(floor.identified for floor in floors)

@@ -10,9 +10,13 @@ from windtunnel.laws.loss import Frame, LossLaw, log_slopes, slopes, surface
 N, D = np.array([1e5, 1e6, 1e7, 3e5]), np.array([1e6, 3e7, 1e8, 5e8])
 LAWS = st.builds(
     LossLaw,
-    E=st.floats(0.0, 2.5), A=st.floats(1.0, 1e4), alpha=st.floats(0.1, 0.9), B=st.floats(1.0, 1e5),
-    beta=st.floats(0.1, 0.9), c=st.floats(0.1, 3.0),
-).filter(lambda law: law.at(N, D).max() < 30)  # fmt: skip
+    E=st.floats(0.0, 2.5),
+    A=st.floats(1.0, 1e4),
+    alpha=st.floats(0.1, 0.9),
+    B=st.floats(1.0, 1e5),
+    beta=st.floats(0.1, 0.9),
+    c=st.floats(0.1, 3.0),
+).filter(lambda law: law.at(N, D).max() < 30)
 
 
 @settings(deadline=None)
@@ -45,21 +49,29 @@ def test_slopes_are_those_of_the_surface(law: LossLaw) -> None:
 def test_gradient_is_the_worth_of_an_e_fold(law: LossLaw) -> None:
     by_size, by_data = law.gradient(N, D)
     up = np.exp(1e-6)
-    assert by_size == pytest.approx((law.at(N * up, D) - law.at(N / up, D)) / 2e-6, rel=1e-3, abs=1e-7)
-    assert by_data == pytest.approx((law.at(N, D * up) - law.at(N, D / up)) / 2e-6, rel=1e-3, abs=1e-7)
+    assert by_size == pytest.approx(
+        (law.at(N * up, D) - law.at(N / up, D)) / 2e-6, rel=1e-3, abs=1e-7
+    )
+    assert by_data == pytest.approx(
+        (law.at(N, D * up) - law.at(N, D / up)) / 2e-6, rel=1e-3, abs=1e-7
+    )
     assert (by_size <= 0).all() and (by_data <= 0).all()
 
 
 def test_additive_law_is_the_papers() -> None:
     law = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
     assert law.at(7.225e10, 1.329e12) == pytest.approx(1.9744, abs=1e-4)
-    assert law.at(1e9, 1e10) == pytest.approx(1.8172 + 482.01 / 1e9**0.3478 + 2085.43 / 1e10**0.3658, rel=1e-12)
+    assert law.at(1e9, 1e10) == pytest.approx(
+        1.8172 + 482.01 / 1e9**0.3478 + 2085.43 / 1e10**0.3658, rel=1e-12
+    )
 
 
 def test_a_small_c_becomes_the_larger_of_two_power_laws() -> None:
     at = np.array([0.0, 1.0, 0.1, 1.5, 0.2, np.log(0.001)])
     x, y = np.array([0.0, 5.0]), np.array([8.0, 0.0])
-    assert surface(at, x, y) == pytest.approx(np.exp(np.maximum(1.0 - 0.1 * x, 1.5 - 0.2 * y)), rel=1e-3)
+    assert surface(at, x, y) == pytest.approx(
+        np.exp(np.maximum(1.0 - 0.1 * x, 1.5 - 0.2 * y)), rel=1e-3
+    )
     assert np.isfinite(slopes(at, x, y)[1]).all()
 
 

@@ -1,4 +1,6 @@
-"""The best size at a budget: the published numbers, the closed form against the search, and what lies outside."""
+"""The best size at a budget: the published numbers, the closed form against the search, and what
+lies outside.
+"""
 
 from dataclasses import replace
 
@@ -8,11 +10,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from windtunnel.laws.loss import LossLaw
-from windtunnel.laws.optimum import Optimum, closed_form, exponents, outside, ratio_interval, search, slope
+from windtunnel.laws.optimum import (
+    Optimum,
+    closed_form,
+    exponents,
+    outside,
+    ratio_interval,
+    search,
+    slope,
+)
 
 # Besiroglu et al. 2024 (arXiv 2404.10102), of 240 runs of Chinchilla
 CHINCHILLA = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
-# MiniCPM (arXiv 2404.06395), figure 10: N and D in 1e9, C in 1e18; ratio D/N at C = 1e21 from the rounded constants
+# MiniCPM (arXiv 2404.06395), figure 10: N and D in 1e9, C in 1e18; ratio D/N at C = 1e21 from the
+# rounded constants
 PAPER = {
     "code": ((0.17, 3.32e-2, 0.37, 2.17e-1, 0.34), 0.01, -0.05, 194),
     "english": ((0.27, 8.08e-2, 0.26, 2.97e-1, 0.18), 0.02, -0.18, 177),
@@ -31,9 +42,13 @@ def searched(law: LossLaw, flops: float) -> Optimum:
     ("flops", "params", "tokens", "loss"),
     [(5.76e23, 7.225e10, 1.329e12, 1.9744), (1e21, 2.778e9, 5.999e10, 2.3055)],
 )
-def test_chinchilla_at_the_published_values(flops: float, params: float, tokens: float, loss: float) -> None:
+def test_chinchilla_at_the_published_values(
+    flops: float, params: float, tokens: float, loss: float
+) -> None:
     best = closed_form(CHINCHILLA, flops)
-    assert best.params == pytest.approx(params, rel=1e-3) and best.tokens == pytest.approx(tokens, rel=1e-3)
+    assert best.params == pytest.approx(params, rel=1e-3) and best.tokens == pytest.approx(
+        tokens, rel=1e-3
+    )
     assert best.loss == pytest.approx(loss, abs=1e-4)
     found = searched(CHINCHILLA, flops)
     assert found.params == pytest.approx(best.params, rel=1e-8)
@@ -46,7 +61,9 @@ def test_the_papers_constants(corpus: str) -> None:
     (floor, size, alpha, data, beta), k_squared, eta, ratio = PAPER[corpus]
     law = LossLaw(floor, size, alpha, data, beta)
     found = exponents(law)
-    assert found[0] == pytest.approx(k_squared, abs=0.0065) and found[1] == pytest.approx(eta, abs=0.02)
+    assert found[0] == pytest.approx(k_squared, abs=0.0065) and found[1] == pytest.approx(
+        eta, abs=0.02
+    )
     assert closed_form(law, 1000).ratio == pytest.approx(ratio, rel=0.01)
     assert searched(law, 1000).ratio == pytest.approx(closed_form(law, 1000).ratio, rel=1e-8)
 
@@ -63,9 +80,13 @@ def test_the_papers_ratio_of_192_lies_outside_what_it_sampled() -> None:
 
 laws = st.builds(
     LossLaw,
-    E=st.floats(0, 3), A=st.floats(1, 1e4), alpha=st.floats(0.1, 0.9), B=st.floats(1, 1e5), beta=st.floats(0.1, 0.9),
+    E=st.floats(0, 3),
+    A=st.floats(1, 1e4),
+    alpha=st.floats(0.1, 0.9),
+    B=st.floats(1, 1e5),
+    beta=st.floats(0.1, 0.9),
     c=st.floats(0.1, 2),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -84,9 +105,13 @@ def test_no_other_size_is_better(law: LossLaw, log_flops: float) -> None:
 @given(law=laws)
 @example(law=LossLaw(E=1.0, A=1.0, alpha=0.75, B=1.0, beta=0.5, c=2.0))
 def test_the_search_finds_the_closed_form(law: LossLaw) -> None:
-    """Without E, which moves no optimum: beside it a reducible loss of 1e-10 nats is lost in rounding."""
+    """Without E, which moves no optimum: beside it a reducible loss of 1e-10 nats is lost in
+    rounding.
+    """
     best = closed_form(law, 1e18)
-    found = search(replace(law, E=0.0).at, lambda n: 1e18 / (6 * n), best.params / 30, best.params * 50)
+    found = search(
+        replace(law, E=0.0).at, lambda n: 1e18 / (6 * n), best.params / 30, best.params * 50
+    )
     assert found.params == pytest.approx(best.params, rel=1e-6)
 
 
@@ -102,8 +127,10 @@ def test_the_slope_is_of_the_sixth_order() -> None:
 
 def test_the_interval_of_the_ratio_holds_the_ratio() -> None:
     rng = np.random.default_rng(0)
-    draws = [LossLaw(1.8, 482, a, 2085, b) for a, b in zip(rng.normal(0.3478, 0.01, 200), rng.normal(0.3658, 0.01, 200),
-                                                           strict=True)]  # fmt: skip
+    draws = [
+        LossLaw(1.8, 482, a, 2085, b)
+        for a, b in zip(rng.normal(0.3478, 0.01, 200), rng.normal(0.3658, 0.01, 200), strict=True)
+    ]
     low, high = ratio_interval(draws, 1e21)
     assert low < closed_form(CHINCHILLA, 1e21).ratio < high and high / low > 1.5
 

@@ -28,19 +28,31 @@ def test_three_columns_are_enough(tmp_path: Path) -> None:
 def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
     header = "run,params,params_total,tokens,flops,loss,bits_per_byte,source,seed,kind,stem"
     rows = [
-        f"r{n}{d},{n},{2 * n},{d},{7 * n * d},{3 + 1 / n},2,all,0,branch,s{n}" for n in (1, 2, 4) for d in (1, 2, 4)
+        f"r{n}{d},{n},{2 * n},{d},{7 * n * d},{3 + 1 / n},2,all,0,branch,s{n}"
+        for n in (1, 2, 4)
+        for d in (1, 2, 4)
     ]
-    more = ["x,1,2,1,7,9,2,wiki,0,branch,s1", "y,9,18,9,9,2.5,2,all,0,audit,", "z,4,8,8,9,,,all,0,branch,s4"]
+    more = [
+        "x,1,2,1,7,9,2,wiki,0,branch,s1",
+        "y,9,18,9,9,2.5,2,all,0,audit,",
+        "z,4,8,8,9,,,all,0,branch,s4",
+    ]
     points = read_points(table(tmp_path, header, *rows, *more))
     assert len(points) == 9 and points.counts == ("params", "params_total")
     assert len(np.unique(points.stem)) == 3 and points.flops[0] == 7
     rows_of_it = read_rows(tmp_path / "table.csv")
-    assert [rows_of_it[i]["run"] for i in measured(rows_of_it)] == [row.partition(",")[0] for row in rows]
+    assert [rows_of_it[i]["run"] for i in measured(rows_of_it)] == [
+        row.partition(",")[0] for row in rows
+    ]
 
 
 def test_rows_that_end_early_count_where_they_say_enough(tmp_path: Path) -> None:
     """Ends of lines that hold nothing are often left out."""
-    points = read_points(table(tmp_path, f"{HEADER},source,kind,stem", *ROWS[:5], *(f"{row},,,a" for row in ROWS[5:])))
+    points = read_points(
+        table(
+            tmp_path, f"{HEADER},source,kind,stem", *ROWS[:5], *(f"{row},,,a" for row in ROWS[5:])
+        )
+    )
     assert points.loss == pytest.approx([float(row.split(",")[2]) for row in ROWS])
     with pytest.raises(ValueError, match="line 2: loss is None; expected a positive number"):
         read_points(table(tmp_path, f"{HEADER},source,kind", "1e5,1e6", *ROWS))
@@ -55,7 +67,9 @@ def test_rows_that_end_early_count_where_they_say_enough(tmp_path: Path) -> None
         ([*"aaabbb", "", "", ""], [0, 0, 0, 1, 1, 1, 2, 3, 4]),
     ],
 )
-def test_points_whose_stem_is_not_known_are_each_their_own(tmp_path: Path, stems: list[str], expected: Any) -> None:
+def test_points_whose_stem_is_not_known_are_each_their_own(
+    tmp_path: Path, stems: list[str], expected: Any
+) -> None:
     lines = [f"{row},{stem}" for row, stem in zip(ROWS, stems, strict=True)]
     assert list(read_points(table(tmp_path, f"{HEADER},stem", *lines)).stem) == list(expected)
 
@@ -68,8 +82,14 @@ def test_points_whose_stem_is_not_known_are_each_their_own(tmp_path: Path, stems
         ([HEADER, *ROWS, "-1,1e6,2"], "line 11: params is '-1'"),
         ([HEADER, *ROWS, "1e5,,2"], "line 11: tokens is ''"),
         ([HEADER, *ROWS, "1e5,1e6,250"], "a loss of 250: expected nats/token"),
-        ([HEADER, *(f"1e5,{d},{4 - d / 1e7}" for d in range(1, 12))], "1 size: how the loss falls with size needs 3"),
-        ([HEADER, *(f"{n},1e6,{4 - n / 100}" for n in range(1, 12))], "1 length: how the loss falls with tokens"),
+        (
+            [HEADER, *(f"1e5,{d},{4 - d / 1e7}" for d in range(1, 12))],
+            "1 size: how the loss falls with size needs 3",
+        ),
+        (
+            [HEADER, *(f"{n},1e6,{4 - n / 100}" for n in range(1, 12))],
+            "1 length: how the loss falls with tokens",
+        ),
         (
             [HEADER, *(f"{n},{20 * n},{4 - n / 100}" for n in range(1, 12))],
             "all points lie on one ray, 20 tokens a param",
@@ -83,13 +103,25 @@ def test_points_whose_stem_is_not_known_are_each_their_own(tmp_path: Path, stems
             "no row of it is a point: column source says 'pile'; expected all, or no such column",
         ),
         (
-            [f"{HEADER},kind", *(f"{row},{kind}" for row, kind in zip(ROWS, "abcdabcda", strict=True))],
+            [
+                f"{HEADER},kind",
+                *(f"{row},{kind}" for row, kind in zip(ROWS, "abcdabcda", strict=True)),
+            ],
             "column kind says 'a', 'b', 'c' and so on; expected branch or run or final, or no such column",
         ),
-        ([f"{HEADER},kind", "1,2,,branch", "1,2,3,audit"], "no row of it is a point: expected one with a loss"),
+        (
+            [f"{HEADER},kind", "1,2,,branch", "1,2,3,audit"],
+            "no row of it is a point: expected one with a loss",
+        ),
         ([HEADER, *ROWS[:4]], "4 points: a law of five or six parameters needs at least 8"),
-        (["params,loss", "1,2"], "needs columns params, tokens and loss; tokens missing; found params, loss"),
-        ([HEADER], "needs columns params, tokens and loss; params, tokens, loss missing; the table is empty"),
+        (
+            ["params,loss", "1,2"],
+            "needs columns params, tokens and loss; tokens missing; found params, loss",
+        ),
+        (
+            [HEADER],
+            "needs columns params, tokens and loss; params, tokens, loss missing; the table is empty",
+        ),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, lines: list[str], expected: str) -> None:
@@ -108,10 +140,16 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
 
 
 def test_select_keeps_every_column() -> None:
-    points = Points.of({"params": np.arange(1.0, 10), "params_total": np.arange(2.0, 11)}, np.arange(9.0) + 1,
-                       np.full(9, 3.0), stem=list("aaabbbccc"))  # fmt: skip
+    points = Points.of(
+        {"params": np.arange(1.0, 10), "params_total": np.arange(2.0, 11)},
+        np.arange(9.0) + 1,
+        np.full(9, 3.0),
+        stem=list("aaabbbccc"),
+    )
     part = points.select(points.stem == 1)
-    assert len(part) == 3 and list(part.params["params_total"]) == [5, 6, 7] and set(part.stem) == {1}
+    assert (
+        len(part) == 3 and list(part.params["params_total"]) == [5, 6, 7] and set(part.stem) == {1}
+    )
     with pytest.raises(ValueError, match="3 points"):
         check(part)
     assert not fittable(part)

@@ -1,4 +1,6 @@
-"""What repeated tokens are worth: known limits, R* found again from made-up runs, and the published ones."""
+"""What repeated tokens are worth: known limits, R* found again from made-up runs, and the
+published ones.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -18,13 +20,17 @@ positive = st.floats(0.2, 200)
 
 
 @given(positive, st.floats(1.0, 1000), st.floats(1e3, 1e12))
-def test_tokens_are_worth_less_the_more_often_they_are_read(decay: float, epochs: float, unique: float) -> None:
+def test_tokens_are_worth_less_the_more_often_they_are_read(
+    decay: float, epochs: float, unique: float
+) -> None:
     law = Repetition(decay)
     worth = float(law.effective(epochs * unique, unique))
     assert unique * (1 - 1e-9) <= worth <= min(epochs, 1 + decay) * unique * (1 + 1e-9)
     assert float(law.limit(unique)) == pytest.approx(unique * (1 + decay))
     assert float(law.effective(2 * epochs * unique, unique)) <= 2 * worth
-    assert float(law.effective(0.3 * unique, unique)) == pytest.approx(0.3 * unique), "the first epoch counts in full"
+    assert float(law.effective(0.3 * unique, unique)) == pytest.approx(0.3 * unique), (
+        "the first epoch counts in full"
+    )
 
 
 @given(positive, st.floats(0.1, 5))
@@ -51,15 +57,22 @@ def test_a_size_is_fed_where_both_terms_fall_alike() -> None:
 
 def test_one_epoch_of_a_size_that_is_fed_is_the_law_of_fresh_tokens() -> None:
     assert float(PUBLISHED.loss(LAW, 1e6, 1e9, 1e9)) == pytest.approx(float(LAW.at(1e6, 1e9)))
-    assert float(PUBLISHED.loss(LAW, 1e6, 1e9, 5e10)) == pytest.approx(float(LAW.at(1e6, 1e9))), "more than are read"
-    assert float(Repetition(9.0).loss(LAW, 1e12, 1e9, 1e9)) == pytest.approx(float(LAW.at(1e12, 1e9)))
-    assert float(PUBLISHED.loss(LAW, 1e12, 1e9, 1e9)) > float(LAW.at(1e12, 1e9)), "parameters that nothing feeds"
+    assert float(PUBLISHED.loss(LAW, 1e6, 1e9, 5e10)) == pytest.approx(float(LAW.at(1e6, 1e9))), (
+        "more than are read"
+    )
+    assert float(Repetition(9.0).loss(LAW, 1e12, 1e9, 1e9)) == pytest.approx(
+        float(LAW.at(1e12, 1e9))
+    )
+    assert float(PUBLISHED.loss(LAW, 1e12, 1e9, 1e9)) > float(LAW.at(1e12, 1e9)), (
+        "parameters that nothing feeds"
+    )
 
 
 def made(truth: Repetition, rng: np.random.Generator, noise: float) -> Runs:
     """Four sizes, three lengths, read once and from 2 to 16 times."""
     params, tokens, epochs = (
-        axis.ravel() for axis in np.meshgrid([1e7, 5e7, 2e8, 1e9], [1e9, 4e9, 1.6e10], [1, 2, 4, 8, 12, 16.0])
+        axis.ravel()
+        for axis in np.meshgrid([1e7, 5e7, 2e8, 1e9], [1e9, 4e9, 1.6e10], [1, 2, 4, 8, 12, 16.0])
     )
     loss = truth.loss(LAW, params, tokens, tokens / epochs)
     return Runs(params, tokens, tokens / epochs, loss * np.exp(noise * rng.normal(size=len(loss))))
@@ -76,7 +89,9 @@ def test_what_made_the_runs_is_found_again(rng: np.random.Generator) -> None:
         assert low < value < high and high / low < 3, (name, low, high)
 
 
-def test_pairs_find_it_whatever_is_wrong_with_the_law_of_the_sizes(rng: np.random.Generator) -> None:
+def test_pairs_find_it_whatever_is_wrong_with_the_law_of_the_sizes(
+    rng: np.random.Generator,
+) -> None:
     runs = made(Repetition(9.0), rng, 0.0)
     wrong = LossLaw(2.5, 100, 0.2, LAW.B, LAW.beta)
     found = fit_pairs(runs, wrong, draws=20)
@@ -115,7 +130,12 @@ def test_the_published_fit_is_reproduced_and_bettered(bench: ModuleType) -> None
     kept, _ = bench.read(shared("datablations/c4_runs.csv"))
     assert len(kept) == 182
     assert bench.objective(kept, PUBLISHED) == pytest.approx(bench.PUBLISHED_OBJECTIVE, abs=1e-7)
-    for nearby in (Repetition(14.5, 5.31), Repetition(16.3, 5.31), Repetition(15.39, 5.0), Repetition(15.39, 5.6)):
+    for nearby in (
+        Repetition(14.5, 5.31),
+        Repetition(16.3, 5.31),
+        Repetition(15.39, 5.0),
+        Repetition(15.39, 5.6),
+    ):
         assert bench.objective(kept, nearby) > bench.objective(kept, PUBLISHED)
     found = fit(kept, bench.FRESH, draws=0)
     assert found.objective < 0.015805 and found.disagreement < 1e-8

@@ -1,4 +1,6 @@
-"""The attention written out in blocks is torch's, forward and backward, for any lengths, groups and documents."""
+"""The attention written out in blocks is torch's, forward and backward, for any lengths, groups
+and documents.
+"""
 
 import pytest
 import torch
@@ -10,14 +12,18 @@ from torch import Tensor
 from windtunnel.model.attention import causal_attention
 
 
-def inputs(B: int, heads: int, kv_heads: int, T: int, S: int, size: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    B: int, heads: int, kv_heads: int, T: int, S: int, size: int = 8
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1000 * T + S)
     query = torch.randn(B, heads, T, size, generator=generator)
     key, value = torch.randn(2, B, kv_heads, S, size, generator=generator)
     return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
 
 
-def torchs(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None) -> Tensor:
+def torchs(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None
+) -> Tensor:
     """torch's attention under a full mask, with every key and value head repeated for its group."""
     T, S, group = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
     seen = torch.ones(T, S, dtype=torch.bool).tril(S - T)[None, None]
@@ -27,8 +33,12 @@ def torchs(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: T
     return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
 
 
-def compare(tensors: tuple[Tensor, Tensor, Tensor], documents: Tensor | None = None, scale: float = 0.3) -> None:
-    """Ours in fp32 against torch's in fp64 (torch's own fp32 form is off by more than ours at a scale of 5)."""
+def compare(
+    tensors: tuple[Tensor, Tensor, Tensor], documents: Tensor | None = None, scale: float = 0.3
+) -> None:
+    """Ours in fp32 against torch's in fp64 (torch's own fp32 form is off by more than ours at a
+    scale of 5).
+    """
     exact = tuple(tensor.detach().double().requires_grad_() for tensor in tensors)
     results = []
     for form, arguments in ((causal_attention, tensors), (torchs, exact)):
@@ -45,17 +55,30 @@ def some_documents(B: int, S: int) -> Tensor:
 
 
 @pytest.mark.parametrize("T", [1, 2, 63, 64, 65, 127, 128, 129, 200])
-@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (6, 1)], ids=lambda heads: f"{heads[0]} heads on {heads[1]}")
+@pytest.mark.parametrize(
+    "heads", [(2, 2), (4, 2), (6, 1)], ids=lambda heads: f"{heads[0]} heads on {heads[1]}"
+)
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 def test_whole_windows(T: int, heads: tuple[int, int], documents: bool) -> None:
     compare(inputs(2, *heads, T, T), some_documents(2, T) if documents else None)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 200), st.integers(0, 100), st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(1, 3))
-def test_any_lengths_against_a_cache(T: int, cached: int, group: int, kv_heads: int, documents: bool, B: int) -> None:
+@given(
+    st.integers(1, 200),
+    st.integers(0, 100),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.booleans(),
+    st.integers(1, 3),
+)
+def test_any_lengths_against_a_cache(
+    T: int, cached: int, group: int, kv_heads: int, documents: bool, B: int
+) -> None:
     S = T + cached
-    compare(inputs(B, group * kv_heads, kv_heads, T, S), some_documents(B, S) if documents else None)
+    compare(
+        inputs(B, group * kv_heads, kv_heads, T, S), some_documents(B, S) if documents else None
+    )
 
 
 def test_the_scale_is_taken() -> None:
@@ -84,20 +107,29 @@ def test_in_bf16_it_is_near_the_exact_result() -> None:
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """The formula as it stands, for autograd: products in the inputs' dtype, softmax in fp32 or more."""
+    """The formula as it stands, for autograd: products in the inputs' dtype, softmax in fp32 or
+    more.
+    """
     seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
     scores = (query @ key.mT).to(torch.promote_types(query.dtype, torch.float32)) * scale
     return scores.masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype) @ value
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0])
-def test_in_bf16_its_gradients_are_as_near_to_the_exact_ones_as_those_of_the_plain_form(scale: float) -> None:
-    """Relative errors of result and gradients: 0.003 to 0.005 at a scale of 0.2 (plain: 0.003 to 0.004), 0.009 to 0.014
-    at 1 (plain: 0.008 to 0.013)."""
+def test_in_bf16_its_gradients_are_as_near_to_the_exact_ones_as_those_of_the_plain_form(
+    scale: float,
+) -> None:
+    """Relative errors of result and gradients: 0.003 to 0.005 at a scale of 0.2 (plain: 0.003 to
+    0.004), 0.009 to 0.014 at 1 (plain: 0.008 to 0.013).
+    """
     rounded = tuple(x.detach().bfloat16() for x in inputs(2, 4, 4, 256, 256, size=32))
     weights = torch.randn(2, 4, 256, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     results = []
-    for form, dtype in ((plain, torch.float64), (causal_attention, torch.bfloat16), (plain, torch.bfloat16)):
+    for form, dtype in (
+        (plain, torch.float64),
+        (causal_attention, torch.bfloat16),
+        (plain, torch.bfloat16),
+    ):
         arguments = tuple(x.to(dtype).requires_grad_() for x in rounded)
         mixed = form(*arguments, scale)
         results.append([mixed, *torch.autograd.grad((mixed * weights.to(dtype)).sum(), arguments)])

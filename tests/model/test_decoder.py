@@ -1,4 +1,6 @@
-"""One decoder, many ways to compute it: as members of a population, from the published formula, by transformers."""
+"""One decoder, many ways to compute it: as members of a population, from the published formula,
+by transformers.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +22,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gqa": {"heads": 4, "kv_heads": 2},
     "untied": {"tied": False},
     "experts": {"experts": 4, "experts_per_token": 2, "ffn": 24},
-    "wide heads": {"heads": 4, "kv_heads": 1, "head_size": 12, "ffn": 50, "rope_base": 500.0, "norm_eps": 1e-3},
+    "wide heads": {
+        "heads": 4,
+        "kv_heads": 1,
+        "head_size": 12,
+        "ffn": 50,
+        "rope_base": 500.0,
+        "norm_eps": 1e-3,
+    },
 }
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 dense = pytest.mark.parametrize("shape", [s for s in SHAPES.values() if "experts" not in s])
@@ -53,9 +62,15 @@ def members(recipe: Make, shape: dict[str, Any]) -> list[Recipe]:
     differing = [
         ({}, {}),
         ({"scale_emb": 3.0, "init_std": 0.2}, {"lr": 0.003, "weight_decay": 0.05, "clip": 0.5}),
-        ({"scale_depth": 0.6, "parametrization": "completep"}, {"lr": 0.02, "beta1": 0.8, "eps": 1e-6}),
+        (
+            {"scale_depth": 0.6, "parametrization": "completep"},
+            {"lr": 0.02, "beta1": 0.8, "eps": 1e-6},
+        ),
         # a larger eps: where a gradient is rounding alone, Adam would take whole steps of it
-        ({"parametrization": "standard", "init_std": 0.3}, {"beta2": 0.99, "weight_decay": 0.0, "eps": 1e-6}),
+        (
+            {"parametrization": "standard", "init_std": 0.3},
+            {"beta2": 0.99, "weight_decay": 0.0, "eps": 1e-6},
+        ),
     ]
     base = shape_of(recipe, **shape).model_dump()
     return [
@@ -75,7 +90,9 @@ def population(recipes: Sequence[Recipe]) -> tuple[Decoder, list[Decoder]]:
 def test_members_are_the_models_that_they_would_be_alone(
     recipe: Make, shape: dict[str, Any], masked: bool, own: bool
 ) -> None:
-    """Forward, backward and 20 steps of training, each member with its own seed, init, multipliers and optimiser."""
+    """Forward, backward and 20 steps of training, each member with its own seed, init,
+    multipliers and optimiser.
+    """
     recipes = members(recipe, shape)
     together, alone = population(recipes)
     optimizer = AdamW(together, recipes)
@@ -95,14 +112,19 @@ def test_members_are_the_models_that_they_would_be_alone(
             expected.mean().backward()
             if step == 0:
                 for name, parameter in model.named_parameters():
-                    assert difference(together.get_parameter(name).grad[member], parameter.grad) < 1e-5, name
+                    assert (
+                        difference(together.get_parameter(name).grad[member], parameter.grad) < 1e-5
+                    ), name
         shares = [1.0, 0.5, 0.9, 1 - step / 40]
         optimizer.step(shares)
         for one, share in zip(optimizers, shares, strict=True):
             one.step(share)
     for member, model in enumerate(alone):
         for name, parameter in model.named_parameters():
-            assert difference(together.get_parameter(name)[member], parameter) < 1e-5, (member, name)
+            assert difference(together.get_parameter(name)[member], parameter) < 1e-5, (
+                member,
+                name,
+            )
         begun = Decoder(recipes[member].model, CONTEXT, recipes[member].seed)
         assert difference(model.embedding, begun.embedding) > 0.01
 
@@ -135,7 +157,9 @@ def test_a_population_of_one_is_the_model(recipe: Make) -> None:
     [{"width": 48}, {"tied": False}, {"heads": 4}, {"rope_base": 500.0}, {"norm_eps": 1e-3}],
     ids=lambda other: next(iter(other)),
 )
-def test_members_that_can_not_be_computed_together_are_refused(recipe: Make, other: dict[str, Any]) -> None:
+def test_members_that_can_not_be_computed_together_are_refused(
+    recipe: Make, other: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match="members"):
         Decoder([shape_of(recipe), shape_of(recipe, **other)], CONTEXT, [0, 1])
 
@@ -144,7 +168,9 @@ def test_members_that_can_not_be_computed_together_are_refused(recipe: Make, oth
 
 
 def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-    """Logits in float64 from the paper's description alone (sec. 3, App. A; RoPE in the half-rotation layout)."""
+    """Logits in float64 from the paper's description alone (sec. 3, App. A; RoPE in the
+    half-rotation layout).
+    """
     m, w = model.model, {name: p.detach().double() for name, p in model.named_parameters()}
     T, size, group = tokens.shape[1], m.head_size, m.heads // m.kv_heads
 
@@ -170,8 +196,11 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
         least = chance.sort(-1, descending=True).values[..., m.experts_per_token - 1, None]
         share = torch.where(chance >= least, chance, 0.0)
         share = share / share.sum(-1, keepdim=True)
-        outputs = [swiglu(h, *(at[name][e] for name in ("gate", "up", "down"))) for e in range(m.experts)]
-        return sum(share[..., e, None] * output for e, output in enumerate(outputs))  # pyright: ignore
+        outputs = [
+            swiglu(h, *(at[name][e] for name in ("gate", "up", "down"))) for e in range(m.experts)
+        ]
+        # pyright: ignore
+        return sum(share[..., e, None] * output for e, output in enumerate(outputs))
 
     seen = torch.ones(T, T, dtype=torch.bool).tril().expand(len(tokens), T, T)
     if documents is not None:
@@ -179,7 +208,11 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
     x = w["embedding"][tokens] * m.scale_emb
     residual = m.scale_depth / math.sqrt(m.depth)
     for layer in range(m.depth):
-        at = {name.split(".")[2]: tensor for name, tensor in w.items() if name.startswith(f"layers.{layer}.")}
+        at = {
+            name.split(".")[2]: tensor
+            for name, tensor in w.items()
+            if name.startswith(f"layers.{layer}.")
+        }
         h = norm(x, at["attention_norm"])
         query, key, value = h @ at["query"].T, h @ at["key"].T, h @ at["value"].T
         mixed = []
@@ -190,7 +223,11 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
             mixed.append(scores.masked_fill(~seen, -math.inf).softmax(-1) @ value[..., theirs])
         x = x + torch.cat(mixed, -1) @ at["output"].T * residual
         h = norm(x, at["ffn_norm"])
-        x = x + (experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"])) * residual
+        x = (
+            x
+            + (experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"]))
+            * residual
+        )
     head = w["embedding"] if m.tied else w["head"]
     return norm(x, w["norm"]) @ head.T / (m.width / m.base_width)
 
@@ -207,8 +244,12 @@ def with_gains(model: Decoder) -> Decoder:
 
 @pytest.mark.parametrize("masked", [False, True], ids=["", "documents"])
 @shapes
-def test_it_computes_the_published_formula(recipe: Make, shape: dict[str, Any], masked: bool) -> None:
-    model = with_gains(Decoder(shape_of(recipe, scale_emb=7.0, scale_depth=1.1, **shape), CONTEXT, 1))
+def test_it_computes_the_published_formula(
+    recipe: Make, shape: dict[str, Any], masked: bool
+) -> None:
+    model = with_gains(
+        Decoder(shape_of(recipe, scale_emb=7.0, scale_depth=1.1, **shape), CONTEXT, 1)
+    )
     windows = some_tokens(2, CONTEXT + 1)
     inputs, targets = windows[:, :-1], windows[:, 1:]
     documents = some_documents(2, CONTEXT) if masked else None
@@ -217,7 +258,9 @@ def test_it_computes_the_published_formula(recipe: Make, shape: dict[str, Any], 
     logits = (hidden @ model.unembedding.mT).unflatten(0, inputs.shape)
     torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
     losses = F.cross_entropy(expected.flatten(0, 1), targets.flatten(), reduction="none")
-    torch.testing.assert_close(model.losses(inputs, targets, documents).double(), losses, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.losses(inputs, targets, documents).double(), losses, rtol=1e-4, atol=1e-4
+    )
     if not masked:
         torch.testing.assert_close(model.logits(inputs).double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -225,22 +268,40 @@ def test_it_computes_the_published_formula(recipe: Make, shape: dict[str, Any], 
 @dense
 def test_transformers_computes_the_same_as_granite(recipe: Make, shape: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
-    model = with_gains(Decoder(shape_of(recipe, scale_emb=7.0, scale_depth=1.1, **shape), CONTEXT, 1))
+    model = with_gains(
+        Decoder(shape_of(recipe, scale_emb=7.0, scale_depth=1.1, **shape), CONTEXT, 1)
+    )
     m = model.model
     config = transformers.GraniteConfig(
-        vocab_size=m.vocab, hidden_size=m.width, intermediate_size=m.ffn, num_hidden_layers=m.depth,
-        num_attention_heads=m.heads, num_key_value_heads=m.kv_heads, head_dim=m.head_size, rms_norm_eps=m.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": m.rope_base}, max_position_embeddings=CONTEXT,
-        embedding_multiplier=m.scale_emb, residual_multiplier=m.scale_depth / math.sqrt(m.depth),
-        attention_multiplier=1 / math.sqrt(m.head_size), logits_scaling=m.width / m.base_width,
-        tie_word_embeddings=m.tied, attn_implementation="eager",
-    )  # fmt: skip
+        vocab_size=m.vocab,
+        hidden_size=m.width,
+        intermediate_size=m.ffn,
+        num_hidden_layers=m.depth,
+        num_attention_heads=m.heads,
+        num_key_value_heads=m.kv_heads,
+        head_dim=m.head_size,
+        rms_norm_eps=m.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": m.rope_base},
+        max_position_embeddings=CONTEXT,
+        embedding_multiplier=m.scale_emb,
+        residual_multiplier=m.scale_depth / math.sqrt(m.depth),
+        attention_multiplier=1 / math.sqrt(m.head_size),
+        logits_scaling=m.width / m.base_width,
+        tie_word_embeddings=m.tied,
+        attn_implementation="eager",
+    )
     granite = transformers.GraniteForCausalLM(config).float().eval()
     names = {
-        "attention_norm": "input_layernorm", "query": "self_attn.q_proj", "key": "self_attn.k_proj",
-        "value": "self_attn.v_proj", "output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
-        "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
-    }  # fmt: skip
+        "attention_norm": "input_layernorm",
+        "query": "self_attn.q_proj",
+        "key": "self_attn.k_proj",
+        "value": "self_attn.v_proj",
+        "output": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "gate": "mlp.gate_proj",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+    }
     weights = {
         "model.embed_tokens.weight": model.embedding,
         "model.norm.weight": model.norm,
@@ -248,12 +309,18 @@ def test_transformers_computes_the_same_as_granite(recipe: Make, shape: dict[str
     }
     for layer in range(m.depth):
         for ours, theirs in names.items():
-            weights[f"model.layers.{layer}.{theirs}.weight"] = model.get_parameter(f"layers.{layer}.{ours}")
-    missing, unexpected = granite.load_state_dict({name: w.detach() for name, w in weights.items()}, strict=False)
+            weights[f"model.layers.{layer}.{theirs}.weight"] = model.get_parameter(
+                f"layers.{layer}.{ours}"
+            )
+    missing, unexpected = granite.load_state_dict(
+        {name: w.detach() for name, w in weights.items()}, strict=False
+    )
     assert not missing and not unexpected
     tokens = some_tokens(2, CONTEXT)
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(tokens), granite(tokens).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model.logits(tokens), granite(tokens).logits, rtol=1e-4, atol=1e-4
+        )
 
 
 # --- what a position sees
@@ -276,7 +343,10 @@ def test_a_document_does_not_see_another(recipe: Make, T: int) -> None:
     model, tokens, border = Decoder(shape_of(recipe), T), some_tokens(2, T), T // 2 + 3
     targets, documents = some_tokens(2, T, seed=1), (torch.arange(T) >= border).long().expand(2, T)
     changed = torch.cat([some_tokens(2, border, seed=2), tokens[:, border:]], dim=1)
-    with_mask = [model.losses(x, targets, documents).unflatten(0, (2, T))[:, border:] for x in (tokens, changed)]
+    with_mask = [
+        model.losses(x, targets, documents).unflatten(0, (2, T))[:, border:]
+        for x in (tokens, changed)
+    ]
     without = [model.losses(x, targets).unflatten(0, (2, T))[:, border:] for x in (tokens, changed)]
     torch.testing.assert_close(*with_mask, rtol=0, atol=1e-5)
     assert (without[0] - without[1]).abs().max() > 1e-2
@@ -296,9 +366,14 @@ def test_a_later_document_is_what_it_would_be_alone(recipe: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("P", [None, 3], ids=["one", "members"])
 @pytest.mark.parametrize("experts", [0, 4])
-def test_compiled_it_gives_the_same_losses_and_gradients(recipe: Make, P: int | None, experts: int) -> None:
+def test_compiled_it_gives_the_same_losses_and_gradients(
+    recipe: Make, P: int | None, experts: int
+) -> None:
     shape, seeds = shape_of(recipe, experts=experts), range(P or 1)
-    eager, compiled = (Decoder(shape if P is None else [shape] * P, CONTEXT, 0 if P is None else seeds) for _ in "ab")
+    eager, compiled = (
+        Decoder(shape if P is None else [shape] * P, CONTEXT, 0 if P is None else seeds)
+        for _ in "ab"
+    )
     compiled.compile_parts()
     windows = some_tokens(3, CONTEXT + 1)
     losses = [model.losses(windows[:, :-1], windows[:, 1:]) for model in (eager, compiled)]

@@ -21,7 +21,9 @@ def model(request: pytest.FixtureRequest, recipe: Callable[..., Recipe]) -> Deco
 
 
 def likeliest(model: Decoder, prompt: Sequence[int], most: int) -> list[int]:
-    """Greedy, each token from a forward pass over all that it may see; past the context only the newer half is kept."""
+    """Greedy, each token from a forward pass over all that it may see; past the context only the
+    newer half is kept.
+    """
     seen, written = list(prompt)[-(CONTEXT - 1) :], []
     for _ in range(most):
         if len(seen) > CONTEXT:
@@ -49,7 +51,9 @@ def test_a_cache_may_be_fed_in_parts_of_any_length(model: Decoder) -> None:
 
 
 @pytest.mark.parametrize("prompt", [[3], [5, 8, 13, 21], list(range(CONTEXT - 1))])
-def test_greedy_tokens_are_the_likeliest_also_past_the_context(model: Decoder, prompt: list[int]) -> None:
+def test_greedy_tokens_are_the_likeliest_also_past_the_context(
+    model: Decoder, prompt: list[int]
+) -> None:
     written = list(generate(model, prompt, 3 * CONTEXT, temperature=0))
     assert written == likeliest(model, prompt, 3 * CONTEXT)
     assert len(written) == 3 * CONTEXT and len(set(written)) > 5

@@ -24,7 +24,9 @@ def torchs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 def gradients(losses: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Under a weight for each token, so that no two may be exchanged."""
-    return torch.autograd.grad((losses * torch.linspace(0.5, 1.5, losses.numel()).view(losses.shape)).sum(), inputs)
+    return torch.autograd.grad(
+        (losses * torch.linspace(0.5, 1.5, losses.numel()).view(losses.shape)).sum(), inputs
+    )
 
 
 @pytest.mark.parametrize("size", [0.1, 3.0, 50.0], ids=lambda size: f"logits of {size}")
@@ -44,7 +46,9 @@ def test_without_a_preference_it_is_the_logarithm_of_the_vocabulary() -> None:
 
 
 def test_logits_far_from_zero_do_not_overflow() -> None:
-    losses = token_losses(torch.tensor([[300.0], [-300.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]))
+    losses = token_losses(
+        torch.tensor([[300.0], [-300.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0])
+    )
     torch.testing.assert_close(losses, torch.tensor([0.0, 600.0]))
 
 
@@ -53,14 +57,22 @@ def test_each_member_has_the_loss_that_it_has_alone(own: bool) -> None:
     hidden, head = some(3, 40, 16).requires_grad_(), some(3, 97, 16, seed=2).requires_grad_()
     targets = targets_of(*((3, 40) if own else (40,)), vocab=97)
     losses = token_losses(hidden, head, targets)
-    expected = torch.stack([torchs(hidden[p], head[p], targets[p] if own else targets) for p in range(3)])
+    expected = torch.stack(
+        [torchs(hidden[p], head[p], targets[p] if own else targets) for p in range(3)]
+    )
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
-    for a, b in zip(gradients(losses, hidden, head), gradients(expected, hidden, head), strict=True):
+    for a, b in zip(
+        gradients(losses, hidden, head), gradients(expected, hidden, head), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_in_bf16_the_sum_over_the_vocabulary_is_in_fp32() -> None:
-    hidden, head, targets = some(40, 16).bfloat16(), some(3000, 16, seed=2).bfloat16(), targets_of(40, vocab=3000)
+    hidden, head, targets = (
+        some(40, 16).bfloat16(),
+        some(3000, 16, seed=2).bfloat16(),
+        targets_of(40, vocab=3000),
+    )
     losses = token_losses(hidden, head, targets)
     assert losses.dtype == torch.float32
     expected = F.cross_entropy((hidden @ head.T).float(), targets, reduction="none")
@@ -75,7 +87,10 @@ def test_under_autocast_its_gradient_is_as_near_to_the_exact_one_as_torchs(peake
     exact = [x.detach().double().requires_grad_() for x in (hidden, head)]
     expected = gradients(torchs(*exact, targets), *exact)
     errors = []
-    for form in (token_losses, lambda h, w, t: F.cross_entropy((h @ w.T).float(), t, reduction="none")):
+    for form in (
+        token_losses,
+        lambda h, w, t: F.cross_entropy((h @ w.T).float(), t, reduction="none"),
+    ):
         with torch.autocast("cpu", torch.bfloat16):
             losses = form(hidden, head, targets)
         pairs = zip(gradients(losses, hidden, head), expected, strict=True)
@@ -85,20 +100,31 @@ def test_under_autocast_its_gradient_is_as_near_to_the_exact_one_as_torchs(peake
 
 
 def test_a_token_of_no_weight_has_no_gradient() -> None:
-    hidden, head, targets = some(6, 8).requires_grad_(), some(20, 8, seed=2), targets_of(6, vocab=20)
+    hidden, head, targets = (
+        some(6, 8).requires_grad_(),
+        some(20, 8, seed=2),
+        targets_of(6, vocab=20),
+    )
     (gradient,) = torch.autograd.grad(token_losses(hidden, head, targets)[:3].sum(), hidden)
     assert gradient[3:].abs().max() == 0 and gradient[:3].abs().amin() > 0
 
 
 @pytest.mark.parametrize("members", [None, 2])
 def test_chunked_it_is_the_same(members: int | None) -> None:
-    """So many logits that they are made in two chunks, the second shorter; the reference takes 500 rows at a time."""
+    """So many logits that they are made in two chunks, the second shorter; the reference takes
+    500 rows at a time.
+    """
     vocab, rows, lead = 2**15, 2100 // (members or 1), () if members is None else (members,)
-    hidden, head = some(*lead, rows, 4).requires_grad_(), some(*lead, vocab, 4, seed=2).requires_grad_()
+    hidden, head = (
+        some(*lead, rows, 4).requires_grad_(),
+        some(*lead, vocab, 4, seed=2).requires_grad_(),
+    )
     targets, weights = targets_of(*lead, rows, vocab=vocab), some(*lead, rows, seed=3)
     losses = token_losses(hidden, head, targets)
     kept = losses.grad_fn.saved_tensors  # pyright: ignore
-    assert max(tensor.numel() for tensor in kept) < rows * vocab / 2, "it was to be in chunks, and to keep no logits"
+    assert max(tensor.numel() for tensor in kept) < rows * vocab / 2, (
+        "it was to be in chunks, and to keep no logits"
+    )
     ours = torch.autograd.grad((losses * weights).sum(), (hidden, head))
     losses = losses.detach()
 

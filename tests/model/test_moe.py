@@ -24,7 +24,9 @@ def weights(*lead: int) -> list[Tensor]:
     return [some(*lead, *shape, seed=i) for i, shape in enumerate(shapes)]
 
 
-def token_by_token(h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, chosen: int) -> Tensor:
+def token_by_token(
+    h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, chosen: int
+) -> Tensor:
     rows = []
     for x in h:
         chance = (router @ x).softmax(0)
@@ -45,7 +47,9 @@ def test_each_token_goes_through_its_best_experts(chosen: int) -> None:
     theirs = torch.autograd.grad(expected, [h, *parameters], slope, allow_unused=chosen == 1)
     for mine, other in zip(ours, theirs, strict=True):
         # one expert's share is 1 whatever the router says
-        torch.testing.assert_close(mine, torch.zeros_like(mine) if other is None else other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            mine, torch.zeros_like(mine) if other is None else other, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_members_have_experts_of_their_own() -> None:
@@ -64,7 +68,9 @@ def test_all_tokens_may_go_to_one_expert() -> None:
     router[3] = 5.0  # h is positive: it is everyone's first
     out, uneven = mixture(h, router, *rest, 1, WINDOW)
     gate, up, down = (p[3] for p in rest)
-    torch.testing.assert_close(out, (F.silu(h @ gate.T) * (h @ up.T)) @ down.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        out, (F.silu(h @ gate.T) * (h @ up.T)) @ down.T, rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(uneven, torch.full((4,), float(EXPERTS)), rtol=1e-3, atol=0)
     slopes = torch.autograd.grad(out.sum(), rest)
     assert all(slope[3].any() and not slope[[0, 1, 2, 4]].any() for slope in slopes)
@@ -74,9 +80,13 @@ def test_unevenness_is_one_where_all_experts_get_the_same() -> None:
     even = torch.full((2, 10, EXPERTS), 1 / EXPERTS)
     in_turn = torch.arange(20).reshape(2, 10, 1) % EXPERTS
     torch.testing.assert_close(unevenness(even, in_turn), torch.ones(2))
-    torch.testing.assert_close(unevenness(even, torch.cat([in_turn, (in_turn + 1) % EXPERTS], -1)), torch.ones(2))
+    torch.testing.assert_close(
+        unevenness(even, torch.cat([in_turn, (in_turn + 1) % EXPERTS], -1)), torch.ones(2)
+    )
     leaning = F.one_hot(torch.zeros(2, 10, dtype=torch.long), EXPERTS).float()
-    torch.testing.assert_close(unevenness(leaning, torch.zeros_like(in_turn)), torch.full((2,), float(EXPERTS)))
+    torch.testing.assert_close(
+        unevenness(leaning, torch.zeros_like(in_turn)), torch.full((2,), float(EXPERTS))
+    )
 
 
 def test_the_load_balancing_loss_pushes_towards_the_idle_expert() -> None:
@@ -93,22 +103,28 @@ def test_the_load_balancing_loss_pushes_towards_the_idle_expert() -> None:
 def test_the_grouped_product_and_its_gradient(ends: list[int]) -> None:
     rows, matrices = some(12, WIDTH), some(4, FFN, WIDTH, seed=1)
     stops = torch.tensor(ends, dtype=torch.int32)
-    torch.library.opcheck(grouped_product, (rows.detach().requires_grad_(), matrices, stops), test_utils=(
-        "test_schema", "test_autograd_registration", "test_faketensor"))  # fmt: skip
+    torch.library.opcheck(
+        grouped_product,
+        (rows.detach().requires_grad_(), matrices, stops),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
     parts = zip([0, *ends], ends, matrices, strict=False)
     expected = torch.cat([rows[a:b] @ matrix.T for a, b, matrix in parts])
     found = grouped_product(rows, matrices, stops)
     torch.testing.assert_close(found, expected)
     slope = some(12, FFN, seed=3)
     for mine, other in zip(
-        torch.autograd.grad(found, [rows, matrices], slope), torch.autograd.grad(expected, [rows, matrices], slope),
+        torch.autograd.grad(found, [rows, matrices], slope),
+        torch.autograd.grad(expected, [rows, matrices], slope),
         strict=True,
-    ):  # fmt: skip
+    ):
         torch.testing.assert_close(mine, other)
 
 
 def shape(**changes: Any) -> Model:
-    return Model.model_validate({"width": 32, "depth": 2, "heads": 2, "vocab": 97, "ffn": 40} | changes)
+    return Model.model_validate(
+        {"width": 32, "depth": 2, "heads": 2, "vocab": 97, "ffn": 40} | changes
+    )
 
 
 def test_one_expert_is_no_expert() -> None:

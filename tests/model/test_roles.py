@@ -13,17 +13,28 @@ from windtunnel.recipe import Model
 
 
 def shape(**model: Any) -> Model:
-    return Model.model_validate({"width": 64, "depth": 2, "heads": 2, "vocab": 200, "base_width": 16} | model)
+    return Model.model_validate(
+        {"width": 64, "depth": 2, "heads": 2, "vocab": 200, "base_width": 16} | model
+    )
 
 
-THE_2_4B = {"width": 2304, "depth": 40, "heads": 36, "kv_heads": 36, "vocab": 122_753, "base_width": 256}
+THE_2_4B = {
+    "width": 2304,
+    "depth": 40,
+    "heads": 36,
+    "kv_heads": 36,
+    "vocab": 122_753,
+    "base_width": 256,
+}
 THE_9M = {"width": 320, "depth": 8, "heads": 5, "kv_heads": 5, "vocab": 122_753, "base_width": 256}
 GAIN = Rule(mean=1.0, std=0.0, lr=1.0, eps=1.0, weight_decay=0.0)
 
 
 def is_rule(rule: Rule, std: float, lr: float, eps: float = 1.0) -> bool:
     expected = (0.0, std, lr, eps, 1.0)
-    return (rule.mean, rule.std, rule.lr, rule.eps, rule.weight_decay) == pytest.approx(expected, rel=1e-4)
+    return (rule.mean, rule.std, rule.lr, rule.eps, rule.weight_decay) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -47,7 +58,9 @@ def test_minicpms_2_4b_is_as_in_the_paper() -> None:
     assert is_rule(table["embedding"], std=0.1, lr=1.0)
     assert table["gain"] == GAIN
     m = multipliers(model)
-    assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx((12, 0.2214, 1 / 8, 1 / 9), abs=5e-5)
+    assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx(
+        (12, 0.2214, 1 / 8, 1 / 9), abs=5e-5
+    )
 
 
 def test_minicpms_9m_is_as_in_the_paper() -> None:
@@ -55,7 +68,9 @@ def test_minicpms_9m_is_as_in_the_paper() -> None:
     table, m = rules(model), multipliers(model)
     assert is_rule(table["matrix"], std=0.08944, lr=0.8)
     assert is_rule(table["embedding"], std=0.1, lr=1.0)
-    assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx((12, 0.4950, 1 / 8, 0.8), abs=5e-5)
+    assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx(
+        (12, 0.4950, 1 / 8, 0.8), abs=5e-5
+    )
 
 
 def test_an_embedding_can_be_taken_as_a_matrix() -> None:
@@ -65,7 +80,9 @@ def test_an_embedding_can_be_taken_as_a_matrix() -> None:
 
 
 def test_completep_at_four_times_the_width_and_depth() -> None:
-    """alpha = 1 of arXiv 2505.01618: a hidden matrix's rate by 1/m, its eps by 1/(m mL), residual branches by 1/mL."""
+    """alpha = 1 of arXiv 2505.01618: a hidden matrix's rate by 1/m, its eps by 1/(m mL), residual
+    branches by 1/mL.
+    """
     model = shape(parametrization="completep", width=64, depth=32, base_width=16, base_depth=8)
     table = rules(model)
     assert is_rule(table["matrix"], std=0.05, lr=1 / 4, eps=1 / 16)
@@ -74,7 +91,9 @@ def test_completep_at_four_times_the_width_and_depth() -> None:
     assert table["gain"] == GAIN
     at_base = 1.4 / math.sqrt(8)
     m = multipliers(model)
-    assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx((12, at_base / 4, 32**-0.5, 1 / 4))
+    assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx(
+        (12, at_base / 4, 32**-0.5, 1 / 4)
+    )
 
 
 @pytest.mark.parametrize("depth", [2, 8])
@@ -92,7 +111,9 @@ def test_standard_has_one_rate_and_no_multipliers() -> None:
     assert is_rule(table["head"], std=0.05, lr=1.0)
     assert is_rule(table["embedding"], std=0.1, lr=1.0)
     assert table["gain"] == GAIN
-    assert multipliers(model) == Multipliers(embedding=1.0, residual=1.0, attention=1 / math.sqrt(32), logits=1.0)
+    assert multipliers(model) == Multipliers(
+        embedding=1.0, residual=1.0, attention=1 / math.sqrt(32), logits=1.0
+    )
 
 
 # --- initial weights
@@ -121,7 +142,9 @@ def test_no_two_tensors_are_alike() -> None:
     assert (correlations - torch.eye(len(flat))).abs().max() < 6 / math.sqrt(512)
 
 
-@pytest.mark.parametrize("change", [{"depth": 5}, {"vocab": 999}, {"ffn": 32}, {"tied": False}, {"kv_heads": 1}])
+@pytest.mark.parametrize(
+    "change", [{"depth": 5}, {"vocab": 999}, {"ffn": 32}, {"tied": False}, {"kv_heads": 1}]
+)
 def test_a_tensor_does_not_depend_on_the_depth_nor_on_other_tensors(change: dict[str, Any]) -> None:
     before, after = initial_tensors(shape(), 0), initial_tensors(shape(**change), 0)
     same = [name for name in before if before[name].shape == after[name].shape]
@@ -141,4 +164,6 @@ def test_torchs_own_seed_does_not_matter() -> None:
     torch.manual_seed(1)
     before = initial_tensors(shape(), 0)
     torch.manual_seed(2)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in initial_tensors(shape(), 0).items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in initial_tensors(shape(), 0).items()
+    )

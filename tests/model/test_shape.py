@@ -31,8 +31,12 @@ SIZES = [
     {"experts": 4},
 ]
 GROUPED = {  # operators of ours, which torch can't know: each row meets one group's matrix
-    torch.ops.windtunnel.grouped_product: lambda rows, weights, ends, **_: 2 * rows[0] * weights[1] * weights[2],
-    torch.ops.windtunnel.grouped_outer_product: lambda left, right, ends, **_: 2 * left[0] * left[1] * right[1],
+    torch.ops.windtunnel.grouped_product: lambda rows, weights, ends, **_: (
+        2 * rows[0] * weights[1] * weights[2]
+    ),
+    torch.ops.windtunnel.grouped_outer_product: lambda left, right, ends, **_: (
+        2 * left[0] * left[1] * right[1]
+    ),
 }
 
 
@@ -46,8 +50,16 @@ def test_the_papers_counts(numbers: tuple[int, ...], params: int) -> None:
     model = Model.model_validate(dict(zip(names, numbers, strict=True)))
     table = numbers[0] * numbers[5]
     tied, untied = count(model), count(model.model_copy(update={"tied": False}))
-    assert (tied.params, tied.params_with_head, tied.params_total) == (params, params + table, params + table)
-    assert (untied.params, untied.params_with_head, untied.params_total) == (params, params + table, params + 2 * table)
+    assert (tied.params, tied.params_with_head, tied.params_total) == (
+        params,
+        params + table,
+        params + table,
+    )
+    assert (untied.params, untied.params_with_head, untied.params_total) == (
+        params,
+        params + table,
+        params + 2 * table,
+    )
 
 
 FILES = sorted(RECIPES.glob("minicpm-*.toml"))
@@ -70,7 +82,9 @@ def test_counts_are_those_of_the_built_model(changes: dict[str, Any]) -> None:
     assert count(model).params_total == sum(p.numel() for p in built.values())
     outside = sum(p.numel() for name, p in built.items() if name not in ("embedding", "head"))
     assert count(model).params == outside
-    idle = 0 if not model.experts else (model.experts - 2) * 3 * model.ffn * model.width * model.depth
+    idle = (
+        0 if not model.experts else (model.experts - 2) * 3 * model.ffn * model.width * model.depth
+    )
     assert active_params(model) == outside - idle
 
 
@@ -84,13 +98,17 @@ def test_the_papers_counts_of_experts() -> None:
 @pytest.mark.parametrize("changes", SIZES)
 @pytest.mark.parametrize("context", [32, 64])
 def test_flops_are_what_torch_counts(changes: dict[str, Any], context: int) -> None:
-    """Of one window of at most 64 tokens the blocked attention computes the full square, context keys a query, where
-    the exact causal count is (context + 1) / 2: the difference is put right here, everything else is torch's count."""
+    """Of one window of at most 64 tokens the blocked attention computes the full square, context
+    keys a query, where the exact causal count is (context + 1) / 2: the difference is put right
+    here, everything else is torch's count.
+    """
     model = shape(**changes)
     tokens = torch.randint(300, (2, context))
     with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter:
         Decoder(model, context).losses(tokens, tokens).sum().backward()
-    attention = 3 * 2 * 2 * model.depth * model.heads * model.head_size  # a key that a query looks at
+    attention = (
+        3 * 2 * 2 * model.depth * model.heads * model.head_size
+    )  # a key that a query looks at
     computed, causal = attention * context, attention * (context + 1) / 2
     counted = counter.get_total_flops() / tokens.numel()
     assert flops_per_token(model, context) == pytest.approx(counted - computed + causal, rel=1e-12)

@@ -1,4 +1,6 @@
-"""The page of a lab with trained runs is one file that needs nothing else, and shows what the runs recorded."""
+"""The page of a lab with trained runs is one file that needs nothing else, and shows what the
+runs recorded.
+"""
 
 import json
 import os
@@ -20,7 +22,7 @@ from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, train
 from windtunnel.train.run import Run, create
 from windtunnel.train.schedule import rate_at
-from windtunnel.tunnel.coordinates import Design, check
+from windtunnel.tunnel.check.check import Design, check
 
 BROWSER = "/usr/bin/chromium"
 NAME = "a <b>bold</b> & </script><script>console.error('from a name')</script> name"
@@ -60,8 +62,15 @@ class Page(HTMLParser):
 
     def figures(self) -> list[list[dict[str, Any]]]:
         """The traces of each figure."""
-        drawn = [(script, re.search(r'Plotly\.newPlot\(\s*"[0-9a-f-]{36}",\s*', script)) for script in self.scripts]
-        return [json.JSONDecoder().raw_decode(script[place.end() :])[0] for script, place in drawn if place]
+        drawn = [
+            (script, re.search(r'Plotly\.newPlot\(\s*"[0-9a-f-]{36}",\s*', script))
+            for script in self.scripts
+        ]
+        return [
+            json.JSONDecoder().raw_decode(script[place.end() :])[0]
+            for script, place in drawn
+            if place
+        ]
 
 
 Trained = tuple[Path, Run, Run, Run]
@@ -97,7 +106,9 @@ def test_it_is_one_file_and_writing_it_again_replaces_it(trained: Trained, page:
     lab = trained[0]
     before = sorted(path.name for path in lab.iterdir())
     again = Page(write_page(lab).read_text(encoding="utf-8"))
-    assert sorted(path.name for path in lab.iterdir()) == before == ["corpora", "report.html", "runs"]
+    assert (
+        sorted(path.name for path in lab.iterdir()) == before == ["corpora", "report.html", "runs"]
+    )
     assert again.shown == page.shown
 
 
@@ -126,10 +137,13 @@ def test_the_loss_figure_has_what_the_runs_recorded(trained: Trained, page: Page
     for run in trained[1:3]:
         lines = run.metrics()
         steps = [line for line in lines if "lr" in line]
-        held = [(line["tokens"], line["validation"]["loss"]) for line in lines if "validation" in line]
+        held = [
+            (line["tokens"], line["validation"]["loss"]) for line in lines if "validation" in line
+        ]
         assert len(steps) == (6400 if run is trained[1] else 1280) // 128 and held
         curve, points = (
-            next(t for t in losses if t["legendgroup"] == run.id and t["mode"] == mode) for mode in ("lines", "markers")
+            next(t for t in losses if t["legendgroup"] == run.id and t["mode"] == mode)
+            for mode in ("lines", "markers")
         )
         tokens, losses_of = [line["tokens"] for line in steps], [line["loss"] for line in steps]
         left_out = tokens.index(curve["x"][0])  # the first few are no mean yet
@@ -156,7 +170,9 @@ def test_a_branch_whose_stem_was_removed_is_still_shown(trained: Trained, tmp_pa
     assert leaf.id in shown and f"{leaf.summary()['loss']:.4f}" in shown
 
 
-def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(trained: Trained, tmp_path: Path) -> None:
+def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(
+    trained: Trained, tmp_path: Path
+) -> None:
     lab, root, leaf, begun = trained
     shutil.copytree(lab, tmp_path / "copy")
     design = Design(widths=(16, 32), depths=(2, 4), width=16, seeds=3, steps=(0, 1))
@@ -179,15 +195,25 @@ def test_a_lab_without_runs_is_refused(tmp_path: Path, folders: str) -> None:
     assert not list(tmp_path.rglob("report.html"))
 
 
-@pytest.mark.skipif(not os.path.exists(BROWSER), reason=f"no browser: {BROWSER} is not on this machine")
+@pytest.mark.skipif(
+    not os.path.exists(BROWSER), reason=f"no browser: {BROWSER} is not on this machine"
+)
 def test_a_browser_draws_it_without_an_error(trained: Trained, page: Page, tmp_path: Path) -> None:
     def browse(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [
-            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-            f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=10000",
-            "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,2400", *arguments,
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=10000",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--window-size=1200,2400",
+            *arguments,
             (trained[0] / "report.html").as_uri(),
-        ]  # fmt: skip
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         logged = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]

@@ -18,9 +18,18 @@ pytest.importorskip("xllamacpp")
 
 
 def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
-    """Its server ends connections that were idle for five seconds; scoring text takes longer than that."""
+    """Its server ends connections that were idle for five seconds; scoring text takes longer than
+    that.
+    """
     model, file = model_of(next(iter(SHAPES))), tmp_path / "x.gguf"
-    gguf.write(model, weights_of(model), corpus.folder / "tokenizer.json", file, "F32", gguf.About("a model", 64))
+    gguf.write(
+        model,
+        weights_of(model),
+        corpus.folder / "tokenizer.json",
+        file,
+        "F32",
+        gguf.About("a model", 64),
+    )
     expected = corpus.tokenizer.encode("a word").tolist()
     with LlamaCpp(file, 64) as engine:
         assert engine.tokenise(["a word"]) == [expected]
@@ -29,7 +38,9 @@ def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
 
 
 def test_what_llama_cpp_does_to_its_process_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x\.gguf: the process that ran llama\.cpp on it was killed, or crashed"):
+    with pytest.raises(
+        InputError, match=r"x\.gguf: the process that ran llama\.cpp on it was killed, or crashed"
+    ):
         apart(_abort, tmp_path / "x.gguf")
     with pytest.raises(InputError, match=r"x\.gguf: cannot be read"):
         apart(LlamaCpp, tmp_path / "x.gguf")

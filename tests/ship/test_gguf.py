@@ -1,4 +1,6 @@
-"""GGUF: llama.cpp itself gives our log-probabilities and token ids; what is written is read; bad files are refused."""
+"""GGUF: llama.cpp itself gives our log-probabilities and token ids; what is written is read; bad
+files are refused.
+"""
 
 import random
 import unicodedata
@@ -26,9 +28,18 @@ package = pytest.importorskip("gguf")
 CONTEXT = 64
 ABOUT = gguf.About("a model", CONTEXT, OURS.template, "made in a test", "apache-2.0")
 EXACT = 5e-4  # nats, of a log-probability in fp32
-# Half a step as a share of a block's largest number. (Q4_0 and Q5_0 have one step less above zero than below.)
-_HALF_STEPS = {"F32": 0, "F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 254, "Q5_1": 1 / 31, "Q5_0": 1 / 15, "Q4_1": 1 / 15,
-               "Q4_0": 1 / 7}  # fmt: skip
+# Half a step as a share of a block's largest number. (Q4_0 and Q5_0 have one step less above zero
+# than below.)
+_HALF_STEPS = {
+    "F32": 0,
+    "F16": 2**-11,
+    "BF16": 2**-8,
+    "Q8_0": 1 / 254,
+    "Q5_1": 1 / 31,
+    "Q5_0": 1 / 15,
+    "Q4_1": 1 / 15,
+    "Q4_0": 1 / 7,
+}
 Write = Callable[..., Path]
 
 
@@ -49,7 +60,9 @@ def held(corpus: Corpus) -> HeldOut:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_llama_cpp_gives_our_log_probabilities(shape: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+def test_llama_cpp_gives_our_log_probabilities(
+    shape: str, write: Write, corpus: Corpus, held: HeldOut
+) -> None:
     pytest.importorskip("xllamacpp")
     model = model_of(shape)
     weights = weights_of(model)
@@ -70,16 +83,25 @@ def test_llama_cpp_turns_positions_far_out_as_we_do(tmp_path: Path, corpus: Corp
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1", "Q4_0"])
 @pytest.mark.parametrize("shape", ["grouped", "experts"])
-def test_rounded_weights_change_little(shape: str, kind: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+def test_rounded_weights_change_little(
+    shape: str, kind: str, write: Write, corpus: Corpus, held: HeldOut
+) -> None:
     pytest.importorskip("xllamacpp")
     model = model_of(shape)
-    weights = {name: tensor * (0.5 if tensor.dim() > 1 else 1) for name, tensor in weights_of(model).items()}
+    weights = {
+        name: tensor * (0.5 if tensor.dim() > 1 else 1)
+        for name, tensor in weights_of(model).items()
+    }
     found = verify(model, weights, "gguf", write(model, weights, kind), corpus.tokenizer, held)
     assert found.layout == f"gguf {kind}" and found.good and found.mean_difference > 0, found
 
 
-@pytest.mark.parametrize("field", ["scale_emb", "scale_depth", "base_width", "rope_base", "norm_eps"])
-def test_a_setting_that_is_off_is_seen(field: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+@pytest.mark.parametrize(
+    "field", ["scale_emb", "scale_depth", "base_width", "rope_base", "norm_eps"]
+)
+def test_a_setting_that_is_off_is_seen(
+    field: str, write: Write, corpus: Corpus, held: HeldOut
+) -> None:
     pytest.importorskip("xllamacpp")
     model = model_of("grouped")
     weights = weights_of(model)
@@ -92,16 +114,23 @@ def test_query_and_key_out_of_order_are_seen(write: Write, corpus: Corpus, held:
     pytest.importorskip("xllamacpp")
     model = model_of("tied")
     weights = weights_of(model)
-    turned = {name: tensor.flip(0) if name.endswith("query") else tensor for name, tensor in weights.items()}
+    turned = {
+        name: tensor.flip(0) if name.endswith("query") else tensor
+        for name, tensor in weights.items()
+    }
     assert not verify(model, weights, "gguf", write(model, turned), corpus.tokenizer, held).good
 
 
 @pytest.mark.parametrize("fault", ["experts_per_token", "gate", "router"])
-def test_experts_that_are_mixed_up_are_seen(fault: str, write: Write, corpus: Corpus, held: HeldOut) -> None:
+def test_experts_that_are_mixed_up_are_seen(
+    fault: str, write: Write, corpus: Corpus, held: HeldOut
+) -> None:
     pytest.importorskip("xllamacpp")
     model = model_of("experts")
     weights = weights_of(model)
-    turned = {name: tensor.flip(0) if name.endswith(fault) else tensor for name, tensor in weights.items()}
+    turned = {
+        name: tensor.flip(0) if name.endswith(fault) else tensor for name, tensor in weights.items()
+    }
     off = model.model_copy(update={"experts_per_token": 3 if fault == "experts_per_token" else 2})
     assert not verify(model, weights, "gguf", write(off, turned), corpus.tokenizer, held).good
 
@@ -122,11 +151,15 @@ def test_what_is_written_is_read(shape: str, write: Write) -> None:
 
 
 @pytest.mark.parametrize(("kind", "share"), _HALF_STEPS.items())
-def test_every_precision_is_read_back_as_near_as_it_is(kind: str, share: float, write: Write) -> None:
+def test_every_precision_is_read_back_as_near_as_it_is(
+    kind: str, share: float, write: Write
+) -> None:
     for shape in ("tied", "odd width", "standard experts"):
         weights = weights_of(model_of(shape))
         for name, tensor in gguf.read(write(model_of(shape), weights, kind)).weights.items():
-            whole_blocks = tensor.shape[-1] % 32 == 0 or not kind.startswith("Q")  # else it stays 16-bit
+            whole_blocks = tensor.shape[-1] % 32 == 0 or not kind.startswith(
+                "Q"
+            )  # else it stays 16-bit
             nearest = 1.01 * (share if whole_blocks else _HALF_STEPS["F16"]) * tensor.abs().max()
             assert (tensor - weights[name]).abs().max() <= nearest, name
 
@@ -156,7 +189,9 @@ def test_llama_cpp_gives_our_ids_of_any_unicode(write: Write, corpus: Corpus) ->
     from windtunnel.ship.engine import LlamaCpp
 
     with LlamaCpp(write(model_of("tied"))) as engine:
-        _compare_ids(engine, corpus, [*ODD_LINES, *(_line(random.Random(seed)) for seed in range(400))])
+        _compare_ids(
+            engine, corpus, [*ODD_LINES, *(_line(random.Random(seed)) for seed in range(400))]
+        )
 
 
 @pytest.mark.slow
@@ -168,12 +203,20 @@ def test_two_thousand_tokens_and_ten_thousand_lines(write: Write, corpus: Corpus
     for shape in SHAPES:
         model = model_of(shape)
         weights = weights_of(model)
-        found = verify(model, weights, "gguf", write(model, weights), corpus.tokenizer,
-                       replace(held, lines=held.lines if shape == "tied" else ()))  # fmt: skip
+        found = verify(
+            model,
+            weights,
+            "gguf",
+            write(model, weights),
+            corpus.tokenizer,
+            replace(held, lines=held.lines if shape == "tied" else ()),
+        )
         assert found.good and found.tokens >= 2000, found
         print(found)
     with LlamaCpp(write(model_of("tied"))) as engine:
-        _compare_ids(engine, corpus, [_line(random.Random(seed)) for seed in range(10_000 - len(held.lines))])
+        _compare_ids(
+            engine, corpus, [_line(random.Random(seed)) for seed in range(10_000 - len(held.lines))]
+        )
 
 
 def test_nothing_is_put_before_or_behind_a_text(write: Write) -> None:
@@ -200,7 +243,9 @@ def test_other_files_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         gguf.read(tmp_path / "nowhere.gguf")
     file.write_bytes(write(model_of("tied")).read_bytes().replace(b"granite", b"granita"))
-    with pytest.raises(InputError, match="architecture 'granita'; expected one of llama, granite, granitemoe, "):
+    with pytest.raises(
+        InputError, match="architecture 'granita'; expected one of llama, granite, granitemoe, "
+    ):
         gguf.read(file)
 
 
@@ -214,7 +259,9 @@ def test_a_missing_or_misshapen_tensor_is_named(write: Write, tmp_path: Path) ->
         gguf.read(file)
     wider = model_of("tied").model_copy(update={"ffn": 192})
     weights = weights_of(wider) | {"layers.2.down": weights_of(model_of("tied"))["layers.2.down"]}
-    with pytest.raises(InputError, match=r"blk\.2\.ffn_down\.weight is \(64, 160\); its metadata say \(64, 192\)"):
+    with pytest.raises(
+        InputError, match=r"blk\.2\.ffn_down\.weight is \(64, 160\); its metadata say \(64, 192\)"
+    ):
         gguf.read(write(wider, weights))
 
 
@@ -225,10 +272,14 @@ def test_experts_that_are_not_all_there_are_named(write: Write, tmp_path: Path) 
     file.write_bytes(whole.replace(b"blk.1.ffn_up_exps.weight", b"blk.1.ffn_up_expx.weight"))
     with pytest.raises(InputError, match=r"tensor blk\.1\.ffn_up_exps\.weight is missing"):
         gguf.read(file)
-    with pytest.raises(InputError, match=r"blk\.0\.ffn_gate_inp\.weight is \(8, 64\); its metadata say \(9, 64\)"):
+    with pytest.raises(
+        InputError, match=r"blk\.0\.ffn_gate_inp\.weight is \(8, 64\); its metadata say \(9, 64\)"
+    ):
         gguf.read(write(model.model_copy(update={"experts": 9}), weights))
     fewer = weights | {"layers.2.down": weights["layers.2.down"][:7]}
-    with pytest.raises(InputError, match=r"blk\.2\.ffn_down_exps\.weight is \(7, 64, 96\); .* \(8, 64, 96\)"):
+    with pytest.raises(
+        InputError, match=r"blk\.2\.ffn_down_exps\.weight is \(7, 64, 96\); .* \(8, 64, 96\)"
+    ):
         gguf.read(write(model, fewer))
 
 
@@ -245,7 +296,9 @@ def test_experts_elsewhere_are_refused(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(InputError, match=r"y\.gguf: 8 experts in architecture 'llama'; expected them in granitemoe"):
+    with pytest.raises(
+        InputError, match=r"y\.gguf: 8 experts in architecture 'llama'; expected them in granitemoe"
+    ):
         gguf.read(tmp_path / "y.gguf")
 
 
@@ -255,13 +308,21 @@ def test_what_cannot_be_written_is_refused(write: Write, tmp_path: Path, corpus:
     text = (corpus.folder / "tokenizer.json").read_text()
     other = tmp_path / "tokenizer.json"
     other.write_text(text.replace('"individual_digits": true', '"individual_digits": false'))
-    with pytest.raises(InputError, match=r"llama\.cpp has no name for how this tokenizer splits text"):
+    with pytest.raises(
+        InputError, match=r"llama\.cpp has no name for how this tokenizer splits text"
+    ):
         write(model_of("tied"), tokenizer=other)
     with pytest.raises(InputError, match="320 tokens, but the model has 300"):
         write(model_of("tied").model_copy(update={"vocab": 300}))
     with pytest.raises(InputError, match="could not be written"):
-        gguf.write(model_of("tied"), weights_of(model_of("tied")), corpus.folder / "tokenizer.json",
-                   tmp_path / "no" / "x.gguf", "F32", ABOUT)  # fmt: skip
+        gguf.write(
+            model_of("tied"),
+            weights_of(model_of("tied")),
+            corpus.folder / "tokenizer.json",
+            tmp_path / "no" / "x.gguf",
+            "F32",
+            ABOUT,
+        )
     assert not list(tmp_path.glob("*.gguf*"))
 
 

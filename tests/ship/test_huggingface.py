@@ -1,4 +1,6 @@
-"""What is exported for Hugging Face tools, read by transformers itself: the same probabilities, the same token ids."""
+"""What is exported for Hugging Face tools, read by transformers itself: the same probabilities,
+the same token ids.
+"""
 
 import json
 from dataclasses import astuple
@@ -7,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from ship_models import SHAPES, WITHOUT_EXPERTS, logits_of, model_of, reference, some_tokens, weights_of
+from ship_models import (
+    SHAPES,
+    WITHOUT_EXPERTS,
+    logits_of,
+    model_of,
+    reference,
+    some_tokens,
+    weights_of,
+)
 from torch import Tensor
 
 from windtunnel.data.shards import Corpus
@@ -23,10 +33,21 @@ from windtunnel.ship.verify import ODD_LINES
 EXACT = 1e-4  # nats, of a log-probability in fp32
 
 
-def _write(folder: Path, layout: Layout, model: Model, weights: dict[str, Tensor], corpus: Corpus, context: int = 64,
-           **how: Any) -> Path:  # fmt: skip
+def _write(
+    folder: Path,
+    layout: Layout,
+    model: Model,
+    weights: dict[str, Tensor],
+    corpus: Corpus,
+    context: int = 64,
+    **how: Any,
+) -> Path:
     folder.mkdir(exist_ok=True)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|end|>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|end|>",
+        "pad_token": "<|end|>",
+    }
     write(folder, layout, model, weights, context, corpus.tokenizer, settings, **how)
     return folder
 
@@ -34,13 +55,19 @@ def _write(folder: Path, layout: Layout, model: Model, weights: dict[str, Tensor
 def _by_transformers(folder: Path, tokens: Tensor) -> Tensor:
     """Log-probabilities (batch, T, vocab)."""
     transformers = pytest.importorskip("transformers")
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
     with torch.no_grad():
         return loaded.eval()(tokens).logits.log_softmax(-1)
 
 
-@pytest.mark.parametrize(("shape", "layout"), [*((s, "hf") for s in SHAPES), *((s, "llama") for s in WITHOUT_EXPERTS)])
-def test_transformers_gives_our_log_probabilities(shape: str, layout: Layout, tmp_path: Path, corpus: Corpus) -> None:
+@pytest.mark.parametrize(
+    ("shape", "layout"), [*((s, "hf") for s in SHAPES), *((s, "llama") for s in WITHOUT_EXPERTS)]
+)
+def test_transformers_gives_our_log_probabilities(
+    shape: str, layout: Layout, tmp_path: Path, corpus: Corpus
+) -> None:
     model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
     folder = _write(tmp_path / "x", layout, model, weights, corpus)
@@ -58,7 +85,9 @@ def test_positions_far_out_are_turned_alike(layout: Layout, tmp_path: Path, corp
     assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT
 
 
-@pytest.mark.parametrize("key", ["embedding_multiplier", "residual_multiplier", "logits_scaling", "rope_theta"])
+@pytest.mark.parametrize(
+    "key", ["embedding_multiplier", "residual_multiplier", "logits_scaling", "rope_theta"]
+)
 def test_a_setting_that_is_off_is_seen(key: str, tmp_path: Path, corpus: Corpus) -> None:
     model = model_of("grouped")
     weights, tokens = weights_of(model), some_tokens()
@@ -67,12 +96,24 @@ def test_a_setting_that_is_off_is_seen(key: str, tmp_path: Path, corpus: Corpus)
     config[key] *= 1.05
     config["rope_parameters"]["rope_theta"] = config["rope_theta"]
     (folder / "config.json").write_text(json.dumps(config))
-    off = (logits_of(model, weights, tokens).log_softmax(-1) - _by_transformers(folder, tokens)).abs().max()
+    off = (
+        (logits_of(model, weights, tokens).log_softmax(-1) - _by_transformers(folder, tokens))
+        .abs()
+        .max()
+    )
     assert off > 10 * EXACT
 
 
-@pytest.mark.parametrize(("shape", "layout", "tied"), [("tied", "hf", True), ("tied", "minicpm", True),
-    ("tied", "llama", False), ("untied", "hf", False), ("standard", "llama", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "layout", "tied"),
+    [
+        ("tied", "hf", True),
+        ("tied", "minicpm", True),
+        ("tied", "llama", False),
+        ("untied", "hf", False),
+        ("standard", "llama", True),
+    ],
+)
 def test_what_is_tied_stays_so_where_it_can(
     shape: str, layout: Layout, tied: bool, tmp_path: Path, corpus: Corpus
 ) -> None:
@@ -83,13 +124,17 @@ def test_what_is_tied_stays_so_where_it_can(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_granite_and_minicpm_come_back_as_they_were(shape: str, tmp_path: Path, corpus: Corpus) -> None:
+def test_granite_and_minicpm_come_back_as_they_were(
+    shape: str, tmp_path: Path, corpus: Corpus
+) -> None:
     model = model_of(shape)
     weights = weights_of(model)
     layouts: list[Layout] = ["hf"] if shape == "own head size" else ["hf", "minicpm"]
     for layout in layouts:
         found = read(_write(tmp_path / layout, layout, model, weights, corpus))
-        assert astuple(multipliers(found.model)) == pytest.approx(astuple(multipliers(model)), rel=1e-6)
+        assert astuple(multipliers(found.model)) == pytest.approx(
+            astuple(multipliers(model)), rel=1e-6
+        )
         if model.parametrization == "minicpm":
             assert found.model == model
         assert list(found.weights) == list(weights)
@@ -118,12 +163,17 @@ def test_minicpm_has_no_head_size_of_its_own(tmp_path: Path, corpus: Corpus) -> 
 
 def test_a_llama_has_no_experts(tmp_path: Path, corpus: Corpus) -> None:
     model = model_of("experts")
-    with pytest.raises(InputError, match="--to llama: a plain Llama has no experts; expected --to hf, minicpm or gguf"):
+    with pytest.raises(
+        InputError,
+        match="--to llama: a plain Llama has no experts; expected --to hf, minicpm or gguf",
+    ):
         _write(tmp_path / "x", "llama", model, weights_of(model), corpus)
 
 
 @pytest.mark.parametrize(("shape", "size"), [("untied", 100_000), ("experts", 400_000)])
-def test_a_large_model_is_cut_into_shards(shape: str, size: int, tmp_path: Path, corpus: Corpus) -> None:
+def test_a_large_model_is_cut_into_shards(
+    shape: str, size: int, tmp_path: Path, corpus: Corpus
+) -> None:
     model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
     folder = _write(tmp_path / "x", "hf", model, weights, corpus, shard_bytes=size)
@@ -136,13 +186,17 @@ def test_a_large_model_is_cut_into_shards(shape: str, size: int, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_numbers_are_rounded_once(dtype: str, kind: torch.dtype, tmp_path: Path, corpus: Corpus) -> None:
+def test_numbers_are_rounded_once(
+    dtype: str, kind: torch.dtype, tmp_path: Path, corpus: Corpus
+) -> None:
     model = model_of("tied")
     weights, tokens = weights_of(model), some_tokens()
     folder = _write(tmp_path / "x", "hf", model, weights, corpus, dtype=dtype)
     found = read(folder).weights
     assert all(torch.equal(found[name], tensor.to(kind)) for name, tensor in weights.items())
-    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == str(kind).removeprefix("torch.")
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == str(
+        kind
+    ).removeprefix("torch.")
     ours = logits_of(model, found, tokens).log_softmax(-1)
     assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT
 
@@ -156,11 +210,15 @@ def test_transformers_makes_our_token_ids(layout: Layout, tmp_path: Path, corpus
     held = corpus.sources["prose"].validation
     lines = [*ODD_LINES, corpus.tokenizer.decode(held.read(torch.zeros(1).numpy(), 60)[0])]
     for line in lines:
-        assert theirs.encode(line, split_special_tokens=True) == corpus.tokenizer.encode(line).tolist()
+        assert (
+            theirs.encode(line, split_special_tokens=True) == corpus.tokenizer.encode(line).tolist()
+        )
         assert theirs.decode(theirs.encode(line, split_special_tokens=True)) == line
     assert (theirs.eos_token_id, theirs.pad_token_id) == (corpus.tokenizer.eos,) * 2
     assert theirs.model_max_length == 64
-    assert theirs.encode("<|end|>") == [corpus.tokenizer.eos], "special tokens are one token where a program asks"
+    assert theirs.encode("<|end|>") == [corpus.tokenizer.eos], (
+        "special tokens are one token where a program asks"
+    )
 
 
 def test_transformers_generates_until_the_end(tmp_path: Path, corpus: Corpus) -> None:
@@ -168,10 +226,17 @@ def test_transformers_generates_until_the_end(tmp_path: Path, corpus: Corpus) ->
     model = model_of("tied")
     folder = _write(tmp_path / "x", "hf", model, weights_of(model), corpus)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    assert (loaded.generation_config.eos_token_id, loaded.generation_config.do_sample) == (corpus.tokenizer.eos, True)
+    assert (loaded.generation_config.eos_token_id, loaded.generation_config.do_sample) == (
+        corpus.tokenizer.eos,
+        True,
+    )
     prompt = some_tokens(1, 5)
     made = loaded.generate(prompt, max_new_tokens=8, do_sample=False)
-    expected = list(generate(_decoder(model, folder), prompt[0].tolist(), 8, temperature=0, end=corpus.tokenizer.eos))
+    expected = list(
+        generate(
+            _decoder(model, folder), prompt[0].tolist(), 8, temperature=0, end=corpus.tokenizer.eos
+        )
+    )
     assert made[0, 5 : 5 + len(expected)].tolist() == expected and expected
 
 

@@ -38,7 +38,8 @@ def test_correlated_inputs_are_compensated() -> None:
     inputs += 0.1 * torch.randn(2000, 96, generator=generator)
     weight = torch.randn(64, 96, generator=generator)
     errors = [
-        ((inputs @ (weight - rounded).T) ** 2).mean() for rounded in (_plain(weight), _gptq(weight, inputs.T @ inputs))
+        ((inputs @ (weight - rounded).T) ** 2).mean()
+        for rounded in (_plain(weight), _gptq(weight, inputs.T @ inputs))
     ]
     assert errors[1] < 0.3 * errors[0]
 
@@ -51,16 +52,31 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("shape", ["tied", "grouped", "odd width", "experts"])
-def test_blocks_are_read_back_as_they_were_computed(shape: str, corpus: Corpus, tmp_path: Path) -> None:
-    """In the file rows of query and key are in another order, and rows that blocks do not fill are not in blocks."""
+def test_blocks_are_read_back_as_they_were_computed(
+    shape: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    """In the file rows of query and key are in another order, and rows that blocks do not fill
+    are not in blocks.
+    """
     model = model_of(shape)
     weights = weights_of(model)
     encoded = calibrated(model, weights, calibration(corpus, 32, 2000))
     gguf.write(
-        model, weights, corpus.folder / "tokenizer.json", tmp_path / "x.gguf", "Q4_1", gguf.About("x", 32), encoded
+        model,
+        weights,
+        corpus.folder / "tokenizer.json",
+        tmp_path / "x.gguf",
+        "Q4_1",
+        gguf.About("x", 32),
+        encoded,
     )
     found = gguf.read(tmp_path / "x.gguf").weights
-    whole = {"tied": 7 * 3, "grouped": 6 * 2, "odd width": 0, "experts": 7 * 3}  # ffn 240 of grouped: down stays
+    whole = {
+        "tied": 7 * 3,
+        "grouped": 6 * 2,
+        "odd width": 0,
+        "experts": 7 * 3,
+    }  # ffn 240 of grouped: down stays
     assert len(encoded) == whole[shape]
     for name, blocks in encoded.items():
         values = package.dequantize(blocks, package.GGMLQuantizationType.Q4_1)
@@ -90,9 +106,19 @@ def test_calibration_keeps_probabilities_nearer(shape: str, corpus: Corpus, tmp_
     differences = []
     for encoded in (None, calibrated(model, weights, calibration(corpus, 32, 4000))):
         file = tmp_path / "x.gguf"
-        gguf.write(model, weights, corpus.folder / "tokenizer.json", file, "Q4_1", gguf.About("x", 32), encoded)
+        gguf.write(
+            model,
+            weights,
+            corpus.folder / "tokenizer.json",
+            file,
+            "Q4_1",
+            gguf.About("x", 32),
+            encoded,
+        )
         found = gguf.read(file)
-        differences.append(np.abs(log_probabilities(model, found.weights, held.windows) - ours).mean())
+        differences.append(
+            np.abs(log_probabilities(model, found.weights, held.windows) - ours).mean()
+        )
     assert differences[1] < 0.95 * differences[0], differences
 
 
@@ -100,10 +126,28 @@ def test_the_table_measures_every_file(corpus: Corpus, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     model = model_of("tied")
     held = held_out(corpus, 32, 200, 10)
-    rows = table(model, weights_of(model), corpus.folder / "tokenizer.json", tmp_path, gguf.About("x", 32),
-                 calibration(corpus, 32, 1000), held)  # fmt: skip
-    assert [row.name for row in rows] == ["F32", "F16", "Q8_0", "Q5_1", "Q4_1", "Q4_0", "Q4_1 calibrated"]
-    assert all(row.bytes == row.file.stat().st_size and row.generation > 0 and row.prompt > 0 for row in rows)
+    rows = table(
+        model,
+        weights_of(model),
+        corpus.folder / "tokenizer.json",
+        tmp_path,
+        gguf.About("x", 32),
+        calibration(corpus, 32, 1000),
+        held,
+    )
+    assert [row.name for row in rows] == [
+        "F32",
+        "F16",
+        "Q8_0",
+        "Q5_1",
+        "Q4_1",
+        "Q4_0",
+        "Q4_1 calibrated",
+    ]
+    assert all(
+        row.bytes == row.file.stat().st_size and row.generation > 0 and row.prompt > 0
+        for row in rows
+    )
     assert rows[0].difference < 1e-4 < rows[2].difference < rows[4].difference
     lines = markdown(rows).splitlines()
     assert len(lines) == 9 and lines[2].startswith("| F32 | ") and "| +0.0000 |" in lines[2]

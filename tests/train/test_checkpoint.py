@@ -1,4 +1,6 @@
-"""Checkpoints are there whole or not at all, say when they are damaged, and hold nothing that could be executed."""
+"""Checkpoints are there whole or not at all, say when they are damaged, and hold nothing that
+could be executed.
+"""
 
 import hashlib
 import json
@@ -16,7 +18,11 @@ from windtunnel.train.checkpoint import Checkpoint
 def state(tokens: int, seed: int = 0) -> Checkpoint:
     torch.manual_seed(seed)
     weights = {"a": torch.randn(3, 4), "layers.0.b": torch.randn(5)}
-    moments = {f"{kind}.{name}": torch.randn_like(w) for kind in ("first", "second") for name, w in weights.items()}
+    moments = {
+        f"{kind}.{name}": torch.randn_like(w)
+        for kind in ("first", "second")
+        for name, w in weights.items()
+    }
     return Checkpoint(tokens, tokens // 128, weights, moments)
 
 
@@ -27,7 +33,9 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     assert (loaded.tokens, loaded.steps) == (1280, 10)
     for name in ("weights", "moments"):
         ours, theirs = getattr(loaded, name), getattr(saved, name)
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+        assert ours.keys() == theirs.keys() and all(
+            torch.equal(ours[key], theirs[key]) for key in ours
+        )
 
 
 def test_views_of_one_buffer_are_saved_each_for_itself(tmp_path: Path) -> None:
@@ -35,7 +43,9 @@ def test_views_of_one_buffer_are_saved_each_for_itself(tmp_path: Path) -> None:
     views = {"a": flat[:4].view(2, 2), "b": flat[4:].view(2, 4)}
     checkpoint.save(tmp_path / "c", Checkpoint(128, 1, views, {}))
     loaded = checkpoint.load(tmp_path / "c", 128).weights
-    assert loaded["a"].tolist() == [[0, 1], [2, 3]] and loaded["b"].flatten().tolist() == list(range(4, 12))
+    assert loaded["a"].tolist() == [[0, 1], [2, 3]] and loaded["b"].flatten().tolist() == list(
+        range(4, 12)
+    )
 
 
 def test_what_a_crash_left_is_no_checkpoint_and_does_not_disturb(tmp_path: Path) -> None:
@@ -50,7 +60,9 @@ def test_what_a_crash_left_is_no_checkpoint_and_does_not_disturb(tmp_path: Path)
     checkpoint.save(tmp_path, state(256))
     assert checkpoint.load(tmp_path, 256).steps == 2
     checkpoint.prune(tmp_path, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.path_of(tmp_path, t).name for t in (128, 256)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        checkpoint.path_of(tmp_path, t).name for t in (128, 256)
+    ]
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "moments.safetensors"])
@@ -66,7 +78,9 @@ def test_a_changed_file_is_refused_by_its_name(tmp_path: Path, name: str) -> Non
         checkpoint.load(tmp_path, 128)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "3", '{"steps": 1}', '{"steps": 1, "sha256": null}'])
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "[]", "3", '{"steps": 1}', '{"steps": 1, "sha256": null}']
+)
 def test_a_damaged_record_is_refused(tmp_path: Path, content: str | None) -> None:
     record = checkpoint.save(tmp_path, state(128)) / "checkpoint.json"
     record.unlink() if content is None else record.write_text(content)

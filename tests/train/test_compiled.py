@@ -12,7 +12,10 @@ from windtunnel.train.compiled import Compiled
 
 def test_it_says_what_was_compiled() -> None:
     assert str(Compiled(3, 1, 12.4)) == "3 graphs compiled anew and 1 found on the disk, 12 s"
-    assert str(Compiled(0, 5, 3.6)) == "nothing compiled anew: 5 graphs found on the disk and loaded in 4 s"
+    assert (
+        str(Compiled(0, 5, 3.6))
+        == "nothing compiled anew: 5 graphs found on the disk and loaded in 4 s"
+    )
     assert Compiled(3, 1, 2.0) + Compiled(1, 1, 1.0) - Compiled(1, 0, 1.0) == Compiled(3, 2, 2.0)
 
 

@@ -1,4 +1,6 @@
-"""What a run is carried out on: how much goes through the model at once, and what is computed again to save memory."""
+"""What a run is carried out on: how much goes through the model at once, and what is computed
+again to save memory.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +22,15 @@ FP32 = Engine("cpu", "fp32", False, 128, 1)
 
 def test_members_share_what_goes_through_at_once(recipe: Make) -> None:
     large = recipe(train={"batch": 8192}, schedule={"tokens": 81920, "warmup": 8192})
-    assert [choose_engine(large, members).micro_batch for members in (1, 2, 4, 64)] == [8192, 4096, 2048, 128]
-    assert choose_engine(large, 4).members == 4 and "one of 4 members" in str(choose_engine(large, 4))
+    assert [choose_engine(large, members).micro_batch for members in (1, 2, 4, 64)] == [
+        8192,
+        4096,
+        2048,
+        128,
+    ]
+    assert choose_engine(large, 4).members == 4 and "one of 4 members" in str(
+        choose_engine(large, 4)
+    )
     assert choose_engine(large.change(train={"micro_batch": 256}), 4).micro_batch == 256
 
 
@@ -41,9 +50,13 @@ def test_room_shrinks_with_members_and_ends_where_the_weights_do_not_fit(recipe:
 
 
 def test_what_a_layer_keeps_is_about_what_is_estimated(recipe: Make) -> None:
-    """Counted by autograd's own hooks in an eager bf16 pass, but for what attention keeps inside: a GPU's fused kernel
-    does not. Eager keeps more than the compiled layers that the estimate is for."""
-    deep = recipe(model=recipe().model.model_dump() | {"width": 64, "depth": 4, "head_size": 32, "ffn": 160})
+    """Counted by autograd's own hooks in an eager bf16 pass, but for what attention keeps inside:
+    a GPU's fused kernel does not. Eager keeps more than the compiled layers that the estimate is
+    for.
+    """
+    deep = recipe(
+        model=recipe().model.model_dump() | {"width": 64, "depth": 4, "head_size": 32, "ffn": 160}
+    )
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -67,12 +80,16 @@ def test_layers_computed_again_give_the_same_gradient(recipe: Make, members: int
     for engine in (FP32, replace(FP32, recompute=True)):
         step = Step(recipes, engine)
         loss = step.gradient(batch)
-        results.append((loss, *(p.grad.clone() for p in step.model.parameters() if p.grad is not None)))
+        results.append(
+            (loss, *(p.grad.clone() for p in step.model.parameters() if p.grad is not None))
+        )
     assert len(results[0]) == 21
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_the_estimate_of_the_state_covers_what_the_optimiser_holds(recipe: Make) -> None:
     step = Step([recipe()], FP32)
-    held = sum(t.nbytes for t in step.optimizer.state().values()) + sum(2 * p.nbytes for p in step.model.parameters())
+    held = sum(t.nbytes for t in step.optimizer.state().values()) + sum(
+        2 * p.nbytes for p in step.model.parameters()
+    )
     assert held == 16 * count(recipe().model).params_total

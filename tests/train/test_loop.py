@@ -1,4 +1,6 @@
-"""The loop learns, records what it does, and gives today the losses that it gave when these numbers were written."""
+"""The loop learns, records what it does, and gives today the losses that it gave when these
+numbers were written.
+"""
 
 import json
 import math
@@ -21,7 +23,11 @@ from windtunnel.train.run import Run, create
 
 Make = Callable[..., Recipe]
 BATCH = 128
-GOLDEN = {1: 5.836079, 10: 4.905993, 50: 3.593644}  # by step; what changes them is a change of RESULTS_VERSION
+GOLDEN = {
+    1: 5.836079,
+    10: 4.905993,
+    50: 3.593644,
+}  # by step; what changes them is a change of RESULTS_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,9 @@ def test_it_is_evaluated_and_saved_when_asked_and_at_the_end(trained: Run) -> No
     assert trained.summary()["status"] == "done"
 
 
-def test_validation_agrees_with_the_model_on_the_held_out_text(trained: Run, corpus: Corpus) -> None:
+def test_validation_agrees_with_the_model_on_the_held_out_text(
+    trained: Run, corpus: Corpus
+) -> None:
     """Loss in nats a token and bits a byte of the same text, by source and over all."""
     last = [line["validation"] for line in trained.metrics() if "validation" in line][-1]
     model, weight, total = load_model(trained), 0, 0.0
@@ -72,12 +80,16 @@ def test_validation_agrees_with_the_model_on_the_held_out_text(trained: Run, cor
         held = torch.from_numpy(np.stack([tokens[i * 32 : i * 32 + 33] for i in range(windows)]))
         with torch.no_grad():
             logits = model.logits(held[:, :-1])
-        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), held[:, 1:].flatten()).item()
+        nats = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).double(), held[:, 1:].flatten()
+        ).item()
         size = int(corpus.tokenizer.token_bytes[tokens[1:]].sum())
         score = last["sources"][name]
         assert score["tokens"] == windows * 32
         assert score["loss"] == pytest.approx(nats, rel=1e-5)
-        assert score["bits_per_byte"] == pytest.approx(score["loss"] * score["tokens"] / size / math.log(2), rel=1e-9)
+        assert score["bits_per_byte"] == pytest.approx(
+            score["loss"] * score["tokens"] / size / math.log(2), rel=1e-9
+        )
         weight += source.validation.tokens
         total += source.validation.tokens * score["loss"]
     assert last["loss"] == pytest.approx(total / weight)
@@ -86,7 +98,9 @@ def test_validation_agrees_with_the_model_on_the_held_out_text(trained: Run, cor
 
 @pytest.mark.parametrize("experts", [0, 4])
 @pytest.mark.parametrize("micro", [32, 64, 128])
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Corpus, micro: int, experts: int) -> None:
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(
+    recipe: Make, corpus: Corpus, micro: int, experts: int
+) -> None:
     """That of the load-balancing loss, too: it is of each window by itself."""
     batch = corpus.sources["prose"].train.read(np.arange(4) * 32, 33)
 
@@ -94,7 +108,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Co
         model = Decoder(recipe().model.model_copy(update={"experts": experts}), 32, 0)
         engine = Engine("cpu", "fp32", False, at_once, 1)
         loss = Objective(model, engine, balance=1.0).add_gradient(torch.from_numpy(batch))
-        return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return loss.item(), {
+            name: p.grad for name, p in model.named_parameters() if p.grad is not None
+        }
 
     (loss, parts), (expected, whole) = gradients(micro), gradients(128)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -103,7 +119,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Make, corpus: Co
         assert (parts[name] - whole[name]).norm() <= 1e-5 * whole[name].norm()
 
 
-def test_the_load_balancing_loss_is_learnt_with_its_weight_and_not_reported(recipe: Make, corpus: Corpus) -> None:
+def test_the_load_balancing_loss_is_learnt_with_its_weight_and_not_reported(
+    recipe: Make, corpus: Corpus
+) -> None:
     batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
     engine, losses, slopes = Engine("cpu", "fp32", False, 64, 1), [], []
     for weight in (0.0, 0.5):
@@ -123,7 +141,9 @@ def test_the_load_balancing_loss_is_learnt_with_its_weight_and_not_reported(reci
 
 @pytest.mark.parametrize("micro", [32, 128])
 def test_what_is_read_but_not_learnt_has_no_loss(recipe: Make, corpus: Corpus, micro: int) -> None:
-    """The mean goes over the targets that are learnt, however the batch is cut; all tokens are seen as they are."""
+    """The mean goes over the targets that are learnt, however the batch is cut; all tokens are
+    seen as they are.
+    """
     batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
     hidden = torch.rand(batch.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     model = Decoder(recipe().model, 32, 0)
@@ -142,7 +162,9 @@ def test_what_is_read_but_not_learnt_has_no_loss(recipe: Make, corpus: Corpus, m
     assert objective.add_gradient(~batch).item() == 0, "a batch with nothing to learn"
 
 
-def test_a_run_in_parts_has_the_losses_of_the_whole(tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run) -> None:
+def test_a_run_in_parts_has_the_losses_of_the_whole(
+    tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run
+) -> None:
     run = create(tmp_path, recipe(train={"micro_batch": 32}), corpus)
     train(run, corpus)
     assert losses(run) == pytest.approx(losses(trained), rel=1e-4)
@@ -153,7 +175,9 @@ def test_an_end_token_is_the_last_of_its_document() -> None:
     assert found.tolist() == [[0, 0, 1, 1, 1, 2, 3], [0, 1, 1, 1, 1, 1, 1]]
 
 
-def test_cut_at_documents_it_learns_something_else(tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run) -> None:
+def test_cut_at_documents_it_learns_something_else(
+    tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run
+) -> None:
     run = create(tmp_path, recipe(data={"mask_documents": True}), corpus)
     assert train(run, corpus)["status"] == "done"
     assert losses(run) != losses(trained)
@@ -188,7 +212,9 @@ def test_a_branch_may_read_another_mixture(tmp_path: Path, stem: Make, corpus: C
     assert losses(made) != losses(plain)
 
 
-def test_a_diverging_run_fails_with_its_last_good_checkpoint(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+def test_a_diverging_run_fails_with_its_last_good_checkpoint(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
     wild = recipe(optimizer={"lr": 1e4, "clip": 0}, train={"checkpoint_every": BATCH})
     run = create(tmp_path, wild, corpus)
     summary = train(run, corpus)

@@ -1,4 +1,6 @@
-"""The optimiser is torch's AdamW with a table of rates, a decay that does not contain the rate, and clipping."""
+"""The optimiser is torch's AdamW with a table of rates, a decay that does not contain the rate,
+and clipping.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,10 @@ def gradients(model: Decoder, step: int, size: float = 1.0) -> dict[str, Tensor]
     """Of a different size each step, else Adam would not show that they were clipped."""
     generator = torch.Generator().manual_seed(step)
     scale = size * (1 + step % 4)
-    return {name: torch.randn(p.shape, generator=generator) * scale for name, p in model.named_parameters()}
+    return {
+        name: torch.randn(p.shape, generator=generator) * scale
+        for name, p in model.named_parameters()
+    }
 
 
 def give(model: Decoder, grads: dict[str, Tensor]) -> None:
@@ -45,8 +50,9 @@ def is_gain(name: str) -> bool:
 
 
 def torchs(model: Decoder, recipe: Recipe, decay: float = 0.0) -> torch.optim.AdamW:
-    """torch's optimiser for the tiny recipe: width 32 on a base of 16, so that matrices have half the rate. Its decay
-    contains the rate, so that is divided out."""
+    """torch's optimiser for the tiny recipe: width 32 on a base of 16, so that matrices have half
+    the rate. Its decay contains the rate, so that is divided out.
+    """
     o, groups = recipe.optimizer, []
     for name, parameter in model.named_parameters():
         lr = o.lr * (1.0 if is_gain(name) or name == "embedding" else 0.5)
@@ -88,14 +94,18 @@ def test_it_is_torchs_adamw(recipe: Make, settings: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
-def test_the_decay_takes_a_share_of_the_weight_that_does_not_contain_the_rate(recipe: Make, share: float) -> None:
+def test_the_decay_takes_a_share_of_the_weight_that_does_not_contain_the_rate(
+    recipe: Make, share: float
+) -> None:
     for lr in (1e-5, 0.1):
         asked = recipe(optimizer={"weight_decay": 0.1, "lr": lr})
         model = model_of(asked)
         begun, optimizer = values(model), AdamW(model, [asked])
         optimizer.step(share)  # without a gradient there is nothing but decay
         for name, value in values(model).items():
-            torch.testing.assert_close(value, begun[name] * (1 if is_gain(name) else 1 - 0.1 * share))
+            torch.testing.assert_close(
+                value, begun[name] * (1 if is_gain(name) else 1 - 0.1 * share)
+            )
 
 
 def test_each_role_moves_by_its_rate(recipe: Make) -> None:
@@ -108,13 +118,18 @@ def test_each_role_moves_by_its_rate(recipe: Make) -> None:
     for name, value in values(model).items():
         lr = 0.005 if is_gain(name) or name == "embedding" else 0.0025
         clear = grads[name].abs() > 1e-3
-        torch.testing.assert_close((value - begun[name])[clear], -lr * grads[name].sign()[clear], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            (value - begun[name])[clear], -lr * grads[name].sign()[clear], rtol=1e-3, atol=1e-6
+        )
 
 
 def test_completeps_eps_is_scaled_in_the_matrices(recipe: Make) -> None:
     """Where eps is far above the gradient, Adam's first step is lr * gradient / eps."""
     shape = {"parametrization": "completep", "base_depth": 1}
-    asked = recipe(model=recipe().model.model_dump() | shape, optimizer={"weight_decay": 0.0, "eps": 1e6, "clip": 0})
+    asked = recipe(
+        model=recipe().model.model_dump() | shape,
+        optimizer={"weight_decay": 0.0, "eps": 1e6, "clip": 0},
+    )
     model = model_of(asked)
     begun, optimizer = values(model), AdamW(model, [asked])
     give(model, grads := gradients(model, 0, size=1e3))
@@ -147,10 +162,16 @@ def test_a_gradient_above_the_limit_is_scaled_down_to_it(recipe: Make) -> None:
 
 
 def test_members_are_clipped_and_decayed_each_by_itself(recipe: Make) -> None:
-    recipes = [recipe(optimizer={"clip": clip, "weight_decay": wd}) for clip, wd in ((0, 0.1), (300, 0.0), (1e9, 0.01))]
+    recipes = [
+        recipe(optimizer={"clip": clip, "weight_decay": wd})
+        for clip, wd in ((0, 0.1), (300, 0.0), (1e9, 0.01))
+    ]
     together = Decoder([r.model for r in recipes], 32, [0, 1, 2])
     alone = [Decoder(r.model, 32, seed) for seed, r in enumerate(recipes)]
-    optimizer, optimizers = AdamW(together, recipes), [AdamW(m, [r]) for m, r in zip(alone, recipes, strict=True)]
+    optimizer, optimizers = (
+        AdamW(together, recipes),
+        [AdamW(m, [r]) for m, r in zip(alone, recipes, strict=True)],
+    )
     for step in range(STEPS):
         grads = gradients(together, step)
         give(together, grads)
@@ -162,14 +183,18 @@ def test_members_are_clipped_and_decayed_each_by_itself(recipe: Make) -> None:
         torch.testing.assert_close(norms, torch.stack(expected))
     for member, model in enumerate(alone):
         for name, value in values(together).items():
-            torch.testing.assert_close(value[member], model.get_parameter(name).detach(), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                value[member], model.get_parameter(name).detach(), rtol=1e-5, atol=1e-6
+            )
 
 
 def test_a_step_clears_the_gradients_of_the_model(recipe: Make) -> None:
     model = model_of(asked := recipe())
     optimizer = AdamW(model, [asked])
     for clear in (lambda: optimizer.step(1.0), optimizer.zero_grad):
-        model.losses(torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long)).mean().backward()
+        model.losses(
+            torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long)
+        ).mean().backward()
         grads = [p.grad for p in model.parameters()]
         assert any(grad is not None and bool(grad.any()) for grad in grads)
         clear()
@@ -186,13 +211,18 @@ def _steps(model: Decoder, optimizer: AdamW, steps: range) -> None:
 
 
 @pytest.mark.parametrize("members", [None, 3])
-def test_from_its_state_it_continues_to_the_bit(recipe: Make, tmp_path: Path, members: int | None) -> None:
+def test_from_its_state_it_continues_to_the_bit(
+    recipe: Make, tmp_path: Path, members: int | None
+) -> None:
     asked = recipe()
     recipes = [asked] * (members or 1)
 
     def make() -> tuple[Decoder, AdamW]:
-        model = Decoder(asked.model if members is None else [asked.model] * members, 32,
-                        0 if members is None else range(members))  # fmt: skip
+        model = Decoder(
+            asked.model if members is None else [asked.model] * members,
+            32,
+            0 if members is None else range(members),
+        )
         return model, AdamW(model, recipes)
 
     model, optimizer = make()
@@ -217,7 +247,11 @@ def test_from_its_state_it_continues_to_the_bit(recipe: Make, tmp_path: Path, me
 def test_the_state_has_two_moments_of_every_tensor_shaped_like_it(recipe: Make) -> None:
     model = model_of(asked := recipe())
     state = AdamW(model, [asked]).state()
-    expected = {f"{kind}.{name}": p.shape for kind in ("first", "second") for name, p in model.named_parameters()}
+    expected = {
+        f"{kind}.{name}": p.shape
+        for kind in ("first", "second")
+        for name, p in model.named_parameters()
+    }
     assert {name: moment.shape for name, moment in state.items()} == expected
 
 

@@ -1,4 +1,6 @@
-"""Members of a population end as the runs that they would be alone: each with its own settings, beginning and end."""
+"""Members of a population end as the runs that they would be alone: each with its own settings,
+beginning and end.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +19,28 @@ from windtunnel.train.run import Run, create
 Make = Callable[..., Recipe]
 BATCH = 128
 
-# what members may differ in: seed (init and data), everything of the optimiser, multipliers, init, the table of roles,
-# length, schedule and mixture
+# what members may differ in: seed (init and data), everything of the optimiser, multipliers,
+# init, the table of roles, length, schedule and mixture
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"seed": 1, "optimizer": {"lr": 0.003, "weight_decay": 0.05}},
-    {"model": {"init_std": 0.05, "scale_emb": 5.0, "scale_depth": 0.7}, "optimizer": {"beta1": 0.8, "beta2": 0.99}},
-    {"schedule": {"tokens": 3200, "warmup": 1024, "decay": "30%", "decay_shape": "exponential", "floor": 0.1}},
-    {"schedule": {"tokens": 4480, "warmup": 256, "kind": "cosine"}, "optimizer": {"clip": 0.1, "eps": 1e-3}},
+    {
+        "model": {"init_std": 0.05, "scale_emb": 5.0, "scale_depth": 0.7},
+        "optimizer": {"beta1": 0.8, "beta2": 0.99},
+    },
+    {
+        "schedule": {
+            "tokens": 3200,
+            "warmup": 1024,
+            "decay": "30%",
+            "decay_shape": "exponential",
+            "floor": 0.1,
+        }
+    },
+    {
+        "schedule": {"tokens": 4480, "warmup": 256, "kind": "cosine"},
+        "optimizer": {"clip": 0.1, "eps": 1e-3},
+    },
     {"model": {"parametrization": "standard"}, "data": {"mixture": {"notes": 1.0, "prose": 2.0}}},
 ]
 
@@ -41,17 +57,29 @@ def made(lab: Path, recipe: Make, corpus: Corpus, indices: range | list[int]) ->
 
 
 def steps(run: Run) -> dict[int, tuple[float, float, float]]:
-    return {line["tokens"]: (line["loss"], line["grad_norm"], line["lr"]) for line in run.metrics() if "lr" in line}
+    return {
+        line["tokens"]: (line["loss"], line["grad_norm"], line["lr"])
+        for line in run.metrics()
+        if "lr" in line
+    }
 
 
 def same(together: Run, alone: Run, rel: float = 2e-4) -> None:
-    """Every step, every validation, and the weights at the end, to within what rounding makes of 50 steps in fp32."""
+    """Every step, every validation, and the weights at the end, to within what rounding makes of
+    50 steps in fp32.
+    """
     ours, theirs = steps(together), steps(alone)
     assert ours.keys() == theirs.keys() and ours
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=rel * 10)
-    np.testing.assert_allclose([v[0] for v in ours.values()], [v[0] for v in theirs.values()], rtol=rel)
+    np.testing.assert_allclose(
+        [v[0] for v in ours.values()], [v[0] for v in theirs.values()], rtol=rel
+    )
     scores = [
-        [(line["tokens"], line["validation"]["loss"]) for line in run.metrics() if "validation" in line]
+        [
+            (line["tokens"], line["validation"]["loss"])
+            for line in run.metrics()
+            if "validation" in line
+        ]
         for run in (together, alone)
     ]
     np.testing.assert_allclose(*scores, rtol=rel)
@@ -73,11 +101,18 @@ def test_members_end_as_they_would_alone(tmp_path: Path, recipe: Make, corpus: C
         same(ours, theirs)
 
 
-def test_members_with_experts_end_as_they_would_alone(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+def test_members_with_experts_end_as_they_would_alone(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
     """Each with its own weight of the load-balancing loss."""
     model = recipe().model.model_dump() | {"experts": 4}
-    recipes = [recipe(seed=seed, model=model, optimizer={"balance": w}) for seed, w in enumerate((0.0, 0.01, 0.3))]
-    together, alone = ([create(tmp_path / label, r, corpus) for r in recipes] for label in ("together", "alone"))
+    recipes = [
+        recipe(seed=seed, model=model, optimizer={"balance": w})
+        for seed, w in enumerate((0.0, 0.01, 0.3))
+    ]
+    together, alone = (
+        [create(tmp_path / label, r, corpus) for r in recipes] for label in ("together", "alone")
+    )
     assert len({kinship(run) for run in together}) == 1
     train_together(together, corpus, [Watch()] * 3)
     for ours, theirs in zip(together, alone, strict=True):
@@ -85,8 +120,12 @@ def test_members_with_experts_end_as_they_would_alone(tmp_path: Path, recipe: Ma
         same(ours, theirs)
 
 
-def test_a_member_that_diverges_does_not_touch_the_others(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
-    """Not even by rounding: the others have the bits that they have beside a member that goes well."""
+def test_a_member_that_diverges_does_not_touch_the_others(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    """Not even by rounding: the others have the bits that they have beside a member that goes
+    well.
+    """
     wild = recipe(name="wild", optimizer={"lr": 1e4, "clip": 0.0})
     tame = recipe(name="tame", seed=9)
     last: list[list[torch.Tensor]] = []
@@ -100,8 +139,13 @@ def test_a_member_that_diverges_does_not_touch_the_others(tmp_path: Path, recipe
     assert all(torch.equal(a, b) for a, b in zip(*last, strict=True))
 
 
-def test_the_place_in_a_population_does_not_matter(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
-    forth, back = made(tmp_path / "a", recipe, corpus, [0, 1, 2]), made(tmp_path / "b", recipe, corpus, [2, 1, 0])
+def test_the_place_in_a_population_does_not_matter(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    forth, back = (
+        made(tmp_path / "a", recipe, corpus, [0, 1, 2]),
+        made(tmp_path / "b", recipe, corpus, [2, 1, 0]),
+    )
     for runs in (forth, back):
         train_together(runs, corpus, [Watch()] * 3)
     for ours, theirs in zip(forth, reversed(back), strict=True):
@@ -114,9 +158,13 @@ def test_branches_of_one_stem_decay_together_from_where_each_leaves_it(
     leaves = {10: 5, 15: 12, 20: 3}
     labs = []
     for label in ("together", "alone"):
-        parent = create(tmp_path / label, stem(20 * BATCH, branch_points=[at * BATCH for at in leaves]), corpus)
+        parent = create(
+            tmp_path / label, stem(20 * BATCH, branch_points=[at * BATCH for at in leaves]), corpus
+        )
         train(parent, corpus)
-        labs.append([branch(parent, corpus, at * BATCH, decay * BATCH) for at, decay in leaves.items()])
+        labs.append(
+            [branch(parent, corpus, at * BATCH, decay * BATCH) for at, decay in leaves.items()]
+        )
     train_together(labs[0], corpus, [Watch()] * 3)
     for ours, theirs in zip(*labs, strict=True):
         train(theirs, corpus)
@@ -127,7 +175,9 @@ def test_branches_of_one_stem_decay_together_from_where_each_leaves_it(
 def test_asked_to_stop_all_save_and_go_on_to_the_same_end(
     tmp_path: Path, recipe: Make, corpus: Corpus, stops: list[int]
 ) -> None:
-    runs, whole = (made(tmp_path / label, recipe, corpus, [0, 1, 2]) for label in ("parts", "whole"))
+    runs, whole = (
+        made(tmp_path / label, recipe, corpus, [0, 1, 2]) for label in ("parts", "whole")
+    )
     train_together(whole, corpus, [Watch()] * 3)
     for stop in stops:
         left = iter([*[False] * stop, True])
@@ -139,9 +189,13 @@ def test_asked_to_stop_all_save_and_go_on_to_the_same_end(
         assert steps(ours) == steps(theirs)
 
 
-def test_members_that_stand_at_different_places_go_on_together(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+def test_members_that_stand_at_different_places_go_on_together(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
     """As when a study was killed between the checkpoints of two members, or a member is new."""
-    runs, alone = (made(tmp_path / label, recipe, corpus, [0, 1]) for label in ("together", "alone"))
+    runs, alone = (
+        made(tmp_path / label, recipe, corpus, [0, 1]) for label in ("together", "alone")
+    )
     left = iter([*[False] * 7, True])
     train(runs[1], corpus, Watch(stop=lambda: next(left, False)))
     train_together(runs, corpus, [Watch()] * 2)
@@ -159,7 +213,9 @@ def test_who_is_done_is_not_touched(tmp_path: Path, recipe: Make, corpus: Corpus
     assert [run.summary()["status"] for run in runs] == ["done"] * 3
 
 
-def test_kin_share_what_one_set_of_kernels_needs(tmp_path: Path, recipe: Make, stem: Make, corpus: Corpus) -> None:
+def test_kin_share_what_one_set_of_kernels_needs(
+    tmp_path: Path, recipe: Make, stem: Make, corpus: Corpus
+) -> None:
     first = kinship(create(tmp_path, recipe(), corpus))
     for other in (
         recipe(data={"mask_documents": True}),
@@ -174,4 +230,6 @@ def test_kin_share_what_one_set_of_kernels_needs(tmp_path: Path, recipe: Make, s
     parent = create(tmp_path, stem(20 * BATCH), corpus)
     train(parent, corpus)
     replayed = [branch(parent, corpus, 6 * BATCH, 4 * BATCH, lr=lr) for lr in (0.02, 0.03)]
-    assert kinship(replayed[0]) != kinship(replayed[1]), "each begins with steps of its parent's, at its parent's rate"
+    assert kinship(replayed[0]) != kinship(replayed[1]), (
+        "each begins with steps of its parent's, at its parent's rate"
+    )

@@ -51,7 +51,9 @@ def wait_for(process: subprocess.Popen[str], lab: Any, tokens: int) -> Path:
 
 
 def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) -> None:
-    """Start the recipe `kills` times; each time SIGKILL it up to `steps` steps and a moment past where it last was."""
+    """Start the recipe `kills` times; each time SIGKILL it up to `steps` steps and a moment past
+    where it last was.
+    """
     chance, file, reached = random.Random(seed), lab.write(recipe), 0
     for _ in range(kills):
         process = lab.start("train", file)
@@ -64,10 +66,16 @@ def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_ten_kills_leave_no_trace(precision: str, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any) -> None:
+def test_ten_kills_leave_no_trace(
+    precision: str, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
+) -> None:
     settings = recipe(
         schedule={"tokens": 500 * BATCH, "warmup": 512},
-        train={"precision": precision, "checkpoint_every": 13 * BATCH, "evaluate_every": 50 * BATCH},
+        train={
+            "precision": precision,
+            "checkpoint_every": 13 * BATCH,
+            "evaluate_every": 50 * BATCH,
+        },
     )
     killed, whole = make_lab(), make_lab()
     kill_at_random(killed, settings, kills=10, steps=25, seed=0 if precision == "fp32" else 1)
@@ -83,9 +91,12 @@ def test_ten_kills_leave_no_trace(precision: str, make_lab: Any, recipe: Make, f
 
 
 @pytest.mark.slow
-def test_kills_of_a_compiled_run_leave_no_trace(make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any) -> None:
+def test_kills_of_a_compiled_run_leave_no_trace(
+    make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
+) -> None:
     settings = recipe(
-        schedule={"tokens": 900 * BATCH, "warmup": 512}, train={"compile": True, "checkpoint_every": 13 * BATCH}
+        schedule={"tokens": 900 * BATCH, "warmup": 512},
+        train={"compile": True, "checkpoint_every": 13 * BATCH},
     )
     killed, whole = make_lab(), make_lab()
     kill_at_random(killed, settings, kills=3, steps=150, seed=2)
@@ -98,7 +109,9 @@ def test_kills_of_a_compiled_run_leave_no_trace(make_lab: Any, recipe: Make, fin
 def test_asked_once_to_stop_it_saves_and_goes_on_later(
     number: signal.Signals, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
 ) -> None:
-    settings = recipe(schedule={"tokens": 600 * BATCH, "warmup": 512}, train={"checkpoint_every": 0})
+    settings = recipe(
+        schedule={"tokens": 600 * BATCH, "warmup": 512}, train={"checkpoint_every": 0}
+    )
     lab, whole = make_lab(), make_lab()
     process = lab.start("train", lab.write(settings))
     run = wait_for(process, lab, 20 * BATCH)
@@ -117,8 +130,12 @@ def test_asked_once_to_stop_it_saves_and_goes_on_later(
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_compiles_is_no_crash(lab: Any, recipe: Make, tmp_path: Path) -> None:
-    """A terminal sends it to the compiler, too, which lives through it; a second one ends everything."""
-    file = lab.write(recipe(schedule={"tokens": 20 * BATCH, "warmup": 512}, train={"compile": True}))
+    """A terminal sends it to the compiler, too, which lives through it; a second one ends
+    everything.
+    """
+    file = lab.write(
+        recipe(schedule={"tokens": 20 * BATCH, "warmup": 512}, train={"compile": True})
+    )
 
     def interrupted(times: int) -> tuple[int, str]:
         process = lab.start("train", file, session=True, XDG_CACHE_HOME=str(tmp_path / "cache"))
@@ -136,7 +153,9 @@ def test_ctrl_c_while_it_compiles_is_no_crash(lab: Any, recipe: Make, tmp_path: 
         assert code == 130 and "Traceback" not in err and "stopping after this step" in err
         shutil.rmtree(tmp_path / "cache")
     (listed,) = lab.json("runs")
-    assert (listed["status"], listed["tokens"]) == ("interrupted", BATCH), "one step, as it was asked"
+    assert (listed["status"], listed["tokens"]) == ("interrupted", BATCH), (
+        "one step, as it was asked"
+    )
     assert lab.run("train", file).returncode == 0
 
 
@@ -148,7 +167,9 @@ def test_two_processes_do_not_train_one_run(lab: Any, recipe: Make) -> None:
     first.terminate()
     first.communicate(timeout=60)
     assert second.returncode == 2
-    assert second.stderr.splitlines()[-1] == f"windtunnel: {run}: another process is training this run"
+    assert (
+        second.stderr.splitlines()[-1] == f"windtunnel: {run}: another process is training this run"
+    )
     assert "Traceback" not in second.stderr
     assert first.returncode == 130, "the first was not disturbed"
 
@@ -203,7 +224,9 @@ def test_a_branch_from_before_all_checkpoints_that_are_kept(
     assert final_bytes(Branches.of(lab)) == expected
 
 
-def test_a_branch_of_a_stem_that_ends_there(lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any) -> None:
+def test_a_branch_of_a_stem_that_ends_there(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
     lab.train(stem(Branches.AT))
     assert final_bytes(Branches.of(lab)) == expected
 
@@ -211,7 +234,9 @@ def test_a_branch_of_a_stem_that_ends_there(lab: Any, stem: Make, expected: dict
 def test_a_branch_of_a_stem_that_is_still_training(
     lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
 ) -> None:
-    long = stem(20_000 * BATCH, branch_points=[Branches.AT], checkpoint_every=500 * BATCH, evaluate_every=0)
+    long = stem(
+        20_000 * BATCH, branch_points=[Branches.AT], checkpoint_every=500 * BATCH, evaluate_every=0
+    )
     process = lab.start("train", lab.write(long))
     try:
         wait_for(process, lab, Branches.AT + BATCH)
@@ -224,8 +249,12 @@ def test_a_branch_of_a_stem_that_is_still_training(
     assert final_bytes(branched) == expected
 
 
-def test_a_branch_of_a_stem_that_was_killed(lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any) -> None:
-    """It can leave wherever a checkpoint shows that the stem has been, though the stem was never evaluated there."""
+def test_a_branch_of_a_stem_that_was_killed(
+    lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
+) -> None:
+    """It can leave wherever a checkpoint shows that the stem has been, though the stem was never
+    evaluated there.
+    """
     long = stem(20_000 * BATCH, branch_points=[Branches.AT], checkpoint_every=0, evaluate_every=0)
     process = lab.start("train", lab.write(long))
     wait_for(process, lab, Branches.AT + BATCH)
@@ -243,7 +272,9 @@ def test_a_branch_that_is_killed_goes_on_from_its_own_checkpoint(
     process = lab.start("branch", run.name, "--at", Branches.AT, "--decay", Branches.DECAY)
     branches = lab.path / "runs"
     while process.poll() is None and not any(
-        int(saved.name) > Branches.AT for saved in branches.glob("*/checkpoints/0*[0-9]") if saved.parts[-3] != run.name
+        int(saved.name) > Branches.AT
+        for saved in branches.glob("*/checkpoints/0*[0-9]")
+        if saved.parts[-3] != run.name
     ):
         time.sleep(0.005)
     assert process.poll() is None, "it was to be killed before its end"
@@ -256,10 +287,15 @@ def test_a_branch_equals_a_whole_run_from_the_beginning(
     lab: Any, recipe: Make, expected: dict[str, bytes], final_bytes: Any
 ) -> None:
     length = Branches.AT + Branches.DECAY
-    assert final_bytes(lab.train(recipe(schedule={"tokens": length, "decay": Branches.DECAY}))) == expected
+    assert (
+        final_bytes(lab.train(recipe(schedule={"tokens": length, "decay": Branches.DECAY})))
+        == expected
+    )
 
 
-def test_killed_between_its_last_checkpoint_and_its_last_word_a_run_still_has_its_loss(lab: Any, recipe: Make) -> None:
+def test_killed_between_its_last_checkpoint_and_its_last_word_a_run_still_has_its_loss(
+    lab: Any, recipe: Make
+) -> None:
     run = lab.train(recipe())
     (before,) = lab.json("runs")
     (run / "status.json").write_text(json.dumps({"status": "running", "tokens": 0}))

@@ -23,11 +23,18 @@ def at(run: Run, status: Any, tokens: int) -> Run:
     return run
 
 
-def test_asked_for_twice_a_run_is_the_same_folder(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
-    first, second = create(tmp_path, recipe(), corpus), create(tmp_path, recipe(name="another name"), corpus)
+def test_asked_for_twice_a_run_is_the_same_folder(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    first, second = (
+        create(tmp_path, recipe(), corpus),
+        create(tmp_path, recipe(name="another name"), corpus),
+    )
     assert first.path == second.path and second.recipe.name == "tiny"
     assert create(tmp_path, recipe(seed=1), corpus).path != first.path
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == sorted(r.id for r in list_runs(tmp_path))
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == sorted(
+        r.id for r in list_runs(tmp_path)
+    )
 
 
 def test_a_new_run_is_not_begun(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
@@ -36,7 +43,9 @@ def test_a_new_run_is_not_begun(tmp_path: Path, recipe: Make, corpus: Corpus) ->
     assert (summary["kind"], summary["parent"], summary["at_tokens"]) == ("run", None, None)
 
 
-def test_a_recipe_that_the_corpus_does_not_fit_leaves_nothing(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+def test_a_recipe_that_the_corpus_does_not_fit_leaves_nothing(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
     for wrong in (recipe(model={"vocab": 512}), recipe(data={"mixture": {"prsoe": 1}})):
         with pytest.raises(InputError):
             create(tmp_path, wrong, corpus)
@@ -46,8 +55,13 @@ def test_a_recipe_that_the_corpus_does_not_fit_leaves_nothing(tmp_path: Path, re
 def test_a_run_is_found_by_the_start_of_its_id_its_name_or_its_path(
     tmp_path: Path, recipe: Make, corpus: Corpus
 ) -> None:
-    one, two = create(tmp_path, recipe(name="one"), corpus), create(tmp_path, recipe(name="two", seed=1), corpus)
-    assert [find_run(tmp_path, ref).id for ref in (one.id, one.id[:6], "one", str(one.path))] == [one.id] * 4
+    one, two = (
+        create(tmp_path, recipe(name="one"), corpus),
+        create(tmp_path, recipe(name="two", seed=1), corpus),
+    )
+    assert [find_run(tmp_path, ref).id for ref in (one.id, one.id[:6], "one", str(one.path))] == [
+        one.id
+    ] * 4
     assert find_run(tmp_path, "two") == two
     with pytest.raises(InputError, match="did you mean 'one'"):
         find_run(tmp_path, "onee")
@@ -77,7 +91,9 @@ def test_a_stem_that_is_asked_for_more_is_interrupted_and_for_less_done(
     assert create(tmp_path, stem(10 * BATCH), corpus).recipe.total_tokens == 40 * BATCH
 
 
-def test_a_run_that_nobody_trains_is_interrupted(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+def test_a_run_that_nobody_trains_is_interrupted(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
     run = at(create(tmp_path, recipe(), corpus), "running", BATCH)
     assert run.status()["status"] == "interrupted"
     with run.lock():
@@ -93,8 +109,12 @@ def look_at(path: Path, stop: Any) -> None:
         run.status()
 
 
-def test_looking_at_a_run_does_not_keep_it_from_being_trained(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
-    """Somebody lists the runs all the time while one that was killed is taken up again, many times over."""
+def test_looking_at_a_run_does_not_keep_it_from_being_trained(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    """Somebody lists the runs all the time while one that was killed is taken up again, many
+    times over.
+    """
     run = at(create(tmp_path, recipe(), corpus), "running", BATCH)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -111,7 +131,9 @@ def test_looking_at_a_run_does_not_keep_it_from_being_trained(tmp_path: Path, re
         looker.join()
 
 
-def test_metrics_leave_out_a_line_that_was_cut(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+def test_metrics_leave_out_a_line_that_was_cut(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
     run = create(tmp_path, recipe(), corpus)
     lines = [json.dumps({"tokens": BATCH * step, "loss": 1.0}) for step in (1, 2, 3)]
     (run.path / "metrics.jsonl").write_text("\n".join([*lines, '{"tokens": 5']))

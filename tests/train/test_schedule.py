@@ -34,7 +34,9 @@ def make(**schedule: Any) -> Recipe:
 
 @st.composite
 def decaying(draw: st.DrawFn, shape: st.SearchStrategy[str] = shapes) -> Recipe:
-    """Warm-up, a stable phase of some steps, and a decay to a floor; all of any length, not only of whole steps."""
+    """Warm-up, a stable phase of some steps, and a decay to a floor; all of any length, not only
+    of whole steps.
+    """
     warmup, stable = draw(st.integers(0, 20_000)), draw(st.integers(4 * BATCH, 50_000))
     decay = draw(st.integers(2 * BATCH, 50_000))
     lengths = {"tokens": warmup + stable + decay, "warmup": warmup, "decay": decay}
@@ -49,7 +51,9 @@ def any_schedule(draw: st.DrawFn) -> Recipe:
     tokens, warmup = draw(st.integers(BATCH, 100_000)), draw(shares)
     whole = tokens - tokens % BATCH
     if kind == "cosine":
-        return make(kind="cosine", tokens=tokens, warmup=int(warmup * whole), decay=0, floor=draw(floors))
+        return make(
+            kind="cosine", tokens=tokens, warmup=int(warmup * whole), decay=0, floor=draw(floors)
+        )
     return make(tokens=tokens, warmup=int(warmup * whole), decay=0)
 
 
@@ -72,7 +76,9 @@ def test_the_warm_up_is_linear(recipe: Recipe, done: float) -> None:
 
 @bounded
 @given(decaying(), shares)
-def test_between_warm_up_and_decay_the_rate_is_exactly_the_peak(recipe: Recipe, where: float) -> None:
+def test_between_warm_up_and_decay_the_rate_is_exactly_the_peak(
+    recipe: Recipe, where: float
+) -> None:
     warm, decay = recipe.warmup_tokens, decay_begins(recipe)
     assert rate_at(recipe, warm + where * (decay - warm)) == 1.0
     assert rate_at(recipe, warm) == rate_at(recipe, decay) == 1.0
@@ -93,7 +99,9 @@ def test_the_decay_begins_where_the_stable_phase_is(recipe: Recipe) -> None:
 
 @bounded
 @given(st.integers(0, 3 * BATCH), st.integers(1, 3 * BATCH), st.integers(BATCH, 6 * BATCH))
-def test_a_short_run_rises_to_its_peak_and_falls_from_it_without_a_jump(warmup: int, decay: int, tokens: int) -> None:
+def test_a_short_run_rises_to_its_peak_and_falls_from_it_without_a_jump(
+    warmup: int, decay: int, tokens: int
+) -> None:
     assume(warmup + decay <= tokens)
     try:
         recipe = make(tokens=tokens, warmup=warmup, decay=decay)
@@ -107,7 +115,9 @@ def test_a_short_run_rises_to_its_peak_and_falls_from_it_without_a_jump(warmup: 
 @bounded
 @given(decaying(), st.lists(shares, min_size=2, max_size=10))
 def test_the_decay_only_falls(recipe: Recipe, places: list[float]) -> None:
-    rates = [rate_at(recipe, decay_begins(recipe) + p * recipe.decay_tokens) for p in sorted(places)]
+    rates = [
+        rate_at(recipe, decay_begins(recipe) + p * recipe.decay_tokens) for p in sorted(places)
+    ]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -119,12 +129,20 @@ def test_every_shape_ends_at_its_floor(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "exponential"])
 def test_a_floor_of_zero_is_reached(shape: str) -> None:
-    assert rate_at(make(tokens=6400, decay=1280, decay_shape=shape), 6400) == pytest.approx(0, abs=1e-12)
+    assert rate_at(make(tokens=6400, decay=1280, decay_shape=shape), 6400) == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "half_way"),
-    [("linear", 0.5), ("cosine", 0.5), ("1-sqrt", 1 - math.sqrt(0.5)), ("sqrt", math.sqrt(0.5)), ("exponential", 0.1)],
+    [
+        ("linear", 0.5),
+        ("cosine", 0.5),
+        ("1-sqrt", 1 - math.sqrt(0.5)),
+        ("sqrt", math.sqrt(0.5)),
+        ("exponential", 0.1),
+    ],
 )
 def test_half_way_each_shape_is_where_its_formula_says(shape: str, half_way: float) -> None:
     floor = 0.01 if shape == "exponential" else 0.2
@@ -135,7 +153,9 @@ def test_half_way_each_shape_is_where_its_formula_says(shape: str, half_way: flo
 
 @bounded
 @given(st.integers(100, 10_000), st.integers(1, 20))
-def test_with_a_half_life_the_decay_halves_every_time_it_passes(half_life: int, halvings: int) -> None:
+def test_with_a_half_life_the_decay_halves_every_time_it_passes(
+    half_life: int, halvings: int
+) -> None:
     recipe = make(tokens=10**6, decay="50%", decay_shape="exponential", half_life=half_life)
     begin = decay_begins(recipe)
     assert rate_at(recipe, begin + halvings * half_life) == pytest.approx(0.5**halvings, rel=1e-12)
@@ -148,12 +168,16 @@ def test_without_a_half_life_the_exponential_is_a_straight_line_of_logarithms_to
     recipe: Recipe, done: float
 ) -> None:
     position = decay_begins(recipe) + done * recipe.decay_tokens
-    assert math.log(rate_at(recipe, position)) == pytest.approx(done * math.log(recipe.schedule.floor), abs=1e-9)
+    assert math.log(rate_at(recipe, position)) == pytest.approx(
+        done * math.log(recipe.schedule.floor), abs=1e-9
+    )
 
 
 @bounded
 @given(st.integers(BATCH, 10**6), st.floats(0, 0.9))
-def test_a_cosine_ends_at_its_floor_and_is_half_way_at_the_middle(tokens: int, floor: float) -> None:
+def test_a_cosine_ends_at_its_floor_and_is_half_way_at_the_middle(
+    tokens: int, floor: float
+) -> None:
     """The paper's formula as printed would end a floor of 0.1 at -0.8."""
     recipe = make(tokens=tokens, kind="cosine", decay=0, floor=floor)
     assert rate_at(recipe, 0) == 1.0
@@ -172,7 +196,9 @@ def test_a_step_takes_the_rate_at_its_middle(recipe: Recipe, step: int) -> None:
 @given(decaying())
 def test_no_step_of_a_run_has_a_rate_of_zero(recipe: Recipe) -> None:
     to_zero = recipe.change(schedule={"decay_shape": "linear", "floor": 0.0})
-    assert all(rate(to_zero, position, BATCH) > 0 for position in range(0, to_zero.total_tokens, BATCH))
+    assert all(
+        rate(to_zero, position, BATCH) > 0 for position in range(0, to_zero.total_tokens, BATCH)
+    )
 
 
 @bounded
@@ -184,7 +210,12 @@ def test_a_branch_has_the_rate_of_its_stem_up_to_the_branch_point(
     at = stem.whole_steps(warmup + round(where * (stem.total_tokens - warmup)))
     assume(at >= warmup)
     changed = {"tokens": at + max(BATCH, stem.whole_steps(decay)), "warmup": stem.warmup_tokens}
-    changed |= {"decay": max(BATCH, stem.whole_steps(decay)), "decay_shape": shape, "floor": 0.1, "half_life": 0}
+    changed |= {
+        "decay": max(BATCH, stem.whole_steps(decay)),
+        "decay_shape": shape,
+        "floor": 0.1,
+        "half_life": 0,
+    }
     branch = stem.change(schedule=changed)
     assert decay_begins(branch) == at
     for position in range(0, at, BATCH):

@@ -15,7 +15,20 @@ from windtunnel.train.loop import Watch
 from windtunnel.tunnel.ablate import Arm, Design, ablate, differences, natural_mixture, upweighted
 from windtunnel.tunnel.study import read_table
 
-TINY = ("--corpus", "tiny", "--width", 16, "--depth", 1, "--batch", 512, "--tokens", "15k", "--decay", "40%")
+TINY = (
+    "--corpus",
+    "tiny",
+    "--width",
+    16,
+    "--depth",
+    1,
+    "--batch",
+    512,
+    "--tokens",
+    "15k",
+    "--decay",
+    "40%",
+)
 ARMS = ("--arm", "code=code=1", "--arm", "half=code=1,prose=1,notes=0")
 EAGER = {"TORCHDYNAMO_DISABLE": "1"}  # compiling would take longer than the runs
 
@@ -38,30 +51,40 @@ def test_what_a_seed_does_to_all_arms_is_no_noise(rng: np.random.Generator) -> N
     seeds = rng.normal(0, 1.0, (4, 1, 2))
     losses = 3.0 + seeds + np.array([[[0.0, 0.0], [0.1, -0.2], [0.0, 0.3]]])
     found, noise = differences(losses)
-    assert [[d.mean for d in arm] for arm in found] == [pytest.approx([0.1, -0.2]), pytest.approx([0.0, 0.3])]
+    assert [[d.mean for d in arm] for arm in found] == [
+        pytest.approx([0.1, -0.2]),
+        pytest.approx([0.0, 0.3]),
+    ]
     assert noise == pytest.approx([0.0, 0.0], abs=1e-12)
 
 
 def test_the_intervals_of_two_seeds_by_hand() -> None:
     losses = np.array([[[2.0], [2.10], [2.3]], [[2.0], [2.14], [2.3]]])  # (seeds, arms, sources)
     (first, second), (noise,) = differences(losses)
-    # differences .10 and .14: mean .12, SD .0283; t at 5% is 6.314 with 1 degree of freedom, 2.920 with the two of both
+    # differences .10 and .14: mean .12, SD .0283; t at 5% is 6.314 with 1 degree of freedom,
+    # 2.920 with the two of both
     assert first[0].alone == pytest.approx((0.12 - 6.314 * 0.02, 0.12 + 6.314 * 0.02), abs=1e-4)
     assert noise == pytest.approx(0.02)  # the other arm's is zero: the root of the mean square
-    assert first[0].interval == pytest.approx((0.12 - 2.920 * 0.02 / 2**0.5, 0.12 + 2.920 * 0.02 / 2**0.5), abs=1e-4)
+    assert first[0].interval == pytest.approx(
+        (0.12 - 2.920 * 0.02 / 2**0.5, 0.12 + 2.920 * 0.02 / 2**0.5), abs=1e-4
+    )
     assert second[0].alone == pytest.approx((0.3, 0.3))
 
 
 def test_nine_tenths_of_intervals_hold_the_truth(rng: np.random.Generator) -> None:
     truth, hits, alone = np.array([0.0, 0.02, -0.01, 0.05]), [], []
     for _ in range(600):
-        losses = truth[None, :, None] + rng.normal(0, 0.01, (3, 4, 1)) + rng.normal(0, 0.1, (3, 1, 1))
+        losses = (
+            truth[None, :, None] + rng.normal(0, 0.01, (3, 4, 1)) + rng.normal(0, 0.1, (3, 1, 1))
+        )
         found, _ = differences(losses)
         for (difference,), true in zip(found, truth[1:], strict=True):
             assert difference.interval and difference.alone
             hits.append(difference.interval[0] <= true <= difference.interval[1])
             alone.append(difference.alone[0] <= true <= difference.alone[1])
-    assert 0.86 <= np.mean(hits) <= 0.93  # arms share the base arm's noise: a little under nine tenths
+    assert (
+        0.86 <= np.mean(hits) <= 0.93
+    )  # arms share the base arm's noise: a little under nine tenths
     assert 0.87 <= np.mean(alone) <= 0.93
 
 
@@ -103,7 +126,9 @@ def test_arms_without_room_or_with_one_name_are_refused(lab: Any, corpus: Corpus
             ablate(lab.path, corpus, design, arms, Watch())
     assert lab.files() == there
     refused = lab.run("ablate", *TINY, "--arm", "code=code")
-    assert refused.returncode == 2 and "--arm code=code: expected NAME=SOURCE=WEIGHT" in refused.stderr
+    assert (
+        refused.returncode == 2 and "--arm code=code: expected NAME=SOURCE=WEIGHT" in refused.stderr
+    )
 
 
 def test_every_arm_leaves_the_stem_of_its_seed_with_its_own_mixture(measured: Any) -> None:
@@ -112,7 +137,11 @@ def test_every_arm_leaves_the_stem_of_its_seed_with_its_own_mixture(measured: An
     assert [(row["seed"], row["arm"]) for row in points] == [
         (seed, arm) for seed in ("0", "1") for arm in ("natural", "code", "half")
     ]
-    mixtures = {"natural": None, "code": {"code": 1.0}, "half": {"code": 1.0, "prose": 1.0, "notes": 0.0}}
+    mixtures = {
+        "natural": None,
+        "code": {"code": 1.0},
+        "half": {"code": 1.0, "prose": 1.0, "notes": 0.0},
+    }
     for row in points:
         run = runs[row["run"]]
         assert (run["parent"], run["at_tokens"]) == (row["stem"], 14_848 - 5632)
@@ -120,15 +149,22 @@ def test_every_arm_leaves_the_stem_of_its_seed_with_its_own_mixture(measured: An
         assert recipe.seed == int(row["seed"])
         assert recipe.decay_tokens == int(row["decay"]) == 5632
         asked = mixtures[row["arm"]]
-        assert [(stage.at, stage.mixture) for stage in recipe.data.stages] == ([(9216, asked)] if asked else [])
+        assert [(stage.at, stage.mixture) for stage in recipe.data.stages] == (
+            [(9216, asked)] if asked else []
+        )
 
 
 def test_differences_are_those_of_the_table_and_more_of_a_source_was_read(measured: Any) -> None:
-    table, numbers = read_table(measured.path / "studies" / "ablate"), result_of(measured)["numbers"]
+    table, numbers = (
+        read_table(measured.path / "studies" / "ablate"),
+        result_of(measured)["numbers"],
+    )
     loss = {(row["seed"], row["arm"], row["source"]): float(row["loss"]) for row in table}
     natural, code, _ = numbers["arms"]
     for source in ("all", "prose", "code", "notes"):
-        expected = np.mean([loss[seed, "code", source] - loss[seed, "natural", source] for seed in ("0", "1")])
+        expected = np.mean(
+            [loss[seed, "code", source] - loss[seed, "natural", source] for seed in ("0", "1")]
+        )
         assert code["difference"][source]["mean"] == pytest.approx(expected)
     assert code["epochs"]["code"] > natural["epochs"]["code"]
     assert code["epochs"]["prose"] < natural["epochs"]["prose"]
@@ -136,7 +172,9 @@ def test_differences_are_those_of_the_table_and_more_of_a_source_was_read(measur
 
 
 def test_figures_hold_every_arm_and_source(measured: Any) -> None:
-    (_, heat), (_, bars) = figures(result_of(measured), read_table(measured.path / "studies" / "ablate"))
+    (_, heat), (_, bars) = figures(
+        result_of(measured), read_table(measured.path / "studies" / "ablate")
+    )
     assert np.array(heat.data[0].z).shape == (2, 4)
     assert list(bars.data[0].y) == ["code", "half"]
     assert all(reach > 0 for reach in bars.data[0].error_x.array)

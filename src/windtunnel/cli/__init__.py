@@ -1,4 +1,6 @@
-"""The command line: one function a command; it parses, calls and prints. torch is imported where a command needs it."""
+"""The command line: one function a command; it parses, calls and prints. torch is imported where
+a command needs it.
+"""
 
 import importlib
 import os
@@ -20,18 +22,34 @@ app = typer.Typer(
 )
 
 
-# Loops that an idle OpenMP thread spins before it sleeps. By default of libgomp, two trainings on the same cores ran
-# twenty times slower each: their threads spun on the cores that the others needed (docs/LOG.md).
+# Loops that an idle OpenMP thread spins before it sleeps. By default of libgomp, two trainings on
+# the same cores ran twenty times slower each: their threads spun on the cores that the others
+# needed (docs/LOG.md).
 _SPINS = "3000"
 # each adds its commands to `app`, which lists them in this order
 _COMMANDS = (
-    "tunnel", "corpus", "runs", "check", "search", "transfer", "batch", "scaling", "dynamics", "ablate", "plan", "sft",
-    "upcycle", "ship", "talk",
-)  # fmt: skip
+    "tour",
+    "corpus",
+    "train",
+    "check",
+    "search",
+    "transfer",
+    "batch",
+    "scaling",
+    "dynamics",
+    "ablate",
+    "plan",
+    "sft",
+    "upcycle",
+    "ship",
+    "talk",
+)
 
 
 def main() -> None:
-    """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one line that says what."""
+    """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one
+    line that says what.
+    """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "compiled"))
     for module in _COMMANDS:
@@ -62,7 +80,9 @@ def _fail(message: str) -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def _windtunnel(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+def _windtunnel(
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit

@@ -15,31 +15,38 @@ from windtunnel.quantities import about, parse_length, parse_tokens
 def batch(
     corpus: Corpora = "core",
     sizes: Annotated[
-        str, typer.Option(help="WIDTHxDEPTH each; three or more tell how the batch goes with the size.")
+        str,
+        typer.Option(help="WIDTHxDEPTH each; three or more tell how the batch goes with the size."),
     ] = ("32x2,32x4,64x2"),
-    batches: Annotated[str, typer.Option(help="Tokens a step; at least five, each in the largest a whole number.")] = (
-        "512,1024,2048,4096,8192"
-    ),
+    batches: Annotated[
+        str, typer.Option(help="Tokens a step; at least five, each in the largest a whole number.")
+    ] = ("512,1024,2048,4096,8192"),
     arms: Annotated[
-        str, typer.Option(help="Of the rate: fixed, and sqrt (by the root of the batch); the first one's laws count.")
+        str,
+        typer.Option(
+            help="Of the rate: fixed, and sqrt (by the root of the batch); the first one's laws count."
+        ),
     ] = "fixed,sqrt",
     tokens: Annotated[str, typer.Option(help="Lengths at which the decayed loss is measured.")] = (
         "163840,327680,655360,983040"
     ),
-    trunk: Annotated[str, typer.Option(help="Batch of the run from whose checkpoints the batch branches leave.")] = (
-        "2048"
-    ),
-    window: Annotated[str, typer.Option(help="How long a batch branch is, as a share of the length.")] = "10%",
+    trunk: Annotated[
+        str, typer.Option(help="Batch of the run from whose checkpoints the batch branches leave.")
+    ] = ("2048"),
+    window: Annotated[
+        str, typer.Option(help="How long a batch branch is, as a share of the length.")
+    ] = "10%",
     lr: Annotated[
-        float, typer.Option(help="Of every batch, and of the trunk's batch where the rate is scaled.")
+        float,
+        typer.Option(help="Of every batch, and of the trunk's batch where the rate is scaled."),
     ] = 0.01,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
     """Find the batch that needs the fewest tokens for each loss, and the law by which it grows."""
-    from windtunnel.tunnel.batch import Arm, Design
-    from windtunnel.tunnel.batch import batch as run_batch
+    from windtunnel.tunnel.batch.batch import Arm, Design
+    from windtunnel.tunnel.batch.batch import batch as run_batch
 
     share = parse_length(window)
     if not share.share:
@@ -48,31 +55,48 @@ def batch(
         sizes=[size_of("--sizes", text) for text in sizes.split(",")],
         arms=cast(list[Arm], words_of("--arms", arms, Arm)),
         batches=numbers_of("--batches", batches),
-        lengths=[parse_tokens(text) for text in tokens.split(",")], trunk=parse_tokens(trunk), window=share.share,
-        lr=lr, seed=seed,
-    )  # fmt: skip
-    carry_out(lab, corpus, as_json, lambda opened, watch: run_batch(lab, opened, design, watch), _print)
+        lengths=[parse_tokens(text) for text in tokens.split(",")],
+        trunk=parse_tokens(trunk),
+        window=share.share,
+        lr=lr,
+        seed=seed,
+    )
+    carry_out(
+        lab, corpus, as_json, lambda opened, watch: run_batch(lab, opened, design, watch), _print
+    )
 
 
 def _print(result: dict[str, Any]) -> None:
-    from windtunnel.tunnel.batch import formula
+    from windtunnel.tunnel.batch.batch import formula
 
     numbers = result["numbers"]
     print(f"{'lr':6} {'size':>7} {'loss':>7} {'tokens':>7} {'best batch':>10}  90% interval")
     for arm, found in numbers["arms"].items():
         for size in found["sizes"]:
             for level in size["levels"]:
-                print(f"{arm:6} {size['width']:4}x{size['depth']:<2} {level['loss']:7.3f} "
-                      f"{about(level['tokens']):>7} {_best(level, numbers['batches'])}")  # fmt: skip
+                print(
+                    f"{arm:6} {size['width']:4}x{size['depth']:<2} {level['loss']:7.3f} "
+                    f"{about(level['tokens']):>7} {_best(level, numbers['batches'])}"
+                )
     for arm, found in numbers["arms"].items():
         print(f"\nlr {arm}: regret in nats where held out")
         for name, law in found["laws"].items():
-            regret = ", ".join(f"{by} {_nats(found['regret'][by][name])}" for by in ("size", "longest"))
-            print(f"  {formula(name, law):30} {regret}{'  <- chosen' if name == found['chosen'] else ''}")
+            regret = ", ".join(
+                f"{by} {_nats(found['regret'][by][name])}" for by in ("size", "longest")
+            )
+            print(
+                f"  {formula(name, law):30} {regret}{'  <- chosen' if name == found['chosen'] else ''}"
+            )
         trunk = numbers["trunk"][arm]
         if trunk["law"]:
-            octaves = "" if trunk["octaves"] is None else f"{trunk['octaves']:+.2f} octaves from the full way, "
-            print(f"  {formula('loss', trunk['law']):30} from batch branches: {octaves}regret {_nats(trunk['regret'])}")
+            octaves = (
+                ""
+                if trunk["octaves"] is None
+                else f"{trunk['octaves']:+.2f} octaves from the full way, "
+            )
+            print(
+                f"  {formula('loss', trunk['law']):30} from batch branches: {octaves}regret {_nats(trunk['regret'])}"
+            )
 
 
 def _best(level: dict[str, Any], batches: list[int]) -> str:

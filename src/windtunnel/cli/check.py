@@ -17,21 +17,34 @@ if TYPE_CHECKING:
 
 @app.command()
 def check(
-    parametrization: Annotated[str, typer.Option(help="minicpm, completep or standard.")] = "minicpm",
-    widths: Annotated[str, typer.Option(help="Widths to compare, multiples of 16.")] = "64,128,256,512",
+    parametrization: Annotated[
+        str, typer.Option(help="minicpm, completep or standard.")
+    ] = "minicpm",
+    widths: Annotated[
+        str, typer.Option(help="Widths to compare, multiples of 16.")
+    ] = "64,128,256,512",
     depths: Annotated[str, typer.Option(help="Depths to compare, at width 64.")] = "4,8,16",
-    seeds: Annotated[int, typer.Option(help="Models of each size; the intervals come from them.")] = 4,
+    seeds: Annotated[
+        int, typer.Option(help="Models of each size; the intervals come from them.")
+    ] = 4,
     corpus: Annotated[
-        str | None, typer.Option(help="A corpus of the lab; by default core if it is there, else generated tokens.")
+        str | None,
+        typer.Option(
+            help="A corpus of the lab; by default core if it is there, else generated tokens."
+        ),
     ] = None,
-    embedding_as: Annotated[str, typer.Option(help="vector, or matrix: its init and rate shrink too.")] = "vector",
+    embedding_as: Annotated[
+        str, typer.Option(help="vector, or matrix: its init and rate shrink too.")
+    ] = "vector",
     untied: Annotated[bool, typer.Option("--untied", help="With a head of its own.")] = False,
     lr: Annotated[float, typer.Option(help="The base rate, constant over the steps.")] = 0.003,
     eps: Annotated[float, typer.Option(help="Adam's eps.")] = 1e-8,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """The coordinate check: does everything that a model computes and learns keep its size as the model grows?"""
+    """The coordinate check: does everything that a model computes and learns keep its size as the
+    model grows?
+    """
     from windtunnel.recipe import Parametrization
 
     word_of("--parametrization", parametrization, Parametrization)
@@ -41,13 +54,23 @@ def check(
         if not value > 0:
             raise InputError(f"{option} {value}: expected a number above zero")
     opened = _corpus(lab, corpus)
-    from windtunnel.tunnel.coordinates import Design
-    from windtunnel.tunnel.coordinates import check as study
+    from windtunnel.tunnel.check.check import Design
+    from windtunnel.tunnel.check.check import check as study
 
-    chosen = {"parametrization": parametrization, "embedding_as": embedding_as, "tied": not untied, "lr": lr}
-    design = Design(**{k: tuple(v) for k, v in sizes.items()}, **chosen, seeds=seeds, eps=eps)  # pyright: ignore
+    chosen = {
+        "parametrization": parametrization,
+        "embedding_as": embedding_as,
+        "tied": not untied,
+        "lr": lr,
+    }
+    # pyright: ignore
+    design = Design(**{k: tuple(v) for k, v in sizes.items()}, **chosen, seeds=seeds, eps=eps)
     if not as_json:
-        source = f"corpus '{opened.folder.name}'" if opened else "generated tokens: this lab has no corpus to read"
+        source = (
+            f"corpus '{opened.folder.name}'"
+            if opened
+            else "generated tokens: this lab has no corpus to read"
+        )
         print(f"one window of {design.context} tokens, {source}")
     watched(as_json, lambda watch: study(lab, opened, design, watch), _print)
 
@@ -62,7 +85,9 @@ def _corpus(lab: Path, name: str | None) -> "Corpus | None":
 def _print(result: dict[str, Any]) -> None:
     steps = result["numbers"]["design"]["steps"]
     for axis, slopes in groupby(result["numbers"]["quantities"], key=lambda s: s["axis"]):
-        print(f"\nslope of log2 on log2 of the {axis}, after steps; ! is out of what the theory allows")
+        print(
+            f"\nslope of log2 on log2 of the {axis}, after steps; ! is out of what the theory allows"
+        )
         print(f"{'':26}" + "".join(f"{t:>8}" for t in steps))
         table: dict[str, dict[int, dict[str, Any]]] = {}
         for slope in slopes:

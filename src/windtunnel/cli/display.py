@@ -12,7 +12,14 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from windtunnel.quantities import about
 
@@ -91,8 +98,9 @@ def display(quiet: bool = False) -> Iterator[Display]:
 def stopping() -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM once: what runs is asked to stop, and saves. Twice: it is killed.
 
-    A terminal sends Ctrl-C to every program that we have started, too, and a compiler must live through it. So SIGINT
-    is blocked, which they inherit, and one thread takes it; it also answers at once where the main thread can't.
+    A terminal sends Ctrl-C to every program that we have started, too, and a compiler must live
+    through it. So SIGINT is blocked, which they inherit, and one thread takes it; it also answers
+    at once where the main thread can't.
     """
     asked, (heard, wake), seen = threading.Event(), socket.socketpair(), list[int]()
     wake.setblocking(False)
@@ -107,7 +115,10 @@ def stopping() -> Iterator[Callable[[], bool]]:
             if asked.is_set():
                 time.sleep(_LAST_WORDS)
                 os._exit(130)
-            print("stopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
+            print(
+                "stopping after this step, with a checkpoint; once more to stop at once",
+                file=sys.stderr,
+            )
             asked.set()
 
     resource_tracker.ensure_running()  # multiprocessing's; where it starts, it unblocks SIGINT

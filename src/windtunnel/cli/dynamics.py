@@ -20,15 +20,23 @@ def dynamics(
     width: Annotated[int, typer.Option(help="Of the model.")] = 64,
     depth: Annotated[int, typer.Option(help="Of the model.")] = 3,
     tokens: Annotated[str, typer.Option(help="Length of the run, its decay included.")] = "1.5M",
-    decay: Annotated[str, typer.Option(help="Length of the decay: tokens, or a share of --tokens.")] = "25%",
-    shape: Annotated[str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")] = "exponential",
+    decay: Annotated[
+        str, typer.Option(help="Length of the decay: tokens, or a share of --tokens.")
+    ] = "25%",
+    shape: Annotated[
+        str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")
+    ] = "exponential",
     floor: Annotated[float, typer.Option(help="Share of the peak rate at the end.")] = 0.1,
-    batch: Annotated[str, typer.Option(help="Tokens a step. A larger one shows gradients with less noise.")] = "2048",
+    batch: Annotated[
+        str, typer.Option(help="Tokens a step. A larger one shows gradients with less noise.")
+    ] = "2048",
     seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """What the decay does, step by step: weight change, gradients, and the curvature along the path."""
+    """What the decay does, step by step: weight change, gradients, and the curvature along the
+    path.
+    """
     from windtunnel.quantities import parse_length, parse_tokens
     from windtunnel.recipe import DecayShape
 
@@ -45,9 +53,13 @@ def dynamics(
 
 
 def _print(result: dict[str, Any]) -> None:
-    print(f"\n{'':15} {'stable':>9} {'decayed':>9}   {'effect, 95% interval':40} shown  the paper's claim")
+    print(
+        f"\n{'':15} {'stable':>9} {'decayed':>9}   {'effect, 95% interval':40} shown  the paper's claim"
+    )
     for claim in result["numbers"]["claims"]:
         value, low, high = claim["effect"]
         effect = f"{claim['effect_is']} {value:.3g} [{low:.3g}, {high:.3g}]"
-        print(f"{claim['name']:15} {claim['stable'][0]:9.3g} {claim['decay'][0]:9.3g}   {effect:40} "
-              f"{'yes' if claim['shown'] else 'no':6} {claim['says']}")  # fmt: skip
+        print(
+            f"{claim['name']:15} {claim['stable'][0]:9.3g} {claim['decay'][0]:9.3g}   {effect:40} "
+            f"{'yes' if claim['shown'] else 'no':6} {claim['says']}"
+        )

@@ -5,17 +5,21 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import parse_length, parse_tokens
 
-Lab = Annotated[Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")]
+Lab = Annotated[
+    Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.")]
 DEFAULT_LAB = Path("lab")
 
 
 def number_of(option: str, text: str | None) -> int | None:
-    """`20M` -> a whole number above zero; None where the option was not given. Raises InputError."""
+    """`20M` -> a whole number above zero; None where the option was not given. Raises
+    InputError.
+    """
     if text is None:
         return None
     number = parse_tokens(text)
@@ -25,8 +29,9 @@ def number_of(option: str, text: str | None) -> int | None:
 
 
 def numbers_of(option: str, text: str, different: bool = True) -> list[int]:
-    """`32,64,128` -> whole numbers above zero, in the order given, each once where they must be `different`. Raises
-    InputError."""
+    """`32,64,128` -> whole numbers above zero, in the order given, each once where they must be
+    `different`. Raises InputError.
+    """
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
@@ -44,11 +49,12 @@ def words_of(option: str, text: str, known: Any) -> list[str]:
 
 def word_of(option: str, word: str, known: Any) -> Any:
     """One word out of a Literal type. Raises InputError."""
-    from windtunnel.recipe import did_you_mean
 
     if word not in get_args(known):
         expected = ", ".join(get_args(known))
-        raise InputError(f"{option} {word}: expected one of {expected}{did_you_mean(word, get_args(known))}")
+        raise InputError(
+            f"{option} {word}: expected one of {expected}{did_you_mean(word, get_args(known))}"
+        )
     return word
 
 

@@ -14,7 +14,7 @@ from windtunnel.quantities import about, parse_length
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
-    from windtunnel.tunnel.evidence import Evidence
+    from windtunnel.plan.evidence import Evidence
 
 _LEVELS = {"stop": "STOP", "caution": "care", "note": "note"}
 
@@ -28,34 +28,61 @@ def plan(
     ] = None,
     gpus: Annotated[int, typer.Option(help="How many of the device.", min=1)] = 1,
     mfu: Annotated[
-        str | None, typer.Option(help="Share of the device's peak that training reaches, such as 35%.")
+        str | None,
+        typer.Option(help="Share of the device's peak that training reaches, such as 35%."),
     ] = None,
     price: Annotated[float | None, typer.Option(help="Of one device for an hour.", min=0)] = None,
-    tokens: Annotated[str | None, typer.Option(help="Tokens in hand; with a size: to train it on.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="How often the tokens in hand may be read.")] = None,
-    params: Annotated[str | None, typer.Option(help="Parameters without embeddings, such as 20M.")] = None,
-    shape: Annotated[str | None, typer.Option(help="WIDTHxDEPTH instead of a number of parameters.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Tokens in hand; with a size: to train it on.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="How often the tokens in hand may be read.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Parameters without embeddings, such as 20M.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="WIDTHxDEPTH instead of a number of parameters.")
+    ] = None,
     fit_device: Annotated[
-        str | None, typer.Option(help="What the model must fit with a full cache: 500MB, 2GB, phone-6gb and so on.")
+        str | None,
+        typer.Option(
+            help="What the model must fit with a full cache: 500MB, 2GB, phone-6gb and so on."
+        ),
     ] = None,
     quantisation: Annotated[str, typer.Option(help="For --fit-device: f32, f16, q8 or q4.")] = "q4",
-    corpus: Annotated[str | None, typer.Option(help="A corpus of the lab; else the one of the study.")] = None,
-    study: Annotated[str, typer.Option(help="The lab's study that the laws are fitted to.")] = "scaling",
+    corpus: Annotated[
+        str | None, typer.Option(help="A corpus of the lab; else the one of the study.")
+    ] = None,
+    study: Annotated[
+        str, typer.Option(help="The lab's study that the laws are fitted to.")
+    ] = "scaling",
     table: Annotated[
-        Path | None, typer.Option("--from", help="Instead: a CSV with params, tokens, loss, and lr and batch if known.")
+        Path | None,
+        typer.Option(
+            "--from", help="Instead: a CSV with params, tokens, loss, and lr and batch if known."
+        ),
     ] = None,
-    vocab: Annotated[int | None, typer.Option(help="Vocabulary, where no corpus says it.", min=2)] = None,
+    vocab: Annotated[
+        int | None, typer.Option(help="Vocabulary, where no corpus says it.", min=2)
+    ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of a window.", min=2)] = None,
-    lr: Annotated[float | None, typer.Option(help="Another base rate than the laws were measured with.")] = None,
-    parametrization: Annotated[
-        str | None, typer.Option(help="minicpm, completep or standard; else that of the runs in the fit.")
+    lr: Annotated[
+        float | None, typer.Option(help="Another base rate than the laws were measured with.")
     ] = None,
-    audit: Annotated[str | None, typer.Option(help="A trained run of a plan: add predicted against got.")] = None,
+    parametrization: Annotated[
+        str | None,
+        typer.Option(help="minicpm, completep or standard; else that of the runs in the fit."),
+    ] = None,
+    audit: Annotated[
+        str | None, typer.Option(help="A trained run of a plan: add predicted against got.")
+    ] = None,
     name: Annotated[str, typer.Option(help="A name for the plan.")] = "",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Say what to train with a budget, what loss to expect, and how sure that is; write a recipe for `train`.
+    """Say what to train with a budget, what loss to expect, and how sure that is; write a recipe
+    for `train`.
 
     Exit code 1: no-go.
     """
@@ -65,13 +92,24 @@ def plan(
         folder = _audit(lab, audit, name)
     else:
         asked = {
-            "flops": _number("--flops", flops), "hours": _above_zero("--hours", hours), "device": device,
-            "devices": gpus, "share": _share(mfu), "price": price,
-            "tokens": number_of("--tokens", tokens), "epochs": _above_zero("--epochs", epochs),
-            "params": number_of("--params", params), "shape": size_of("--shape", shape) if shape else None,
-            "quantisation": quantisation, "corpus": corpus, "vocab": vocab, "context": context,
-            "lr": _above_zero("--lr", lr), "parametrization": parametrization, "name": name,
-        }  # fmt: skip
+            "flops": _number("--flops", flops),
+            "hours": _above_zero("--hours", hours),
+            "device": device,
+            "devices": gpus,
+            "share": _share(mfu),
+            "price": price,
+            "tokens": number_of("--tokens", tokens),
+            "epochs": _above_zero("--epochs", epochs),
+            "params": number_of("--params", params),
+            "shape": size_of("--shape", shape) if shape else None,
+            "quantisation": quantisation,
+            "corpus": corpus,
+            "vocab": vocab,
+            "context": context,
+            "lr": _above_zero("--lr", lr),
+            "parametrization": parametrization,
+            "name": name,
+        }
         folder = _plan(lab, asked, fit_device, study, table)
     content = json.loads((folder / "plan.json").read_text())
     if as_json:
@@ -82,13 +120,15 @@ def plan(
         raise typer.Exit(1)
 
 
-def _plan(lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, table: Path | None) -> Path:
+def _plan(
+    lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, table: Path | None
+) -> Path:
+    from windtunnel.plan.devices import bytes_of, bytes_per_weight
+    from windtunnel.plan.devices import device as known_device
+    from windtunnel.plan.evidence import from_lab, from_table
+    from windtunnel.plan.plan import plan as make
+    from windtunnel.plan.request import Request
     from windtunnel.recipe import Parametrization
-    from windtunnel.tunnel.devices import bytes_of, bytes_per_weight
-    from windtunnel.tunnel.devices import device as known_device
-    from windtunnel.tunnel.evidence import from_lab, from_table
-    from windtunnel.tunnel.plan import plan as make
-    from windtunnel.tunnel.request import Request
 
     bytes_per_weight(asked["quantisation"])
     if asked["parametrization"] is not None:
@@ -102,8 +142,9 @@ def _plan(lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, 
 
 
 def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | None":
-    """The corpus that was asked for, or the study's where the lab has it. A plan from a table needs none: the recipe
-    then names it, to be built."""
+    """The corpus that was asked for, or the study's where the lab has it. A plan from a table
+    needs none: the recipe then names it, to be built.
+    """
     from windtunnel.data.shards import Corpus
 
     name = asked or evidence.corpus
@@ -114,8 +155,8 @@ def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | Non
 
 
 def _audit(lab: Path, reference: str, name: str) -> Path:
+    from windtunnel.plan.audit import audit
     from windtunnel.train.run import find_run
-    from windtunnel.tunnel.audit import audit
 
     return audit(lab, find_run(lab, reference), name)
 
@@ -143,7 +184,9 @@ def _share(text: str | None) -> float | None:
         return None
     share = parse_length(text).share if text.strip().endswith("%") else _float(text)
     if not 0 < share <= 1:
-        raise InputError(f"--mfu {text}: expected a share of the device's peak, such as 35% or 0.35")
+        raise InputError(
+            f"--mfu {text}: expected a share of the device's peak, such as 35% or 0.35"
+        )
     return share
 
 
@@ -157,21 +200,35 @@ def _float(text: str) -> float:
 def _print(plan: dict[str, Any]) -> None:
     """A page: what to train, what to expect, how sure, what it costs, what could be wrong."""
     shape, (low, high) = plan["shape"], plan["interval90"]
-    print(f"train   {about(plan['params'])} parameters ({about(plan['params_total'])} with embeddings): "
-          f"{shape['width']} wide, {shape['depth']} deep, {shape['heads']} heads, vocabulary "
-          f"{shape['vocab']}")  # fmt: skip
-    epochs = f", {plan['epochs']:.2g} epochs" if plan["epochs"] and abs(plan["epochs"] - 1) > 0.01 else ""
-    print(f"        on {about(plan['tokens'])} tokens ({plan['tokens_per_param']:.3g} a parameter{epochs}): "
-          f"{plan['steps']:,} steps of {plan['batch_tokens']} tokens{_between(plan['batch_interval'])}")  # fmt: skip
-    print(f"        lr {plan['lr']:g}, warm-up {about(plan['warmup_tokens'])}, {plan['decay_shape']} decay over the "
-          f"last {about(plan['decay_tokens'])} to {plan['floor']:g}, weight decay "
-          f"{plan['weight_decay']:g}")  # fmt: skip
-    print(f"expect  loss {plan['loss']:.4f} nats/token; half the time between {plan['interval50'][0]:.4f} and "
-          f"{plan['interval50'][1]:.4f}, nine times in ten between {low:.4f} and {high:.4f}")  # fmt: skip
+    print(
+        f"train   {about(plan['params'])} parameters ({about(plan['params_total'])} with embeddings): "
+        f"{shape['width']} wide, {shape['depth']} deep, {shape['heads']} heads, vocabulary "
+        f"{shape['vocab']}"
+    )
+    epochs = (
+        f", {plan['epochs']:.2g} epochs"
+        if plan["epochs"] and abs(plan["epochs"] - 1) > 0.01
+        else ""
+    )
+    print(
+        f"        on {about(plan['tokens'])} tokens ({plan['tokens_per_param']:.3g} a parameter{epochs}): "
+        f"{plan['steps']:,} steps of {plan['batch_tokens']} tokens{_between(plan['batch_interval'])}"
+    )
+    print(
+        f"        lr {plan['lr']:g}, warm-up {about(plan['warmup_tokens'])}, {plan['decay_shape']} decay over the "
+        f"last {about(plan['decay_tokens'])} to {plan['floor']:g}, weight decay "
+        f"{plan['weight_decay']:g}"
+    )
+    print(
+        f"expect  loss {plan['loss']:.4f} nats/token; half the time between {plan['interval50'][0]:.4f} and "
+        f"{plan['interval50'][1]:.4f}, nine times in ten between {low:.4f} and {high:.4f}"
+    )
     if audit := plan.get("audit"):
         inside = "50%" if audit["inside50"] else "90%" if audit["inside90"] else None
-        print(f"got     {audit['loss']:.4f} (run {audit['run']}): the plan was {audit['error']:+.2%} off, "
-              f"{f'inside its {inside} interval' if inside else 'OUTSIDE its 90% interval'}")  # fmt: skip
+        print(
+            f"got     {audit['loss']:.4f} (run {audit['run']}): the plan was {audit['error']:+.2%} off, "
+            f"{f'inside its {inside} interval' if inside else 'OUTSIDE its 90% interval'}"
+        )
     _print_sureness(plan)
     _print_cost(plan)
     print(f"\n{plan['go'].upper()}" + (":" if plan["flags"] else ": nothing speaks against it"))
@@ -182,31 +239,43 @@ def _print(plan: dict[str, Any]) -> None:
 
 def _print_sureness(plan: dict[str, Any]) -> None:
     (fewest, most), beyond = plan["range_params"], plan["extrapolation"]
-    print(f"sizes   from {about(fewest)} to {about(most)} parameters come within 0.5% of the best loss at this cost")
-    print(f"reach   {beyond['params']:.2g} times the largest and {beyond['tokens']:.2g} times the longest run in the "
-          f"fit; by {_forms(plan['law']['candidates'])}")  # fmt: skip
+    print(
+        f"sizes   from {about(fewest)} to {about(most)} parameters come within 0.5% of the best loss at this cost"
+    )
+    print(
+        f"reach   {beyond['params']:.2g} times the largest and {beyond['tokens']:.2g} times the longest run in the "
+        f"fit; by {_forms(plan['law']['candidates'])}"
+    )
 
 
 def _forms(candidates: list[dict[str, Any]]) -> str:
     weights: dict[str, float] = {}
     for candidate in candidates:
         weights[candidate["form"]] = weights.get(candidate["form"], 0) + candidate["weight"]
-    told = sorted(((weight, form) for form, weight in weights.items() if weight >= 0.005), reverse=True)
+    told = sorted(
+        ((weight, form) for form, weight in weights.items() if weight >= 0.005), reverse=True
+    )
     return ", ".join(f"{form} {weight:.0%}" for weight, form in told)
 
 
 def _print_cost(plan: dict[str, Any]) -> None:
     training, serving = plan["training"], plan["serving"]
-    print(f"cost    {plan['flops']:.3g} FLOPs exactly, {plan['flops_6nd']:.3g} by 6ND{_hours(training)}; about "
-          f"{_bytes(training['bytes']['total'])} of memory")  # fmt: skip
+    print(
+        f"cost    {plan['flops']:.3g} FLOPs exactly, {plan['flops_6nd']:.3g} by 6ND{_hours(training)}; about "
+        f"{_bytes(training['bytes']['total'])} of memory"
+    )
     sizes = serving["bytes"]
-    print(f"serve   {_bytes(sizes['f16'])} in f16, {_bytes(sizes['q8'])} in q8, {_bytes(sizes['q4'])} in q4, and "
-          f"{_bytes(serving['cache_bytes'])} of cache; {serving['flops_per_token']:.3g} FLOPs a token")  # fmt: skip
+    print(
+        f"serve   {_bytes(sizes['f16'])} in f16, {_bytes(sizes['q8'])} in q8, {_bytes(sizes['q4'])} in q4, and "
+        f"{_bytes(serving['cache_bytes'])} of cache; {serving['flops_per_token']:.3g} FLOPs a token"
+    )
     if plan["over_trained"]:
         half = min(plan["over_trained"], key=lambda one: abs(one["serving"] - 0.5))
-        print(f"smaller {about(half['params'])} parameters ({half['width']}x{half['depth']}) on "
-              f"{about(half['tokens'])} tokens: {half['serving']:.2f} of the cost to serve, {half['training']:.2f} of "
-              "the cost to train, and a loss within 0.5%")  # fmt: skip
+        print(
+            f"smaller {about(half['params'])} parameters ({half['width']}x{half['depth']}) on "
+            f"{about(half['tokens'])} tokens: {half['serving']:.2f} of the cost to serve, {half['training']:.2f} of "
+            "the cost to train, and a loss within 0.5%"
+        )
 
 
 def _hours(training: dict[str, Any]) -> str:
@@ -214,7 +283,11 @@ def _hours(training: dict[str, Any]) -> str:
         return ""
     hours = training["hours"]
     time = (
-        f"{hours * 60:.3g} minutes" if hours < 1 else f"{hours:,.3g} hours" if hours < 1000 else f"{hours:,.0f} hours"
+        f"{hours * 60:.3g} minutes"
+        if hours < 1
+        else f"{hours:,.3g} hours"
+        if hours < 1000
+        else f"{hours:,.0f} hours"
     )
     share = f" at {training['share']:.0%} of the peak" if training["share"] else ""
     cost = f", {training['cost']:,.2f} to pay" if training["cost"] is not None else ""
@@ -226,4 +299,9 @@ def _between(interval: list[float] | None) -> str:
 
 
 def _bytes(size: float) -> str:
-    return f"{about(size)}B".replace("kB", " kB").replace("MB", " MB").replace("BB", " GB").replace("TB", " TB")
+    return (
+        f"{about(size)}B".replace("kB", " kB")
+        .replace("MB", " MB")
+        .replace("BB", " GB")
+        .replace("TB", " TB")
+    )

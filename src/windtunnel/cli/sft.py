@@ -8,7 +8,7 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.display import display
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
-from windtunnel.cli.runs import carry_out
+from windtunnel.cli.train import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
 
@@ -18,16 +18,35 @@ if TYPE_CHECKING:
 
 @app.command()
 def sft(
-    run: Annotated[str, typer.Argument(help="A run's id (or its beginning), name or path; an imported one, too.")],
-    data: Annotated[list[str], typer.Option(help="Conversations: a .jsonl(.gz, .zst) file, a folder or a glob.")],
-    epochs: Annotated[float | None, typer.Option(help="How often each conversation is read; 3 if not given.")] = None,
+    run: Annotated[
+        str,
+        typer.Argument(help="A run's id (or its beginning), name or path; an imported one, too."),
+    ],
+    data: Annotated[
+        list[str], typer.Option(help="Conversations: a .jsonl(.gz, .zst) file, a folder or a glob.")
+    ],
+    epochs: Annotated[
+        float | None, typer.Option(help="How often each conversation is read; 3 if not given.")
+    ] = None,
     tokens: Annotated[str | None, typer.Option(help="Or how many tokens are read.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Base rate; a tenth of the run's. An imported one needs it.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Tokens a step; the run's, or less for 100 steps.")] = None,
-    context: Annotated[int | None, typer.Option(min=2, help="Tokens of a window; the run's, at most 2048.")] = None,
-    at: Annotated[str | None, typer.Option(help="Tokens of the run's checkpoint to begin with; else its last.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Base rate; a tenth of the run's. An imported one needs it."),
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Tokens a step; the run's, or less for 100 steps.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a window; the run's, at most 2048.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Tokens of the run's checkpoint to begin with; else its last."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the new run.")] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of malformed lines to put up with.")] = 0.01,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of malformed lines to put up with.")
+    ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +72,10 @@ def _what(corpus: "Corpus") -> str:
     entry, packing = corpus.manifest.sources["chat"], corpus.manifest.packing
     counts = {"malformed": entry.malformed, "double": entry.duplicates}
     if packing:
-        counts |= {"cut to the context": packing.cut, "with nothing to learn before that": packing.dropped}
+        counts |= {
+            "cut to the context": packing.cut,
+            "with nothing to learn before that": packing.dropped,
+        }
     notes = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
     return (
         f"{corpus.folder.name}: {entry.train.documents:,} conversations, {entry.validation.documents:,} held out; "

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from windtunnel.train.loop import Watch
 
 
-def carry_out(lab: Path, corpus: str, as_json: bool, study: "Callable[[Corpus, Watch], Path]",
-              after: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
+def carry_out(
+    lab: Path,
+    corpus: str,
+    as_json: bool,
+    study: "Callable[[Corpus, Watch], Path]",
+    after: Callable[[dict[str, Any]], None],
+) -> None:
     """Open the corpus and carry out a study on it, as `watched` does."""
     from windtunnel.data.shards import Corpus
 
@@ -23,11 +28,14 @@ def carry_out(lab: Path, corpus: str, as_json: bool, study: "Callable[[Corpus, W
     watched(as_json, lambda watch: study(opened, watch), after)
 
 
-def watched(as_json: bool, study: "Callable[[Watch], Path]", after: Callable[[dict[str, Any]], None]) -> None:
-    """Run the study, let `after` print its numbers, and print its summary and verdict (with --json its result.json
-    alone). Exit code 1 for a failed verdict, 130 for an interruption."""
+def watched(
+    as_json: bool, study: "Callable[[Watch], Path]", after: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run the study, let `after` print its numbers, and print its summary and verdict (with
+    --json its result.json alone). Exit code 1 for a failed verdict, 130 for an interruption.
+    """
     from windtunnel.train.loop import Watch
-    from windtunnel.tunnel.fleet import Interrupted
+    from windtunnel.tunnel.fleet.fleet import Interrupted
 
     with display() as shown, stopping() as stop:
         try:

@@ -22,10 +22,16 @@ _HELP = "an empty line or Ctrl-D ends; /new forgets what was said"
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="A GGUF file, or a run's id (or its beginning), name or path.")],
-    system: Annotated[str, typer.Option(help="What the model is told before the conversation.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="A GGUF file, or a run's id (or its beginning), name or path.")
+    ],
+    system: Annotated[
+        str, typer.Option(help="What the model is told before the conversation.")
+    ] = "",
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.8,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Out of the likeliest tokens of this probability.")] = 0.95,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Out of the likeliest tokens of this probability.")
+    ] = 0.95,
     most: Annotated[int, typer.Option(min=1, help="Tokens of one answer at most.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
     lab: Lab = DEFAULT_LAB,
@@ -47,14 +53,25 @@ def chat(
 def serve(
     file: Annotated[Path, typer.Argument(help="A GGUF file.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8080,
-    host: Annotated[str, typer.Option(help="Whom to listen to: this machine alone if not given.")] = "127.0.0.1",
-    context: Annotated[int, typer.Option(min=0, help="Tokens of the longest conversation; 0: the file's.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="Whom to listen to: this machine alone if not given.")
+    ] = "127.0.0.1",
+    context: Annotated[
+        int, typer.Option(min=0, help="Tokens of the longest conversation; 0: the file's.")
+    ] = 0,
 ) -> None:
     """Serve a GGUF file to programs: llama.cpp's own server, which speaks as OpenAI's does."""
     from windtunnel.ship.serve import serve as run
 
     with _until_asked_to_stop() as wait:
-        run(file, host, port, context, lambda url: print(f"{url} (Ctrl-C ends it)", flush=True), wait)
+        run(
+            file,
+            host,
+            port,
+            context,
+            lambda url: print(f"{url} (Ctrl-C ends it)", flush=True),
+            wait,
+        )
 
 
 @contextmanager
@@ -85,7 +102,9 @@ def _typed() -> Iterator[str]:
 
 
 def _answer(talk: "Chat", line: str) -> None:
-    with contextlib.suppress(KeyboardInterrupt):  # which ends this answer only: the next line goes on
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # which ends this answer only: the next line goes on
         talk.ask(line, lambda piece: print(piece, end="", flush=True))
     print(flush=True)
 
@@ -94,7 +113,10 @@ def _answer(talk: "Chat", line: str) -> None:
 def _until_asked_to_stop() -> Iterator[Callable[[], None]]:
     """A function that returns at Ctrl-C or SIGTERM."""
     asked = threading.Event()
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield lambda: _wait(asked)
     finally:
@@ -103,5 +125,7 @@ def _until_asked_to_stop() -> Iterator[Callable[[], None]]:
 
 
 def _wait(asked: threading.Event) -> None:
-    while not asked.wait(timeout=1):  # in turns: a signal is heard between two of them on every system
+    while not asked.wait(
+        timeout=1
+    ):  # in turns: a signal is heard between two of them on every system
         pass

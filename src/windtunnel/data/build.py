@@ -1,15 +1,17 @@
 """Builds a corpus: documents of several sources in, shards of tokens out.
 
-Everything is made in `.NAME.building` beside the corpus, whose folder appears by one rename when it is whole:
+Everything is made in `.NAME.building` beside the corpus, whose folder appears by one rename when
+it is whole:
 
-1. spool: each source is read once, and the documents that are kept of it are written down (`spool.py`).
+1. spool: each source is read once, and the documents that are kept of it are written down
+(`spool.py`).
 2. the tokenizer is trained on training documents of all sources, or copied.
-3. encode: each source's documents are shuffled, split, encoded by worker processes and written as shards; by tiktoken
-   where it gives the same ids.
+3. encode: each source's documents are shuffled, split, encoded by worker processes and written as
+shards; by tiktoken where it gives the same ids.
 
-Each part appears by a rename of its own, so a build that was stopped anywhere goes on from its last whole part and
-ends in the same bytes. On disk it takes about the size of the text and of the tokens; in memory, about 150 bytes a
-document and the largest document a few times over.
+Each part appears by a rename of its own, so a build that was stopped anywhere goes on from its
+last whole part and ends in the same bytes. On disk it takes about the size of the text and of the
+tokens; in memory, about 150 bytes a document and the largest document a few times over.
 """
 
 import contextlib
@@ -46,7 +48,10 @@ SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
 PROOF = 2 << 20  # bytes of text on which the faster engine must give the same ids
 WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
 BATCH = 512 << 10  # bytes of text that a worker encodes at a time
-_TAKEN, _ENDINGS = ("spool", "lock", "fingerprint"), (".json", ".part")  # what stands beside the sources of a build
+_TAKEN, _ENDINGS = (
+    ("spool", "lock", "fingerprint"),
+    (".json", ".part"),
+)  # what stands beside the sources of a build
 
 
 def build(
@@ -60,11 +65,13 @@ def build(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The corpus at `folder`: opened if these very settings built it before, otherwise built or built on.
+    """The corpus at `folder`: opened if these very settings built it before, otherwise built or
+    built on.
 
-    `vocab` trains a tokenizer, `tokenizer` takes one. `validation` is the share of each source's documents held out by
-    their hash, raised for a small source towards 256 kB of text, at most 10% of it. A source of so few documents that
-    fewer than 8 would be held out is cut at paragraph or line ends into pieces of at most 16 kB beforehand.
+    `vocab` trains a tokenizer, `tokenizer` takes one. `validation` is the share of each source's
+    documents held out by their hash, raised for a small source towards 256 kB of text, at most
+    10% of it. A source of so few documents that fewer than 8 would be held out is cut at
+    paragraph or line ends into pieces of at most 16 kB beforehand.
     """
     settings = _Settings(dict(sources), vocab, tokenizer, validation, shard_tokens)
     settings.check()
@@ -73,7 +80,9 @@ def build(
         corpus = Corpus.open(folder)
         if corpus.manifest.fingerprint == fingerprint:
             return corpus
-        raise InputError(f"{folder}: a corpus of other sources or settings is here; choose another name or remove it")
+        raise InputError(
+            f"{folder}: a corpus of other sources or settings is here; choose another name or remove it"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a corpus; choose another name")
     scratch = folder.with_name(f".{folder.name}.building")
@@ -103,12 +112,20 @@ class _Settings:
         if not self.sources:
             raise InputError("no source given; expected at least one SOURCE=PATH or a known source")
         for name in self.sources:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in _TAKEN or name.endswith(_ENDINGS):
-                raise InputError(f"source {name!r}: expected another name, of letters, digits, '-', '_' and '.'")
+            if (
+                not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name)
+                or name in _TAKEN
+                or name.endswith(_ENDINGS)
+            ):
+                raise InputError(
+                    f"source {name!r}: expected another name, of letters, digits, '-', '_' and '.'"
+                )
         if (self.vocab is None) == (self.tokenizer is None):
             raise InputError("expected either a vocabulary size or a tokenizer.json, and not both")
         if self.vocab is not None and self.vocab < SMALLEST_VOCAB:
-            raise InputError(f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special tokens")
+            raise InputError(
+                f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special tokens"
+            )
         if not 0 <= self.validation <= 0.5:
             raise InputError(f"validation {self.validation}: expected a share between 0 and 0.5")
         if self.shard_tokens < 1:
@@ -130,7 +147,9 @@ def _silent(what: str, done: float, total: float | None) -> None:
 
 @contextlib.contextmanager
 def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
-    """This process alone works in `scratch`, which holds nothing but whole parts of a build with this fingerprint."""
+    """This process alone works in `scratch`, which holds nothing but whole parts of a build with
+    this fingerprint.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     lock = scratch / "lock"
     with open(lock, "wb") as stream:
@@ -141,7 +160,9 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
         except ImportError:  # no such locks on Windows
             pass
         except BlockingIOError:
-            raise InputError(f"{scratch}: another process is building this corpus; wait for it") from None
+            raise InputError(
+                f"{scratch}: another process is building this corpus; wait for it"
+            ) from None
         marker = scratch / "fingerprint"
         if not marker.exists() or marker.read_text() != fingerprint:
             _empty(scratch, keep=lock)
@@ -152,12 +173,16 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
         except BaseException as error:
             _remove_parts(scratch)
             refused = isinstance(error, InputError) and not (scratch / "tokenizer.json").exists()
-            if refused or not any((scratch / "spool").glob("*")):  # nothing here that the next build could use
+            if refused or not any(
+                (scratch / "spool").glob("*")
+            ):  # nothing here that the next build could use
                 shutil.rmtree(scratch, ignore_errors=True)
             raise
 
 
-def _build(scratch: Path, settings: _Settings, fingerprint: str, workers: int | None, progress: Progress) -> Manifest:
+def _build(
+    scratch: Path, settings: _Settings, fingerprint: str, workers: int | None, progress: Progress
+) -> Manifest:
     seen: set[bytes] = set()
     (scratch / "spool").mkdir(exist_ok=True)
     spools = {
@@ -167,12 +192,23 @@ def _build(scratch: Path, settings: _Settings, fingerprint: str, workers: int | 
     seen.clear()
     tokenizer = _tokenizer(scratch, list(spools.values()), settings, progress)
     if workers is None:
-        workers = min(os.cpu_count() or 1, 1 + sum(spool.bytes for spool in spools.values()) // WORTH_A_WORKER)
+        workers = min(
+            os.cpu_count() or 1, 1 + sum(spool.bytes for spool in spools.values()) // WORTH_A_WORKER
+        )
     progress("engine", 0, None)
     encoded_by = engine(tokenizer, list(sample(list(spools.values()), PROOF)))
     with encoders(scratch / "tokenizer.json", encoded_by, workers) as encode:
         entries = {
-            name: _encoded(scratch, name, documents, spools[name], tokenizer, encode, settings.shard_tokens, progress)
+            name: _encoded(
+                scratch,
+                name,
+                documents,
+                spools[name],
+                tokenizer,
+                encode,
+                settings.shard_tokens,
+                progress,
+            )
             for name, documents in settings.sources.items()
         }
     facts = (tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos)
@@ -180,14 +216,18 @@ def _build(scratch: Path, settings: _Settings, fingerprint: str, workers: int | 
 
 
 def _remove_tools(scratch: Path) -> None:
-    """Leaves what a corpus consists of; the fingerprint goes last, so that this can be stopped anywhere as well."""
+    """Leaves what a corpus consists of; the fingerprint goes last, so that this can be stopped
+    anywhere as well.
+    """
     if (scratch / "spool").exists():
         shutil.rmtree(scratch / "spool")
     for path in [*scratch.glob("*/entry.json"), scratch / "lock", scratch / "fingerprint"]:
         path.unlink(missing_ok=True)
 
 
-def _tokenizer(scratch: Path, spools: list[Spool], settings: _Settings, progress: Progress) -> Tokenizer:
+def _tokenizer(
+    scratch: Path, spools: list[Spool], settings: _Settings, progress: Progress
+) -> Tokenizer:
     place = scratch / "tokenizer.json"
     if not place.exists():
         progress("tokenizer", 0, None)
@@ -221,7 +261,9 @@ def _encoded(
         spans = spool.chosen(split)
         batches = list(_batches(spans))
         try:
-            for batch, (ids, lengths) in zip(batches, encode((spool.text, batch) for batch in batches), strict=True):
+            for batch, (ids, lengths) in zip(
+                batches, encode((spool.text, batch) for batch in batches), strict=True
+            ):
                 writer.add(ids, lengths, batch[:, 1])
                 done += int(batch[:, 1].sum())
                 progress(f"encode {name}", done, spool.bytes)

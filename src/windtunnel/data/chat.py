@@ -1,8 +1,9 @@
 """A corpus of conversations: rendered by the tokenizer's template and packed whole into windows.
 
-Learnt is what the assistant says, and the token that closes it. A window is filled up with end tokens, which are not.
-All follows from what the files hold, the tokenizer and the context, so a corpus bears a hash of these in its name, and
-asking for it again finds it. A build holds all tokens in memory: about five bytes each.
+Learnt is what the assistant says, and the token that closes it. A window is filled up with end
+tokens, which are not. All follows from what the files hold, the tokenizer and the context, so a
+corpus bears a hash of these in its name, and asking for it again finds it. A build holds all
+tokens in memory: about five bytes each.
 """
 
 import hashlib
@@ -17,16 +18,31 @@ from pathlib import Path
 import numpy as np
 
 from windtunnel.data.chat_format import ChatFormat, format_of
-from windtunnel.data.conversations import ENDINGS, content_digest, conversation_files, conversations, messages_of
+from windtunnel.data.conversations import (
+    ENDINGS,
+    content_digest,
+    conversation_files,
+    conversations,
+    messages_of,
+)
 from windtunnel.data.readers import Progress, Tally, accepted
-from windtunnel.data.shards import FORMAT, Corpus, Manifest, Packing, ShardWriter, SourceEntry, Split
+from windtunnel.data.shards import (
+    FORMAT,
+    Corpus,
+    Manifest,
+    Packing,
+    ShardWriter,
+    SourceEntry,
+    Split,
+)
 from windtunnel.data.spool import held_out, validation_share
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
 SOURCE = "chat"  # the one source of such a corpus
-VALIDATION = 0.02  # share of the conversations held out by their hash, raised for little text as in any corpus
+# share of the conversations held out by their hash, raised for little text as in any corpus
+VALIDATION = 0.02
 _SHARD = 128 << 20  # tokens
 _OPEN = 256  # windows that may still be filled while a build goes on
 _ORDER = 1  # raised whenever other bytes come out of the same files
@@ -40,14 +56,23 @@ def build_chat(
     max_bad: float = 0.01,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The corpus below `corpora` of the conversations in these files, folders or globs, in windows of `context` tokens.
+    """The corpus below `corpora` of the conversations in these files, folders or globs, in
+    windows of `context` tokens.
 
-    Raises InputError for files that are not there, for more malformed lines than the share `max_bad`, for a tokenizer
-    without tokens for a conversation, and where nothing would be left to learn or to hold out.
+    Raises InputError for files that are not there, for more malformed lines than the share
+    `max_bad`, for a tokenizer without tokens for a conversation, and where nothing would be left
+    to learn or to hold out.
     """
     found = conversation_files(data)
     told = Tokenizer.load(tokenizer)
-    settings = [FORMAT, _ORDER, content_digest(found), told.sha256, context, format_of(told).template]
+    settings = [
+        FORMAT,
+        _ORDER,
+        content_digest(found),
+        told.sha256,
+        context,
+        format_of(told).template,
+    ]
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = corpora / f"{_plain(found[0])}-{fingerprint[:8]}"
     if not (folder / "manifest.json").exists():
@@ -57,7 +82,9 @@ def build_chat(
 
 
 def packed(lengths: Sequence[int], context: int) -> list[list[int]]:
-    """Windows as lists of what lies in them: each in the first of the windows begun last that has room for it."""
+    """Windows as lists of what lies in them: each in the first of the windows begun last that has
+    room for it.
+    """
     windows: list[list[int]] = []
     room: dict[int, int] = {}  # of the windows that may still be filled, oldest first
     for index, length in enumerate(lengths):
@@ -80,7 +107,9 @@ class _Conversation:
     ids: np.ndarray
     learnt: np.ndarray  # bool, like ids
     bytes: int  # of its text
-    key: tuple[int, int]  # its hash: the first half says whether it is held out, the second where it stands
+    key: tuple[
+        int, int
+    ]  # its hash: the first half says whether it is held out, the second where it stands
 
 
 @dataclass(frozen=True)
@@ -91,8 +120,9 @@ class _Rendered:
     packing: Packing
 
 
-def _render(found: list[Path], tokenizer: Tokenizer, context: int, max_bad: float,
-            progress: Progress | None) -> _Rendered:  # fmt: skip
+def _render(
+    found: list[Path], tokenizer: Tokenizer, context: int, max_bad: float, progress: Progress | None
+) -> _Rendered:
     """Every conversation once, in the order of the hashes."""
     form, tally, kept = format_of(tokenizer), Tally(), dict[bytes, _Conversation | None]()
     accepted_ones = cut = 0
@@ -115,12 +145,19 @@ def _render(found: list[Path], tokenizer: Tokenizer, context: int, max_bad: floa
     return _Rendered(left, tally, accepted_ones - len(kept), packing)
 
 
-def _one(text: str, digest: bytes, form: ChatFormat, tokenizer: Tokenizer,
-         context: int) -> tuple[_Conversation | None, bool]:  # fmt: skip
-    """A conversation, or None where its first `context` tokens hold nothing to learn; and whether it was longer."""
+def _one(
+    text: str, digest: bytes, form: ChatFormat, tokenizer: Tokenizer, context: int
+) -> tuple[_Conversation | None, bool]:
+    """A conversation, or None where its first `context` tokens hold nothing to learn; and whether
+    it was longer.
+    """
     messages = messages_of(text)
     ids, learnt = form.render(tokenizer, messages)
-    longer, ids, learnt = len(ids) > context, ids[:context].astype(tokenizer.dtype), learnt[:context]
+    longer, ids, learnt = (
+        len(ids) > context,
+        ids[:context].astype(tokenizer.dtype),
+        learnt[:context],
+    )
     if not learnt.any():
         return None, longer
     first, second = np.frombuffer(digest, "<u8").tolist()
@@ -128,7 +165,9 @@ def _one(text: str, digest: bytes, form: ChatFormat, tokenizer: Tokenizer,
     return _Conversation(ids, learnt, size, (first, second)), longer
 
 
-def _write(folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rendered, origin: str) -> None:
+def _write(
+    folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rendered, origin: str
+) -> None:
     """The corpus's folder, which appears whole."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     ones = rendered.conversations
@@ -141,10 +180,22 @@ def _write(folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rend
     try:
         (part / SOURCE).mkdir(parents=True)
         tokenizer.save(part / "tokenizer.json")
-        written = {name: _split(part, name, ones, tokenizer, rendered.packing) for name, ones in splits.items()}
+        written = {
+            name: _split(part, name, ones, tokenizer, rendered.packing)
+            for name, ones in splits.items()
+        }
         tally = rendered.tally
-        entry = SourceEntry(origin, "unknown", False, tally.documents, tally.malformed, rendered.duplicates, False,
-                            written["train"], written["validation"])  # fmt: skip
+        entry = SourceEntry(
+            origin,
+            "unknown",
+            False,
+            tally.documents,
+            tally.malformed,
+            rendered.duplicates,
+            False,
+            written["train"],
+            written["validation"],
+        )
         facts = (tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos)
         manifest = Manifest(FORMAT, fingerprint, *facts, {SOURCE: entry}, packing=rendered.packing)
         write_whole(part / "manifest.json", manifest.to_json())
@@ -156,7 +207,9 @@ def _write(folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rend
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _split(folder: Path, name: str, ones: list[_Conversation], tokenizer: Tokenizer, packing: Packing) -> Split:
+def _split(
+    folder: Path, name: str, ones: list[_Conversation], tokenizer: Tokenizer, packing: Packing
+) -> Split:
     """Whole windows, and one more token: the last target of the last window."""
     windows = packed([len(one.ids) for one in ones], packing.context)
     ids = np.full(len(windows) * packing.context + 1, tokenizer.eos, tokenizer.dtype)
@@ -168,9 +221,16 @@ def _split(folder: Path, name: str, ones: list[_Conversation], tokenizer: Tokeni
             starts.append(at)
             at += len(one.ids)
     order = [index for window in windows for index in window]
-    writer = ShardWriter(folder, SOURCE, "train" if name == "train" else "validation", tokenizer.dtype, _SHARD)
+    writer = ShardWriter(
+        folder, SOURCE, "train" if name == "train" else "validation", tokenizer.dtype, _SHARD
+    )
     try:
-        writer.add(ids, np.diff([*starts, len(ids)]), np.array([ones[index].bytes for index in order]), learnt)
+        writer.add(
+            ids,
+            np.diff([*starts, len(ids)]),
+            np.array([ones[index].bytes for index in order]),
+            learnt,
+        )
         return writer.finish()
     finally:
         writer.abandon()

@@ -1,7 +1,8 @@
-"""How a conversation becomes tokens: one format a tokenizer, as a template that engines read and as ids to train on and
-to sample from. All say the same.
+"""How a conversation becomes tokens: one format a tokenizer, as a template that engines read and
+as ids to train on and to sample from. All say the same.
 
-The content of a message never makes a special token: whoever writes `<|assistant|>` writes thirteen characters.
+The content of a message never makes a special token: whoever writes `<|assistant|>` writes
+thirteen characters.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,10 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """`opening`: the text before a message of each role, a special token and perhaps plain text behind it; `closing`:
-    the special token behind every message, and `after`, plain text behind that."""
+    """`opening`: the text before a message of each role, a special token and perhaps plain text
+    behind it; `closing`: the special token behind every message, and `after`, plain text behind
+    that.
+    """
 
     opening: dict[str, tuple[str, str]]
     closing: str
@@ -47,11 +50,18 @@ class ChatFormat:
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation, up to where the answer begins."""
         token, text = self.opening["assistant"]
-        return [*self.render(tokenizer, messages)[0].tolist(), tokenizer.id(token), *tokenizer.encode(text).tolist()]
+        return [
+            *self.render(tokenizer, messages)[0].tolist(),
+            tokenizer.id(token),
+            *tokenizer.encode(text).tolist(),
+        ]
 
-    def render(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of a whole conversation, int64 (n,), and which of them the assistant says, bool (n,): the content of
-        its messages and the token that closes them."""
+    def render(
+        self, tokenizer: Tokenizer, messages: Sequence[Message]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a whole conversation, int64 (n,), and which of them the assistant says, bool
+        (n,): the content of its messages and the token that closes them.
+        """
         parts: list[tuple[np.ndarray, bool]] = []
         closing, after = np.array([tokenizer.id(self.closing)]), tokenizer.encode(self.after)
         for message in messages:
@@ -68,7 +78,9 @@ class ChatFormat:
 
 OURS = ChatFormat({role: (f"<|{role}|>", "") for role in ("user", "assistant", "system")}, END)
 CHATML = ChatFormat(
-    {role: ("<|im_start|>", f"{role}\n") for role in ("user", "assistant", "system")}, "<|im_end|>", "\n"
+    {role: ("<|im_start|>", f"{role}\n") for role in ("user", "assistant", "system")},
+    "<|im_end|>",
+    "\n",
 )
 
 
@@ -78,7 +90,9 @@ def format_of(tokenizer: Tokenizer) -> ChatFormat:
         needed = {token for token, _ in known.opening.values()} | {known.closing}
         if all(_knows(tokenizer, token) for token in needed):
             return known
-    raise InputError("this tokenizer has no special tokens for a conversation, such as <|user|> and <|assistant|>")
+    raise InputError(
+        "this tokenizer has no special tokens for a conversation, such as <|user|> and <|assistant|>"
+    )
 
 
 def _knows(tokenizer: Tokenizer, token: str) -> bool:

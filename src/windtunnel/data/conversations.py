@@ -20,8 +20,12 @@ from windtunnel.errors import InputError
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _ROLES: dict[str, Role] = {
-    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-}  # fmt: skip
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
 _SHAPES = "'messages', 'prompt' and 'completion', 'instruction' and 'output', or 'conversations'"
 
 
@@ -30,13 +34,16 @@ class _Fault(Exception):
 
 
 def conversation_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that these files, folders and globs stand for. Raises InputError for one that is not there, or not of
-    JSON lines."""
+    """The files that these files, folders and globs stand for. Raises InputError for one that is
+    not there, or not of JSON lines.
+    """
     found = []
     for path in paths:
         of_lines = [file for file in files(path) if file.name.lower().endswith(ENDINGS)]
         if not of_lines:
-            raise InputError(f"{path}: expected conversations in JSON lines: a file that ends in {', '.join(ENDINGS)}")
+            raise InputError(
+                f"{path}: expected conversations in JSON lines: a file that ends in {', '.join(ENDINGS)}"
+            )
         found += of_lines
     return found
 
@@ -79,10 +86,15 @@ def _messages(record: object) -> list[Message]:
     elif "conversations" in record:
         messages = _turns(record["conversations"], "conversations", "from", "value")
     elif "prompt" in record and "completion" in record:
-        messages = _side(record["prompt"], "prompt", "user") + _side(record["completion"], "completion", "assistant")
+        messages = _side(record["prompt"], "prompt", "user") + _side(
+            record["completion"], "completion", "assistant"
+        )
     elif "instruction" in record and "output" in record:
         asked = [_text(record[key], key) for key in ("instruction", "input") if record.get(key)]
-        messages = [_message("user", "\n\n".join(asked)), _message("assistant", _text(record["output"], "output"))]
+        messages = [
+            _message("user", "\n\n".join(asked)),
+            _message("assistant", _text(record["output"], "output")),
+        ]
     else:
         raise _Fault(f"expected {_SHAPES}")
     if not any(message["role"] == "assistant" for message in messages):
@@ -97,7 +109,11 @@ def _turns(turns: object, field: str, role: str, content: str) -> list[Message]:
 
 
 def _side(value: object, field: str, role: Role) -> list[Message]:
-    return _turns(value, field, "role", "content") if isinstance(value, list) else [_message(role, _text(value, field))]
+    return (
+        _turns(value, field, "role", "content")
+        if isinstance(value, list)
+        else [_message(role, _text(value, field))]
+    )
 
 
 def _message(role: Role, content: str) -> Message:

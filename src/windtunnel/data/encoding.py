@@ -1,4 +1,6 @@
-"""Documents to tokens for the build: in worker processes, by the faster of two engines where it gives the same ids."""
+"""Documents to tokens for the build: in worker processes, by the faster of two engines where it
+gives the same ids.
+"""
 
 import contextlib
 import mmap
@@ -18,7 +20,9 @@ from windtunnel.data.fast_bpe import FastBpe, Untranslatable, with_ends
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 
-Tokens = tuple[np.ndarray, np.ndarray]  # all tokens of some documents, and how many each document has
+Tokens = tuple[
+    np.ndarray, np.ndarray
+]  # all tokens of some documents, and how many each document has
 Encode = Callable[[Iterable[tuple[Path, np.ndarray]]], Iterator[Tokens]]
 
 ODD = [
@@ -36,7 +40,8 @@ ODD = [
 
 
 def engine(tokenizer: Tokenizer, documents: Sequence[str]) -> str:
-    """What encodes: tiktoken, if it gives these documents, every token by itself and odd text the ids of tokenizers.
+    """What encodes: tiktoken, if it gives these documents, every token by itself and odd text the
+    ids of tokenizers.
 
     Returns "tiktoken VERSION" or "tokenizers VERSION (why not tiktoken)".
     """
@@ -61,9 +66,9 @@ def _prove(tokenizer: Tokenizer, documents: Sequence[str]) -> None:
 def encoders(path: Path, engine: str, workers: int) -> Iterator[Encode]:
     """Encodes batches of documents in order, here or in worker processes.
 
-    A batch is a file and the spans (offset and length in bytes) of its documents. What comes back is all their tokens,
-    each document with the end token behind it, and how many tokens each has. (The threads of `tokenizers` itself were
-    slower than a single one.)
+    A batch is a file and the spans (offset and length in bytes) of its documents. What comes back
+    is all their tokens, each document with the end token behind it, and how many tokens each has.
+    (The threads of `tokenizers` itself were slower than a single one.)
     """
     if workers <= 1:
         encode_texts = _encoder(path, engine)
@@ -83,7 +88,9 @@ def encoders(path: Path, engine: str, workers: int) -> Iterator[Encode]:
     try:
         yield encode
     except BrokenProcessPool as error:
-        raise InputError(f"an encoding worker died, perhaps for lack of memory; try fewer than {workers}") from error
+        raise InputError(
+            f"an encoding worker died, perhaps for lack of memory; try fewer than {workers}"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -106,7 +113,9 @@ def _start_worker(path: Path, engine: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """A build that is killed outright cannot stop its workers, which would wait for work for ever."""
+    """A build that is killed outright cannot stop its workers, which would wait for work for
+    ever.
+    """
     if parent := parent_process():
         connection.wait([parent.sentinel])
         os._exit(1)

@@ -1,9 +1,11 @@
-"""A byte-level BPE of Hugging Face's tokenizers run by tiktoken, which applies the same merges several times faster.
+"""A byte-level BPE of Hugging Face's tokenizers run by tiktoken, which applies the same merges
+several times faster.
 
-What can be translated: the splits of GPT-2, of GPT-2 with every digit by itself (what this project trains), and one
-regular expression (as Llama 3 has). What cannot raises `Untranslatable` with the reason. Whether the ids are the same
-is for `encoding.py` to prove; here, a document with a character that the two do not class alike (their Unicode tables
-may be of different years) goes to tokenizers.
+What can be translated: the splits of GPT-2, of GPT-2 with every digit by itself (what this
+project trains), and one regular expression (as Llama 3 has). What cannot raises `Untranslatable`
+with the reason. Whether the ids are the same is for `encoding.py` to prove; here, a document with
+a character that the two do not class alike (their Unicode tables may be of different years) goes
+to tokenizers.
 """
 
 import json
@@ -17,8 +19,9 @@ from tokenizers import models
 
 from windtunnel.data.tokenizer import Tokenizer, chunks
 
-# GPT-2's expression, and the same where digits were cut out before. All that needs no look-ahead is in one group, which
-# tiktoken's engine then runs as one automaton: 1.4 times as fast as the expression in its usual order.
+# GPT-2's expression, and the same where digits were cut out before. All that needs no look-ahead
+# is in one group, which tiktoken's engine then runs as one automaton: 1.4 times as fast as the
+# expression in its usual order.
 GPT2 = r"(?: ?\p{L}+| ?\p{N}+|'(?:[sdmt]|ll|ve|re)| ?[^\s\p{L}\p{N}]+)|\s+(?!\S)|\s"
 DIGITS = r"(?: ?\p{L}+|\p{N}|'(?:[sdmt]|ll|ve|re)| ?[^\s\p{L}\p{N}]+)|\s+(?![^\s\p{N}])|\s"
 END = "\0<|end|>"  # behind each document; one that holds the character 0 is encoded by tokenizers
@@ -42,10 +45,14 @@ class FastBpe:
         self.tokens = list(ranks)
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """All tokens, each text with the end token behind it, and how many tokens each text has with it."""
+        """All tokens, each text with the end token behind it, and how many tokens each text has
+        with it.
+        """
         disputed = self._characters.disputed(texts)
         if any("\0" in text or not disputed.isdisjoint(text) for text in texts):
-            return with_ends(self._tokenizer, [self._encode_alone(text, disputed) for text in texts])
+            return with_ends(
+                self._tokenizer, [self._encode_alone(text, disputed) for text in texts]
+            )
         return self._encode_together(texts)
 
     def _encode_alone(self, text: str, disputed: set[str]) -> np.ndarray:
@@ -54,7 +61,9 @@ class FastBpe:
         return self._encode_together([text])[0][:-1]
 
     def _encode_together(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """One call for all: with a call for each document of half a kilobyte it was up to a fifth slower."""
+        """One call for all: with a call for each document of half a kilobyte it was up to a fifth
+        slower.
+        """
         cut = [list(chunks(text)) for text in texts]
         flat = [chunk for parts in cut for chunk in parts]
         joined = "".join(chunk + END for chunk in flat)
@@ -68,8 +77,12 @@ class FastBpe:
         return ids, np.diff(ends, prepend=-1)
 
 
-def with_ends(tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The documents' tokens in one piece, each with the end token behind it, and their lengths with it."""
+def with_ends(
+    tokenizer: Tokenizer, documents: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The documents' tokens in one piece, each with the end token behind it, and their lengths
+    with it.
+    """
     end = np.array([tokenizer.eos], tokenizer.dtype)
     ids = np.concatenate([part for document in documents for part in (document, end)])
     return ids, np.array([len(document) + 1 for document in documents], np.int64)
@@ -103,7 +116,8 @@ def _ranks(definition: dict) -> dict[bytes, int]:
     """Each token's bytes and id; tiktoken merges the pair whose result has the lowest id."""
     model = definition["model"]
     if model.get("type") != "BPE" or any(
-        model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+        model.get(name)
+        for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     ):
         raise Untranslatable("its model is not a plain byte-level BPE")
     special = {added["content"] for added in definition.get("added_tokens", [])}
@@ -128,7 +142,9 @@ def _ranks(definition: dict) -> dict[bytes, int]:
 
 
 def _alphabet() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary (GPT-2): itself where it can be printed."""
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2): itself where it
+    can be printed.
+    """
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]
@@ -139,7 +155,9 @@ _ALPHABET = _alphabet()
 
 def _encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
     try:
-        return tiktoken.Encoding("bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+        return tiktoken.Encoding(
+            "bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
+        )
     except ValueError as error:
         raise Untranslatable(f"tiktoken refuses it ({error})") from error
 
@@ -147,8 +165,9 @@ def _encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) ->
 class _Characters:
     """Finds the characters that the two split differently, each tried once, when it first occurs.
 
-    They are tried beside a letter, a digit, a mark and spaces, with a BPE of its own that merges across every border
-    which there could be: its ids tell where words end, whatever the tokenizer's own vocabulary would merge.
+    They are tried beside a letter, a digit, a mark and spaces, with a BPE of its own that merges
+    across every border which there could be: its ids tell where words end, whatever the
+    tokenizer's own vocabulary would merge.
     """
 
     PROBE = "a{0}!a\n {0}  \n!{0}a\n1{0} {0}x   {0}\n'{0} "
@@ -169,7 +188,12 @@ class _Characters:
 
     def disputed(self, texts: Iterable[str]) -> set[str]:
         """Those found up to now, these texts included."""
-        found = {character for text in texts if not text.isascii() for character in "".join(NOT_ASCII.findall(text))}
+        found = {
+            character
+            for text in texts
+            if not text.isascii()
+            for character in "".join(NOT_ASCII.findall(text))
+        }
         for character in found - self._tried:
             probe = self.PROBE.format(character)
             if self._slow.encode(probe).ids != self._fast.encode_ordinary(probe):

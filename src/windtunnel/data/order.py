@@ -1,8 +1,10 @@
-"""Which windows a run reads at which token: a pure function of (seed, stages, token position). No iterator has a state.
+"""Which windows a run reads at which token: a pure function of (seed, stages, token position). No
+iterator has a state.
 
-A source is cut into windows of `context` tokens. Its windows are read in a pseudo-random order, a new one each epoch: a
-keyed permutation that is computed where it is needed, so any position costs the same. Sources are interleaved by a
-low-discrepancy sequence, so that every stretch of windows, not only a long one, holds the mixture.
+A source is cut into windows of `context` tokens. Its windows are read in a pseudo-random order, a
+new one each epoch: a keyed permutation that is computed where it is needed, so any position costs
+the same. Sources are interleaved by a low-discrepancy sequence, so that every stretch of windows,
+not only a long one, holds the mixture.
 """
 
 import hashlib
@@ -22,7 +24,9 @@ _ROUNDS = 4  # of the Feistel network
 
 @dataclass(frozen=True)
 class OrderStage:
-    """A mixture (weights by source, summing to anything above 0) and the window at which it begins."""
+    """A mixture (weights by source, summing to anything above 0) and the window at which it
+    begins.
+    """
 
     first_window: int
     mixture: Mapping[str, float]
@@ -40,10 +44,14 @@ class Order:
             after.read_before = before.read_before + before.read(np.array([after.first]))[0]
 
     def at(self, first: int, count: int) -> tuple[Ints, Ints]:
-        """Source (an index into `sources`) and window of the `count` windows that stand from number `first` on."""
+        """Source (an index into `sources`) and window of the `count` windows that stand from
+        number `first` on.
+        """
         numbers = np.arange(first, first + count, dtype=np.int64)
         source, rank = np.empty(count, np.int64), np.empty(count, np.int64)
-        for stage, ends in zip(self.stages, [s.first for s in self.stages[1:]] + [None], strict=True):
+        for stage, ends in zip(
+            self.stages, [s.first for s in self.stages[1:]] + [None], strict=True
+        ):
             here = (numbers >= stage.first) & (numbers < ends if ends is not None else True)
             source[here], rank[here] = stage.at(numbers[here])
         window = np.empty(count, np.int64)
@@ -56,11 +64,17 @@ class Order:
         """How often each source has been read after `windows` windows."""
         stage = [s for s in self.stages if s.first <= windows][-1]
         read = stage.read_before + stage.read(np.array([windows]))[0]
-        return {name: read[i] / self.windows[name] for i, name in enumerate(self.sources) if self.windows[name]}
+        return {
+            name: read[i] / self.windows[name]
+            for i, name in enumerate(self.sources)
+            if self.windows[name]
+        }
 
 
 class _Interleaving:
-    """One stage: slot k of a cycle belongs to the source in whose share of [0, 1) the bit-reversed k falls."""
+    """One stage: slot k of a cycle belongs to the source in whose share of [0, 1) the
+    bit-reversed k falls.
+    """
 
     def __init__(self, seed: int, sources: Sequence[str], stage: OrderStage) -> None:
         self.first = stage.first_window
@@ -69,23 +83,33 @@ class _Interleaving:
         shift = _digest(f"{seed}/interleaving") % _CYCLE
         self.slots = np.searchsorted(borders, _bit_reversed() ^ shift, side="right")
         owned = self.slots[:, None] == np.arange(len(sources))
-        self.before = np.concatenate([np.zeros((1, len(sources)), np.int64), np.cumsum(owned, axis=0)])
+        self.before = np.concatenate(
+            [np.zeros((1, len(sources)), np.int64), np.cumsum(owned, axis=0)]
+        )
         self.read_before: Ints = np.zeros(len(sources), np.int64)
 
     def read(self, numbers: Ints) -> Ints:
-        """Windows of every source before each number, counted from the stage's beginning: (n, sources)."""
+        """Windows of every source before each number, counted from the stage's beginning: (n,
+        sources).
+        """
         cycle, slot = np.divmod(numbers - self.first, _CYCLE)
         return cycle[:, None] * self.before[-1] + self.before[slot]
 
     def at(self, numbers: Ints) -> tuple[Ints, Ints]:
-        """Source of each number and how many windows of that source were read before it, in all stages."""
+        """Source of each number and how many windows of that source were read before it, in all
+        stages.
+        """
         cycle, slot = np.divmod(numbers - self.first, _CYCLE)
         source = self.slots[slot]
-        return source, self.read_before[source] + cycle * self.before[-1][source] + self.before[slot, source]
+        return source, self.read_before[source] + cycle * self.before[-1][source] + self.before[
+            slot, source
+        ]
 
 
 def permuted(ranks: Ints, windows: int, key: str) -> Ints:
-    """The window that is read at each rank: every `windows` ranks are an epoch, a permutation of its own."""
+    """The window that is read at each rank: every `windows` ranks are an epoch, a permutation of
+    its own.
+    """
     epochs, ranks = np.divmod(ranks, windows)
     result = np.empty_like(ranks)
     for epoch in np.unique(epochs):
@@ -95,7 +119,9 @@ def permuted(ranks: Ints, windows: int, key: str) -> Ints:
 
 
 def _permutation(values: Ints, size: int, key: str) -> Ints:
-    """A keyed bijection of [0, size): a Feistel network over an even power of two, walked until it falls inside."""
+    """A keyed bijection of [0, size): a Feistel network over an even power of two, walked until
+    it falls inside.
+    """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = [np.uint64(_digest(f"{key}/{round_}")) for round_ in range(_ROUNDS)]
     result = values.astype(np.uint64)
@@ -106,7 +132,9 @@ def _permutation(values: Ints, size: int, key: str) -> Ints:
     return result.astype(np.int64)
 
 
-def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: Sequence[np.uint64]) -> NDArray[np.uint64]:
+def _feistel(
+    values: NDArray[np.uint64], half: np.uint64, keys: Sequence[np.uint64]
+) -> NDArray[np.uint64]:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     for key in keys:
@@ -115,7 +143,9 @@ def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: Sequence[np.uint
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): each bit of the input moves all of the output."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): each bit of the input moves all
+    of the output.
+    """
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

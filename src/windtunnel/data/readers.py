@@ -1,7 +1,9 @@
-"""Documents out of what a person points to: files, folders, globs and standard input, read as a stream.
+"""Documents out of what a person points to: files, folders, globs and standard input, read as a
+stream.
 
-A reader yields every document as `str` and every one that it could not read as `Malformed`; `accepted` counts those and
-refuses a source in which they pass the stated share. Blank lines and blank files hold no document and are not counted.
+A reader yields every document as `str` and every one that it could not read as `Malformed`;
+`accepted` counts those and refuses a source in which they pass the stated share. Blank lines and
+blank files hold no document and are not counted.
 """
 
 import contextlib
@@ -23,7 +25,9 @@ from windtunnel.errors import InputError
 
 LONGEST = 64 << 20  # bytes that one line, or one document of plain text, may have
 IN_FOLDERS = (".txt", ".md", ".py", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-ALWAYS_FORGIVEN = 100  # malformed documents before the share is looked at while a source is still being read
+ALWAYS_FORGIVEN = (
+    100  # malformed documents before the share is looked at while a source is still being read
+)
 
 Progress = Callable[[str, float, float | None], None]
 """Called with what is being done, how much is done, and how much there is to do (None: not known)."""
@@ -47,7 +51,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Documents:
-    """One source of a corpus before it is built: how to read it, and what has to be known about it."""
+    """One source of a corpus before it is built: how to read it, and what has to be known about
+    it.
+    """
 
     read: Callable[[], Iterator[str | Malformed]]
     origin: str
@@ -69,8 +75,9 @@ class Tally:
 def read_path(path: str | Path, text_field: str = "text", max_bad: float = 0.01) -> Iterator[str]:
     """The documents of a file, a folder (recursive, sorted), a glob, or `-` for standard input.
 
-    A plain text file is one document (past 64 MiB it is cut at line ends), .jsonl holds one a line and .parquet one a
-    row, in the field `text_field`. Standard input is jsonl when its first character is `{`, otherwise plain text.
+    A plain text file is one document (past 64 MiB it is cut at line ends), .jsonl holds one a
+    line and .parquet one a row, in the field `text_field`. Standard input is jsonl when its first
+    character is `{`, otherwise plain text.
     """
     return accepted(items(path, text_field), str(path), max_bad)
 
@@ -82,7 +89,9 @@ def from_paths(
     synthetic: bool = False,
     max_bad: float = 0.01,
 ) -> Documents:
-    """A source made of the person's own files; what does not exist is refused here, before anything is built."""
+    """A source made of the person's own files; what does not exist is refused here, before
+    anything is built.
+    """
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
     stamps = [stamp for path in named for stamp in _stamps(path)]
 
@@ -98,7 +107,9 @@ def from_paths(
 def accepted(
     found: Iterable[str | Malformed], name: str, max_bad: float = 0.01, tally: Tally | None = None
 ) -> Iterator[str]:
-    """The readable documents among `found`; raises once more than the share `max_bad` is malformed, or none is left."""
+    """The readable documents among `found`; raises once more than the share `max_bad` is
+    malformed, or none is left.
+    """
     tally = tally if tally is not None else Tally()
     for item in found:
         tally.documents += 1
@@ -138,7 +149,9 @@ def _whole(file: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{file}: cannot be read to its end ({error}); expected a whole, readable file") from error
+        raise InputError(
+            f"{file}: cannot be read to its end ({error}); expected a whole, readable file"
+        ) from error
 
 
 def _refuse(tally: Tally, max_bad: float) -> None:
@@ -156,13 +169,21 @@ def _stamps(path: str | Path) -> list[tuple[str, int, int]]:
 
 
 def files(path: str | Path) -> list[Path]:
-    """The files that a path, a folder or a glob stands for, sorted. Raises InputError where there is none."""
+    """The files that a path, a folder or a glob stands for, sorted. Raises InputError where there
+    is none.
+    """
     path = Path(path)
     if path.is_dir():
-        found = (file for file in path.rglob("*") if file.name.lower().endswith(IN_FOLDERS) and file.is_file())
+        found = (
+            file
+            for file in path.rglob("*")
+            if file.name.lower().endswith(IN_FOLDERS) and file.is_file()
+        )
         files = sorted(file for file in found if not _hidden(file.relative_to(path)))
         if not files:
-            raise InputError(f"{path}: no document in this folder; expected files ending in {', '.join(IN_FOLDERS)}")
+            raise InputError(
+                f"{path}: no document in this folder; expected files ending in {', '.join(IN_FOLDERS)}"
+            )
         return files
     if path.exists():
         return [path]
@@ -190,7 +211,11 @@ def _file_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
         return
     with _opened(file) as stream:
         inner = file.name.lower().removesuffix(".gz").removesuffix(".zst")
-        yield from _json_texts(stream, str(file), text_field) if inner.endswith(".jsonl") else _plain(stream, str(file))
+        yield from (
+            _json_texts(stream, str(file), text_field)
+            if inner.endswith(".jsonl")
+            else _plain(stream, str(file))
+        )
 
 
 def _opened(file: Path) -> BinaryIO:
@@ -200,17 +225,26 @@ def _opened(file: Path) -> BinaryIO:
         try:
             import zstandard
         except ImportError:
-            raise InputError(f"{file}: reading .zst needs `pip install 'windtunnel[corpus]'`") from None
+            raise InputError(
+                f"{file}: reading .zst needs `pip install 'windtunnel[corpus]'`"
+            ) from None
         return io.BufferedReader(_Zstandard(file, zstandard.ZstdDecompressor()))
     return open(file, "rb")
 
 
 class _Zstandard(io.RawIOBase):
-    """zstandard's own reader takes a file that was cut short for one that ended; this one refuses it."""
+    """zstandard's own reader takes a file that was cut short for one that ended; this one refuses
+    it.
+    """
 
     def __init__(self, file: Path, decompressor: Any):
         self._source = open(file, "rb")  # noqa: SIM115 - closed by close()
-        self._new_frame, self._frame, self._ready, self._unread = decompressor.decompressobj, None, b"", b""
+        self._new_frame, self._frame, self._ready, self._unread = (
+            decompressor.decompressobj,
+            None,
+            b"",
+            b"",
+        )
 
     def readable(self) -> bool:
         return True
@@ -280,7 +314,9 @@ def _text(value: object, where: str, text_field: str) -> str | Malformed:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return Malformed(where, f"the field {text_field!r} holds half of a surrogate pair, which is no character")
+        return Malformed(
+            where, f"the field {text_field!r} holds half of a surrogate pair, which is no character"
+        )
     return value
 
 
@@ -305,7 +341,9 @@ def _parquet_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f"{file}: reading .parquet needs `pip install 'windtunnel[corpus]'`") from None
+        raise InputError(
+            f"{file}: reading .parquet needs `pip install 'windtunnel[corpus]'`"
+        ) from None
     try:
         table = parquet.ParquetFile(file)
         if text_field not in table.schema_arrow.names:
@@ -317,7 +355,9 @@ def _parquet_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
                 row += 1
                 yield _parquet_document(value, f"{file} row {row}", text_field)
     except pyarrow.ArrowException as error:
-        raise InputError(f"{file}: not a whole parquet file ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{file}: not a whole parquet file ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _parquet_document(value: Any, where: str, text_field: str) -> str | Malformed:

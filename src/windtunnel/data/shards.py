@@ -6,8 +6,9 @@
     CORPUS/SOURCE/train-00000.offsets.npy    int64: where the documents begin that begin in this shard
     CORPUS/SOURCE/train-00000.learnt.bin     a byte a token, 1 or 0: whether it is learnt; of conversations alone
 
-Documents stand one behind the other, each with the end token behind it. A shard ends at exactly its token limit, so a
-document may go on in the next one. `verified.json` remembers which files were hashed already.
+Documents stand one behind the other, each with the end token behind it. A shard ends at exactly
+its token limit, so a document may go on in the next one. `verified.json` remembers which files
+were hashed already.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
 FORMAT = 1
-NUMBER_BIT = 32  # of a token in a window: from here on stands the number of its document, see `TokenStream.marked`
+# of a token in a window: from here on stands the number of its document, see `TokenStream.marked`
+NUMBER_BIT = 32
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,27 @@ class Manifest:
     packing: Packing | None = None  # of a corpus of conversations
 
     def to_json(self) -> bytes:
-        return (json.dumps(_without_none(dataclasses.asdict(self)), indent=1, ensure_ascii=False) + "\n").encode()
+        return (
+            json.dumps(_without_none(dataclasses.asdict(self)), indent=1, ensure_ascii=False) + "\n"
+        ).encode()
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> "Manifest":
         try:
             fields = json.loads(data)
             if fields["format"] != FORMAT:
-                raise InputError(f"{name}: format {fields['format']}; this version of windtunnel reads {FORMAT}")
-            sources = {source: source_entry(entry) for source, entry in fields.pop("sources").items()}
+                raise InputError(
+                    f"{name}: format {fields['format']}; this version of windtunnel reads {FORMAT}"
+                )
+            sources = {
+                source: source_entry(entry) for source, entry in fields.pop("sources").items()
+            }
             packing = Packing(**fields.pop("packing")) if "packing" in fields else None
             return cls(sources=sources, packing=packing, **fields)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{name}: not a manifest of a corpus ({error}); build the corpus again") from error
+            raise InputError(
+                f"{name}: not a manifest of a corpus ({error}); build the corpus again"
+            ) from error
 
 
 def source_entry(fields: dict) -> SourceEntry:
@@ -117,7 +127,9 @@ def _split(fields: dict) -> Split:
 def _without_none(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: _without_none(value) for key, value in values.items() if value is not None}
-    return [_without_none(value) for value in values] if isinstance(values, list | tuple) else values
+    return (
+        [_without_none(value) for value in values] if isinstance(values, list | tuple) else values
+    )
 
 
 class Corpus:
@@ -126,11 +138,16 @@ class Corpus:
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder = folder
         self.manifest = manifest
-        self.sources = {name: Source(name, folder, entry, manifest.dtype) for name, entry in manifest.sources.items()}
+        self.sources = {
+            name: Source(name, folder, entry, manifest.dtype)
+            for name, entry in manifest.sources.items()
+        }
 
     @classmethod
     def open(cls, folder: str | Path, rehash: bool = False) -> "Corpus":
-        """Checks every file; those that were hashed before and have not been touched since are not hashed again."""
+        """Checks every file; those that were hashed before and have not been touched since are
+        not hashed again.
+        """
         folder = Path(folder)
         try:
             data = (folder / "manifest.json").read_bytes()
@@ -142,7 +159,9 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content: the tokenizer and the tokens of every source, wherever they came from."""
+        """Names the content: the tokenizer and the tokens of every source, wherever they came
+        from.
+        """
         files = sorted((file, sha256) for file, sha256, _ in _files(self.manifest))
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
@@ -152,8 +171,9 @@ class Corpus:
 
     @property
     def document_end(self) -> int:
-        """The token that ends every document; no token, -1, where each message of a conversation may end with it: there
-        the windows number the documents."""
+        """The token that ends every document; no token, -1, where each message of a conversation
+        may end with it: there the windows number the documents.
+        """
         return -1 if self.manifest.packing else self.manifest.eos
 
 
@@ -180,10 +200,16 @@ class TokenStream:
         self._maps: dict[int, np.ndarray] = {}
 
     def read(self, start: np.ndarray, length: int) -> np.ndarray:
-        """The windows of `length` tokens that begin at each of `start`: int64 (len(start), length)."""
+        """The windows of `length` tokens that begin at each of `start`: int64 (len(start),
+        length).
+        """
         start = np.asarray(start, np.int64)
-        if length < 0 or (start.size and (start.min() < 0 or int(start.max()) + length > self.tokens)):
-            raise IndexError(f"windows of {length} tokens from {start.min()} to {start.max()} in {self.tokens} tokens")
+        if length < 0 or (
+            start.size and (start.min() < 0 or int(start.max()) + length > self.tokens)
+        ):
+            raise IndexError(
+                f"windows of {length} tokens from {start.min()} to {start.max()} in {self.tokens} tokens"
+            )
         windows = np.empty((len(start), length), np.int64)
         shards = np.searchsorted(self._begins, start, side="right") - 1
         whole = start + length <= self._begins[shards + 1]
@@ -196,12 +222,16 @@ class TokenStream:
         return windows
 
     def marked(self, start: np.ndarray, length: int) -> np.ndarray:
-        """Windows as `read` gives them. Of conversations, each token t of document n of its window, counted from 0, is
-        t + (n << NUMBER_BIT), and ~ of that (below 0) where it is read but not learnt."""
+        """Windows as `read` gives them. Of conversations, each token t of document n of its
+        window, counted from 0, is t + (n << NUMBER_BIT), and ~ of that (below 0) where it is read
+        but not learnt.
+        """
         windows = self.read(start, length)
         if self._learnt is None:
             return windows
-        documents = np.searchsorted(self.starts, np.asarray(start)[:, None] + np.arange(length), side="right")
+        documents = np.searchsorted(
+            self.starts, np.asarray(start)[:, None] + np.arange(length), side="right"
+        )
         windows += (documents - documents[:, :1]) << NUMBER_BIT
         return np.where(self._learnt.read(start, length), windows, ~windows)
 
@@ -209,7 +239,10 @@ class TokenStream:
     def starts(self) -> np.ndarray:
         """Where each document begins, int64 (documents,)."""
         begins = zip(self._begins, self._shards, strict=False)
-        parts = [begin + np.load(self._folder / shard.offsets, allow_pickle=False) for begin, shard in begins]
+        parts = [
+            begin + np.load(self._folder / shard.offsets, allow_pickle=False)
+            for begin, shard in begins
+        ]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _copy(self, begin: int, window: np.ndarray) -> None:
@@ -231,21 +264,44 @@ class TokenStream:
 
 def _learnt(folder: Path, split: Split) -> TokenStream | None:
     """Which tokens of a split are learnt, as a stream of bytes; None where all are."""
-    shards = tuple(dataclasses.replace(shard, file=shard.learnt, learnt=None) for shard in split.shards if shard.learnt)
+    shards = tuple(
+        dataclasses.replace(shard, file=shard.learnt, learnt=None)
+        for shard in split.shards
+        if shard.learnt
+    )
     return TokenStream(folder, dataclasses.replace(split, shards=shards), "u1") if shards else None
 
 
 class ShardWriter:
     """Writes one split of one source as shards of at most `limit` tokens below `folder`."""
 
-    def __init__(self, folder: Path, source: str, split: Literal["train", "validation"], dtype: np.dtype, limit: int):
-        self._folder, self._stem, self._dtype, self._limit = folder, f"{source}/{split}", dtype, limit
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        split: Literal["train", "validation"],
+        dtype: np.dtype,
+        limit: int,
+    ):
+        self._folder, self._stem, self._dtype, self._limit = (
+            folder,
+            f"{source}/{split}",
+            dtype,
+            limit,
+        )
         self._shards: list[Shard] = []
         self._stream: BinaryIO | None = None
 
-    def add(self, ids: np.ndarray, lengths: np.ndarray, sizes: np.ndarray, learnt: np.ndarray | None = None) -> None:
-        """Appends documents: all their tokens, the number of tokens of each, the bytes of text of each, and which
-        tokens are learnt, if not all."""
+    def add(
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        sizes: np.ndarray,
+        learnt: np.ndarray | None = None,
+    ) -> None:
+        """Appends documents: all their tokens, the number of tokens of each, the bytes of text of
+        each, and which tokens are learnt, if not all.
+        """
         begins = np.cumsum(lengths) - lengths
         done = 0
         while done < len(ids):
@@ -268,7 +324,10 @@ class ShardWriter:
     def finish(self) -> Split:
         if self._stream is not None:
             self._end()
-        documents, tokens = sum(s.documents for s in self._shards), sum(s.tokens for s in self._shards)
+        documents, tokens = (
+            sum(s.documents for s in self._shards),
+            sum(s.tokens for s in self._shards),
+        )
         return Split(documents, tokens, sum(s.bytes for s in self._shards), tuple(self._shards))
 
     def abandon(self) -> None:
@@ -310,7 +369,9 @@ class ShardWriter:
 
 
 def array_bytes(array: np.ndarray) -> bytes:
-    """An .npy file in memory. (np.save straight into a file loses the reason when the disk is full.)"""
+    """An .npy file in memory. (np.save straight into a file loses the reason when the disk is
+    full.)
+    """
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
@@ -320,7 +381,9 @@ def _missing(folder: Path) -> str:
     if folder.with_name(f".{folder.name}.building").exists():
         return f"{folder}: this corpus is not finished; run the same `windtunnel corpus build {folder.name} ...` again"
     hint = f"build it with `windtunnel corpus build {folder.name} SOURCE=PATH... --vocab V`"
-    siblings = [path.parent.name for path in folder.parent.glob("*/manifest.json")] if folder.name else []
+    siblings = (
+        [path.parent.name for path in folder.parent.glob("*/manifest.json")] if folder.name else []
+    )
     if near := difflib.get_close_matches(folder.name, siblings, 1):
         hint = f"did you mean {folder.with_name(near[0])}? Or {hint}"
     return f"{folder}: no corpus here; {hint}"
@@ -339,25 +402,34 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
         try:
             stat = path.stat()
             if size is not None and stat.st_size != size:
-                raise InputError(f"{path}: {stat.st_size:,} bytes; the manifest says {size:,}: it was cut or changed")
+                raise InputError(
+                    f"{path}: {stat.st_size:,} bytes; the manifest says {size:,}: it was cut or changed"
+                )
             seen[file] = [stat.st_size, stat.st_mtime_ns, sha256]
             if verified.get(file) == seen[file]:
                 continue
             with open(path, "rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; the manifest says that it is part of the corpus") from error
+            raise InputError(
+                f"{path}: {error.strerror}; the manifest says that it is part of the corpus"
+            ) from error
         if found != sha256:
-            raise InputError(f"{path}: its sha256 is not the one in the manifest: its content was changed")
+            raise InputError(
+                f"{path}: its sha256 is not the one in the manifest: its content was changed"
+            )
     if seen != verified:
-        with contextlib.suppress(OSError):  # a corpus may lie where nothing can be written; it is hashed each time
+        # a corpus may lie where nothing can be written: then it is hashed each time
+        with contextlib.suppress(InputError):
             write_whole(record, json.dumps(seen).encode())
 
 
 def _files(manifest: Manifest) -> list[tuple[str, str, int | None]]:
     """Every file of a corpus: its name, its sha256, and its size where the manifest knows it."""
     width = np.dtype(manifest.dtype).itemsize
-    splits = [split for entry in manifest.sources.values() for split in (entry.train, entry.validation)]
+    splits = [
+        split for entry in manifest.sources.values() for split in (entry.train, entry.validation)
+    ]
     files: list[tuple[str, str, int | None]] = [("tokenizer.json", manifest.tokenizer_sha256, None)]
     for shard in (shard for split in splits for shard in split.shards):
         files.append((shard.file, shard.sha256, shard.tokens * width))

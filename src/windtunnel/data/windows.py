@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from windtunnel.data.order import Order, OrderStage
 from windtunnel.data.shards import Corpus
-from windtunnel.errors import InputError
-from windtunnel.recipe import Data, Mixture, did_you_mean
+from windtunnel.errors import InputError, did_you_mean
+from windtunnel.recipe import Data, Mixture
 
 
 class Windows:
-    """Windows of `data.context` + 1 tokens by position, those of conversations marked (`TokenStream.marked`). Raises
-    InputError for a mixture or a context that the corpus can't give."""
+    """Windows of `data.context` + 1 tokens by position, those of conversations marked
+    (`TokenStream.marked`). Raises InputError for a mixture or a context that the corpus can't
+    give.
+    """
 
     def __init__(self, corpus: Corpus, data: Data, seed: int) -> None:
         packing = corpus.manifest.packing
@@ -25,9 +27,17 @@ class Windows:
             )
         self.corpus, self.context = corpus, data.context
         # windows of one key give the same tokens at every position
-        self.key: Hashable = (corpus.digest, json.dumps(data.model_dump(mode="json"), sort_keys=True), seed)
-        # the last token of a window is the first of the next: every token but the very first is a target each epoch
-        held = {name: (source.train.tokens - 1) // data.context for name, source in corpus.sources.items()}
+        self.key: Hashable = (
+            corpus.digest,
+            json.dumps(data.model_dump(mode="json"), sort_keys=True),
+            seed,
+        )
+        # the last token of a window is the first of the next: every token but the very first is a
+        # target each epoch
+        held = {
+            name: (source.train.tokens - 1) // data.context
+            for name, source in corpus.sources.items()
+        }
         stages = [OrderStage(0, self._mixture(data.mixture, held))]
         for stage in data.stages:
             stages.append(OrderStage(stage.at // data.context, self._mixture(stage.mixture, held)))
@@ -35,19 +45,27 @@ class Windows:
         self._streams = [corpus.sources[name].train for name in self.order.sources]
 
     def read(self, position: int, tokens: int) -> NDArray[np.int64]:
-        """The windows of `tokens` tokens from a position, both multiples of the context: (n, context + 1)."""
+        """The windows of `tokens` tokens from a position, both multiples of the context: (n,
+        context + 1).
+        """
         source, window = self.order.at(position // self.context, tokens // self.context)
         result = np.empty((len(source), self.context + 1), np.int64)
         for index in np.unique(source):
             here = source == index
-            result[here] = self._streams[index].marked(window[here] * self.context, self.context + 1)
+            result[here] = self._streams[index].marked(
+                window[here] * self.context, self.context + 1
+            )
         return result
 
     def validation(self, source: str, tokens: int) -> NDArray[np.int64]:
-        """The first windows of a source's validation split, at most `tokens` tokens of them: (n, context + 1)."""
+        """The first windows of a source's validation split, at most `tokens` tokens of them: (n,
+        context + 1).
+        """
         stream = self.corpus.sources[source].validation
         count = min((stream.tokens - 1) // self.context, max(1, tokens // self.context))
-        return stream.marked(np.arange(max(count, 0), dtype=np.int64) * self.context, self.context + 1)
+        return stream.marked(
+            np.arange(max(count, 0), dtype=np.int64) * self.context, self.context + 1
+        )
 
     def _mixture(self, mixture: Mixture, held: dict[str, int]) -> dict[str, float]:
         where = f"{self.corpus.folder}: the mixture"
@@ -64,7 +82,9 @@ class Windows:
                     f"{where} draws on '{name}', which holds less than one window of {self.context} tokens"
                 )
         if not any(weights.values()):
-            raise InputError(f"{self.corpus.folder}: no source holds a window of {self.context} tokens")
+            raise InputError(
+                f"{self.corpus.folder}: no source holds a window of {self.context} tokens"
+            )
         return weights
 
 
@@ -80,7 +100,11 @@ class Prefetched:
 
     def read(self, places: Places, tokens: int) -> NDArray[np.int64]:
         """The windows of `tokens` tokens from each place: (places, n, context + 1)."""
-        batch = self._next[1].result() if self._next and self._next[0] == places else _read(places, tokens)
+        batch = (
+            self._next[1].result()
+            if self._next and self._next[0] == places
+            else _read(places, tokens)
+        )
         after = [(windows, position + tokens) for windows, position in places]
         self._next = after, self._thread.submit(_read, after, tokens)
         return batch

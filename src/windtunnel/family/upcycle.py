@@ -1,7 +1,8 @@
-"""Sparse upcycling (2212.05055; paper section 7.3): a run's feed-forwards become experts, and training goes on.
+"""Sparse upcycling (2212.05055; paper section 7.3): a run's feed-forwards become experts, and
+training goes on.
 
-Every expert begins as a copy, so the model begins as what the run was. The run begins anew: the parent's weights, no
-moments, a schedule of its own; and it reads the corpus in another order.
+Every expert begins as a copy, so the model begins as what the run was. The run begins anew: the
+parent's weights, no moments, a schedule of its own; and it reads the corpus in another order.
 """
 
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ _STEM_WARMUP = 20  # steps
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones, none for a stem that
-    can be branched. `at`: the parent's checkpoint, else its last one before a
-    decay, or the last of all where none is left."""
+    """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones,
+    none for a stem that can be branched. `at`: the parent's checkpoint, else its last one before
+    a decay, or the last of all where none is left.
+    """
 
     tokens: int
     experts: int = 8
@@ -38,13 +40,16 @@ class Asked:
 
 
 def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
-    """The run that goes on from `parent` with experts; to be trained like any other. The same question gives the same
-    run. Raises InputError."""
+    """The run that goes on from `parent` with experts; to be trained like any other. The same
+    question gives the same run. Raises InputError.
+    """
     old = parent.recipe
     if old.model.experts:
         raise InputError(f"{parent.id} has {old.model.experts} experts already")
     if old.is_imported and asked.lr is None:
-        raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4")
+        raise InputError(
+            f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4"
+        )
     batch, lr = asked.batch or old.train.batch, old.optimizer.lr if asked.lr is None else asked.lr
     if asked.tokens < batch:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
@@ -55,7 +60,12 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         name=asked.name or f"{old.name}-experts",
         seed=old.seed + 1,
         model={"experts": asked.experts, "experts_per_token": asked.experts_per_token},
-        data={"corpus": corpus.folder.name, "context": context, "mixture": _mixture(parent, corpus, at), "stages": ()},
+        data={
+            "corpus": corpus.folder.name,
+            "context": context,
+            "mixture": _mixture(parent, corpus, at),
+            "stages": (),
+        },
         # the same decay a unit of rate
         optimizer={"lr": lr, "weight_decay": old.optimizer.weight_decay * lr / old.optimizer.lr},
         schedule=_schedule(asked, batch),
@@ -65,7 +75,9 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
 
 
 def _schedule(asked: Asked, batch: int) -> dict[str, Any]:
-    """Up, on, and straight down to zero. A stem's warm-up does not depend on its length, so that it can be extended."""
+    """Up, on, and straight down to zero. A stem's warm-up does not depend on its length, so that
+    it can be extended.
+    """
     share = _WARMUP * asked.tokens if asked.decay.of(asked.tokens) else _STEM_WARMUP * batch
     return {
         "tokens": asked.tokens,
@@ -81,7 +93,10 @@ def _schedule(asked: Asked, batch: int) -> dict[str, Any]:
 def _stable(parent: Run) -> int | None:
     """Its last checkpoint before a decay, which a peak rate would undo."""
     decay = parent.recipe.total_tokens - parent.recipe.decay_tokens
-    return max((tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= decay), default=None)
+    return max(
+        (tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= decay),
+        default=None,
+    )
 
 
 def _mixture(parent: Run, corpus: Corpus, at: int) -> Mixture:

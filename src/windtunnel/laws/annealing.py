@@ -1,16 +1,18 @@
-"""The loss under any schedule of the learning rate, from a few runs whose schedule is known: a decay gets a price
-before it is run. Both are a power of the area under the rate, less what annealing gives, summed over the changes of the
-rate:
+"""The loss under any schedule of the learning rate, from a few runs whose schedule is known: a
+decay gets a price before it is run. Both are a power of the area under the rate, less what
+annealing gives, summed over the changes of the rate:
 
     Tissue et al. (arXiv 2408.11029)    L = L0 + A S^-alpha - C S2,  S2 a sum of the drops with a fading memory
     multi-power (arXiv 2503.12811)      L = L0 + A S^-alpha - B sum_k (eta_{k-1} - eta_k) G(eta_k^-gamma S_k),
                                         G(x) = 1 - (1 + C x)^-beta
 
-S is the area under the rate from the very start, S_k that from change k on. The rises of the warm-up are in the sum:
-they count against the run. Positions are in steps or in tokens, whatever the schedule has; the rate in any unit.
+S is the area under the rate from the very start, S_k that from change k on. The rises of the
+warm-up are in the sum: they count against the run. Positions are in steps or in tokens, whatever
+the schedule has; the rate in any unit.
 
-With `power` below 1 (it is 1 in both papers) S is the area under rate^power: a low rate then gets further than in
-proportion. Nine published schedules of one size, fitted together, ask for 0.9 (25M parameters) and 0.6 (100M).
+With `power` below 1 (it is 1 in both papers) S is the area under rate^power: a low rate then gets
+further than in proportion. Nine published schedules of one size, fitted together, ask for 0.9
+(25M parameters) and 0.6 (100M).
 """
 
 from collections.abc import Sequence
@@ -46,14 +48,17 @@ class _Law:
         raise NotImplementedError
 
     def share(self, rate: Array, distance: Array, delay: Array) -> tuple[Array, list[Array]]:
-        """From 0 to 1, (n, m), for drops to `rate` (m,); and its slopes in the parameters of the law's shape.
+        """From 0 to 1, (n, m), for drops to `rate` (m,); and its slopes in the parameters of the
+        law's shape.
 
         Those are (log C, log beta, gamma) of the multi-power law, (log memory,) of Tissue's.
         """
         raise NotImplementedError
 
     def at(self, schedule: Schedule, position: ArrayLike) -> Array:
-        """The loss of a run with this schedule at positions (n,). Raises ValueError for one outside of the schedule."""
+        """The loss of a run with this schedule at positions (n,). Raises ValueError for one
+        outside of the schedule.
+        """
         position = np.atleast_1d(np.asarray(position, float))
         terms = terms_of(schedule, position, self.power)
         share, _ = self.share(terms.rate, terms.distance, terms.delay)
@@ -90,7 +95,9 @@ class Tissue(_Law):
 
 @dataclass(frozen=True)
 class MultiPower(_Law):
-    """A drop's gain comes as a power of the area since, and later for a drop to a lower rate: there area is slow."""
+    """A drop's gain comes as a power of the area since, and later for a drop to a lower rate:
+    there area is slow.
+    """
 
     L0: float
     A: float
@@ -119,20 +126,25 @@ Law = Tissue | MultiPower
 
 @dataclass(frozen=True)
 class Fit:
-    """A law, the summed Huber loss of log loss that it leaves, and whether two optimisers agree on that to 1e-6."""
+    """A law, the summed Huber loss of log loss that it leaves, and whether two optimisers agree
+    on that to 1e-6.
+    """
 
     law: Law
     objective: float
     converged: bool
 
 
-def fit(kind: type[Law], curves: Sequence[Curve], power: float = 1.0, like: Law | None = None) -> Fit:
-    """The law through measured curves, every point alike: Huber on log loss, trust region from several starts.
+def fit(
+    kind: type[Law], curves: Sequence[Curve], power: float = 1.0, like: Law | None = None
+) -> Fit:
+    """The law through measured curves, every point alike: Huber on log loss, trust region from
+    several starts.
 
-    At least one curve needs a rate that falls, and losses after it; a constant, a cosine, and a rate that drops and
-    stays low tell all parameters. With `like`, a law of the same kind from runs of another size with the same units,
-    its shape and power are taken over, and only L0, A, alpha and the gain fitted. Raises ValueError where the curves
-    can't tell.
+    At least one curve needs a rate that falls, and losses after it; a constant, a cosine, and a
+    rate that drops and stays low tell all parameters. With `like`, a law of the same kind from
+    runs of another size with the same units, its shape and power are taken over, and only L0, A,
+    alpha and the gain fitted. Raises ValueError where the curves can't tell.
     """
     problem = _Problem(kind, curves, power if like is None else like.power, like)
     starts = sorted(problem.starts(), key=problem.objective)[:_STARTS]
@@ -140,33 +152,51 @@ def fit(kind: type[Law], curves: Sequence[Curve], power: float = 1.0, like: Law 
     again = problem.quasi_newton((found + starts[0]) / 2, found)
     best, other = sorted([found, again], key=problem.objective)
     lowest = problem.objective(best)
-    return Fit(problem.law(best), lowest, bool(problem.objective(other) - lowest <= _AGREE * lowest + _NOTHING))
+    return Fit(
+        problem.law(best),
+        lowest,
+        bool(problem.objective(other) - lowest <= _AGREE * lowest + _NOTHING),
+    )
 
 
 def fit_power(kind: type[Law], curves: Sequence[Curve], among: Sequence[float] = POWERS) -> Fit:
-    """The law with the power that fits the curves best. It takes many schedules of several lengths to tell."""
+    """The law with the power that fits the curves best. It takes many schedules of several
+    lengths to tell.
+    """
     return min((fit(kind, curves, power) for power in among), key=lambda fitted: fitted.objective)
 
 
 _SHAPES: dict[type[Law], Array] = {  # where to start, in units of the curves
     Tissue: np.log([[0.01], [0.03], [0.1], [0.3]]),
-    MultiPower: np.array([[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]),
+    MultiPower: np.array(
+        [[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]
+    ),
 }
-_LOWEST: dict[type[Law], Array] = {Tissue: np.array([-8.0]), MultiPower: np.array([-8.0, -4.0, -0.5])}
-# With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to almost nothing would pay.
+_LOWEST: dict[type[Law], Array] = {
+    Tissue: np.array([-8.0]),
+    MultiPower: np.array([-8.0, -4.0, -0.5]),
+}
+# With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to almost
+# nothing would pay.
 _HIGHEST: dict[type[Law], Array] = {Tissue: np.array([4.0]), MultiPower: np.array([18.0, 4.0, 1.0])}
 
 
 class _Problem:
-    """Parameters x = (L0, log A, log alpha, log gain, shape ...), in units of the data's areas and rates."""
+    """Parameters x = (L0, log A, log alpha, log gain, shape ...), in units of the data's areas
+    and rates.
+    """
 
-    def __init__(self, kind: type[Law], curves: Sequence[Curve], power: float, like: Law | None) -> None:
+    def __init__(
+        self, kind: type[Law], curves: Sequence[Curve], power: float, like: Law | None
+    ) -> None:
         self.kind, self.power = kind, power
         terms = [terms_of(curve.schedule, curve.position, power) for curve in curves]
         self.loss = np.concatenate([[], *(curve.loss for curve in curves)])
         _check(terms, len(self.loss), 4 + (_LOWEST[kind].size if like is None else 0))
         progress = np.concatenate([term.progress for term in terms])
-        self.area_unit = _geometric_mean(np.concatenate([c.schedule.area(c.position) for c in curves]))
+        self.area_unit = _geometric_mean(
+            np.concatenate([c.schedule.area(c.position) for c in curves])
+        )
         self.progress_unit = _geometric_mean(progress)
         self.rate_unit = max(float(curve.schedule.rates.max()) for curve in curves)
         self.log_progress = np.log(progress / self.progress_unit)
@@ -179,20 +209,29 @@ class _Problem:
 
     def _scaled(self, terms: Terms) -> Terms:
         area, rate = self.area_unit, self.rate_unit
-        return Terms(terms.progress / self.progress_unit, terms.drop / rate, terms.rate / rate, terms.distance / area,
-                     terms.delay * rate / area)  # fmt: skip
+        return Terms(
+            terms.progress / self.progress_unit,
+            terms.drop / rate,
+            terms.rate / rate,
+            terms.distance / area,
+            terms.delay * rate / area,
+        )
 
     def _shape_of(self, like: Law) -> Array:
         """In the units of the problem."""
         if not isinstance(like, self.kind):
-            raise ValueError(f"like: a law of kind {type(like).__name__}, expected {self.kind.__name__}")
+            raise ValueError(
+                f"like: a law of kind {type(like).__name__}, expected {self.kind.__name__}"
+            )
         if isinstance(like, Tissue):
             return np.log([like.memory * self.rate_unit / self.area_unit])
         log_C = np.log(like.C * self.area_unit) - like.gamma * np.log(self.rate_unit)
         return np.array([log_C, np.log(like.beta), like.gamma])
 
     def starts(self) -> list[Array]:
-        """For exponents and shapes on a grid, what is linear by least squares: a small A or gain where it has none."""
+        """For exponents and shapes on a grid, what is linear by least squares: a small A or gain
+        where it has none.
+        """
         found = []
         for shape in self.shapes:
             annealed, _ = self._annealed(shape)
@@ -230,12 +269,19 @@ class _Problem:
         return np.concatenate(sums), np.concatenate(slopes)
 
     def residuals(self, x: Array) -> tuple[Array, Array]:
-        """Log of the predicted loss over the measured one (n,), and its Jacobian (n, parameters)."""
+        """Log of the predicted loss over the measured one (n,), and its Jacobian (n,
+        parameters).
+        """
         L0, (A, alpha, gain) = x[0], np.exp(x[1:4])
         falling = A * np.exp(-alpha * self.log_progress)
         annealed, slopes = self._annealed(self._whole(x)[4:])
         predicted = np.maximum(L0 + falling - gain * annealed, _LEAST_LOSS)
-        columns = [np.ones_like(falling), falling, -alpha * self.log_progress * falling, -gain * annealed]
+        columns = [
+            np.ones_like(falling),
+            falling,
+            -alpha * self.log_progress * falling,
+            -gain * annealed,
+        ]
         jacobian = np.column_stack([*columns, -gain * slopes])[:, : len(x)]
         return np.log(predicted / self.loss), jacobian / predicted[:, None]
 
@@ -244,11 +290,17 @@ class _Problem:
 
     def trust_region(self, start: Array) -> Array:
         return least_squares(
-            lambda x: self.residuals(x)[0], np.clip(start, self.low, self.high),
+            lambda x: self.residuals(x)[0],
+            np.clip(start, self.low, self.high),
             lambda x: self.residuals(x)[1],  # type: ignore[arg-type]  # scipy takes a function
-            bounds=(self.low, self.high), loss="huber", f_scale=DELTA, x_scale="jac", ftol=1e-12, xtol=1e-12,
+            bounds=(self.low, self.high),
+            loss="huber",
+            f_scale=DELTA,
+            x_scale="jac",
+            ftol=1e-12,
+            xtol=1e-12,
             max_nfev=300,
-        ).x  # fmt: skip
+        ).x
 
     def quasi_newton(self, start: Array, known: Array) -> Array:
         """Where an optimum that is known lies on a bound, that parameter stays there."""
@@ -264,23 +316,35 @@ class _Problem:
             total, slope = _huber(residuals)
             return total / DELTA**2, (jacobian.T @ slope)[free] / DELTA**2
 
-        return whole(minimize(value, start[free], jac=True, method="BFGS", options={"maxiter": 1000, "gtol": 1e-5}).x)
+        return whole(
+            minimize(
+                value, start[free], jac=True, method="BFGS", options={"maxiter": 1000, "gtol": 1e-5}
+            ).x
+        )
 
 
 def _check(terms: Sequence[Terms], count: int, parameters: int) -> None:
     if count <= parameters:
-        raise ValueError(f"{count} measured losses: expected more than the {parameters} parameters that are fitted")
+        raise ValueError(
+            f"{count} measured losses: expected more than the {parameters} parameters that are fitted"
+        )
     if not all((term.progress > 0).all() for term in terms):
-        raise ValueError("a loss was measured where the rate had been 0 until then: expected losses after a step")
+        raise ValueError(
+            "a loss was measured where the rate had been 0 until then: expected losses after a step"
+        )
     if not any((term.delay[:, term.drop > 0] > 0).any() for term in terms):
-        raise ValueError("no loss was measured after a fall of the rate: expected a curve with a decay")
+        raise ValueError(
+            "no loss was measured after a fall of the rate: expected a curve with a decay"
+        )
 
 
 def _shaped(kind: type[Law], shape: Array) -> Law:
     """A law of which only the share is asked."""
     if kind is Tissue:
         return Tissue(0, 0, 0, 1, memory=float(np.exp(shape[0])))
-    return MultiPower(0, 0, 0, 1, C=float(np.exp(shape[0])), beta=float(np.exp(shape[1])), gamma=float(shape[2]))
+    return MultiPower(
+        0, 0, 0, 1, C=float(np.exp(shape[0])), beta=float(np.exp(shape[1])), gamma=float(shape[2])
+    )
 
 
 def _huber(residuals: Array) -> tuple[float, Array]:

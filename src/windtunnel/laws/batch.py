@@ -1,6 +1,8 @@
-"""The batch: how the best one grows with the loss (the paper's bs = c / L^k, section 3.2), with the tokens, or with
-tokens and parameters, all three straight in logarithms and fitted there; what any batch costs in tokens (the hyperbola
-of the critical batch size) and in loss (the three-term law). Batches and tokens in tokens, losses in nats/token."""
+"""The batch: how the best one grows with the loss (the paper's bs = c / L^k, section 3.2), with
+the tokens, or with tokens and parameters, all three straight in logarithms and fitted there; what
+any batch costs in tokens (the hyperbola of the critical batch size) and in loss (the three-term
+law). Batches and tokens in tokens, losses in nats/token.
+"""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -35,7 +37,9 @@ class Optima:
 
 
 class _Straight:
-    """log batch = log c + exponents . columns; the first field of a law is c, the others are the exponents."""
+    """log batch = log c + exponents . columns; the first field of a law is c, the others are the
+    exponents.
+    """
 
     @staticmethod
     def columns(loss: ArrayLike, tokens: ArrayLike, params: ArrayLike) -> list[Array]:
@@ -48,11 +52,21 @@ class _Straight:
     @classmethod
     def of_logs(cls, parameters: Array) -> Self:
         """From (log c, exponents ...)."""
-        return cls(**dict(zip(cls.names(), [float(np.exp(parameters[0])), *map(float, parameters[1:])], strict=True)))
+        return cls(
+            **dict(
+                zip(
+                    cls.names(),
+                    [float(np.exp(parameters[0])), *map(float, parameters[1:])],
+                    strict=True,
+                )
+            )
+        )
 
     @classmethod
     def fit(cls, optima: Optima) -> Self:
-        """Least squares in logarithms, each point by its error. Raises ValueError where the points can't tell."""
+        """Least squares in logarithms, each point by its error. Raises ValueError where the
+        points can't tell.
+        """
         return cls.of_logs(_estimator(cls, optima) @ np.log(optima.batch))
 
     def at(self, loss: ArrayLike, tokens: ArrayLike, params: ArrayLike) -> Array:
@@ -115,16 +129,19 @@ class ByTokensParams(_Straight):
 Law = ByLoss | ByTokens | ByTokensParams
 LAWS: dict[str, type[Law]] = {"loss": ByLoss, "tokens": ByTokens, "tokens_params": ByTokensParams}
 
-# By mean regret on StepLaw's 17 cells where not fitted (sizes and lengths left out, larger sizes, longer runs; the rate
-# tuned at each batch), in 1e-3 nats/token: tokens_params 0.67, tokens 1.18, loss 6.33; the three-term law, which is
-# fitted to losses and not to best batches, 0.95; one batch for all 5.07 (bench/batch_laws.py). R2: 0.94, 0.87, 0.32.
+# By mean regret on StepLaw's 17 cells where not fitted (sizes and lengths left out, larger sizes,
+# longer runs; the rate tuned at each batch), in 1e-3 nats/token: tokens_params 0.67, tokens 1.18,
+# loss 6.33; the three-term law, which is fitted to losses and not to best batches, 0.95; one
+# batch for all 5.07 (bench/batch_laws.py). R2: 0.94, 0.87, 0.32.
 ORDER = ("tokens_params", "tokens", "loss")
 DEFAULT = ORDER[0]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A law, and laws as they might as well be: draws of (log c, exponents ...), (draws, parameters)."""
+    """A law, and laws as they might as well be: draws of (log c, exponents ...), (draws,
+    parameters).
+    """
 
     law: Law
     draws: Array
@@ -143,15 +160,18 @@ class Fit:
 def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
     """The law through measured optima, with its uncertainty.
 
-    Without `redrawn` the points are taken as independent, their errors as right up to a factor that their scatter
-    tells: Student's t. With `redrawn` (the same optima out of measurements drawn anew, so that whatever errors they
-    share stay shared, in the tokens too) each draw is fitted; where the points scatter about the law more than their
-    errors say, the draws are widened by the root of chi square over its degrees of freedom (Birge).
-    Raises ValueError where the points can't tell the parameters.
+    Without `redrawn` the points are taken as independent, their errors as right up to a factor
+    that their scatter tells: Student's t. With `redrawn` (the same optima out of measurements
+    drawn anew, so that whatever errors they share stay shared, in the tokens too) each draw is
+    fitted; where the points scatter about the law more than their errors say, the draws are
+    widened by the root of chi square over its degrees of freedom (Birge). Raises ValueError where
+    the points can't tell the parameters.
     """
     law, estimator = kind.fit(optima), _estimator(kind, optima)
     logs = estimator @ np.log(optima.batch)
-    misfit = (np.log(optima.batch) - np.log(law.at(optima.loss, optima.tokens, optima.params))) / optima.error
+    misfit = (
+        np.log(optima.batch) - np.log(law.at(optima.loss, optima.tokens, optima.params))
+    ) / optima.error
     free = len(optima) - len(logs)
     chi = float(misfit @ misfit) / max(1, free)
     if redrawn:
@@ -160,7 +180,9 @@ def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
         centre = np.median(draws, axis=0)
         return Fit(law, logs + (draws - centre) * max(1.0, chi**0.5))
     if free < 1:
-        raise ValueError(f"{len(optima)} independent points fix the {len(logs)} parameters and leave no error to see")
+        raise ValueError(
+            f"{len(optima)} independent points fix the {len(logs)} parameters and leave no error to see"
+        )
     covariance = chi * (estimator * optima.error**2) @ estimator.T
     rng = np.random.default_rng(0)
     spread = rng.multivariate_normal(np.zeros(len(logs)), covariance, _DRAWS)
@@ -168,8 +190,10 @@ def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
 
 
 def best_available(optima: Optima, redrawn: Sequence[Optima] = ()) -> tuple[str, Fit]:
-    """The key and the fit of the first law of ORDER that these optima can tell: one size alone can't tell how the
-    batch goes with N, nor one length how it goes with D. Raises ValueError where they tell none."""
+    """The key and the fit of the first law of ORDER that these optima can tell: one size alone
+    can't tell how the batch goes with N, nor one length how it goes with D. Raises ValueError
+    where they tell none.
+    """
     refusals = []
     for name in ORDER:
         try:
@@ -203,9 +227,10 @@ def _inner(values: Array) -> tuple[float, float]:
 class Hyperbola:
     """Tokens that each batch needs for one loss: floor + rising bs + falling / bs.
 
-    A large batch wastes tokens in proportion to itself: E = Emin (1 + bs / Bcrit), and as many steps as
-    S = Smin (1 + Bcrit / bs) (McCandlish et al. 2018), with Emin the floor and Smin `rising`. A small one, at a rate
-    too high for it, wastes them in proportion to its noise, 1 / bs. Each parameter a number, or (...,) of many.
+    A large batch wastes tokens in proportion to itself: E = Emin (1 + bs / Bcrit), and as many
+    steps as S = Smin (1 + Bcrit / bs) (McCandlish et al. 2018), with Emin the floor and Smin
+    `rising`. A small one, at a rate too high for it, wastes them in proportion to its noise, 1 /
+    bs. Each parameter a number, or (...,) of many.
     """
 
     floor: Array
@@ -214,37 +239,51 @@ class Hyperbola:
 
     @classmethod
     def fit(cls, batch: ArrayLike, tokens: ArrayLike, falls: bool = True) -> Self:
-        """By relative least squares; batch (n,), tokens (..., n). `falls` False: McCandlish's two terms alone, for
-        runs whose rate was tuned at each batch."""
+        """By relative least squares; batch (n,), tokens (..., n). `falls` False: McCandlish's two
+        terms alone, for runs whose rate was tuned at each batch.
+        """
         b, t = np.asarray(batch, float), np.asarray(tokens, float)
         if len(b) < 2 + falls or not ((b > 0).all() and (t > 0).all()):
-            raise ValueError(f"{len(b)} batches: expected {2 + falls} or more, and tokens that are positive numbers")
+            raise ValueError(
+                f"{len(b)} batches: expected {2 + falls} or more, and tokens that are positive numbers"
+            )
         middle, scale = np.exp(np.log(b).mean()), np.exp(np.log(t).mean(-1, keepdims=True))
         columns = np.column_stack([np.ones_like(b), b / middle, middle / b][: 2 + falls])
         design = columns / (t / scale)[..., None]
-        fitted = np.moveaxis(np.linalg.pinv(design).sum(-1) * scale, -1, 0)  # the right side is all ones
-        return cls(fitted[0], fitted[1] / middle, fitted[2] * middle if falls else np.zeros_like(fitted[0]))
+        fitted = np.moveaxis(
+            np.linalg.pinv(design).sum(-1) * scale, -1, 0
+        )  # the right side is all ones
+        return cls(
+            fitted[0], fitted[1] / middle, fitted[2] * middle if falls else np.zeros_like(fitted[0])
+        )
 
     def at(self, batch: ArrayLike) -> Array:
         """Tokens, (..., n) of batches (n,)."""
         b = np.asarray(batch, float)
-        floor, rising, falling = (np.asarray(values)[..., None] for values in (self.floor, self.rising, self.falling))
+        floor, rising, falling = (
+            np.asarray(values)[..., None] for values in (self.floor, self.rising, self.falling)
+        )
         return floor + rising * b + falling / b
 
     @property
     def critical(self) -> Array:
-        """Bcrit: the batch that needs twice the tokens that the smallest would, at a rate tuned for each."""
+        """Bcrit: the batch that needs twice the tokens that the smallest would, at a rate tuned
+        for each.
+        """
         return self.floor / self.rising
 
     @property
     def best(self) -> Array:
-        """The batch that needs fewest tokens: 0 or infinite where tokens only rise or only fall with the batch, nan
-        where they do neither."""
+        """The batch that needs fewest tokens: 0 or infinite where tokens only rise or only fall
+        with the batch, nan where they do neither.
+        """
         rising, falling = np.asarray(self.rising), np.asarray(self.falling)
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = np.sqrt(falling / rising)
         return np.select(
-            [(rising > 0) & (falling > 0), rising > 0, falling > 0], [inside, np.zeros_like(rising), np.inf], np.nan
+            [(rising > 0) & (falling > 0), rising > 0, falling > 0],
+            [inside, np.zeros_like(rising), np.inf],
+            np.nan,
         )
 
     @property
@@ -256,8 +295,9 @@ class Hyperbola:
 
 @dataclass(frozen=True)
 class ThreeTerm:
-    """L = E + A / N^a + B / steps^b + C / bs^c, steps = D / bs (Schaipp 2026): learnt from runs of any batch, so few
-    are needed. Its best batch goes as D^(b / (b + c)), whatever N."""
+    """L = E + A / N^a + B / steps^b + C / bs^c, steps = D / bs (Schaipp 2026): learnt from runs
+    of any batch, so few are needed. Its best batch goes as D^(b / (b + c)), whatever N.
+    """
 
     E: float
     A: float
@@ -270,17 +310,21 @@ class ThreeTerm:
 
     @classmethod
     def fit(cls, params: ArrayLike, tokens: ArrayLike, batch: ArrayLike, loss: ArrayLike) -> Self:
-        """Least squares, by variable projection: the exponents by L-BFGS from the best of a grid, the rest by
-        non-negative least squares. Of one size there is no A, and E is that size's. Raises ValueError where there are
-        fewer points than parameters, only one batch or one length, or no best batch in the losses."""
+        """Least squares, by variable projection: the exponents by L-BFGS from the best of a grid,
+        the rest by non-negative least squares. Of one size there is no A, and E is that size's.
+        Raises ValueError where there are fewer points than parameters, only one batch or one
+        length, or no best batch in the losses.
+        """
         n, d, bs, losses = (np.asarray(values, float) for values in (params, tokens, batch, loss))
         for name, values in (("params", n), ("tokens", d), ("batch", bs), ("loss", losses)):
             if not (np.isfinite(values).all() and (values > 0).all()):
                 raise ValueError(f"{name}: expected positive numbers")
         sizes, lengths, batches = (len(np.unique(values)) for values in (n, d, bs))
         if min(lengths, batches) < 2 or len(losses) < 8:
-            raise ValueError(f"{len(losses)} points of {lengths} lengths and {batches} batches: expected 8 or more, of "
-                             "two lengths and two batches at least")  # fmt: skip
+            raise ValueError(
+                f"{len(losses)} points of {lengths} lengths and {batches} batches: expected 8 or more, of "
+                "two lengths and two batches at least"
+            )
         columns = [n, d / bs, bs] if sizes > 1 else [d / bs, bs]
         exponents, (floor, *weights), squares = _project(columns, losses)
         if min(weights[-2:]) <= 0:
@@ -315,8 +359,9 @@ _BOUNDS = (np.log(0.01), np.log(4.0))
 
 
 def _project(columns: Sequence[Array], loss: Array) -> tuple[Array, Array, float]:
-    """Exponents, weights (the first of a constant) and the sum of squares of loss = constant + sum of weight /
-    column^exponent."""
+    """Exponents, weights (the first of a constant) and the sum of squares of loss = constant +
+    sum of weight / column^exponent.
+    """
     middles = np.array([np.log(column).mean() for column in columns])
     logs = np.log(np.array(columns)) - middles[:, None]
 
@@ -326,18 +371,29 @@ def _project(columns: Sequence[Array], loss: Array) -> tuple[Array, Array, float
         return design, weights, float(norm**2)
 
     def squares(log_exponents: Array) -> tuple[float, Array]:
-        """And the gradient: the weights are at their best already, so that only the exponents count."""
+        """And the gradient: the weights are at their best already, so that only the exponents
+        count.
+        """
         exponents = np.exp(log_exponents)
         design, weights, total = solve(exponents)
         residual = design @ weights - loss
         return total, -2 * weights[1:] * exponents * ((residual * logs) @ design[:, 1:]).diagonal()
 
-    grid = sorted(product(_EXPONENTS, repeat=len(columns)), key=lambda exponents: solve(np.array(exponents))[2])
+    grid = sorted(
+        product(_EXPONENTS, repeat=len(columns)),
+        key=lambda exponents: solve(np.array(exponents))[2],
+    )
     found: list[OptimizeResult] = [
-        minimize(squares, np.log(start), jac=True, method="L-BFGS-B", bounds=[_BOUNDS] * len(columns),
-                 options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-12})
+        minimize(
+            squares,
+            np.log(start),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[_BOUNDS] * len(columns),
+            options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-12},
+        )
         for start in grid[:3]
-    ]  # fmt: skip
+    ]
     exponents = np.exp(min(found, key=lambda result: result.fun).x)
     _, weights, total = solve(exponents)
     return exponents, weights * np.exp([0.0, *(exponents * middles)]), total

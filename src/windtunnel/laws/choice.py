@@ -1,6 +1,7 @@
-"""Which form of the loss law to believe, by what it would have predicted: fitted to the smaller and shorter runs, it is
-scored on the larger and longer ones. A prediction weighs the forms by that record, and its interval holds what the
-forms disagree about."""
+"""Which form of the loss law to believe, by what it would have predicted: fitted to the smaller
+and shorter runs, it is scored on the larger and longer ones. A prediction weighs the forms by
+that record, and its interval holds what the forms disagree about.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,15 @@ from windtunnel.laws.noise import Noise
 from windtunnel.laws.points import Points, check, fittable
 
 _DRAWS = 400
-_SHARPNESS = 4  # weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth
+_SHARPNESS = (
+    4  # weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth
+)
 _CUTS = 3  # held-out tails for each of size, tokens and compute
 _DEEPEST = 0.5  # the smallest share of points that a cut leaves to fit
 _TOLERANCE = 0.0005  # relative error below which two forms count as equally good
-_OUTLIER = 2.5  # standard deviations where Huber's loss becomes linear, and beyond which no error counts
+_OUTLIER = (
+    2.5  # standard deviations where Huber's loss becomes linear, and beyond which no error counts
+)
 _MAD = 1.4826  # standard deviations, for a median of magnitudes of 1
 
 Axis = Literal["params", "tokens", "flops"]
@@ -42,9 +47,12 @@ class Tried:
     split: Split
     error: float  # mean absolute error of log loss above the cut: relative error of the loss
     bias: float  # mean error there; above 0: predicted too high
-    surprise: float  # root mean square of the errors over the standard deviations that the fit below stated
+    # root mean square of the errors over the standard deviations that the fit below stated
+    surprise: float
     excess: float  # mean square of the errors less the mean square of those standard deviations
-    reach: float  # mean square of how far past the cut the runs lie, natural logarithm of size or tokens; 0 for flops
+    # mean square of how far past the cut the runs lie, natural logarithm of size or tokens; 0 for
+    # flops
+    reach: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,9 @@ class Candidate:
         return self.fit.law
 
     def log_loss(self, params: ArrayLike, tokens: ArrayLike) -> Array:
-        """Of the law, in its own coordinates: where c is small, A and B may be too large to be numbers."""
+        """Of the law, in its own coordinates: where c is small, A and B may be too large to be
+        numbers.
+        """
         x, y = np.broadcast_arrays(*self.fit.frame.logs(params, tokens))
         return np.log(surface(self.fit.coordinates, x.ravel(), y.ravel())).reshape(x.shape)
 
@@ -80,15 +90,23 @@ class Candidate:
         return max(1.0, float(np.sqrt(np.mean(np.square(surprises))))) if surprises else 1.0
 
     def stray(self, beyond: Mapping[Axis, ArrayLike]) -> Array:
-        """Standard deviation of log loss that comes on top of what it states, for a run that lies so far `beyond` its
-        points (natural logarithms, by axis): in proportion to the distance."""
-        return np.sqrt(sum(np.square(self.growth(axis) * np.asarray(far)) for axis, far in beyond.items()))
+        """Standard deviation of log loss that comes on top of what it states, for a run that lies
+        so far `beyond` its points (natural logarithms, by axis): in proportion to the
+        distance.
+        """
+        return np.sqrt(
+            sum(np.square(self.growth(axis) * np.asarray(far)) for axis, far in beyond.items())
+        )
 
     def growth(self, axis: Axis) -> float:
-        """Of that, what an e-fold along the axis is worth in the record; 0 where no split holds out a part of it."""
+        """Of that, what an e-fold along the axis is worth in the record; 0 where no split holds
+        out a part of it.
+        """
         along = [tried for tried in self.record if tried.split.axis == axis]
         reach = sum(tried.reach for tried in along)
-        return float(np.sqrt(max(0.0, sum(tried.excess for tried in along)) / reach)) if reach else 0.0
+        return (
+            float(np.sqrt(max(0.0, sum(tried.excess for tried in along)) / reach)) if reach else 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +137,9 @@ class Predictor:
         return np.exp(sum(c.weight * c.log_loss(sizes[c.count], tokens) for c in self.candidates))
 
     def predict(self, params: Mapping[str, float] | float, tokens: float) -> Prediction:
-        """With intervals: noise, what the fits leave open, what the forms disagree about, how wrong each has been, and
-        that the more, the farther it is from the points."""
+        """With intervals: noise, what the fits leave open, what the forms disagree about, how
+        wrong each has been, and that the more, the farther it is from the points.
+        """
         sizes, middle = self._sizes(params), float(self.loss(params, tokens))
         values, weights = [], []
         rng = np.random.default_rng(1)
@@ -131,22 +150,35 @@ class Predictor:
             drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
             own = float(candidate.log_loss(size, tokens))
             stray = candidate.stray(_beyond(self.points, candidate.count, size, tokens))
-            values.append(own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn)))
+            values.append(
+                own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn))
+            )
             weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
-        low90, low50, high50, high90 = np.exp(_quantiles(np.concatenate(values), np.concatenate(weights),
-                                                         [0.05, 0.25, 0.75, 0.95]))  # fmt: skip
+        low90, low50, high50, high90 = np.exp(
+            _quantiles(np.concatenate(values), np.concatenate(weights), [0.05, 0.25, 0.75, 0.95])
+        )
         return Prediction(middle, (float(low50), float(high50)), (float(low90), float(high90)))
 
     def extrapolation(self, params: Mapping[str, float] | float, tokens: float) -> dict[str, float]:
-        """How many times larger and longer than anything in the fit; size by the table's first count."""
+        """How many times larger and longer than anything in the fit; size by the table's first
+        count.
+        """
         largest = float(self.points.size.max())
-        return {"params": float(self._sizes(params)[self.points.counts[0]]) / largest,
-                "tokens": tokens / float(self.points.tokens.max())}  # fmt: skip
+        return {
+            "params": float(self._sizes(params)[self.points.counts[0]]) / largest,
+            "tokens": tokens / float(self.points.tokens.max()),
+        }
 
     def profiles(self, candidate: Candidate) -> list[Profile]:
         """Which numbers of a law the points pin down."""
-        return profiles(candidate.form, candidate.fit.coordinates, _data(self.points, candidate.count),
-                        self.points.stem, candidate.noise, self.objective)  # fmt: skip
+        return profiles(
+            candidate.form,
+            candidate.fit.coordinates,
+            _data(self.points, candidate.count),
+            self.points.stem,
+            candidate.noise,
+            self.objective,
+        )
 
     def _sizes(self, params: Mapping[str, ArrayLike] | ArrayLike) -> Mapping[str, Array]:
         if isinstance(params, Mapping):
@@ -155,27 +187,45 @@ class Predictor:
 
 
 def choose(points: Points, seed_sd: float | None = None, draws: int = _DRAWS) -> Predictor:
-    """Fit every form with every count, and weigh them by forward-chained extrapolation. `seed_sd`: of one run's loss
-    between seeds, nats, where it was measured. Raises ValueError where no law can be fitted (`points.check`)."""
+    """Fit every form with every count, and weigh them by forward-chained extrapolation.
+    `seed_sd`: of one run's loss between seeds, nats, where it was measured. Raises ValueError
+    where no law can be fitted (`points.check`).
+    """
     check(points)
     objective = _objective(points)
     cuts = splits(points)
     least = (seed_sd or 0.0) / float(points.loss.mean())
-    found = [_candidate(form, count, points, cuts, objective, least, draws)
-             for count in _different(points) for form in FORMS]  # fmt: skip
+    found = [
+        _candidate(form, count, points, cuts, objective, least, draws)
+        for count in _different(points)
+        for form in FORMS
+    ]
     weights = np.array([max(candidate.score, _TOLERANCE) ** -_SHARPNESS for candidate in found])
     weights /= weights.sum()
-    return Predictor(points, tuple(replace(c, weight=float(w)) for c, w in zip(found, weights, strict=True)), objective)
+    return Predictor(
+        points,
+        tuple(replace(c, weight=float(w)) for c, w in zip(found, weights, strict=True)),
+        objective,
+    )
 
 
 def splits(points: Points) -> list[Split]:
-    """Cuts that leave the smaller, the shorter and the cheaper points to fit: up to three an axis, each leaving half of
-    the points or more, and enough for a law."""
-    axes: dict[Axis, Array] = {"params": points.size, "tokens": points.tokens, "flops": points.flops}
+    """Cuts that leave the smaller, the shorter and the cheaper points to fit: up to three an
+    axis, each leaving half of the points or more, and enough for a law.
+    """
+    axes: dict[Axis, Array] = {
+        "params": points.size,
+        "tokens": points.tokens,
+        "flops": points.flops,
+    }
     found = []
     for axis, values in axes.items():
         distinct = np.unique(values)
-        ends = distinct[:-1] if len(distinct) <= 3 * _CUTS else np.quantile(values, np.linspace(_DEEPEST, 0.8, _CUTS))
+        ends = (
+            distinct[:-1]
+            if len(distinct) <= 3 * _CUTS
+            else np.quantile(values, np.linspace(_DEEPEST, 0.8, _CUTS))
+        )
         for cut in ends[-_CUTS:]:
             kept = values <= cut * (1 + 1e-9)
             if kept.mean() >= _DEEPEST and not kept.all() and fittable(points.select(kept)):
@@ -193,7 +243,9 @@ def _different(points: Points) -> list[str]:
 
 
 def _objective(points: Points) -> Objective:
-    """Squares of log loss, linear beyond a few standard deviations of the scatter about the best squares."""
+    """Squares of log loss, linear beyond a few standard deviations of the scatter about the best
+    squares.
+    """
     data = _data(points, points.counts[0])
     fitted = [surface(optimum(form, data, Objective("log")), data.x, data.y) for form in FORMS]
     scatter = min(_MAD * float(np.median(np.abs(np.log(losses / data.loss)))) for losses in fitted)
@@ -204,17 +256,35 @@ def _data(points: Points, count: str) -> Data:
     return Data.of(points.params[count], points.tokens, points.loss)
 
 
-def _candidate(form: Form, count: str, points: Points, cuts: list[Split], objective: Objective, least: float,
-               draws: int) -> Candidate:  # fmt: skip
+def _candidate(
+    form: Form,
+    count: str,
+    points: Points,
+    cuts: list[Split],
+    objective: Objective,
+    least: float,
+    draws: int,
+) -> Candidate:
     data = _data(points, count)
     fitted = fit(form, data, objective)
     noise, residuals = _noise(form, fitted.coordinates, data, points.stem, least)
     record = tuple(_tried(form, count, points, cut, objective, least) for cut in cuts)
     drawn = redraw(form, fitted.coordinates, data, points.stem, noise, objective, draws)
-    return Candidate(count, fitted, record, _score(record), 0.0, noise, drawn, float(np.sqrt((residuals**2).mean())))
+    return Candidate(
+        count,
+        fitted,
+        record,
+        _score(record),
+        0.0,
+        noise,
+        drawn,
+        float(np.sqrt((residuals**2).mean())),
+    )
 
 
-def _tried(form: Form, count: str, points: Points, split: Split, objective: Objective, least: float) -> Tried:
+def _tried(
+    form: Form, count: str, points: Points, split: Split, objective: Objective, least: float
+) -> Tried:
     below, above = points.select(split.kept), points.select(~split.kept)
     data = _data(below, count)
     coordinates = optimum(form, data, objective)
@@ -223,35 +293,51 @@ def _tried(form: Form, count: str, points: Points, split: Split, objective: Obje
     errors = np.log(surface(coordinates, x, y) / above.loss)
     said = linear_sd(form, coordinates, data, below.stem, noise, x, y)
     far = _beyond(below, count, above.params[count], above.tokens).get(split.axis, np.zeros(1))
-    return Tried(split, float(np.abs(errors).mean()), float(errors.mean()),
-                 surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
-                 excess=float((_tamed(errors) ** 2).mean() - (said**2).mean()),
-                 reach=float((far**2).mean()))  # fmt: skip
+    return Tried(
+        split,
+        float(np.abs(errors).mean()),
+        float(errors.mean()),
+        surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
+        excess=float((_tamed(errors) ** 2).mean() - (said**2).mean()),
+        reach=float((far**2).mean()),
+    )
 
 
 def _tamed(errors: Array) -> Array:
-    """Magnitudes, none beyond a few standard deviations of what they scatter by: an outlier says nothing of a law."""
+    """Magnitudes, none beyond a few standard deviations of what they scatter by: an outlier says
+    nothing of a law.
+    """
     size = np.abs(errors)
     return np.minimum(size, _OUTLIER * _MAD * np.median(size))
 
 
 def _beyond(points: Points, count: str, params: ArrayLike, tokens: ArrayLike) -> dict[Axis, Array]:
     """Natural logarithms of how many times larger and longer than any of the points; 0 within."""
-    return {"params": np.log(params / points.params[count].max()).clip(0),
-            "tokens": np.log(tokens / points.tokens.max()).clip(0)}  # fmt: skip
+    return {
+        "params": np.log(params / points.params[count].max()).clip(0),
+        "tokens": np.log(tokens / points.tokens.max()).clip(0),
+    }
 
 
-def _noise(form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], least: float) -> tuple[Noise, Array]:
+def _noise(
+    form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], least: float
+) -> tuple[Noise, Array]:
     model, jacobian = log_slopes(coordinates, data.x, data.y)
     residuals = np.log(data.loss / model)
     return Noise.about(residuals, jacobian[:, FREE[form] > 0], stem, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:
-    """Mean relative error of extrapolation, each axis counting alike. Without a record all forms are alike."""
+    """Mean relative error of extrapolation, each axis counting alike. Without a record all forms
+    are alike.
+    """
     axes = dict.fromkeys(tried.split.axis for tried in record)
     return (
-        float(np.mean([np.mean([t.error for t in record if t.split.axis == axis]) for axis in axes])) if axes else 1.0
+        float(
+            np.mean([np.mean([t.error for t in record if t.split.axis == axis]) for axis in axes])
+        )
+        if axes
+        else 1.0
     )
 
 

@@ -1,9 +1,12 @@
-"""What a law of annealing says of decays before any is run: the loss that each ends at, and which is the best.
+"""What a law of annealing says of decays before any is run: the loss that each ends at, and which
+is the best.
 
-There is no search over free forms: the optimum of a fitted multi-power law may be a sudden fall, and losses after one
-(the published wsdcon_3) are above what the law says. Shapes that fall smoothly are safer to compare.
+There is no search over free forms: the optimum of a fitted multi-power law may be a sudden fall,
+and losses after one (the published wsdcon_3) are above what the law says. Shapes that fall
+smoothly are safer to compare.
 
-A law knows as much as the curves it was fitted to: a decay much shorter, longer or deeper than theirs is extrapolated.
+A law knows as much as the curves it was fitted to: a decay much shorter, longer or deeper than
+theirs is extrapolated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +32,18 @@ class Decay:
 
 
 def price_decays(
-    law: Law, stem: Schedule, total: float, lengths: Sequence[float], shapes: Mapping[str, ArrayLike]
+    law: Law,
+    stem: Schedule,
+    total: float,
+    lengths: Sequence[float],
+    shapes: Mapping[str, ArrayLike],
 ) -> list[Decay]:
     """Every shape at every length, the best first; all runs end at `total`.
 
-    stem: warm-up and stable phase; where a decay begins later than the stem ends, the stem goes on at its last rate.
-    shapes: by name, relative rates on an even grid over the decay, both ends included; with the floor, if there is one.
-    Raises ValueError for a length that leaves no stem, and rates that are negative or not finite.
+    stem: warm-up and stable phase; where a decay begins later than the stem ends, the stem goes
+    on at its last rate. shapes: by name, relative rates on an even grid over the decay, both ends
+    included; with the floor, if there is one. Raises ValueError for a length that leaves no stem,
+    and rates that are negative or not finite.
     """
     priced = []
     for name, shape in shapes.items():
@@ -51,15 +59,23 @@ def price_decays(
 
 
 def best_decay(
-    law: Law, stem: Schedule, total: float, lengths: Sequence[float], shapes: Mapping[str, ArrayLike]
+    law: Law,
+    stem: Schedule,
+    total: float,
+    lengths: Sequence[float],
+    shapes: Mapping[str, ArrayLike],
 ) -> Decay:
     """Of `price_decays`, the one with the lowest loss. Raises ValueError."""
     if not (lengths and shapes):
-        raise ValueError(f"{len(lengths)} lengths, {len(shapes)} shapes: expected at least one of each")
+        raise ValueError(
+            f"{len(lengths)} lengths, {len(shapes)} shapes: expected at least one of each"
+        )
     return price_decays(law, stem, total, lengths, shapes)[0]
 
 
 def _kept(stem: Schedule, total: float, length: float) -> Schedule:
     if not 0 < length < total:
-        raise ValueError(f"a decay of {length:g} in a run of {total:g}: expected more than 0 and less than the run")
+        raise ValueError(
+            f"a decay of {length:g} in a run of {total:g}: expected more than 0 and less than the run"
+        )
     return stem.until(total - length)

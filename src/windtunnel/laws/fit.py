@@ -1,8 +1,9 @@
-"""Fits of the loss law that prove themselves: two optimisers, from the same starts, must agree, or the fit says that it
-did not converge.
+"""Fits of the loss law that prove themselves: two optimisers, from the same starts, must agree,
+or the fit says that it did not converge.
 
-Starts come from variable projection (on a grid of exponents the linear part is solved by non-negative least squares;
-for c other than 1 after L is straightened to (L - E)^(1/c)); then Levenberg-Marquardt on all starts at once, and BFGS.
+Starts come from variable projection (on a grid of exponents the linear part is solved by
+non-negative least squares; for c other than 1 after L is straightened to (L - E)^(1/c)); then
+Levenberg-Marquardt on all starts at once, and BFGS.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +20,10 @@ AGREE = 1e-8  # in the objective: what two optimisers may differ by
 _EXPONENTS = np.geomspace(0.03, 1.5, 9)
 _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
 _FLOORS = (0.0, 0.45, 0.85)  # E of the starts, of the lowest loss
-_STARTS, _FEWER = 48, 18  # best ones of the grid, and others by turns; the fewer where many fits are wanted
+_STARTS, _FEWER = (
+    48,
+    18,
+)  # best ones of the grid, and others by turns; the fewer where many fits are wanted
 _KEPT = 6  # starts that are polished
 _LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, np.log(0.02)])
 _HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, np.log(10.0)])
@@ -29,8 +33,10 @@ _ANNEALED = (1e-1, 1e-2)  # deltas on the way to a smaller one
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: the sum over points of weight times half the square of a residual, or of Huber's loss, which
-    is linear beyond `delta`. Residuals are of the loss in nats, or of its natural logarithm."""
+    """What is minimised: the sum over points of weight times half the square of a residual, or of
+    Huber's loss, which is linear beyond `delta`. Residuals are of the loss in nats, or of its
+    natural logarithm.
+    """
 
     residual: Literal["log", "nats"] = "log"
     delta: float = np.inf
@@ -63,7 +69,9 @@ SQUARES = Objective("nats")
 
 @dataclass(frozen=True)
 class Data:
-    """Points in centred logarithms; losses (..., n) where many tables share their sizes and lengths."""
+    """Points in centred logarithms; losses (..., n) where many tables share their sizes and
+    lengths.
+    """
 
     x: Array
     y: Array
@@ -72,8 +80,9 @@ class Data:
     frame: Frame
 
     @classmethod
-    def of(cls, params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, weights: ArrayLike | None = None
-           ) -> "Data":  # fmt: skip
+    def of(
+        cls, params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, weights: ArrayLike | None = None
+    ) -> "Data":
         """Weights one a point (default: 1). Raises ValueError for what is no positive number."""
         n, d, losses = (np.asarray(values, float) for values in (params, tokens, loss))
         given = np.ones_like(losses) if weights is None else np.asarray(weights, float)
@@ -106,24 +115,38 @@ class Fit:
 
 
 def fit(form: Form, data: Data, objective: Objective = SQUARES) -> Fit:
-    """The law of this form that minimises the objective. Raises ValueError where there are fewer points than the form
-    has parameters."""
+    """The law of this form that minimises the objective. Raises ValueError where there are fewer
+    points than the form has parameters.
+    """
     starts = _starts(form, data)
     first, second = _marquardt(starts, data, form, objective), _bfgs(starts, data, form, objective)
     costs = [float(data.cost(found, objective)) for found in (first, second)]
     coordinates = first if costs[0] <= costs[1] else second
-    return Fit(form, data.frame.law(coordinates), min(costs), abs(costs[0] - costs[1]), data.frame, coordinates)
+    return Fit(
+        form,
+        data.frame.law(coordinates),
+        min(costs),
+        abs(costs[0] - costs[1]),
+        data.frame,
+        coordinates,
+    )
 
 
 def optimum(form: Form, data: Data, objective: Objective) -> Array:
-    """The coordinates (6,) of the best fit, without its certificate: for the many fits of an interval or a score."""
+    """The coordinates (6,) of the best fit, without its certificate: for the many fits of an
+    interval or a score.
+    """
     return _marquardt(_starts(form, data)[:_FEWER], data, form, objective)
 
 
-def fit_as_the_paper(params: ArrayLike, tokens: ArrayLike, loss: ArrayLike) -> tuple[LossLaw, Array]:
-    """The additive law by scipy's `curve_fit` from one start, as the paper fits it (section 4.5), for comparison; with
-    its own standard errors of (E, A, alpha, B, beta), which take every point as independent. N and D are in units of
-    their geometric means on the way. Raises ValueError where it does not converge."""
+def fit_as_the_paper(
+    params: ArrayLike, tokens: ArrayLike, loss: ArrayLike
+) -> tuple[LossLaw, Array]:
+    """The additive law by scipy's `curve_fit` from one start, as the paper fits it (section 4.5),
+    for comparison; with its own standard errors of (E, A, alpha, B, beta), which take every point
+    as independent. N and D are in units of their geometric means on the way. Raises ValueError
+    where it does not converge.
+    """
     n, d = np.asarray(params, float), np.asarray(tokens, float)
     n0, d0 = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
 
@@ -132,7 +155,9 @@ def fit_as_the_paper(params: ArrayLike, tokens: ArrayLike, loss: ArrayLike) -> t
 
     start = [float(np.min(loss)) / 2, 1.0, 0.3, 1.0, 0.3]
     try:
-        found, covariance = curve_fit(additive, np.array([n / n0, d / d0]), loss, start, maxfev=20_000)
+        found, covariance = curve_fit(
+            additive, np.array([n / n0, d / d0]), loss, start, maxfev=20_000
+        )
     except RuntimeError:
         raise ValueError("curve_fit did not converge from its one start") from None
     E, A, alpha, B, beta = map(float, found)
@@ -144,8 +169,10 @@ def fit_as_the_paper(params: ArrayLike, tokens: ArrayLike, loss: ArrayLike) -> t
 
 
 def refine(starts: Array, data: Data, free: Array, objective: Objective, steps: int) -> Array:
-    """Levenberg-Marquardt within bounds from many starts (..., 6) at once, each for its own losses where
-    data.loss is (..., n); coordinates where `free` is 0 stay. Huber's loss by reweighting."""
+    """Levenberg-Marquardt within bounds from many starts (..., 6) at once, each for its own
+    losses where data.loss is (..., n); coordinates where `free` is 0 stay. Huber's loss by
+    reweighting.
+    """
     at: Array = np.clip(starts, _LOWEST, _HIGHEST)
     damping = np.full(at.shape[:-1], 1e-3)
     model, pull = objective.slopes(at, data)
@@ -154,13 +181,21 @@ def refine(starts: Array, data: Data, free: Array, objective: Objective, steps: 
         residuals = objective.residuals(model, data.loss)
         weighted = pull * (data.weights * objective.influence(residuals))[..., None]
         gradient = (weighted * residuals[..., None]).sum(-2)
-        held = (free == 0) | ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
+        held = (
+            (free == 0) | ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
+        )
         normal = np.swapaxes(weighted, -1, -2) @ pull
         normal = np.where(held[..., None] | held[..., None, :], 0.0, normal)
         diagonal = np.diagonal(normal, axis1=-2, axis2=-1)
-        scale = np.where(held, 1.0, damping[..., None] * np.maximum(diagonal, 1e-12 * diagonal.max(-1, keepdims=True)))
+        scale = np.where(
+            held,
+            1.0,
+            damping[..., None] * np.maximum(diagonal, 1e-12 * diagonal.max(-1, keepdims=True)),
+        )
         scale = np.maximum(scale, 1e-300)
-        step = np.linalg.solve(normal + scale[..., None] * np.eye(6), np.where(held, 0.0, -gradient)[..., None])[..., 0]
+        step = np.linalg.solve(
+            normal + scale[..., None] * np.eye(6), np.where(held, 0.0, -gradient)[..., None]
+        )[..., 0]
         tried = np.clip(at + step, _LOWEST, _HIGHEST)
         new_model, new_pull = objective.slopes(tried, data)
         new_cost = objective.cost(objective.residuals(new_model, data.loss), data.weights)
@@ -177,7 +212,9 @@ def refine(starts: Array, data: Data, free: Array, objective: Objective, steps: 
 
 
 def _deltas(objective: Objective) -> list[Objective]:
-    """Squares, then Huber's loss with larger deltas, then the objective itself: each starts where the last ended."""
+    """Squares, then Huber's loss with larger deltas, then the objective itself: each starts where
+    the last ended.
+    """
     larger = [delta for delta in (np.inf, *_ANNEALED) if delta > 3 * objective.delta]
     return [replace(objective, delta=delta) for delta in (*larger, objective.delta)]
 
@@ -208,7 +245,9 @@ def _bfgs(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
 
         part = whole[free]
         for stage in (*before, last, last):  # a restart forgets a curvature that no longer holds
-            part = minimize(cost, part, (stage,), jac=True, method="L-BFGS-B", bounds=bounds, options=_PATIENT).x
+            part = minimize(
+                cost, part, (stage,), jac=True, method="L-BFGS-B", bounds=bounds, options=_PATIENT
+            ).x
         whole[free] = part
     return found[np.argmin(data.cost(found, objective))]
 
@@ -217,7 +256,9 @@ def _starts(form: Form, data: Data) -> Array:
     """The best points of variable projection: coordinates (starts, 6)."""
     free = FREE[form]
     if data.loss.shape[-1] < free.sum():
-        raise ValueError(f"{len(data.loss)} points can't tell the {int(free.sum())} parameters of the {form} law")
+        raise ValueError(
+            f"{len(data.loss)} points can't tell the {int(free.sum())} parameters of the {form} law"
+        )
     lowest, root = data.loss.min(), np.sqrt(data.weights)
     found: list[tuple[float, Array]] = []
     for c in _POWERS if free[5] else (1.0,):
@@ -234,5 +275,7 @@ def _starts(form: Form, data: Data) -> Array:
                 base = linear[2] if len(linear) == 3 else floor
                 found.append((misfit, np.array([base, p, a, q, b, np.log(c)])))
     found.sort(key=lambda item: item[0])
-    by_turns = [item for pair in zip(found, found[len(found) // 9 :: 6], strict=False) for item in pair]
+    by_turns = [
+        item for pair in zip(found, found[len(found) // 9 :: 6], strict=False) for item in pair
+    ]
     return np.array([coordinates for _, coordinates in by_turns[:_STARTS]])

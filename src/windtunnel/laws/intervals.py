@@ -1,4 +1,6 @@
-"""What a fitted law does not know: laws as they might as well be, and which of its numbers the data pin down."""
+"""What a fitted law does not know: laws as they might as well be, and which of its numbers the
+data pin down.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,8 +21,9 @@ _GRID = 21
 
 @dataclass(frozen=True)
 class Draws:
-    """Laws that were fitted to losses drawn anew about the best law: coordinates (draws, 6), and of each draw the
-    standard deviation of a single run's log loss."""
+    """Laws that were fitted to losses drawn anew about the best law: coordinates (draws, 6), and
+    of each draw the standard deviation of a single run's log loss.
+    """
 
     coordinates: Array
     noise_sd: Array
@@ -30,10 +33,19 @@ class Draws:
         return np.log(surface(self.coordinates, np.atleast_1d(x), np.atleast_1d(y)))
 
 
-def redraw(form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], noise: Noise, objective: Objective,
-           count: int, seed: int = 0) -> Draws:  # fmt: skip
-    """A bootstrap clustered by stem: losses drawn anew about the law, with a stem's shared noise and each point's own,
-    and the same fit to each. Whole stems are not resampled: without its largest size a table of five is another table.
+def redraw(
+    form: Form,
+    coordinates: Array,
+    data: Data,
+    stem: NDArray[np.int64],
+    noise: Noise,
+    objective: Objective,
+    count: int,
+    seed: int = 0,
+) -> Draws:
+    """A bootstrap clustered by stem: losses drawn anew about the law, with a stem's shared noise
+    and each point's own, and the same fit to each. Whole stems are not resampled: without its
+    largest size a table of five is another table.
     """
     rng = np.random.default_rng(seed)
     shared, own = noise.draw(count, rng)
@@ -46,12 +58,21 @@ def redraw(form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], 
 
 
 def linear_sd(
-    form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], noise: Noise, x: Array, y: Array
+    form: Form,
+    coordinates: Array,
+    data: Data,
+    stem: NDArray[np.int64],
+    noise: Noise,
+    x: Array,
+    y: Array,
 ) -> Array:
-    """Standard deviation (targets,) of a new run's log loss about the law, to first order: far quicker than `redraw`,
-    and good enough to weigh errors by."""
+    """Standard deviation (targets,) of a new run's log loss about the law, to first order: far
+    quicker than `redraw`, and good enough to weigh errors by.
+    """
     free = FREE[form] > 0
-    jacobian, ahead = (log_slopes(coordinates, *at)[1][:, free] for at in ((data.x, data.y), (x, y)))
+    jacobian, ahead = (
+        log_slopes(coordinates, *at)[1][:, free] for at in ((data.x, data.y), (x, y))
+    )
     scale = np.linalg.norm(jacobian, axis=0).clip(1e-12)
     estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None]
     spread = ahead @ estimator
@@ -69,26 +90,45 @@ class Profile:
 
     @property
     def identified(self) -> bool:
-        """False: the data fit about as well with quite another value, and it must not be quoted alone."""
+        """False: the data fit about as well with quite another value, and it must not be quoted
+        alone.
+        """
         if self.low is None or self.high is None:
             return False
         return max(self.value - self.low, self.high - self.value) <= _LOOSE * abs(self.value)
 
 
-def profiles(form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], noise: Noise, objective: Objective
-             ) -> list[Profile]:  # fmt: skip
-    """Of the floor E, and of the exponents with which the loss falls in N and in D alone: c alpha and c beta (for the
-    additive law alpha and beta). Every other coordinate is fitted anew at each value (Venzon and Moolgavkar 1988);
-    a stem's shared noise counts through the design effect."""
+def profiles(
+    form: Form,
+    coordinates: Array,
+    data: Data,
+    stem: NDArray[np.int64],
+    noise: Noise,
+    objective: Objective,
+) -> list[Profile]:
+    """Of the floor E, and of the exponents with which the loss falls in N and in D alone: c alpha
+    and c beta (for the additive law alpha and beta). Every other coordinate is fitted anew at
+    each value (Venzon and Moolgavkar 1988); a stem's shared noise counts through the design
+    effect.
+    """
     names: dict[int, Literal["E", "c alpha", "c beta"]] = {0: "E", 2: "c alpha", 4: "c beta"}
     effect = _design_effect(stem, noise)
     return [
-        _profile(names[at], at, form, coordinates, data, objective, effect) for at in names if FREE[form][at]
-    ]  # fmt: skip
+        _profile(names[at], at, form, coordinates, data, objective, effect)
+        for at in names
+        if FREE[form][at]
+    ]
 
 
-def _profile(name: Literal["E", "c alpha", "c beta"], at: int, form: Form, coordinates: Array, data: Data,
-             objective: Objective, effect: float) -> Profile:  # fmt: skip
+def _profile(
+    name: Literal["E", "c alpha", "c beta"],
+    at: int,
+    form: Form,
+    coordinates: Array,
+    data: Data,
+    objective: Objective,
+    effect: float,
+) -> Profile:
     free = FREE[form].copy()
     freedom = len(data.loss) - int(free.sum())
     free[at] = 0
@@ -117,5 +157,7 @@ def _crossing(tried: Array, costs: Array, allowed: float, at: int) -> float:
 def _design_effect(stem: NDArray[np.int64], noise: Noise) -> float:
     """How many times fewer independent points there are than points (Kish)."""
     sizes = np.unique(stem, return_counts=True)[1]
-    share = float(noise.weights @ (noise.shared * noise.variance)) / float(noise.weights @ noise.variance)
+    share = float(noise.weights @ (noise.shared * noise.variance)) / float(
+        noise.weights @ noise.variance
+    )
     return 1 + (float((sizes**2).sum() / sizes.sum()) - 1) * share

@@ -1,7 +1,9 @@
-"""The loss that a model of N parameters reaches with D tokens: one family, L = E + (A/N^alpha + B/D^beta)^c.
+"""The loss that a model of N parameters reaches with D tokens: one family, L = E + (A/N^alpha +
+B/D^beta)^c.
 
-c = 1 is the additive law of the paper (section 4.5) and of Chinchilla. E = 0 is the coupled law (Kaplan et al. 2020,
-eq. 1.5): the gain from more tokens grows with the size. With both free it holds the two of them.
+c = 1 is the additive law of the paper (section 4.5) and of Chinchilla. E = 0 is the coupled law
+(Kaplan et al. 2020, eq. 1.5): the gain from more tokens grows with the size. With both free it
+holds the two of them.
 """
 
 from collections.abc import Mapping
@@ -35,11 +37,14 @@ class LossLaw:
     c: float = 1.0
 
     def at(self, params: ArrayLike, tokens: ArrayLike) -> Array:
-        """The loss; arrays broadcast. Through logarithms: with a small c, A and B may be near the largest number."""
+        """The loss; arrays broadcast. Through logarithms: with a small c, A and B may be near the
+        largest number.
+        """
         n, d = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
         with np.errstate(divide="ignore"):  # A or B of zero: that term is not there
             return self.E + np.exp(
-                self.c * np.logaddexp(np.log(self.A) - self.alpha * n, np.log(self.B) - self.beta * d)
+                self.c
+                * np.logaddexp(np.log(self.A) - self.alpha * n, np.log(self.B) - self.beta * d)
             )
 
     def gradient(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
@@ -57,10 +62,12 @@ class LossLaw:
 
 @dataclass(frozen=True)
 class Frame:
-    """Centred logarithms, in which a fit is well conditioned: x = log N - log N0, y = log D - log D0.
+    """Centred logarithms, in which a fit is well conditioned: x = log N - log N0, y = log D - log
+    D0.
 
-    The coordinates (E, p, a, q, b, log c) mean L = E + (e^((p - a x)/c) + e^((q - b y)/c))^c: then p and q are log
-    losses, a and b local exponents, and none of them runs away as c goes to 0, where the sum becomes a maximum.
+    The coordinates (E, p, a, q, b, log c) mean L = E + (e^((p - a x)/c) + e^((q - b y)/c))^c:
+    then p and q are log losses, a and b local exponents, and none of them runs away as c goes to
+    0, where the sum becomes a maximum.
     """
 
     n0: float
@@ -71,14 +78,22 @@ class Frame:
         return cls(float(np.log(params).mean()), float(np.log(tokens).mean()))
 
     def logs(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
-        return np.log(np.asarray(params, float)) - self.n0, np.log(np.asarray(tokens, float)) - self.d0
+        return np.log(np.asarray(params, float)) - self.n0, np.log(
+            np.asarray(tokens, float)
+        ) - self.d0
 
     def law(self, coordinates: Array) -> LossLaw:
         floor, p, a, q, b, log_c = map(float, coordinates)
         c = float(np.exp(log_c))
         alpha, beta = a / c, b / c
-        return LossLaw(floor, float(np.exp(p / c + alpha * self.n0)), alpha,
-                       float(np.exp(q / c + beta * self.d0)), beta, c)  # fmt: skip
+        return LossLaw(
+            floor,
+            float(np.exp(p / c + alpha * self.n0)),
+            alpha,
+            float(np.exp(q / c + beta * self.d0)),
+            beta,
+            c,
+        )
 
     def coordinates(self, law: LossLaw) -> Array:
         p = law.c * (np.log(law.A) - law.alpha * self.n0)
@@ -114,6 +129,8 @@ def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Losses (..., n) and the derivatives of their natural logarithms by the coordinates, (..., n, 6)."""
+    """Losses (..., n) and the derivatives of their natural logarithms by the coordinates, (...,
+    n, 6).
+    """
     losses, derivatives = slopes(coordinates, x, y)
     return losses, derivatives / losses[..., None]

@@ -1,7 +1,9 @@
-"""How far measured losses scatter about a law: a part that all points of a stem share, and a part of each point's own.
+"""How far measured losses scatter about a law: a part that all points of a stem share, and a part
+of each point's own.
 
-Estimated by restricted likelihood about the fitted law (Patterson and Thompson 1971), which counts what the fit itself
-has absorbed; how much is shared is not settled by a few stems, so draws follow its posterior instead of one estimate.
+Estimated by restricted likelihood about the fitted law (Patterson and Thompson 1971), which
+counts what the fit itself has absorbed; how much is shared is not settled by a few stems, so
+draws follow its posterior instead of one estimate.
 """
 
 from dataclasses import dataclass
@@ -22,15 +24,23 @@ class Noise:
     weights: Array  # their posterior probabilities
     variance: Array  # of one point, for each candidate: scale of an inverse chi square
     freedom: int
-    least: float  # standard deviation of a single run that was measured between seeds; 0: not measured
+    least: (
+        float  # standard deviation of a single run that was measured between seeds; 0: not measured
+    )
 
     @classmethod
-    def about(cls, residuals: Array, jacobian: Array, stem: NDArray[np.int64], least: float = 0.0) -> "Noise":
-        """From residuals (n,) of a fit, its derivatives (n, parameters) and the stem of each point."""
+    def about(
+        cls, residuals: Array, jacobian: Array, stem: NDArray[np.int64], least: float = 0.0
+    ) -> "Noise":
+        """From residuals (n,) of a fit, its derivatives (n, parameters) and the stem of each
+        point.
+        """
         freedom = len(residuals) - jacobian.shape[1]
         basis = _basis(jacobian)
         candidates = _SHARED if len(np.unique(stem)) < len(stem) else np.zeros(1)
-        likelihood, variance = np.array([_restricted(share, residuals, basis, stem) for share in candidates]).T
+        likelihood, variance = np.array(
+            [_restricted(share, residuals, basis, stem) for share in candidates]
+        ).T
         weights = np.exp(likelihood - likelihood.max())
         return cls(candidates, weights / weights.sum(), variance, max(1, freedom), least)
 
@@ -44,7 +54,9 @@ class Noise:
         chosen = rng.choice(len(self.shared), count, p=self.weights)
         variance = self.variance[chosen] * self.freedom / rng.chisquare(self.freedom, count)
         variance = np.maximum(variance, self.least**2)
-        return np.sqrt(self.shared[chosen] * variance), np.sqrt((1 - self.shared[chosen]) * variance)
+        return np.sqrt(self.shared[chosen] * variance), np.sqrt(
+            (1 - self.shared[chosen]) * variance
+        )
 
     def covariance(self, stem: NDArray[np.int64]) -> Array:
         """(n, n) of points of these stems, at the mean of the posterior."""
@@ -55,12 +67,18 @@ class Noise:
 
 def _basis(jacobian: Array) -> Array:
     """An orthonormal basis of what the fit can absorb."""
-    left, values, _ = np.linalg.svd(jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300), full_matrices=False)
+    left, values, _ = np.linalg.svd(
+        jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300), full_matrices=False
+    )
     return left[:, values > 1e-9 * values[0]]
 
 
-def _restricted(share: float, residuals: Array, basis: Array, stem: NDArray[np.int64]) -> tuple[float, float]:
-    """(log restricted likelihood, variance at it) where this share of the variance is the stem's."""
+def _restricted(
+    share: float, residuals: Array, basis: Array, stem: NDArray[np.int64]
+) -> tuple[float, float]:
+    """(log restricted likelihood, variance at it) where this share of the variance is the
+    stem's.
+    """
     _, index, sizes = np.unique(stem, return_inverse=True, return_counts=True)
     own = 1 - share
 
@@ -72,7 +90,9 @@ def _restricted(share: float, residuals: Array, basis: Array, stem: NDArray[np.i
     solved = whitened(np.column_stack([basis, residuals]))
     normal, moment = basis.T @ solved[:, :-1], basis.T @ solved[:, -1]
     freedom = len(residuals) - basis.shape[1]
-    squares = max(float(residuals @ solved[:, -1] - moment @ np.linalg.solve(normal, moment)), 1e-300)
+    squares = max(
+        float(residuals @ solved[:, -1] - moment @ np.linalg.solve(normal, moment)), 1e-300
+    )
     log_det = float((np.log(own + share * sizes) + (sizes - 1) * np.log(own)).sum())
     likelihood = -0.5 * (log_det + np.linalg.slogdet(normal)[1] + freedom * np.log(squares))
     return likelihood, squares / max(1, freedom)

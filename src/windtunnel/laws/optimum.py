@@ -1,4 +1,6 @@
-"""The best size for a budget: in closed form for the loss law with C = 6ND (paper Eq. 3), by search for any other."""
+"""The best size for a budget: in closed form for the loss law with C = 6ND (paper Eq. 3), by
+search for any other.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +22,9 @@ _CENTRAL = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # f' from f at -3 to 3 ste
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best model at a budget: N by the count that the law was fitted with, D in tokens, loss in nats/token."""
+    """The best model at a budget: N by the count that the law was fitted with, D in tokens, loss
+    in nats/token.
+    """
 
     params: float
     tokens: float
@@ -34,14 +38,17 @@ class Optimum:
 
 
 def exponents(law: LossLaw) -> tuple[float, float]:
-    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta. The same for the coupled law: its outer power moves no optimum.
-    Raises ValueError for a law in which size or data is worth nothing."""
+    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta. The same for the coupled law: its outer power
+    moves no optimum. Raises ValueError for a law in which size or data is worth nothing.
+    """
     log_k, eta = _log_k(law)
     return math.exp(2 * log_k), eta
 
 
 def closed_form(law: LossLaw, flops: float) -> Optimum:
-    """Where L(N, D) is lowest with 6ND = `flops`: N = K (C/6)^(beta/(alpha+beta)), D = (C/6) / N."""
+    """Where L(N, D) is lowest with 6ND = `flops`: N = K (C/6)^(beta/(alpha+beta)), D = (C/6) /
+    N.
+    """
     log_k, _ = _log_k(law)
     log_c = math.log(flops / FLOPS)
     log_n = log_k + law.beta / (law.alpha + law.beta) * log_c
@@ -49,11 +56,14 @@ def closed_form(law: LossLaw, flops: float) -> Optimum:
     return Optimum(n, d, float(law.at(n, d)))
 
 
-def search(loss: Callable[[Array, Array], Array], tokens: Callable[[Array], Array], low: float, high: float) -> Optimum:
-    """Where `loss(N, tokens(N))` is lowest for N between `low` and `high`: a grid in log N, then the root of the slope,
-    to about 1e-9 of N, or to what rounding leaves of the loss. At an edge, and where the slope has no root beside the
-    lowest point of the grid, it is that point: to a step of the grid, log(high / low) / 399. Both functions take arrays
-    and must be smooth."""
+def search(
+    loss: Callable[[Array, Array], Array], tokens: Callable[[Array], Array], low: float, high: float
+) -> Optimum:
+    """Where `loss(N, tokens(N))` is lowest for N between `low` and `high`: a grid in log N, then
+    the root of the slope, to about 1e-9 of N, or to what rounding leaves of the loss. At an edge,
+    and where the slope has no root beside the lowest point of the grid, it is that point: to a
+    step of the grid, log(high / low) / 399. Both functions take arrays and must be smooth.
+    """
 
     def at(log_n: Array) -> Array:
         n = np.exp(log_n)
@@ -76,7 +86,9 @@ def slope(function: Callable[[Array], Array], at: float) -> float:
     return float(_CENTRAL @ function(np.asarray(at + _STEP * np.arange(-3, 4), np.float64))) / _STEP
 
 
-def ratio_interval(draws: Sequence[LossLaw], flops: float, level: float = 0.9) -> tuple[float, float]:
+def ratio_interval(
+    draws: Sequence[LossLaw], flops: float, level: float = 0.9
+) -> tuple[float, float]:
     """Of D_opt / N_opt, from laws as they might as well be."""
     ratios = [closed_form(law, flops).ratio for law in draws]
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
@@ -84,7 +96,9 @@ def ratio_interval(draws: Sequence[LossLaw], flops: float, level: float = 0.9) -
 
 
 def outside(ratio: float, sampled: tuple[float, float]) -> str | None:
-    """What to say of a best ratio of tokens to parameters that no run in the fit comes near; None inside."""
+    """What to say of a best ratio of tokens to parameters that no run in the fit comes near; None
+    inside.
+    """
     low, high = sampled
     if low <= ratio <= high:
         return None
@@ -96,8 +110,12 @@ def outside(ratio: float, sampled: tuple[float, float]) -> str | None:
 
 
 def _log_k(law: LossLaw) -> tuple[float, float]:
-    """log K and eta: K = (alpha A / (beta B))^(1/(alpha + beta)), eta = (beta - alpha)/(alpha + beta)."""
+    """log K and eta: K = (alpha A / (beta B))^(1/(alpha + beta)), eta = (beta - alpha)/(alpha +
+    beta).
+    """
     if not (law.alpha > 0 and law.beta > 0 and law.A > 0 and law.B > 0):
         raise ValueError(f"no best size: {law} must fall with both size and data")
     both = law.alpha + law.beta
-    return (math.log(law.alpha * law.A) - math.log(law.beta * law.B)) / both, (law.beta - law.alpha) / both
+    return (math.log(law.alpha * law.A) - math.log(law.beta * law.B)) / both, (
+        law.beta - law.alpha
+    ) / both

@@ -1,4 +1,6 @@
-"""The learning rate of a run, step by step, the losses measured under it, and what a law of annealing needs of both."""
+"""The learning rate of a run, step by step, the losses measured under it, and what a law of
+annealing needs of both.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -20,7 +22,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.ends.ndim != 1 or self.ends.shape != self.rates.shape or not len(self.ends):
-            raise ValueError(f"ends {self.ends.shape}, rates {self.rates.shape}: expected two vectors of one length")
+            raise ValueError(
+                f"ends {self.ends.shape}, rates {self.rates.shape}: expected two vectors of one length"
+            )
         if not (np.diff(self.ends, prepend=0.0) > 0).all():
             raise ValueError("the steps' ends: expected positions above 0 that grow")
         if not (np.isfinite(self.rates).all() and (self.rates >= 0).all() and self.rates.any()):
@@ -41,10 +45,14 @@ class Schedule:
         return float(self.ends[-1])
 
     def area(self, position: ArrayLike, power: float = 1.0) -> Array:
-        """Under rate^power, from the start to each position. Raises ValueError beyond the schedule's end."""
+        """Under rate^power, from the start to each position. Raises ValueError beyond the
+        schedule's end.
+        """
         position = np.asarray(position, float)
         if position.size and not (0 <= position.min() <= position.max() <= self.end * (1 + 1e-9)):
-            raise ValueError(f"positions {position.min():g} to {position.max():g}: expected 0 to {self.end:g}")
+            raise ValueError(
+                f"positions {position.min():g} to {position.max():g}: expected 0 to {self.end:g}"
+            )
         summed = np.cumsum(self.rates**power * np.diff(self.ends, prepend=0.0))
         return np.interp(position, np.append(0.0, self.ends), np.append(0.0, summed))
 
@@ -64,7 +72,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Curve:
-    """A run that was measured: its schedule, and the loss (n,) at positions (n,) of it, after the warm-up."""
+    """A run that was measured: its schedule, and the loss (n,) at positions (n,) of it, after the
+    warm-up.
+    """
 
     schedule: Schedule
     position: Array
@@ -72,14 +82,18 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.position.ndim != 1 or self.position.shape != self.loss.shape or not len(self.loss):
-            raise ValueError(f"position {self.position.shape}, loss {self.loss.shape}: expected vectors of one length")
+            raise ValueError(
+                f"position {self.position.shape}, loss {self.loss.shape}: expected vectors of one length"
+            )
         if not (np.isfinite(self.loss).all() and (self.loss > 0).all()):
             raise ValueError("loss: expected finite positive numbers")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """All that a law needs of a schedule at n positions, with m changes of the rate. A rise is a negative drop."""
+    """All that a law needs of a schedule at n positions, with m changes of the rate. A rise is a
+    negative drop.
+    """
 
     progress: Array  # (n,) area under rate^power from the start
     drop: Array  # (m,)
@@ -89,7 +103,9 @@ class Terms:
 
 
 def terms_of(schedule: Schedule, position: Array, power: float) -> Terms:
-    """Neighbouring small changes of one sign are summed as one in their middle; a piece ends where a loss is wanted."""
+    """Neighbouring small changes of one sign are summed as one in their middle; a piece ends
+    where a loss is wanted.
+    """
     before = np.concatenate([[0.0], schedule.rates[:-1]])
     drops, peak = before - schedule.rates, schedule.rates.max()
     changed = np.flatnonzero(np.abs(drops) > 1e-9 * peak)

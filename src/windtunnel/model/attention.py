@@ -1,7 +1,8 @@
 """Causal attention with grouped key/value heads, over whole windows or against a cache.
 
-On CUDA and MPS torch's fused kernel is used. On CPU it is written out in causal blocks: torch's fused CPU attention
-took about half of a small model's step for a few percent of its arithmetic; this form compiles into plain products.
+On CUDA and MPS torch's fused kernel is used. On CPU it is written out in causal blocks: torch's
+fused CPU attention took about half of a small model's step for a few percent of its arithmetic;
+this form compiles into plain products.
 """
 
 from typing import Any
@@ -10,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BLOCK = 64  # queries a block on CPU: small enough to skip most of the masked half, large enough to fill a product
+# queries a block on CPU: small enough to skip most of the masked half, large enough to fill a
+# product
+_BLOCK = 64
 
 
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None
 ) -> Tensor:
-    """Attend from (B, heads, T, head_size) to keys and values (B, kv_heads, S, head_size), S >= T; the last query sees
-    all S keys. `documents` (B, S) numbers the document of each position: attention stays within one."""
+    """Attend from (B, heads, T, head_size) to keys and values (B, kv_heads, S, head_size), S >=
+    T; the last query sees all S keys. `documents` (B, S) numbers the document of each position:
+    attention stays within one.
+    """
     if query.device.type == "cpu" and query.shape[-2] > 1:
         return _blocked(query, key, value, scale, documents)
     T, S = query.shape[-2], key.shape[-2]
@@ -26,37 +31,48 @@ def causal_attention(
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=T == S and T > 1, scale=scale, enable_gqa=grouped
         )
-    mask = _mask(torch.arange(S - T, S, device=query.device), torch.arange(S, device=query.device), documents)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    mask = _mask(
+        torch.arange(S - T, S, device=query.device), torch.arange(S, device=query.device), documents
+    )
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
+    )
 
 
-def _blocked(query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None) -> Tensor:
+def _blocked(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None
+) -> Tensor:
     B, heads, T, size = query.shape
     kv_heads, S = key.shape[1], key.shape[2]
     group = heads // kv_heads
     lengths = [min(_BLOCK, T - start) for start in range(0, T, _BLOCK)]
     queries = query.reshape(B, kv_heads, group, T, size).split(lengths, dim=3)
-    # split and joined again, not sliced: the gradient of overlapping slices is a slow sum of padded tensors
+    # split and joined again, not sliced: the gradient of overlapping slices is a slow sum of
+    # padded tensors
     keys, values = (x.split([S - T + lengths[0], *lengths[1:]], dim=2) for x in (key, value))
     blocks = []
     for index, rows in enumerate(queries):
         seen, seen_values = (torch.cat(x[: index + 1], dim=2) for x in (keys, values))
         hidden = _hidden(rows.shape[3], seen.shape[2], documents, query.device)
-        mixed: Tensor = _Block.apply(rows.flatten(2, 3), seen, seen_values, hidden, scale)  # pyright: ignore
+        # pyright: ignore
+        mixed: Tensor = _Block.apply(rows.flatten(2, 3), seen, seen_values, hidden, scale)
         blocks.append(mixed.unflatten(2, (group, -1)))
     return torch.cat(blocks, dim=3).reshape(B, heads, T, size)
 
 
 class _Block(torch.autograd.Function):
-    """A block of queries (B, kv_heads, group * T, head_size) against all keys and values (B, kv_heads, S, head_size)
-    that it may see. `hidden` (T, S), or (B, 1, 1, T, S), is -inf where a query may not look, else 0.
+    """A block of queries (B, kv_heads, group * T, head_size) against all keys and values (B,
+    kv_heads, S, head_size) that it may see. `hidden` (T, S), or (B, 1, 1, T, S), is -inf where a
+    query may not look, else 0.
 
-    The gradient is written out so that it takes the weights as the product did, in the values' dtype: no second mask,
-    no second exponential, and no weights in fp32 to keep.
+    The gradient is written out so that it takes the weights as the product did, in the values'
+    dtype: no second mask, no second exponential, and no weights in fp32 to keep.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float
+    ) -> Tensor:
         scores = (query @ key.mT).unflatten(2, (-1, hidden.shape[-2])).float() * scale + hidden
         weights = (scores - scores.amax(-1, keepdim=True)).exp().flatten(2, 3)
         # normalised after the product: one pass less than with softmax
@@ -86,7 +102,9 @@ def _hidden(T: int, S: int, documents: Tensor | None, device: torch.device) -> T
 
 
 def _mask(queries: Tensor, keys: Tensor, documents: Tensor | None) -> Tensor:
-    """True where a query position may look at a key position: (T, S), or (B, 1, T, S) with documents."""
+    """True where a query position may look at a key position: (T, S), or (B, 1, T, S) with
+    documents.
+    """
     causal = queries[:, None] >= keys
     if documents is None:
         return causal

@@ -1,9 +1,9 @@
-"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, of one kind or of experts, tied or untied head;
-with or without members.
+"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, of one kind or of experts,
+tied or untied head; with or without members.
 
-Everything is written on trailing axes. A parameter may carry a leading members axis, (P, out, in) instead of (out, in):
-then one model is a population of P same-shaped models in batched kernels, and activations are (P, tokens, width)
-instead of (tokens, width). The same code serves both.
+Everything is written on trailing axes. A parameter may carry a leading members axis, (P, out, in)
+instead of (out, in): then one model is a population of P same-shaped models in batched kernels,
+and activations are (P, tokens, width) instead of (tokens, width). The same code serves both.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from windtunnel.recipe import Model
 class Decoder(nn.Module):
     """One model, or a population of them.
 
-    `model`: one settings object, or a sequence of P of the same shape, which may differ in init_std, scale_emb,
-    scale_depth and parametrization. `seed`: one, or P of them. `context`: the longest sequence.
+    `model`: one settings object, or a sequence of P of the same shape, which may differ in
+    init_std, scale_emb, scale_depth and parametrization. `seed`: one, or P of them. `context`:
+    the longest sequence.
     """
 
     embedding: Tensor
@@ -40,12 +41,16 @@ class Decoder(nn.Module):
     rope: Tensor
     scales: Tensor
 
-    def __init__(self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] = 0) -> None:
+    def __init__(
+        self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] = 0
+    ) -> None:
         super().__init__()
         models = [model] if isinstance(model, Model) else list(model)
         seeds = [seed] if isinstance(seed, int) else list(seed)
         if len({_shared(m) for m in models}) != 1 or len(seeds) != len(models):
-            raise ValueError("members must have one shape, one rope_base and norm_eps, and one seed each")
+            raise ValueError(
+                "members must have one shape, one rope_base and norm_eps, and one seed each"
+            )
         self.model = models[0]
         self.members = None if isinstance(model, Model) else len(models)
         self.context = context
@@ -54,12 +59,19 @@ class Decoder(nn.Module):
         for name in tensor_shapes(self.model):
             tensors = [member[name] for member in initial]
             self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
-        self.register_buffer("rope", rope_table(context, self.model.head_size, self.model.rope_base), persistent=False)
-        # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member. A tensor, since compiled
-        # code would take a plain number for a constant and be compiled anew for each value of a search.
+        self.register_buffer(
+            "rope",
+            rope_table(context, self.model.head_size, self.model.rope_base),
+            persistent=False,
+        )
+        # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member. A
+        # tensor, since compiled code would take a plain number for a constant and be compiled
+        # anew for each value of a search.
         scales = torch.tensor([astuple(multipliers(m)) for m in models]).T
         self.register_buffer(
-            "scales", scales[:, 0] if self.members is None else scales[..., None, None], persistent=False
+            "scales",
+            scales[:, 0] if self.members is None else scales[..., None, None],
+            persistent=False,
         )
         self._losses: Callable[..., Tensor] = _losses
         self._again = False
@@ -74,7 +86,9 @@ class Decoder(nn.Module):
         return self.embedding if self.model.tied else self.head
 
     def compile_parts(self) -> None:
-        """Compile a layer once for all layers, and the loss: the time to compile does not grow with the depth."""
+        """Compile a layer once for all layers, and the loss: the time to compile does not grow
+        with the depth.
+        """
         for layer in self.layers:
             layer.compile(dynamic=False)
         self._losses = torch.compile(_losses, dynamic=False)
@@ -83,9 +97,13 @@ class Decoder(nn.Module):
         """Keep only what enters a layer, and compute the layer again in the backward pass."""
         self._again = True
 
-    def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """tokens (batch, T), or (P, batch, T) where each member has its own -> what the head multiplies to give logits:
-        (batch * T, width), or (P, batch * T, width). `documents` like tokens: attention stays within a document."""
+    def forward(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """tokens (batch, T), or (P, batch, T) where each member has its own -> what the head
+        multiplies to give logits: (batch * T, width), or (P, batch * T, width). `documents` like
+        tokens: attention stays within a document.
+        """
         x, _ = self._trunk(tokens, documents, cache)
         return rms_norm(x, self.norm, self.model.norm_eps) * self._scale(3)
 
@@ -95,19 +113,26 @@ class Decoder(nn.Module):
         return flat.unflatten(-2, tokens.shape[-2:])
 
     def losses(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Cross-entropy of every target, nats: (batch * T,), or (P, batch * T). `targets` like tokens."""
+        """Cross-entropy of every target, nats: (batch * T,), or (P, batch * T). `targets` like
+        tokens.
+        """
         return self.losses_and_unevenness(tokens, targets, documents)[0]
 
     def losses_and_unevenness(
         self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The same, and where there are experts the `unevenness` of every window, (batch,), or (P, batch), summed over
-        the layers."""
+        """The same, and where there are experts the `unevenness` of every window, (batch,), or
+        (P, batch), summed over the layers.
+        """
         x, unevenness = self._trunk(tokens, documents, None)
-        losses = self._losses(x, self.norm, self.model.norm_eps, self._scale(3), self.unembedding, targets.flatten(-2))
+        losses = self._losses(
+            x, self.norm, self.model.norm_eps, self._scale(3), self.unembedding, targets.flatten(-2)
+        )
         return losses, torch.stack(unevenness).sum(0) if unevenness else None
 
-    def _trunk(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> tuple[Tensor, list[Tensor]]:
+    def _trunk(
+        self, tokens: Tensor, documents: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor, list[Tensor]]:
         """The residual stream behind the last layer, and each layer's unevenness."""
         T, start = tokens.shape[-1], cache.tokens if cache else 0
         table = self.rope[:, start : start + T]
@@ -117,10 +142,13 @@ class Decoder(nn.Module):
         x, unevenness = self._embed(tokens) * self._scale(0), []
         for index, layer in enumerate(self.layers):
             through = (
-                partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False) if self._again else layer
+                partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False)
+                if self._again
+                else layer
             )
             x, uneven = cast(
-                tuple[Tensor, Tensor | None], through(x, table, self._scale(1), documents, cache and cache.of(index))
+                tuple[Tensor, Tensor | None],
+                through(x, table, self._scale(1), documents, cache and cache.of(index)),
             )
             if uneven is not None:
                 unevenness.append(uneven)
@@ -139,7 +167,9 @@ class Decoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each added to the residual stream. Parameters by the names of `shape.tensor_shapes`."""
+    """Attention and SwiGLU, each added to the residual stream. Parameters by the names of
+    `shape.tensor_shapes`.
+    """
 
     attention_norm: Tensor
     query: Tensor
@@ -158,20 +188,35 @@ class Layer(nn.Module):
         self.chosen = model.experts_per_token if model.experts else 0
         self.attention_scale = multipliers(model).attention
 
-    def forward(self, x: Tensor, table: Tensor, residual: Tensor, documents: Tensor | None = None,
-                cache: LayerCache | None = None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x, and the `unevenness` of
-        every window where there are experts."""
-        x = x + self._attend(rms_norm(x, self.attention_norm, self.eps), table, documents, cache) * residual
+    def forward(
+        self,
+        x: Tensor,
+        table: Tensor,
+        residual: Tensor,
+        documents: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x,
+        and the `unevenness` of every window where there are experts.
+        """
+        x = (
+            x
+            + self._attend(rms_norm(x, self.attention_norm, self.eps), table, documents, cache)
+            * residual
+        )
         h = rms_norm(x, self.ffn_norm, self.eps)
         if self.chosen:
             mixed, unevenness = mixture(
                 h, self.router, self.gate, self.up, self.down, self.chosen, window=table.shape[1]
             )
             return x + mixed * residual, unevenness
-        return x + ((nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)) @ self.down.mT) * residual, None
+        return x + (
+            (nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)) @ self.down.mT
+        ) * residual, None
 
-    def _attend(self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None) -> Tensor:
+    def _attend(
+        self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
         def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
             return (
                 (h @ weight.mT)
@@ -188,7 +233,9 @@ class Layer(nn.Module):
 
 
 class LayerCache:
-    """Keys and values of the tokens that one layer has seen: (batch, kv_heads, tokens, head_size) each."""
+    """Keys and values of the tokens that one layer has seen: (batch, kv_heads, tokens, head_size)
+    each.
+    """
 
     def __init__(self) -> None:
         self.key: Tensor | None = None
@@ -220,14 +267,25 @@ class Cache:
 def _shared(model: Model) -> tuple[object, ...]:
     """What all members of a population must have in common."""
     routed = model.experts_per_token if model.experts else 0
-    return (*tensor_shapes(model).items(), model.heads, model.kv_heads, routed, model.rope_base, model.norm_eps)
+    return (
+        *tensor_shapes(model).items(),
+        model.heads,
+        model.kv_heads,
+        routed,
+        model.rope_base,
+        model.norm_eps,
+    )
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * gain over the last axis, in fp32. gain: (width,), or (P, width) for x (P, tokens, width)."""
+    """x / rms(x) * gain over the last axis, in fp32. gain: (width,), or (P, width) for x (P,
+    tokens, width).
+    """
     x = x.float()
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain[..., None, :]
 
 
-def _losses(x: Tensor, norm: Tensor, eps: float, scale: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def _losses(
+    x: Tensor, norm: Tensor, eps: float, scale: Tensor, head: Tensor, targets: Tensor
+) -> Tensor:
     return token_losses(rms_norm(x, norm, eps) * scale, head, targets)

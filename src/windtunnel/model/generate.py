@@ -18,7 +18,8 @@ def generate(
     seed: int = 0,
     end: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to `most` tokens after `prompt` (at least one token), until `end`. Temperature 0 takes the likeliest.
+    """Yield up to `most` tokens after `prompt` (at least one token), until `end`. Temperature 0
+    takes the likeliest.
 
     Past the model's context the older half of what it has seen is dropped.
     """

@@ -11,7 +11,9 @@ from windtunnel.recipe import Model
 
 
 def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
-    """Every parameter, fp32 on CPU. Each has a generator of its own, so none depends on another, nor on a device."""
+    """Every parameter, fp32 on CPU. Each has a generator of its own, so none depends on another,
+    nor on a device.
+    """
     table = rules(model)
     return {
         name: _drawn(name, shape, seed) * table[role_of(name)].std + table[role_of(name)].mean
@@ -20,11 +22,15 @@ def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
 
 
 def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Tensor]:
-    """The weights of a model without experts as those of `model`, which is the same with experts: each a copy of the
-    feed-forward, so that it computes what it did, whatever the routers say. Those are drawn with the plain init_std
-    (paper 7.3: variance 0.01, at a width of 2304), without the table's share of the width."""
+    """The weights of a model without experts as those of `model`, which is the same with experts:
+    each a copy of the feed-forward, so that it computes what it did, whatever the routers say.
+    Those are drawn with the plain init_std (paper 7.3: variance 0.01, at a width of 2304),
+    without the table's share of the width.
+    """
     return {
-        name: _drawn(name, shape, seed) * model.init_std if name.endswith(".router") else dense[name].expand(shape)
+        name: _drawn(name, shape, seed) * model.init_std
+        if name.endswith(".router")
+        else dense[name].expand(shape)
         for name, shape in tensor_shapes(model).items()
     }
 

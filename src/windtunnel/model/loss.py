@@ -1,23 +1,28 @@
-"""Next-token loss from hidden states, with its gradient written out: one exponential a logit, forward and backward
-together, and no more than one matrix of logits, which where the vocabulary is large is made chunk by chunk."""
+"""Next-token loss from hidden states, with its gradient written out: one exponential a logit,
+forward and backward together, and no more than one matrix of logits, which where the vocabulary
+is large is made chunk by chunk.
+"""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_LOGITS_AT_ONCE = 2**25  # numbers; above this the logits are made chunk by chunk and made again in the backward pass
+_LOGITS_AT_ONCE = (
+    2**25
+)  # numbers; above this the logits are made chunk by chunk and made again in the backward pass
 
 
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of every token, nats, fp32.
 
-    hidden (tokens, width), or (P, tokens, width); head (vocab, width), or (P, vocab, width); targets (tokens,), shared
-    by all members, or (P, tokens). Returns (tokens,) or (P, tokens).
+    hidden (tokens, width), or (P, tokens, width); head (vocab, width), or (P, vocab, width);
+    targets (tokens,), shared by all members, or (P, tokens). Returns (tokens,) or (P, tokens).
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    return _Losses.apply(hidden.to(dtype), head.to(dtype), targets.expand(hidden.shape[:-1]))  # pyright: ignore
+    # pyright: ignore
+    return _Losses.apply(hidden.to(dtype), head.to(dtype), targets.expand(hidden.shape[:-1]))
 
 
 class _Losses(torch.autograd.Function):
@@ -41,13 +46,19 @@ class _Losses(torch.autograd.Function):
 
 
 def _loss_and_slope(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (tokens,), and their derivative by the logits (tokens, vocab): softmax, less one at the target."""
+    """Losses (tokens,), and their derivative by the logits (tokens, vocab): softmax, less one at
+    the target.
+    """
     logits, at = hidden @ head.mT, targets[..., None]
     top = logits.amax(-1, keepdim=True).float()
     weights = (logits.float() - top).exp()
     total = weights.sum(-1, keepdim=True)
     losses = total.log() - (logits.gather(-1, at).float() - top)
-    slope = (weights * (1 / total)).to(logits.dtype).scatter(-1, at, torch.expm1(-losses).to(logits.dtype))
+    slope = (
+        (weights * (1 / total))
+        .to(logits.dtype)
+        .scatter(-1, at, torch.expm1(-losses).to(logits.dtype))
+    )
     return losses.squeeze(-1), slope
 
 

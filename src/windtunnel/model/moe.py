@@ -1,7 +1,8 @@
-"""A feed-forward of many experts: each token goes through the few that its router gives the most weight (paper 7.3).
+"""A feed-forward of many experts: each token goes through the few that its router gives the most
+weight (paper 7.3).
 
-No token is dropped: rows are sorted by expert, and each product takes them all at once, whatever each expert's share.
-Experts of all members of a population are experts of one product.
+No token is dropped: rows are sorted by expert, and each product takes them all at once, whatever
+each expert's share. Experts of all members of a population are experts of one product.
 """
 
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ from torch import Tensor
 _BLOCK = 128  # rows
 
 
-def mixture(h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, chosen: int,
-            window: int) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """SwiGLU by the `chosen` best experts of each token, weighted: h (tokens, width), or (P, tokens, width) -> like h;
-    and the `unevenness` of every window of `window` tokens.
+def mixture(
+    h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, chosen: int, window: int
+) -> tuple[Tensor, Tensor]:
+    """SwiGLU by the `chosen` best experts of each token, weighted: h (tokens, width), or (P,
+    tokens, width) -> like h; and the `unevenness` of every window of `window` tokens.
 
-    router (experts, width), gate and up (experts, ffn, width), down (experts, width, ffn), or with a P before.
+    router (experts, width), gate and up (experts, ffn, width), down (experts, width, ffn), or
+    with a P before.
     """
     device = h.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h.dtype
@@ -40,19 +43,23 @@ def mixture(h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, c
         return grouped_product(rows, weight.to(dtype).reshape(groups, *weight.shape[-2:]), ends)
 
     tokens = h.to(dtype).flatten(0, -2)
-    rows: Tensor = _Permuted.apply(tokens[:, None].expand(-1, chosen, -1).flatten(0, 1), order, back)  # pyright: ignore
+    rows: Tensor = _Permuted.apply(
+        tokens[:, None].expand(-1, chosen, -1).flatten(0, 1), order, back
+    )  # pyright: ignore
     out = product(F.silu(product(rows, gate)) * product(rows, up), down)
     mine: Tensor = _Permuted.apply(out, back, order)  # pyright: ignore
     mixed = (mine.view(*shares.shape, -1) * shares[..., None]).sum(-2)
-    return mixed, unevenness(probabilities.unflatten(-2, (-1, window)), experts.unflatten(-2, (-1, window)))
+    return mixed, unevenness(
+        probabilities.unflatten(-2, (-1, window)), experts.unflatten(-2, (-1, window))
+    )
 
 
 def unevenness(probabilities: Tensor, experts: Tensor) -> Tensor:
-    """The load-balancing loss of Switch Transformer (2101.03961, eq. 4) for the best few of the experts: about 1 where
-    all get the same; experts / chosen where all goes to the same few.
+    """The load-balancing loss of Switch Transformer (2101.03961, eq. 4) for the best few of the
+    experts: about 1 where all get the same; experts / chosen where all goes to the same few.
 
-    Of each window for itself, so that it does not depend on how a batch is cut: probabilities (..., window, experts)
-    and the experts chosen (..., window, chosen) -> (...).
+    Of each window for itself, so that it does not depend on how a batch is cut: probabilities
+    (..., window, experts) and the experts chosen (..., window, chosen) -> (...).
     """
     count = probabilities.shape[-1]
     used = F.one_hot(experts, count).float().mean((-3, -2))
@@ -60,7 +67,9 @@ def unevenness(probabilities: Tensor, experts: Tensor) -> Tensor:
 
 
 class _Permuted(torch.autograd.Function):
-    """x[order]; `back` is the reverse order. The gradient is a look-up too, not a sum of scattered rows."""
+    """x[order]; `back` is the reverse order. The gradient is a look-up too, not a sum of
+    scattered rows.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -72,16 +81,20 @@ class _Permuted(torch.autograd.Function):
         return grad[ctx.saved_tensors[0]], None, None
 
 
-# An operator of its own: compiled code takes torch's for bf16 alone, and on a CPU torch's is several times slower.
+# An operator of its own: compiled code takes torch's for bf16 alone, and on a CPU torch's is
+# several times slower.
 @torch.library.custom_op("windtunnel::grouped_product", mutates_args=())
 def grouped_product(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """rows (n, in), sorted by group, the rows of group g ending before ends[g]; weights (groups, out, in) -> (n, out).
-    ends: int32 (groups,); the last one is n."""
+    """rows (n, in), sorted by group, the rows of group g ending before ends[g]; weights (groups,
+    out, in) -> (n, out). ends: int32 (groups,); the last one is n.
+    """
     if rows.device.type != "cpu":
         return F.grouped_mm(rows, weights.mT, offs=ends)
     out = rows.new_empty(len(rows), weights.shape[1])
     for weight, start, end in _groups(weights, ends):
-        first = max(0, min(start, len(rows) - _whole_blocks(end - start)))  # neighbours fill up the last block
+        first = max(
+            0, min(start, len(rows) - _whole_blocks(end - start))
+        )  # neighbours fill up the last block
         product = rows[first : first + _whole_blocks(end - start)] @ weight.mT
         out[start:end] = product[start - first : end - first]
     return out
@@ -89,7 +102,9 @@ def grouped_product(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 @torch.library.custom_op("windtunnel::grouped_outer_product", mutates_args=())
 def _grouped_outer_product(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
-    """left (n, out), right (n, in) -> the sum of outer products over each group's rows, (groups, out, in)."""
+    """left (n, out), right (n, in) -> the sum of outer products over each group's rows, (groups,
+    out, in).
+    """
     if left.device.type != "cpu":
         return F.grouped_mm(left.mT, right, offs=ends)
     out = left.new_zeros(len(ends), left.shape[1], right.shape[1])
@@ -108,7 +123,9 @@ def _groups(tensors: Tensor, ends: Tensor) -> Iterator[tuple[Tensor, int, int]]:
 
 
 def _whole_blocks(rows: int) -> int:
-    """A CPU's products are generated for each size anew, which takes longer than they do; so there are few sizes."""
+    """A CPU's products are generated for each size anew, which takes longer than they do; so
+    there are few sizes.
+    """
     return -(-rows // _BLOCK) * _BLOCK
 
 

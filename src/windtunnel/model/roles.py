@@ -1,7 +1,9 @@
-"""The one table: for each parametrization, what each role's init, learning rate, weight decay and Adam eps are, and the
-forward multipliers. Init, optimiser, forward pass, export and the coordinate check read this and nothing else.
+"""The one table: for each parametrization, what each role's init, learning rate, weight decay and
+Adam eps are, and the forward multipliers. Init, optimiser, forward pass, export and the
+coordinate check read this and nothing else.
 
-With m = width / base_width, L = depth, mL = depth / base_depth, and lr, std, eps those of the recipe:
+With m = width / base_width, L = depth, mL = depth / base_depth, and lr, std, eps those of the
+recipe:
 
 | role                 | minicpm (paper Table 7) | completep (2505.01618, alpha = 1) | standard        |
 |----------------------|-------------------------|-----------------------------------|-----------------|
@@ -14,9 +16,10 @@ With m = width / base_width, L = depth, mL = depth / base_depth, and lr, std, ep
 | residual branch      | x scale_depth/sqrt(L)   | x scale_depth/(sqrt(base_depth) mL) | x 1           |
 | logits               | x 1/m                   | x 1/m                             | x 1             |
 
-A tied head is the embedding and has its rule. A router is a matrix, and so is each expert's part of a tensor. Attention
-keeps 1/sqrt(head_size): the head size does not grow with the width. Weight decay is independent of the rate, so no role
-needs a multiplier: matrices decay, gains do not; embeddings do as the paper's "2-D tensors" would under AdamW.
+A tied head is the embedding and has its rule. A router is a matrix, and so is each expert's part
+of a tensor. Attention keeps 1/sqrt(head_size): the head size does not grow with the width. Weight
+decay is independent of the rate, so no role needs a multiplier: matrices decay, gains do not;
+embeddings do as the paper's "2-D tensors" would under AdamW.
 """
 
 import math
@@ -46,8 +49,9 @@ ROLE_OF: dict[str, Role] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """How tensors of one role are initialised and updated. `mean` and `std` are those of the normal init; `lr`, `eps`
-    and `weight_decay` multiply the recipe's."""
+    """How tensors of one role are initialised and updated. `mean` and `std` are those of the
+    normal init; `lr`, `eps` and `weight_decay` multiply the recipe's.
+    """
 
     mean: float
     std: float

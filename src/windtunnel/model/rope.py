@@ -1,4 +1,6 @@
-"""Rotary position embedding, in fp32 (half-rotation layout, as Hugging Face's Llama-like checkpoints have it)."""
+"""Rotary position embedding, in fp32 (half-rotation layout, as Hugging Face's Llama-like
+checkpoints have it).
+"""
 
 import torch
 from torch import Tensor
@@ -12,7 +14,9 @@ def rope_table(positions: int, head_size: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn (..., positions, head_size) by the table's angles; computed in fp32, returned in x's dtype."""
+    """Turn (..., positions, head_size) by the table's angles; computed in fp32, returned in x's
+    dtype.
+    """
     cos, sin = table[0], table[1]
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

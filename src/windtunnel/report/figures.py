@@ -18,20 +18,36 @@ def loss_figure(runs: Sequence[Run]) -> go.Figure:
     figure = go.Figure()
     for run in runs:
         steps = [line for line in run.metrics() if "lr" in line]
-        smooth = _smoothed([line["loss"] for line in steps])[_SMOOTHING // 3 :]  # fewer steps are no mean yet
+        smooth = _smoothed([line["loss"] for line in steps])[
+            _SMOOTHING // 3 :
+        ]  # fewer steps are no mean yet
         steps = steps[_SMOOTHING // 3 :]
         every = max(1, len(steps) // _MOST_POINTS)
         colour, label = _COLOURS[run.kind], f"{run.recipe.name} ({run.id[:6]})"
         width = 1.2 if run.kind in ("stem", "branch") else 0.8
         figure.add_scatter(
-            x=[line["tokens"] for line in steps[::every]], y=[round(loss, 4) for loss in smooth[::every]], name=label,
-            mode="lines", line={"color": colour, "width": width}, opacity=0.75, legendgroup=run.id, showlegend=False,
-        )  # fmt: skip
-        held = [(line["tokens"], line["validation"]["loss"]) for line in run.metrics() if "validation" in line]
+            x=[line["tokens"] for line in steps[::every]],
+            y=[round(loss, 4) for loss in smooth[::every]],
+            name=label,
+            mode="lines",
+            line={"color": colour, "width": width},
+            opacity=0.75,
+            legendgroup=run.id,
+            showlegend=False,
+        )
+        held = [
+            (line["tokens"], line["validation"]["loss"])
+            for line in run.metrics()
+            if "validation" in line
+        ]
         figure.add_scatter(
-            x=[tokens for tokens, _ in held], y=[loss for _, loss in held], name=label, mode="markers",
-            marker={"color": colour, "size": 8}, legendgroup=run.id,
-        )  # fmt: skip
+            x=[tokens for tokens, _ in held],
+            y=[loss for _, loss in held],
+            name=label,
+            mode="markers",
+            marker={"color": colour, "size": 8},
+            legendgroup=run.id,
+        )
     figure.update_yaxes(title="loss, nats/token", range=_loss_range(runs))
     return styled(figure)
 
@@ -43,9 +59,12 @@ def rate_figure(runs: Sequence[Run]) -> go.Figure:
         recipe, start = run.recipe, run.start
         positions = _positions(recipe, start)
         figure.add_scatter(
-            x=positions, y=[rate_at(recipe, p) * recipe.optimizer.lr for p in positions], mode="lines",
-            name=f"{recipe.name} ({run.id[:6]})", line={"color": _COLOURS[run.kind], "width": 1.5},
-        )  # fmt: skip
+            x=positions,
+            y=[rate_at(recipe, p) * recipe.optimizer.lr for p in positions],
+            mode="lines",
+            name=f"{recipe.name} ({run.id[:6]})",
+            line={"color": _COLOURS[run.kind], "width": 1.5},
+        )
     figure.update_yaxes(title="learning rate (base)", rangemode="tozero")
     return styled(figure)
 
@@ -67,7 +86,9 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def _loss_range(runs: Sequence[Run]) -> list[float] | None:
-    """From below the best to what the longest run had reached at a tenth: the first steps would squeeze the rest."""
+    """From below the best to what the longest run had reached at a tenth: the first steps would
+    squeeze the rest.
+    """
     curves = [_smoothed([line["loss"] for line in run.metrics() if "lr" in line]) for run in runs]
     longest = max(curves, key=len)
     if len(longest) < 10 * _SMOOTHING:
@@ -83,7 +104,12 @@ def styled(figure: go.Figure) -> go.Figure:
     figure.update_xaxes(title="tokens", exponentformat="SI", gridcolor="#e6e6e6", zeroline=False)
     figure.update_yaxes(gridcolor="#e6e6e6", zeroline=False)
     figure.update_layout(
-        template="none", height=420, margin={"l": 60, "r": 20, "t": 20, "b": 50}, paper_bgcolor="white",
-        plot_bgcolor="white", font={"family": "system-ui, sans-serif", "size": 13}, hovermode="closest",
-    )  # fmt: skip
+        template="none",
+        height=420,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        hovermode="closest",
+    )
     return figure

@@ -12,12 +12,12 @@ from plotly.offline import get_plotlyjs
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.shape import count
+from windtunnel.plan.plan import plans
 from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
 from windtunnel.report.plans import sections
 from windtunnel.train.run import Run, list_runs
-from windtunnel.tunnel.plan import plans
 from windtunnel.tunnel.study import read_table
 
 _LEGEND = (
@@ -59,21 +59,27 @@ def write_page(lab: Path) -> Path:
         *_studies(lab),
     ]
     if alone:
-        body += ["<h2>Loss</h2>", f'<p class="what">{_LEGEND}</p>', _figure(loss_figure(alone)),
-                 "<h2>Learning rate</h2>", _figure(rate_figure(alone)), "<h2>Runs</h2>", _run_table(alone)]  # fmt: skip
+        body += [
+            "<h2>Loss</h2>",
+            f'<p class="what">{_LEGEND}</p>',
+            _figure(loss_figure(alone)),
+            "<h2>Learning rate</h2>",
+            _figure(rate_figure(alone)),
+            "<h2>Runs</h2>",
+            _run_table(alone),
+        ]
     if len(alone) < len(runs):
         rest = [run for run in runs if run.id in studied]
-        body += [f"<details><summary>{len(rest)} runs of studies</summary>{_run_table(rest)}</details>"]
+        body += [
+            f"<details><summary>{len(rest)} runs of studies</summary>{_run_table(rest)}</details>"
+        ]
     page = lab / "report.html"
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(lab.resolve().name)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
     )
-    try:
-        write_whole(page, text)
-    except OSError as error:
-        raise InputError(f"{page}: could not be written: {error.strerror}") from None
+    write_whole(page, text)
     return page
 
 
@@ -85,7 +91,9 @@ def _what(runs: Sequence[Run]) -> str:
 def _runs_of_studies(lab: Path) -> set[str]:
     """Ids of the runs that a study shows in its own figures."""
     results = [lab / "studies" / name / "result.json" for name in FIGURES]
-    return {run for file in results if file.exists() for run in json.loads(file.read_text())["runs"]}
+    return {
+        run for file in results if file.exists() for run in json.loads(file.read_text())["runs"]
+    }
 
 
 def _tour(lab: Path) -> str:
@@ -95,7 +103,11 @@ def _tour(lab: Path) -> str:
     result: dict[str, Any] = json.loads(file.read_text())
     numbers = result["numbers"]
     rows = [
-        [f'<a href="#{step["study"]}">{step["study"]}</a>', step["verdict"] or "–", f"{step['minutes']:.1f}"]
+        [
+            f'<a href="#{step["study"]}">{step["study"]}</a>',
+            step["verdict"] or "–",
+            f"{step['minutes']:.1f}",
+        ]
         for step in numbers["steps"]
     ]
     return (
@@ -126,7 +138,10 @@ def _run_table(runs: Sequence[Run]) -> str:
 
     def add(one: dict[str, Any], depth: int) -> None:
         ordered.append((one, depth))
-        for child in sorted((s for s in summaries.values() if s["parent"] == one["id"]), key=lambda s: s["at_tokens"]):
+        for child in sorted(
+            (s for s in summaries.values() if s["parent"] == one["id"]),
+            key=lambda s: s["at_tokens"],
+        ):
             add(child, depth + 1)
 
     for one in summaries.values():
@@ -135,10 +150,20 @@ def _run_table(runs: Sequence[Run]) -> str:
     rows = []
     for one, depth in ordered:
         name = f'<span class="{"child" if depth else ""}">{escape(one["name"])}</span> <code>{one["id"]}</code>'
-        scores = [f"{one[key]:.4f}" if one[key] is not None else "–" for key in ("loss", "bits_per_byte")]
+        scores = [
+            f"{one[key]:.4f}" if one[key] is not None else "–" for key in ("loss", "bits_per_byte")
+        ]
         status = f'<span class="{one["status"]}">{one["status"]}</span>'
-        rows.append([name, one["kind"], about(count(recipes[one["id"]].model).params_total), about(one["tokens"]),
-                     *scores, status])  # fmt: skip
+        rows.append(
+            [
+                name,
+                one["kind"],
+                about(count(recipes[one["id"]].model).params_total),
+                about(one["tokens"]),
+                *scores,
+                status,
+            ]
+        )
     return _table(("run", "kind", "parameters", "tokens", "loss", "bits/byte", "status"), rows)
 
 
@@ -146,7 +171,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return (
             "<tr>"
-            + "".join(f"<{tag}{' class=name' if i == 0 else ''}>{c}</{tag}>" for i, c in enumerate(cells))
+            + "".join(
+                f"<{tag}{' class=name' if i == 0 else ''}>{c}</{tag}>" for i, c in enumerate(cells)
+            )
             + "</tr>"
         )
 
@@ -154,4 +181,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figure(figure: go.Figure) -> str:
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+    )

@@ -1,4 +1,6 @@
-"""The lab's plans on its page: what to train, what to expect, where each number came from, and what came out."""
+"""The lab's plans on its page: what to train, what to expect, where each number came from, and
+what came out.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
@@ -7,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from windtunnel.plan.plan import plans, read_plan
 from windtunnel.quantities import about
 from windtunnel.report.figures import styled
-from windtunnel.tunnel.plan import plans, read_plan
 
 _LAW, _RANGE, _CHOSEN, _GOT = "#33658a", "#dfe8f0", "#33658a", "#d1495b"
 _RUNS_SHOWN = 3
@@ -26,7 +28,9 @@ def sections(lab: Path, table: Table, figure: Figure) -> Iterator[str]:
         yield f'<h2 id="plan-{escape(folder.name)}">Plan {escape(folder.name)} <span class="verdict {mark}">'
         yield f"{escape(plan['go'])}</span></h2><p>{_summary(plan)}</p>"
         if plan["flags"]:
-            items = (f"<li><b>{flag['level']}</b> {escape(flag['text'])}</li>" for flag in plan["flags"])
+            items = (
+                f"<li><b>{flag['level']}</b> {escape(flag['text'])}</li>" for flag in plan["flags"]
+            )
             yield f"<ul>{''.join(items)}</ul>"
         yield f'{figure(sizes_figure(plan))}<p class="what">{_caption(plan)}</p>'
         rows = table(("number", "value", "from", "runs"), list(_rows(plan)))
@@ -34,23 +38,42 @@ def sections(lab: Path, table: Table, figure: Figure) -> Iterator[str]:
 
 
 def sizes_figure(plan: dict[str, Any]) -> go.Figure:
-    """The loss of every size at the plan's cost, with the planned one, its interval and what was got."""
+    """The loss of every size at the plan's cost, with the planned one, its interval and what was
+    got.
+    """
     figure, sizes = go.Figure(), plan["at_this_cost"]
     low, high = plan["interval90"]
     figure.add_vrect(*plan["range_params"], fillcolor=_RANGE, line_width=0, layer="below")
     figure.add_scatter(
-        x=[one["params"] for one in sizes], y=[one["loss"] for one in sizes], mode="lines", name="sizes at this cost",
-        line={"color": _LAW, "width": 2}, customdata=[about(one["tokens"]) for one in sizes],
+        x=[one["params"] for one in sizes],
+        y=[one["loss"] for one in sizes],
+        mode="lines",
+        name="sizes at this cost",
+        line={"color": _LAW, "width": 2},
+        customdata=[about(one["tokens"]) for one in sizes],
         hovertemplate="%{x:.3s} parameters, %{customdata} tokens<br>%{y:.4f}<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=[plan["params"]], y=[plan["loss"]], mode="markers", name="plan, 90%", marker={"color": _CHOSEN, "size": 10},
-        error_y={"type": "data", "symmetric": False, "array": [high - plan["loss"]],
-                 "arrayminus": [plan["loss"] - low]},
-    )  # fmt: skip
+        x=[plan["params"]],
+        y=[plan["loss"]],
+        mode="markers",
+        name="plan, 90%",
+        marker={"color": _CHOSEN, "size": 10},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - plan["loss"]],
+            "arrayminus": [plan["loss"] - low],
+        },
+    )
     if audit := plan.get("audit"):
-        figure.add_scatter(x=[plan["params"]], y=[audit["loss"]], mode="markers", name="got",
-                           marker={"color": _GOT, "size": 13, "symbol": "star"})  # fmt: skip
+        figure.add_scatter(
+            x=[plan["params"]],
+            y=[audit["loss"]],
+            mode="markers",
+            name="got",
+            marker={"color": _GOT, "size": 13, "symbol": "star"},
+        )
     styled(figure)
     figure.update_xaxes(type="log", title="parameters without embeddings")
     return figure.update_yaxes(title="loss, nats/token")

@@ -1,14 +1,16 @@
-"""The model card of an export, README.md: what the model is, what it was trained on and how, and how well it does."""
+"""The model card of an export, README.md: what the model is, what it was trained on and how, and
+how well it does.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from windtunnel.data.shards import Corpus, Manifest
 from windtunnel.model.shape import active_params, count
+from windtunnel.plan.plan import plans, read_plan
 from windtunnel.quantities import about
 from windtunnel.recipe import dump, identity, load
 from windtunnel.train.run import Run, context_of, lineage, origin
-from windtunnel.tunnel.plan import plans, read_plan
 
 _LOADED_BY = {
     "hf": "`transformers.AutoModelForCausalLM`, vLLM and llama.cpp's converter know this layout (Granite, GraniteMoe "
@@ -22,17 +24,28 @@ _LOADED_BY = {
 
 
 def card(run: Run, layout: str, dtype: str, tokens: int, checked: str) -> str:
-    """The text of README.md for a run's model at `tokens` tokens. `checked`: what an engine found."""
+    """The text of README.md for a run's model at `tokens` tokens. `checked`: what an engine
+    found.
+    """
     line = lineage(run)
-    parts = [_head(run, layout, dtype, tokens), _shape(run), _history(line, tokens), _data(line), _plan(run),
-             _evaluation(run, tokens), f"## Checked\n\n{checked}",
-             f"## Recipe\n\n```toml\n{dump(run.recipe).strip()}\n```"]  # fmt: skip
+    parts = [
+        _head(run, layout, dtype, tokens),
+        _shape(run),
+        _history(line, tokens),
+        _data(line),
+        _plan(run),
+        _evaluation(run, tokens),
+        f"## Checked\n\n{checked}",
+        f"## Recipe\n\n```toml\n{dump(run.recipe).strip()}\n```",
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(run: Run, layout: str, dtype: str, tokens: int) -> str:
     library = "gguf" if layout == "gguf" else "transformers"
-    matter = f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [windtunnel, wsd]\n---"
+    matter = (
+        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [windtunnel, wsd]\n---"
+    )
     size = about(count(run.recipe.model).params_total)
     return (
         f"{matter}\n\n# {run.recipe.name}\n\nA language model of {size} parameters, run `{run.id}` at {about(tokens)} "
@@ -66,13 +79,17 @@ def _history(line: list[Run], tokens: int) -> str:
         recipe, start = run.recipe, run.start
         if recipe.is_imported:
             where = origin(run)
-            steps.append(f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {where['layout']} layout, weights "
-                         f"`{where['weights'][:12]}`")  # fmt: skip
+            steps.append(
+                f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {where['layout']} layout, weights "
+                f"`{where['weights'][:12]}`"
+            )
         else:
             decayed = end - (recipe.total_tokens - recipe.decay_tokens)
             decay = f", decay over the last {about(decayed)}" if decayed > 0 else ""
-            steps.append(f"- {run.kind} `{run.id}`, {recipe.name}: tokens {about(start)} to {about(end)}, batch "
-                         f"{about(recipe.train.batch)}, lr {recipe.optimizer.lr:g}{decay}")  # fmt: skip
+            steps.append(
+                f"- {run.kind} `{run.id}`, {recipe.name}: tokens {about(start)} to {about(end)}, batch "
+                f"{about(recipe.train.batch)}, lr {recipe.optimizer.lr:g}{decay}"
+            )
     return "## Training\n\n" + "\n".join(reversed(steps))
 
 
@@ -80,8 +97,16 @@ def _data(line: list[Run]) -> str:
     rows = []
     for name, manifest in _corpora(line).items():
         for source, entry in manifest.sources.items():
-            rows.append([name, source, _public(entry.origin), entry.licence or "not known",
-                         "yes" if entry.synthetic else "no", about(entry.train.tokens)])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    source,
+                    _public(entry.origin),
+                    entry.licence or "not known",
+                    "yes" if entry.synthetic else "no",
+                    about(entry.train.tokens),
+                ]
+            )
     if not rows:
         return ""
     head = ["corpus", "source", "origin", "licence", "written by a model", "tokens"]
@@ -106,7 +131,9 @@ def _plan(run: Run) -> str:
         if run.corpus and identity(load(folder / "plan.toml"), run.corpus) == run.id:
             plan = read_plan(folder)
             low, high = plan["interval90"]
-            forms = ", ".join(f"{one['form']} {one['weight']:.0%}" for one in plan["law"]["candidates"])
+            forms = ", ".join(
+                f"{one['form']} {one['weight']:.0%}" for one in plan["law"]["candidates"]
+            )
             return (
                 f"## Plan\n\nPredicted before training: a loss of {plan['loss']:.4f} nats/token, nine times in ten "
                 f"between {low:.4f} and {high:.4f} (laws: {forms})."
@@ -122,9 +149,15 @@ def _evaluation(run: Run, tokens: int) -> str:
     last = recorded[-1]
     scores = last["validation"]
     named: dict[str, Any] = {**scores["sources"], "all": scores}
-    rows = [[name, f"{s['loss']:.4f}", f"{s['bits_per_byte']:.4f}", f"{s['tokens']:,}"] for name, s in named.items()]
+    rows = [
+        [name, f"{s['loss']:.4f}", f"{s['bits_per_byte']:.4f}", f"{s['tokens']:,}"]
+        for name, s in named.items()
+    ]
     head = ["held-out text", "loss, nats/token", "bits/byte", "tokens"]
-    return f"## Evaluation\n\nAt {about(last['tokens'])} tokens, in the training precision.\n\n" + _table(head, rows)
+    return (
+        f"## Evaluation\n\nAt {about(last['tokens'])} tokens, in the training precision.\n\n"
+        + _table(head, rows)
+    )
 
 
 def _public(where: str) -> str:
@@ -134,4 +167,6 @@ def _public(where: str) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

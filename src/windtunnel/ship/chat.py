@@ -23,7 +23,9 @@ class Sampling:
 
 
 class Answers(Protocol):
-    def answer(self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]) -> str:
+    def answer(
+        self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
+    ) -> str:
         """The answer to a conversation; `say` hears it piece by piece."""
         ...
 
@@ -56,13 +58,17 @@ class OwnModel:
         self._format = format_of(self._tokenizer)
         self._model = load_model(run)
 
-    def answer(self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]) -> str:
+    def answer(
+        self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
+    ) -> str:
         """Ends with the token that ends a message, or a document."""
         from windtunnel.model.generate import generate
 
         ids, said, given = self._format.encode(self._tokenizer, messages), "", []
         ends = {self._tokenizer.id(self._format.closing), self._tokenizer.eos}
-        for token in generate(self._model, ids, sampling.most, sampling.temperature, sampling.top_p, sampling.seed):
+        for token in generate(
+            self._model, ids, sampling.most, sampling.temperature, sampling.top_p, sampling.seed
+        ):
             if token in ends:
                 break
             given.append(token)
@@ -82,6 +88,12 @@ class GGUFModel(AbstractContextManager["GGUFModel"]):
     def __exit__(self, *_: object) -> None:
         self._engine.close()
 
-    def answer(self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]) -> str:
-        asked = {"max_tokens": sampling.most, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    def answer(
+        self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
+    ) -> str:
+        asked = {
+            "max_tokens": sampling.most,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
         return self._engine.answer(messages, say, **asked, seed=sampling.seed)

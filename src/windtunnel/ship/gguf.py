@@ -1,7 +1,8 @@
 """GGUF, the file of llama.cpp, written and read with the `gguf` package.
 
-A model with multipliers is written in Granite's layout, whose graph applies all of them, one with experts in that of
-Granite's mixtures, which renormalises the chosen experts' shares as we do; one with neither is a plain Llama:
+A model with multipliers is written in Granite's layout, whose graph applies all of them, one with
+experts in that of Granite's mixtures, which renormalises the chosen experts' shares as we do; one
+with neither is a plain Llama:
 
 | key                  | value                 | what llama.cpp does with it          |
 |----------------------|-----------------------|--------------------------------------|
@@ -10,7 +11,8 @@ Granite's mixtures, which renormalises the chosen experts' shares as we do; one 
 | logit_scale          | m = width/base_width  | logits / it: a divisor (paper 10.3)  |
 | attention.scale      | 1 / sqrt(head_size)   | scores x it                          |
 
-Rows of query and key are in another order: llama.cpp turns neighbouring pairs, we turn the two halves of a head.
+Rows of query and key are in another order: llama.cpp turns neighbouring pairs, we turn the two
+halves of a head.
 """
 
 import math
@@ -27,10 +29,10 @@ from torch import Tensor
 
 from windtunnel import quantities
 from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.model.roles import Multipliers, multipliers
 from windtunnel.model.shape import count, tensor_shapes
-from windtunnel.recipe import Model, did_you_mean
+from windtunnel.recipe import Model
 from windtunnel.ship import gguf_vocabulary
 from windtunnel.ship.extras import package
 from windtunnel.ship.gguf_file import contents
@@ -51,17 +53,26 @@ _NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-_EXPERTS = {"router": "ffn_gate_inp", "gate": "ffn_gate_exps", "up": "ffn_up_exps", "down": "ffn_down_exps"}
-# Below 8 bits these keep 8. (The paper's int4, App D, left them unquantised; 8 bits cost them next to nothing.)
+_EXPERTS = {
+    "router": "ffn_gate_inp",
+    "gate": "ffn_gate_exps",
+    "up": "ffn_up_exps",
+    "down": "ffn_down_exps",
+}
+# Below 8 bits these keep 8. (The paper's int4, App D, left them unquantised; 8 bits cost them
+# next to nothing.)
 _TABLES = ("embedding", "head")
-# `minicpm` is what llama.cpp wrote before; its files from before the keys existed mean the paper's values
+# `minicpm` is what llama.cpp wrote before; its files from before the keys existed mean the
+# paper's values
 _NONE = Multipliers(1.0, 1.0, 0.0, 1.0)
 _LAYOUTS = {"llama": _NONE, "granite": _NONE, "granitemoe": _NONE, "minicpm": None}
 
 
 @dataclass(frozen=True)
 class About:
-    """What a file says of itself. `context`: the longest sequence that the model was trained on, tokens."""
+    """What a file says of itself. `context`: the longest sequence that the model was trained on,
+    tokens.
+    """
 
     name: str
     context: int
@@ -89,20 +100,32 @@ def write(
     about: About,
     encoded: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a model. `weights`: by our names. `encoded`: matrices that are quantised already, as bytes, (rows, bytes a
-    row). A row that a quantisation's blocks of 32 do not fill stays 16-bit. Raises InputError."""
+    """Write a model. `weights`: by our names. `encoded`: matrices that are quantised already, as
+    bytes, (rows, bytes a row). A row that a quantisation's blocks of 32 do not fill stays 16-bit.
+    Raises InputError.
+    """
     gguf = package("gguf")
     if quantisation not in QUANTISATIONS:
         expected = ", ".join(QUANTISATIONS)
-        raise InputError(f"{quantisation}: expected one of {expected}{did_you_mean(quantisation, QUANTISATIONS)}")
+        raise InputError(
+            f"{quantisation}: expected one of {expected}{did_you_mean(quantisation, QUANTISATIONS)}"
+        )
     vocabulary = gguf_vocabulary.from_tokenizer(Tokenizer.load(tokenizer), model.vocab)
     if len(vocabulary.tokens) != model.vocab:
-        raise InputError(f"{tokenizer}: {len(vocabulary.tokens)} tokens, but the model has {model.vocab}")
+        raise InputError(
+            f"{tokenizer}: {len(vocabulary.tokens)} tokens, but the model has {model.vocab}"
+        )
     scales = multipliers(model)
-    plain = (scales.embedding, scales.residual, scales.logits) == (1.0, 1.0, 1.0) and not model.experts
+    plain = (scales.embedding, scales.residual, scales.logits) == (
+        1.0,
+        1.0,
+        1.0,
+    ) and not model.experts
     part = file.with_name(f"{file.name}.part")
     try:
-        writer = gguf.GGUFWriter(part, "llama" if plain else "granitemoe" if model.experts else "granite")
+        writer = gguf.GGUFWriter(
+            part, "llama" if plain else "granitemoe" if model.experts else "granite"
+        )
         _write_settings(writer, model, about, quantisation)
         if not plain:
             writer.add_embedding_scale(scales.embedding)
@@ -111,7 +134,9 @@ def write(
             writer.add_attention_scale(scales.attention)
         gguf_vocabulary.write(vocabulary, writer)
         for name in tensor_shapes(model):
-            _write_tensor(writer, model, name, weights[name], quantisation, (encoded or {}).get(name))
+            _write_tensor(
+                writer, model, name, weights[name], quantisation, (encoded or {}).get(name)
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -123,8 +148,10 @@ def write(
 
 
 def read(file: Path) -> Imported:
-    """A model of Llama's, Granite's, GraniteMoe's or MiniCPM's layout, dequantised. Raises InputError for a damaged
-    file, another architecture, a missing tensor or one of a wrong shape."""
+    """A model of Llama's, Granite's, GraniteMoe's or MiniCPM's layout, dequantised. Raises
+    InputError for a damaged file, another architecture, a missing tensor or one of a wrong
+    shape.
+    """
     gguf = package("gguf")
     fields, tensors = contents(file)
     try:
@@ -136,7 +163,9 @@ def read(file: Path) -> Imported:
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     try:
-        published = with_multipliers(Model.model_validate(settings | {"parametrization": "standard"}), given)
+        published = with_multipliers(
+            Model.model_validate(settings | {"parametrization": "standard"}), given
+        )
     except ValidationError as error:
         raise InputError(f"{file}: {error.errors()[0]['msg']}") from None
     weights = {}
@@ -151,12 +180,21 @@ def read(file: Path) -> Imported:
             values = gguf.dequantize(found.data, found.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError:
             kind = found.tensor_type.name
-            raise InputError(f"{file}: {found.name} is {kind}, which cannot be read; expected F32 or Q8_0") from None
-        weights[name] = torch.from_numpy(_unpaired(values.reshape(shape), _rotated_heads(published.model, name)).copy())
+            raise InputError(
+                f"{file}: {found.name} is {kind}, which cannot be read; expected F32 or Q8_0"
+            ) from None
+        weights[name] = torch.from_numpy(
+            _unpaired(values.reshape(shape), _rotated_heads(published.model, name)).copy()
+        )
     if tensors:
         raise InputError(f"{file}: a tensor that this layout has not: {next(iter(tensors))}")
-    about = About(fields.get("general.name") or file.stem, context, fields.get("tokenizer.chat_template") or "",
-                  fields.get("general.description") or "", fields.get("general.license") or "")  # fmt: skip
+    about = About(
+        fields.get("general.name") or file.stem,
+        context,
+        fields.get("tokenizer.chat_template") or "",
+        fields.get("general.description") or "",
+        fields.get("general.license") or "",
+    )
     return Imported(published.model, published.exact(weights), tokenizer, about)
 
 
@@ -165,8 +203,11 @@ def _write_settings(writer: Any, model: Model, about: About, quantisation: str) 
     files = gguf.LlamaFileType
     kind = files.ALL_F32 if quantisation == "F32" else files[f"MOSTLY_{quantisation}"]
     writer.add_name(about.name)
-    for text, add in ((about.description, writer.add_description), (about.licence, writer.add_license),
-                      (about.chat_template, writer.add_chat_template)):  # fmt: skip
+    for text, add in (
+        (about.description, writer.add_description),
+        (about.licence, writer.add_license),
+        (about.chat_template, writer.add_chat_template),
+    ):
         if text:
             add(text)
     writer.add_size_label(quantities.about(count(model).params_total).upper())
@@ -189,12 +230,20 @@ def _write_settings(writer: Any, model: Model, about: About, quantisation: str) 
     writer.add_vocab_size(model.vocab)
 
 
-def _write_tensor(writer: Any, model: Model, name: str, weight: Tensor, quantisation: str,
-                  encoded: np.ndarray | None) -> None:  # fmt: skip
+def _write_tensor(
+    writer: Any,
+    model: Model,
+    name: str,
+    weight: Tensor,
+    quantisation: str,
+    encoded: np.ndarray | None,
+) -> None:
     gguf = package("gguf")
     heads, theirs = _rotated_heads(model, name), _gguf_name(model, name)
     if encoded is not None:
-        writer.add_tensor(theirs, _paired(encoded, heads), raw_dtype=gguf.GGMLQuantizationType[quantisation])
+        writer.add_tensor(
+            theirs, _paired(encoded, heads), raw_dtype=gguf.GGMLQuantizationType[quantisation]
+        )
         return
     values = _paired(weight.detach().float().cpu().numpy(), heads)
     kind = gguf.GGMLQuantizationType[_precision(name, values.shape, quantisation)]
@@ -202,8 +251,10 @@ def _write_tensor(writer: Any, model: Model, name: str, weight: Tensor, quantisa
 
 
 def _precision(name: str, shape: tuple[int, ...], quantisation: str) -> str:
-    """How one tensor is kept: gains and routers in full, tables with 8 bits at least, 16 bits where blocks of 32 do not
-    fit. (llama.cpp never rounds a router: another expert is no small error.)"""
+    """How one tensor is kept: gains and routers in full, tables with 8 bits at least, 16 bits
+    where blocks of 32 do not fit. (llama.cpp never rounds a router: another expert is no small
+    error.)
+    """
     if len(shape) == 1 or name.endswith(".router"):
         return "F32"
     if not quantisation.startswith("Q"):
@@ -239,7 +290,9 @@ def _unpaired(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, len(rows) // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> tuple[dict[str, Any], Multipliers, int]:
+def _read_settings(
+    fields: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> tuple[dict[str, Any], Multipliers, int]:
     """The shape as settings of `recipe.Model`, what the graph multiplies by, and the context."""
     layout = fields["general.architecture"]
     if layout not in _LAYOUTS:
@@ -268,7 +321,9 @@ def _read_settings(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> tup
     if layout == "granitemoe":
         settings |= {"experts": of("expert_count"), "experts_per_token": of("expert_used_count")}
     elif experts := of("expert_count", 0):
-        raise InputError(f"{experts} experts in architecture '{layout}'; expected them in granitemoe")
+        raise InputError(
+            f"{experts} experts in architecture '{layout}'; expected them in granitemoe"
+        )
     old = _LAYOUTS[layout] or Multipliers(12.0, 1.4 / math.sqrt(depth), 0.0, 256 / width)
     given = Multipliers(
         embedding=_short(of("embedding_scale", old.embedding)),

@@ -13,7 +13,9 @@ def metadata(file: Path) -> dict[str, Any]:
 
 
 def contents(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata and tensors (gguf.ReaderTensor) by name. Raises InputError for what is not a whole GGUF."""
+    """Metadata and tensors (gguf.ReaderTensor) by name. Raises InputError for what is not a whole
+    GGUF.
+    """
     gguf = package("gguf")
     try:
         with file.open("rb") as stream:

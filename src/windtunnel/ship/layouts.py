@@ -1,4 +1,5 @@
-"""The three published layouts of a checkpoint: what config.json says of the model (`tensor_names`: of its tensors).
+"""The three published layouts of a checkpoint: what config.json says of the model
+(`tensor_names`: of its tensors).
 
 | layout  | architecture in config.json | with experts          | multipliers                            | head       |
 |---------|-----------------------------|-----------------------|----------------------------------------|------------|
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.model.roles import Multipliers, multipliers
-from windtunnel.recipe import Model, did_you_mean
+from windtunnel.recipe import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +41,9 @@ _ARCHITECTURES = (
     _Architecture("minicpm", "MiniCPMForCausalLM", "minicpm", "num_experts"),
     _Architecture("llama", "LlamaForCausalLM", "llama"),
 )
-# What an engine takes where config.json says nothing; the paper's models leave rope_theta and the tie out, and a
-# multiplier that is left out of a MiniCPM config is a mistake: the class's default would divide logits by the width.
+# What an engine takes where config.json says nothing; the paper's models leave rope_theta and the
+# tie out, and a multiplier that is left out of a MiniCPM config is a mistake: the class's default
+# would divide logits by the width.
 _TIED = {"hf": False, "minicpm": True, "llama": False}
 _REQUIRED: Any = object()
 _NEAR = 1e-6  # a factor this near to one is a rounding of it: files hold multipliers in 32 bits
@@ -49,7 +51,9 @@ _NEAR = 1e-6  # a factor this near to one is a rounding of it: files hold multip
 
 @dataclass(frozen=True)
 class Published:
-    """A published model as a `Model`, and what its weights must be multiplied by for that to be exact."""
+    """A published model as a `Model`, and what its weights must be multiplied by for that to be
+    exact.
+    """
 
     layout: Layout
     model: Model
@@ -65,8 +69,9 @@ class Published:
 def fold(model: Model, weights: dict[str, "Tensor"]) -> tuple[Model, dict[str, "Tensor"]]:
     """The same function without multipliers: what a plain Llama is (paper.md 10.4 A).
 
-    Every map behind a multiplier is linear and has no bias, so the multiplier can move into it: E' = s_e E, O' = s_r O,
-    D' = s_r D, U' = s_o U. Where s_e and s_o differ, one matrix can't be both E' and U', and the tie ends.
+    Every map behind a multiplier is linear and has no bias, so the multiplier can move into it:
+    E' = s_e E, O' = s_r O, D' = s_r D, U' = s_o U. Where s_e and s_o differ, one matrix can't be
+    both E' and U', and the tie ends.
     """
     m = multipliers(model)
     plain = model.model_copy(update={"parametrization": "standard"})
@@ -83,14 +88,21 @@ def scaled(weights: dict[str, "Tensor"], factors: dict[str, float]) -> dict[str,
 
     def times(name: str, tensor: "Tensor") -> "Tensor":
         factor = factors.get(name.rsplit(".", 1)[-1], 1.0)
-        return tensor if factor == 1 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * factor
+        return (
+            tensor
+            if factor == 1
+            else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * factor
+        )
 
     return {name: times(name, tensor) for name, tensor in weights.items()}
 
 
-def config_of(layout: Layout, model: Model, context: int, begin: int | None, end: int) -> dict[str, Any]:
-    """config.json of a model in a layout; in the llama layout, of what `fold` gave. `begin`, `end`: token ids. Raises
-    InputError for a shape that the layout can't say."""
+def config_of(
+    layout: Layout, model: Model, context: int, begin: int | None, end: int
+) -> dict[str, Any]:
+    """config.json of a model in a layout; in the llama layout, of what `fold` gave. `begin`,
+    `end`: token ids. Raises InputError for a shape that the layout can't say.
+    """
     if layout == "minicpm" and model.head_size * model.heads != model.width:
         raise InputError(
             f"--to minicpm: it has no head size of its own: {model.heads} heads of {model.head_size} are not the width "
@@ -117,7 +129,10 @@ def config_of(layout: Layout, model: Model, context: int, begin: int | None, end
         "use_cache": True,
     }
     if model.experts:
-        shared |= {architecture.experts: model.experts, "num_experts_per_tok": model.experts_per_token}
+        shared |= {
+            architecture.experts: model.experts,
+            "num_experts_per_tok": model.experts_per_token,
+        }
     m = multipliers(model)
     if layout == "minicpm":
         scales = {
@@ -145,8 +160,9 @@ def config_of(layout: Layout, model: Model, context: int, begin: int | None, end
 
 
 def read_config(config: dict[str, Any], where: str) -> Published:
-    """What a config.json describes. Raises InputError for an architecture that this project has not, or a field that
-    is missing or can't be."""
+    """What a config.json describes. Raises InputError for an architecture that this project has
+    not, or a field that is missing or can't be.
+    """
     architecture, take = _architecture(config, where), _Fields(config, where)
     layout = architecture.layout
     _refuse_what_is_not_here(config, where, architecture)
@@ -187,13 +203,17 @@ def read_config(config: dict[str, Any], where: str) -> Published:
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(map(str, fault["loc"]))
-        raise InputError(f"{where}: {field}: {fault['msg'].removeprefix('Value error, ')}") from None
+        raise InputError(
+            f"{where}: {field}: {fault['msg'].removeprefix('Value error, ')}"
+        ) from None
 
 
 def with_multipliers(plain: Model, given: Multipliers) -> Published:
-    """A model of this shape that applies these multipliers: of the `standard` parametrization where there are none, of
-    `minicpm` otherwise. What that can't hold is left for the weights: another attention scale than 1/sqrt(head_size),
-    a logit divisor that is not the width over a whole number."""
+    """A model of this shape that applies these multipliers: of the `standard` parametrization
+    where there are none, of `minicpm` otherwise. What that can't hold is left for the weights:
+    another attention scale than 1/sqrt(head_size), a logit divisor that is not the width over a
+    whole number.
+    """
     own = multipliers(plain)
     model = plain.model_copy(update={"parametrization": "standard"})
     if any(abs(a - 1) > _NEAR for a in (given.embedding, given.residual, given.logits)):
@@ -212,7 +232,9 @@ def _architecture_of(layout: Layout, model: Model) -> _Architecture:
     for architecture in _ARCHITECTURES:
         if architecture.layout == layout and (architecture.experts or not model.experts):
             return architecture
-    raise InputError(f"--to {layout}: a plain Llama has no experts; expected --to hf, minicpm or gguf")
+    raise InputError(
+        f"--to {layout}: a plain Llama has no experts; expected --to hf, minicpm or gguf"
+    )
 
 
 def _architecture(config: dict[str, Any], where: str) -> _Architecture:
@@ -223,26 +245,40 @@ def _architecture(config: dict[str, Any], where: str) -> _Architecture:
             return architecture
     known = [architecture.name for architecture in _ARCHITECTURES]
     hint = did_you_mean(str(name), known)
-    raise InputError(f"{where}: architecture {name!r} is unknown; expected one of {', '.join(known)}{hint}")
+    raise InputError(
+        f"{where}: architecture {name!r} is unknown; expected one of {', '.join(known)}{hint}"
+    )
 
 
-def _experts(config: dict[str, Any], architecture: _Architecture, take: "_Fields") -> dict[str, int]:
+def _experts(
+    config: dict[str, Any], architecture: _Architecture, take: "_Fields"
+) -> dict[str, int]:
     """The settings of a mixture of experts, if it is one."""
     field = architecture.experts
     if not field or (architecture.layout == "minicpm" and not config.get(field)):
         return {}
-    return {"experts": take.number(field, int), "experts_per_token": take.number("num_experts_per_tok", int)}
+    return {
+        "experts": take.number(field, int),
+        "experts_per_token": take.number("num_experts_per_tok", int),
+    }
 
 
-def _refuse_what_is_not_here(config: dict[str, Any], where: str, architecture: _Architecture) -> None:
+def _refuse_what_is_not_here(
+    config: dict[str, Any], where: str, architecture: _Architecture
+) -> None:
     """Parts of these architectures that this project's decoder has not."""
     for field in ("num_experts", "num_local_experts"):
         if field != architecture.experts and config.get(field) not in (None, 0, 1):
-            raise InputError(f"{where}: {field}={config[field]}: a {architecture.name} with experts is not supported")
+            raise InputError(
+                f"{where}: {field}={config[field]}: a {architecture.name} with experts is not supported"
+            )
     faults = {
         "attention_bias: biases": bool(config.get("attention_bias")),
         "mlp_bias: biases": bool(config.get("mlp_bias")),
-        f"hidden_act={config.get('hidden_act')}: other activations than silu": config.get("hidden_act") != "silu",
+        f"hidden_act={config.get('hidden_act')}: other activations than silu": config.get(
+            "hidden_act"
+        )
+        != "silu",
         "quantization_config: quantised weights": bool(config.get("quantization_config")),
     }
     for fault in [text for text, there in faults.items() if there]:
@@ -250,15 +286,21 @@ def _refuse_what_is_not_here(config: dict[str, Any], where: str, architecture: _
 
 
 def _rope_base(config: dict[str, Any], where: str) -> float:
-    """RoPE's base. A `dynamic` scaling does nothing up to max_position_embeddings, so it may stand; others may not."""
+    """RoPE's base. A `dynamic` scaling does nothing up to max_position_embeddings, so it may
+    stand; others may not.
+    """
     base = config
     for part in (config.get("rope_parameters") or {}, config.get("rope_scaling") or {}):
         kind = part.get("rope_type", part.get("type", "default"))
         if kind not in ("default", "dynamic"):
-            raise InputError(f"{where}: RoPE of type {kind!r} is not supported; expected default or dynamic")
+            raise InputError(
+                f"{where}: RoPE of type {kind!r} is not supported; expected default or dynamic"
+            )
         base = base | part
     if base.get("partial_rotary_factor", 1) != 1:
-        raise InputError(f"{where}: partial_rotary_factor: RoPE over a part of a head is not supported")
+        raise InputError(
+            f"{where}: partial_rotary_factor: RoPE over a part of a head is not supported"
+        )
     return _Fields(base, where).number("rope_theta", float, 10_000.0)
 
 
@@ -275,7 +317,9 @@ class _Fields:
         if value is None:
             raise InputError(f"{self._where}: {key}: missing{did_you_mean(key, self._config)}")
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        right = not isinstance(value, bool) and (whole if kind is int else isinstance(value, int | float))
+        right = not isinstance(value, bool) and (
+            whole if kind is int else isinstance(value, int | float)
+        )
         if not right or not 0 < value < math.inf:
             expected = "a whole number" if kind is int else "a number"
             raise InputError(f"{self._where}: {key}: expected {expected} above zero, got {value!r}")
@@ -283,5 +327,7 @@ class _Fields:
 
 
 def _tidy(number: float) -> float:
-    """The shortest number that is the same in fp32, as the forward pass has it: 1.4 / sqrt(7) * sqrt(7) -> 1.4."""
+    """The shortest number that is the same in fp32, as the forward pass has it: 1.4 / sqrt(7) *
+    sqrt(7) -> 1.4.
+    """
     return float(str(np.float32(number)))

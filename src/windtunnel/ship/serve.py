@@ -7,10 +7,17 @@ from windtunnel.ship.engine import LlamaCpp
 
 
 def serve(
-    file: Path, host: str, port: int, context: int, ready: Callable[[str], None], wait: Callable[[], None]
+    file: Path,
+    host: str,
+    port: int,
+    context: int,
+    ready: Callable[[str], None],
+    wait: Callable[[], None],
 ) -> None:
-    """Serve until `wait` returns; `ready` hears the address. `port` 0: one that is free. `context` 0: the file's.
-    Raises InputError for a file that cannot be loaded and an address that cannot be listened on."""
+    """Serve until `wait` returns; `ready` hears the address. `port` 0: one that is free.
+    `context` 0: the file's. Raises InputError for a file that cannot be loaded and an address
+    that cannot be listened on.
+    """
     with LlamaCpp(file, context, address=(host, port)) as engine:
         ready(f"{engine.url}/v1")
         wait()

@@ -1,7 +1,8 @@
 """What the published layouts call the tensors, and how theirs are cut out of ours.
 
-The matrices of experts are one tensor each here, (experts, out, in). The hf layout keeps them so, with the rows of gate
-and up in one; minicpm has a tensor for every expert. No tensor is permuted in any layout.
+The matrices of experts are one tensor each here, (experts, out, in). The hf layout keeps them so,
+with the rows of gate and up in one; minicpm has a tensor for every expert. No tensor is permuted
+in any layout.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import Model
 from windtunnel.ship.layouts import Layout
 
-# Ours -> theirs. Two of ours with one name are its rows, in the order of `tensor_shapes`; `*`: one tensor an expert.
+# Ours -> theirs. Two of ours with one name are its rows, in the order of `tensor_shapes`; `*`:
+# one tensor an expert.
 _TENSORS = {
     "embedding": "model.embed_tokens",
     "norm": "model.norm",
@@ -58,7 +60,9 @@ class Part:
 
 @dataclass(frozen=True)
 class PublishedTensor:
-    """What one published tensor is: parts of ours, the rows of one below those of the other, and its shape."""
+    """What one published tensor is: parts of ours, the rows of one below those of the other, and
+    its shape.
+    """
 
     parts: tuple[Part, ...]
     shape: tuple[int, ...]
@@ -77,7 +81,9 @@ class PublishedTensor:
 
 
 def published_tensors(layout: Layout, model: Model) -> dict[str, PublishedTensor]:
-    """Every tensor of a checkpoint in this layout by its name there, as `model.layers.3.self_attn.q_proj.weight`."""
+    """Every tensor of a checkpoint in this layout by its name there, as
+    `model.layers.3.self_attn.q_proj.weight`.
+    """
     names = _TENSORS | (_EXPERTS[layout] if model.experts else {})
     found: dict[str, PublishedTensor] = {}
     for name, shape in tensor_shapes(model).items():
@@ -85,12 +91,15 @@ def published_tensors(layout: Layout, model: Model) -> dict[str, PublishedTensor
         theirs = ".".join([*(["model", *layer] if layer else []), names[leaf], "weight"])
         if "*" in theirs:
             each = {
-                theirs.replace("*", str(e)): PublishedTensor((Part(name, e),), shape[1:]) for e in range(model.experts)
+                theirs.replace("*", str(e)): PublishedTensor((Part(name, e),), shape[1:])
+                for e in range(model.experts)
             }
         elif theirs in found:
             first = found[theirs]
             rows = first.shape[-2] + shape[-2]
-            each = {theirs: PublishedTensor((*first.parts, Part(name)), (*shape[:-2], rows, shape[-1]))}
+            each = {
+                theirs: PublishedTensor((*first.parts, Part(name)), (*shape[:-2], rows, shape[-1]))
+            }
         else:
             each = {theirs: PublishedTensor((Part(name),), shape)}
         found |= each

@@ -1,4 +1,6 @@
-"""How a run leaves its parent: a branch that decays, or a stem that goes on with another batch or base rate."""
+"""How a run leaves its parent: a branch that decays, or a stem that goes on with another batch or
+base rate.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,11 +27,12 @@ def branch(
     name: str | None = None,
     context: int | None = None,
 ) -> Run:
-    """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own shape and mixture, and
-    from there on its own batch and base rate; where the parent has a checkpoint, also on its own corpus and context.
+    """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own
+    shape and mixture, and from there on its own batch and base rate; where the parent has a
+    checkpoint, also on its own corpus and context.
 
-    It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up to there the two are
-    the same to the bit (with another micro-batch, to rounding).
+    It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up
+    to there the two are the same to the bit (with another micro-batch, to rounding).
     """
     batch, lr = _left_with(parent, at, batch, lr)
     at -= at % batch
@@ -53,9 +56,19 @@ def branch(
     return create(parent.lab, changed, corpus, parent, at)
 
 
-def go_on(parent: Run, corpus: Corpus, at: int, tokens: int, batch: int | None = None, lr: float | None = None,
-          branch_points: Sequence[int] = (), name: str | None = None) -> Run:  # fmt: skip
-    """The stem that leaves `parent` at `at` tokens and goes on to `tokens` tokens with another batch or base rate."""
+def go_on(
+    parent: Run,
+    corpus: Corpus,
+    at: int,
+    tokens: int,
+    batch: int | None = None,
+    lr: float | None = None,
+    branch_points: Sequence[int] = (),
+    name: str | None = None,
+) -> Run:
+    """The stem that leaves `parent` at `at` tokens and goes on to `tokens` tokens with another
+    batch or base rate.
+    """
     batch, lr = _left_with(parent, at, batch, lr)
     micro_batch = min(parent.recipe.train.micro_batch, batch)
     changed = parent.recipe.change(
@@ -68,30 +81,44 @@ def go_on(parent: Run, corpus: Corpus, at: int, tokens: int, batch: int | None =
 
 
 def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tuple[int, float]:
-    """The batch and rate of a run that leaves `parent` at `at` tokens. Raises InputError where none can."""
+    """The batch and rate of a run that leaves `parent` at `at` tokens. Raises InputError where
+    none can.
+    """
     recipe = parent.recipe
     stable = recipe.total_tokens - recipe.decay_tokens
-    if recipe.schedule.kind != "wsd" or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable:
+    if (
+        recipe.schedule.kind != "wsd"
+        or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable
+    ):
         raise InputError(
             f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
             f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
         )
     reached = parent.status()["tokens"]
     if recipe.whole_steps(at) > reached:
-        raise InputError(f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only")
+        raise InputError(
+            f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only"
+        )
     if recipe.is_imported and lr is None:
-        raise InputError(f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4")
+        raise InputError(
+            f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4"
+        )
     batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
-    if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (at % batch or at % recipe.train.batch):
+    if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (
+        at % batch or at % recipe.train.batch
+    ):
         raise InputError(
             f"--at {at}: another batch or rate begins at a multiple of both batches, {recipe.train.batch} and {batch}"
         )
     return batch, lr
 
 
-def _text(parent: Run, corpus: Corpus, at: int, mixture: Mixture | None, context: int | None) -> dict[str, Any]:
-    """What changes in the recipe's data from `at` tokens on: the mixture; or the corpus and the windows too, where the
-    parent has a checkpoint. Raises InputError where that can't be."""
+def _text(
+    parent: Run, corpus: Corpus, at: int, mixture: Mixture | None, context: int | None
+) -> dict[str, Any]:
+    """What changes in the recipe's data from `at` tokens on: the mixture; or the corpus and the
+    windows too, where the parent has a checkpoint. Raises InputError where that can't be.
+    """
     own = parent.recipe.data
     if corpus.digest == parent.corpus and context in (None, own.context):
         stages = [stage.model_dump() for stage in own.stages if stage.at < at]
@@ -105,7 +132,12 @@ def _text(parent: Run, corpus: Corpus, at: int, mixture: Mixture | None, context
     check_tokenizer(parent, corpus)
     if context and context > own.context:
         raise InputError(f"--context {context}: {parent.id} knows {own.context} positions")
-    return {"corpus": corpus.folder.name, "context": context or own.context, "mixture": mixture or {}, "stages": ()}
+    return {
+        "corpus": corpus.folder.name,
+        "context": context or own.context,
+        "mixture": mixture or {},
+        "stages": (),
+    }
 
 
 def check_tokenizer(parent: Run, corpus: Corpus) -> None:

@@ -1,6 +1,8 @@
-"""Checkpoints: safetensors and JSON, checksummed, in a folder that appears by atomic rename. No pickle is ever read.
+"""Checkpoints: safetensors and JSON, checksummed, in a folder that appears by atomic rename. No
+pickle is ever read.
 
-torch is imported where tensors are read or written, so that listing runs does not wait for it."""
+torch is imported where tensors are read or written, so that listing runs does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `folder/TOKENS/`. After a crash at any moment the checkpoint is there whole, or not at all."""
+    """Write `folder/TOKENS/`. After a crash at any moment the checkpoint is there whole, or not
+    at all.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
@@ -46,7 +50,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         digests = {}
         for name in ("weights", "moments"):
             file = part / f"{name}.safetensors"
-            save_file({k: v.detach().cpu().contiguous() for k, v in getattr(checkpoint, name).items()}, file)
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in getattr(checkpoint, name).items()},
+                file,
+            )
             _flush(file)
             digests[file.name] = _digest(file)
         content = {"tokens": checkpoint.tokens, "steps": checkpoint.steps, "sha256": digests}
@@ -70,12 +77,16 @@ def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Check
         content = json.loads((path / "checkpoint.json").read_text())
         steps, digests = int(content["steps"]), dict(content["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a whole checkpoint: checkpoint.json is missing or damaged") from None
+        raise InputError(
+            f"{path}: not a whole checkpoint: checkpoint.json is missing or damaged"
+        ) from None
     tensors = {}
     for name in ("weights", "moments"):
         file = path / f"{name}.safetensors"
         if not file.exists() or _digest(file) != digests.get(file.name):
-            raise InputError(f"{file}: damaged: its sha256 is not the one of checkpoint.json; remove {path} to go back")
+            raise InputError(
+                f"{file}: damaged: its sha256 is not the one of checkpoint.json; remove {path} to go back"
+            )
         try:
             tensors[name] = load_file(file, device=str(device))
         except SafetensorError as error:
@@ -93,8 +104,9 @@ def path_of(folder: Path, tokens: int) -> Path:
 
 
 def pin(folder: Path, tokens: int) -> bool:
-    """Keep this checkpoint whatever the policy: something branches from it. False when a run that trains at this moment
-    has just removed it."""
+    """Keep this checkpoint whatever the policy: something branches from it. False when a run that
+    trains at this moment has just removed it.
+    """
     mark = path_of(folder, tokens) / _PINNED
     try:
         mark.touch()
@@ -104,7 +116,9 @@ def pin(folder: Path, tokens: int) -> bool:
 
 
 def prune(folder: Path, newest: int) -> None:
-    """Remove all but the `newest` last ones and the pinned ones, and what a crash left of others."""
+    """Remove all but the `newest` last ones and the pinned ones, and what a crash left of
+    others.
+    """
     for leftover in [*folder.glob("*.gone"), *folder.glob("*.part")]:
         shutil.rmtree(leftover)
     for tokens in positions(folder)[:-newest]:

@@ -15,17 +15,23 @@ def keep_shapes() -> None:
 
 @dataclass(frozen=True)
 class Compiled:
-    """`made` graphs were compiled anew, `found` were on the disk; `seconds` went into both, tracing included."""
+    """`made` graphs were compiled anew, `found` were on the disk; `seconds` went into both,
+    tracing included.
+    """
 
     made: int = 0
     found: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: "Compiled") -> "Compiled":
-        return Compiled(self.made + other.made, self.found + other.found, self.seconds + other.seconds)
+        return Compiled(
+            self.made + other.made, self.found + other.found, self.seconds + other.seconds
+        )
 
     def __sub__(self, other: "Compiled") -> "Compiled":
-        return Compiled(self.made - other.made, self.found - other.found, self.seconds - other.seconds)
+        return Compiled(
+            self.made - other.made, self.found - other.found, self.seconds - other.seconds
+        )
 
     def __str__(self) -> str:
         if not self.made:

@@ -1,5 +1,7 @@
-"""What a run is carried out on: device, precision, compilation, threads. `auto` decides by the machine alone, never by
-the run's length or by a clock, so that a resumed, extended or branched run computes the same."""
+"""What a run is carried out on: device, precision, compilation, threads. `auto` decides by the
+machine alone, never by the run's length or by a clock, so that a resumed, extended or branched
+run computes the same.
+"""
 
 import ctypes
 import functools
@@ -22,7 +24,8 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 _AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
 _TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
 _OF_MEMORY = 0.8  # of a GPU's, for weights, moments and activations
-_STATE_BYTES = 20  # a parameter: value, gradient and two moments in fp32, value and gradient of a product in bf16
+# a parameter: value, gradient and two moments in fp32, value and gradient of a product in bf16
+_STATE_BYTES = 20
 _LOGITS_BYTES = 2**25 * 8  # of a chunk: bf16, and fp32 in between
 
 
@@ -40,40 +43,57 @@ class Engine:
         compiled = "compiled" if self.compiled else "not compiled"
         text = f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
         members = f", one of {self.members} members" if self.members > 1 else ""
-        return text + members + (", layers computed again in the backward pass" if self.recompute else "")
+        return (
+            text
+            + members
+            + (", layers computed again in the backward pass" if self.recompute else "")
+        )
 
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(
+            self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16"
+        )
 
 
 def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
-    """Settle every `auto` of the recipe, for a run alone or as one of `members`. Raises InputError where a device was
-    asked for that is not there, or that does not take the shape."""
+    """Settle every `auto` of the recipe, for a run alone or as one of `members`. Raises
+    InputError where a device was asked for that is not there, or that does not take the shape.
+    """
     train = recipe.train
     device = _device(train.device)
-    precision = train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
+    precision = (
+        train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
+    )
     compiled = _can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
     room = _room(recipe.model, members, _memory()) if device == "cuda" else train.batch
     most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
     micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, most)
-    return Engine(device, precision, compiled, micro, torch.get_num_threads(), members, micro > room)
+    return Engine(
+        device, precision, compiled, micro, torch.get_num_threads(), members, micro > room
+    )
 
 
 def check_experts(model: Model, device: str) -> None:
-    """Raises InputError for experts that a GPU's grouped product does not take: rows are multiples of 16 bytes."""
+    """Raises InputError for experts that a GPU's grouped product does not take: rows are
+    multiples of 16 bytes.
+    """
     for name in ("width", "ffn"):
         if device == "cuda" and model.experts and getattr(model, name) % 8:
-            raise InputError(f"model.{name}={getattr(model, name)}: experts on a GPU need a multiple of 8")
+            raise InputError(
+                f"model.{name}={getattr(model, name)}: experts on a GPU need a multiple of 8"
+            )
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed, up to 2 GiB: given back to the system, the pages of a step's large tensors
-    are faulted in and zeroed anew in each step. Does nothing without glibc."""
+    """Have the C library keep what is freed, up to 2 GiB: given back to the system, the pages of
+    a step's large tensors are faulted in and zeroed anew in each step. Does nothing without
+    glibc.
+    """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_MMAP_MAX, 0)
@@ -81,14 +101,17 @@ def keep_memory() -> None:
 
 @functools.cache
 def matrix_peak(engine: Engine) -> float:
-    """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a known GPU at bf16,
-    else the best of a few large products, measured (0.3 s)."""
+    """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a
+    known GPU at bf16, else the best of a few large products, measured (0.3 s).
+    """
     if engine.device == "cuda" and engine.precision == "bf16":
         name = torch.cuda.get_device_name()
         known = [peak for part, peak in PEAKS.items() if part in name]
         if known:
             return known[0]
-    return measured_peak(engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32)
+    return measured_peak(
+        engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    )
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
@@ -114,15 +137,25 @@ def synchronize(device: torch.device) -> None:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Without waiting for what the device is at: from pageable memory a copy would."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def _device(asked: str) -> str:
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if asked == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[asked]:
-        raise InputError(f"train.device: '{asked}' is not on this machine; expected one of auto, cpu or what is there")
+        raise InputError(
+            f"train.device: '{asked}' is not on this machine; expected one of auto, cpu or what is there"
+        )
     return asked
 
 
@@ -130,7 +163,11 @@ def _has_bf16(device: str) -> bool:
     """Whether the processor multiplies bf16 natively: emulated, it would be slower than fp32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+    return (
+        device == "cpu"
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 def _can_compile(device: str) -> bool:
@@ -146,7 +183,9 @@ def _memory() -> int:
 
 
 def _room(model: Model, members: int, memory: int) -> int:
-    """Tokens of each member whose activations fit beside the weights and moments; 0 where not even those fit."""
+    """Tokens of each member whose activations fit beside the weights and moments; 0 where not
+    even those fit.
+    """
     left = _OF_MEMORY * memory - members * count(model).params_total * _STATE_BYTES - _LOGITS_BYTES
     return max(0, int(left / (members * activation_bytes(model))))
 

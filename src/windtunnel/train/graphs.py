@@ -1,4 +1,6 @@
-"""Work replayed on a GPU as one CUDA graph: a small model's kernels take less time than Python needs to launch them."""
+"""Work replayed on a GPU as one CUDA graph: a small model's kernels take less time than Python
+needs to launch them.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,15 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_WARM_UP = 3  # calls that are carried out before one is captured: they compile, allocate and tune what there is
+# calls that are carried out before one is captured: they compile, allocate and tune what there is
+_WARM_UP = 3
 
 
 class Replayed:
-    """`function(tensors)` -> tensor, which may also change tensors in place; where the device is no GPU, just that
-    function.
+    """`function(tensors)` -> tensor, which may also change tensors in place; where the device is
+    no GPU, just that function.
 
-    It may not wait for the device, nor use anything that changes from call to call but what it is given and what stands
-    on the device. A graph is kept for each shape of what it is given.
+    It may not wait for the device, nor use anything that changes from call to call but what it is
+    given and what stands on the device. A graph is kept for each shape of what it is given.
     """
 
     def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
@@ -56,7 +59,9 @@ def _capture(function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> _G
 
 
 def _beside(function: Callable[[], Tensor]) -> Tensor:
-    """On a stream of its own, as a capture will be: autograd's nodes remember the stream that they were made on."""
+    """On a stream of its own, as a capture will be: autograd's nodes remember the stream that
+    they were made on.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,6 @@
-"""The one training loop: from the last checkpoint of a run, or of each member of a population, to its last token."""
+"""The one training loop: from the last checkpoint of a run, or of each member of a population, to
+its last token.
+"""
 
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -31,37 +33,57 @@ from windtunnel.train.validation import validate
 
 _FLUSH_EVERY = 10  # steps; a device is not waited for in between
 # of a model's settings, what members of a population need not share
-_OWN = {"init_std", "scale_emb", "scale_depth", "parametrization", "base_width", "base_depth", "embedding_as"}
+_OWN = {
+    "init_std",
+    "scale_emb",
+    "scale_depth",
+    "parametrization",
+    "base_width",
+    "base_depth",
+    "embedding_as",
+}
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the caller hears of a run, or of a study, while it is made, and how it asks it to stop."""
+    """What the caller hears of a run, or of a study, while it is made, and how it asks it to
+    stop.
+    """
 
     say: Callable[[str], None] = lambda line: None
     step: Callable[[int, int, dict[str, Any]], None] = lambda tokens, total, metrics: None
     stop: Callable[[], bool] = lambda: False
     show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
-    # (model, position): the batch's gradient stands in the parameters, the step has not been taken; of a run alone
+    # (model, position): the batch's gradient stands in the parameters, the step has not been
+    # taken; of a run alone
     gradient: Callable[[Decoder, int], None] = lambda model, position: None
 
 
 def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any]:
     """Start the run, resume it, or find it done; returns its summary.
 
-    A run that diverges ends as `failed` with its last good checkpoint kept. Raises InputError for a run that can't be
-    computed as asked: a corpus that does not fit, a damaged checkpoint, a full disk.
+    A run that diverges ends as `failed` with its last good checkpoint kept. Raises InputError for
+    a run that can't be computed as asked: a corpus that does not fit, a damaged checkpoint, a
+    full disk.
     """
     return train_together([run], corpus, [watch or Watch()])[0]
 
 
-def train_together(runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]) -> list[dict[str, Any]]:
-    """The same for runs that share one `kinship`, as members of a population: one set of kernels trains them all.
+def train_together(
+    runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]
+) -> list[dict[str, Any]]:
+    """The same for runs that share one `kinship`, as members of a population: one set of kernels
+    trains them all.
 
-    Each member has its own seed, data order, settings, schedule, beginning and end, and ends as it would alone, but for
-    rounding. One that diverges leaves the others as they are. When any watch asks to stop, all do.
+    Each member has its own seed, data order, settings, schedule, beginning and end, and ends as
+    it would alone, but for rounding. One that diverges leaves the others as they are. When any
+    watch asks to stop, all do.
     """
-    begun = [(r, w) for r, w in zip(runs, watches, strict=True) if r.status()["status"] not in ("done", "failed")]
+    begun = [
+        (r, w)
+        for r, w in zip(runs, watches, strict=True)
+        if r.status()["status"] not in ("done", "failed")
+    ]
     with ExitStack() as locks:
         for run, _ in sorted(begun, key=lambda pair: pair[0].id):
             locks.enter_context(run.lock())
@@ -71,12 +93,16 @@ def train_together(runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]
 
 
 def kinship(run: Run) -> Hashable:
-    """What runs must have in common to train together; one of its own for a run that can only train alone."""
+    """What runs must have in common to train together; one of its own for a run that can only
+    train alone.
+    """
     recipe, begun = run.recipe, run.path / "engine.json"
     engine = begun.read_text() if begun.exists() else None
     model = frozenset((k, v) for k, v in recipe.model.model_dump().items() if k not in _OWN)
     carried_out = tuple(
-        recipe.train.model_dump(include={"batch", "micro_batch", "precision", "compile", "device"}).items()
+        recipe.train.model_dump(
+            include={"batch", "micro_batch", "precision", "compile", "device"}
+        ).items()
     )
     shared = (model, recipe.data.context, recipe.data.mask_documents, recipe.train.evaluate_tokens)
     return (run.corpus, shared, carried_out, engine, run.id if replays(run) else None)
@@ -104,7 +130,9 @@ class _Seat:
     def open(self, corpus: Corpus) -> None:
         check_fit(self.recipe, corpus, self.run.parent)
         if self.run.corpus != corpus.digest:
-            raise InputError(f"{corpus.folder}: not the content that run {self.run.id} was begun on")
+            raise InputError(
+                f"{corpus.folder}: not the content that run {self.run.id} was begun on"
+            )
         self.windows = Windows(corpus, self.recipe.data, self.recipe.seed)
 
     def begin(self, position: int, steps: int, engine: Engine) -> None:
@@ -115,7 +143,9 @@ class _Seat:
         scores = [line["validation"] for line in self.run.metrics() if "validation" in line]
         self.scores = {key: scores[-1][key] for key in ("loss", "bits_per_byte")} if scores else {}
         total = self.recipe.total_tokens
-        self.watch.say(f"{self.run.id} {self.recipe.name}: {about(position)} of {about(total)} tokens; {engine}")
+        self.watch.say(
+            f"{self.run.id} {self.recipe.name}: {about(position)} of {about(total)} tokens; {engine}"
+        )
         self.write_status("running")
         self.over = position >= total
         if self.over:
@@ -146,10 +176,14 @@ class _Seat:
     def due(self, every: int) -> bool:
         """At every so many tokens, and at the milestones."""
         before = self.position - self.recipe.train.batch
-        return self.position in self.milestones or (every > 0 and self.position // every > before // every)
+        return self.position in self.milestones or (
+            every > 0 and self.position // every > before // every
+        )
 
     def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        checkpoint.save(self.run.checkpoints, Checkpoint(self.position, self.steps, weights, moments))
+        checkpoint.save(
+            self.run.checkpoints, Checkpoint(self.position, self.steps, weights, moments)
+        )
         # all that are there: a process may have been killed between saving one and pinning it
         for tokens in self.branch_points.intersection(checkpoint.positions(self.run.checkpoints)):
             checkpoint.pin(self.run.checkpoints, tokens)
@@ -166,15 +200,22 @@ class _Trainer:
         self.seats, self.batch = seats, seats[0].recipe.train.batch
         recipe = seats[0].recipe
         engines = {seat.run.engine(choose_engine(seat.recipe, len(seats))) for seat in seats}
-        self.engine = min(engines, key=lambda engine: engine.micro_batch)  # they were begun in other company
+        self.engine = min(
+            engines, key=lambda engine: engine.micro_batch
+        )  # they were begun in other company
         self.document_end = corpus.document_end if recipe.data.mask_documents else None
-        self.flops, self.peak = flops_per_token(recipe.model, recipe.data.context), matrix_peak(self.engine)
+        self.flops, self.peak = (
+            flops_per_token(recipe.model, recipe.data.context),
+            matrix_peak(self.engine),
+        )
         self.step = self._seated()
         for seat in seats:
             seat.begin(*restore(self.step, seat.run, corpus, self._member(seat)), self.engine)
         self.reader = Prefetched()
         self._waiting: list[tuple[Tensor, Tensor, dict[int, tuple[int, float]]]] = []
-        self._compiled: Compiled | None = so_far() if self.engine.compiled else None  # until it was told
+        self._compiled: Compiled | None = (
+            so_far() if self.engine.compiled else None
+        )  # until it was told
         self._clock = perf_counter()
 
     def go(self) -> None:
@@ -188,7 +229,9 @@ class _Trainer:
                 self._close_ranks()
 
     def _advance(self, live: list[_Seat]) -> None:
-        places = [(s.windows, s.position) for s in (live[0] if seat.over else seat for seat in self.seats)]
+        places = [
+            (s.windows, s.position) for s in (live[0] if seat.over else seat for seat in self.seats)
+        ]
         batch = self.reader.read(places, self.batch)
         loss = self.step.gradient(batch[0] if len(self.seats) == 1 else batch)
         if len(self.seats) == 1:
@@ -204,7 +247,11 @@ class _Trainer:
 
     def _look_after(self, live: list[_Seat], stopping: bool) -> None:
         """Record, evaluate and save what is due; let go of who has failed or come to the end."""
-        evaluated = [seat for seat in live if seat.due(seat.recipe.train.evaluate_every.of(seat.recipe.total_tokens))]
+        evaluated = [
+            seat
+            for seat in live
+            if seat.due(seat.recipe.train.evaluate_every.of(seat.recipe.total_tokens))
+        ]
         saved = [
             seat
             for seat in live
@@ -226,7 +273,9 @@ class _Trainer:
                     seat.write_status("interrupted")
 
     def _flush(self) -> None:
-        """Write the steps since the last time. The only place where a step's numbers are waited for."""
+        """Write the steps since the last time. The only place where a step's numbers are waited
+        for.
+        """
         shape = (len(self._waiting), len(self.seats))
         losses = torch.stack([loss.float() for loss, _, _ in self._waiting]).view(shape).tolist()
         norms = torch.stack([norm for _, norm, _ in self._waiting]).view(shape).tolist()
@@ -234,10 +283,18 @@ class _Trainer:
         speed = sum(len(taken) for _, _, taken in self._waiting) * self.batch / (now - self._clock)
         self._clock = now
         # of all members together: a run's own time is then its tokens over this
-        measured = {"tokens_per_s": round(speed), "peak_share": round(speed * self.flops / self.peak, 4)}
+        measured = {
+            "tokens_per_s": round(speed),
+            "peak_share": round(speed * self.flops / self.peak, 4),
+        }
         for place, seat in enumerate(self.seats):
             lines = [
-                {"tokens": taken[place][0], "loss": loss[place], "lr": taken[place][1], "grad_norm": norm[place]}
+                {
+                    "tokens": taken[place][0],
+                    "loss": loss[place],
+                    "lr": taken[place][1],
+                    "grad_norm": norm[place],
+                }
                 | measured
                 for (_, _, taken), loss, norm in zip(self._waiting, losses, norms, strict=True)
                 if place in taken
@@ -263,7 +320,9 @@ class _Trainer:
         if not seats:
             return
         train, mask = seats[0].recipe.train, seats[0].recipe.data.mask_documents
-        results = validate(self.step.model, seats[0].windows, self.engine, train.evaluate_tokens, mask)
+        results = validate(
+            self.step.model, seats[0].windows, self.engine, train.evaluate_tokens, mask
+        )
         for seat in seats:
             result = results[self.seats.index(seat)].as_dict()
             seat.recorder.write({"tokens": seat.position, "validation": result})
@@ -274,7 +333,8 @@ class _Trainer:
         """Weights and moments of one seat; views."""
         member = self._member(seat)
         weights = {
-            n: p.detach() if member is None else p.detach()[member] for n, p in self.step.model.named_parameters()
+            n: p.detach() if member is None else p.detach()[member]
+            for n, p in self.step.model.named_parameters()
         }
         return weights, self.step.optimizer.state(member)
 
@@ -285,7 +345,9 @@ class _Trainer:
         return None if len(self.seats) == 1 else self.seats.index(seat)
 
     def _close_ranks(self) -> None:
-        """Go on without the members that are over, once they are half of all: each size is compiled anew."""
+        """Go on without the members that are over, once they are half of all: each size is
+        compiled anew.
+        """
         live = [seat for seat in self.seats if not seat.over]
         if not live or len(live) > len(self.seats) // 2 or self._waiting:
             return
@@ -294,7 +356,11 @@ class _Trainer:
             self.seats = live
             self.step = self._seated()
             for seat, (weights, moments) in zip(live, states, strict=True):
-                put(self.step, Checkpoint(seat.position, seat.steps, weights, moments), self._member(seat))
+                put(
+                    self.step,
+                    Checkpoint(seat.position, seat.steps, weights, moments),
+                    self._member(seat),
+                )
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -307,7 +373,9 @@ class _Trainer:
 
 @contextmanager
 def _collector_out_of_the_way() -> Iterator[None]:
-    """Python's collector stops everything for up to half a second where many objects live: it is called in pauses."""
+    """Python's collector stops everything for up to half a second where many objects live: it is
+    called in pauses.
+    """
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,4 +1,6 @@
-"""What a run records while it trains: metrics.jsonl, a line a step and one a validation; and whether it diverges."""
+"""What a run records while it trains: metrics.jsonl, a line a step and one a validation; and
+whether it diverges.
+"""
 
 import json
 import math
@@ -27,7 +29,9 @@ class Recorder:
         self._first_loss: float | None = None
 
     def steps(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Write steps, each with its `tokens`, `loss` and `grad_norm`. Raises Diverged, with nothing written."""
+        """Write steps, each with its `tokens`, `loss` and `grad_norm`. Raises Diverged, with
+        nothing written.
+        """
         for line in lines:
             self._check(line["tokens"], line["loss"], line["grad_norm"])
         self.write(*lines)

@@ -15,18 +15,23 @@ from windtunnel.train.step import Step
 
 
 def restore(step: Step, run: Run, corpus: Corpus, member: int | None = None) -> tuple[int, int]:
-    """Put what the run begins with into the step, or into one of its members; returns where the run stands, in tokens
-    and in updates."""
+    """Put what the run begins with into the step, or into one of its members; returns where the
+    run stands, in tokens and in updates.
+    """
     start, steps = 0, 0
     if state := _state(*_start(run), step.engine.device):
         put(step, state, member)
-        start, steps = state.tokens, state.steps if state.moments else 0  # an imported model brings none
+        start, steps = (
+            state.tokens,
+            state.steps if state.moments else 0,
+        )  # an imported model brings none
     return _replay(step, run, corpus, start, steps) if replays(run) else (start, steps)
 
 
 def replays(run: Run) -> bool:
-    """Whether it takes up another batch or rate than its parent's where the parent has kept no checkpoint. Such a run
-    can't be a member: what comes before is computed with the parent's."""
+    """Whether it takes up another batch or rate than its parent's where the parent has kept no
+    checkpoint. Such a run can't be a member: what comes before is computed with the parent's.
+    """
     if not run.parent or run.anew:
         return False
     mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (run.recipe, _parent(run)))

@@ -2,9 +2,10 @@
 
     lab/runs/ID/  recipe.toml  run.json  status.json  metrics.jsonl  checkpoints/TOKENS/
 
-An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run. An imported model is a
-stem of no tokens, with its weights as the checkpoint at 0 and a tokenizer of its own beside it. A run that begins anew
-takes a parent's weights and nothing else, and counts its tokens from 0.
+An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run. An
+imported model is a stem of no tokens, with its weights as the checkpoint at 0 and a tokenizer of
+its own beside it. A run that begins anew takes a parent's weights and nothing else, and counts
+its tokens from 0.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import write_whole
-from windtunnel.recipe import Recipe, did_you_mean, dump, identity, load
+from windtunnel.recipe import Recipe, dump, identity, load
 from windtunnel.train import checkpoint
 
 if TYPE_CHECKING:
     from windtunnel.train.device import Engine
 
 Status = Literal["running", "done", "failed", "interrupted"]
-_LOOKED_AT = 0.5  # seconds to wait for a lock that somebody may only look at: `status` takes it for a moment
+_LOOKED_AT = (
+    0.5  # seconds to wait for a lock that somebody may only look at: `status` takes it for a moment
+)
 
 
 class Busy(InputError):
@@ -40,7 +43,9 @@ class Busy(InputError):
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder. What can change while it trains is read from disk each time it is asked for."""
+    """One run's folder. What can change while it trains is read from disk each time it is asked
+    for.
+    """
 
     path: Path
     recipe: Recipe
@@ -48,7 +53,8 @@ class Run:
     kind: Literal["stem", "branch", "run", "member"]
     parent: str | None
     at_tokens: int | None  # of the parent, where this run leaves it
-    anew: bool = False  # of the parent's checkpoint at `at_tokens` it has the weights alone; position 0, no moments
+    # of the parent's checkpoint at `at_tokens` it has the weights alone; position 0, no moments
+    anew: bool = False
 
     @property
     def id(self) -> str:
@@ -71,7 +77,11 @@ class Run:
     def tokenizer(self) -> Path:
         """Its tokenizer.json: an imported model's own, or the corpus's."""
         own = self.path / "tokenizer.json"
-        return own if own.exists() else self.lab / "corpora" / self.recipe.data.corpus / "tokenizer.json"
+        return (
+            own
+            if own.exists()
+            else self.lab / "corpora" / self.recipe.data.corpus / "tokenizer.json"
+        )
 
     def status(self) -> dict[str, Any]:
         """`status.json`, with a run that nobody trains any more as `interrupted`."""
@@ -83,7 +93,9 @@ class Run:
         return status
 
     def write_status(self, status: Status, tokens: int, **more: Any) -> None:
-        _write(self.path / "status.json", json.dumps({"status": status, "tokens": tokens, **more}))
+        write_whole(
+            self.path / "status.json", json.dumps({"status": status, "tokens": tokens, **more})
+        )
 
     def summary(self) -> dict[str, Any]:
         """The run as `windtunnel runs --json` lists it."""
@@ -104,18 +116,22 @@ class Run:
         }
 
     def engine(self, choice: Engine) -> Engine:
-        """How the run is computed: what its first start chose. The device and threads are always the machine's."""
+        """How the run is computed: what its first start chose. The device and threads are always
+        the machine's.
+        """
         from windtunnel.train.device import Engine
 
         file = self.path / "engine.json"
         if file.exists():
             chosen = _read_json(file)
             return Engine(**(chosen | {"device": choice.device, "threads": choice.threads}))
-        _write(file, json.dumps(asdict(choice)))
+        write_whole(file, json.dumps(asdict(choice)))
         return choice
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; the last one may be half-written by a run that was killed, and is left out."""
+        """The lines of metrics.jsonl; the last one may be half-written by a run that was killed,
+        and is left out.
+        """
         file = self.path / "metrics.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -123,7 +139,7 @@ class Run:
     def keep_metrics_until(self, tokens: int) -> None:
         """Drop what was recorded after a checkpoint: it will be recorded again."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["tokens"] <= tokens]
-        _write(self.path / "metrics.jsonl", "".join(kept))
+        write_whole(self.path / "metrics.jsonl", "".join(kept))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -141,11 +157,19 @@ class Run:
             return not _locked(file, fcntl.LOCK_SH)
 
 
-def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None, at_tokens: int | None = None,
-           anew: bool = False) -> Run:  # fmt: skip
-    """The run of this recipe on this corpus: the one that exists, longer or with more branch points if a stem is now
-    asked for more, or a new folder. `anew`: it takes the weights of the parent's checkpoint at `at_tokens`, and begins
-    at 0. Raises InputError for a recipe that the corpus does not fit, before anything is written."""
+def create(
+    lab: Path,
+    recipe: Recipe,
+    corpus: Corpus,
+    parent: Run | None = None,
+    at_tokens: int | None = None,
+    anew: bool = False,
+) -> Run:
+    """The run of this recipe on this corpus: the one that exists, longer or with more branch
+    points if a stem is now asked for more, or a new folder. `anew`: it takes the weights of the
+    parent's checkpoint at `at_tokens`, and begins at 0. Raises InputError for a recipe that the
+    corpus does not fit, before anything is written.
+    """
     check_fit(recipe, corpus, parent)
     begun = (f"{parent.id} anew" if anew else parent.id, at_tokens or 0) if parent else None
     path = lab / "runs" / identity(recipe, corpus.digest, begun)
@@ -156,7 +180,7 @@ def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None,
             points = {*run.recipe.train.branch_points, *recipe.train.branch_points}
             asked = asked.change(train={"branch_points": sorted(points)})
             if asked != run.recipe:
-                _write(path / "recipe.toml", dump(asked))
+                write_whole(path / "recipe.toml", dump(asked))
         return open_run(path)
     about_run = {
         "id": path.name,
@@ -169,22 +193,41 @@ def create(lab: Path, recipe: Recipe, corpus: Corpus, parent: Run | None = None,
 
     def fill(_: Path) -> None:
         if parent and keep_branch_start(parent, at_tokens or 0) != (at_tokens or 0) and anew:
-            raise InputError(f"{parent.path}: its checkpoint at {at_tokens} tokens is no longer there")
+            raise InputError(
+                f"{parent.path}: its checkpoint at {at_tokens} tokens is no longer there"
+            )
 
     return _make(path, recipe, about_run, "interrupted", fill)
 
 
-def adopt(lab: Path, recipe: Recipe, content: str, origin: dict[str, Any], fill: Callable[[Path], None]) -> Run:
-    """The run of a model that was trained elsewhere: the one that exists with this content, or a new folder, to which
-    `fill` adds the checkpoint at 0 tokens and the tokenizer. `content`: digest of both; `origin`: where it is from."""
+def adopt(
+    lab: Path, recipe: Recipe, content: str, origin: dict[str, Any], fill: Callable[[Path], None]
+) -> Run:
+    """The run of a model that was trained elsewhere: the one that exists with this content, or a
+    new folder, to which `fill` adds the checkpoint at 0 tokens and the tokenizer. `content`:
+    digest of both; `origin`: where it is from.
+    """
     path = lab / "runs" / identity(recipe, content)
     if path.exists():
         return open_run(path)
-    about_run = {"id": path.name, "kind": "stem", "parent": None, "at_tokens": None, "corpus": "", "origin": origin}
+    about_run = {
+        "id": path.name,
+        "kind": "stem",
+        "parent": None,
+        "at_tokens": None,
+        "corpus": "",
+        "origin": origin,
+    }
     return _make(path, recipe, about_run, "done", fill)
 
 
-def _make(path: Path, recipe: Recipe, about_run: dict[str, Any], status: Status, fill: Callable[[Path], None]) -> Run:
+def _make(
+    path: Path,
+    recipe: Recipe,
+    about_run: dict[str, Any],
+    status: Status,
+    fill: Callable[[Path], None],
+) -> Run:
     """A run's folder, which appears whole."""
     part = path.parent / f".{path.name}.{os.getpid()}"
     try:
@@ -197,15 +240,19 @@ def _make(path: Path, recipe: Recipe, about_run: dict[str, Any], status: Status,
         part.rename(path)
     except OSError as error:
         if not path.exists():  # else another process made the same run first
-            raise InputError(f"{path}: the run's folder could not be made: {error.strerror}") from None
+            raise InputError(
+                f"{path}: the run's folder could not be made: {error.strerror}"
+            ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return open_run(path)
 
 
 def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -> None:
-    """Raises InputError for a vocabulary or a mixture that the corpus does not have. A model that comes from elsewhere
-    may have more rows than its tokenizer has tokens: engines like multiples of 64."""
+    """Raises InputError for a vocabulary or a mixture that the corpus does not have. A model that
+    comes from elsewhere may have more rows than its tokenizer has tokens: engines like multiples
+    of 64.
+    """
     asked, vocab = recipe.model.vocab, corpus.manifest.vocab
     if asked < vocab or (asked > vocab and not parent):
         name = recipe.data.corpus
@@ -226,8 +273,9 @@ def checkpoint_at(run: Run, tokens: int | None = None) -> int:
 
 
 def branch_start(run: Run) -> tuple[Run, int]:
-    """Where a run that has no checkpoint yet begins: an ancestor and its checkpoint, kept from now on; 0 tokens is the
-    beginning of that ancestor, or of the run itself if it begins anew."""
+    """Where a run that has no checkpoint yet begins: an ancestor and its checkpoint, kept from
+    now on; 0 tokens is the beginning of that ancestor, or of the run itself if it begins anew.
+    """
     ancestor, start = run, 0
     while not start and ancestor.parent and not ancestor.anew:
         at = ancestor.at_tokens or 0
@@ -237,7 +285,9 @@ def branch_start(run: Run) -> tuple[Run, int]:
 
 
 def keep_branch_start(parent: Run, at: int) -> int:
-    """The parent's last checkpoint at or before `at` tokens, kept from now on; 0 if there is none."""
+    """The parent's last checkpoint at or before `at` tokens, kept from now on; 0 if there is
+    none.
+    """
     there = [tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= at]
     for start in reversed(there):
         if checkpoint.pin(parent.checkpoints, start):
@@ -254,8 +304,9 @@ def lineage(run: Run) -> list[Run]:
 
 
 def context_of(run: Run, asked: int | None = None) -> int:
-    """The most positions that the model has learned, or the fewer `asked` for. Raises InputError where those are
-    more."""
+    """The most positions that the model has learned, or the fewer `asked` for. Raises InputError
+    where those are more.
+    """
     known = max(one.recipe.data.context for one in lineage(run))
     if asked and asked > known:
         raise InputError(f"--context {asked}: {run.id} knows {known} positions")
@@ -270,13 +321,19 @@ def origin(run: Run) -> dict[str, Any]:
 def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
     """The corpus that a recipe names. Raises InputError."""
     if recipe.is_imported:
-        raise InputError(f"{recipe.name}: an imported model names no corpus: give one with `branch --corpus NAME`")
+        raise InputError(
+            f"{recipe.name}: an imported model names no corpus: give one with `branch --corpus NAME`"
+        )
     return Corpus.open(lab / "corpora" / recipe.data.corpus)
 
 
 def list_runs(lab: Path) -> list[Run]:
     """Every run of a lab, oldest first."""
-    folders = [p for p in (lab / "runs").glob("*") if (p / "run.json").exists() and not p.name.startswith(".")]
+    folders = [
+        p
+        for p in (lab / "runs").glob("*")
+        if (p / "run.json").exists() and not p.name.startswith(".")
+    ]
     return [open_run(p) for p in sorted(folders, key=lambda p: (p / "run.json").stat().st_mtime_ns)]
 
 
@@ -285,13 +342,19 @@ def find_run(lab: Path, reference: str) -> Run:
     if (Path(reference) / "run.json").exists():
         return open_run(Path(reference))
     runs = list_runs(lab)
-    found = [r for r in runs if r.id.startswith(reference)] or [r for r in runs if r.recipe.name == reference]
+    found = [r for r in runs if r.id.startswith(reference)] or [
+        r for r in runs if r.recipe.name == reference
+    ]
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"{reference}: {len(found)} runs of {lab} are called so: {', '.join(r.id for r in found)}")
+        raise InputError(
+            f"{reference}: {len(found)} runs of {lab} are called so: {', '.join(r.id for r in found)}"
+        )
     words = [r.id for r in runs] + [r.recipe.name for r in runs]
-    raise InputError(f"{reference}: no run of {lab} has this id or name{did_you_mean(reference, words)}")
+    raise InputError(
+        f"{reference}: no run of {lab} has this id or name{did_you_mean(reference, words)}"
+    )
 
 
 def open_run(path: Path) -> Run:
@@ -314,10 +377,3 @@ def _read_json(file: Path) -> dict[str, Any]:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: missing or damaged: {error}") from None
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        write_whole(file, text)
-    except OSError as error:
-        raise InputError(f"{file}: could not be written: {error.strerror}") from None

@@ -1,4 +1,6 @@
-"""How fast this machine trains a recipe, alone or as members: the loop's own step, timed on random tokens."""
+"""How fast this machine trains a recipe, alone or as members: the loop's own step, timed on
+random tokens.
+"""
 
 import statistics
 import time
@@ -16,8 +18,9 @@ _WARM_UP = 5  # steps: they compile what there is to compile, and capture it
 
 
 def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], None]:
-    """A fresh model, or as many members, with one step of the loop: same objective, optimiser and engine. Takes
-    (windows, context + 1), or (P, windows, context + 1) with members."""
+    """A fresh model, or as many members, with one step of the loop: same objective, optimiser and
+    engine. Takes (windows, context + 1), or (P, windows, context + 1) with members.
+    """
     recipes = [recipe.change(seed=recipe.seed + member) for member in range(members)]
     made = Step(recipes, choose_engine(recipe, members))
 
@@ -44,7 +47,9 @@ def timed_step(recipe: Recipe, members: int = 1) -> Callable[[Callable[[], float
 
 
 def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
-    """Median over `seconds` of steps, after the first ones have compiled what there is to compile."""
+    """Median over `seconds` of steps, after the first ones have compiled what there is to
+    compile.
+    """
     step = timed_step(recipe)
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -53,11 +58,12 @@ def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
 
 
 def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -> dict[int, float]:
-    """How many times as fast members train together as one after the other, by their number: `most` of them, and a
-    quarter as long as fewer are faster.
+    """How many times as fast members train together as one after the other, by their number:
+    `most` of them, and a quarter as long as fewer are faster.
 
-    Each number is compiled anew, so few are tried. Steps of one model and of the members alternate; a CPU's time is
-    that of this process, so what else runs there counts little. What the device's memory does not hold is left out.
+    Each number is compiled anew, so few are tried. Steps of one model and of the members
+    alternate; a CPU's time is that of this process, so what else runs there counts little. What
+    the device's memory does not hold is left out.
     """
     found, alone, members = {1: 1.0}, timed_step(recipe), most
     clock = time.process_time if choose_engine(recipe).device == "cpu" else time.perf_counter

@@ -1,4 +1,6 @@
-"""One training step on a device: the gradient of a batch, then AdamW. The loop and every measure of speed take it."""
+"""One training step on a device: the gradient of a batch, then AdamW. The loop and every measure
+of speed take it.
+"""
 
 from collections.abc import Sequence
 
@@ -16,16 +18,26 @@ from windtunnel.train.optimizer import AdamW
 
 
 class Step:
-    """`recipes`: one, for a model without members, or one a member. They differ in what the optimiser is told, in the
-    init and in the multipliers; all of that stands in tensors, so nothing is compiled anew for another value."""
+    """`recipes`: one, for a model without members, or one a member. They differ in what the
+    optimiser is told, in the init and in the multipliers; all of that stands in tensors, so
+    nothing is compiled anew for another value.
+    """
 
-    def __init__(self, recipes: Sequence[Recipe], engine: Engine, document_end: int | None = None) -> None:
+    def __init__(
+        self, recipes: Sequence[Recipe], engine: Engine, document_end: int | None = None
+    ) -> None:
         self.engine, self._document_end = engine, document_end
         if engine.device == "cpu":
             keep_memory()
-        models, seeds, context = [r.model for r in recipes], [r.seed for r in recipes], recipes[0].data.context
+        models, seeds, context = (
+            [r.model for r in recipes],
+            [r.seed for r in recipes],
+            recipes[0].data.context,
+        )
         one = len(recipes) == 1
-        self.model = Decoder(models[0] if one else models, context, seeds[0] if one else seeds).to(engine.device)
+        self.model = Decoder(models[0] if one else models, context, seeds[0] if one else seeds).to(
+            engine.device
+        )
         if engine.recompute:
             self.model.recompute_layers()
         if engine.compiled:
@@ -38,17 +50,27 @@ class Step:
         self.optimizer = AdamW(self.model, recipes)
         if self.engine.compiled:
             self.optimizer.compile_parts()
-        balance = torch.tensor([r.optimizer.balance for r in recipes], device=self.engine.torch_device)
+        balance = torch.tensor(
+            [r.optimizer.balance for r in recipes], device=self.engine.torch_device
+        )
         self._objective = Objective(
-            self.model, self.engine, self._document_end, balance if self.model.members else balance[0]
+            self.model,
+            self.engine,
+            self._document_end,
+            balance if self.model.members else balance[0],
         )
         self._update = Replayed(self.optimizer.step, self.engine.torch_device)
 
     def gradient(self, batch: np.ndarray) -> Tensor:
-        """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1); returns its mean loss, ()
-        or (P,)."""
-        return self._objective.add_gradient(to_device(torch.from_numpy(batch), self.engine.torch_device))
+        """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1);
+        returns its mean loss, () or (P,).
+        """
+        return self._objective.add_gradient(
+            to_device(torch.from_numpy(batch), self.engine.torch_device)
+        )
 
     def update(self, rates: Sequence[float]) -> Tensor:
-        """Take the step, at one rate (a share of the peak) or one a member; returns the gradient norm, () or (P,)."""
+        """Take the step, at one rate (a share of the peak) or one a member; returns the gradient
+        norm, () or (P,).
+        """
         return self._update(self.optimizer.shares(rates))

@@ -1,5 +1,7 @@
-"""Which data is worth putting into the decay, and what it costs elsewhere: arms that leave the same stem and differ in
-the decay's mixture, shape or length (paper section 5 puts its best data there)."""
+"""Which data is worth putting into the decay, and what it costs elsewhere: arms that leave the
+same stem and differ in the decay's mixture, shape or length (paper section 5 puts its best data
+there).
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import DecayShape, Mixture, Recipe
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
-from windtunnel.tunnel.fleet import Branch, fleet
+from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
 
@@ -43,7 +45,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Design:
-    """What is measured. `tokens`: of every arm, its decay included. One stem a seed, which all its arms leave."""
+    """What is measured. `tokens`: of every arm, its decay included. One stem a seed, which all
+    its arms leave.
+    """
 
     width: int = 64
     depth: int = 4
@@ -55,17 +59,24 @@ class Design:
     seeds: int = 2
 
     def arms(self, corpus: Corpus, vary: Vary, share: float = 0.5) -> list[Arm]:
-        """The base arm, and those that differ from it in one way. Of mixtures: one a source, which gives it `share` of
-        the decay and the others what is left, by their sizes."""
+        """The base arm, and those that differ from it in one way. Of mixtures: one a source,
+        which gives it `share` of the decay and the others what is left, by their sizes.
+        """
         if vary == "shape":
             others = [shape for shape in get_args(DecayShape) if shape != self.shape]
             return [Arm(shape, self.decay, shape) for shape in [self.shape, *others]]
         if vary == "length":
-            lengths = [self.decay, *(length for length in _LENGTHS if not math.isclose(length, self.decay))]
+            lengths = [
+                self.decay,
+                *(length for length in _LENGTHS if not math.isclose(length, self.decay)),
+            ]
             return [Arm(f"{length:.0%}", length, self.shape) for length in lengths]
         natural = natural_mixture(corpus)
         given = {source: upweighted(natural, source, share) for source in natural}
-        return [self.base, *(Arm(source, self.decay, self.shape, mixture) for source, mixture in given.items())]
+        return [
+            self.base,
+            *(Arm(source, self.decay, self.shape, mixture) for source, mixture in given.items()),
+        ]
 
     @property
     def base(self) -> Arm:
@@ -74,7 +85,9 @@ class Design:
 
 @dataclass(frozen=True)
 class Difference:
-    """Loss of an arm over that of the base arm, nats/token: the mean over seeds, and its 90% intervals."""
+    """Loss of an arm over that of the base arm, nats/token: the mean over seeds, and its 90%
+    intervals.
+    """
 
     mean: float
     interval: tuple[float, float] | None  # with the noise pooled over the arms
@@ -82,10 +95,13 @@ class Difference:
 
 
 def ablate(lab: Path, corpus: Corpus, design: Design, arms: Sequence[Arm], watch: Watch) -> Path:
-    """Run the study, or what is missing of it; returns its folder. The first arm is the one that others are held
-    against. Raises InputError for arms that the design has no room for."""
+    """Run the study, or what is missing of it; returns its folder. The first arm is the one that
+    others are held against. Raises InputError for arms that the design has no room for.
+    """
     if len(arms) < 2 or len({arm.name for arm in arms}) < len(arms):
-        raise InputError(f"arms {', '.join(arm.name for arm in arms)}: expected two or more, each with its own name")
+        raise InputError(
+            f"arms {', '.join(arm.name for arm in arms)}: expected two or more, each with its own name"
+        )
     wanted: list[Recipe | Branch] = []
     for seed in range(design.seeds):
         stem = _stem(corpus, design, arms, seed)
@@ -93,9 +109,19 @@ def ablate(lab: Path, corpus: Corpus, design: Design, arms: Sequence[Arm], watch
     runs = fleet(lab, corpus, wanted, watch, "ablate")
     each = len(arms) + 1
     by_seed = [runs[i : i + each] for i in range(0, len(runs), each)]
-    rows = [row for stem, *found in by_seed for arm, run in zip(arms, found, strict=True)
-            for row in rows_at_end(run, "branch", arm=arm.name, stem=stem.id, shape=arm.shape,
-                                   decay=_decay_tokens(design, arm))]  # fmt: skip
+    rows = [
+        row
+        for stem, *found in by_seed
+        for arm, run in zip(arms, found, strict=True)
+        for row in rows_at_end(
+            run,
+            "branch",
+            arm=arm.name,
+            stem=stem.id,
+            shape=arm.shape,
+            decay=_decay_tokens(design, arm),
+        )
+    ]
     complete = [found for _, *found in by_seed if all(final(run) is not None for run in found)]
     numbers = _numbers(corpus, design, arms, complete) | {
         "failed": sum(final(run) is None for run in runs),
@@ -111,26 +137,39 @@ def natural_mixture(corpus: Corpus) -> dict[str, float]:
 
 
 def upweighted(natural: dict[str, float], source: str, share: float) -> dict[str, float]:
-    """`share` more of one source, the rest as it was: the natural mixture takes 1 - `share` of the decay."""
-    return {name: (1 - share) * weight + share * (name == source) for name, weight in natural.items()}
+    """`share` more of one source, the rest as it was: the natural mixture takes 1 - `share` of
+    the decay.
+    """
+    return {
+        name: (1 - share) * weight + share * (name == source) for name, weight in natural.items()
+    }
 
 
 def differences(losses: NDArray[np.float64]) -> tuple[list[list[Difference]], list[float | None]]:
-    """losses: (seeds, arms, sources), the base arm first. Returns the differences of the other arms to it,
-    (arms - 1, sources), and for each source the standard deviation over seeds of a difference, pooled over the arms.
+    """losses: (seeds, arms, sources), the base arm first. Returns the differences of the other
+    arms to it, (arms - 1, sources), and for each source the standard deviation over seeds of a
+    difference, pooled over the arms.
 
-    Arms share the base arm's noise, so pooled intervals of different arms are not independent of each other.
+    Arms share the base arm's noise, so pooled intervals of different arms are not independent of
+    each other.
     """
     paired = losses[:, 1:] - losses[:, :1]
     means, seeds = paired.mean(0), len(paired)
     if seeds < 2:
-        return [[Difference(float(mean), None, None) for mean in arm] for arm in means], [None] * losses.shape[2]
+        return [[Difference(float(mean), None, None) for mean in arm] for arm in means], [
+            None
+        ] * losses.shape[2]
     variances = paired.var(0, ddof=1)
     pooled = np.sqrt(variances.mean(0))
     wide = float(student.ppf((1 + LEVEL) / 2, seeds - 1)) * np.sqrt(variances / seeds)
-    narrow = float(student.ppf((1 + LEVEL) / 2, len(means) * (seeds - 1))) * pooled / math.sqrt(seeds)
+    narrow = (
+        float(student.ppf((1 + LEVEL) / 2, len(means) * (seeds - 1))) * pooled / math.sqrt(seeds)
+    )
     found = [
-        [Difference(float(mean), _about(mean, narrow[s]), _about(mean, wide[a, s])) for s, mean in enumerate(arm)]
+        [
+            Difference(float(mean), _about(mean, narrow[s]), _about(mean, wide[a, s]))
+            for s, mean in enumerate(arm)
+        ]
         for a, arm in enumerate(means)
     ]
     return found, [float(noise) for noise in pooled]
@@ -144,9 +183,16 @@ def _stem(corpus: Corpus, design: Design, arms: Sequence[Arm], seed: int) -> Rec
     """As long as the arm with the shortest decay needs it."""
     last = max(_leaves_at(design, arm) for arm in arms)
     recipe = proxy(
-        corpus, design.width, design.depth, last, name=f"ablate-stem-seed{seed}", seed=seed,
-        optimizer={"lr": design.lr}, train={"batch": design.batch}, schedule={"decay": 0},
-    )  # fmt: skip
+        corpus,
+        design.width,
+        design.depth,
+        last,
+        name=f"ablate-stem-seed{seed}",
+        seed=seed,
+        optimizer={"lr": design.lr},
+        train={"batch": design.batch},
+        schedule={"decay": 0},
+    )
     earliest = min(_leaves_at(design, arm) for arm in arms)
     if earliest <= recipe.warmup_tokens:
         raise InputError(
@@ -156,8 +202,15 @@ def _stem(corpus: Corpus, design: Design, arms: Sequence[Arm], seed: int) -> Rec
 
 
 def _leave(stem: Recipe, design: Design, arm: Arm) -> Branch:
-    return Branch(stem, _leaves_at(design, arm), _decay_tokens(design, arm), shape=arm.shape, floor=arm.floor,
-                  mixture=arm.mixture, name=f"ablate-{arm.name}-seed{stem.seed}")  # fmt: skip
+    return Branch(
+        stem,
+        _leaves_at(design, arm),
+        _decay_tokens(design, arm),
+        shape=arm.shape,
+        floor=arm.floor,
+        mixture=arm.mixture,
+        name=f"ablate-{arm.name}-seed{stem.seed}",
+    )
 
 
 def _leaves_at(design: Design, arm: Arm) -> int:
@@ -173,15 +226,32 @@ def _whole(tokens: int, design: Design) -> int:
     return tokens - tokens % design.batch
 
 
-def _numbers(corpus: Corpus, design: Design, arms: Sequence[Arm], complete: Sequence[Sequence[Run]]) -> dict[str, Any]:
+def _numbers(
+    corpus: Corpus, design: Design, arms: Sequence[Arm], complete: Sequence[Sequence[Run]]
+) -> dict[str, Any]:
     """`complete`: the arms' runs of each seed for which all arms came to their end."""
     sources = ["all", *corpus.sources]
     numbers: dict[str, Any] = {
-        "corpus": corpus.folder.name, "size": f"{design.width}x{design.depth}", "tokens": design.tokens,
-        "seeds": len(complete), "base": arms[0].name, "sources": sources, "natural": natural_mixture(corpus),
-        "noise": None, "arms": [{"name": arm.name, "shape": arm.shape, "decay": _decay_tokens(design, arm),
-                                 "mixture": arm.mixture, "loss": None, "difference": None} for arm in arms],
-    }  # fmt: skip
+        "corpus": corpus.folder.name,
+        "size": f"{design.width}x{design.depth}",
+        "tokens": design.tokens,
+        "seeds": len(complete),
+        "base": arms[0].name,
+        "sources": sources,
+        "natural": natural_mixture(corpus),
+        "noise": None,
+        "arms": [
+            {
+                "name": arm.name,
+                "shape": arm.shape,
+                "decay": _decay_tokens(design, arm),
+                "mixture": arm.mixture,
+                "loss": None,
+                "difference": None,
+            }
+            for arm in arms
+        ],
+    }
     if not complete:
         return numbers
     losses = np.array([[_losses(run, sources) for run in found] for found in complete])
@@ -198,7 +268,10 @@ def _numbers(corpus: Corpus, design: Design, arms: Sequence[Arm], complete: Sequ
 def _losses(run: Run, sources: Sequence[str]) -> list[float]:
     validation = final(run)
     assert validation
-    return [(validation if source == "all" else validation["sources"][source])["loss"] for source in sources]
+    return [
+        (validation if source == "all" else validation["sources"][source])["loss"]
+        for source in sources
+    ]
 
 
 def _epochs(run: Run, corpus: Corpus) -> dict[str, float]:
@@ -212,9 +285,16 @@ def _summary(numbers: dict[str, Any]) -> str:
     if not measured:
         return "no seed has all its arms: runs diverged"
     best = min(measured, key=lambda arm: arm["difference"]["all"]["mean"])
-    text = f"against {numbers['base']}, of {len(measured)} arms {best['name']} does best on all held-out text: " \
-           f"{_said(best['difference']['all'])} nats/token"  # fmt: skip
-    own = [(arm, source, d) for arm in measured for source, d in arm["difference"].items() if source != "all"]
+    text = (
+        f"against {numbers['base']}, of {len(measured)} arms {best['name']} does best on all held-out text: "
+        f"{_said(best['difference']['all'])} nats/token"
+    )
+    own = [
+        (arm, source, d)
+        for arm in measured
+        for source, d in arm["difference"].items()
+        if source != "all"
+    ]
     arm, source, most = min(own, key=lambda found: found[2]["mean"])
     elsewhere = [d["mean"] for _, s, d in own if _ is arm and s != source]
     text += f"; the largest gain on one source is {arm['name']} on {source}: {_said(most)}"
@@ -225,4 +305,6 @@ def _summary(numbers: dict[str, Any]) -> str:
 
 def _said(difference: dict[str, Any]) -> str:
     interval = difference["interval"]
-    return f"{difference['mean']:+.4f}" + (f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else "")
+    return f"{difference['mean']:+.4f}" + (
+        f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else ""
+    )

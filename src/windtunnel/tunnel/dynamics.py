@@ -1,13 +1,14 @@
 """What the decay does to a run, step by step: the paper's decay-stage study (§4.4).
 
-One run, stable then decay, with the mini-batch gradient of every step. With x the parameters and g the gradient, each
-as one flat vector, and v_t = x_{t+1} - x_t the move of a step:
+One run, stable then decay, with the mini-batch gradient of every step. With x the parameters and
+g the gradient, each as one flat vector, and v_t = x_{t+1} - x_t the move of a step:
 
     D1 = g_{t+1}.v_t / |v_t|      D2 = (g_{t+1} - g_t).v_t / |v_t|^2      K = |D2| / (1 + D1^2)^(3/2)
 
-g_t and g_{t+1} are of different batches. A step follows the noise of its own batch, which the next one does not share:
-so D2 is the curvature along the path plus a term of noise over |v_t|, which grows when steps shorten, whatever the
-curvature does. Beside it stands what the paper does not have: D2 with the gradient of step t's batch at both ends.
+g_t and g_{t+1} are of different batches. A step follows the noise of its own batch, which the
+next one does not share: so D2 is the curvature along the path plus a term of noise over |v_t|,
+which grows when steps shorten, whatever the curvature does. Beside it stands what the paper does
+not have: D2 with the gradient of step t's batch at both ends.
 """
 
 import io
@@ -37,7 +38,7 @@ from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, train
 from windtunnel.train.objective import Objective
 from windtunnel.train.run import Run, create
-from windtunnel.tunnel.fleet import Interrupted
+from windtunnel.tunnel.fleet.fleet import Interrupted
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.study import write_study
 
@@ -54,7 +55,9 @@ _MATRICES = ("query", "gate")  # whose largest change the paper shows
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of the decay, and what this run shows. Numbers are (value, low, high) with 95% intervals."""
+    """What the paper says of the decay, and what this run shows. Numbers are (value, low, high)
+    with 95% intervals.
+    """
 
     name: str
     says: str
@@ -65,21 +68,38 @@ class Claim:
     shown: bool
 
 
-def recipe_of(corpus: Corpus, width: int, depth: int, tokens: int, decay: Length, shape: DecayShape, floor: float,
-              batch: int, seed: int) -> Recipe:  # fmt: skip
-    """The run that is looked at: the tunnel's, in fp32, for D2 takes the difference of nearly equal gradients."""
+def recipe_of(
+    corpus: Corpus,
+    width: int,
+    depth: int,
+    tokens: int,
+    decay: Length,
+    shape: DecayShape,
+    floor: float,
+    batch: int,
+    seed: int,
+) -> Recipe:
+    """The run that is looked at: the tunnel's, in fp32, for D2 takes the difference of nearly
+    equal gradients.
+    """
     return proxy(
-        corpus, width, depth, tokens, name=f"dynamics-{width}x{depth}", seed=seed,
+        corpus,
+        width,
+        depth,
+        tokens,
+        name=f"dynamics-{width}x{depth}",
+        seed=seed,
         schedule={"decay": decay, "decay_shape": shape, "floor": floor},
         train={"batch": batch, "precision": "fp32", "checkpoint_every": "10%"},
-    )  # fmt: skip
+    )
 
 
 def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
-    """Train the run with every step recorded, or what is missing of it, and write `studies/dynamics`.
+    """Train the run with every step recorded, or what is missing of it, and write
+    `studies/dynamics`.
 
-    Returns the study's folder. Raises InputError for a run without a stable phase and a decay, one that failed, or was
-    trained without being recorded; Interrupted.
+    Returns the study's folder. Raises InputError for a run without a stable phase and a decay,
+    one that failed, or was trained without being recorded; Interrupted.
     """
     batch, decay = recipe.train.batch, recipe.decay_tokens
     stable = recipe.total_tokens - decay - recipe.warmup_tokens
@@ -93,7 +113,12 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
 
     def step(tokens: int, total: int, metrics: dict[str, Any]) -> None:
         recorder.keep(tokens)
-        watch.show(recipe.name, tokens, total, f"{about(tokens)}/{about(total)} tokens  loss {metrics['loss']:.3f}")
+        watch.show(
+            recipe.name,
+            tokens,
+            total,
+            f"{about(tokens)}/{about(total)} tokens  loss {metrics['loss']:.3f}",
+        )
 
     summary = train(run, corpus, replace(watch, step=step, gradient=recorder.gradient))
     if summary["status"] == "interrupted":
@@ -101,7 +126,10 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
     if summary["status"] == "failed":
         raise InputError(f"{run.path}: the run failed: {summary['reason']}")
     rows = _rows(run, recorder.records(recipe.total_tokens))
-    claims, same_batch = judge(rows, recipe.total_tokens - decay), _same_batch(rows, recipe.total_tokens - decay)
+    claims, same_batch = (
+        judge(rows, recipe.total_tokens - decay),
+        _same_batch(rows, recipe.total_tokens - decay),
+    )
     numbers = {
         "claims": [asdict(claim) for claim in claims],
         "decay_begins": recipe.total_tokens - decay,
@@ -112,10 +140,13 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
     return write_study(lab, "dynamics", rows, None, _summary(claims, same_batch), numbers, [run])
 
 
-def measure(x: Vector, g: Vector, next_x: Vector, next_g: Vector, again: Vector) -> dict[str, float]:
+def measure(
+    x: Vector, g: Vector, next_x: Vector, next_g: Vector, again: Vector
+) -> dict[str, float]:
     """One step's numbers from the parameters and gradients at its two ends, all (n,).
 
-    `next_g`: the next batch's gradient at next_x. `again`: this step's own batch's gradient at next_x.
+    `next_g`: the next batch's gradient at next_x. `again`: this step's own batch's gradient at
+    next_x.
     """
     v = next_x - x
     norm, next_norm, moved = (math.sqrt(_dot(a, a)) for a in (g, next_g, v))
@@ -138,22 +169,37 @@ def measure(x: Vector, g: Vector, next_x: Vector, next_g: Vector, again: Vector)
 def judge(rows: Sequence[Mapping[str, Any]], decay_begins: int) -> list[Claim]:
     """The paper's claims held against a run's steps.
 
-    `rows`: `tokens` (the step's end), `lr` and what `measure` gives. The stable phase is as many steps before the decay
-    as the decay has. A claim is shown when its interval lies wholly on the claimed side.
+    `rows`: `tokens` (the step's end), `lr` and what `measure` gives. The stable phase is as many
+    steps before the decay as the decay has. A claim is shown when its interval lies wholly on the
+    claimed side.
     """
     stable, decay, end = _phases(rows, decay_begins)
 
-    def level(name: str, says: str, key: str, shown: Callable[[tuple[float, float, float]], bool]) -> Claim:
+    def level(
+        name: str, says: str, key: str, shown: Callable[[tuple[float, float, float]], bool]
+    ) -> Claim:
         before, after = (np.abs([row[key] for row in part]) for part in (stable, end))
         effect = interval(lambda a, b: float(b.mean() / a.mean()), before, after)
-        return Claim(name, says, interval(_mean, before), interval(_mean, after), effect, "ratio", shown(effect))
+        return Claim(
+            name,
+            says,
+            interval(_mean, before),
+            interval(_mean, after),
+            effect,
+            "ratio",
+            shown(effect),
+        )
 
     def follows(name: str, says: str, key: str) -> Claim:
         """The power of the rate with which it grows, by least squares of the logarithms."""
         points = np.log([[row["lr"], abs(row[key])] for row in (*stable, *decay)])
         power = interval(_slope, points)
         shown = _POWER[0] < power[1] and power[2] < _POWER[1]
-        return replace(level(name, says, key, lambda effect: shown), effect=power, effect_is="power of the rate")
+        return replace(
+            level(name, says, key, lambda effect: shown),
+            effect=power,
+            effect_is="power of the rate",
+        )
 
     positive = [np.array([row["cosine"] > 0 for row in part], float) for part in (stable, end)]
     shares = interval(_mean, positive[0]), interval(_mean, positive[1])
@@ -162,18 +208,28 @@ def judge(rows: Sequence[Mapping[str, Any]], decay_begins: int) -> list[Claim]:
     return [
         follows("weight change", "the largest weight change follows the rate", "max_change"),
         level("gradient norm", "the gradient norm drops", "grad_norm", lower),
-        Claim("cosine > 0", "the cosine of successive gradients becomes mostly positive", *shares, turned, "difference",
-              shares[1][1] > 0.5 and turned[1] > 0),
+        Claim(
+            "cosine > 0",
+            "the cosine of successive gradients becomes mostly positive",
+            *shares,
+            turned,
+            "difference",
+            shares[1][1] > 0.5 and turned[1] > 0,
+        ),
         follows("|D1|", "the first directional derivative falls with the rate", "d1"),
         level("|D2|", "the second directional derivative rises", "d2", higher),
-        level("curvature", "the curvature along the path rises, about tenfold", "curvature", higher),
-    ]  # fmt: skip
+        level(
+            "curvature", "the curvature along the path rises, about tenfold", "curvature", higher
+        ),
+    ]
 
 
 def interval(statistic: Callable[..., float], *samples: NDArray[Any]) -> tuple[float, float, float]:
-    """(value, low, high): the 95% interval by a bootstrap over blocks of neighbouring steps, each sample on its own.
+    """(value, low, high): the 95% interval by a bootstrap over blocks of neighbouring steps, each
+    sample on its own.
 
-    Samples: (steps,) or (steps, ...). Circular blocks (Politis and Romano 1992), always the same draws.
+    Samples: (steps,) or (steps, ...). Circular blocks (Politis and Romano 1992), always the same
+    draws.
     """
     rng = np.random.default_rng(0)
 
@@ -188,8 +244,9 @@ def interval(statistic: Callable[..., float], *samples: NDArray[Any]) -> tuple[f
 
 
 class _Recorder:
-    """Every step's numbers, in `RUN/dynamics/steps.jsonl`, and beside them x and g of the last step before each
-    checkpoint: the first step after a resume needs them."""
+    """Every step's numbers, in `RUN/dynamics/steps.jsonl`, and beside them x and g of the last
+    step before each checkpoint: the first step after a resume needs them.
+    """
 
     def __init__(self, run: Run, corpus: Corpus) -> None:
         self.run, self.corpus, self.folder = run, corpus, run.path / "dynamics"
@@ -200,12 +257,16 @@ class _Recorder:
 
     def gradient(self, model: Decoder, position: int) -> None:
         """For `Watch.gradient`: completes the step that ended at this position."""
-        if not self._batches:  # not before: until now another process may have been training the run
+        if (
+            not self._batches
+        ):  # not before: until now another process may have been training the run
             self._batches = self._begin(position)
         x, g = _flat(model, lambda p: p), _flat(model, _gradient)
         if self._last:
             again = self._gradient_of(self._batches.read(position - self.batch, self.batch), model)
-            numbers = measure(self._last[0], self._last[1], x, g, again) | _changes(model, x - self._last[0])
+            numbers = measure(self._last[0], self._last[1], x, g, again) | _changes(
+                model, x - self._last[0]
+            )
             rounded = {key: float(f"{number:.{_DIGITS}g}") for key, number in numbers.items()}
             self._waiting.append({"tokens": position} | rounded)
         self._last = x, g
@@ -213,7 +274,11 @@ class _Recorder:
     def keep(self, tokens: int) -> None:
         """For `Watch.step`, which the loop calls before it saves a checkpoint at `tokens`."""
         assert self._last
-        needed = {*checkpoint.positions(self.run.checkpoints), tokens} if tokens < self.run.recipe.total_tokens else {}
+        needed = (
+            {*checkpoint.positions(self.run.checkpoints), tokens}
+            if tokens < self.run.recipe.total_tokens
+            else {}
+        )
         stream = io.BytesIO()
         np.save(stream, np.stack(self._last).astype(np.float32))
         try:
@@ -242,7 +307,9 @@ class _Recorder:
         return found
 
     def _begin(self, position: int) -> Windows:
-        """Drop what was recorded after the checkpoint that the run goes on from; take up the step before it."""
+        """Drop what was recorded after the checkpoint that the run goes on from; take up the step
+        before it.
+        """
         kept = self.records(position)
         try:
             self.folder.mkdir(exist_ok=True)
@@ -278,11 +345,18 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
 
 def _flat(model: Decoder, part: Callable[[torch.Tensor], torch.Tensor]) -> Vector:
     """All parameters (or their gradients) as one vector, in the order of `named_parameters`."""
-    return torch.cat([part(p).detach().flatten() for p in model.parameters()]).cpu().numpy().astype(np.float64)
+    return (
+        torch.cat([part(p).detach().flatten() for p in model.parameters()])
+        .cpu()
+        .numpy()
+        .astype(np.float64)
+    )
 
 
 def _changes(model: Decoder, v: Vector) -> dict[str, float]:
-    """The largest change by role, and that of the matrices that the paper shows, over all layers."""
+    """The largest change by role, and that of the matrices that the paper shows, over all
+    layers.
+    """
     largest: dict[str, float] = {}
     start = 0
     for name, p in model.named_parameters():
@@ -295,10 +369,20 @@ def _changes(model: Decoder, v: Vector) -> dict[str, float]:
 
 
 def _rows(run: Run, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The table: a row a step but the last, which no gradient follows. `loss` and `lr` are the step's."""
+    """The table: a row a step but the last, which no gradient follows. `loss` and `lr` are the
+    step's.
+    """
     trained = {line["tokens"]: line for line in run.metrics() if "lr" in line}
-    counts, flops = count(run.recipe.model), flops_per_token(run.recipe.model, run.recipe.data.context)
-    shared = {"run": run.id, "params": counts.params, "params_total": counts.params_total, "seed": run.recipe.seed}
+    counts, flops = (
+        count(run.recipe.model),
+        flops_per_token(run.recipe.model, run.recipe.data.context),
+    )
+    shared = {
+        "run": run.id,
+        "params": counts.params,
+        "params_total": counts.params_total,
+        "seed": run.recipe.seed,
+    }
     shared |= {"kind": "step", "source": "train", "bits_per_byte": None}
     return [
         shared
@@ -316,8 +400,12 @@ def _phases(rows: Sequence[Mapping[str, Any]], decay_begins: int) -> tuple[Any, 
     return stable, decay, decay[-round(len(decay) * _END) :]
 
 
-def _same_batch(rows: Sequence[Mapping[str, Any]], decay_begins: int) -> dict[str, tuple[float, float, float]]:
-    """D2 without the noise of two batches: its mean before and at the end of the decay, and their ratio."""
+def _same_batch(
+    rows: Sequence[Mapping[str, Any]], decay_begins: int
+) -> dict[str, tuple[float, float, float]]:
+    """D2 without the noise of two batches: its mean before and at the end of the decay, and their
+    ratio.
+    """
     stable, _, end = _phases(rows, decay_begins)
     before, after = (np.array([row["d2_same_batch"] for row in part]) for part in (stable, end))
     ratio = interval(lambda a, b: float(b.mean() / a.mean()), before, after)
@@ -326,7 +414,10 @@ def _same_batch(rows: Sequence[Mapping[str, Any]], decay_begins: int) -> dict[st
 
 def _summary(claims: Sequence[Claim], same_batch: Mapping[str, tuple[float, float, float]]) -> str:
     told = {
-        shown: ", ".join(f"{c.name} ({c.effect_is} {_text(c.effect)})" for c in claims if c.shown is shown) or "none"
+        shown: ", ".join(
+            f"{c.name} ({c.effect_is} {_text(c.effect)})" for c in claims if c.shown is shown
+        )
+        or "none"
         for shown in (True, False)
     }
     return (
@@ -340,7 +431,8 @@ def _text(effect: tuple[float, float, float]) -> str:
 
 
 def _dot(a: Vector, b: Vector) -> float:
-    # numpy's own sum gives the same bits wherever the arrays lie in memory and however many threads there are
+    # numpy's own sum gives the same bits wherever the arrays lie in memory and however many
+    # threads there are
     return float((a * b).sum())
 
 

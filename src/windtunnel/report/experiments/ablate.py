@@ -1,4 +1,6 @@
-"""Figures of the decay ablation: each arm's loss over that of the base arm, on each held-out source."""
+"""Figures of the decay ablation: each arm's loss over that of the base arm, on each held-out
+source.
+"""
 
 from typing import Any
 
@@ -34,10 +36,16 @@ def _map(arms: list[dict[str, Any]], sources: list[str]) -> go.Figure:
     largest = max(abs(value) for row in values for value in row) or 1.0
     figure = go.Figure(
         go.Heatmap(
-            z=values, x=sources, y=[arm["name"] for arm in arms], zmin=-largest, zmax=largest, colorscale="RdBu_r",
-            texttemplate="%{z:+.3f}", hovertemplate="%{y} on %{x}: %{z:+.4f}<extra></extra>",
+            z=values,
+            x=sources,
+            y=[arm["name"] for arm in arms],
+            zmin=-largest,
+            zmax=largest,
+            colorscale="RdBu_r",
+            texttemplate="%{z:+.3f}",
+            hovertemplate="%{y} on %{x}: %{z:+.4f}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     styled(figure)
     figure.update_xaxes(title="held-out source", type="category")
     figure.update_yaxes(title="arm", type="category", autorange="reversed", automargin=True)
@@ -49,10 +57,13 @@ def _bars(arms: list[dict[str, Any]]) -> go.Figure:
     reach = [d["interval"][1] - d["mean"] if d["interval"] else 0.0 for d in found]
     figure = go.Figure(
         go.Scatter(
-            x=[d["mean"] for d in found], y=[arm["name"] for arm in arms], mode="markers",
-            error_x={"type": "data", "array": reach}, marker={"size": 9, "color": "#33658a"},
+            x=[d["mean"] for d in found],
+            y=[arm["name"] for arm in arms],
+            mode="markers",
+            error_x={"type": "data", "array": reach},
+            marker={"size": 9, "color": "#33658a"},
         )
-    )  # fmt: skip
+    )
     styled(figure)
     figure.add_vline(x=0, line={"color": "#555", "width": 1, "dash": "dash"})
     figure.update_xaxes(title="loss over the base arm's, nats/token", exponentformat="none")

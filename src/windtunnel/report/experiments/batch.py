@@ -1,4 +1,6 @@
-"""Figures of the batch study: contours of equal loss with their lowest points, and the batch laws through those."""
+"""Figures of the batch study: contours of equal loss with their lowest points, and the batch laws
+through those.
+"""
 
 from typing import Any
 
@@ -41,7 +43,9 @@ def _called(arm: str) -> str:
 
 def _losses(arm: str, numbers: dict[str, Any], table: list[dict[str, str]]) -> go.Figure:
     sizes = [(size["width"], size["depth"]) for size in numbers["sizes"]]
-    figure = make_subplots(1, len(sizes), subplot_titles=[f"{w}x{d}" for w, d in sizes], horizontal_spacing=0.06)
+    figure = make_subplots(
+        1, len(sizes), subplot_titles=[f"{w}x{d}" for w, d in sizes], horizontal_spacing=0.06
+    )
     shades = sample_colorscale("Viridis", np.linspace(0, 0.85, len(numbers["lengths"])).tolist())
     for column, size in enumerate(sizes, 1):
         for length, shade in zip(numbers["lengths"], shades, strict=True):
@@ -55,10 +59,16 @@ def _losses(arm: str, numbers: dict[str, Any], table: list[dict[str, str]]) -> g
             ]
             points.sort()
             figure.add_scatter(
-                x=[batch for batch, _ in points], y=[loss for _, loss in points], mode="lines+markers",
-                line={"color": shade, "width": 1.5}, name=f"{length:,} tokens", legendgroup=str(length),
-                showlegend=column == 1, row=1, col=column,
-            )  # fmt: skip
+                x=[batch for batch, _ in points],
+                y=[loss for _, loss in points],
+                mode="lines+markers",
+                line={"color": shade, "width": 1.5},
+                name=f"{length:,} tokens",
+                legendgroup=str(length),
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
     styled(figure)
     figure.update_xaxes(type="log", title="batch, tokens", tickvals=numbers["batches"])
     figure.update_yaxes(title="loss, nats/token", col=1)
@@ -75,7 +85,8 @@ def _vertices(arm: str, numbers: dict[str, Any]) -> go.Figure:
             shared: dict[str, Any] = {
                 "mode": "markers",
                 "marker": {"color": _COLOURS[index % len(_COLOURS)], "symbol": symbol, "size": 7},
-                "name": f"{size['width']}x{size['depth']}" + (", branches" if symbol == "x" else ""),
+                "name": f"{size['width']}x{size['depth']}"
+                + (", branches" if symbol == "x" else ""),
                 "legendgroup": f"{index}{symbol}",
                 "error_y": {
                     "type": "data",
@@ -88,7 +99,9 @@ def _vertices(arm: str, numbers: dict[str, Any]) -> go.Figure:
             }
             for column, key in enumerate(("loss", "tokens"), 1):
                 x = [level[key] for level in inside]
-                figure.add_scatter(x=x, y=batches, showlegend=column == 1 and bool(x), row=1, col=column, **shared)
+                figure.add_scatter(
+                    x=x, y=batches, showlegend=column == 1 and bool(x), row=1, col=column, **shared
+                )
     _lines(figure, found)
     styled(figure)
     figure.update_xaxes(type="log")
@@ -100,7 +113,9 @@ def _vertices(arm: str, numbers: dict[str, Any]) -> go.Figure:
 
 def _lines(figure: go.Figure, found: dict[str, Any]) -> None:
     """The laws of one variable, over the range of their points."""
-    inside = [level for size in found["sizes"] for level in size["levels"] if level["batch"] is not None]
+    inside = [
+        level for size in found["sizes"] for level in size["levels"] if level["batch"] is not None
+    ]
     laws = found["laws"]
     for column, (name, key) in enumerate((("loss", "loss"), ("tokens", "tokens")), 1):
         if name not in laws:
@@ -109,5 +124,12 @@ def _lines(figure: go.Figure, found: dict[str, Any]) -> None:
         x = np.geomspace(min(values), max(values), 50)
         law = laws[name]
         y = law["c"] / x ** law["k"] if name == "loss" else law["c"] * x ** law["p"]
-        figure.add_scatter(x=x, y=y, mode="lines", line={"color": "#555", "width": 1, "dash": "dash"},
-                           showlegend=False, row=1, col=column)  # fmt: skip
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line={"color": "#555", "width": 1, "dash": "dash"},
+            showlegend=False,
+            row=1,
+            col=column,
+        )

@@ -34,7 +34,9 @@ _CURVATURE: tuple[Panel, ...] = (
 
 
 def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
-    """(caption, figure) each: what moves, how gradients agree, and how the loss bends along the path."""
+    """(caption, figure) each: what moves, how gradients agree, and how the loss bends along the
+    path.
+    """
     numbers = result["numbers"]
     about = f"Pale: each step; dark: a running median of {_SMOOTHED} steps; dashed: where the decay begins."
     return [
@@ -61,17 +63,26 @@ def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[s
     ]
 
 
-def _panels(panels: Sequence[Panel], table: list[dict[str, str]], numbers: dict[str, Any]) -> go.Figure:
+def _panels(
+    panels: Sequence[Panel], table: list[dict[str, str]], numbers: dict[str, Any]
+) -> go.Figure:
     figure = make_subplots(
-        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.22 / len(panels),
+        rows=len(panels),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.22 / len(panels),
         subplot_titles=[title for title, _, _ in panels],
-    )  # fmt: skip
+    )
     tokens = _column(table, "tokens")
     for row, (_, key, log) in enumerate(panels, 1):
         values = _column(table, key)
         smooth = _running_median(values)
-        figure.add_scatter(x=tokens, y=values, mode="lines", line={"color": _STEP, "width": 0.7}, row=row, col=1)
-        figure.add_scatter(x=tokens, y=smooth, mode="lines", line={"color": _MEDIAN, "width": 1.8}, row=row, col=1)
+        figure.add_scatter(
+            x=tokens, y=values, mode="lines", line={"color": _STEP, "width": 0.7}, row=row, col=1
+        )
+        figure.add_scatter(
+            x=tokens, y=smooth, mode="lines", line={"color": _MEDIAN, "width": 1.8}, row=row, col=1
+        )
         if log:
             figure.update_yaxes(type="log", exponentformat="power", dtick="D2", row=row, col=1)
         else:
@@ -81,7 +92,9 @@ def _panels(panels: Sequence[Panel], table: list[dict[str, str]], numbers: dict[
     figure.update_xaxes(title="")
     figure.update_xaxes(title="tokens", row=len(panels), col=1)
     figure.update_annotations(font={"size": 13})
-    return figure.update_layout(height=_PANEL * len(panels) + 80, showlegend=False, margin={"t": 30})
+    return figure.update_layout(
+        height=_PANEL * len(panels) + 80, showlegend=False, margin={"t": 30}
+    )
 
 
 def _changes(table: list[dict[str, str]], numbers: dict[str, Any]) -> go.Figure:
@@ -89,7 +102,9 @@ def _changes(table: list[dict[str, str]], numbers: dict[str, Any]) -> go.Figure:
     keys = [key for key in table[0] if key.startswith("max_change_")]
     for key in keys:
         smooth = _running_median(_column(table, key))
-        figure.add_scatter(x=_column(table, "tokens"), y=smooth, mode="lines", name=key.removeprefix("max_change_"))
+        figure.add_scatter(
+            x=_column(table, "tokens"), y=smooth, mode="lines", name=key.removeprefix("max_change_")
+        )
     figure.add_vline(x=numbers["decay_begins"], line={"color": _MARK, "width": 1, "dash": "dash"})
     figure.update_yaxes(type="log", exponentformat="power", title="largest change of a weight")
     return styled(figure)
@@ -102,7 +117,9 @@ def _column(table: list[dict[str, str]], key: str) -> np.ndarray:
 def _running_median(values: np.ndarray) -> np.ndarray:
     """Centred; shorter at the ends."""
     half = _SMOOTHED // 2
-    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    return np.array(
+        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    )
 
 
 def _range(values: np.ndarray) -> list[float]:

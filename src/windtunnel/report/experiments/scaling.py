@@ -1,4 +1,6 @@
-"""Figures of the scaling study: the loss against tokens and against FLOPs, and what the study cost."""
+"""Figures of the scaling study: the loss against tokens and against FLOPs, and what the study
+cost.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +20,9 @@ def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[s
     """(caption, figure) each."""
     points = [row for row in table if row["source"] == "all" and row["loss"]]
     cost = result["numbers"]["cost"]
-    law = result["numbers"].get("law", {"forms": [], "audit": None})  # a study of before there were laws has none
+    law = result["numbers"].get(
+        "law", {"forms": [], "audit": None}
+    )  # a study of before there were laws has none
     found = [
         (
             "Loss after the decay against tokens, a line for each size (parameters, embedding included) and seed. The "
@@ -37,11 +41,13 @@ def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[s
         ),
     ]
     if any(form["record"] for form in law["forms"]):
-        found.append((
-            "How far each form of the law was off on the larger, the longer and the dearer runs when it was fitted to "
-            "the others: a dot a cut. What it weighs in a prediction stands beside its name.",
-            _records(law["forms"]),
-        ))  # fmt: skip
+        found.append(
+            (
+                "How far each form of the law was off on the larger, the longer and the dearer runs when it was fitted to "
+                "the others: a dot a cut. What it weighs in a prediction stands beside its name.",
+                _records(law["forms"]),
+            )
+        )
     return found
 
 
@@ -50,33 +56,54 @@ def _losses(points: Rows, axis: str, title: str, said: dict[str, Any] | None) ->
     lines: dict[tuple[int, str, str], list[dict[str, str]]] = {}
     for row in points:
         if row["kind"] == "branch":
-            lines.setdefault((int(row["params_total"]), f"{row['width']}x{row['depth']}", row["seed"]), []).append(row)
+            lines.setdefault(
+                (int(row["params_total"]), f"{row['width']}x{row['depth']}", row["seed"]), []
+            ).append(row)
     totals = sorted({total for total, _, _ in lines})
     shades = sample_colorscale("Viridis", np.linspace(0, 0.85, max(2, len(totals))).tolist())
     for (total, size, seed), rows in sorted(lines.items()):
         figure.add_scatter(
-            x=[float(row[axis]) for row in rows], y=[float(row["loss"]) for row in rows], mode="lines+markers",
-            name=f"{size}: {total:,}", legendgroup=size, showlegend=seed == "0", marker={"size": 5},
-            line={"color": shades[totals.index(total)], "width": 1.5}, opacity=1 if seed == "0" else 0.5,
+            x=[float(row[axis]) for row in rows],
+            y=[float(row["loss"]) for row in rows],
+            mode="lines+markers",
+            name=f"{size}: {total:,}",
+            legendgroup=size,
+            showlegend=seed == "0",
+            marker={"size": 5},
+            line={"color": shades[totals.index(total)], "width": 1.5},
+            opacity=1 if seed == "0" else 0.5,
             hovertemplate=f"{size}, seed {seed}<br>%{{x:.3s}}: %{{y:.4f}}<extra></extra>",
-        )  # fmt: skip
+        )
     for row in points:
         if row["kind"] == "audit":
             figure.add_scatter(
-                x=[float(row[axis])], y=[float(row["loss"])], mode="markers",
+                x=[float(row[axis])],
+                y=[float(row["loss"])],
+                mode="markers",
                 marker={"color": _AUDIT, "size": 13, "symbol": "star"},
                 name=f"audit {row['width']}x{row['depth']}: {int(row['params_total']):,}",
-            )  # fmt: skip
+            )
             if said:
                 low, high = said["interval90"]
                 figure.add_scatter(
-                    x=[float(row[axis])], y=[said["predicted"]], mode="markers", name="predicted, 90%",
+                    x=[float(row[axis])],
+                    y=[said["predicted"]],
+                    mode="markers",
+                    name="predicted, 90%",
                     marker={"color": _ENVELOPE, "size": 8, "symbol": "line-ew-open"},
-                    error_y={"type": "data", "symmetric": False, "array": [high - said["predicted"]],
-                             "arrayminus": [said["predicted"] - low], "color": _ENVELOPE, "width": 6},
-                )  # fmt: skip
+                    error_y={
+                        "type": "data",
+                        "symmetric": False,
+                        "array": [high - said["predicted"]],
+                        "arrayminus": [said["predicted"] - low],
+                        "color": _ENVELOPE,
+                        "width": 6,
+                    },
+                )
     styled(figure)
-    figure.update_xaxes(type="log", title=title, exponentformat="power" if axis == "flops" else "SI")
+    figure.update_xaxes(
+        type="log", title=title, exponentformat="power" if axis == "flops" else "SI"
+    )
     return figure.update_yaxes(type="log", title="loss, nats/token", nticks=8)
 
 
@@ -89,12 +116,20 @@ def _records(forms: Sequence[dict[str, Any]]) -> go.Figure:
         ("tokens", "longer", _COST),
         ("flops", "dearer", "#86a873"),
     ):
-        dots = [(100 * tried["error"], name) for form, name in zip(in_order, names, strict=True)
-                for tried in form["record"] if tried["axis"] == axis]  # fmt: skip
+        dots = [
+            (100 * tried["error"], name)
+            for form, name in zip(in_order, names, strict=True)
+            for tried in form["record"]
+            if tried["axis"] == axis
+        ]
         figure.add_scatter(
-            x=[error for error, _ in dots], y=[name for _, name in dots], mode="markers", name=title,
-            marker={"color": color, "size": 8, "opacity": 0.8}, hovertemplate="%{x:.2f}%<extra>%{y}</extra>",
-        )  # fmt: skip
+            x=[error for error, _ in dots],
+            y=[name for _, name in dots],
+            mode="markers",
+            name=title,
+            marker={"color": color, "size": 8, "opacity": 0.8},
+            hovertemplate="%{x:.2f}%<extra>%{y}</extra>",
+        )
     styled(figure)
     figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
     return figure.update_xaxes(type="log", title="mean error of the loss, %")
@@ -102,21 +137,36 @@ def _records(forms: Sequence[dict[str, Any]]) -> go.Figure:
 
 def _with_envelope(figure: go.Figure, points: Rows) -> go.Figure:
     """The lowest losses so far, in the order of the cost."""
-    in_order = sorted((float(row["flops"]), float(row["loss"])) for row in points if row["kind"] == "branch")
+    in_order = sorted(
+        (float(row["flops"]), float(row["loss"])) for row in points if row["kind"] == "branch"
+    )
     lowest = np.minimum.accumulate([loss for _, loss in in_order])
-    kept = [(flops, loss) for (flops, loss), best in zip(in_order, lowest, strict=True) if loss <= best]
+    kept = [
+        (flops, loss) for (flops, loss), best in zip(in_order, lowest, strict=True) if loss <= best
+    ]
     figure.add_scatter(
-        x=[flops for flops, _ in kept], y=[loss for _, loss in kept], mode="lines", name="envelope",
-        line={"color": _ENVELOPE, "width": 1, "dash": "dash"}, hoverinfo="skip",
-    )  # fmt: skip
+        x=[flops for flops, _ in kept],
+        y=[loss for _, loss in kept],
+        mode="lines",
+        name="envelope",
+        line={"color": _ENVELOPE, "width": 1, "dash": "dash"},
+        hoverinfo="skip",
+    )
     return figure
 
 
 def _costs(sizes: Sequence[dict[str, Any]]) -> go.Figure:
     figure = go.Figure()
-    for key, name, colour in (("flops", "stem and branches", _COST), ("flops_cosine", "cosine runs", _COSINE)):
-        figure.add_bar(x=[size["size"] for size in sizes], y=[size[key] * size["seeds"] for size in sizes], name=name,
-                       marker={"color": colour})  # fmt: skip
+    for key, name, colour in (
+        ("flops", "stem and branches", _COST),
+        ("flops_cosine", "cosine runs", _COSINE),
+    ):
+        figure.add_bar(
+            x=[size["size"] for size in sizes],
+            y=[size[key] * size["seeds"] for size in sizes],
+            name=name,
+            marker={"color": colour},
+        )
     styled(figure)
     figure.update_xaxes(title="size", type="category")
     return figure.update_yaxes(title="training FLOPs", exponentformat="power", automargin=True)

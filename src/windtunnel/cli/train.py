@@ -1,0 +1,197 @@
+"""`windtunnel train`, `branch` and `runs`."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from windtunnel.cli import app
+from windtunnel.cli.display import display, stopping
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, word_of
+from windtunnel.errors import InputError
+from windtunnel.quantities import about, parse_length, parse_tokens
+
+if TYPE_CHECKING:
+    from windtunnel.data.shards import Corpus
+    from windtunnel.train.run import Run
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a TOML file.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.tokens=20M.")
+    ] = None,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
+) -> None:
+    """Train what a recipe says: start, resume what was interrupted, extend a stem, or find it
+    done.
+    """
+    from windtunnel.recipe import load
+    from windtunnel.train.run import create, open_corpus
+
+    wanted = load(recipe, settings or ())
+    corpus = open_corpus(lab, wanted)
+    # brings torch: what is wrong with a recipe is said before that
+    from windtunnel.train.device import choose_engine
+
+    choose_engine(wanted)  # refuses a device that is not there
+    carry_out(create(lab, wanted, corpus), corpus, as_json)
+
+
+@app.command()
+def branch(
+    run: Annotated[str, typer.Argument(help="A run's id (or its beginning), name or path.")],
+    at: Annotated[str, typer.Option(help="Tokens at which to leave the stem, such as 20M.")],
+    decay: Annotated[
+        str, typer.Option(help="Length of the decay: tokens, or a share of --at.")
+    ] = "10%",
+    shape: Annotated[
+        str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")
+    ] = "linear",
+    floor: Annotated[
+        float, typer.Option(help="Share of the peak rate at the end (exponential: 0.1).")
+    ] = 0.0,
+    mixture: Annotated[
+        str, typer.Option(help="SOURCE=WEIGHT,... from --at on; as before if not given.")
+    ] = "",
+    corpus: Annotated[
+        str | None, typer.Option(help="Another corpus, where the stem has a checkpoint.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Another base rate; an imported model needs one.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="Another batch, tokens a step.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Shorter windows, where the stem has a checkpoint.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A name for the branch.")] = None,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
+) -> None:
+    """Leave a stem at any point and decay, with a shape, length and mixture of its own."""
+    from windtunnel.data.shards import Corpus
+    from windtunnel.recipe import DecayShape
+    from windtunnel.train.branch import branch as make_branch
+    from windtunnel.train.run import find_run, open_corpus
+
+    chosen = word_of("--shape", shape, DecayShape)
+    start = parse_tokens(at)
+    floor = 0.1 if shape == "exponential" and not floor else floor
+    parent = find_run(lab, run)
+    text = (
+        Corpus.open(parent.lab / "corpora" / corpus)
+        if corpus
+        else open_corpus(parent.lab, parent.recipe)
+    )
+    length = parse_length(decay).of(start)
+    if not length:
+        raise InputError(f"--decay {decay}: nothing of --at {at}; expected tokens such as 1M")
+    made = make_branch(
+        parent,
+        text,
+        start,
+        length,
+        chosen,
+        floor,
+        _mixture(mixture),
+        number_of("--batch", batch),
+        lr,
+        name,
+        context,
+    )
+    carry_out(made, text, as_json)
+
+
+@app.command()
+def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
+    """The runs of a lab as a tree of stems and branches."""
+    from windtunnel.train.run import list_runs
+
+    found = [run.summary() for run in list_runs(lab)]
+    if as_json:
+        print(json.dumps(found))
+        return
+    if not found:
+        print(f"{lab} holds no runs yet: `windtunnel train RECIPE.toml --lab {lab}` starts one")
+        return
+    print(f"{'run':22} {'name':20} {'kind':6} {'tokens':>14} {'loss':>7} {'bits/byte':>9}  status")
+    children: dict[str | None, list[dict[str, Any]]] = {}
+    for one in found:
+        children.setdefault(one["parent"], []).append(one)
+    known = {one["id"] for one in found}
+    for root in [one for one in found if one["parent"] not in known]:
+        _print_tree(root, children, "", "")
+
+
+def _print_tree(
+    one: dict[str, Any], children: dict[str | None, list[dict[str, Any]]], mark: str, indent: str
+) -> None:
+    tokens = (
+        about(one["tokens"])
+        if one["tokens"] == one["total_tokens"]
+        else (f"{about(one['tokens'])} of {about(one['total_tokens'])}")
+    )
+    loss, bits = (
+        f"{one[key]:.4f}" if one[key] is not None else "-" for key in ("loss", "bits_per_byte")
+    )
+    reason = f": {one['reason']}" if one["reason"] else ""
+    print(
+        f"{mark + one['id']:22} {one['name'][:20]:20} {one['kind']:6} {tokens:>14} {loss:>7} {bits:>9}  "
+        f"{one['status']}{reason}"
+    )
+    below = sorted(children.get(one["id"], []), key=lambda c: c["at_tokens"])
+    for child in below:
+        last = child is below[-1]
+        _print_tree(
+            child,
+            children,
+            indent + ("└─ " if last else "├─ "),
+            indent + ("   " if last else "│  "),
+        )
+
+
+def _mixture(text: str) -> dict[str, float]:
+    weights = {}
+    for part in filter(None, text.split(",")):
+        source, equals, weight = part.partition("=")
+        try:
+            weights[source.strip()] = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals or not 0 <= weights[source.strip()] < math.inf:
+            raise InputError(
+                f"--mixture {part}: expected SOURCE=WEIGHT with a weight of zero or more"
+            )
+    return weights
+
+
+def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
+    """Train a run to its end and say what came of it. Exit code 1 where it failed, 130 where it
+    was stopped.
+    """
+    from windtunnel.train.loop import Watch, train
+
+    with display() as shown, stopping() as stop:
+        summary = train(run, corpus, Watch(shown.say, shown.training(run.recipe.name), stop))
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        loss = (
+            f"loss {summary['loss']:.4f}, {summary['bits_per_byte']:.4f} bits/byte"
+            if summary["loss"]
+            else "no loss yet"
+        )
+        print(
+            f"{summary['id']} {summary['status']} at {about(summary['tokens'])} tokens: {loss}; {summary['path']}"
+        )
+    if summary["status"] == "failed":
+        print(f"windtunnel: the run failed: {summary['reason']}", file=sys.stderr)
+        raise typer.Exit(1)
+    if summary["status"] == "interrupted":
+        print("the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130)

@@ -1,0 +1,162 @@
+"""Real shapes: whole heads, whole layers, a width to depth ratio like that of models that were
+measured.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from windtunnel.laws import laptop
+from windtunnel.recipe import Model
+
+Array = NDArray[np.float64]
+
+# Width / depth of the paper's models (Table 8 and the released 2.4B): 40 at a width of 320, 56 to
+# 58 at the large end.
+PAPER_WIDTH, PAPER_BAND = 320, (40.0, 58.0)
+# Wider than the paper's, models get no more than 100 layers, and few less than 40.
+_MOST_LAYERS, _FEW_LAYERS = 100, 40
+_WIDEST = 16_384
+_FFN = 2.5  # times the width, in every model of the paper
+_COARSE = 512  # from this width on, steps of the width grow with it: 1/16 to 1/8 of it
+
+
+@dataclass(frozen=True)
+class Band:
+    """The width to depth ratios that are sane at a width: those of the measured models up to
+    `width`, the paper's from 320 on, and between them a straight line in logarithms.
+    """
+
+    width: int = laptop.WIDTH
+    low: float = laptop.WIDTH_PER_DEPTH[0]
+    high: float = laptop.WIDTH_PER_DEPTH[1]
+
+    @classmethod
+    def of(cls, sizes: Sequence[tuple[int, int]]) -> "Band":
+        """From the (width, depth) of measured models; the default without any."""
+        ratios = [width / depth for width, depth in sizes]
+        return cls(max(width for width, _ in sizes), min(ratios), max(ratios)) if sizes else cls()
+
+    def at(self, width: ArrayLike) -> tuple[Array, Array]:
+        """(lowest, highest) width / depth."""
+        if self.width >= PAPER_WIDTH:
+            span = np.ones_like(np.asarray(width, float)) * (np.asarray(width) > self.width)
+        else:
+            span = np.clip(
+                np.log(np.asarray(width) / self.width) / math.log(PAPER_WIDTH / self.width), 0, 1
+            )
+        low, high = (
+            mine ** (1 - span) * papers**span
+            for mine, papers in zip((self.low, self.high), PAPER_BAND, strict=True)
+        )
+        width = np.asarray(width, float)
+        return np.maximum(low, width / _MOST_LAYERS), np.maximum(high, width / _FEW_LAYERS)
+
+    def middle(self, width: ArrayLike) -> Array:
+        low, high = self.at(width)
+        return np.sqrt(low * high)
+
+    def distance(self, width: int, depth: int) -> float:
+        """Of a shape from the middle, in units of the logarithm."""
+        return abs(math.log(width / depth / float(self.middle(width))))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Real shapes with their counts and costs: arrays of one length."""
+
+    width: Array
+    depth: Array
+    params: dict[str, Array]  # by each count
+    flops: Array  # a token, of training
+
+    def __len__(self) -> int:
+        return len(self.width)
+
+    def select(self, kept: ArrayLike) -> "Shapes":
+        """Those of a mask or of indices."""
+        at = np.asarray(kept)
+        return Shapes(
+            self.width[at],
+            self.depth[at],
+            {k: v[at] for k, v in self.params.items()},
+            self.flops[at],
+        )
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one vocabulary and context, so that a size is a width and a depth. `fixed`:
+    settings of the model that all of them share, such as base_width.
+    """
+
+    vocab: int
+    context: int
+    band: Band
+    fixed: dict[str, Any]
+
+    def model(self, width: int, depth: int) -> Model:
+        heads = width // head_size(width)
+        shape = {
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "kv_heads": heads,
+            "head_size": head_size(width),
+            "ffn": round(_FFN * width),
+            "vocab": self.vocab,
+        }
+        return Model.model_validate(self.fixed | shape)
+
+    def costs(self, width: ArrayLike, depth: ArrayLike) -> Shapes:
+        """Exact for real shapes, and a smooth line through them for widths and depths that are
+        not whole.
+        """
+        w, d = np.asarray(width, float), np.asarray(depth, float)
+        layer, table = (4 + 3 * _FFN) * w**2, self.vocab * w
+        params, embeddings = d * (layer + 2 * w) + w, 1 if self.fixed.get("tied", True) else 2
+        counts = {
+            "params": params,
+            "params_with_head": params + table,
+            "params_total": params + embeddings * table,
+        }
+        return Shapes(w, d, counts, 6 * (d * layer + table) + 6 * d * w * (self.context + 1))
+
+    def continuous(self, width: Array) -> Shapes:
+        """In the middle of the band."""
+        return self.costs(width, width / self.band.middle(width))
+
+    def shapes(self) -> Shapes:
+        """Every real shape within the band."""
+        pairs = [(width, depth) for width in widths() for depth in self._depths(width)]
+        return self.costs(*np.array(pairs, float).T)
+
+    def _depths(self, width: int) -> range:
+        low, high = self.band.at(width)
+        fewest = max(1, math.ceil(width / float(high) - 0.25))
+        return range(fewest, max(fewest, math.floor(width / float(low) + 0.25)) + 1)
+
+
+def head_size(width: int) -> int:
+    """64 as in every model of the paper; narrower ones have 32, or 16 where that does not divide
+    the width; from 4,096 on 128, which kernels are made for.
+    """
+    if width >= 4096 and width % 128 == 0:
+        return 128
+    if width >= PAPER_WIDTH and width % 64 == 0:
+        return 64
+    return 32 if width % 32 == 0 else 16
+
+
+def widths() -> list[int]:
+    """Multiples of the head size, each a few percent above the last."""
+    found = [*range(16, 96, 16), *range(96, PAPER_WIDTH, 32), *range(PAPER_WIDTH, _COARSE, 64)]
+    width = _COARSE
+    while width <= _WIDEST:
+        found.append(width)
+        width += max(64, 2 ** (width.bit_length() - 1) // 16 // 64 * 64)
+    return found

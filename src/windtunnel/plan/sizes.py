@@ -1,0 +1,291 @@
+"""Which size for a budget, by the laws and the exact costs of real shapes; which other sizes
+would do as well; and what a smaller one costs that is trained longer instead.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from windtunnel.laws.optimum import FLOPS, Optimum, search
+from windtunnel.laws.repetition import PUBLISHED, Repetition
+from windtunnel.plan.shapes import Band, Family, Shapes
+
+Array = NDArray[np.float64]
+
+INDIFFERENT = 0.005  # of the loss: what a plan calls as good
+_TIE = 2e-4  # of the loss: below it the better known proportions decide
+_WIDTHS = (8.0, 32_768.0)
+_LOG_FLOPS = (math.log(1e8), math.log(1e30))
+_SERVED = (
+    0.7,
+    0.5,
+    0.3,
+)  # of the planned model's serving cost: what over-trained models are looked for at
+_LONGEST = 1e4  # times the planned tokens
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The loss to expect of (parameters by each count, tokens), where `unique` tokens are there
+    to be read.
+    """
+
+    law: Callable[[Mapping[str, ArrayLike], ArrayLike], Array]
+    family: Family
+    unique: float = math.inf
+    repetition: Repetition = PUBLISHED
+
+    def effective(self, tokens: ArrayLike) -> Array:
+        """What `tokens` are worth where they go through the data more than once."""
+        d = np.asarray(tokens, float)
+        if not math.isfinite(self.unique):
+            return d
+        return np.asarray(self.repetition.effective(d, np.full_like(d, self.unique)), float)
+
+    def loss(self, shapes: Shapes, tokens: ArrayLike) -> Array:
+        return np.asarray(self.law(shapes.params, self.effective(tokens)), float)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a size has to keep to: weights and a full cache within `bytes_served`, no more tokens
+    than `tokens`.
+    """
+
+    bytes_served: float = math.inf
+    bytes_per_weight: float = 2.0
+    tokens: float = math.inf
+
+    def kept(self, shapes: Shapes, context: int) -> NDArray[np.bool_]:
+        cache = 4 * shapes.depth * shapes.width * context  # keys and values, 2 bytes each
+        return shapes.params["params_total"] * self.bytes_per_weight + cache <= self.bytes_served
+
+
+@dataclass(frozen=True)
+class Choice:
+    width: int
+    depth: int
+    tokens: float
+    loss: float
+    range_params: tuple[
+        float, float
+    ]  # without embeddings, of all sizes within 0.5% of the best loss at this cost
+    at_edge: bool  # of all shapes that there are
+
+
+def best_for_flops(outlook: Outlook, flops: float, limits: Limits) -> Choice:
+    """The best real shape that can be trained with `flops`. Raises ValueError where no shape
+    keeps to the limits.
+    """
+    every = outlook.family.shapes()
+    shapes = every.select(limits.kept(every, outlook.family.context))
+    if not len(shapes):
+        raise ValueError("no model is that small: the smallest is 16 wide and 1 deep")
+    tokens = np.minimum(flops / shapes.flops, limits.tokens)
+    losses = outlook.loss(shapes, tokens)
+    chosen = _nearest_the_band(shapes, losses, outlook.family.band)
+    at_edge = shapes.width[np.argmin(losses)] in (every.width.min(), every.width.max())
+    return Choice(
+        int(shapes.width[chosen]),
+        int(shapes.depth[chosen]),
+        float(tokens[chosen]),
+        float(losses[chosen]),
+        _indifferent(shapes, losses),
+        bool(at_edge),
+    )
+
+
+def best_for_tokens(outlook: Outlook, tokens: float, limits: Limits) -> Choice:
+    """The size for which so many tokens are what a budget would best be spent on. Raises
+    ValueError where there is no such budget.
+    """
+    flops = _budget(outlook, lambda best: best.tokens, tokens)
+    unlimited = best_for_flops(outlook, flops, limits)
+    return at_shape(outlook, unlimited.width, unlimited.depth, tokens)
+
+
+def nearest_shape(outlook: Outlook, params: float) -> tuple[int, int]:
+    """The real shape that has about so many parameters without embeddings: of those within 3% of
+    the nearest one, that of the best proportions.
+    """
+    shapes = outlook.family.shapes()
+    apart = np.abs(np.log(shapes.params["params"] / params))
+    near = np.flatnonzero(apart <= apart.min() + 0.03)
+    chosen = min(near, key=lambda i: _distance(shapes, int(i), outlook.family.band))
+    return int(shapes.width[chosen]), int(shapes.depth[chosen])
+
+
+def largest_shape(outlook: Outlook, limits: Limits) -> tuple[int, int]:
+    """The largest that keeps to the limits. Raises ValueError where none does."""
+    every = outlook.family.shapes()
+    shapes = every.select(limits.kept(every, outlook.family.context))
+    if not len(shapes):
+        raise ValueError("no model is that small: the smallest is 16 wide and 1 deep")
+    return nearest_shape(outlook, float(shapes.params["params"].max()) * 0.97)
+
+
+def tokens_for_size(outlook: Outlook, params: float) -> float:
+    """The tokens for which a size is the best one at its cost. Raises ValueError where there is
+    no such budget.
+    """
+    flops = _budget(outlook, lambda best: best.params, params)
+    return flops / _continuous(outlook, flops).flops_per_token
+
+
+def at_shape(outlook: Outlook, width: int, depth: int, tokens: float) -> Choice:
+    """That model with those tokens, and the sizes that would do as well at its cost."""
+    own = outlook.family.costs([width], [depth])
+    cost = float(own.flops[0]) * tokens
+    shapes = outlook.family.shapes()
+    losses = outlook.loss(shapes, cost / shapes.flops)
+    return Choice(
+        width,
+        depth,
+        tokens,
+        float(outlook.loss(own, [tokens])[0]),
+        _indifferent(shapes, losses),
+        False,
+    )
+
+
+def by_6nd(outlook: Outlook, flops: float) -> Optimum:
+    """The best N and D with C = 6ND and N without embeddings, as the paper counts: any N, not
+    only real shapes.
+    """
+
+    def loss(n: Array, d: Array) -> Array:
+        return np.asarray(outlook.law(_counts(outlook.family, n), outlook.effective(d)), float)
+
+    middle = math.sqrt(flops / FLOPS)
+    return search(loss, lambda n: flops / (FLOPS * n), max(1e3, middle / 1e5), middle * 1e3)
+
+
+def curve(
+    outlook: Outlook, flops: float, chosen: Choice, points: int = 41
+) -> list[dict[str, float]]:
+    """Sizes from a tenth to ten times about the chosen one, whole or not: tokens and loss that
+    `flops` buy.
+    """
+    widths = chosen.width * np.geomspace(10**-0.4, 10**0.4, points)
+    shapes = outlook.family.continuous(widths)
+    tokens = flops / shapes.flops
+    rows = zip(shapes.params["params"], tokens, outlook.loss(shapes, tokens), strict=True)
+    return [{"params": float(n), "tokens": float(d), "loss": float(loss)} for n, d, loss in rows]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A smaller model, trained until its loss is within 0.5% of the planned one's."""
+
+    width: int
+    depth: int
+    params: int
+    tokens: float
+    loss: float
+    serving: float  # FLOPs a token, over those of the planned model
+    training: float  # FLOPs in all, likewise
+
+
+def over_trained(outlook: Outlook, chosen: Choice) -> list[Alternative]:
+    """At about 0.7, 0.5 and 0.3 of the serving cost, where the laws say that any number of tokens
+    gets there.
+    """
+    own = outlook.family.costs([chosen.width], [chosen.depth])
+    shapes, found = outlook.family.shapes(), dict[tuple[int, int], Alternative]()
+    for share in _SERVED:
+        near = np.abs(np.log(shapes.flops / (own.flops[0] * share)))
+        candidates = np.flatnonzero(near <= near.min() + 0.05)
+        at = min(candidates, key=lambda i: _distance(shapes, int(i), outlook.family.band))
+        shape = shapes.select([at])
+        tokens = _tokens_to(outlook, shape, chosen.loss * (1 + INDIFFERENT), chosen.tokens)
+        if tokens is None or not 0.5 * share < shape.flops[0] / own.flops[0] < 0.95:
+            continue
+        size = int(shape.width[0]), int(shape.depth[0])
+        found[size] = Alternative(
+            *size,
+            int(shape.params["params"][0]),
+            tokens,
+            float(outlook.loss(shape, [tokens])[0]),
+            float(shape.flops[0] / own.flops[0]),
+            float(shape.flops[0] * tokens / (own.flops[0] * chosen.tokens)),
+        )
+    return list(found.values())
+
+
+def _tokens_to(outlook: Outlook, shape: Shapes, loss: float, about: float) -> float | None:
+    """The fewest tokens with which a shape reaches a loss; None where none are enough."""
+    low, high = math.log(about / 100), math.log(about * _LONGEST)
+
+    def reached(log_tokens: float) -> bool:
+        return bool(outlook.loss(shape, [math.exp(log_tokens)])[0] <= loss)
+
+    if not reached(high):
+        return None
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return math.exp(high)
+
+
+@dataclass(frozen=True)
+class _Best:
+    params: float
+    tokens: float
+    flops_per_token: float
+
+
+def _continuous(outlook: Outlook, flops: float) -> _Best:
+    """The best width, whole or not, in the middle of the band."""
+
+    def at(width: Array) -> Shapes:
+        return outlook.family.continuous(width)
+
+    found = search(lambda w, d: outlook.loss(at(w), d), lambda w: flops / at(w).flops, *_WIDTHS)
+    shape = at(np.array([found.params]))
+    return _Best(float(shape.params["params"][0]), found.tokens, float(shape.flops[0]))
+
+
+def _budget(outlook: Outlook, of: Callable[[_Best], float], wanted: float) -> float:
+    """The FLOPs whose best size has `of` it as wanted, to 1e-6."""
+    low, high = _LOG_FLOPS
+    if (
+        not of(_continuous(outlook, math.exp(low)))
+        < wanted
+        < of(_continuous(outlook, math.exp(high)))
+    ):
+        raise ValueError("the laws give no budget for which this would be the best size and length")
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high) if of(_continuous(outlook, math.exp(middle))) < wanted else (low, middle)
+        )
+    return math.exp((low + high) / 2)
+
+
+def _counts(family: Family, params: Array) -> dict[str, Array]:
+    """Every count of sizes that are given by the paper's, through the widths in the middle of the
+    band.
+    """
+    grid = np.geomspace(*_WIDTHS, 2000)
+    known = family.continuous(grid).params
+    log_n, log_w = np.log(known["params"]), np.log(grid)
+    table = family.vocab * np.exp(np.interp(np.log(params), log_n, log_w))
+    total = params + table * (1 if family.fixed.get("tied", True) else 2)
+    return {"params": params, "params_with_head": params + table, "params_total": total}
+
+
+def _indifferent(shapes: Shapes, losses: Array) -> tuple[float, float]:
+    good = shapes.params["params"][losses <= losses.min() * (1 + INDIFFERENT)]
+    return float(good.min()), float(good.max())
+
+
+def _nearest_the_band(shapes: Shapes, losses: Array, band: Band) -> int:
+    tied = np.flatnonzero(losses <= losses.min() * (1 + _TIE))
+    return int(min(tied, key=lambda i: _distance(shapes, int(i), band)))
+
+
+def _distance(shapes: Shapes, index: int, band: Band) -> float:
+    return band.distance(int(shapes.width[index]), int(shapes.depth[index]))

@@ -1,0 +1,59 @@
+"""What a file of a lab says, as a typed value: written in one place, read in one place, and named
+field by field where it is damaged or older than this code.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from windtunnel.errors import InputError
+from windtunnel.files import write_whole
+
+
+class Record(BaseModel):
+    """The base of every result. The docstring below a field says what it is, and its unit.
+
+    Fields that a newer version added are ignored when they are read, so they need no care; a field
+    that is missing must have a default, or the file is refused by the field's name.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The record in a JSON file. Raises InputError that names the file, and the field that is
+        missing or is not what it should be.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: missing or damaged: {error}") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InputError(f"{path}: {first_fault(error)}") from None
+
+    def write(self, path: Path, make_folder: bool = False) -> None:
+        """Write the record so that the file appears whole. Raises InputError."""
+        write_whole(path, self.to_json() + "\n", make_folder)
+
+    def to_json(self) -> str:
+        """The record as `--json` prints it and as its file holds it."""
+        return self.model_dump_json(indent=1)
+
+
+def first_fault(error: ValidationError) -> str:
+    """`numbers.law.forms.0.weight: missing`, from what pydantic has to say."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"{where}: missing"
+    if fault["type"] == "json_invalid":
+        return f"damaged: {fault['msg']}"
+    return f"{where}: {fault['msg']}, got {fault['input']!r:.60}"

@@ -1,0 +1,128 @@
+"""Contours of surfaces whose best batch is known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from windtunnel.tunnel.batch.contours import (
+    Form,
+    Surface,
+    better_form,
+    lowest_losses,
+    noise_of,
+    valleys,
+)
+
+BATCHES = 2.0 ** np.arange(8, 14)
+TOKENS = 2e5 * 2.0 ** np.arange(4)
+C, K = 5e5, 4.0  # best batch: c / L^k, 1170 at a loss of 4.55
+
+
+def tokens_needed(loss: float, batch: float, form: Form, best: float) -> float:
+    """Of a batch, for a loss."""
+    fewest = 1e6 * (loss / 4.6) ** -14
+    off = np.log2(batch / best)
+    worse = (
+        0.08 * off**2 if form == "parabola" else np.log((1 + 0.3 * np.cosh(off * np.log(2))) / 1.3)
+    )
+    return fewest * np.exp(worse)
+
+
+def surface(
+    form: Form = "hyperbola", best: Callable[[float], float] = lambda loss: C / loss**K
+) -> Surface:
+    def loss(batch: float, tokens: float) -> float:
+        return brentq(
+            lambda level: tokens_needed(level, batch, form, best(level)) - tokens, 2.0, 12.0
+        )
+
+    return Surface(BATCHES, TOKENS, np.array([[loss(b, t) for t in TOKENS] for b in BATCHES]))
+
+
+@pytest.mark.parametrize("form", ["parabola", "hyperbola"])
+def test_the_best_batch_of_each_contour_is_found(form: Form) -> None:
+    made = surface(form)
+    assert better_form([made])[0] == form
+    (found,) = valleys([made], form, noise=0.0, draws=20)
+    assert len(found) == 8 and all(valley.where == "inside" for valley in found)
+    for valley in found:
+        assert valley.batch == pytest.approx(C / valley.loss**K, rel=0.03)
+        assert valley.tokens == pytest.approx(1e6 * (valley.loss / 4.6) ** -14, rel=0.02)
+
+
+@pytest.mark.parametrize(("best", "where"), [(100.0, "below"), (40_000.0, "above")])
+def test_a_vertex_outside_of_the_sampled_batches_is_dropped(best: float, where: str) -> None:
+    (found,) = valleys([surface(best=lambda loss: best)], "hyperbola", noise=0.0, draws=20)
+    assert found
+    assert all((v.where, v.batch, v.interval) == (where, None, None) for v in found)
+
+
+def test_noise_is_measured_and_intervals_hold_the_truth(rng: np.random.Generator) -> None:
+    """15 noisy surfaces of 8 contours; neighbouring contours share their noise, hence the wide
+    margin.
+    """
+    exact, held, number, sigmas = surface(), 0, 0, []
+    for _ in range(15):
+        noisy = Surface(BATCHES, TOKENS, exact.loss + 0.01 * rng.normal(size=exact.loss.shape))
+        sigmas.append(noise_of([noisy], "hyperbola"))
+        (found,) = valleys([noisy], "hyperbola", sigmas[-1], draws=200)
+        for valley in found:
+            if valley.interval:
+                held += valley.interval[0] <= C / valley.loss**K <= valley.interval[1]
+                number += 1
+    assert np.sqrt(np.mean(np.square(sigmas))) == pytest.approx(0.01, rel=0.2)
+    assert number > 110 and 0.8 < held / number < 0.97, held / number
+
+
+def test_a_run_that_failed_leaves_the_others(rng: np.random.Generator) -> None:
+    whole = surface()
+    failed = Surface(BATCHES, TOKENS, whole.loss.copy())
+    failed.loss[-1, 1:] = np.nan  # one length is no curve
+    (found,) = valleys([failed], "hyperbola", noise=0.0, draws=20)
+    assert found and all(v.batch == pytest.approx(C / v.loss**K, rel=0.03) for v in found)
+    failed.loss[:3] = np.nan
+    assert valleys([failed], "hyperbola", noise=0.0, draws=20) == [[]], "two batches are no contour"
+    assert failed.compared() == []
+
+
+def test_losses_that_do_not_fall_do_not_break_the_curve() -> None:
+    bumpy = surface()
+    bumpy.loss[2, 1], bumpy.loss[2, 2] = bumpy.loss[2, 2], bumpy.loss[2, 1]
+    needed = bumpy.log_tokens(bumpy.levels())
+    assert (np.diff(needed[2]) > 0).all()
+
+
+def test_regret_is_what_the_batch_costs() -> None:
+    losses = 4.0 + 0.03 * (np.log2(BATCHES) - 10.3) ** 2
+    flat = Surface(BATCHES, TOKENS[:1], losses[:, None])
+    assert flat.best(0) == pytest.approx(4.0, abs=1e-5)
+    assert flat.regret(0, 2**10.3) == pytest.approx(0, abs=1e-5)
+    assert flat.regret(0, 2**12.3) == pytest.approx(0.12, abs=1e-5)
+    assert flat.regret(0, 1e9) == pytest.approx(flat.regret(0, BATCHES[-1])), (
+        "only what was sampled is known"
+    )
+
+
+def test_the_lowest_loss_over_batches_is_found_and_an_open_end_is_said(
+    rng: np.random.Generator,
+) -> None:
+    x = np.log2(BATCHES)
+    rows = np.array(
+        [4.5 + 0.02 * (x - 9.5) ** 2, 4.2 + 0.02 * (x - 10.5) ** 2, 4.0 + 0.02 * (x - 15) ** 2]
+    )
+    exact = lowest_losses(BATCHES, rows, [1e5, 2e5, 4e5], draws=50)
+    assert [v.where for v in exact] == ["inside", "inside", "above"]
+    assert [v.batch for v in exact[:2]] == pytest.approx([2**9.5, 2**10.5])
+    assert [v.loss for v in exact[:2]] == pytest.approx([4.5, 4.2])
+    held = 0
+    for _ in range(100):
+        noisy = lowest_losses(
+            BATCHES, rows[:2] + 0.005 * rng.normal(size=(2, 6)), [1e5, 2e5], draws=200
+        )
+        held += sum(
+            v.interval[0] <= b <= v.interval[1]
+            for v, b in zip(noisy, (2**9.5, 2**10.5), strict=True)
+        )
+    assert 0.83 < held / 200 < 0.97, held

@@ -1,0 +1,147 @@
+"""The advisor: bad designs are called bad before they cost anything, and a better one is better
+on fresh draws.
+"""
+
+import random
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windtunnel.data.build import build
+from windtunnel.data.readers import Documents
+from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
+from windtunnel.train.loop import Watch
+from windtunnel.tunnel.fleet.fleet import Interrupted
+from windtunnel.tunnel.scaling.dry_run.advise import advise, command, doubts
+from windtunnel.tunnel.scaling.dry_run.cost import Budget
+from windtunnel.tunnel.scaling.dry_run.simulate import Expectation, Parameter, Target
+from windtunnel.tunnel.scaling.scaling import Design, Size
+
+STUDIES = 2  # each truth once
+NARROW = Design(
+    sizes=(Size(64, 3), Size(64, 4), Size(80, 4)),
+    shortest=480_000,
+    longest=960_000,
+    points=4,
+    seeds=1,
+)
+
+
+def advice(lab: Any, corpus: Corpus, design: Design, **more: Any) -> dict[str, Any]:
+    given = {"target": None, "budget": None, "studies": STUDIES, "watch": Watch()} | more
+    return advise(lab.path, corpus, design, **given)
+
+
+def said(judged: dict[str, Any]) -> str:
+    return "; ".join(judged["against"])
+
+
+def test_a_narrow_design_is_called_bad_and_why(lab: Any, corpus: Corpus) -> None:
+    before = lab.files()
+    given = advice(lab, corpus, NARROW)["given"]
+    assert lab.files() == before
+    assert not given["go"]
+    for words in (
+        "3 sizes",
+        "needs 16x or more",
+        "must spread over 8x",
+        "reads the corpus",
+        "four times the compute",
+    ):
+        assert words in said(given)
+    assert given["expected"]["width90"] > 0.05
+
+
+def test_one_size_or_one_ray_is_told_without_a_simulation(lab: Any, corpus: Corpus) -> None:
+    given = advice(lab, corpus, replace(NARROW, sizes=(Size(64, 4),)))["given"]
+    assert "on one ray" in said(given)
+    assert "no law can be fitted" in said(given)
+    assert given["expected"] is None and not given["go"]
+
+
+@pytest.mark.parametrize(
+    ("exponent", "width", "coverage", "words"),
+    [
+        ((0.06, 0.08), 0.02, 0.9, []),
+        ((0.03, 0.12), 0.02, 0.9, ["can't tell N's exponent"]),
+        ((0.06, 0.08), 0.08, 0.9, ["four times the compute"]),
+        ((0.06, 0.08), 0.02, 0.7, ["70% of the studies only"]),
+    ],
+)
+def test_what_a_simulation_shows_is_said(
+    exponent: tuple[float, float], width: float, coverage: float, words: list[str]
+) -> None:
+    expected = Expectation(40, width / 3, width, (-0.01, 0.0, 0.01), 0.5, coverage)
+    sure = Parameter(0.12, 0.11, 0.13)
+    found = doubts(
+        expected,
+        {"coupled": {"N's exponent": Parameter(0.07, *exponent), "D's exponent": sure}},
+        0.05,
+    )
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_the_default_design_tells_much_more_at_the_same_target(lab: Any, corpus: Corpus) -> None:
+    report = advice(lab, corpus, Design())
+    given = report["given"]
+    assert given["expected"]["width90"] < 0.06
+    assert max(abs(error) for error in given["expected"]["error"]) < 0.04
+    assert "exponent" not in said(given)
+    assert report["target"]["beyond"]["tokens"] == pytest.approx(2, rel=0.01)
+    cost = given["cost"]
+    assert cost["all"]["flops"] == cost["fit"]["flops"] + cost["audit"]["flops"]
+    assert set(given["parameters"]) == {"additive", "coupled"}
+
+
+def test_a_budget_that_pays_for_nothing_says_what_the_cheapest_design_costs(
+    lab: Any, corpus: Corpus
+) -> None:
+    one_size = replace(NARROW, sizes=(Size(64, 4),))
+    report = advice(
+        lab, corpus, one_size, target=Target(Size(96, 4), 10**6), budget=Budget(1e9, "FLOPs")
+    )
+    assert "times the budget of 1e+09 FLOPs" in said(report["given"])
+    assert report["proposed"] is None and report["within"] == 0
+
+
+def test_without_an_audit_run_a_target_is_needed(lab: Any, corpus: Corpus) -> None:
+    with pytest.raises(InputError, match="--target must say"):
+        advice(lab, corpus, replace(Design(), audit=None))
+
+
+def test_a_person_can_stop_it(lab: Any, corpus: Corpus) -> None:
+    with pytest.raises(Interrupted):
+        advice(lab, corpus, NARROW, watch=Watch(stop=lambda: True))
+
+
+def test_the_command_is_the_design(lab: Any, corpus: Corpus) -> None:
+    line = command(corpus, replace(NARROW, decay=0.15, batch=1024, audit=None))
+    assert line == (
+        "windtunnel scaling --corpus tiny --sizes 64x3,64x4,80x4 --shortest 480k --longest 960k --points 4 --seeds 1 "
+        "--repeated 2 --decay 15% --batch 1024 --no-audit"
+    )
+
+
+@pytest.mark.slow
+def test_what_is_proposed_is_better_on_draws_that_it_was_not_chosen_by(tmp_path: Path) -> None:
+    words = ["".join(pair) for pair in product("bdfglmnprs", "aeiou")]
+    texts = [" ".join(random.Random(seed).choices(words, k=200)) for seed in range(25_000)]
+    corpus = build(
+        tmp_path / "corpora" / "text",
+        {"all": Documents(lambda: iter(texts), "generated", "words")},
+        vocab=320,
+    )
+    assert corpus.sources["all"].train.tokens > Design().audit_tokens, "one epoch"
+    sparse = replace(Design(), points=5)
+    report = advise(tmp_path, corpus, sparse, None, Budget(1.1e14, "FLOPs"), 8, Watch())
+    given, proposed = report["given"], report["proposed"]
+    assert report["within"] >= 3
+    assert proposed["expected"]["width90"] < 0.95 * given["expected"]["width90"]
+    assert proposed["expected"]["coverage90"] >= 0.75
+    assert proposed["cost"]["all"]["flops"] <= 1.1e14
+    assert "--points 5 " not in proposed["command"]

@@ -1,0 +1,126 @@
+"""The transfer study: the grid that follows the minimum, and a real study killed half-way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from windtunnel.tunnel.transfer.bowl import Drift
+from windtunnel.tunnel.transfer.transfer import Design, Size, around_best, judge, within
+
+DESIGN = 'Design(("minicpm",), (16, 32), (1, 2), 2560, 256, (2,))'
+PROGRAM = f"""
+import sys
+from pathlib import Path
+from windtunnel.data.shards import Corpus
+from windtunnel.train.loop import Watch
+from windtunnel.tunnel.transfer.transfer import Design, transfer
+lab = Path(sys.argv[1])
+transfer(lab, Corpus.open(lab / "corpora" / "tiny"), {DESIGN}, Watch())
+"""
+
+
+def test_the_grid_asks_for_neighbours_on_either_side_of_the_best() -> None:
+    assert around_best({0: 4.0, 1: 3.9, 2: 3.8}) == {0, 1, 2, 3, 4}
+    assert around_best({0: 3.9, 1: 3.8, 2: 3.9, 3: float("inf")}) == {-1, 0, 1, 2, 3}
+    assert max(around_best({14: 1.0})) == 14, "no minimum is looked for beyond a factor of 128"
+
+
+def test_every_width_at_the_first_depth_and_every_further_depth_at_the_first_width() -> None:
+    chain = Design(widths=(32, 64), depths=(2, 4, 8)).chain("minicpm")
+    assert chain == [Size("minicpm", *size) for size in ((32, 2), (64, 2), (32, 4), (32, 8))]
+
+
+def test_steps_are_half_octaves() -> None:
+    assert [Design(lr=0.01).rate(step) for step in (-2, 0, 1, 4)] == pytest.approx(
+        [0.005, 0.01, 0.0141421, 0.04]
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "passes"),
+    [((-0.1, 0.14), True), ((-0.2, 0.1), False), ((0.0, 0.16), False), ((-1.2, -0.8), False)],
+)
+def test_the_whole_interval_must_lie_inside(interval: tuple[float, float], passes: bool) -> None:
+    assert within(Drift(sum(interval) / 2, interval)) is passes
+
+
+def run(lab: Any, kill_at: int | None = None) -> None:
+    """Carry out the study in a process of its own; with `kill_at` SIGKILL it when so many runs
+    are done.
+    """
+    environment = os.environ | {
+        "CXX": "no-compiler"
+    }  # nothing is compiled: steps of models this small are dispatch
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(lab.path)], env=environment)
+    while kill_at is not None and done(lab) < kill_at:
+        assert process.poll() is None
+        time.sleep(0.02)
+    if kill_at is None:
+        assert process.wait(timeout=300) == 0
+    else:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+def done(lab: Any) -> int:
+    files = (lab.path / "runs").glob("[!.]*/status.json") if (lab.path / "runs").exists() else []
+    return sum(json.loads(file.read_text())["status"] == "done" for file in files)
+
+
+@pytest.fixture(scope="module")
+def studied(make_lab: Callable[[], Any]) -> Any:
+    lab = make_lab()
+    run(lab, kill_at=7)
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (lab.path / "runs").glob("*/metrics.jsonl")
+        if json.loads((path.parent / "status.json").read_text())["status"] == "done"
+    }
+    run(lab)
+    assert len(before) >= 7 and all(path.stat().st_mtime_ns == at for path, at in before.items())
+    return lab
+
+
+def test_killed_and_run_again_it_gives_the_same_table(
+    studied: Any, make_lab: Callable[[], Any]
+) -> None:
+    whole = make_lab()
+    run(whole)
+    tables = [
+        (lab.path / "studies" / "transfer" / "table.csv").read_bytes() for lab in (studied, whole)
+    ]
+    assert tables[0] == tables[1] and tables[0].count(b"\n") > 4 * 3 * 10
+
+
+def test_the_result_has_a_best_rate_a_size_and_a_drift_an_axis(studied: Any) -> None:
+    result = json.loads((studied.path / "studies" / "transfer" / "result.json").read_text())
+    assert len(result["runs"]) >= 3 * 10
+    assert (
+        result["verdict"] is None
+        and "needs 3 widths, a span of 8x in width, 400 steps" in result["summary"]
+    )
+    found = result["numbers"]["parametrizations"]["minicpm"]
+    assert [(s["width"], s["depth"]) for s in found["sizes"]] == [(16, 1), (32, 1), (16, 2)]
+    assert found["sizes"][0]["regret"] in (0.0, None)
+    for size in found["sizes"]:
+        if size["lr"]:
+            assert size["interval"][0] <= size["lr"] <= size["interval"][1]
+
+
+@pytest.mark.parametrize(("passes", "verdict"), [(True, "pass"), (False, "fail")])
+def test_the_first_parametrization_is_judged(passes: bool, verdict: str) -> None:
+    drifts = {"width": {"slope": 0.1, "interval": [0.0, 0.2]}, "depth": None}
+    results = {
+        "minicpm": {"passes": passes, "drift": drifts},
+        "standard": {"passes": not passes, "drift": drifts},
+    }
+    given, summary = judge(Design(), results)
+    assert given == verdict and "minicpm +0.10 [+0.00, +0.20] over width" in summary
+    assert judge(Design(tokens=399 * 2048), results)[0] is None
