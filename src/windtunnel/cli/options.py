@@ -5,6 +5,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from windtunnel.choices import Table
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import parse_length, parse_tokens
 
@@ -43,18 +44,16 @@ def numbers_of(option: str, text: str, different: bool = True) -> list[int]:
 
 
 def words_of(option: str, text: str, known: Any) -> list[str]:
-    """`a,b` -> words out of a Literal type. Raises InputError."""
+    """`a,b` -> words out of a table or a Literal type. Raises InputError."""
     return [word_of(option, word, known) for word in text.split(",")]
 
 
 def word_of(option: str, word: str, known: Any) -> Any:
-    """One word out of a Literal type. Raises InputError."""
-
-    if word not in get_args(known):
-        expected = ", ".join(get_args(known))
-        raise InputError(
-            f"{option} {word}: expected one of {expected}{did_you_mean(word, get_args(known))}"
-        )
+    """One word out of a table of named choices or a Literal type. Raises InputError."""
+    names = known if isinstance(known, Table) else get_args(known)
+    if word not in names:
+        expected = ", ".join(names)
+        raise InputError(f"{option} {word}: expected one of {expected}{did_you_mean(word, names)}")
     return word
 
 
