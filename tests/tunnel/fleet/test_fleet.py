@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, wait_until
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe, dump
@@ -186,7 +187,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
             assert process.wait() == -signal.SIGKILL
             wait_until_gone(process.pid)
         process = start(lab, files)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=PATIENCE) == 0
         runs = list_runs(lab.path)
         assert {run.status()["status"] for run in runs} == {"done"}
         results.append({run.id: final_bytes(run.path) for run in runs})
@@ -205,23 +206,12 @@ def trained(lab: Any) -> int:
 
 def wait_until_gone(session: int) -> None:
     """Its workers are left behind: they save what they train, and end."""
-    give_up = time.monotonic() + 30
-    while any(f" {session} " in f" {line} " for line in sessions()):
-        assert time.monotonic() < give_up, "a worker outlived its study"
-        time.sleep(0.1)
+    wait_until(lambda: str(session) not in sessions(), every=0.1)
 
 
 def sessions() -> list[str]:
     listed = subprocess.run(["ps", "-eo", "sid"], capture_output=True, text=True, check=True)
     return [line.strip() for line in listed.stdout.splitlines()]
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    give_up = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def test_dump_of_a_stem_with_branch_points_is_the_same_run(
