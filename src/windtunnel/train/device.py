@@ -9,13 +9,13 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 
 from windtunnel.errors import InputError
 from windtunnel.model.shape import activation_bytes, count
 from windtunnel.recipe import Model, Recipe
+from windtunnel.results.run import Engine
 
 # Dense bf16 matrix peaks without sparsity, FLOP/s, from the makers' data sheets.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
@@ -29,34 +29,9 @@ _STATE_BYTES = 20
 _LOGITS_BYTES = 2**25 * 8  # of a chunk: bf16, and fp32 in between
 
 
-@dataclass(frozen=True)
-class Engine:
-    device: str
-    precision: str
-    compiled: bool
-    micro_batch: int  # tokens
-    threads: int
-    members: int = 1  # that it was begun with, itself among them
-    recompute: bool = False  # layers in the backward pass, for want of memory
-
-    def __str__(self) -> str:
-        compiled = "compiled" if self.compiled else "not compiled"
-        text = f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
-        members = f", one of {self.members} members" if self.members > 1 else ""
-        return (
-            text
-            + members
-            + (", layers computed again in the backward pass" if self.recompute else "")
-        )
-
-    @property
-    def torch_device(self) -> torch.device:
-        return torch.device(self.device)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16"
-        )
+def autocast(engine: Engine) -> torch.autocast:
+    """A context in which products are computed in the engine's precision."""
+    return torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16")
 
 
 def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
@@ -74,7 +49,13 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
     micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, most)
     return Engine(
-        device, precision, compiled, micro, torch.get_num_threads(), members, micro > room
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        micro_batch=micro,
+        threads=torch.get_num_threads(),
+        members=members,
+        recompute=micro > room,
     )
 
 
@@ -99,19 +80,22 @@ def keep_memory() -> None:
         mallopt(_MMAP_MAX, 0)
 
 
-@functools.cache
 def matrix_peak(engine: Engine) -> float:
     """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a
-    known GPU at bf16, else the best of a few large products, measured (0.3 s).
+    known GPU at bf16, else the best of a few large products, measured once (0.3 s).
     """
-    if engine.device == "cuda" and engine.precision == "bf16":
+    return _matrix_peak(engine.device, engine.precision)
+
+
+@functools.cache
+def _matrix_peak(device: str, precision: str) -> float:
+    if device == "cuda" and precision == "bf16":
         name = torch.cuda.get_device_name()
         known = [peak for part, peak in PEAKS.items() if part in name]
         if known:
             return known[0]
-    return measured_peak(
-        engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32
-    )
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return measured_peak(torch.device(device), dtype)
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
