@@ -2,15 +2,24 @@
 the lines of metrics.jsonl; and a run as `windtunnel runs --json` lists it.
 """
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 
 from windtunnel.results.record import Record
 
 Kind = Literal["stem", "branch", "run"]
 Status = Literal["running", "done", "failed", "interrupted"]
+
+
+def _none_for_nan(value: object) -> object:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+# runs of 0.1 could record a validation whose loss is not a number
+_Measured = Annotated[float | None, BeforeValidator(_none_for_nan)]
 
 
 class _Sparse(Record):
@@ -53,16 +62,13 @@ class AboutRun(_Sparse):
 class RunStatus(_Sparse):
     """status.json: where a run stands, written anew at each validation and checkpoint."""
 
-    # runs of 0.1 could record a validation whose loss is not a number
-    model_config = ConfigDict(allow_inf_nan=True)
-
     status: Status
     """As its last process left it; `Run.status` knows whether that process still lives."""
     tokens: int
     """Tokens trained."""
-    loss: float | None = None
+    loss: _Measured = None
     """Of its last validation over all sources, nats a token."""
-    bits_per_byte: float | None = None
+    bits_per_byte: _Measured = None
     """The same, in bits a byte of the held-out text."""
     reason: str | None = None
     """Why it failed."""
@@ -70,8 +76,6 @@ class RunStatus(_Sparse):
 
 class RunSummary(Record):
     """A run as `windtunnel runs --json` lists it."""
-
-    model_config = ConfigDict(allow_inf_nan=True)
 
     id: str
     name: str
@@ -128,7 +132,7 @@ class Engine(Record):
 class Score(Record):
     """How well a model predicts some held-out text."""
 
-    model_config = ConfigDict(allow_inf_nan=True)
+    model_config = ConfigDict(allow_inf_nan=True)  # `Recorder.validation` refuses what is no number
 
     loss: float
     """Mean over the tokens, nats a token."""
@@ -160,7 +164,7 @@ class MetricsLine(_Sparse):
 class StepLine(MetricsLine):
     """A line of metrics.jsonl: one step of training."""
 
-    model_config = ConfigDict(allow_inf_nan=True)
+    model_config = ConfigDict(allow_inf_nan=True)  # `Recorder.steps` refuses what is no number
 
     loss: float
     """Mean over what the batch asks to learn, before the step, nats a token."""

@@ -81,7 +81,7 @@ def test_a_branch_is_the_branch_of_its_stem_and_the_stem_is_trained_for_it(
     assert runs[0].parent == runs[1].parent and runs[0].recipe.name == "late"
     by_hand = lab.train(recipe(schedule={"tokens": 3200, "warmup": 512, "decay": 640}))
     scored = final(runs[1])
-    assert scored and scored["loss"] == pytest.approx(
+    assert scored and scored.loss == pytest.approx(
         json.loads((by_hand / "status.json").read_text())["loss"]
     )
 
