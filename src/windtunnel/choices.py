@@ -64,6 +64,12 @@ class Table(dict[str, T]):
         *others, last = self
         return f"{', '.join(others)} or {last}" if others else last
 
+    def __hash__(self) -> int:
+        return id(self)  # in an annotation it must have one; two tables are never the same
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def __missing__(self, name: str) -> T:
         return self.choose(name, f"{self.kind} '{name}'")
 

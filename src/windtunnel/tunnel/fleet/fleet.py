@@ -16,7 +16,7 @@ from typing import Any
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
-from windtunnel.recipe import DecayShape, Mixture, Recipe
+from windtunnel.recipe import DecayShapeName, Mixture, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch, go_on
 from windtunnel.train.compiled import Compiled
@@ -54,7 +54,7 @@ class Branch:
     at: int
     decay: int
     tokens: int = 0
-    shape: DecayShape = "linear"
+    shape: DecayShapeName = "linear"
     floor: float = 0.0
     mixture: Mixture | None = None
     batch: int | None = None
