@@ -214,7 +214,7 @@ def test_a_browser_draws_it_without_an_error(trained: Trained, page: Page, tmp_p
             *arguments,
             (trained[0] / "report.html").as_uri(),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         logged = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
         assert not logged, "the page logs nothing"

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, wait_until
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe, dump
+from windtunnel.results.populations import Populations
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import list_runs
 from windtunnel.tunnel.fleet.fleet import Branch, Interrupted, fleet
-from windtunnel.tunnel.fleet.populations import Book
+from windtunnel.tunnel.fleet.populations import shape_name
 from windtunnel.tunnel.fleet.workers import workers
 from windtunnel.tunnel.study import final
 
@@ -186,7 +188,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
             assert process.wait() == -signal.SIGKILL
             wait_until_gone(process.pid)
         process = start(lab, files)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=PATIENCE) == 0
         runs = list_runs(lab.path)
         assert {run.status()["status"] for run in runs} == {"done"}
         results.append({run.id: final_bytes(run.path) for run in runs})
@@ -205,23 +207,12 @@ def trained(lab: Any) -> int:
 
 def wait_until_gone(session: int) -> None:
     """Its workers are left behind: they save what they train, and end."""
-    give_up = time.monotonic() + 30
-    while any(f" {session} " in f" {line} " for line in sessions()):
-        assert time.monotonic() < give_up, "a worker outlived its study"
-        time.sleep(0.1)
+    wait_until(lambda: str(session) not in sessions(), every=0.1)
 
 
 def sessions() -> list[str]:
     listed = subprocess.run(["ps", "-eo", "sid"], capture_output=True, text=True, check=True)
     return [line.strip() for line in listed.stdout.splitlines()]
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    give_up = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def test_dump_of_a_stem_with_branch_points_is_the_same_run(
@@ -237,29 +228,31 @@ def test_dump_of_a_stem_with_branch_points_is_the_same_run(
     assert "2560" in dump(list_runs(lab.path)[0].recipe)
 
 
-def test_kin_train_as_members_where_that_was_measured_to_be_faster(
+def test_runs_train_as_members_where_that_was_measured_to_be_faster(
     make_lab: Any, recipe: Make
 ) -> None:
     """Stems and their branches, one that diverges among them: the same ends, to rounding, as one
     at a time.
     """
-    kin = [
-        recipe(name=f"kin-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)})
+    alike = [
+        recipe(name=f"alike-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)})
         for seed in range(7)
     ]
     wild = recipe(name="wild", optimizer={"lr": 1e4, "clip": 0.0})
     stem = stem_of(recipe, 6400)
-    wanted = [*kin, wild, *(Branch(stem, at, 640) for at in (1280, 2560, 3840, 5120, 6400))]
+    wanted = [*alike, wild, *(Branch(stem, at, 640) for at in (1280, 2560, 3840, 5120, 6400))]
     ends = []
-    for gains in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
+    for speedups in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
         lab = make_lab()
-        Book(lab.path, workers().machine).write(recipe(), gains)
-        runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "kin")
+        Populations.of(lab.path).write_with(
+            lab.path, workers().machine, shape_name(recipe()), speedups
+        )
+        runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "alike")
         ends.append(
             [(run.recipe.name, run.status()["status"], run.status().get("loss")) for run in runs]
         )
         members = {json.loads((run.path / "engine.json").read_text())["members"] for run in runs}
-        assert max(members) == max(gains)
+        assert max(members) == max(speedups)
     for (name, status, loss), (name_together, status_together, loss_together) in zip(
         *ends, strict=True
     ):
