@@ -64,8 +64,9 @@ class Table(dict[str, T]):
         *others, last = self
         return f"{', '.join(others)} or {last}" if others else last
 
-    def __hash__(self) -> int:
-        return id(self)  # in an annotation it must have one; two tables are never the same
+    # what stands in an annotation needs one; two tables are never the same
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return id(self)
 
     def __eq__(self, other: object) -> bool:
         return self is other
