@@ -53,12 +53,16 @@ def workers() -> Workers:
     """
     import torch
 
+    from windtunnel.train.device import can_compile
+
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     gpus = torch.cuda.device_count()
     context = get_context("forkserver")
-    context.set_forkserver_preload(["windtunnel.train.loop", "torch._inductor.compile_fx"])
+    # a worker is forked from a process that has imported these; torch's compiler is the larger part
+    compiler = ["torch._inductor.compile_fx"] if can_compile("cuda" if gpus else "cpu") else []
+    context.set_forkserver_preload(["windtunnel.train.loop", *compiler])
     reports, stop, free = context.SimpleQueue(), context.Event(), context.SimpleQueue()
     count = gpus or cores
     for index in range(count):
@@ -79,11 +83,15 @@ def _start(
     reports: "SimpleQueue[tuple[Any, Any]]", stop: Event, free: "SimpleQueue[int]", cores: int
 ) -> None:
     import torch
-    from torch._inductor import config
+
+    from windtunnel.train.device import can_compile
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
-    config.compile_threads = cores
+    if can_compile("cuda" if torch.cuda.is_available() else "cpu"):
+        from torch._inductor import config
+
+        config.compile_threads = cores
     if torch.cuda.is_available():
         torch.cuda.set_device(free.get())
     _worker.update(
