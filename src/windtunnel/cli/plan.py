@@ -123,8 +123,8 @@ def plan(
 def _plan(
     lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, table: Path | None
 ) -> Path:
+    from windtunnel.devices import device_named
     from windtunnel.plan.devices import bytes_of, bytes_per_weight
-    from windtunnel.plan.devices import device as known_device
     from windtunnel.plan.evidence import from_lab, from_table
     from windtunnel.plan.plan import plan as make
     from windtunnel.plan.request import Request
@@ -134,7 +134,7 @@ def _plan(
     if asked["parametrization"] is not None:
         word_of("--parametrization", asked["parametrization"], Parametrization)
     if asked["device"] is not None:
-        known_device(asked["device"])
+        asked["device"] = device_named(asked["device"], f"--device {asked['device']}").name
     request = Request(bytes_served=bytes_of(fit_device) if fit_device else None, **asked)
     request.check()
     evidence = from_table(table) if table else from_lab(lab, study)

@@ -262,7 +262,7 @@ def _wanted(
                 stems[-1],
                 segment.begin,
                 0,
-                segment.end,
+                tokens=segment.end,
                 batch=segment.batch,
                 lr=design.rate(segment.batch),
                 name=name,
