@@ -15,7 +15,7 @@ from windtunnel.errors import InputError, did_you_mean
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import BATCH_LAWS, ByTokens, Optima, best_available, fit_batch
 from windtunnel.laws.points import LossPoints, measured, points_of, read_rows
-from windtunnel.recipe import DecayShape, Recipe, load
+from windtunnel.recipe import DecayShapeName, Recipe, load
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 _ERROR = 0.2  # of the logarithm of a best batch that is known without its error
@@ -71,7 +71,7 @@ class Rate:
 @dataclass(frozen=True)
 class Decay:
     share: float
-    shape: DecayShape
+    shape: DecayShapeName
     floor: float
     source: Source
 

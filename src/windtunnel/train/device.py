@@ -37,7 +37,7 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     precision = (
         train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     )
-    compiled = _can_compile(device) if train.compile == "auto" else train.compile
+    compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
     room = train.batch
     if device == "cuda":
@@ -149,7 +149,7 @@ def _has_bf16(device: str) -> bool:
     )
 
 
-def _can_compile(device: str) -> bool:
+def can_compile(device: str) -> bool:
     """Inductor needs a C++ compiler on CPU and Triton on CUDA."""
     if device == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None

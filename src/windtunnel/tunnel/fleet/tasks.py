@@ -8,7 +8,7 @@ from pathlib import Path
 
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
-from windtunnel.recipe import DecayShape, Mixture, Recipe
+from windtunnel.recipe import DecayShapeName, Mixture, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch, go_on
 from windtunnel.train.run import Run, create, open_run
@@ -29,7 +29,7 @@ class Branch:
     decay: int
     _: KW_ONLY
     tokens: int = 0
-    shape: DecayShape = "linear"
+    shape: DecayShapeName = "linear"
     floor: float = 0.0
     mixture: Mixture | None = None
     batch: int | None = None

@@ -23,8 +23,9 @@ from windtunnel.results.run import StepLine
 from windtunnel.train.run import Busy, Run, open_run
 
 _WAIT_BUSY = 1.0  # seconds between looks at a run that another process trains
-# what a worker has loaded before its first run, so that it begins at once
-_PRELOADED = ["windtunnel.train.loop", "torch._inductor.compile_fx"]
+# What a worker has loaded before its first run, so that it begins at once.
+_PRELOADED = ["windtunnel.train.loop"]
+_COMPILER = ["torch._inductor.compile_fx"]  # the larger part, of use where something is compiled
 
 Reports = SimpleQueue[tuple[Any, Any]]
 """What workers report: (run id, FLOPs so far) and (process id, what it has compiled)."""
@@ -60,11 +61,14 @@ def workers() -> Workers:
     """
     import torch
 
+    from windtunnel.train.device import can_compile
+
     cores = _cores()
     gpus = torch.cuda.device_count()
     count = gpus or cores
     context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    compiler = _COMPILER if can_compile("cuda" if gpus else "cpu") else []
+    context.set_forkserver_preload([*_PRELOADED, *compiler])
     reports = context.SimpleQueue()
     stop = context.Event()
     free = context.SimpleQueue()
@@ -96,11 +100,15 @@ _worker: dict[str, Any] = {}
 def _start(reports: Reports, stop: Event, free: "SimpleQueue[int]", compile_threads: int) -> None:
     """Make this process a worker. `free` holds the GPUs that no worker has taken."""
     import torch
-    from torch._inductor import config
+
+    from windtunnel.train.device import can_compile
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
-    config.compile_threads = compile_threads
+    if can_compile("cuda" if torch.cuda.is_available() else "cpu"):
+        from torch._inductor import config
+
+        config.compile_threads = compile_threads
     if torch.cuda.is_available():
         torch.cuda.set_device(free.get())
     _worker.update(
