@@ -17,6 +17,7 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 from windtunnel.recipe.decay import DECAY_SHAPES, DecayShapeName
 from windtunnel.recipe.faults import first_fault
+from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
 
 
@@ -162,17 +163,23 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    """AdamW (Loshchilov and Hutter 2019), and what is added to the loss or done to its gradient."""
+    """How the weights learn from the gradient, and what is added to the loss or done to its
+    gradient. The table of optimisers says which keys each reads (`recipe/optimizer.py`).
+    """
 
+    kind: OptimizerName = "adamw"
+    """By which updates the tensors learn."""
     lr: float = Field(0.01, gt=0)
     """Learning rate at the peak of the schedule, before a role's multiplier (0.01 by the paper's
     search)."""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """How much of the mean of gradients a step keeps."""
+    """How much of the mean of gradients a step of AdamW keeps."""
     beta2: float = Field(0.95, ge=0, lt=1)
-    """How much of the mean of squared gradients a step keeps."""
+    """How much of the mean of squared gradients a step of AdamW keeps."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the mean of squared gradients, before a role's multiplier."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """How much of the mean of gradients a step of Muon keeps."""
     weight_decay: float = Field(1e-3, ge=0, lt=1)
     """Share of a weight that a step takes away at the peak of the schedule, whatever lr is."""
     clip: float = Field(1.0, ge=0)
