@@ -9,10 +9,13 @@ from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import parse_length, parse_tokens
 
 Lab = Annotated[
-    Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")
+    Path,
+    typer.Option(
+        "--lab", help="The folder that holds corpora, runs, studies and the report.", metavar="DIR"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.")]
+Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
 DEFAULT_LAB = Path("lab")
 
 

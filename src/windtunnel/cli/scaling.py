@@ -95,6 +95,7 @@ def scaling(
         )
     # these bring torch: what is wrong with an option is said before that
     from windtunnel.recipe import DecayShape
+    from windtunnel.results.scaling import SCALING
     from windtunnel.tunnel.scaling.scaling import Design, LrWithBatch, Size
     from windtunnel.tunnel.scaling.scaling import scaling as run_scaling
 
@@ -121,8 +122,9 @@ def scaling(
             lab,
             corpus,
             as_json,
+            SCALING,
             lambda opened, watch: run_scaling(lab, opened, design, watch),
-            _print,
+            lambda result: _print(result.model_dump(mode="json")),
         )
 
 
