@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from windtunnel.data.build import build
 from windtunnel.data.readers import Documents
@@ -48,9 +50,10 @@ COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
 
 
 def pytest_configure() -> None:
-    os.environ["OMP_NUM_THREADS"] = (
-        "1"  # for torch, here and in processes: on busy cores more only wait for each other
-    )
+    hypothesis.settings.register_profile("steady", deadline=None)
+    hypothesis.settings.load_profile("steady")
+    # for torch, here and in processes: on busy cores more threads only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Lab:
         )
 
     def run(
-        self, *arguments: object, timeout: float = 120, **environment: str
+        self, *arguments: object, timeout: float = PATIENCE, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)
         try:

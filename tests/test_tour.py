@@ -22,7 +22,7 @@ def test_its_designs_fit_every_length(unit: int) -> None:
 
 @pytest.mark.slow
 def test_the_whole_chain_and_its_page(lab: Any) -> None:
-    taken = lab.run("tour", "--corpus", "tiny", "--minutes", "1", timeout=900, CXX="no-compiler")
+    taken = lab.run("tour", "--corpus", "tiny", "--minutes", "1", CXX="no-compiler")
     assert taken.returncode == 0, taken.stderr
     result = json.loads((lab.path / "studies" / "tour" / "result.json").read_text())
     steps = result["numbers"]["steps"]
@@ -41,5 +41,5 @@ def test_the_whole_chain_and_its_page(lab: Any) -> None:
     page = (lab.path / "report.html").read_text()
     for name in ("check", "search", "transfer", "batch", "scaling"):
         assert f'id="{name}"' in page
-    again = lab.run("tour", "--corpus", "tiny", "--minutes", "1", timeout=300, CXX="no-compiler")
+    again = lab.run("tour", "--corpus", "tiny", "--minutes", "1", CXX="no-compiler")
     assert again.returncode == 0 and "runs to train" not in again.stderr

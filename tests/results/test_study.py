@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.results import experiments
-from windtunnel.results.experiments import EXPERIMENTS, experiment_named, outcomes
+from windtunnel.results.experiments import EXPERIMENTS, outcomes
 from windtunnel.results.record import Record
 from windtunnel.results.study import (
     COLUMNS,
@@ -44,7 +43,7 @@ class PitchRow(Row):
     name: str | None = None
 
 
-PITCH = Experiment("pitch", PitchNumbers, PitchRow)
+PITCH = Experiment(name="pitch", help="its angle", numbers=PitchNumbers, row=PitchRow)
 ROWS = [
     PitchRow(
         run="abc",
@@ -151,17 +150,19 @@ def test_a_damaged_table_is_refused_by_line_and_column(
 
 
 def test_a_new_experiment_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(experiments.EXPERIMENTS, "pitch", PITCH)
+    monkeypatch.setitem(EXPERIMENTS, "pitch", PITCH)
     written(tmp_path)
-    assert experiment_named("pitch") is PITCH
+    assert EXPERIMENTS.choose("pitch", "--study pitch") is PITCH
     found = outcomes(tmp_path)
     assert list(found) == ["pitch"]
     assert (found["pitch"].verdict, found["pitch"].summary) == ("pass", "it holds")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"scalling: .*check, search, .*did you mean 'scaling'"):
-        experiment_named("scalling")
+    with pytest.raises(
+        InputError, match=r"--study scalling: .*check, search, .*did you mean 'scaling'"
+    ):
+        EXPERIMENTS.choose("scalling", "--study scalling")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=list(EXPERIMENTS))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
+from windtunnel.choices import Table
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length
 from windtunnel.tunnel import design
@@ -16,13 +17,24 @@ from windtunnel.tunnel.design import Kind, Size, option, options_of, typed
 DESIGNS = ("batch", "transfer")
 
 
+@dataclass(frozen=True)
+class Wind:
+    """A choice that only this test has."""
+
+    name: str
+    help: str
+
+
+WINDS = Table("wind", (Wind("north", "cold"), Wind("south", "warm")))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kite:
     """A design that only this test has."""
 
     sizes: tuple[Size, ...] = option((Size(64, 4),), "The sizes.", design.SIZES)
     tail_tokens: int = option(20_000_000, "Its length.", design.TOKENS, flag="--tail")
-    wind: str = option("north", "One of {words}.", design.word(lambda: ("north", "south")))
+    wind: str = option("north", "One of {words}.", design.word(lambda: WINDS))
     colour: bool = option(False, "With colour.", design.SWITCH)
     flown: int = 0
 
@@ -32,7 +44,7 @@ def test_a_field_is_an_option_unless_it_is_a_plain_one() -> None:
     assert [each.flag for each in found] == ["--sizes", "--tail", "--wind", "--colour"]
     assert [each.name for each in found] == ["sizes", "tail_tokens", "wind", "colour"]
     assert found[1].default == Kite().tail_tokens == 20_000_000
-    assert found[2].full_help == "One of north, south."
+    assert found[2].full_help == "One of north or south."
 
 
 def test_a_design_says_how_it_is_typed() -> None:
@@ -59,7 +71,7 @@ def test_a_design_says_how_it_is_typed() -> None:
         (design.SIZES, "64x4,32x2", (Size(64, 4), Size(32, 2))),
         (design.WHOLES, "3,3", (3, 3)),
         (design.DIFFERENT_WHOLES, "32,64", (32, 64)),
-        (design.words(lambda: "ab"), "b,a", ("b", "a")),
+        (design.words(lambda: WINDS), "south,north", ("south", "north")),
         (design.optional(design.SIZE), "", None),
         (design.optional(design.SIZE), "64x4", Size(64, 4)),
     ],
@@ -90,7 +102,7 @@ def test_what_is_typed_is_read_and_shown_again(
         (design.SIZES, "64x4,", "WIDTHxDEPTH such as 64x4"),
         (design.WHOLES, "3,0", "whole numbers above zero"),
         (design.DIFFERENT_WHOLES, "3,3", "different whole numbers"),
-        (design.word(lambda: ("north", "south")), "nort", "one of north, south; did you mean"),
+        (design.word(lambda: WINDS), "nort", "one of north, south; did you mean"),
     ],
 )
 def test_what_can_not_be_read_is_one_line_that_names_the_flag(

@@ -3,20 +3,20 @@
 import csv
 import json
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE, wait_until
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.experiments.dynamics import figures
-from windtunnel.train.device import Engine
+from windtunnel.results.run import Engine
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.objective import Objective
 from windtunnel.train.run import create
@@ -201,7 +201,7 @@ def test_kills_and_a_stop_leave_no_trace_in_the_table(make_lab: Any, whole: Any)
         process = lab.start("dynamics", *TINY, **EAGER)
         reached = wait_for(process, lab, reached + further)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == (130 if number == signal.SIGTERM else -number), (
             "it was to end before its time"
         )
@@ -212,16 +212,13 @@ def test_kills_and_a_stop_leave_no_trace_in_the_table(make_lab: Any, whole: Any)
 
 def wait_for(process: Any, lab: Any, steps: int) -> int:
     """Until so many steps have been recorded; how many there are then."""
-    give_up = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < give_up:
-        recorded = sum(
-            file.read_bytes().count(b"\n") for file in lab.path.glob("runs/*/dynamics/steps.jsonl")
-        )
-        if recorded >= steps:
-            return recorded
-        time.sleep(0.003)
-    process.kill()
-    raise AssertionError(f"not at {steps} steps: {process.communicate()}")
+
+    def recorded() -> int:
+        files = lab.path.glob("runs/*/dynamics/steps.jsonl")
+        return sum(file.read_bytes().count(b"\n") for file in files)
+
+    wait_until(lambda: recorded() >= steps, process, every=0.003)
+    return recorded()
 
 
 @pytest.fixture
@@ -258,9 +255,10 @@ def test_recording_leaves_the_run_as_it_is_and_tells_of_its_steps(
     def at(tokens: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Weights at a position, and there the gradient of the batch that begins at `batch`."""
         model = load_model(unwatched, tokens)
-        Objective(model, Engine("cpu", "fp32", False, 128, 1)).add_gradient(
-            torch.from_numpy(windows.read(batch, 128))
-        )
+        Objective(
+            model,
+            Engine(device="cpu", precision="fp32", compiled=False, micro_batch=128, threads=1),
+        ).add_gradient(torch.from_numpy(windows.read(batch, 128)))
         parts = [
             [p.detach().flatten(), p.grad.flatten()]
             for p in model.parameters()

@@ -5,8 +5,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from windtunnel.choices import Table
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import parse_length, parse_tokens
+from windtunnel.recipe import DECAY_SHAPES, PARAMETRIZATIONS
 
 Lab = Annotated[
     Path,
@@ -16,6 +18,14 @@ Lab = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
+Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
+Parametrization = Annotated[
+    str,
+    typer.Option(
+        help=f"By which table inits, rates and multipliers follow from the shape of a model: "
+        f"{PARAMETRIZATIONS.listed}."
+    ),
+]
 DEFAULT_LAB = Path("lab")
 
 
@@ -46,18 +56,16 @@ def numbers_of(option: str, text: str, different: bool = True) -> list[int]:
 
 
 def words_of(option: str, text: str, known: Any) -> list[str]:
-    """`a,b` -> words out of a Literal type. Raises InputError."""
+    """`a,b` -> words out of a table or a Literal type. Raises InputError."""
     return [word_of(option, word, known) for word in text.split(",")]
 
 
 def word_of(option: str, word: str, known: Any) -> Any:
-    """One word out of a Literal type. Raises InputError."""
-
-    if word not in get_args(known):
-        expected = ", ".join(get_args(known))
-        raise InputError(
-            f"{option} {word}: expected one of {expected}{did_you_mean(word, get_args(known))}"
-        )
+    """One word out of a table of named choices or a Literal type. Raises InputError."""
+    names = known if isinstance(known, Table) else get_args(known)
+    if word not in names:
+        expected = ", ".join(names)
+        raise InputError(f"{option} {word}: expected one of {expected}{did_you_mean(word, names)}")
     return word
 
 

@@ -4,18 +4,20 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, Shape, number_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.recipe import DECAY_SHAPES
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
+    from windtunnel.results.run import RunSummary
     from windtunnel.train.run import Run
 
 
@@ -50,11 +52,12 @@ def branch(
     decay: Annotated[
         str, typer.Option(help="Length of the decay: tokens, or a share of --at.")
     ] = "10%",
-    shape: Annotated[
-        str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")
-    ] = "linear",
+    shape: Shape = "linear",
     floor: Annotated[
-        float, typer.Option(help="Share of the peak rate at the end (exponential: 0.1).")
+        float,
+        typer.Option(
+            help="Share of the peak rate at which the decay ends; 0: the shape's own end."
+        ),
     ] = 0.0,
     mixture: Annotated[
         str, typer.Option(help="SOURCE=WEIGHT,... from --at on; as before if not given.")
@@ -75,13 +78,12 @@ def branch(
 ) -> None:
     """Leave a stem at any point and decay, with a shape, length and mixture of its own."""
     from windtunnel.data.shards import Corpus
-    from windtunnel.recipe import DecayShape
     from windtunnel.train.branch import branch as make_branch
     from windtunnel.train.run import find_run, open_corpus
 
-    chosen = word_of("--shape", shape, DecayShape)
+    chosen = word_of("--shape", shape, DECAY_SHAPES)
     start = parse_tokens(at)
-    floor = 0.1 if shape == "exponential" and not floor else floor
+    floor = floor or DECAY_SHAPES[chosen].floor
     parent = find_run(lab, run)
     text = (
         Corpus.open(parent.lab / "corpora" / corpus)
@@ -114,37 +116,34 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
 
     found = [run.summary() for run in list_runs(lab)]
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps([one.model_dump(mode="json") for one in found]))
         return
     if not found:
         print(f"{lab} holds no runs yet: `windtunnel train RECIPE.toml --lab {lab}` starts one")
         return
     print(f"{'run':22} {'name':20} {'kind':6} {'tokens':>14} {'loss':>7} {'bits/byte':>9}  status")
-    children: dict[str | None, list[dict[str, Any]]] = {}
+    children: dict[str | None, list[RunSummary]] = {}
     for one in found:
-        children.setdefault(one["parent"], []).append(one)
-    known = {one["id"] for one in found}
-    for root in [one for one in found if one["parent"] not in known]:
+        children.setdefault(one.parent, []).append(one)
+    known = {one.id for one in found}
+    for root in [one for one in found if one.parent not in known]:
         _print_tree(root, children, "", "")
 
 
 def _print_tree(
-    one: dict[str, Any], children: dict[str | None, list[dict[str, Any]]], mark: str, indent: str
+    one: "RunSummary", children: "dict[str | None, list[RunSummary]]", mark: str, indent: str
 ) -> None:
-    tokens = (
-        about(one["tokens"])
-        if one["tokens"] == one["total_tokens"]
-        else (f"{about(one['tokens'])} of {about(one['total_tokens'])}")
-    )
-    loss, bits = (
-        f"{one[key]:.4f}" if one[key] is not None else "-" for key in ("loss", "bits_per_byte")
-    )
-    reason = f": {one['reason']}" if one["reason"] else ""
+    tokens = about(one.tokens)
+    if one.tokens != one.total_tokens:
+        tokens += f" of {about(one.total_tokens)}"
+    loss = "-" if one.loss is None else f"{one.loss:.4f}"
+    bits = "-" if one.bits_per_byte is None else f"{one.bits_per_byte:.4f}"
+    reason = f": {one.reason}" if one.reason else ""
     print(
-        f"{mark + one['id']:22} {one['name'][:20]:20} {one['kind']:6} {tokens:>14} {loss:>7} {bits:>9}  "
-        f"{one['status']}{reason}"
+        f"{mark + one.id:22} {one.name[:20]:20} {one.kind:6} {tokens:>14} {loss:>7} {bits:>9}  "
+        f"{one.status}{reason}"
     )
-    below = sorted(children.get(one["id"], []), key=lambda c: c["at_tokens"])
+    below = sorted(children.get(one.id, []), key=lambda child: child.at_tokens or 0)
     for child in below:
         last = child is below[-1]
         _print_tree(
@@ -179,19 +178,18 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
     with display() as shown, stopping() as stop:
         summary = train(run, corpus, Watch(shown.say, shown.training(run.recipe.name), stop))
     if as_json:
-        print(json.dumps(summary))
+        print(summary.to_json())
     else:
-        loss = (
-            f"loss {summary['loss']:.4f}, {summary['bits_per_byte']:.4f} bits/byte"
-            if summary["loss"]
-            else "no loss yet"
-        )
+        loss = "no loss yet"
+        if summary.loss is not None and summary.bits_per_byte is not None:
+            loss = f"loss {summary.loss:.4f}, {summary.bits_per_byte:.4f} bits/byte"
         print(
-            f"{summary['id']} {summary['status']} at {about(summary['tokens'])} tokens: {loss}; {summary['path']}"
+            f"{summary.id} {summary.status} at {about(summary.tokens)} tokens: {loss}; "
+            f"{summary.path}"
         )
-    if summary["status"] == "failed":
-        print(f"windtunnel: the run failed: {summary['reason']}", file=sys.stderr)
+    if summary.status == "failed":
+        print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
         raise typer.Exit(1)
-    if summary["status"] == "interrupted":
+    if summary.status == "interrupted":
         print("the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130)

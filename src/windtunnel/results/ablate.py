@@ -17,4 +17,9 @@ class AblateNumbers(Numbers):
     model_config = ConfigDict(extra="allow")
 
 
-ABLATE = Experiment("ablate", AblateNumbers, AblateRow)
+ABLATE = Experiment(
+    name="ablate",
+    help="which data is worth putting into the decay",
+    numbers=AblateNumbers,
+    row=AblateRow,
+)

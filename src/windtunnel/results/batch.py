@@ -151,4 +151,9 @@ def formula(name: str, law: FittedLaw) -> str:
     return _FORMULAS[name].format(**law.constants)
 
 
-BATCH = Experiment("batch", BatchNumbers, BatchRow)
+BATCH = Experiment(
+    name="batch",
+    help="the batch that reaches a loss with the fewest tokens, and how it grows",
+    numbers=BatchNumbers,
+    row=BatchRow,
+)

@@ -17,4 +17,9 @@ class CheckNumbers(Numbers):
     model_config = ConfigDict(extra="allow")
 
 
-CHECK = Experiment("check", CheckNumbers, CheckRow)
+CHECK = Experiment(
+    name="check",
+    help="whether everything a model computes and learns keeps its size as the model grows",
+    numbers=CheckNumbers,
+    row=CheckRow,
+)

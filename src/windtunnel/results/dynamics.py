@@ -17,4 +17,9 @@ class DynamicsNumbers(Numbers):
     model_config = ConfigDict(extra="allow")
 
 
-DYNAMICS = Experiment("dynamics", DynamicsNumbers, DynamicsRow)
+DYNAMICS = Experiment(
+    name="dynamics",
+    help="what the decay of the learning rate does, step by step",
+    numbers=DynamicsNumbers,
+    row=DynamicsRow,
+)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from windtunnel.errors import InputError, did_you_mean
+from windtunnel.choices import Table
 from windtunnel.results.ablate import ABLATE
 from windtunnel.results.batch import BATCH
 from windtunnel.results.check import CHECK
@@ -14,19 +14,9 @@ from windtunnel.results.study import Experiment, Numbers, StudyResult
 from windtunnel.results.tour import TOUR
 from windtunnel.results.transfer import TRANSFER
 
-EXPERIMENTS: dict[str, Experiment[Any, Any]] = {
-    experiment.name: experiment
-    for experiment in (CHECK, SEARCH, TRANSFER, BATCH, SCALING, DYNAMICS, ABLATE, TOUR)
-}
-
-
-def experiment_named(name: str) -> Experiment[Any, Any]:
-    """The experiment of that name. Raises InputError that names the known ones."""
-    if name not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
-        hint = did_you_mean(name, EXPERIMENTS)
-        raise InputError(f"{name}: not an experiment; expected one of {known}{hint}")
-    return EXPERIMENTS[name]
+EXPERIMENTS: Table[Experiment[Any, Any]] = Table(
+    "experiment", (CHECK, SEARCH, TRANSFER, BATCH, SCALING, DYNAMICS, ABLATE, TOUR)
+)
 
 
 def outcomes(lab: Path) -> dict[str, StudyResult[Numbers]]:

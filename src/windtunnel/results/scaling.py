@@ -17,4 +17,9 @@ class ScalingNumbers(Numbers):
     model_config = ConfigDict(extra="allow")
 
 
-SCALING = Experiment("scaling", ScalingNumbers, ScalingRow)
+SCALING = Experiment(
+    name="scaling",
+    help="how the loss falls with size and data",
+    numbers=ScalingNumbers,
+    row=ScalingRow,
+)

@@ -152,4 +152,9 @@ class SearchNumbers(Numbers):
     """Minutes of one core that training took."""
 
 
-SEARCH = Experiment("search", SearchNumbers, SearchRow)
+SEARCH = Experiment(
+    name="search",
+    help="the best learning rate, scale_depth, scale_emb and init_std, jointly",
+    numbers=SearchNumbers,
+    row=SearchRow,
+)

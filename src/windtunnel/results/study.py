@@ -69,13 +69,14 @@ class StudyResult(Record, Generic[N]):
     """Ids of the runs that it rests on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment(Generic[N, R]):
-    """How the studies of one experiment are kept: its name, and the types of its numbers and of its
-    rows.
+    """How the studies of one experiment are kept: its name, what it asks, and the types of its
+    numbers and of its rows.
     """
 
     name: str
+    help: str
     numbers: type[N]
     row: type[R]
 

@@ -17,4 +17,9 @@ class TourNumbers(Numbers):
     model_config = ConfigDict(extra="allow")
 
 
-TOUR = Experiment("tour", TourNumbers, TourRow)
+TOUR = Experiment(
+    name="tour",
+    help="the whole chain, small",
+    numbers=TourNumbers,
+    row=TourRow,
+)

@@ -75,4 +75,9 @@ class TransferNumbers(Numbers):
     """Minutes of one core that training took."""
 
 
-TRANSFER = Experiment("transfer", TransferNumbers, TransferRow)
+TRANSFER = Experiment(
+    name="transfer",
+    help="whether the best learning rate stays where it is while the model grows",
+    numbers=TransferNumbers,
+    row=TransferRow,
+)

@@ -3,14 +3,14 @@ how well it does.
 """
 
 from pathlib import Path
-from typing import Any
 
 from windtunnel.data.shards import Corpus, Manifest
 from windtunnel.model.shape import active_params, count
 from windtunnel.plan.plan import plans, read_plan
 from windtunnel.quantities import about
 from windtunnel.recipe import dump, identity, load
-from windtunnel.train.run import Run, context_of, lineage, origin
+from windtunnel.results.run import Score
+from windtunnel.train.run import Run, context_of, lineage
 
 _LOADED_BY = {
     "hf": "`transformers.AutoModelForCausalLM`, vLLM and llama.cpp's converter know this layout (Granite, GraniteMoe "
@@ -77,11 +77,10 @@ def _history(line: list[Run], tokens: int) -> str:
     steps = []
     for run, end in zip(line, [tokens, *(child.at_tokens or 0 for child in line)], strict=False):
         recipe, start = run.recipe, run.start
-        if recipe.is_imported:
-            where = origin(run)
+        if origin := run.origin:
             steps.append(
-                f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {where['layout']} layout, weights "
-                f"`{where['weights'][:12]}`"
+                f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {origin.layout} layout, "
+                f"weights `{origin.weights[:12]}`"
             )
         else:
             decayed = end - (recipe.total_tokens - recipe.decay_tokens)
@@ -143,19 +142,18 @@ def _plan(run: Run) -> str:
 
 def _evaluation(run: Run, tokens: int) -> str:
     """The last validation that the run recorded up to the exported point."""
-    recorded = [line for line in run.metrics() if "validation" in line and line["tokens"] <= tokens]
+    recorded = [line for line in run.validations() if line.tokens <= tokens]
     if not recorded:
         return ""
     last = recorded[-1]
-    scores = last["validation"]
-    named: dict[str, Any] = {**scores["sources"], "all": scores}
+    named: dict[str, Score] = {**last.validation.sources, "all": last.validation}
     rows = [
-        [name, f"{s['loss']:.4f}", f"{s['bits_per_byte']:.4f}", f"{s['tokens']:,}"]
-        for name, s in named.items()
+        [name, f"{score.loss:.4f}", f"{score.bits_per_byte:.4f}", f"{score.tokens:,}"]
+        for name, score in named.items()
     ]
     head = ["held-out text", "loss, nats/token", "bits/byte", "tokens"]
     return (
-        f"## Evaluation\n\nAt {about(last['tokens'])} tokens, in the training precision.\n\n"
+        f"## Evaluation\n\nAt {about(last.tokens)} tokens, in the training precision.\n\n"
         + _table(head, rows)
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.recipe import Model, Recipe, parse
+from windtunnel.results.run import Origin
 from windtunnel.ship.huggingface import NO_PICKLE, PICKLES, Foreign, read
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
@@ -45,7 +46,7 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
             json.dumps(found.tokenizer_config, indent=1, ensure_ascii=False)
         )
 
-    where = {"name": found.name, "layout": found.layout, "weights": weights}
+    where = Origin(name=found.name, layout=found.layout, weights=weights)
     return adopt(lab, recipe, f"{weights} {tokenizer.sha256}", where, fill)
 
 

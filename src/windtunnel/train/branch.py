@@ -9,7 +9,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
-from windtunnel.recipe import DecayShape, Mixture
+from windtunnel.recipe import DecayShapeName, Mixture
 from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, create
 
@@ -19,7 +19,7 @@ def branch(
     corpus: Corpus,
     at: int,
     decay: int,
-    shape: DecayShape = "linear",
+    shape: DecayShapeName = "linear",
     floor: float = 0.0,
     mixture: Mixture | None = None,
     batch: int | None = None,
@@ -94,7 +94,7 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
             f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
             f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
         )
-    reached = parent.status()["tokens"]
+    reached = parent.status().tokens
     if recipe.whole_steps(at) > reached:
         raise InputError(
             f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only"

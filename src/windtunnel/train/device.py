@@ -9,54 +9,23 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 
+from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
-from windtunnel.model.shape import activation_bytes, count
+from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit
 from windtunnel.recipe import Model, Recipe
+from windtunnel.results.run import Engine
 
-# Dense bf16 matrix peaks without sparsity, FLOP/s, from the makers' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
-# tokens through the model at once: of one model, and of all members together
-_AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
+# Tokens of all members together through the model at once.
 _TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
-_OF_MEMORY = 0.8  # of a GPU's, for weights, moments and activations
-# a parameter: value, gradient and two moments in fp32, value and gradient of a product in bf16
-_STATE_BYTES = 20
-_LOGITS_BYTES = 2**25 * 8  # of a chunk: bf16, and fp32 in between
 
 
-@dataclass(frozen=True)
-class Engine:
-    device: str
-    precision: str
-    compiled: bool
-    micro_batch: int  # tokens
-    threads: int
-    members: int = 1  # that it was begun with, itself among them
-    recompute: bool = False  # layers in the backward pass, for want of memory
-
-    def __str__(self) -> str:
-        compiled = "compiled" if self.compiled else "not compiled"
-        text = f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
-        members = f", one of {self.members} members" if self.members > 1 else ""
-        return (
-            text
-            + members
-            + (", layers computed again in the backward pass" if self.recompute else "")
-        )
-
-    @property
-    def torch_device(self) -> torch.device:
-        return torch.device(self.device)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16"
-        )
+def autocast(engine: Engine) -> torch.autocast:
+    """A context in which products are computed in the engine's precision."""
+    return torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16")
 
 
 def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
@@ -68,13 +37,21 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     precision = (
         train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     )
-    compiled = _can_compile(device) if train.compile == "auto" else train.compile
+    compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
-    room = _room(recipe.model, members, _memory()) if device == "cuda" else train.batch
-    most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
-    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, most)
+    room = train.batch
+    if device == "cuda":
+        room = tokens_that_fit(recipe.model, _memory(), members=members, precision=precision)
+    most = min(AT_ONCE[device], _TOGETHER[device] // members, room)
+    micro = train.micro_batch or largest_part(train.batch, recipe.data.context, most)
     return Engine(
-        device, precision, compiled, micro, torch.get_num_threads(), members, micro > room
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        micro_batch=micro,
+        threads=torch.get_num_threads(),
+        members=members,
+        recompute=micro > room,
     )
 
 
@@ -99,19 +76,21 @@ def keep_memory() -> None:
         mallopt(_MMAP_MAX, 0)
 
 
-@functools.cache
 def matrix_peak(engine: Engine) -> float:
     """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a
-    known GPU at bf16, else the best of a few large products, measured (0.3 s).
+    known GPU at bf16, else the best of a few large products, measured once (0.3 s).
     """
-    if engine.device == "cuda" and engine.precision == "bf16":
-        name = torch.cuda.get_device_name()
-        known = [peak for part, peak in PEAKS.items() if part in name]
-        if known:
-            return known[0]
-    return measured_peak(
-        engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32
-    )
+    return _matrix_peak(engine.device, engine.precision)
+
+
+@functools.cache
+def _matrix_peak(device: str, precision: str) -> float:
+    if device == "cuda" and precision == "bf16":
+        known = known_peak(torch.cuda.get_device_name())
+        if known is not None:
+            return known
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return measured_peak(torch.device(device), dtype)
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
@@ -170,7 +149,7 @@ def _has_bf16(device: str) -> bool:
     )
 
 
-def _can_compile(device: str) -> bool:
+def can_compile(device: str) -> bool:
     """Inductor needs a C++ compiler on CPU and Triton on CUDA."""
     if device == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
@@ -180,18 +159,3 @@ def _can_compile(device: str) -> bool:
 def _memory() -> int:
     """Bytes of the GPU, used ones too: what is chosen must not depend on the moment."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-
-
-def _room(model: Model, members: int, memory: int) -> int:
-    """Tokens of each member whose activations fit beside the weights and moments; 0 where not
-    even those fit.
-    """
-    left = _OF_MEMORY * memory - members * count(model).params_total * _STATE_BYTES - _LOGITS_BYTES
-    return max(0, int(left / (members * activation_bytes(model))))
-
-
-def _largest_part(batch: int, context: int, most: int) -> int:
-    """The largest whole share of a batch of at most `most` tokens, at least one window."""
-    windows = batch // context
-    parts = [n for n in range(1, windows + 1) if windows % n == 0 and n * context <= most]
-    return max(parts, default=1) * context

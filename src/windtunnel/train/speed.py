@@ -27,7 +27,7 @@ def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], No
     def step(batch: np.ndarray) -> None:
         made.gradient(batch)
         made.update([1.0] * members)
-        synchronize(made.engine.torch_device)
+        synchronize(torch.device(made.engine.device))
 
     return step
 
@@ -57,7 +57,9 @@ def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
     return recipe.train.batch / statistics.median(times)
 
 
-def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -> dict[int, float]:
+def speedups(
+    recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False
+) -> dict[int, float]:
     """How many times as fast members train together as one after the other, by their number:
     `most` of them, and a quarter as long as fewer are faster.
 

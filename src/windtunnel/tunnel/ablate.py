@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
-from windtunnel.recipe import DecayShape, Mixture, Recipe
+from windtunnel.recipe import DECAY_SHAPES, DecayShapeName, Mixture, Recipe
 from windtunnel.results.ablate import ABLATE, AblateNumbers, AblateRow
 from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
@@ -28,7 +28,6 @@ from windtunnel.tunnel.study import core_minutes, final, ids, rows_at_end
 LEVEL = 0.9
 Vary = Literal["mixture", "shape", "length"]
 _LENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4)  # shares of a run that decay
-_EXPONENTIAL_FLOOR = 0.1  # where an exponential decay ends: it never comes to zero
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,12 @@ class Arm:
 
     name: str
     decay: float  # share of the run
-    shape: DecayShape = "linear"
+    shape: DecayShapeName = "linear"
     mixture: Mixture | None = None
 
     @property
     def floor(self) -> float:
-        return _EXPONENTIAL_FLOOR if self.shape == "exponential" else 0.0
+        return DECAY_SHAPES[self.shape].floor
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Design:
     depth: int = 4
     tokens: int = 2_560_000
     decay: float = 0.2
-    shape: DecayShape = "linear"
+    shape: DecayShapeName = "linear"
     batch: int = 2048
     lr: float = 0.01
     seeds: int = 2
@@ -65,7 +64,7 @@ class Design:
         which gives it `share` of the decay and the others what is left, by their sizes.
         """
         if vary == "shape":
-            others = [shape for shape in get_args(DecayShape) if shape != self.shape]
+            others = [shape for shape in DECAY_SHAPES if shape != self.shape]
             return [Arm(shape, self.decay, shape) for shape in [self.shape, *others]]
         if vary == "length":
             lengths = [
@@ -279,10 +278,8 @@ def _numbers(
 def _losses(run: Run, sources: Sequence[str]) -> list[float]:
     validation = final(run)
     assert validation
-    return [
-        (validation if source == "all" else validation["sources"][source])["loss"]
-        for source in sources
-    ]
+    scores = {"all": validation, **validation.sources}
+    return [scores[source].loss for source in sources]
 
 
 def _epochs(run: Run, corpus: Corpus) -> dict[str, float]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from windtunnel.errors import InputError, did_you_mean
+from windtunnel.choices import Table
+from windtunnel.errors import InputError
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 
 T = TypeVar("T")
@@ -30,14 +31,14 @@ class Size(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Kind(Generic[T]):
     """How a value is typed. `parse` takes the flag and the text, and raises InputError that names
-    both; `show` gives the text back. `known` gives the words that may stand for `{words}` in the
-    help; it is asked only when the help is shown, since a table may be slow to import.
+    both; `show` gives the text back. `known` gives the table whose names stand for `{words}` in the
+    help. It is asked for only when it is needed, since its module may be slow to import.
     """
 
     parse: Callable[[str, str], T]
     show: Callable[[T], str] = str
     metavar: str
-    known: Callable[[], Iterable[str]] | None = None
+    known: Callable[[], Table[Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Option:
     def full_help(self) -> str:
         """The help with the known words in it."""
         known = self.kind.known
-        return self.help.replace("{words}", ", ".join(known())) if known else self.help
+        return self.help.replace("{words}", known().listed) if known else self.help
 
 
 def option(default: T, help: str, kind: Kind[T], flag: str = "") -> T:
@@ -193,19 +194,6 @@ def _size(flag: str, text: str) -> Size:
     return Size(int(width), int(depth))
 
 
-def _word(known: Callable[[], Iterable[str]]) -> Callable[[str, str], str]:
-    def parse(flag: str, text: str) -> str:
-        words = list(known())
-        if text not in words:
-            expected = ", ".join(words)
-            raise InputError(
-                f"{flag} {text}: expected one of {expected}{did_you_mean(text, words)}"
-            )
-        return text
-
-    return parse
-
-
 def _listed(one: Kind[T], metavar: str) -> Kind[tuple[T, ...]]:
     """Several of a kind, separated by commas."""
     return Kind(
@@ -216,13 +204,17 @@ def _listed(one: Kind[T], metavar: str) -> Kind[tuple[T, ...]]:
     )
 
 
-def word(known: Callable[[], Iterable[str]]) -> Kind[Any]:
-    """One word of a table."""
-    return Kind(parse=_word(known), metavar="WORD", known=known)
+def word(known: Callable[[], Table[Any]]) -> Kind[Any]:
+    """One name of a table."""
+    return Kind(
+        parse=lambda flag, text: known().choose(text, f"{flag} {text}").name,
+        metavar="WORD",
+        known=known,
+    )
 
 
-def words(known: Callable[[], Iterable[str]]) -> Kind[tuple[Any, ...]]:
-    """Words of a table."""
+def words(known: Callable[[], Table[Any]]) -> Kind[tuple[Any, ...]]:
+    """Names of a table."""
     return _listed(word(known), "WORD,...")
 
 

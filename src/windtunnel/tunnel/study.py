@@ -5,6 +5,7 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.model.shape import count, flops_per_token
+from windtunnel.results.run import Score, Validation
 from windtunnel.results.study import R
 from windtunnel.train.run import Run
 
@@ -15,11 +16,11 @@ def rows_at_end(row: type[R], run: Run, kind: str, **columns: Any) -> list[R]:
     """
     validation = final(run)
     if validation is None:
-        tokens = run.status()["tokens"]
-        scores: dict[str, Any] = {"all": {"loss": None, "bits_per_byte": None}}
+        tokens = run.status().tokens
+        scores: dict[str, Score | None] = {"all": None}
     else:
         tokens = run.recipe.total_tokens
-        scores = {"all": validation} | validation["sources"]
+        scores = {"all": validation, **validation.sources}
     counts = count(run.recipe.model)
     return [
         row(
@@ -28,8 +29,8 @@ def rows_at_end(row: type[R], run: Run, kind: str, **columns: Any) -> list[R]:
             params_total=counts.params_total,
             tokens=tokens,
             flops=flops_per_token(run.recipe.model, run.recipe.data.context) * tokens,
-            loss=score["loss"],
-            bits_per_byte=score["bits_per_byte"],
+            loss=score and score.loss,
+            bits_per_byte=score and score.bits_per_byte,
             source=source,
             seed=run.recipe.seed,
             kind=kind,
@@ -39,9 +40,9 @@ def rows_at_end(row: type[R], run: Run, kind: str, **columns: Any) -> list[R]:
     ]
 
 
-def final(run: Run) -> dict[str, Any] | None:
+def final(run: Run) -> Validation | None:
     """The validation at a run's last token; None for one that failed."""
-    if run.status()["status"] == "failed":
+    if run.status().status == "failed":
         return None
     return validation_at(run, run.recipe.total_tokens)
 
@@ -51,16 +52,16 @@ def final_loss(run: Run) -> float | None:
     failed run's loss reads everywhere.
     """
     validation = final(run)
-    return None if validation is None else validation["loss"]
+    return None if validation is None else validation.loss
 
 
-def validation_at(run: Run, tokens: int) -> dict[str, Any]:
+def validation_at(run: Run, tokens: int) -> Validation:
     """What the run scored on held-out text at a position. Raises InputError when it was not
     evaluated there.
     """
-    for line in run.metrics():
-        if line["tokens"] == tokens and "validation" in line:
-            return line["validation"]
+    for line in run.validations():
+        if line.tokens == tokens:
+            return line.validation
     raise InputError(f"{run.path}: was not evaluated at {tokens} tokens")
 
 
@@ -68,9 +69,7 @@ def training_seconds(run: Run) -> float:
     """Seconds of training steps, as the run's own metrics say; evaluations and compiling are not
     in it.
     """
-    return sum(
-        run.recipe.train.batch / line["tokens_per_s"] for line in run.metrics() if "lr" in line
-    )
+    return sum(run.recipe.train.batch / step.tokens_per_s for step in run.steps())
 
 
 def core_minutes(runs: Iterable[Run]) -> float:

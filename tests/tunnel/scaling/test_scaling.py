@@ -2,12 +2,12 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE, wait_until
 from tables import read_table
 
 from windtunnel.data.shards import Corpus
@@ -289,7 +289,7 @@ def test_a_killed_study_trains_only_what_is_missing_and_gives_the_same_table(
     process = lab.start("scaling", *TINY, **EAGER)
     kept = wait_for_runs(process, lab, 4)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert not folder_of(lab).exists(), "it was to end before its time"
     before = {run: (lab.path / "runs" / run / "metrics.jsonl").stat().st_mtime_ns for run in kept}
     study(lab)
@@ -303,14 +303,10 @@ def test_a_killed_study_trains_only_what_is_missing_and_gives_the_same_table(
 
 def wait_for_runs(process: Any, lab: Any, many: int) -> list[str]:
     """Until so many runs are done; which ones."""
-    give_up = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < give_up:
-        statuses = [
-            (file.parent.name, file.read_text()) for file in lab.path.glob("runs/[!.]*/status.json")
-        ]
-        done = [run for run, text in statuses if '"done"' in text]
-        if len(done) >= many:
-            return done
-        time.sleep(0.01)
-    process.kill()
-    raise AssertionError(f"not {many} runs: {process.communicate()}")
+
+    def done() -> list[str]:
+        files = lab.path.glob("runs/[!.]*/status.json")
+        return [file.parent.name for file in files if '"done"' in file.read_text()]
+
+    wait_until(lambda: len(done()) >= many, process)
+    return done()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patience import wait_until
 from scipy.optimize import approx_fprime
 from tables import read_table
 
@@ -323,10 +323,7 @@ def finished(lab: Path) -> int:
 def test_killed_it_gives_the_same_table(make_lab: Any) -> None:
     killed, whole = make_lab(), make_lab()
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(killed.path), json.dumps(TINY)])
-    give_up = time.monotonic() + 120
-    while finished(killed.path) < 2:
-        assert process.poll() is None and time.monotonic() < give_up
-        time.sleep(0.01)
+    wait_until(lambda: finished(killed.path) >= 2, process)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert (

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from patience import PATIENCE, wait_until
 
 from windtunnel.errors import InputError
 from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates
@@ -81,11 +81,9 @@ def run(lab: Any, kill_at: int | None = None) -> None:
         "CXX": "no-compiler"
     }  # nothing is compiled: steps of models this small are dispatch
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(lab.path)], env=environment)
-    while kill_at is not None and done(lab) < kill_at:
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: kill_at is None or done(lab) >= kill_at, process)
     if kill_at is None:
-        assert process.wait(timeout=300) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     else:
         process.kill()
         assert process.wait() == -signal.SIGKILL

@@ -41,7 +41,7 @@ def figures(
 
 
 def _called(arm: str) -> str:
-    return ARMS[arm].says if arm in ARMS else arm
+    return ARMS[arm].help if arm in ARMS else arm
 
 
 def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Figure:

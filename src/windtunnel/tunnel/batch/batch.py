@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.data.shards import Corpus
-from windtunnel.laws.batch import LAWS, Fit, Law, Optima, fit
+from windtunnel.laws.batch import BATCH_LAWS, BatchFit, Optima, fit_batch
 from windtunnel.model.shape import count
 from windtunnel.recipe import Recipe
 from windtunnel.results.batch import (
@@ -196,8 +196,8 @@ def _arm(design: Design, measured: Measured, form: Form) -> ArmFound:
     found = dict(zip(design.sizes, valleys(surfaces, form, noise), strict=True))
     best = _best_batches(found, measured.params)
     laws = {}
-    for name, kind in LAWS.items():
-        fitted = _fit(kind, best)
+    for name in BATCH_LAWS:
+        fitted = _fit(name, best)
         if fitted is not None:
             laws[name] = fitted
     regret = Regrets(
@@ -252,15 +252,15 @@ def _best_batches(found: Mapping[Size, Sequence[Valley]], params: Mapping[Size, 
     return _Best(optima=optima, redrawn=redrawn, size=np.array(sizes, int))
 
 
-def _fit(kind: type[Law], best: _Best) -> Fit | None:
-    """A law through the best batches; None where they can't tell it."""
+def _fit(name: str, best: _Best) -> BatchFit | None:
+    """A law of that name through the best batches; None where they can't tell it."""
     try:
-        return fit(kind, best.optima, best.redrawn)
+        return fit_batch(name, best.optima, best.redrawn)
     except ValueError:
         return None
 
 
-def _law(fitted: Fit) -> FittedLaw:
+def _law(fitted: BatchFit) -> FittedLaw:
     names = fitted.law.names()
     return FittedLaw(
         constants=asdict(fitted.law),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from windtunnel.choices import Table
 from windtunnel.errors import InputError
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
@@ -29,21 +30,21 @@ class Arm:
     """
 
     name: str
-    says: str
+    help: str
     rate: Callable[[float, float], float]
 
 
-ARMS = {
-    arm.name: arm
-    for arm in (
+ARMS = Table(
+    "arm of the learning rate",
+    (
         Arm("fixed", "fixed", lambda lr, ratio: lr),
         Arm(
             "sqrt",
             "scaled by the root of the batch",
             lambda lr, ratio: float(f"{lr * math.sqrt(ratio):.6g}"),
         ),
-    )
-}
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

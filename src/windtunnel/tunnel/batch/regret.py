@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.laws.batch import LAWS, ByTokens, Law, Optima, ThreeTerm
+from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima, ThreeTerm
 from windtunnel.tunnel.batch.contours import Surface
 from windtunnel.tunnel.design import Size
 
-# the laws that are held out beside those of LAWS: the three-term law, and one batch for all
+# the laws that are held out beside those of BATCH_LAWS: the three-term law, and one batch for all
 THREE_TERM, CONSTANT = "three_term", "constant"
 
 
@@ -35,7 +35,7 @@ class Measured:
     params: Mapping[Size, int]
 
     def regret(
-        self, law: Law | ThreeTerm | None, tried: Sequence[tuple[Size, int | None]]
+        self, law: BatchLaw | ThreeTerm | None, tried: Sequence[tuple[Size, int | None]]
     ) -> float | None:
         """Mean regret of a law, nats/token, over where it is tried; None where it was not found or
         where nothing can be compared.
@@ -57,7 +57,7 @@ class Measured:
         of a fold can't tell the law.
         """
         found: dict[str, float | None] = {}
-        for name in (*LAWS, THREE_TERM, CONSTANT):
+        for name in (*BATCH_LAWS, THREE_TERM, CONSTANT):
             regrets = []
             for fold in folds:
                 law = self._law(name, optima, fold)
@@ -66,7 +66,7 @@ class Measured:
             found[name] = float(np.mean(told)) if told and len(told) == len(regrets) else None
         return found
 
-    def _law(self, name: str, optima: Optima, fold: Fold) -> Law | ThreeTerm | None:
+    def _law(self, name: str, optima: Optima, fold: Fold) -> BatchLaw | ThreeTerm | None:
         """The law of that name through what a fold keeps; None where that can't tell it."""
         if name == THREE_TERM:
             return three_term(fold.surfaces, self.params)
@@ -77,7 +77,7 @@ class Measured:
             # bs = c D^0, with c the geometric mean
             return ByTokens(float(np.exp(np.log(kept.batch).mean())), 0.0)
         try:
-            return LAWS[name].fit(kept)
+            return BATCH_LAWS[name].fit(kept)
         except ValueError:
             return None
 

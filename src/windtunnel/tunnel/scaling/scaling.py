@@ -19,7 +19,7 @@ from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
-from windtunnel.recipe import DecayShape, Recipe
+from windtunnel.recipe import DecayShapeName, Recipe
 from windtunnel.results.scaling import SCALING, ScalingNumbers, ScalingRow
 from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
@@ -85,7 +85,7 @@ class Design:
     longest: int = 1_920_000
     points: int = 7
     decay: float = 0.1
-    shape: DecayShape = "exponential"
+    shape: DecayShapeName = "exponential"
     floor: float = 0.1
     batch: int = 0
     lr: float = 0.01
@@ -273,7 +273,7 @@ def _wanted(
                 stems[-1],
                 segment.begin,
                 0,
-                segment.end,
+                tokens=segment.end,
                 batch=segment.batch,
                 lr=design.rate(segment.batch),
                 name=name,
@@ -341,7 +341,7 @@ def _numbers(
     corpus: Corpus,
 ) -> dict[str, Any]:
     losses = {
-        (size, run.recipe.total_tokens, seed): score["loss"]
+        (size, run.recipe.total_tokens, seed): score.loss
         for (size, seed), found in branches.items()
         for run in found
         if (score := final(run))
@@ -428,7 +428,7 @@ def _audit_numbers(run: Run, numbers: dict[str, Any]) -> dict[str, Any]:
         "flops": flops_per_token(recipe.model, recipe.data.context) * recipe.total_tokens,
         "core_minutes": round(training_seconds(run) / 60, 1),
         "beyond": beyond,
-        "loss": score and score["loss"],
+        "loss": score and score.loss,
     }
 
 

@@ -1,8 +1,9 @@
 """What the transfer study measures."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any
 
+from windtunnel.choices import Table
 from windtunnel.errors import InputError
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
@@ -14,10 +15,10 @@ from windtunnel.tunnel.design import (
 )
 
 
-def _parametrizations() -> tuple[str, ...]:
-    from windtunnel.recipe import Parametrization
+def _parametrizations() -> Table[Any]:
+    from windtunnel.recipe import PARAMETRIZATIONS
 
-    return get_args(Parametrization)
+    return PARAMETRIZATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
