@@ -1,4 +1,5 @@
-# `make install` makes .venv and puts everything in it; the other targets need nothing before them.
+# `make install` makes .venv and installs everything into it. The other targets do so first where
+# that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -8,15 +9,16 @@ STAMP := .venv/.installed
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "making .venv and installing windtunnel into it: a few minutes the first time"
+	@echo "Making .venv and installing windtunnel into it. The first time this takes a few minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12"; exit 2; }
+		{ echo "Python 3.11 or newer is needed. Name one that you have: make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install
-	@echo "a tour of about 16 minutes: text, then the whole wind tunnel, small, and a page (lab/report.html)"
+	@echo "This takes about 16 minutes on 2 cores: a corpus, five experiments, a plan and its run."
+	@echo "The page with the results will be lab/report.html."
 	@$(BIN)/windtunnel tour
 
 test: install
@@ -29,7 +31,7 @@ check: install
 	@$(BIN)/ruff check src tests bench
 	@$(BIN)/ruff format --check --quiet src tests bench
 	@$(BIN)/pyright
-	@$(BIN)/lint-imports --no-cache >/dev/null && echo "imports: the floors hold" || { $(BIN)/lint-imports; exit 1; }
+	@$(BIN)/lint-imports --no-cache >/dev/null && echo "Imports: the floors hold." || { $(BIN)/lint-imports; exit 1; }
 
 bench: install
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

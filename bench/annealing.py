@@ -19,7 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from windtunnel.laws.annealing import Fit, Law, MultiPower, Tissue, fit, fit_power
+from windtunnel.laws.annealing import (
+    AnnealingFit,
+    AnnealingLaw,
+    MultiPower,
+    Tissue,
+    fit_annealing,
+    fit_power,
+)
 from windtunnel.laws.decay import price_decays
 from windtunnel.laws.schedule import Array, Curve, Schedule
 
@@ -49,12 +56,14 @@ def main() -> None:
     for size, of_size in curves.items():
         three = [of_size[name] for name in FITTED]
         started = time.perf_counter()
-        own = fit(MultiPower, three)
+        own = fit_annealing(MultiPower, three)
         seconds = time.perf_counter() - started
         fits = {
             "multi-power": own,
-            f"shape of {OTHER[size]}M": fit(MultiPower, three, like=whole[OTHER[size]].law),
-            "Tissue": fit(Tissue, three),
+            f"shape of {OTHER[size]}M": fit_annealing(
+                MultiPower, three, like=whole[OTHER[size]].law
+            ),
+            "Tissue": fit_annealing(Tissue, three),
         }
         errors = show(size, of_size, fits)
         show_decays(own.law)
@@ -109,9 +118,11 @@ def rates_of(name: str, count: int) -> Array:
     return np.where(step < WARMUP, PEAK * step / WARMUP, rates)
 
 
-def show(size: int, curves: dict[str, Curve], fits: dict[str, Fit]) -> dict[str, list[float]]:
+def show(
+    size: int, curves: dict[str, Curve], fits: dict[str, AnnealingFit]
+) -> dict[str, list[float]]:
     """Prints the errors; gives back those of the curves that were not fitted."""
-    laws: dict[str, Law] = {"published": PUBLISHED[size]} | {
+    laws: dict[str, AnnealingLaw] = {"published": PUBLISHED[size]} | {
         name: found.law for name, found in fits.items()
     }
     print(
@@ -134,7 +145,7 @@ def show(size: int, curves: dict[str, Curve], fits: dict[str, Fit]) -> dict[str,
     return errors
 
 
-def show_decays(law: Law) -> None:
+def show_decays(law: AnnealingLaw) -> None:
     """Of a run of 24,000 steps that decays to a tenth of the peak."""
     done = np.linspace(0, 1, 201)
     shapes = {

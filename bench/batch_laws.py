@@ -22,9 +22,8 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import BSpline, make_smoothing_spline
 
-from windtunnel.laws.batch import DEFAULT, LAWS, Optima, ThreeTerm
-from windtunnel.laws.fit import Data
-from windtunnel.laws.fit import fit as fit_loss
+from windtunnel.laws.batch import BATCH_LAWS, DEFAULT, Optima, ThreeTerm
+from windtunnel.laws.fit import LossData, fit_loss
 
 SEQUENCE = 2048  # tokens
 # of the batches that the three-term law is fitted to: beyond, losses leave the power law
@@ -130,7 +129,7 @@ def optima(cells: Sequence[Cell]) -> Optima:
 
 def by_law(name: str) -> Callable[[Sequence[Cell]], Chooser]:
     def fitted(cells: Sequence[Cell]) -> Chooser:
-        law = LAWS[name].fit(optima(cells))
+        law = BATCH_LAWS[name].fit(optima(cells))
         return lambda cell: float(law.at(math.nan, cell.tokens, cell.params))
 
     return fitted
@@ -140,8 +139,8 @@ def by_loss(cells: Sequence[Cell]) -> Chooser:
     """A plan knows no loss of a run to come: it is the one that the fitted cells predict."""
     at = optima(cells)
     law, loss = (
-        LAWS["loss"].fit(at),
-        fit_loss("additive", Data.of(at.params, at.tokens, at.loss)).law,
+        BATCH_LAWS["loss"].fit(at),
+        fit_loss("additive", LossData.of(at.params, at.tokens, at.loss)).law,
     )
     return lambda cell: float(law.at(loss.at(cell.params, cell.tokens), cell.tokens, cell.params))
 
@@ -258,7 +257,7 @@ def show(found: dict[str, dict[str, Measured]]) -> None:
 def show_fits(tuned: Sequence[Cell]) -> None:
     """The laws through all cells with the rate tuned."""
     print()
-    for name, kind in LAWS.items():
+    for name, kind in BATCH_LAWS.items():
         print(
             f"{CALLED[name]}: "
             + ", ".join(f"{k} {v:.4g}" for k, v in vars(kind.fit(optima(tuned))).items())

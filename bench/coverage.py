@@ -19,7 +19,7 @@ import numpy as np
 
 from windtunnel.laws.choice import choose
 from windtunnel.laws.loss import LossLaw
-from windtunnel.laws.points import Points
+from windtunnel.laws.points import LossPoints
 
 TRUTHS = {
     "additive": LossLaw(2.9, 9.0, 0.2, 60.0, 0.28),
@@ -79,7 +79,7 @@ def simulate(task: tuple[str, int]) -> list[tuple[float, float, float]]:
     stem = np.repeat(np.arange(len(SIZES)), len(LENGTHS))
     noise = SHARED * rng.standard_normal(len(SIZES))[stem] + OWN * rng.standard_normal(len(params))
     predictor = choose(
-        Points.of(params, tokens, truth.at(params, tokens) * np.exp(noise), stem=stem.tolist()),
+        LossPoints.of(params, tokens, truth.at(params, tokens) * np.exp(noise), stem=stem.tolist()),
         draws=200,
     )
     found = []

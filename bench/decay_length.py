@@ -17,7 +17,7 @@ from wsd_cosine import core, cosine, interval, recipe
 from windtunnel.cli.display import display
 from windtunnel.data.shards import Corpus
 from windtunnel.quantities import about
-from windtunnel.recipe import DecayShape
+from windtunnel.recipe import DecayShapeName
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, train
 from windtunnel.train.run import Run, create
@@ -25,7 +25,7 @@ from windtunnel.tunnel.study import validation_at
 
 STEM, TOTAL = 4_000_000, 4_400_000
 DECAYS = (400_000, 880_000, 1_760_000)
-SHAPES: tuple[tuple[DecayShape, float], ...] = (("linear", 0.0), ("exponential", 0.1))
+SHAPES: tuple[tuple[DecayShapeName, float], ...] = (("linear", 0.0), ("exponential", 0.1))
 
 
 def main() -> None:

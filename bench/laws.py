@@ -18,9 +18,9 @@ import numpy as np
 from published import DATA, SETS, chinchilla, cosine_runs, gemstones, wsd_branches
 
 from windtunnel.laws.choice import Predictor, choose
-from windtunnel.laws.fit import Data, Objective, fit
+from windtunnel.laws.fit import LossData, Objective, fit_loss
 from windtunnel.laws.loss import FORMS
-from windtunnel.laws.points import Points, fittable
+from windtunnel.laws.points import LossPoints, fittable
 
 AT_MOST = 12  # sizes held out of one set, evenly spaced over the upper half of the points
 
@@ -54,8 +54,10 @@ def objectives(data: Path) -> list[dict[str, object]]:
         ("gemstones cool_end", gemstones("cool_end", data), 1e-4, 2.047791e-4 * (1 + 1e-6)),
     ):
         begun = time.process_time()
-        found = fit(
-            "additive", Data.of(points.size, points.tokens, points.loss), Objective("log", delta)
+        found = fit_loss(
+            "additive",
+            LossData.of(points.size, points.tokens, points.loss),
+            Objective("log", delta),
         )
         seconds = time.process_time() - begun
         print(
@@ -172,7 +174,7 @@ def coverage(data: Path) -> list[dict[str, object]]:
     ]
 
 
-def _upper_sizes(points: Points) -> list[float]:
+def _upper_sizes(points: LossPoints) -> list[float]:
     """Sizes that leave half of the points or more below them, and a table that can be fitted."""
     sizes = [
         float(size)
@@ -184,7 +186,7 @@ def _upper_sizes(points: Points) -> list[float]:
     return [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, AT_MOST)]
 
 
-def _held_out(points: Points, size: float) -> list[tuple[float, float, float, float]]:
+def _held_out(points: LossPoints, size: float) -> list[tuple[float, float, float, float]]:
     """(in the 90% interval, in the 50%, half width of the 90%, absolute error) of each run of
     this size.
     """
@@ -203,13 +205,13 @@ def _held_out(points: Points, size: float) -> list[tuple[float, float, float, fl
     return found
 
 
-def _by_form(predictor: Predictor, form: str, above: Points) -> float:
+def _by_form(predictor: Predictor, form: str, above: LossPoints) -> float:
     """Of the count with which the form did best below the cut."""
     candidate = min((c for c in predictor.candidates if c.form == form), key=lambda c: c.score)
     return _error(candidate.law.at(above.params[candidate.count], above.tokens), above)
 
 
-def _error(predicted: np.ndarray, above: Points) -> float:
+def _error(predicted: np.ndarray, above: LossPoints) -> float:
     return 100 * float(np.abs(np.log(predicted / above.loss)).mean())
 
 

@@ -12,28 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.points import Points
+from windtunnel.laws.points import LossPoints
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def chinchilla(data: Path = DATA) -> Points:
+def chinchilla(data: Path = DATA) -> LossPoints:
     """245 runs read off a figure (arXiv 2404.10102); the five highest losses are left out, as
     there.
     """
     rows = _rows(data / "epoch_chinchilla" / "svg_extracted_data.csv")
     rows = sorted(rows, key=lambda row: float(row["loss"]))[:240]
     params, flops = _column(rows, "Model Size"), _column(rows, "Training FLOP")
-    return Points.of(params, flops / (6 * params), _column(rows, "loss"), flops=flops)
+    return LossPoints.of(params, flops / (6 * params), _column(rows, "loss"), flops=flops)
 
 
-def gemstones(which: str, data: Path = DATA) -> Points:
+def gemstones(which: str, data: Path = DATA) -> LossPoints:
     """`hot`: at the stable rate; `cool_end`: after the cooldown (arXiv 2502.06857). A stem is a
     shape.
     """
     text = (data / "gemstones" / f"wandb_df_for_fitting_{which}.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
-    return Points.of(
+    return LossPoints.of(
         _column(rows, "params_active_precise"),
         _column(rows, "tokens"),
         _column(rows, "final_loss"),
@@ -41,34 +41,34 @@ def gemstones(which: str, data: Path = DATA) -> Points:
     )
 
 
-def wsd_branches(data: Path = DATA) -> Points:
+def wsd_branches(data: Path = DATA) -> LossPoints:
     """The 16 decay branches of eight stems (runs of arXiv 2405.18392, slimpajama, decay of 20%)."""
     return _wsd_cosine(data, lambda row: row["file"].startswith("ann0.2_"))
 
 
-def cosine_runs(data: Path = DATA) -> Points:
+def cosine_runs(data: Path = DATA) -> LossPoints:
     """The 24 cosine runs from scratch of the same sizes and lengths."""
     return _wsd_cosine(data, lambda row: row["file"].startswith("sl") and row["scheduler"] == "cos")
 
 
-def datablations(data: Path = DATA) -> Points:
+def datablations(data: Path = DATA) -> LossPoints:
     """The C4 runs of arXiv 2305.16264 that read nothing twice and stay below a loss of 5."""
     rows = [
         row for row in _rows(data / "datablations" / "c4_runs.csv") if float(row["epochs"]) <= 1
     ]
-    return Points.of(_column(rows, "N"), _column(rows, "D"), _column(rows, "loss"))
+    return LossPoints.of(_column(rows, "N"), _column(rows, "D"), _column(rows, "loss"))
 
 
-def laptop(data: Path = DATA) -> Points:
+def laptop(data: Path = DATA) -> LossPoints:
     """Four sizes of 24k to 530k parameters, five lengths, branches of one stem each."""
     rows = _rows(data / "laptop_scale" / "table.csv")
     params = {key: _column(rows, key) for key in ("params", "params_total")}
-    return Points.of(
+    return LossPoints.of(
         params, _column(rows, "tokens"), _column(rows, "loss"), stem=[row["params"] for row in rows]
     )
 
 
-SETS: dict[str, Callable[..., Points]] = {
+SETS: dict[str, Callable[..., LossPoints]] = {
     "chinchilla": chinchilla,
     "gemstones hot": lambda data=DATA: gemstones("hot", data),
     "gemstones cool_end": lambda data=DATA: gemstones("cool_end", data),
@@ -78,14 +78,14 @@ SETS: dict[str, Callable[..., Points]] = {
 }
 
 
-def _wsd_cosine(data: Path, kept: Callable[[dict[str, str]], bool]) -> Points:
+def _wsd_cosine(data: Path, kept: Callable[[dict[str, str]], bool]) -> LossPoints:
     rows = [
         row
         for row in _rows(data / "wsd_cosine_curves" / "runs.csv")
         if row["dataset"] == "slimpajama" and kept(row)
     ]
     params = {"params": _column(rows, "params_nonemb"), "params_total": _column(rows, "params")}
-    return Points.of(
+    return LossPoints.of(
         params,
         _column(rows, "tokens"),
         _column(rows, "final_val_loss"),

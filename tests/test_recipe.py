@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import Recipe, dump, identity, load, parse
+from windtunnel.recipe import DECAY_SHAPES, PARAMETRIZATIONS, Recipe, dump, identity, load, parse
 
 Make = Callable[..., Recipe]
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -57,7 +57,7 @@ recipes = st.builds(
     st.one_of(shares, st.integers(0, 400)),
     mixtures,
     st.sets(st.integers(1, 10**12), max_size=3),
-    st.sampled_from(["linear", "exponential", "cosine", "1-sqrt", "sqrt"]),
+    st.sampled_from(list(DECAY_SHAPES)),
     st.text(min_size=1, max_size=20),
     st.booleans(),
 ).map(lambda values: parse(values, "generated"))
@@ -87,7 +87,16 @@ def test_the_recipes_that_come_with_it_load(file: Path) -> None:
             {"data": {"stages": [{"at": 128, "mixtrue": {}}]}},
             "0.mixtrue: unknown key; did you mean 'mixture'",
         ),
-        ({"schedule": {"decay_shape": "linaer"}}, "schedule.decay_shape: .*linear.*'linaer'"),
+        (
+            {"schedule": {"decay_shape": "linaer"}},
+            f"schedule.decay_shape: 'linaer': expected one of {', '.join(DECAY_SHAPES)}; "
+            "did you mean 'linear'",
+        ),
+        (
+            {"model": {"parametrization": "minicmp"}},
+            f"model.parametrization: 'minicmp': expected one of {', '.join(PARAMETRIZATIONS)}; "
+            "did you mean 'minicpm'",
+        ),
         ({"model": {"depth": 0}}, "model.depth: .*greater than 0.*got 0"),
         ({"data": {"mixture": {"a": 0.0}}}, "data.mixture: all weights are zero"),
         (

@@ -64,6 +64,13 @@ class Table(dict[str, T]):
         *others, last = self
         return f"{', '.join(others)} or {last}" if others else last
 
+    # what stands in an annotation needs one; two tables are never the same
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def __missing__(self, name: str) -> T:
         return self.choose(name, f"{self.kind} '{name}'")
 

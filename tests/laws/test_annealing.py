@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import shared
 
-from windtunnel.laws.annealing import Law, MultiPower, Tissue, fit
+from windtunnel.laws.annealing import AnnealingLaw, MultiPower, Tissue, fit_annealing
 from windtunnel.laws.schedule import Curve, Schedule
 
 PUBLISHED = MultiPower(
     3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142
 )  # 25M parameters
-TRUTHS: dict[str, Law] = {"multi-power": PUBLISHED, "tissue": Tissue(3.04, 0.52, 0.5, 0.8, 600.0)}
+TRUTHS: dict[str, AnnealingLaw] = {
+    "multi-power": PUBLISHED,
+    "tissue": Tissue(3.04, 0.52, 0.5, 0.8, 600.0),
+}
 PEAK, WARMUP = 3e-4, 200
 FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
 
@@ -34,13 +37,13 @@ def schedule(kind: str, steps: int = 3000, end: float = 0.1, begins: float = 0.6
     return Schedule.of_steps(PEAK * shapes[kind] * np.minimum(1, np.arange(1, steps + 1) / WARMUP))
 
 
-def measured(law: Law, kind: str, steps: int = 3000, end: float = 0.1) -> Curve:
+def measured(law: AnnealingLaw, kind: str, steps: int = 3000, end: float = 0.1) -> Curve:
     run = schedule(kind, steps, end)
     position = np.arange(WARMUP + 50.0, steps + 1, 50)
     return Curve(run, position, exact(law, run, position))
 
 
-def exact(law: Law, run: Schedule, position: np.ndarray) -> np.ndarray:
+def exact(law: AnnealingLaw, run: Schedule, position: np.ndarray) -> np.ndarray:
     """The law's own sum, change by change."""
     drops = -np.diff(run.rates, prepend=0.0)
     area, begins = run.area(position), run.area(run.starts)
@@ -65,7 +68,9 @@ def test_changes_summed_in_pieces_are_the_sum_over_all_of_them(name: str, kind: 
 @pytest.mark.parametrize("name", TRUTHS)
 def test_a_known_law_predicts_schedules_that_it_was_not_fitted_to(name: str) -> None:
     truth = TRUTHS[name]
-    found = fit(type(truth), [measured(truth, kind) for kind in ("constant", "cosine", "drop")])
+    found = fit_annealing(
+        type(truth), [measured(truth, kind) for kind in ("constant", "cosine", "drop")]
+    )
     assert found.converged
     for kind, steps, end in (
         ("linear", 3000, 0.1),
@@ -84,7 +89,9 @@ def test_with_the_shape_of_another_size_a_stem_and_one_branch_do(name: str) -> N
         if name == "tissue"
         else MultiPower(2.5, 0.7, 0.4, 450, 2.06561, 0.58279, 0.64142)
     )
-    found = fit(type(truth), [measured(other, "constant"), measured(other, "linear")], like=truth)
+    found = fit_annealing(
+        type(truth), [measured(other, "constant"), measured(other, "linear")], like=truth
+    )
     assert found.converged
     assert found.law.error(measured(other, "cosine", 6000)) < 1e-3
 
@@ -96,7 +103,7 @@ def test_units_change_nothing() -> None:
         Curve(Schedule(c.schedule.ends * 2048, c.schedule.rates * 100), c.position * 2048, c.loss)
         for c in curves
     ]
-    one, other = fit(MultiPower, curves), fit(MultiPower, in_tokens)
+    one, other = fit_annealing(MultiPower, curves), fit_annealing(MultiPower, in_tokens)
     run = schedule("linear")
     assert one.law.at(run, 3000) == pytest.approx(
         other.law.at(Schedule(run.ends * 2048, run.rates * 100), 3000 * 2048), abs=1e-4
@@ -128,11 +135,11 @@ def test_a_loss_before_a_change_does_not_know_of_it() -> None:
 def test_curves_that_cannot_tell_are_refused() -> None:
     constant = measured(PUBLISHED, "constant")
     with pytest.raises(ValueError, match="after a fall of the rate"):
-        fit(MultiPower, [constant])
+        fit_annealing(MultiPower, [constant])
     with pytest.raises(ValueError, match="0 measured losses: expected more than the 7"):
-        fit(MultiPower, [])
+        fit_annealing(MultiPower, [])
     with pytest.raises(ValueError, match="expected MultiPower"):
-        fit(MultiPower, [constant, measured(PUBLISHED, "drop")], like=TRUTHS["tissue"])
+        fit_annealing(MultiPower, [constant, measured(PUBLISHED, "drop")], like=TRUTHS["tissue"])
     with pytest.raises(ValueError, match="finite positive"):
         Curve(constant.schedule, np.array([300.0]), np.array([np.nan]))
     with pytest.raises(ValueError, match="expected 0 to 3000"):
@@ -171,7 +178,7 @@ def test_three_published_curves_predict_five_others() -> None:
     """Of the sixth, cosine_72000, the law fitted to these three expects 0.013 too little: see
     bench/annealing.py.
     """
-    found = fit(MultiPower, [published(25, name) for name in FITTED])
+    found = fit_annealing(MultiPower, [published(25, name) for name in FITTED])
     assert found.converged
     assert found.objective < 1.39e-4, "lower than the published constants', 2.5e-4"
     for name in ("wsd_20000_24000", "wsdld_20000_24000", "wsdcon_18", "wsdcon_3", "constant_72000"):

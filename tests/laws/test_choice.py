@@ -9,9 +9,9 @@ import pytest
 from published import SETS, cosine_runs, laptop, wsd_branches
 from shared_data import shared
 
-from windtunnel.laws.choice import Predictor, choose, splits
+from windtunnel.laws.choice import Predictor, choose, cuts
 from windtunnel.laws.loss import LossLaw
-from windtunnel.laws.points import Points
+from windtunnel.laws.points import LossPoints
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
@@ -19,24 +19,24 @@ STEM = np.repeat(np.arange(5), 6)
 ADDITIVE, COUPLED = LossLaw(2.4, 30.0, 0.3, 300.0, 0.4), LossLaw(0.0, 7e4, 0.37, 8.6e6, 0.63, 0.19)
 
 
-def measured(law: LossLaw, seed: int = 0) -> Points:
+def measured(law: LossLaw, seed: int = 0) -> LossPoints:
     rng = np.random.default_rng(seed)
     noise = 0.002 * rng.standard_normal(5)[STEM] + 0.001 * rng.standard_normal(len(N))
-    return Points.of(N, D, law.at(N, D) * np.exp(noise), stem=STEM.tolist())
+    return LossPoints.of(N, D, law.at(N, D) * np.exp(noise), stem=STEM.tolist())
 
 
 def weight(predictor: Predictor, *forms: str) -> float:
     return sum(candidate.weight for candidate in predictor.candidates if candidate.form in forms)
 
 
-def test_every_split_extrapolates() -> None:
+def test_every_cut_extrapolates() -> None:
     points = measured(ADDITIVE)
-    found = splits(points)
-    assert {split.axis for split in found} == {"params", "tokens", "flops"}
+    found = cuts(points)
+    assert {cut.axis for cut in found} == {"params", "tokens", "flops"}
     axes = {"params": points.size, "tokens": points.tokens, "flops": points.flops}
-    for split in found:
-        assert axes[split.axis][split.kept].max() < axes[split.axis][~split.kept].min()
-        assert split.kept.mean() >= 0.5
+    for cut in found:
+        assert axes[cut.axis][cut.kept].max() < axes[cut.axis][~cut.kept].min()
+        assert cut.kept.mean() >= 0.5
 
 
 def test_the_form_that_the_data_have_weighs_most() -> None:

@@ -5,11 +5,11 @@ a decay pays.
 import numpy as np
 import pytest
 
-from windtunnel.laws.annealing import Law, MultiPower, Tissue
+from windtunnel.laws.annealing import AnnealingLaw, MultiPower, Tissue
 from windtunnel.laws.decay import best_decay, price_decays
 from windtunnel.laws.schedule import Schedule
 
-LAWS: dict[str, Law] = {
+LAWS: dict[str, AnnealingLaw] = {
     "multi-power": MultiPower(
         3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142, power=0.8
     ),

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from published import chinchilla, gemstones, laptop
 from shared_data import shared
 
-from windtunnel.laws.fit import AGREE, SQUARES, Data, Objective, fit, fit_as_the_paper, optimum
+from windtunnel.laws.fit import (
+    AGREE,
+    SQUARES,
+    LossData,
+    Objective,
+    fit_as_the_paper,
+    fit_loss,
+    optimum,
+)
 from windtunnel.laws.loss import FORMS, Array, Form, LossLaw
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
@@ -24,7 +32,7 @@ TRUTH: dict[Form, LossLaw] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_noise_free_losses_are_fitted_exactly(form: Form) -> None:
     truth = TRUTH[form]
-    found = fit(form, Data.of(N, D, truth.at(N, D)))
+    found = fit_loss(form, LossData.of(N, D, truth.at(N, D)))
     assert found.converged
     assert found.law.at(N, D) == pytest.approx(truth.at(N, D), rel=1e-6)
     assert found.law.at(5 * N, 2 * D) == pytest.approx(truth.at(5 * N, 2 * D), rel=1e-3)
@@ -35,15 +43,15 @@ def test_noise_free_losses_are_fitted_exactly(form: Form) -> None:
 def test_two_optimisers_agree_under_noise(form: Form, objective: Objective) -> None:
     rng = np.random.default_rng(3)
     loss = TRUTH["additive"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))
-    found = fit(form, Data.of(N, D, loss), objective)
+    found = fit_loss(form, LossData.of(N, D, loss), objective)
     assert found.disagreement <= AGREE and found.converged
 
 
 def test_no_other_point_is_better() -> None:
     rng = np.random.default_rng(4)
     loss = TRUTH["coupled"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))
-    data = Data.of(N, D, loss)
-    found = fit("coupled+floor", data)
+    data = LossData.of(N, D, loss)
+    found = fit_loss("coupled+floor", data)
     around = (
         found.coordinates + rng.standard_normal((4000, 6)) * np.geomspace(1e-5, 0.3, 4000)[:, None]
     )
@@ -56,7 +64,8 @@ def test_no_other_point_is_better() -> None:
 def test_units_do_not_matter(of_size: float, of_data: float) -> None:
     loss = TRUTH["additive"].at(N, D) + 0.01 * np.sin(np.arange(len(N)))
     plain, scaled = (
-        fit("additive", Data.of(n, d, loss)) for n, d in ((N, D), (of_size * N, of_data * D))
+        fit_loss("additive", LossData.of(n, d, loss))
+        for n, d in ((N, D), (of_size * N, of_data * D))
     )
     assert scaled.objective == pytest.approx(plain.objective, rel=1e-8)
     assert scaled.law.alpha == pytest.approx(plain.law.alpha, rel=1e-4)
@@ -68,8 +77,8 @@ def test_weights_count_as_repeats() -> None:
     twice = np.concatenate([np.arange(len(N)), np.arange(7)])
     weights = np.ones(len(N))
     weights[:7] = 2
-    repeated = fit("additive", Data.of(N[twice], D[twice], loss[twice]))
-    weighted = fit("additive", Data.of(N, D, loss, weights))
+    repeated = fit_loss("additive", LossData.of(N[twice], D[twice], loss[twice]))
+    weighted = fit_loss("additive", LossData.of(N, D, loss, weights))
     assert weighted.objective == pytest.approx(repeated.objective, rel=1e-9)
 
 
@@ -79,7 +88,7 @@ def test_an_outlier_bends_squares_and_not_hubers_loss() -> None:
     loss[7] *= 1.3
 
     def off(objective: Objective) -> float:
-        law = fit("additive", Data.of(N, D, loss), objective).law
+        law = fit_loss("additive", LossData.of(N, D, loss), objective).law
         return float(np.abs(np.log(law.at(4 * N, 2 * D) / truth.at(4 * N, 2 * D))).max())
 
     assert off(Objective("log", 1e-3)) < 1e-3 < 0.01 < off(Objective("log"))
@@ -87,9 +96,9 @@ def test_an_outlier_bends_squares_and_not_hubers_loss() -> None:
 
 def test_too_few_points_and_bad_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="4 points can't tell the 5 parameters"):
-        fit("additive", Data.of(N[:4], D[:4], np.ones(4)))
+        fit_loss("additive", LossData.of(N[:4], D[:4], np.ones(4)))
     with pytest.raises(ValueError, match="loss: expected positive numbers"):
-        Data.of(N, D, np.full(len(N), np.nan))
+        LossData.of(N, D, np.full(len(N), np.nan))
 
 
 def test_the_papers_way_agrees_where_the_problem_is_easy() -> None:
@@ -103,13 +112,13 @@ def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:
     shared("epoch_chinchilla")
     points = chinchilla()
     begun = time.process_time()
-    data = Data.of(points.size, points.tokens, points.loss)
-    found = fit("additive", data, Objective("log", 1e-3))
+    data = LossData.of(points.size, points.tokens, points.loss)
+    found = fit_loss("additive", data, Objective("log", 1e-3))
     assert time.process_time() - begun < 2
     assert found.converged and found.objective <= 1.01828e-3
     law = found.law.as_dict()
     assert [law["A"], law["B"]] == pytest.approx([477.826, 2143.417], rel=1e-4)
-    squares = fit("additive", data)
+    squares = fit_loss("additive", data)
     assert (squares.law.E, squares.law.alpha, squares.law.beta) == pytest.approx(
         (1.88281, 0.35762, 0.42762), abs=2e-5
     )
@@ -119,8 +128,8 @@ def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:
 def test_gemstones_reach_the_reference(which: str, reference: float) -> None:
     shared("gemstones")
     points = gemstones(which)
-    found = fit(
-        "additive", Data.of(points.size, points.tokens, points.loss), Objective("log", 1e-4)
+    found = fit_loss(
+        "additive", LossData.of(points.size, points.tokens, points.loss), Objective("log", 1e-4)
     )
     assert found.converged and found.objective <= reference * (1 + 1e-6)
 
@@ -131,7 +140,7 @@ def test_laptop_scale_needs_the_coupled_law() -> None:
 
     def error(form: Form) -> Array:
         small = points.params["params"] < 5e5
-        data = Data.of(
+        data = LossData.of(
             points.params["params_total"][small], points.tokens[small], points.loss[small]
         )
         law = data.frame.law(optimum(form, data, SQUARES))

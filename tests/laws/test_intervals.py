@@ -8,10 +8,10 @@ from published import wsd_branches
 from shared_data import shared
 
 from windtunnel.laws.choice import choose
-from windtunnel.laws.fit import SQUARES, Data, Objective, optimum
+from windtunnel.laws.fit import SQUARES, LossData, Objective, optimum
 from windtunnel.laws.intervals import linear_sd, profiles, redraw
 from windtunnel.laws.loss import Form, LossLaw, log_slopes
-from windtunnel.laws.noise import Noise
+from windtunnel.laws.noise import NoisePosterior
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 6), np.geomspace(3e5, 3e6, 7)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
@@ -25,18 +25,20 @@ def drawn(seed: int, shared_sd: float = 0.002, own_sd: float = 0.001) -> np.ndar
     return TRUTH.at(N, D) * np.exp(shared_sd * stems + own_sd * rng.standard_normal(len(N)))
 
 
-def fitted(loss: np.ndarray, form: Form = "additive") -> tuple[np.ndarray, Data, Noise]:
-    data = Data.of(N, D, loss)
+def fitted(
+    loss: np.ndarray, form: Form = "additive"
+) -> tuple[np.ndarray, LossData, NoisePosterior]:
+    data = LossData.of(N, D, loss)
     at = optimum(form, data, Objective("log"))
     model, jacobian = log_slopes(at, data.x, data.y)
-    return at, data, Noise.about(np.log(loss / model), jacobian[:, :5], STEM)
+    return at, data, NoisePosterior.about(np.log(loss / model), jacobian[:, :5], STEM)
 
 
 def test_noise_finds_what_a_stem_shares() -> None:
     own = [fitted(drawn(seed, 0.0, 0.002))[2] for seed in range(12)]
     both = [fitted(drawn(seed, 0.004, 0.001))[2] for seed in range(12)]
 
-    def share(noise: Noise) -> float:
+    def share(noise: NoisePosterior) -> float:
         return float(noise.weights @ noise.shared)
 
     assert (
@@ -52,7 +54,7 @@ def test_noise_finds_what_a_stem_shares() -> None:
 def test_a_measured_seed_sd_is_the_least_noise() -> None:
     at, data, _ = fitted(drawn(0))
     model, jacobian = log_slopes(at, data.x, data.y)
-    noise = Noise.about(np.log(data.loss / model), jacobian[:, :5], STEM, least=0.02)
+    noise = NoisePosterior.about(np.log(data.loss / model), jacobian[:, :5], STEM, least=0.02)
     shared_sd, own_sd = noise.draw(50, np.random.default_rng(0))
     assert noise.sd == 0.02 and np.hypot(shared_sd, own_sd) == pytest.approx(0.02)
 

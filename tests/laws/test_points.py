@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from windtunnel.laws.points import Points, check, fittable, measured, read_points, read_rows
+from windtunnel.laws.points import LossPoints, check, fittable, measured, read_points, read_rows
 
 HEADER = "params,tokens,loss"
 ROWS = [f"{n},{d},{5 - 0.1 * np.log(n * d):.4f}" for n in (1e5, 2e5, 4e5) for d in (1e6, 2e6, 4e6)]
@@ -140,7 +140,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
 
 
 def test_select_keeps_every_column() -> None:
-    points = Points.of(
+    points = LossPoints.of(
         {"params": np.arange(1.0, 10), "params_total": np.arange(2.0, 11)},
         np.arange(9.0) + 1,
         np.full(9, 3.0),

@@ -2,18 +2,25 @@
 published ones.
 """
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from repetition import (
+    FRESH,
+    PUBLISHED_OBJECTIVE,
+    Runs,
+    fit_pairs,
+    fit_repetition,
+    objective,
+    read,
+)
 from shared_data import shared
 
 from windtunnel.laws.loss import LossLaw
-from windtunnel.laws.repetition import PUBLISHED, Repetition, Runs, fed, fit, fit_pairs
+from windtunnel.laws.repetition import PUBLISHED, Repetition, fed
 
 LAW = LossLaw(1.87, 521, 0.353, 1488, 0.353)
 positive = st.floats(0.2, 200)
@@ -75,15 +82,20 @@ def made(truth: Repetition, rng: np.random.Generator, noise: float) -> Runs:
         for axis in np.meshgrid([1e7, 5e7, 2e8, 1e9], [1e9, 4e9, 1.6e10], [1, 2, 4, 8, 12, 16.0])
     )
     loss = truth.loss(LAW, params, tokens, tokens / epochs)
-    return Runs(params, tokens, tokens / epochs, loss * np.exp(noise * rng.normal(size=len(loss))))
+    return Runs(
+        params=params,
+        tokens=tokens,
+        unique=tokens / epochs,
+        loss=loss * np.exp(noise * rng.normal(size=len(loss))),
+    )
 
 
 def test_what_made_the_runs_is_found_again(rng: np.random.Generator) -> None:
     truth = Repetition(9.0, 4.0)
-    found = fit(made(truth, rng, 0), LAW, draws=0)
+    found = fit_repetition(made(truth, rng, 0), LAW, draws=0)
     assert (found.repetition.tokens, found.repetition.params) == pytest.approx((9, 4), rel=1e-4)
     assert found.disagreement < 1e-8
-    noisy = fit(made(truth, rng, 0.003), LAW, draws=30)
+    noisy = fit_repetition(made(truth, rng, 0.003), LAW, draws=30)
     for name, value in vars(truth).items():
         low, high = noisy.interval(name)
         assert low < value < high and high / low < 3, (name, low, high)
@@ -97,7 +109,7 @@ def test_pairs_find_it_whatever_is_wrong_with_the_law_of_the_sizes(
     found = fit_pairs(runs, wrong, draws=20)
     assert found.repetition.tokens == pytest.approx(9, rel=1e-3)
     assert found.repetition.params == np.inf == found.interval("params")[1]
-    off = fit(runs, wrong, draws=0).repetition
+    off = fit_repetition(runs, wrong, draws=0).repetition
     assert abs(off.tokens - 9) > 1, "together with the parameters, R* takes the error upon itself"
 
 
@@ -105,46 +117,35 @@ def test_runs_that_tell_nothing_are_refused(rng: np.random.Generator) -> None:
     runs = made(PUBLISHED, rng, 0.0)
     once = runs.select(runs.epochs == 1)
     with pytest.raises(ValueError, match="0 runs with repeated tokens"):
-        fit(once, LAW)
+        fit_repetition(once, LAW)
     with pytest.raises(ValueError, match="beside one of the same size"):
         fit_pairs(runs.select(runs.epochs > 1), LAW)
     with pytest.raises(ValueError, match="loss: expected positive"):
-        Runs(runs.params, runs.tokens, runs.unique, -runs.loss)
+        replace(runs, loss=-runs.loss)
     with pytest.raises(ValueError, match="one length"):
-        Runs(runs.params[1:], runs.tokens, runs.unique, runs.loss)
+        replace(runs, params=runs.params[1:])
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    """`bench/repetition.py`, whose claims these tests hold."""
-    file = Path(__file__).resolve().parents[2] / "bench" / "repetition.py"
-    spec = importlib.util.spec_from_file_location("repetition_bench", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_published_fit_is_reproduced_and_bettered(bench: ModuleType) -> None:
+def test_the_published_fit_is_reproduced_and_bettered() -> None:
     """Its R* is a valley of the objective, and not the lowest one."""
-    kept, _ = bench.read(shared("datablations/c4_runs.csv"))
+    kept, _ = read(shared("datablations/c4_runs.csv"))
     assert len(kept) == 182
-    assert bench.objective(kept, PUBLISHED) == pytest.approx(bench.PUBLISHED_OBJECTIVE, abs=1e-7)
+    assert objective(kept, PUBLISHED) == pytest.approx(PUBLISHED_OBJECTIVE, abs=1e-7)
     for nearby in (
         Repetition(14.5, 5.31),
         Repetition(16.3, 5.31),
         Repetition(15.39, 5.0),
         Repetition(15.39, 5.6),
     ):
-        assert bench.objective(kept, nearby) > bench.objective(kept, PUBLISHED)
-    found = fit(kept, bench.FRESH, draws=0)
+        assert objective(kept, nearby) > objective(kept, PUBLISHED)
+    found = fit_repetition(kept, FRESH, draws=0)
     assert found.objective < 0.015805 and found.disagreement < 1e-8
-    assert bench.objective(kept, found.repetition) == pytest.approx(found.objective, rel=1e-9)
+    assert objective(kept, found.repetition) == pytest.approx(found.objective, rel=1e-9)
 
 
-def test_published_pairs_give_nearly_the_published_worth_of_tokens(bench: ModuleType) -> None:
-    _, runs = bench.read(shared("datablations/c4_runs.csv"))
-    found = fit_pairs(runs, bench.FRESH, draws=50)
+def test_published_pairs_give_nearly_the_published_worth_of_tokens() -> None:
+    _, runs = read(shared("datablations/c4_runs.csv"))
+    found = fit_pairs(runs, FRESH, draws=50)
     assert found.repetition.tokens == pytest.approx(PUBLISHED.tokens, rel=0.15)
     low, high = found.interval("tokens")
     assert low < found.repetition.tokens < high < 20

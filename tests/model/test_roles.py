@@ -1,15 +1,19 @@
 """The table of roles against the papers' own numbers, and the initial weights against the table."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from windtunnel.errors import InputError
+from windtunnel.model.decoder import Decoder
 from windtunnel.model.init import initial_tensors
-from windtunnel.model.roles import Multipliers, Rule, multipliers, role_of, rules
+from windtunnel.model.roles import multipliers, role_of, rules
 from windtunnel.model.shape import tensor_shapes
-from windtunnel.recipe import Model
+from windtunnel.recipe import PARAMETRIZATIONS, Model, Multipliers, Parametrization, Rule
+from windtunnel.tunnel.check import theory
 
 
 def shape(**model: Any) -> Model:
@@ -39,7 +43,7 @@ def is_rule(rule: Rule, std: float, lr: float, eps: float = 1.0) -> bool:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_tensor_of_a_shape_has_a_role_by_its_kind(tied: bool) -> None:
-    for parametrization in ("minicpm", "completep", "standard"):
+    for parametrization in PARAMETRIZATIONS:
         model = shape(tied=tied, parametrization=parametrization)
         table = rules(model)
         for name, extent in tensor_shapes(model).items():
@@ -116,10 +120,66 @@ def test_standard_has_one_rate_and_no_multipliers() -> None:
     )
 
 
+# --- one more table of rules
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> str:
+    """completep with embeddings drawn half as wide, an alpha of 3/4, and logits that are not
+    multiplied: its head shrinks instead.
+    """
+    completep = PARAMETRIZATIONS["completep"]
+
+    def half_rules(model: Model) -> Any:
+        table = completep.rules(model)
+        return table | {"embedding": replace(table["embedding"], std=model.init_std / 2)}
+
+    def half_multipliers(model: Model) -> Multipliers:
+        residual = model.scale_depth * (model.base_depth / model.depth) ** 0.75
+        return replace(completep.multipliers(model), residual=residual)
+
+    record = Parametrization(
+        name="half",
+        help="for this test",
+        rules=half_rules,
+        multipliers=half_multipliers,
+        residual_exponent=0.75,
+        width_slopes={"matrix init": -0.5, "matrix lr": -1.0, "head init": -1.0},
+    )
+    monkeypatch.setitem(PARAMETRIZATIONS, record.name, record)
+    return record.name
+
+
+def test_an_added_parametrization_has_its_own_rules_everywhere(half: str) -> None:
+    model = shape(parametrization=half, tied=False, depth=8, base_depth=4)
+    weights = initial_tensors(model, 0)
+    assert weights["embedding"].std().item() == pytest.approx(0.05, rel=0.05)
+    assert weights["head"].std().item() == pytest.approx(0.1, rel=0.05)
+    decoder = Decoder(model, context=8)
+    assert decoder.residual_multiplier.item() == pytest.approx(1.4 * 0.5**0.75)
+    assert decoder.logit_multiplier.item() == pytest.approx(1 / 4)
+
+
+def test_the_check_holds_an_added_parametrization_against_its_own_theory(half: str) -> None:
+    by_width, by_depth = theory.rules("width", half), theory.rules("depth", half)
+    assert by_width["head init"] == (-1.0, "head init not 1/m")
+    assert by_width["logit multiplier"] == (0.0, "logit multiplier not constant")
+    assert by_depth["residual multiplier"] == (-0.75, "residual multiplier not 1/L^0.75")
+    assert theory.allowed("depth", half, "block", "value", 0) == (-0.75, -0.75)
+
+
+def test_an_unknown_parametrization_is_refused() -> None:
+    known = "expected one of minicpm, completep, standard"
+    with pytest.raises(InputError, match=f"parametrization 'mup': {known}"):
+        rules(shape().model_copy(update={"parametrization": "mup"}))
+    with pytest.raises(InputError, match=known):
+        theory.rules("width", "mup")
+
+
 # --- initial weights
 
 
-@pytest.mark.parametrize("parametrization", ["minicpm", "completep", "standard"])
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_initial_weights_are_normal_with_the_rules_deviation(parametrization: str) -> None:
     model = shape(parametrization=parametrization, tied=False, width=128, vocab=500, init_std=0.07)
     table = rules(model)

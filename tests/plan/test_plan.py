@@ -25,7 +25,7 @@ from windtunnel.laws.repetition import PUBLISHED
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan import flags
 from windtunnel.plan.audit import audit
-from windtunnel.plan.devices import QUANTISATIONS, bytes_of, device, serving, training_bytes
+from windtunnel.plan.devices import QUANTISATIONS, bytes_of, serving
 from windtunnel.plan.evidence import Evidence, batch_at, from_lab, from_table, rate
 from windtunnel.plan.plan import compare, plan, read_plan, work_out
 from windtunnel.plan.request import Request
@@ -222,13 +222,6 @@ class TestDevices:
     def test_bytes_that_are_none(self, text: str) -> None:
         with pytest.raises(InputError, match="--fit-device"):
             bytes_of(text)
-
-    def test_known_by_what_people_write(self) -> None:
-        assert device("H100").peak == 989e12 and device("RTX 4090").memory == 24e9
-
-    def test_states_are_sixteen_bytes_a_parameter(self) -> None:
-        model = TestShapes.family.model(64, 4)
-        assert training_bytes(model, 2048)["states"] == 16 * count(model).params_total
 
 
 def table_of(path: Path, law: LossLaw = TRUTH, noise: float = 0.003, **columns: Any) -> Path:

@@ -1,5 +1,6 @@
 """A record is what its file says, and a file that it can't be read from is refused by its field."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_a_damaged_file_is_refused_by_its_field(tmp_path: Path, text: str, says:
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"record.json: missing or damaged"):
         Outer.read(tmp_path / "record.json")
+
+
+def test_numbers_and_text_are_written_as_json_always_wrote_them() -> None:
+    written = Outer(name="Größe", inner=(Inner(loss=1e-5), Inner(loss=1e20)))
+    assert written.to_json() == json.dumps(
+        {"name": "Größe", "inner": [{"loss": 1e-05}, {"loss": 1e20}]}, indent=1
+    )
 
 
 def test_every_field_says_what_it_is() -> None:

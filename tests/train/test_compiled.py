@@ -1,6 +1,8 @@
 """A shape is compiled once on a machine: a later process finds it on the disk, and both say so."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,9 @@ def test_a_second_start_compiles_nothing(make_lab: Any, recipe: Any, tmp_path: P
         said.append(done.stdout + done.stderr)
     assert re.search(r"[1-9]\d* graphs compiled anew and 0 found", said[0]), said[0]
     assert re.search(r"nothing compiled anew: [1-9]\d* graphs found", said[1]), said[1]
+
+
+def test_torchs_compiler_is_imported_only_where_something_is_compiled() -> None:
+    code = "import sys, windtunnel.train.loop; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr

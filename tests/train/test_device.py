@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from windtunnel.errors import InputError
-from windtunnel.model.shape import activation_bytes, count
 from windtunnel.recipe import Recipe
-from windtunnel.train.device import Engine, _room, check_experts, choose_engine
+from windtunnel.train.device import Engine, check_experts, choose_engine
 from windtunnel.train.step import Step
 
 Make = Callable[..., Recipe]
@@ -42,35 +41,6 @@ def test_experts_that_a_gpu_does_not_take_are_refused(recipe: Make) -> None:
     check_experts(odd.model_copy(update={"experts": 0}), "cuda")
 
 
-def test_room_shrinks_with_members_and_ends_where_the_weights_do_not_fit(recipe: Make) -> None:
-    model = recipe().model
-    rooms = [_room(model, members, 2 * 2**30) for members in (1, 2, 4, 8)]
-    assert rooms == sorted(rooms, reverse=True) and rooms[0] > 2 * rooms[1] > 0
-    assert _room(model, 1, 2**20) == 0
-
-
-def test_what_a_layer_keeps_is_about_what_is_estimated(recipe: Make) -> None:
-    """Counted by autograd's own hooks in an eager bf16 pass, but for what attention keeps inside:
-    a GPU's fused kernel does not. Eager keeps more than the compiled layers that the estimate is
-    for.
-    """
-    deep = recipe(
-        model=recipe().model.model_dump() | {"width": 64, "depth": 4, "head_size": 32, "ffn": 160}
-    )
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() == 2 and tensor.shape[0] == 256:
-            kept[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
-    step = Step([deep], replace(FP32, precision="bf16", micro_batch=256))
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 320, (8, 33)))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), step.engine.autocast():
-        step.model.losses(tokens[:, :-1], tokens[:, 1:])
-    assert 0.5 < activation_bytes(deep.model) * 256 / sum(kept.values()) < 2
-
-
 @pytest.mark.parametrize("members", [1, 3])
 def test_layers_computed_again_give_the_same_gradient(recipe: Make, members: int) -> None:
     recipes = [recipe(seed=seed) for seed in range(members)]
@@ -85,11 +55,3 @@ def test_layers_computed_again_give_the_same_gradient(recipe: Make, members: int
         )
     assert len(results[0]) == 21
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-def test_the_estimate_of_the_state_covers_what_the_optimiser_holds(recipe: Make) -> None:
-    step = Step([recipe()], FP32)
-    held = sum(t.nbytes for t in step.optimizer.state().values()) + sum(
-        2 * p.nbytes for p in step.model.parameters()
-    )
-    assert held == 16 * count(recipe().model).params_total

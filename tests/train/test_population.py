@@ -13,7 +13,7 @@ import torch
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
 from windtunnel.train.branch import branch
-from windtunnel.train.loop import Watch, kinship, load_model, train, train_together
+from windtunnel.train.loop import Watch, load_model, population_key, train, train_together
 from windtunnel.train.run import Run, create
 
 Make = Callable[..., Recipe]
@@ -94,7 +94,7 @@ def same(together: Run, alone: Run, rel: float = 2e-4) -> None:
 def test_members_end_as_they_would_alone(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
     together = made(tmp_path / "together", recipe, corpus, range(6))
     alone = made(tmp_path / "alone", recipe, corpus, range(6))
-    assert len({kinship(run) for run in together}) == 1
+    assert len({population_key(run) for run in together}) == 1
     train_together(together, corpus, [Watch()] * 6)
     for ours, theirs in zip(together, alone, strict=True):
         train(theirs, corpus)
@@ -113,7 +113,7 @@ def test_members_with_experts_end_as_they_would_alone(
     together, alone = (
         [create(tmp_path / label, r, corpus) for r in recipes] for label in ("together", "alone")
     )
-    assert len({kinship(run) for run in together}) == 1
+    assert len({population_key(run) for run in together}) == 1
     train_together(together, corpus, [Watch()] * 3)
     for ours, theirs in zip(together, alone, strict=True):
         train(theirs, corpus)
@@ -213,10 +213,10 @@ def test_who_is_done_is_not_touched(tmp_path: Path, recipe: Make, corpus: Corpus
     assert [run.summary()["status"] for run in runs] == ["done"] * 3
 
 
-def test_kin_share_what_one_set_of_kernels_needs(
+def test_runs_of_one_population_share_what_one_set_of_kernels_needs(
     tmp_path: Path, recipe: Make, stem: Make, corpus: Corpus
 ) -> None:
-    first = kinship(create(tmp_path, recipe(), corpus))
+    first = population_key(create(tmp_path, recipe(), corpus))
     for other in (
         recipe(data={"mask_documents": True}),
         recipe(data={"context": 64}),
@@ -226,10 +226,10 @@ def test_kin_share_what_one_set_of_kernels_needs(
         recipe(model=recipe().model.model_dump() | {"depth": 3}),
         recipe(model=recipe().model.model_dump() | {"rope_base": 5e4}),
     ):
-        assert kinship(create(tmp_path, other, corpus)) != first
+        assert population_key(create(tmp_path, other, corpus)) != first
     parent = create(tmp_path, stem(20 * BATCH), corpus)
     train(parent, corpus)
     replayed = [branch(parent, corpus, 6 * BATCH, 4 * BATCH, lr=lr) for lr in (0.02, 0.03)]
-    assert kinship(replayed[0]) != kinship(replayed[1]), (
+    assert population_key(replayed[0]) != population_key(replayed[1]), (
         "each begins with steps of its parent's, at its parent's rate"
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import Recipe, parse
+from windtunnel.recipe import DECAY_SHAPES, DecayShape, Recipe, dump, load, parse
+from windtunnel.recipe.decay import to_the_floor
 from windtunnel.train.schedule import rate, rate_at
 
 bounded = settings(max_examples=50, deadline=None)
 BATCH = 128
-SHAPES = ("exponential", "linear", "cosine", "1-sqrt", "sqrt")
-shapes = st.sampled_from(SHAPES)
+shapes = st.sampled_from(list(DECAY_SHAPES))
 floors = st.floats(0.01, 0.9)
 shares = st.floats(0, 1)
 
@@ -127,7 +128,7 @@ def test_every_shape_ends_at_its_floor(recipe: Recipe) -> None:
     assert rate_at(recipe, recipe.total_tokens) == pytest.approx(recipe.schedule.floor, rel=1e-9)
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "exponential"])
+@pytest.mark.parametrize("shape", [name for name, shape in DECAY_SHAPES.items() if not shape.floor])
 def test_a_floor_of_zero_is_reached(shape: str) -> None:
     assert rate_at(make(tokens=6400, decay=1280, decay_shape=shape), 6400) == pytest.approx(
         0, abs=1e-12
@@ -228,3 +229,24 @@ def test_the_rate_of_a_stem_does_not_depend_on_its_length(stem: Callable[..., Re
     assert [rate(short, p, BATCH) for p in range(0, 6400, BATCH)] == [
         rate(long, p, BATCH) for p in range(0, 6400, BATCH)
     ]
+
+
+def test_an_added_shape_is_known_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One record is enough: recipes take it, and the schedule falls as it says."""
+    late = DecayShape("late", "the square of the done part", to_the_floor(lambda x: 1 - x * x))
+    monkeypatch.setitem(DECAY_SHAPES, late.name, late)
+    made = make(tokens=6400, decay=1280, decay_shape="late", floor=0.2)
+    assert rate_at(made, 6400 - 640) == pytest.approx(0.2 + 0.8 * 0.75, rel=1e-12)
+    assert rate_at(made, 6400) == pytest.approx(0.2, rel=1e-12)
+    file = tmp_path / "recipe.toml"
+    file.write_text(dump(made))
+    assert load(file) == made
+    with pytest.raises(InputError, match=r"'lat': expected one of .*, late; did you mean 'late'"):
+        make(tokens=6400, decay=1280, decay_shape="lat")
+
+
+def test_every_shape_says_what_it_is() -> None:
+    for name, shape in DECAY_SHAPES.items():
+        assert shape.name == name and shape.help and not shape.help.endswith(".")

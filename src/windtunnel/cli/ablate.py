@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, share_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, Shape, share_of, word_of
 from windtunnel.cli.study import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
+from windtunnel.recipe import DECAY_SHAPES
 
 
 @app.command()
@@ -32,9 +33,7 @@ def ablate(
     depth: Annotated[int, typer.Option(min=1)] = 4,
     tokens: Annotated[str, typer.Option(help="Of every arm, its decay included.")] = "2560k",
     decay: Annotated[str, typer.Option(help="The decay's share of them.")] = "20%",
-    shape: Annotated[
-        str, typer.Option(help="Of the decay: linear, exponential, cosine, 1-sqrt or sqrt.")
-    ] = "linear",
+    shape: Shape = "linear",
     batch: Annotated[str, typer.Option(help="Tokens a step.")] = "2048",
     lr: Annotated[float, typer.Option(help="The base rate.")] = 0.01,
     seeds: Annotated[int, typer.Option(help="Stems; two at least for intervals.", min=1)] = 2,
@@ -49,11 +48,10 @@ def ablate(
     )
     # these bring torch: what is wrong with an option is said before that
     from windtunnel.data.shards import Corpus
-    from windtunnel.recipe import DecayShape
     from windtunnel.tunnel.ablate import Arm, Design, Vary
     from windtunnel.tunnel.ablate import ablate as run_ablate
 
-    decay_shape = word_of("--shape", shape, DecayShape)
+    decay_shape = word_of("--shape", shape, DECAY_SHAPES)
     design = Design(
         width, depth, parse_tokens(tokens), length, decay_shape, parse_tokens(batch), lr, seeds
     )

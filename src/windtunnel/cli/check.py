@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, numbers_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, Parametrization, numbers_of, word_of
 from windtunnel.cli.study import watched
 from windtunnel.errors import InputError
+from windtunnel.recipe import PARAMETRIZATIONS
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def check(
-    parametrization: Annotated[
-        str, typer.Option(help="minicpm, completep or standard.")
-    ] = "minicpm",
+    parametrization: Parametrization = "minicpm",
     widths: Annotated[
         str, typer.Option(help="Widths to compare, multiples of 16.")
     ] = "64,128,256,512",
@@ -45,9 +44,8 @@ def check(
     """The coordinate check: does everything that a model computes and learns keep its size as the
     model grows?
     """
-    from windtunnel.recipe import Parametrization
 
-    word_of("--parametrization", parametrization, Parametrization)
+    word_of("--parametrization", parametrization, PARAMETRIZATIONS)
     word_of("--embedding-as", embedding_as, Literal["vector", "matrix"])
     sizes = {"widths": numbers_of("--widths", widths), "depths": numbers_of("--depths", depths)}
     for option, value in (("--lr", lr), ("--eps", eps)):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, Shape, word_of
 from windtunnel.cli.study import carry_out
+from windtunnel.recipe import DECAY_SHAPES
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -23,9 +24,7 @@ def dynamics(
     decay: Annotated[
         str, typer.Option(help="Length of the decay: tokens, or a share of --tokens.")
     ] = "25%",
-    shape: Annotated[
-        str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")
-    ] = "exponential",
+    shape: Shape = "exponential",
     floor: Annotated[float, typer.Option(help="Share of the peak rate at the end.")] = 0.1,
     batch: Annotated[
         str, typer.Option(help="Tokens a step. A larger one shows gradients with less noise.")
@@ -38,9 +37,8 @@ def dynamics(
     path.
     """
     from windtunnel.quantities import parse_length, parse_tokens
-    from windtunnel.recipe import DecayShape
 
-    chosen = word_of("--shape", shape, DecayShape)
+    chosen = word_of("--shape", shape, DECAY_SHAPES)
     length, share, step = parse_tokens(tokens), parse_length(decay), parse_tokens(batch)
 
     def study(opened: "Corpus", watch: "Watch") -> Path:

@@ -8,12 +8,21 @@ import typer
 from windtunnel.choices import Table
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import parse_length, parse_tokens
+from windtunnel.recipe import DECAY_SHAPES, PARAMETRIZATIONS
 
 Lab = Annotated[
     Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.")]
+Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
+Parametrization = Annotated[
+    str,
+    typer.Option(
+        help=f"By which table inits, rates and multipliers follow from the shape of a model: "
+        f"{PARAMETRIZATIONS.listed}."
+    ),
+]
 DEFAULT_LAB = Path("lab")
 
 

@@ -11,6 +11,7 @@ from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, size_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length
+from windtunnel.recipe import PARAMETRIZATIONS
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -72,7 +73,10 @@ def plan(
     ] = None,
     parametrization: Annotated[
         str | None,
-        typer.Option(help="minicpm, completep or standard; else that of the runs in the fit."),
+        typer.Option(
+            help=f"Parametrization of the model: {PARAMETRIZATIONS.listed}; "
+            "if not given, that of the runs in the fit."
+        ),
     ] = None,
     audit: Annotated[
         str | None, typer.Option(help="A trained run of a plan: add predicted against got.")
@@ -123,18 +127,17 @@ def plan(
 def _plan(
     lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, table: Path | None
 ) -> Path:
+    from windtunnel.devices import device_named
     from windtunnel.plan.devices import bytes_of, bytes_per_weight
-    from windtunnel.plan.devices import device as known_device
     from windtunnel.plan.evidence import from_lab, from_table
     from windtunnel.plan.plan import plan as make
     from windtunnel.plan.request import Request
-    from windtunnel.recipe import Parametrization
 
     bytes_per_weight(asked["quantisation"])
     if asked["parametrization"] is not None:
-        word_of("--parametrization", asked["parametrization"], Parametrization)
+        word_of("--parametrization", asked["parametrization"], PARAMETRIZATIONS)
     if asked["device"] is not None:
-        known_device(asked["device"])
+        asked["device"] = device_named(asked["device"], f"--device {asked['device']}").name
     request = Request(bytes_served=bytes_of(fit_device) if fit_device else None, **asked)
     request.check()
     evidence = from_table(table) if table else from_lab(lab, study)

@@ -6,10 +6,20 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.dry_run import STUDIES, dry, target_of
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, share_of, size_of, word_of
+from windtunnel.cli.options import (
+    DEFAULT_LAB,
+    Corpora,
+    Json,
+    Lab,
+    Shape,
+    share_of,
+    size_of,
+    word_of,
+)
 from windtunnel.cli.study import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
+from windtunnel.recipe import DECAY_SHAPES
 
 
 @app.command()
@@ -26,9 +36,7 @@ def scaling(
         int, typer.Option(help="Lengths, evenly spaced in the logarithm.", min=2)
     ] = 7,
     decay: Annotated[str, typer.Option(help="The decay's share of each length.")] = "10%",
-    shape: Annotated[
-        str, typer.Option(help="Of the decay: linear, exponential, cosine, 1-sqrt or sqrt.")
-    ] = ("exponential"),
+    shape: Shape = "exponential",
     floor: Annotated[float, typer.Option(help="Share of the peak rate at the decay's end.")] = 0.1,
     batch: Annotated[
         str,
@@ -94,11 +102,10 @@ def scaling(
             "--budget and --target go with --dry-run: a study costs what its design says"
         )
     # these bring torch: what is wrong with an option is said before that
-    from windtunnel.recipe import DecayShape
     from windtunnel.tunnel.scaling.scaling import Design, LrWithBatch, Size
     from windtunnel.tunnel.scaling.scaling import scaling as run_scaling
 
-    decay_shape = word_of("--shape", shape, DecayShape)
+    decay_shape = word_of("--shape", shape, DECAY_SHAPES)
     rule = word_of("--lr-with-batch", lr_with_batch, LrWithBatch)
     design = Design(
         [Size(*size) for size in in_fit],

@@ -10,9 +10,10 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, Shape, number_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.recipe import DECAY_SHAPES
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -50,11 +51,12 @@ def branch(
     decay: Annotated[
         str, typer.Option(help="Length of the decay: tokens, or a share of --at.")
     ] = "10%",
-    shape: Annotated[
-        str, typer.Option(help="linear, exponential, cosine, 1-sqrt or sqrt.")
-    ] = "linear",
+    shape: Shape = "linear",
     floor: Annotated[
-        float, typer.Option(help="Share of the peak rate at the end (exponential: 0.1).")
+        float,
+        typer.Option(
+            help="Share of the peak rate at which the decay ends; 0: the shape's own end."
+        ),
     ] = 0.0,
     mixture: Annotated[
         str, typer.Option(help="SOURCE=WEIGHT,... from --at on; as before if not given.")
@@ -75,13 +77,12 @@ def branch(
 ) -> None:
     """Leave a stem at any point and decay, with a shape, length and mixture of its own."""
     from windtunnel.data.shards import Corpus
-    from windtunnel.recipe import DecayShape
     from windtunnel.train.branch import branch as make_branch
     from windtunnel.train.run import find_run, open_corpus
 
-    chosen = word_of("--shape", shape, DecayShape)
+    chosen = word_of("--shape", shape, DECAY_SHAPES)
     start = parse_tokens(at)
-    floor = 0.1 if shape == "exponential" and not floor else floor
+    floor = floor or DECAY_SHAPES[chosen].floor
     parent = find_run(lab, run)
     text = (
         Corpus.open(parent.lab / "corpora" / corpus)

@@ -9,6 +9,7 @@ from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, numbers_of, 
 from windtunnel.cli.study import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import parse_tokens
+from windtunnel.recipe import PARAMETRIZATIONS
 
 
 @app.command()
@@ -21,7 +22,10 @@ def transfer(
         str, typer.Option(help="Those after the first are measured at the first width.")
     ] = "2,8",
     parametrization: Annotated[
-        str, typer.Option(help="The first one gets the verdict.")
+        str,
+        typer.Option(
+            help=f"Parametrizations to compare, out of {', '.join(PARAMETRIZATIONS)}; the verdict is on the first."
+        ),
     ] = "minicpm,standard",
     tokens: Annotated[str, typer.Option(help="Of each run; at least 400 steps.")] = "819200",
     batch: Annotated[str, typer.Option(help="Tokens a step.")] = "2048",
@@ -38,11 +42,10 @@ def transfer(
     """Find the best learning rate at several widths and depths, by parametrization, and how it
     drifts.
     """
-    from windtunnel.recipe import Parametrization
     from windtunnel.tunnel.transfer.transfer import Design
     from windtunnel.tunnel.transfer.transfer import transfer as run_transfer
 
-    asked = words_of("--parametrization", parametrization, Parametrization)
+    asked = words_of("--parametrization", parametrization, PARAMETRIZATIONS)
     repeats = numbers_of("--seeds", seeds, different=False)
     repeats = repeats * len(asked) if len(repeats) == 1 else repeats[: len(asked)]
     if len(repeats) < len(asked):

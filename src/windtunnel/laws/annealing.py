@@ -121,23 +121,26 @@ class MultiPower(_Law):
         return 1 - left, [rise, self.beta * logs * left, -np.log(rate) * rise]
 
 
-Law = Tissue | MultiPower
+AnnealingLaw = Tissue | MultiPower
 
 
 @dataclass(frozen=True)
-class Fit:
+class AnnealingFit:
     """A law, the summed Huber loss of log loss that it leaves, and whether two optimisers agree
     on that to 1e-6.
     """
 
-    law: Law
+    law: AnnealingLaw
     objective: float
     converged: bool
 
 
-def fit(
-    kind: type[Law], curves: Sequence[Curve], power: float = 1.0, like: Law | None = None
-) -> Fit:
+def fit_annealing(
+    kind: type[AnnealingLaw],
+    curves: Sequence[Curve],
+    power: float = 1.0,
+    like: AnnealingLaw | None = None,
+) -> AnnealingFit:
     """The law through measured curves, every point alike: Huber on log loss, trust region from
     several starts.
 
@@ -152,33 +155,40 @@ def fit(
     again = problem.quasi_newton((found + starts[0]) / 2, found)
     best, other = sorted([found, again], key=problem.objective)
     lowest = problem.objective(best)
-    return Fit(
+    return AnnealingFit(
         problem.law(best),
         lowest,
         bool(problem.objective(other) - lowest <= _AGREE * lowest + _NOTHING),
     )
 
 
-def fit_power(kind: type[Law], curves: Sequence[Curve], among: Sequence[float] = POWERS) -> Fit:
+def fit_power(
+    kind: type[AnnealingLaw], curves: Sequence[Curve], among: Sequence[float] = POWERS
+) -> AnnealingFit:
     """The law with the power that fits the curves best. It takes many schedules of several
     lengths to tell.
     """
-    return min((fit(kind, curves, power) for power in among), key=lambda fitted: fitted.objective)
+    return min(
+        (fit_annealing(kind, curves, power) for power in among), key=lambda fitted: fitted.objective
+    )
 
 
-_SHAPES: dict[type[Law], Array] = {  # where to start, in units of the curves
+_SHAPES: dict[type[AnnealingLaw], Array] = {  # where to start, in units of the curves
     Tissue: np.log([[0.01], [0.03], [0.1], [0.3]]),
     MultiPower: np.array(
         [[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]
     ),
 }
-_LOWEST: dict[type[Law], Array] = {
+_LOWEST: dict[type[AnnealingLaw], Array] = {
     Tissue: np.array([-8.0]),
     MultiPower: np.array([-8.0, -4.0, -0.5]),
 }
 # With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to almost
 # nothing would pay.
-_HIGHEST: dict[type[Law], Array] = {Tissue: np.array([4.0]), MultiPower: np.array([18.0, 4.0, 1.0])}
+_HIGHEST: dict[type[AnnealingLaw], Array] = {
+    Tissue: np.array([4.0]),
+    MultiPower: np.array([18.0, 4.0, 1.0]),
+}
 
 
 class _Problem:
@@ -187,7 +197,11 @@ class _Problem:
     """
 
     def __init__(
-        self, kind: type[Law], curves: Sequence[Curve], power: float, like: Law | None
+        self,
+        kind: type[AnnealingLaw],
+        curves: Sequence[Curve],
+        power: float,
+        like: AnnealingLaw | None,
     ) -> None:
         self.kind, self.power = kind, power
         terms = [terms_of(curve.schedule, curve.position, power) for curve in curves]
@@ -217,7 +231,7 @@ class _Problem:
             terms.delay * rate / area,
         )
 
-    def _shape_of(self, like: Law) -> Array:
+    def _shape_of(self, like: AnnealingLaw) -> Array:
         """In the units of the problem."""
         if not isinstance(like, self.kind):
             raise ValueError(
@@ -243,7 +257,7 @@ class _Problem:
                 found.append(np.concatenate([[L0], logs, shape])[: len(self.low)])
         return found
 
-    def law(self, x: Array) -> Law:
+    def law(self, x: Array) -> AnnealingLaw:
         """In the units of the curves."""
         L0, log_A, log_alpha, log_gain, *shape = (float(value) for value in self._whole(x))
         alpha, gain = float(np.exp(log_alpha)), float(np.exp(log_gain) / self.rate_unit)
@@ -338,7 +352,7 @@ def _check(terms: Sequence[Terms], count: int, parameters: int) -> None:
         )
 
 
-def _shaped(kind: type[Law], shape: Array) -> Law:
+def _shaped(kind: type[AnnealingLaw], shape: Array) -> AnnealingLaw:
     """A law of which only the share is asked."""
     if kind is Tissue:
         return Tissue(0, 0, 0, 1, memory=float(np.exp(shape[0])))

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult, minimize, nnls
 
+from windtunnel.laws.named import Named
+
 LEVEL = 0.9
 _DRAWS = 4000
 
@@ -126,8 +128,10 @@ class ByTokensParams(_Straight):
         return self.c * tokens**self.p * params**self.q
 
 
-Law = ByLoss | ByTokens | ByTokensParams
-LAWS: dict[str, type[Law]] = {"loss": ByLoss, "tokens": ByTokens, "tokens_params": ByTokensParams}
+BatchLaw = ByLoss | ByTokens | ByTokensParams
+BATCH_LAWS: Named[type[BatchLaw]] = Named(
+    "law of the batch", {"loss": ByLoss, "tokens": ByTokens, "tokens_params": ByTokensParams}
+)
 
 # By mean regret on StepLaw's 17 cells where not fitted (sizes and lengths left out, larger sizes,
 # longer runs; the rate tuned at each batch), in 1e-3 nats/token: tokens_params 0.67, tokens 1.18,
@@ -138,12 +142,12 @@ DEFAULT = ORDER[0]
 
 
 @dataclass(frozen=True)
-class Fit:
+class BatchFit:
     """A law, and laws as they might as well be: draws of (log c, exponents ...), (draws,
     parameters).
     """
 
-    law: Law
+    law: BatchLaw
     draws: Array
 
     def interval(self, name: str) -> tuple[float, float]:
@@ -157,7 +161,7 @@ class Fit:
         return float(self.law.at(loss, tokens, params)), *_inner(np.exp(self.draws @ columns))
 
 
-def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
+def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> BatchFit:
     """The law through measured optima, with its uncertainty.
 
     Without `redrawn` the points are taken as independent, their errors as right up to a factor
@@ -165,8 +169,9 @@ def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
     drawn anew, so that whatever errors they share stay shared, in the tokens too) each draw is
     fitted; where the points scatter about the law more than their errors say, the draws are
     widened by the root of chi square over its degrees of freedom (Birge). Raises ValueError where
-    the points can't tell the parameters.
+    the points can't tell the parameters, and for an unknown name.
     """
+    kind = BATCH_LAWS[name]
     law, estimator = kind.fit(optima), _estimator(kind, optima)
     logs = estimator @ np.log(optima.batch)
     misfit = (
@@ -178,7 +183,7 @@ def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
         weights = optima.error
         draws = np.array([_logs(kind.fit(replace(drawn, error=weights))) for drawn in redrawn])
         centre = np.median(draws, axis=0)
-        return Fit(law, logs + (draws - centre) * max(1.0, chi**0.5))
+        return BatchFit(law, logs + (draws - centre) * max(1.0, chi**0.5))
     if free < 1:
         raise ValueError(
             f"{len(optima)} independent points fix the {len(logs)} parameters and leave no error to see"
@@ -186,10 +191,10 @@ def fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima] = ()) -> Fit:
     covariance = chi * (estimator * optima.error**2) @ estimator.T
     rng = np.random.default_rng(0)
     spread = rng.multivariate_normal(np.zeros(len(logs)), covariance, _DRAWS)
-    return Fit(law, logs + spread / np.sqrt(rng.chisquare(free, (_DRAWS, 1)) / free))
+    return BatchFit(law, logs + spread / np.sqrt(rng.chisquare(free, (_DRAWS, 1)) / free))
 
 
-def best_available(optima: Optima, redrawn: Sequence[Optima] = ()) -> tuple[str, Fit]:
+def best_available(optima: Optima, redrawn: Sequence[Optima] = ()) -> tuple[str, BatchFit]:
     """The key and the fit of the first law of ORDER that these optima can tell: one size alone
     can't tell how the batch goes with N, nor one length how it goes with D. Raises ValueError
     where they tell none.
@@ -197,7 +202,7 @@ def best_available(optima: Optima, redrawn: Sequence[Optima] = ()) -> tuple[str,
     refusals = []
     for name in ORDER:
         try:
-            return name, fit(LAWS[name], optima, redrawn)
+            return name, fit_batch(name, optima, redrawn)
         except ValueError as error:
             refusals.append(f"{name}: {error}")
     raise ValueError(f"no law of the batch: {'; '.join(refusals)}")

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from windtunnel.laws.fit import Data, Fit, Objective, fit, optimum
+from windtunnel.laws.fit import LossData, LossFit, Objective, fit_loss, optimum
 from windtunnel.laws.intervals import Draws, Profile, linear_sd, profiles, redraw
 from windtunnel.laws.loss import FORMS, FREE, Array, Form, LossLaw, log_slopes, surface
-from windtunnel.laws.noise import Noise
-from windtunnel.laws.points import Points, check, fittable
+from windtunnel.laws.noise import NoisePosterior
+from windtunnel.laws.points import LossPoints, check, fittable
 
 _DRAWS = 400
 _SHARPNESS = (
@@ -32,19 +32,19 @@ Axis = Literal["params", "tokens", "flops"]
 
 
 @dataclass(frozen=True)
-class Split:
+class Cut:
     """Fit below a cut along one axis, predict what lies above it."""
 
     axis: Axis
-    cut: float
+    at: float
     kept: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """How a form did at a split."""
+    """How a form did at a cut."""
 
-    split: Split
+    cut: Cut
     error: float  # mean absolute error of log loss above the cut: relative error of the loss
     bias: float  # mean error there; above 0: predicted too high
     # root mean square of the errors over the standard deviations that the fit below stated
@@ -60,11 +60,11 @@ class Candidate:
     """A form with a count of N, fitted to all points, with its record."""
 
     count: str
-    fit: Fit
+    fit: LossFit
     record: tuple[Tried, ...]
     score: float  # mean relative error of extrapolation over axes; what it is chosen by
     weight: float
-    noise: Noise
+    noise: NoisePosterior
     draws: Draws
     misfit: float  # root mean square of log residuals of the fit
 
@@ -99,10 +99,10 @@ class Candidate:
         )
 
     def growth(self, axis: Axis) -> float:
-        """Of that, what an e-fold along the axis is worth in the record; 0 where no split holds
-        out a part of it.
+        """Of that, what an e-fold along the axis is worth in the record; 0 where no cut holds out
+        a part of it.
         """
-        along = [tried for tried in self.record if tried.split.axis == axis]
+        along = [tried for tried in self.record if tried.cut.axis == axis]
         reach = sum(tried.reach for tried in along)
         return (
             float(np.sqrt(max(0.0, sum(tried.excess for tried in along)) / reach)) if reach else 0.0
@@ -122,7 +122,7 @@ class Prediction:
 class Predictor:
     """Laws weighted by their record."""
 
-    points: Points
+    points: LossPoints
     candidates: tuple[Candidate, ...]
     objective: Objective
 
@@ -186,17 +186,17 @@ class Predictor:
         return dict.fromkeys(self.points.counts, np.asarray(params, float))
 
 
-def choose(points: Points, seed_sd: float | None = None, draws: int = _DRAWS) -> Predictor:
+def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS) -> Predictor:
     """Fit every form with every count, and weigh them by forward-chained extrapolation.
     `seed_sd`: of one run's loss between seeds, nats, where it was measured. Raises ValueError
     where no law can be fitted (`points.check`).
     """
     check(points)
     objective = _objective(points)
-    cuts = splits(points)
+    held_out = cuts(points)
     least = (seed_sd or 0.0) / float(points.loss.mean())
     found = [
-        _candidate(form, count, points, cuts, objective, least, draws)
+        _candidate(form, count, points, held_out, objective, least, draws)
         for count in _different(points)
         for form in FORMS
     ]
@@ -209,7 +209,7 @@ def choose(points: Points, seed_sd: float | None = None, draws: int = _DRAWS) ->
     )
 
 
-def splits(points: Points) -> list[Split]:
+def cuts(points: LossPoints) -> list[Cut]:
     """Cuts that leave the smaller, the shorter and the cheaper points to fit: up to three an
     axis, each leaving half of the points or more, and enough for a law.
     """
@@ -226,14 +226,14 @@ def splits(points: Points) -> list[Split]:
             if len(distinct) <= 3 * _CUTS
             else np.quantile(values, np.linspace(_DEEPEST, 0.8, _CUTS))
         )
-        for cut in ends[-_CUTS:]:
-            kept = values <= cut * (1 + 1e-9)
+        for at in ends[-_CUTS:]:
+            kept = values <= at * (1 + 1e-9)
             if kept.mean() >= _DEEPEST and not kept.all() and fittable(points.select(kept)):
-                found.append(Split(axis, float(cut), kept))
+                found.append(Cut(axis, float(at), kept))
     return found
 
 
-def _different(points: Points) -> list[str]:
+def _different(points: LossPoints) -> list[str]:
     """The counts that tell something new: a tied head is counted in the total already."""
     kept: list[str] = []
     for count, values in points.params.items():
@@ -242,7 +242,7 @@ def _different(points: Points) -> list[str]:
     return kept
 
 
-def _objective(points: Points) -> Objective:
+def _objective(points: LossPoints) -> Objective:
     """Squares of log loss, linear beyond a few standard deviations of the scatter about the best
     squares.
     """
@@ -252,23 +252,23 @@ def _objective(points: Points) -> Objective:
     return Objective("log", max(_OUTLIER * scatter, _TOLERANCE))
 
 
-def _data(points: Points, count: str) -> Data:
-    return Data.of(points.params[count], points.tokens, points.loss)
+def _data(points: LossPoints, count: str) -> LossData:
+    return LossData.of(points.params[count], points.tokens, points.loss)
 
 
 def _candidate(
     form: Form,
     count: str,
-    points: Points,
-    cuts: list[Split],
+    points: LossPoints,
+    held_out: list[Cut],
     objective: Objective,
     least: float,
     draws: int,
 ) -> Candidate:
     data = _data(points, count)
-    fitted = fit(form, data, objective)
+    fitted = fit_loss(form, data, objective)
     noise, residuals = _noise(form, fitted.coordinates, data, points.stem, least)
-    record = tuple(_tried(form, count, points, cut, objective, least) for cut in cuts)
+    record = tuple(_tried(form, count, points, cut, objective, least) for cut in held_out)
     drawn = redraw(form, fitted.coordinates, data, points.stem, noise, objective, draws)
     return Candidate(
         count,
@@ -283,18 +283,18 @@ def _candidate(
 
 
 def _tried(
-    form: Form, count: str, points: Points, split: Split, objective: Objective, least: float
+    form: Form, count: str, points: LossPoints, cut: Cut, objective: Objective, least: float
 ) -> Tried:
-    below, above = points.select(split.kept), points.select(~split.kept)
+    below, above = points.select(cut.kept), points.select(~cut.kept)
     data = _data(below, count)
     coordinates = optimum(form, data, objective)
     noise, _ = _noise(form, coordinates, data, below.stem, least)
     x, y = data.frame.logs(above.params[count], above.tokens)
     errors = np.log(surface(coordinates, x, y) / above.loss)
     said = linear_sd(form, coordinates, data, below.stem, noise, x, y)
-    far = _beyond(below, count, above.params[count], above.tokens).get(split.axis, np.zeros(1))
+    far = _beyond(below, count, above.params[count], above.tokens).get(cut.axis, np.zeros(1))
     return Tried(
-        split,
+        cut,
         float(np.abs(errors).mean()),
         float(errors.mean()),
         surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
@@ -311,7 +311,9 @@ def _tamed(errors: Array) -> Array:
     return np.minimum(size, _OUTLIER * _MAD * np.median(size))
 
 
-def _beyond(points: Points, count: str, params: ArrayLike, tokens: ArrayLike) -> dict[Axis, Array]:
+def _beyond(
+    points: LossPoints, count: str, params: ArrayLike, tokens: ArrayLike
+) -> dict[Axis, Array]:
     """Natural logarithms of how many times larger and longer than any of the points; 0 within."""
     return {
         "params": np.log(params / points.params[count].max()).clip(0),
@@ -320,22 +322,20 @@ def _beyond(points: Points, count: str, params: ArrayLike, tokens: ArrayLike) ->
 
 
 def _noise(
-    form: Form, coordinates: Array, data: Data, stem: NDArray[np.int64], least: float
-) -> tuple[Noise, Array]:
+    form: Form, coordinates: Array, data: LossData, stem: NDArray[np.int64], least: float
+) -> tuple[NoisePosterior, Array]:
     model, jacobian = log_slopes(coordinates, data.x, data.y)
     residuals = np.log(data.loss / model)
-    return Noise.about(residuals, jacobian[:, FREE[form] > 0], stem, least), residuals
+    return NoisePosterior.about(residuals, jacobian[:, FREE[form] > 0], stem, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:
     """Mean relative error of extrapolation, each axis counting alike. Without a record all forms
     are alike.
     """
-    axes = dict.fromkeys(tried.split.axis for tried in record)
+    axes = dict.fromkeys(tried.cut.axis for tried in record)
     return (
-        float(
-            np.mean([np.mean([t.error for t in record if t.split.axis == axis]) for axis in axes])
-        )
+        float(np.mean([np.mean([t.error for t in record if t.cut.axis == axis]) for axis in axes]))
         if axes
         else 1.0
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from windtunnel.laws.annealing import Law
+from windtunnel.laws.annealing import AnnealingLaw
 from windtunnel.laws.schedule import Array, Schedule
 
 _STEPS = 200  # of a decay that is priced
@@ -32,7 +32,7 @@ class Decay:
 
 
 def price_decays(
-    law: Law,
+    law: AnnealingLaw,
     stem: Schedule,
     total: float,
     lengths: Sequence[float],
@@ -59,7 +59,7 @@ def price_decays(
 
 
 def best_decay(
-    law: Law,
+    law: AnnealingLaw,
     stem: Schedule,
     total: float,
     lengths: Sequence[float],

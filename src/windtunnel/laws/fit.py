@@ -44,7 +44,7 @@ class Objective:
     def residuals(self, model: Array, loss: Array) -> Array:
         return np.log(model) - np.log(loss) if self.residual == "log" else model - loss
 
-    def slopes(self, coordinates: Array, data: "Data") -> tuple[Array, Array]:
+    def slopes(self, coordinates: Array, data: "LossData") -> tuple[Array, Array]:
         """Losses (..., n), and the derivatives (..., n, 6) of the residuals by the coordinates."""
         of = log_slopes if self.residual == "log" else slopes
         return of(coordinates, data.x, data.y)
@@ -68,7 +68,7 @@ SQUARES = Objective("nats")
 
 
 @dataclass(frozen=True)
-class Data:
+class LossData:
     """Points in centred logarithms; losses (..., n) where many tables share their sizes and
     lengths.
     """
@@ -82,7 +82,7 @@ class Data:
     @classmethod
     def of(
         cls, params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, weights: ArrayLike | None = None
-    ) -> "Data":
+    ) -> "LossData":
         """Weights one a point (default: 1). Raises ValueError for what is no positive number."""
         n, d, losses = (np.asarray(values, float) for values in (params, tokens, loss))
         given = np.ones_like(losses) if weights is None else np.asarray(weights, float)
@@ -99,7 +99,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Fit:
+class LossFit:
     """A law and the proof of its optimum."""
 
     form: Form
@@ -114,7 +114,7 @@ class Fit:
         return self.disagreement <= AGREE
 
 
-def fit(form: Form, data: Data, objective: Objective = SQUARES) -> Fit:
+def fit_loss(form: Form, data: LossData, objective: Objective = SQUARES) -> LossFit:
     """The law of this form that minimises the objective. Raises ValueError where there are fewer
     points than the form has parameters.
     """
@@ -122,7 +122,7 @@ def fit(form: Form, data: Data, objective: Objective = SQUARES) -> Fit:
     first, second = _marquardt(starts, data, form, objective), _bfgs(starts, data, form, objective)
     costs = [float(data.cost(found, objective)) for found in (first, second)]
     coordinates = first if costs[0] <= costs[1] else second
-    return Fit(
+    return LossFit(
         form,
         data.frame.law(coordinates),
         min(costs),
@@ -132,7 +132,7 @@ def fit(form: Form, data: Data, objective: Objective = SQUARES) -> Fit:
     )
 
 
-def optimum(form: Form, data: Data, objective: Objective) -> Array:
+def optimum(form: Form, data: LossData, objective: Objective) -> Array:
     """The coordinates (6,) of the best fit, without its certificate: for the many fits of an
     interval or a score.
     """
@@ -168,7 +168,7 @@ def fit_as_the_paper(
     return LossLaw(E, A * n0**alpha, alpha, B * d0**beta, beta), errors
 
 
-def refine(starts: Array, data: Data, free: Array, objective: Objective, steps: int) -> Array:
+def refine(starts: Array, data: LossData, free: Array, objective: Objective, steps: int) -> Array:
     """Levenberg-Marquardt within bounds from many starts (..., 6) at once, each for its own
     losses where data.loss is (..., n); coordinates where `free` is 0 stay. Huber's loss by
     reweighting.
@@ -219,7 +219,7 @@ def _deltas(objective: Objective) -> list[Objective]:
     return [replace(objective, delta=delta) for delta in (*larger, objective.delta)]
 
 
-def _marquardt(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
+def _marquardt(starts: Array, data: LossData, form: Form, objective: Objective) -> Array:
     first, *more = _deltas(objective)
     at = refine(starts, data, FREE[form], first, 40)
     at = at[np.argsort(data.cost(at, first))][:_KEPT]
@@ -228,7 +228,7 @@ def _marquardt(starts: Array, data: Data, form: Form, objective: Objective) -> A
     return at[np.argmin(data.cost(at, objective))]
 
 
-def _bfgs(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
+def _bfgs(starts: Array, data: LossData, form: Form, objective: Objective) -> Array:
     """The best that L-BFGS finds from the first few starts."""
     free = np.flatnonzero(FREE[form])
     found: Array = np.clip(starts[:_KEPT], _LOWEST, _HIGHEST)
@@ -252,7 +252,7 @@ def _bfgs(starts: Array, data: Data, form: Form, objective: Objective) -> Array:
     return found[np.argmin(data.cost(found, objective))]
 
 
-def _starts(form: Form, data: Data) -> Array:
+def _starts(form: Form, data: LossData) -> Array:
     """The best points of variable projection: coordinates (starts, 6)."""
     free = FREE[form]
     if data.loss.shape[-1] < free.sum():

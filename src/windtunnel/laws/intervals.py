@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import fdtri
 
-from windtunnel.laws.fit import Data, Objective, refine
+from windtunnel.laws.fit import LossData, Objective, refine
 from windtunnel.laws.loss import FREE, Array, Form, log_slopes, surface
-from windtunnel.laws.noise import Noise
+from windtunnel.laws.noise import NoisePosterior
 
 LEVEL = 0.9
 _STEPS = 25
@@ -36,9 +36,9 @@ class Draws:
 def redraw(
     form: Form,
     coordinates: Array,
-    data: Data,
+    data: LossData,
     stem: NDArray[np.int64],
-    noise: Noise,
+    noise: NoisePosterior,
     objective: Objective,
     count: int,
     seed: int = 0,
@@ -60,9 +60,9 @@ def redraw(
 def linear_sd(
     form: Form,
     coordinates: Array,
-    data: Data,
+    data: LossData,
     stem: NDArray[np.int64],
-    noise: Noise,
+    noise: NoisePosterior,
     x: Array,
     y: Array,
 ) -> Array:
@@ -101,9 +101,9 @@ class Profile:
 def profiles(
     form: Form,
     coordinates: Array,
-    data: Data,
+    data: LossData,
     stem: NDArray[np.int64],
-    noise: Noise,
+    noise: NoisePosterior,
     objective: Objective,
 ) -> list[Profile]:
     """Of the floor E, and of the exponents with which the loss falls in N and in D alone: c alpha
@@ -125,7 +125,7 @@ def _profile(
     at: int,
     form: Form,
     coordinates: Array,
-    data: Data,
+    data: LossData,
     objective: Objective,
     effect: float,
 ) -> Profile:
@@ -154,7 +154,7 @@ def _crossing(tried: Array, costs: Array, allowed: float, at: int) -> float:
     return float(tried[at - 1] + share * (tried[at] - tried[at - 1]))
 
 
-def _design_effect(stem: NDArray[np.int64], noise: Noise) -> float:
+def _design_effect(stem: NDArray[np.int64], noise: NoisePosterior) -> float:
     """How many times fewer independent points there are than points (Kish)."""
     sizes = np.unique(stem, return_counts=True)[1]
     share = float(noise.weights @ (noise.shared * noise.variance)) / float(

@@ -17,7 +17,7 @@ _SHARED = np.linspace(0, 0.98, 25)  # shares of the variance: a flat prior
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoisePosterior:
     """Of the natural logarithm of the loss."""
 
     shared: Array  # candidates for the share of the variance that a stem's points have in common
@@ -31,7 +31,7 @@ class Noise:
     @classmethod
     def about(
         cls, residuals: Array, jacobian: Array, stem: NDArray[np.int64], least: float = 0.0
-    ) -> "Noise":
+    ) -> "NoisePosterior":
         """From residuals (n,) of a fit, its derivatives (n, parameters) and the stem of each
         point.
         """

@@ -28,7 +28,7 @@ _TAKEN = {"source": ("all", ""), "kind": ("branch", "run", "final", "")}
 
 
 @dataclass(frozen=True)
-class Points:
+class LossPoints:
     """Measurements: arrays of one length. Points of one stem share data order and noise."""
 
     params: dict[str, Array]  # N by each count that is known
@@ -88,7 +88,7 @@ class Points:
         return self.params[self.counts[0]]
 
 
-def read_points(path: Path) -> Points:
+def read_points(path: Path) -> LossPoints:
     """The points of a CSV file with columns params, tokens and loss, and where it has them
     params_with_head, params_total, flops, stem and seed: of the rows that `measured` takes.
     Raises ValueError, naming file and line.
@@ -120,7 +120,7 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     ]
 
 
-def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Points:
+def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> LossPoints:
     """The points of a table's rows, as `read_points` takes them. Raises ValueError."""
     columns = [name for name in rows[0] if name] if rows else []
     missing = [name for name in ("params", "tokens", "loss") if name not in columns]
@@ -138,7 +138,7 @@ def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Po
         for name in known
     }
     whole = {name: values[name] for name in COUNTS if name in known}
-    points = Points.of(
+    points = LossPoints.of(
         whole,
         values["tokens"],
         values["loss"],
@@ -153,7 +153,7 @@ def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Po
     return points
 
 
-def fittable(points: Points) -> bool:
+def fittable(points: LossPoints) -> bool:
     """Whether a law can be fitted; `check` says why not."""
     try:
         check(points)
@@ -162,7 +162,7 @@ def fittable(points: Points) -> bool:
     return True
 
 
-def check(points: Points) -> None:
+def check(points: LossPoints) -> None:
     """Raises ValueError when no law could be fitted: it says what is missing."""
     if (points.loss > _CEILING).any():
         raise ValueError(
@@ -194,7 +194,7 @@ def check(points: Points) -> None:
         )
 
 
-def _spread_about_a_curve(points: Points) -> float:
+def _spread_about_a_curve(points: LossPoints) -> float:
     """Largest over smallest distance of the points from the curve D ~ N^p that comes nearest to
     them.
     """

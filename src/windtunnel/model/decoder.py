@@ -9,7 +9,6 @@ and activations are (P, tokens, width) instead of (tokens, width). The same code
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import cast
 
@@ -39,7 +38,9 @@ class Decoder(nn.Module):
     head: Tensor  # where it is not tied
     norm: Tensor
     rope: Tensor
-    scales: Tensor
+    embedding_multiplier: Tensor  # each of them (), or (P, 1, 1)
+    residual_multiplier: Tensor
+    logit_multiplier: Tensor
 
     def __init__(
         self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] = 0
@@ -64,21 +65,24 @@ class Decoder(nn.Module):
             rope_table(context, self.model.head_size, self.model.rope_base),
             persistent=False,
         )
-        # (4,) or (4, P, 1, 1): the multipliers of `roles.Multipliers`, one column a member. A
-        # tensor, since compiled code would take a plain number for a constant and be compiled
-        # anew for each value of a search.
-        scales = torch.tensor([astuple(multipliers(m)) for m in models]).T
-        self.register_buffer(
-            "scales",
-            scales[:, 0] if self.members is None else scales[..., None, None],
-            persistent=False,
-        )
+        constants = [multipliers(m) for m in models]
+        self._register_multiplier("embedding_multiplier", [c.embedding for c in constants])
+        self._register_multiplier("residual_multiplier", [c.residual for c in constants])
+        self._register_multiplier("logit_multiplier", [c.logits for c in constants])
         self._losses: Callable[..., Tensor] = _losses
         self._again = False
 
     def _register(self, name: str, value: Tensor) -> None:
         module, _, leaf = name.rpartition(".")
         self.get_submodule(module).register_parameter(leaf, nn.Parameter(value))
+
+    def _register_multiplier(self, name: str, values: list[float]) -> None:
+        """A tensor, () or (P, 1, 1): compiled code would take a plain number for a constant, and be
+        compiled anew for each value of a search.
+        """
+        column = torch.tensor(values)
+        shaped = column[0] if self.members is None else column[:, None, None]
+        self.register_buffer(name, shaped, persistent=False)
 
     @property
     def unembedding(self) -> Tensor:
@@ -105,7 +109,7 @@ class Decoder(nn.Module):
         tokens: attention stays within a document.
         """
         x, _ = self._trunk(tokens, documents, cache)
-        return rms_norm(x, self.norm, self.model.norm_eps) * self._scale(3)
+        return rms_norm(x, self.norm, self.model.norm_eps) * self.logit_multiplier
 
     def logits(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """fp32 logits (batch, T, vocab), or (P, batch, T, vocab)."""
@@ -126,7 +130,12 @@ class Decoder(nn.Module):
         """
         x, unevenness = self._trunk(tokens, documents, None)
         losses = self._losses(
-            x, self.norm, self.model.norm_eps, self._scale(3), self.unembedding, targets.flatten(-2)
+            x,
+            self.norm,
+            self.model.norm_eps,
+            self.logit_multiplier,
+            self.unembedding,
+            targets.flatten(-2),
         )
         return losses, torch.stack(unevenness).sum(0) if unevenness else None
 
@@ -139,7 +148,7 @@ class Decoder(nn.Module):
         if documents is not None:
             batch = tokens.shape[-2] * (self.members or 1)
             documents = documents.expand(self.members or 1, *documents.shape[-2:]).reshape(batch, T)
-        x, unevenness = self._embed(tokens) * self._scale(0), []
+        x, unevenness = self._embed(tokens) * self.embedding_multiplier, []
         for index, layer in enumerate(self.layers):
             through = (
                 partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False)
@@ -148,7 +157,7 @@ class Decoder(nn.Module):
             )
             x, uneven = cast(
                 tuple[Tensor, Tensor | None],
-                through(x, table, self._scale(1), documents, cache and cache.of(index)),
+                through(x, table, self.residual_multiplier, documents, cache and cache.of(index)),
             )
             if uneven is not None:
                 unevenness.append(uneven)
@@ -160,10 +169,6 @@ class Decoder(nn.Module):
         tokens = tokens.expand(self.members, *tokens.shape[-2:])
         first = torch.arange(self.members, device=tokens.device)[:, None] * self.model.vocab
         return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
-
-    def _scale(self, index: int) -> Tensor:
-        """One of `roles.Multipliers`: (), or (P, 1, 1) for members."""
-        return self.scales[index]
 
 
 class Layer(nn.Module):

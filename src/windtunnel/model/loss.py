@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LOGITS_AT_ONCE = (
-    2**25
-)  # numbers; above this the logits are made chunk by chunk and made again in the backward pass
+from windtunnel.model.memory import LOGITS_AT_ONCE
 
 
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -70,4 +68,4 @@ def _chunks(hidden: Tensor, head: Tensor, targets: Tensor) -> list[tuple[Tensor,
 def _rows(head: Tensor) -> int:
     """How many tokens' logits are made at once."""
     members = head.shape[0] if head.dim() == 3 else 1
-    return max(1, _LOGITS_AT_ONCE // (head.shape[-2] * members))
+    return max(1, LOGITS_AT_ONCE // (head.shape[-2] * members))

@@ -78,20 +78,6 @@ def flops_per_token(model: Model, context: int) -> int:
     return 3 * (2 * matrices + 2 * attention)
 
 
-def activation_bytes(model: Model) -> int:
-    """Bytes a token that the backward pass of the layers needs, in bf16 with an fp32 residual
-    stream: what enters each norm and each product, the rotated heads, and what the gate
-    multiplies. An estimate: a compiler may keep less.
-    """
-    d, q, kv = model.width, model.heads * model.head_size, model.kv_heads * model.head_size
-    layer = 2 * 4 * d + 2 * 2 * d + 2 * (q + 2 * kv) + 2 * (q + kv) + 2 * q
-    if model.experts:  # each chosen expert has rows of its own in and out
-        layer += model.experts_per_token * (2 * 2 * d + 3 * 2 * model.ffn) + 4 * model.experts
-    else:
-        layer += 3 * 2 * model.ffn
-    return model.depth * layer + 4 * d + 2 * d
-
-
 def _active(model: Model, shape: tuple[int, ...]) -> int:
     """The numbers of a tensor that one token meets."""
     return (

@@ -1,39 +1,12 @@
 """What a model costs on a device: hours and money to train, bytes to train and to serve."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from windtunnel.devices import GB
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.recipe import Model
-from windtunnel.train.device import PEAKS
 
-GB = 10**9
-
-
-@dataclass(frozen=True)
-class Device:
-    """A processor as its maker's data sheet has it."""
-
-    name: str
-    # dense bf16 FLOP/s of matrix products; 0: not known, a lab's own runs say what they reached
-    peak: float
-    memory: int  # bytes; 0: not known
-    micro_tokens: int = 32_768  # through the model at once, where that fits
-
-
-DEVICES = {
-    device.name: device
-    for device in (
-        Device("h200", PEAKS["H200"], 141 * GB),
-        Device("h100", PEAKS["H100"], 80 * GB),
-        Device("a100", PEAKS["A100"], 80 * GB),
-        Device("a100-40gb", PEAKS["A100"], 40 * GB),
-        Device("l40s", PEAKS["L40S"], 48 * GB),
-        Device("rtx4090", PEAKS["RTX 4090"], 24 * GB),
-        Device("cpu", 0.0, 0, 8192),
-    )
-}
 # The paper's 2.4B on A100s comes to 78 to 87 TFLOP/s a device, 25 to 28% of the peak.
 ASSUMED_SHARE = 0.25
 # Bytes a weight. The small formats of GGUF keep a scale for each block: 4.5 and 8.5 bits a weight
@@ -50,20 +23,6 @@ TARGETS = {
     "raspberry-pi-4gb": 2 * GB,
     "raspberry-pi-8gb": 4 * GB,
 }
-_TRAINED = 16  # bytes a parameter: weight, gradient and two moments, in fp32
-# bytes a token, layer and unit of width, kept for the backward pass in bf16: about 15 values
-_SAVED = 30
-_LOGITS = 8  # bytes a token and entry of the vocabulary: logits and their gradient
-
-
-def device(name: str) -> Device:
-    """Raises InputError for one that is not known."""
-    key = name.lower().replace(" ", "").replace("_", "-")
-    if key not in DEVICES:
-        raise InputError(
-            f"--device {name}: expected one of {', '.join(DEVICES)}{did_you_mean(key, DEVICES)}"
-        )
-    return DEVICES[key]
 
 
 def bytes_of(text: str) -> int:
@@ -94,15 +53,6 @@ def bytes_per_weight(quantisation: str) -> float:
         )
         raise InputError(f"--quantisation {quantisation}: {expected}")
     return QUANTISATIONS[quantisation]
-
-
-def training_bytes(model: Model, micro_tokens: int) -> dict[str, int]:
-    """About: states exactly, activations of the tokens that go through the model at once by their
-    order.
-    """
-    states = _TRAINED * count(model).params_total
-    activations = micro_tokens * (_SAVED * model.width * model.depth + _LOGITS * model.vocab)
-    return {"states": states, "activations": activations, "total": states + activations}
 
 
 def serving(model: Model, context: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.laws import laptop
-from windtunnel.laws.batch import LAWS, ByTokens, Optima, best_available, fit
-from windtunnel.laws.points import Points, measured, points_of, read_rows
-from windtunnel.recipe import DecayShape, Recipe, load
+from windtunnel.laws.batch import BATCH_LAWS, ByTokens, Optima, best_available, fit_batch
+from windtunnel.laws.points import LossPoints, measured, points_of, read_rows
+from windtunnel.recipe import DecayShapeName, Recipe, load
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 _ERROR = 0.2  # of the logarithm of a best batch that is known without its error
@@ -71,7 +71,7 @@ class Rate:
 @dataclass(frozen=True)
 class Decay:
     share: float
-    shape: DecayShape
+    shape: DecayShapeName
     floor: float
     source: Source
 
@@ -82,7 +82,7 @@ class Evidence:
     depth) of all.
     """
 
-    points: Points
+    points: LossPoints
     source: Source
     seed_sd: float | None
     decay: Decay
@@ -250,7 +250,7 @@ def read_result(lab: Path, study: str) -> dict[str, Any] | None:
         raise InputError(f"{file}: not the result of a study: {error!r}") from None
 
 
-def _measured(path: Path) -> tuple[Points, list[dict[str, str]]]:
+def _measured(path: Path) -> tuple[LossPoints, list[dict[str, str]]]:
     """A table's points, and the row of each."""
     try:
         rows = read_rows(path)
@@ -264,7 +264,7 @@ def _rates(path: Path, rows: Sequence[dict[str, str]]) -> list[tuple[float, floa
     return [(float(row["params"]), _positive(path, row, "lr")) for row in rows if row.get("lr")]
 
 
-def _best_of_each(points: Points) -> list[int]:
+def _best_of_each(points: LossPoints) -> list[int]:
     """Indices: of each size and length the run with the lowest loss; but points that only repeat
     a seed all count.
     """
@@ -328,7 +328,7 @@ def _studied_batch(evidence: Evidence) -> tuple[str, Optima, Source] | None:
         return None
     numbers = result["numbers"]
     chosen, arms = numbers.get("chosen"), numbers.get("arms") or {}
-    if chosen not in LAWS or not arms:
+    if chosen not in BATCH_LAWS or not arms:
         return None
     found = [
         (
@@ -349,7 +349,7 @@ def _studied_batch(evidence: Evidence) -> tuple[str, Optima, Source] | None:
     return chosen, optima, Source(f"the batch study's {chosen} law", "batch", tuple(result["runs"]))
 
 
-def _optima(points: Points, batches: Sequence[tuple[int, float]]) -> Optima | None:
+def _optima(points: LossPoints, batches: Sequence[tuple[int, float]]) -> Optima | None:
     """Of the points (by index) whose batch is known; None without any."""
     if not batches:
         return None
@@ -390,7 +390,7 @@ def _fitted(
         )
         for _ in range(_DRAWS)
     ]
-    batch, low, high = fit(LAWS[kind], optima, redrawn).predicted(loss, tokens, params)
+    batch, low, high = fit_batch(kind, optima, redrawn).predicted(loss, tokens, params)
     inside = optima.tokens.min() / 4 <= tokens <= optima.tokens.max() * 4
     return BatchChoice(batch, (low, high), bool(inside), source)
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.data.shards import Corpus
+from windtunnel.devices import DEVICES
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.laws import laptop
 from windtunnel.laws.choice import Predictor, choose
 from windtunnel.laws.optimum import FLOPS, closed_form, ratio_interval
 from windtunnel.laws.repetition import PUBLISHED
+from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit, training_memory
 from windtunnel.model.shape import flops_per_token
 from windtunnel.plan import flags as flag
-from windtunnel.plan.devices import ASSUMED_SHARE, bytes_per_weight, device, serving, training_bytes
+from windtunnel.plan.devices import ASSUMED_SHARE, bytes_per_weight, serving
 from windtunnel.plan.evidence import BatchChoice, Evidence, Rate, Source, batch_at, rate
 from windtunnel.plan.request import Request, asked_by, name_of
 from windtunnel.plan.shapes import Band, Family
@@ -307,7 +309,7 @@ def _speed(evidence: Evidence, request: Request) -> dict[str, Any] | None:
     """
     if request.device is None and evidence.speed is None:
         return None
-    named = device(request.device or "cpu")
+    named = DEVICES[request.device or "cpu"]
     if not named.peak:
         if evidence.speed is None:
             raise InputError(
@@ -477,16 +479,16 @@ def _training(speed: dict[str, Any] | None, request: Request, flops: float) -> d
 
 
 def _memory(recipe: Recipe, request: Request, speed: dict[str, Any] | None) -> dict[str, int]:
-    """Of training: with as many tokens at once as fit the device, at least one window."""
-    context, model = recipe.data.context, recipe.model
-    micro = min(
-        recipe.train.batch,
-        device(request.device or "cpu").micro_tokens // context * context or context,
-    )
-    there = speed["memory"] * speed["devices"] if speed and speed["memory"] else math.inf
-    while micro > context and training_bytes(model, micro)["total"] > there:
-        micro = max(context, micro // 2 // context * context)
-    return {"micro_batch": micro} | training_bytes(model, micro)
+    """Of training, with as much going through the model at once as the engine would choose."""
+    context, model, batch = recipe.data.context, recipe.model, recipe.train.batch
+    room, recompute = math.inf, False
+    if speed and speed["memory"]:
+        room = tokens_that_fit(model, speed["memory"] * speed["devices"])
+    kind = DEVICES[request.device or "cpu"].kind
+    micro = largest_part(batch, context, min(AT_ONCE[kind], room))
+    recompute = micro > room
+    memory = training_memory(model, micro, recompute=recompute)
+    return {"micro_batch": micro, **vars(memory), "total": memory.total}
 
 
 def _costs(setting: Setting, chosen: Choice) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
-from windtunnel.recipe import Parametrization
+from windtunnel.recipe import ParametrizationName
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Request:
     vocab: int | None = None
     context: int | None = None
     lr: float | None = None
-    parametrization: Parametrization | None = None
+    parametrization: ParametrizationName | None = None
     name: str = ""
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 field by field where it is damaged or older than this code.
 """
 
+import json
 from pathlib import Path
 from typing import Self
 
@@ -45,7 +46,7 @@ class Record(BaseModel):
 
     def to_json(self) -> str:
         """The record as `--json` prints it and as its file holds it."""
-        return self.model_dump_json(indent=1)
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
 
 
 def first_fault(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
-from windtunnel.recipe import DecayShape, Mixture
+from windtunnel.recipe import DecayShapeName, Mixture
 from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, create
 
@@ -19,7 +19,7 @@ def branch(
     corpus: Corpus,
     at: int,
     decay: int,
-    shape: DecayShape = "linear",
+    shape: DecayShapeName = "linear",
     floor: float = 0.0,
     mixture: Mixture | None = None,
     batch: int | None = None,

@@ -1,15 +1,18 @@
 """What this process has compiled, and what it found that an earlier one had compiled."""
 
+import sys
 from dataclasses import dataclass
 
-import torch
-from torch._dynamo.utils import calculate_time_spent, counters
+# torch's compiler takes longer to import than torch itself, and many runs compile nothing: it is
+# imported where something is compiled.
 
 _SHAPES = 256  # whose compiled code a process keeps
 
 
 def keep_shapes() -> None:
     """Past its own limit of 8 shapes torch would quietly not compile any more."""
+    import torch._dynamo
+
     torch._dynamo.config.recompile_limit = _SHAPES
 
 
@@ -41,6 +44,10 @@ class Compiled:
 
 def so_far() -> Compiled:
     """Since this process began."""
+    if "torch._dynamo" not in sys.modules:
+        return Compiled()
+    from torch._dynamo.utils import calculate_time_spent, counters
+
     graphs = counters["inductor"]
     seconds = calculate_time_spent()["total_wall_time"]
     return Compiled(graphs["fxgraph_cache_miss"], graphs["fxgraph_cache_hit"], seconds)

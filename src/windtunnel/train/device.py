@@ -13,20 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
+from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
-from windtunnel.model.shape import activation_bytes, count
+from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit
 from windtunnel.recipe import Model, Recipe
 
-# Dense bf16 matrix peaks without sparsity, FLOP/s, from the makers' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
-# tokens through the model at once: of one model, and of all members together
-_AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
+# Tokens of all members together through the model at once.
 _TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
-_OF_MEMORY = 0.8  # of a GPU's, for weights, moments and activations
-# a parameter: value, gradient and two moments in fp32, value and gradient of a product in bf16
-_STATE_BYTES = 20
-_LOGITS_BYTES = 2**25 * 8  # of a chunk: bf16, and fp32 in between
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,13 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     precision = (
         train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     )
-    compiled = _can_compile(device) if train.compile == "auto" else train.compile
+    compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
-    room = _room(recipe.model, members, _memory()) if device == "cuda" else train.batch
-    most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
-    micro = train.micro_batch or _largest_part(train.batch, recipe.data.context, most)
+    room = train.batch
+    if device == "cuda":
+        room = tokens_that_fit(recipe.model, _memory(), members=members, precision=precision)
+    most = min(AT_ONCE[device], _TOGETHER[device] // members, room)
+    micro = train.micro_batch or largest_part(train.batch, recipe.data.context, most)
     return Engine(
         device, precision, compiled, micro, torch.get_num_threads(), members, micro > room
     )
@@ -105,10 +101,9 @@ def matrix_peak(engine: Engine) -> float:
     known GPU at bf16, else the best of a few large products, measured (0.3 s).
     """
     if engine.device == "cuda" and engine.precision == "bf16":
-        name = torch.cuda.get_device_name()
-        known = [peak for part, peak in PEAKS.items() if part in name]
-        if known:
-            return known[0]
+        known = known_peak(torch.cuda.get_device_name())
+        if known is not None:
+            return known
     return measured_peak(
         engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32
     )
@@ -170,7 +165,7 @@ def _has_bf16(device: str) -> bool:
     )
 
 
-def _can_compile(device: str) -> bool:
+def can_compile(device: str) -> bool:
     """Inductor needs a C++ compiler on CPU and Triton on CUDA."""
     if device == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
@@ -180,18 +175,3 @@ def _can_compile(device: str) -> bool:
 def _memory() -> int:
     """Bytes of the GPU, used ones too: what is chosen must not depend on the moment."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-
-
-def _room(model: Model, members: int, memory: int) -> int:
-    """Tokens of each member whose activations fit beside the weights and moments; 0 where not
-    even those fit.
-    """
-    left = _OF_MEMORY * memory - members * count(model).params_total * _STATE_BYTES - _LOGITS_BYTES
-    return max(0, int(left / (members * activation_bytes(model))))
-
-
-def _largest_part(batch: int, context: int, most: int) -> int:
-    """The largest whole share of a batch of at most `most` tokens, at least one window."""
-    windows = batch // context
-    parts = [n for n in range(1, windows + 1) if windows % n == 0 and n * context <= most]
-    return max(parts, default=1) * context

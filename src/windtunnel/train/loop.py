@@ -72,7 +72,7 @@ def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any
 def train_together(
     runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]
 ) -> list[dict[str, Any]]:
-    """The same for runs that share one `kinship`, as members of a population: one set of kernels
+    """The same for runs of one `population_key`, as members of a population: one set of kernels
     trains them all.
 
     Each member has its own seed, data order, settings, schedule, beginning and end, and ends as
@@ -92,7 +92,7 @@ def train_together(
     return [run.summary() for run in runs]
 
 
-def kinship(run: Run) -> Hashable:
+def population_key(run: Run) -> Hashable:
     """What runs must have in common to train together; one of its own for a run that can only
     train alone.
     """

@@ -4,7 +4,7 @@ it.
 
 import math
 
-from windtunnel.recipe import DecayShape, Recipe
+from windtunnel.recipe import DECAY_SHAPES, Decay, Recipe
 
 
 def rate(recipe: Recipe, start: int, tokens: int) -> float:
@@ -19,43 +19,23 @@ def rate(recipe: Recipe, start: int, tokens: int) -> float:
 def rate_at(recipe: Recipe, position: float) -> float:
     """Share of the peak rate at a token position: warm-up, then stable and decay (paper Eq. 1),
     or cosine.
-
-    The cosine is floor + (1 - floor) (1 + cos(pi s / S)) / 2, what the paper's misprinted App.
-    B.1 intends.
     """
-    schedule, total = recipe.schedule, recipe.total_tokens
     if position < recipe.warmup_tokens:
         return position / recipe.warmup_tokens
-    if schedule.kind == "cosine":
-        return (
-            schedule.floor
-            + (1 - schedule.floor) * (1 + math.cos(math.pi * min(1.0, position / total))) / 2
-        )
-    decay = recipe.decay_tokens
-    begun = position - (total - decay)
-    if not decay or begun <= 0:
+    if recipe.schedule.kind == "cosine":
+        return _cosine(position / recipe.total_tokens, recipe.schedule.floor)
+    begun = position - (recipe.total_tokens - recipe.decay_tokens)
+    if not recipe.decay_tokens or begun <= 0:
         return 1.0
-    if schedule.decay_shape == "exponential":
-        return max(schedule.floor, 0.5 ** (begun / half_life(recipe)))
-    return schedule.floor + (1 - schedule.floor) * _remaining(
-        schedule.decay_shape, min(1.0, begun / decay)
+    moment = Decay(
+        begun=begun,
+        length=recipe.decay_tokens,
+        floor=recipe.schedule.floor,
+        half_life=recipe.schedule.half_life.of(recipe.schedule.tokens),
     )
+    return DECAY_SHAPES[recipe.schedule.decay_shape].share(moment)
 
 
-def half_life(recipe: Recipe) -> float:
-    """Tokens in which an exponential decay halves: as given (the paper's T), or what ends the
-    decay at the floor.
-    """
-    given = recipe.schedule.half_life.of(recipe.schedule.tokens)
-    return given or recipe.decay_tokens / math.log2(1 / recipe.schedule.floor)
-
-
-def _remaining(shape: DecayShape, done: float) -> float:
-    """From 1 to 0 as `done` goes from 0 to 1."""
-    if shape == "linear":
-        return 1 - done
-    if shape == "cosine":
-        return (1 + math.cos(math.pi * done)) / 2
-    if shape == "1-sqrt":
-        return 1 - math.sqrt(done)
-    return math.sqrt(1 - done)
+def _cosine(done: float, floor: float) -> float:
+    """floor + (1 - floor) (1 + cos(pi s / S)) / 2: what the paper's misprinted App. B.1 intends."""
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2

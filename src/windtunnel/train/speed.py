@@ -57,7 +57,9 @@ def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
     return recipe.train.batch / statistics.median(times)
 
 
-def gains(recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False) -> dict[int, float]:
+def speedups(
+    recipe: Recipe, most: int, stop: Callable[[], bool] = lambda: False
+) -> dict[int, float]:
     """How many times as fast members train together as one after the other, by their number:
     `most` of them, and a quarter as long as fewer are faster.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
-from windtunnel.recipe import DecayShape, Mixture, Recipe
+from windtunnel.recipe import DECAY_SHAPES, DecayShapeName, Mixture, Recipe
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
@@ -26,7 +26,6 @@ from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_
 LEVEL = 0.9
 Vary = Literal["mixture", "shape", "length"]
 _LENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4)  # shares of a run that decay
-_EXPONENTIAL_FLOOR = 0.1  # where an exponential decay ends: it never comes to zero
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class Arm:
 
     name: str
     decay: float  # share of the run
-    shape: DecayShape = "linear"
+    shape: DecayShapeName = "linear"
     mixture: Mixture | None = None
 
     @property
     def floor(self) -> float:
-        return _EXPONENTIAL_FLOOR if self.shape == "exponential" else 0.0
+        return DECAY_SHAPES[self.shape].floor
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Design:
     depth: int = 4
     tokens: int = 2_560_000
     decay: float = 0.2
-    shape: DecayShape = "linear"
+    shape: DecayShapeName = "linear"
     batch: int = 2048
     lr: float = 0.01
     seeds: int = 2
@@ -63,7 +62,7 @@ class Design:
         which gives it `share` of the decay and the others what is left, by their sizes.
         """
         if vary == "shape":
-            others = [shape for shape in get_args(DecayShape) if shape != self.shape]
+            others = [shape for shape in DECAY_SHAPES if shape != self.shape]
             return [Arm(shape, self.decay, shape) for shape in [self.shape, *others]]
         if vary == "length":
             lengths = [

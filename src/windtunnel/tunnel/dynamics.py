@@ -32,7 +32,7 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import role_of
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
-from windtunnel.recipe import DecayShape, Recipe
+from windtunnel.recipe import DecayShapeName, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, train
@@ -74,7 +74,7 @@ def recipe_of(
     depth: int,
     tokens: int,
     decay: Length,
-    shape: DecayShape,
+    shape: DecayShapeName,
     floor: float,
     batch: int,
     seed: int,

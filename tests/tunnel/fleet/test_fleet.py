@@ -15,10 +15,11 @@ from patience import PATIENCE, wait_until
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe, dump
+from windtunnel.results.populations import Populations
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import list_runs
 from windtunnel.tunnel.fleet.fleet import Branch, Interrupted, fleet
-from windtunnel.tunnel.fleet.populations import Book
+from windtunnel.tunnel.fleet.populations import shape_name
 from windtunnel.tunnel.fleet.workers import workers
 from windtunnel.tunnel.study import final
 
@@ -227,29 +228,31 @@ def test_dump_of_a_stem_with_branch_points_is_the_same_run(
     assert "2560" in dump(list_runs(lab.path)[0].recipe)
 
 
-def test_kin_train_as_members_where_that_was_measured_to_be_faster(
+def test_runs_train_as_members_where_that_was_measured_to_be_faster(
     make_lab: Any, recipe: Make
 ) -> None:
     """Stems and their branches, one that diverges among them: the same ends, to rounding, as one
     at a time.
     """
-    kin = [
-        recipe(name=f"kin-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)})
+    alike = [
+        recipe(name=f"alike-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)})
         for seed in range(7)
     ]
     wild = recipe(name="wild", optimizer={"lr": 1e4, "clip": 0.0})
     stem = stem_of(recipe, 6400)
-    wanted = [*kin, wild, *(Branch(stem, at, 640) for at in (1280, 2560, 3840, 5120, 6400))]
+    wanted = [*alike, wild, *(Branch(stem, at, 640) for at in (1280, 2560, 3840, 5120, 6400))]
     ends = []
-    for gains in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
+    for speedups in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
         lab = make_lab()
-        Book(lab.path, workers().machine).write(recipe(), gains)
-        runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "kin")
+        Populations.of(lab.path).write_with(
+            lab.path, workers().machine, shape_name(recipe()), speedups
+        )
+        runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "alike")
         ends.append(
             [(run.recipe.name, run.status()["status"], run.status().get("loss")) for run in runs]
         )
         members = {json.loads((run.path / "engine.json").read_text())["members"] for run in runs}
-        assert max(members) == max(gains)
+        assert max(members) == max(speedups)
     for (name, status, loss), (name_together, status_together, loss_together) in zip(
         *ends, strict=True
     ):

@@ -8,10 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
+from windtunnel.results.populations import Populations
 from windtunnel.train.run import create
-from windtunnel.train.speed import gains
-from windtunnel.tunnel.fleet.populations import Book, best, share, told, worth_measuring
+from windtunnel.train.speed import speedups
+from windtunnel.tunnel.fleet.populations import (
+    described,
+    fastest,
+    population_size,
+    shape_name,
+    worth_measuring,
+)
 
 Make = Callable[..., Recipe]
 
@@ -28,42 +36,56 @@ Make = Callable[..., Recipe]
 def test_the_fastest_is_chosen_where_it_is_clearly_faster(
     measured: dict[int, float], members: int
 ) -> None:
-    assert best(measured) == members
-    assert ("one at a time" if members == 1 else f"{members} members together") in told(measured)
+    assert fastest(measured) == members
+    how = "one run at a time" if members == 1 else f"{members} members together"
+    assert how in described(measured)
 
 
 @given(
-    kin=st.integers(1, 300),
+    waiting=st.integers(1, 300),
     workers=st.integers(1, 16),
     most=st.sampled_from([1, 2, 4, 8, 16, 32, 64]),
 )
-def test_a_share_leaves_no_worker_idle_and_is_never_too_large(
-    kin: int, workers: int, most: int
+def test_a_population_leaves_no_worker_idle_and_is_never_too_large(
+    waiting: int, workers: int, most: int
 ) -> None:
-    members = share(kin, workers, most)
+    members = population_size(waiting, workers, most)
     assert 1 <= members <= most and members & (members - 1) == 0
-    assert members <= max(1, -(-kin // workers))
+    assert members <= max(1, -(-waiting // workers))
 
 
-def test_shares_of_a_search() -> None:
-    assert [share(24, 2, most) for most in (1, 4, 8, 16)] == [1, 4, 4, 8]
-    assert share(8, 2, 16) == 4 and share(3, 1, 16) == 2 and share(64, 1, 64) == 64
+def test_the_populations_of_a_search() -> None:
+    assert [population_size(24, 2, most) for most in (1, 4, 8, 16)] == [1, 4, 4, 8]
+    assert (
+        population_size(8, 2, 16) == 4
+        and population_size(3, 1, 16) == 2
+        and population_size(64, 1, 64) == 64
+    )
 
 
 def test_a_measurement_of_real_steps(recipe: Make) -> None:
-    found = gains(recipe(), most=8)
+    found = speedups(recipe(), most=8)
     assert found[1] == 1.0 and set(found) in ({1, 8}, {1, 2, 8})
-    assert all(0.2 < gain < 5 for gain in found.values())
-    assert gains(recipe(), most=4, stop=lambda: True) == {1: 1.0}
+    assert all(0.2 < speedup < 5 for speedup in found.values())
+    assert speedups(recipe(), most=4, stop=lambda: True) == {1: 1.0}
 
 
 def test_what_was_measured_is_found_again_for_the_same_shape_on_the_same_machine(
     tmp_path: Path, recipe: Make
 ) -> None:
-    Book(tmp_path, "here").write(recipe(), {1: 1.0, 2: 1.5})
-    assert Book(tmp_path, "here").find(recipe(seed=3, optimizer={"lr": 0.5})) == {1: 1.0, 2: 1.5}
-    assert Book(tmp_path, "here").find(recipe(train={"batch": 256})) is None
-    assert Book(tmp_path, "there").find(recipe()) is None
+    Populations.of(tmp_path).write_with(tmp_path, "here", shape_name(recipe()), {1: 1.0, 2: 1.5})
+    Populations.of(tmp_path).write_with(tmp_path, "here", "another", {1: 1.0})
+    known = Populations.of(tmp_path)
+    other_seed = recipe(seed=3, optimizer={"lr": 0.5})
+    assert known.find("here", shape_name(other_seed)) == {1: 1.0, 2: 1.5}
+    assert known.find("here", shape_name(recipe(train={"batch": 256}))) is None
+    assert known.find("there", shape_name(recipe())) is None
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "populations.json").write_text('{"here": {"32x2": {"two": 1.5}}}')
+    with pytest.raises(InputError, match=r"populations\.json: here\.32x2"):
+        Populations.of(tmp_path)
 
 
 def test_a_measurement_is_for_much_work(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:

@@ -6,9 +6,11 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.report.figures import styled
 
-_COLOURS = {"minicpm": "#33658a", "completep": "#6a994e", "standard": "#d1495b"}
+# by parametrization, in the order of their table; those that a lab has beside them come after
+_COLOURS = ("#33658a", "#6a994e", "#d1495b", "#f4a259", "#8d6a9f", "#2f2f2f")
 
 
 def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
@@ -76,6 +78,7 @@ def _bowls(found: dict[str, Any], table: list[dict[str, str]]) -> go.Figure:
 
 def _best(found: dict[str, Any]) -> go.Figure:
     figure = go.Figure()
+    known = list(dict.fromkeys([*PARAMETRIZATIONS, *found]))
     for name, numbers in found.items():
         first = numbers["sizes"][0]["depth"]
         sizes = [size for size in numbers["sizes"] if size["lr"] and size["depth"] == first]
@@ -86,7 +89,7 @@ def _best(found: dict[str, Any]) -> go.Figure:
             y=[size["lr"] for size in sizes],
             name=label,
             mode="lines+markers",
-            line={"color": _COLOURS[name]},
+            line={"color": _COLOURS[known.index(name) % len(_COLOURS)]},
             error_y={
                 "type": "data",
                 "symmetric": False,

@@ -14,7 +14,7 @@ import numpy as np
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.laws.batch import LAWS, Fit, Law, Optima, fit
+from windtunnel.laws.batch import BATCH_LAWS, BatchFit, Optima, fit_batch
 from windtunnel.model.shape import count
 from windtunnel.recipe import Recipe
 from windtunnel.train.loop import Watch
@@ -284,7 +284,7 @@ def _arm(
     noise = noise_of(list(surfaces.values()), form)
     found = dict(zip(design.sizes, valleys(list(surfaces.values()), form, noise), strict=True))
     optima, sizes, redrawn = _optima(found, params)
-    laws = {name: fitted for name, kind in LAWS.items() if (fitted := _fit(kind, optima, redrawn))}
+    laws = {name: fitted for name in BATCH_LAWS if (fitted := _fit(name, optima, redrawn))}
     one_left_out: list[Fold] = [
         (
             sizes != i,
@@ -343,15 +343,15 @@ def _optima(
     return optima, np.array([i for i, _, _ in inside]), redrawn
 
 
-def _fit(kind: type[Law], optima: Optima, redrawn: Sequence[Optima]) -> Fit | None:
+def _fit(law: str, optima: Optima, redrawn: Sequence[Optima]) -> BatchFit | None:
     """None where the points can't tell the law."""
     try:
-        return fit(kind, optima, redrawn)
+        return fit_batch(law, optima, redrawn)
     except ValueError:
         return None
 
 
-def _law(fitted: Fit) -> dict[str, Any]:
+def _law(fitted: BatchFit) -> dict[str, Any]:
     intervals = {name: list(fitted.interval(name)) for name in fitted.law.names()}
     return asdict(fitted.law) | {"intervals": intervals}
 
@@ -370,7 +370,7 @@ def _without_longest(optima: Optima, design: Design, surfaces: dict[Size, Surfac
     ]
 
 
-def _chosen(laws: dict[str, Fit], regret: dict[str, dict[str, float | None]]) -> str | None:
+def _chosen(laws: dict[str, BatchFit], regret: dict[str, dict[str, float | None]]) -> str | None:
     """The least regret on a size left out; with too few sizes for that, on the longest length
     left out.
     """
@@ -426,13 +426,15 @@ def _trunk(
         for size in rows
     }
     optima, _, redrawn = _optima(found, params)
-    fitted = _fit(LAWS["loss"], optima, redrawn)
+    fitted = _fit("loss", optima, redrawn)
     octaves = regret = None
     if fitted:
         everywhere = [(size, None) for size in design.sizes]
         regret = regret_of(fitted.law, everywhere, surfaces, params)
         if "loss" in full:
-            other = LAWS["loss"].of_logs(np.array([math.log(full["loss"]["c"]), full["loss"]["k"]]))
+            other = BATCH_LAWS["loss"].of_logs(
+                np.array([math.log(full["loss"]["c"]), full["loss"]["k"]])
+            )
             apart = fitted.law.at(optima.loss, optima.tokens, optima.params) / other.at(
                 optima.loss, optima.tokens, optima.params
             )

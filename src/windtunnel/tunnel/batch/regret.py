@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.laws.batch import LAWS, ByTokens, Law, Optima, ThreeTerm
+from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima, ThreeTerm
 from windtunnel.tunnel.batch.contours import Surface
 
 Size = tuple[int, int]  # width, depth
@@ -24,7 +24,7 @@ def held_out(
     law.
     """
     found: dict[str, float | None] = {}
-    for name in (*LAWS, "three_term", "constant"):
+    for name in (*BATCH_LAWS, "three_term", "constant"):
         regrets = []
         for kept, others, tried in folds:
             law = (
@@ -53,14 +53,14 @@ def three_term(surfaces: dict[Size, Surface], params: dict[Size, int]) -> ThreeT
         return None
 
 
-def _by_optima(name: str, optima: Optima) -> Law | None:
+def _by_optima(name: str, optima: Optima) -> BatchLaw | None:
     """A law through the best batches, or (`constant`) their mean, which is D^0."""
     if not len(optima):
         return None
     try:
         return (
-            LAWS[name].fit(optima)
-            if name in LAWS
+            BATCH_LAWS[name].fit(optima)
+            if name in BATCH_LAWS
             else ByTokens(float(np.exp(np.log(optima.batch).mean())), 0.0)
         )
     except ValueError:
@@ -68,7 +68,7 @@ def _by_optima(name: str, optima: Optima) -> Law | None:
 
 
 def regret_of(
-    law: Law | ThreeTerm | None,
+    law: BatchLaw | ThreeTerm | None,
     tried: Sequence[tuple[Size, int | None]],
     surfaces: dict[Size, Surface],
     params: dict[Size, int],

@@ -18,7 +18,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.model.shape import count
-from windtunnel.recipe import Parametrization, Recipe, parse
+from windtunnel.recipe import ParametrizationName, Recipe, parse
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.check import theory
 from windtunnel.tunnel.check.probe import Reading, readings
@@ -40,7 +40,7 @@ _RULE = 0.02  # a factor of the table is measured without noise but for the draw
 class Design:
     """Widths at `depth`, depths at `width`; seeds 0, 1, ...; read after each of `steps`."""
 
-    parametrization: Parametrization = "minicpm"
+    parametrization: ParametrizationName = "minicpm"
     widths: tuple[int, ...] = (64, 128, 256, 512)
     depths: tuple[int, ...] = (4, 8, 16)
     width: int = 64
@@ -144,7 +144,7 @@ def measure(
     return points
 
 
-def judge(points: Sequence[Point], axis: Axis, parametrization: Parametrization) -> list[Slope]:
+def judge(points: Sequence[Point], axis: Axis, parametrization: ParametrizationName) -> list[Slope]:
     """The slope of everything the theory speaks of, with verdicts and causes."""
     here = [point for point in points if point.axis == axis]
     if len(here) < 2:

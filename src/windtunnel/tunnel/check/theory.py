@@ -17,69 +17,70 @@ after.
 
 from typing import Literal
 
-from windtunnel.recipe import Parametrization
+from windtunnel.recipe import PARAMETRIZATIONS
 
 Axis = Literal["width", "depth"]
 Slopes = tuple[float, float]  # the lowest and the highest that the theory allows
 
 LEARNT = 30  # steps from which on the batch is learnt: no early allowance any more
-UPDATES_UNTIL = (
-    2  # steps: from then on the size of an update follows how steady the gradient is, not the rules
-)
+# steps: from then on the size of an update follows how steady the gradient is, not the rules
+UPDATES_UNTIL = 2
 NEGLIGIBLE_EPS = 0.01  # share of the gradient below which Adam's eps changes nothing
 
-_ALPHA: dict[Parametrization, float] = {"minicpm": 0.5, "completep": 1.0, "standard": 0.5}
-_INSIDE = (
-    "attention branch",
-    "attention logits",
-    "ffn input",
-    "ffn branch",
-    "matrix product",
-)  # of a block
+# quantities within a block
+_INSIDE = ("attention branch", "attention logits", "ffn input", "ffn branch", "matrix product")
 
-# How each factor of the table of roles must go with the width, and what is wrong where it does
-# not. (Equivalent tables exist, with a factor moved from init and rate to a multiplier; this is
-# the one of `model/roles.py`.)
-_WIDTH_RULES: dict[str, tuple[float, str]] = {
-    "embedding init": (0.0, "embedding init not constant"),
-    "matrix init": (-0.5, "hidden init not 1/sqrt(m)"),
-    "head init": (0.0, "head init not constant"),
-    "embedding lr": (0.0, "embedding lr not constant"),
-    "matrix lr": (-1.0, "hidden lr not 1/m"),
-    "head lr": (0.0, "head lr not constant"),
-    "gain lr": (0.0, "gain lr not constant"),
-    "embedding multiplier": (0.0, "embedding multiplier not constant"),
-    "residual multiplier": (0.0, "residual multiplier not constant in the width"),
-    "attention scale": (0.0, "attention scale not constant at a fixed head size"),
-    "logit multiplier": (-1.0, "logit multiplier not 1/m"),
-    "embedding decay": (0.0, "embedding weight decay not constant"),
-    "matrix decay": (0.0, "hidden weight decay not constant"),
-    "head decay": (0.0, "head weight decay not constant"),
-    "gain decay": (0.0, "gain weight decay not constant"),
-    "matrix eps": (-1.0, "hidden Adam eps not 1/m"),
+# The factors of the table of roles, and what they are called to a person. How each goes with the
+# size is said by the parametrization's record.
+_FACTORS = {
+    "embedding init": "embedding init",
+    "matrix init": "hidden init",
+    "head init": "head init",
+    "embedding lr": "embedding lr",
+    "matrix lr": "hidden lr",
+    "head lr": "head lr",
+    "gain lr": "gain lr",
+    "embedding multiplier": "embedding multiplier",
+    "residual multiplier": "residual multiplier",
+    "attention scale": "attention scale",
+    "logit multiplier": "logit multiplier",
+    "embedding decay": "embedding weight decay",
+    "matrix decay": "hidden weight decay",
+    "head decay": "head weight decay",
+    "gain decay": "gain weight decay",
+    "matrix eps": "hidden Adam eps",
+}
+_SIZE = {"width": "m", "depth": "L"}
+_STEADY_IN_WIDTH = {
+    "residual multiplier": " in the width",
+    "attention scale": " at a fixed head size",
 }
 
 
-def rules(axis: Axis, parametrization: Parametrization) -> dict[str, tuple[float, str]]:
-    """By factor of the table of roles: its slope, and what is wrong when it has another."""
-    if axis == "width":
-        return _WIDTH_RULES
-    alpha = _ALPHA[parametrization]
-    steady = {
-        name: (0.0, f"{fault.split(' not ')[0]} not constant in the depth")
-        for name, (_, fault) in _WIDTH_RULES.items()
-    }
-    return steady | {
-        "residual multiplier": (
-            -alpha,
-            f"residual multiplier not {'1/sqrt(L)' if alpha == 0.5 else '1/L'}",
-        ),
-        "matrix eps": (-alpha, f"hidden Adam eps not {'1/sqrt(L)' if alpha == 0.5 else '1/L'}"),
-    }
+def rules(axis: Axis, parametrization: str) -> dict[str, tuple[float, str]]:
+    """By factor of the table of roles: its slope, and what is wrong when it has another. Raises
+    InputError for an unknown parametrization.
+    """
+    table = PARAMETRIZATIONS[parametrization]
+    slopes = table.width_slopes if axis == "width" else table.depth_slopes
+    result = {}
+    for factor, name in _FACTORS.items():
+        slope = slopes.get(factor, 0.0)
+        steady = _STEADY_IN_WIDTH.get(factor, "") if axis == "width" else " in the depth"
+        expected = _power(_SIZE[axis], slope) if slope else f"constant{steady}"
+        result[factor] = (slope, f"{name} not {expected}")
+    return result
+
+
+def _power(size: str, exponent: float) -> str:
+    """`1/sqrt(m)` for m to the power -0.5."""
+    known = {1.0: size, 0.5: f"sqrt({size})"}
+    power = known.get(abs(exponent), f"{size}^{abs(exponent):g}")
+    return f"1/{power}" if exponent < 0 else power
 
 
 def allowed(
-    axis: Axis, parametrization: Parametrization, quantity: str, statistic: str, t: int
+    axis: Axis, parametrization: str, quantity: str, statistic: str, t: int
 ) -> Slopes | None:
     """The slopes that a quantity may have after t steps; None where the theory says nothing."""
     if statistic == "rule":
@@ -88,11 +89,9 @@ def allowed(
         return (-0.5, 0.0) if quantity == "matrix" else None
     if statistic == "update" and t > UPDATES_UNTIL:
         return None
-    return (
-        _width(quantity, statistic, t)
-        if axis == "width"
-        else _depth(_ALPHA[parametrization], quantity, statistic, t)
-    )
+    if axis == "width":
+        return _width(quantity, statistic, t)
+    return _depth(PARAMETRIZATIONS[parametrization].residual_exponent, quantity, statistic, t)
 
 
 def _width(quantity: str, statistic: str, t: int) -> Slopes:

@@ -18,28 +18,33 @@ from typing import Any
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
+from windtunnel.results.populations import Speedups
 from windtunnel.train.run import Busy, Run, open_run
 
-_WAIT_BUSY = 1.0  # seconds between looks at a run that somebody else trains
+_WAIT_BUSY = 1.0  # seconds between looks at a run that another process trains
+# What a worker has loaded before its first run, so that it begins at once.
+_PRELOADED = ["windtunnel.train.loop"]
+_COMPILER = ["torch._inductor.compile_fx"]  # the larger part, of use where something is compiled
+
+Reports = SimpleQueue[tuple[Any, Any]]
+"""What workers report: (run id, FLOPs so far) and (process id, what it has compiled)."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Workers:
-    """They stay from one fleet to the next: what they have compiled stays with them. `reports`
-    brings (run, FLOPs so far) and (process, what it has compiled).
-    """
+    """They stay from one fleet to the next, and what they have compiled stays with them."""
 
     count: int
-    machine: str
+    machine: str  # its name, device and torch: what a measured speed depends on
     pool: ProcessPoolExecutor
-    reports: "SimpleQueue[tuple[Any, Any]]"
-    stop: Event
+    reports: Reports
+    stop: Event  # once it is set, every worker saves what it trains and takes nothing up
 
     def train(self, runs: Sequence[Run], corpus: Corpus) -> "Future[None]":
-        """Train runs in one worker: one, or kin as members of a population."""
+        """Train runs in one worker: one, or several as members of a population."""
         return self.pool.submit(_train, [run.path for run in runs], corpus.folder)
 
-    def measure(self, recipe: Recipe, most: int) -> "Future[dict[int, float]]":
+    def measure(self, recipe: Recipe, most: int) -> "Future[Speedups]":
         """How many times as fast at most `most` members train together as one after the other, in
         one worker.
         """
@@ -48,54 +53,77 @@ class Workers:
 
 @functools.cache
 def workers() -> Workers:
-    """On a CPU each has one thread, whatever is wanted: so a run gives the same bits in every
-    study. A GPU has one worker: its kernels would only wait for those of another.
+    """The workers of this process, which are started at the first call.
+
+    On a CPU each has one thread, whatever is wanted: so a run gives the same bits in every study.
+    A GPU has one worker: the kernels of a second would only wait for those of the first.
     """
     import torch
 
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    from windtunnel.train.device import can_compile
+
+    cores = _cores()
     gpus = torch.cuda.device_count()
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["windtunnel.train.loop", "torch._inductor.compile_fx"])
-    reports, stop, free = context.SimpleQueue(), context.Event(), context.SimpleQueue()
     count = gpus or cores
+    context = get_context("forkserver")
+    compiler = _COMPILER if can_compile("cuda" if gpus else "cpu") else []
+    context.set_forkserver_preload([*_PRELOADED, *compiler])
+    reports = context.SimpleQueue()
+    stop = context.Event()
+    free = context.SimpleQueue()
     for index in range(count):
         free.put(index)
-    kind = torch.cuda.get_device_name() if gpus else f"{cores} cores"
-    pool = ProcessPoolExecutor(
-        count, context, _start, (reports, stop, free, max(1, cores // count))
-    )
+    device = torch.cuda.get_device_name() if gpus else f"{cores} cores"
+    compile_threads = max(1, cores // count)
     return Workers(
-        count, f"{os.uname().nodename}, {kind}, torch {torch.__version__}", pool, reports, stop
+        count=count,
+        machine=f"{os.uname().nodename}, {device}, torch {torch.__version__}",
+        pool=ProcessPoolExecutor(count, context, _start, (reports, stop, free, compile_threads)),
+        reports=reports,
+        stop=stop,
     )
 
+
+def _cores() -> int:
+    """Cores that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# -- inside of a worker
 
 _worker: dict[str, Any] = {}
 
 
-def _start(
-    reports: "SimpleQueue[tuple[Any, Any]]", stop: Event, free: "SimpleQueue[int]", cores: int
-) -> None:
+def _start(reports: Reports, stop: Event, free: "SimpleQueue[int]", compile_threads: int) -> None:
+    """Make this process a worker. `free` holds the GPUs that no worker has taken."""
     import torch
-    from torch._inductor import config
+
+    from windtunnel.train.device import can_compile
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
-    config.compile_threads = cores
+    if can_compile("cuda" if torch.cuda.is_available() else "cpu"):
+        from torch._inductor import config
+
+        config.compile_threads = compile_threads
     if torch.cuda.is_available():
         torch.cuda.set_device(free.get())
     _worker.update(
-        reports=reports, stop=stop, orphaned=threading.Event(), training=threading.Lock()
+        reports=reports,
+        stop=stop,
+        orphaned=threading.Event(),
+        training=threading.Lock(),
     )
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
 def _leave_with_parent() -> None:
-    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends. Never
-    within a report: the queue's lock would stay taken, and the other workers would wait for it,
-    and hold their runs, for ever.
+    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends.
+
+    Never within a report: the queue's lock would stay taken, and the other workers would wait for
+    it, and hold their runs, for ever.
     """
     parent = parent_process()
     assert parent
@@ -109,7 +137,8 @@ def _train(paths: Sequence[Path], folder: Path) -> None:
     from windtunnel.train.compiled import so_far
     from windtunnel.train.loop import Watch, train_together
 
-    runs, corpus = [open_run(path) for path in paths], Corpus.open(folder)
+    runs = [open_run(path) for path in paths]
+    corpus = Corpus.open(folder)
     watches = [Watch(step=_progress(run), stop=_stopped) for run in runs]
     while not _stopped():
         try:
@@ -117,29 +146,32 @@ def _train(paths: Sequence[Path], folder: Path) -> None:
                 train_together(runs, corpus, watches)
                 _worker["reports"].put((os.getpid(), so_far()))
             return
-        except (
-            Busy
-        ):  # by another study, which wants it too; or by what is left of a study that was killed
+        except Busy:
+            # another study trains it, which wants it too, or a worker whose study was killed
             time.sleep(_WAIT_BUSY)
 
 
 def _progress(run: Run) -> Callable[[int, int, dict[str, Any]], None]:
-    recipe, begun = run.recipe, []
+    """For `Watch.step`: reports the FLOPs trained since this worker began."""
+    recipe = run.recipe
     flops = flops_per_token(recipe.model, recipe.data.context)
+    begun: int | None = None
 
     def step(tokens: int, total: int, metrics: dict[str, Any]) -> None:
-        begun.append(tokens) if not begun else None
-        _worker["reports"].put((run.id, float(flops * (tokens - begun[0]))))
+        nonlocal begun
+        if begun is None:
+            begun = tokens
+        _worker["reports"].put((run.id, float(flops * (tokens - begun))))
 
     return step
 
 
-def _measure(recipe: Recipe, most: int) -> dict[int, float]:
+def _measure(recipe: Recipe, most: int) -> Speedups:
     from windtunnel.train.compiled import so_far
-    from windtunnel.train.speed import gains
+    from windtunnel.train.speed import speedups
 
     with _worker["training"]:
-        found = gains(recipe, most, _stopped)
+        found = speedups(recipe, most, _stopped)
         _worker["reports"].put((os.getpid(), so_far()))
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 from windtunnel.laws.choice import Candidate, Predictor, choose
 from windtunnel.laws.fit import fit_as_the_paper
 from windtunnel.laws.optimum import closed_form, exponents, outside
-from windtunnel.laws.points import COUNTS, Points, points_of
+from windtunnel.laws.points import COUNTS, LossPoints, points_of
 
 
 def fitted(
@@ -53,8 +53,8 @@ def _form(predictor: Predictor, candidate: Candidate) -> dict[str, Any]:
         },
         "record": [
             {
-                "axis": tried.split.axis,
-                "fitted_to": tried.split.cut,
+                "axis": tried.cut.axis,
+                "fitted_to": tried.cut.at,
                 "error": tried.error,
                 "bias": tried.bias,
             }
@@ -75,7 +75,7 @@ def _audited(predictor: Predictor, audit: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_the_paper(points: Points, audit: Mapping[str, Any] | None) -> dict[str, Any]:
+def _as_the_paper(points: LossPoints, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     """The additive law by `curve_fit`, N without embeddings, C = 6ND, and N_opt/D_opt = K^2
     (C/6)^eta of it (Eq. 3); the ratio at the FLOPs of the audit run, or else of the dearest
     point. Where it finds no law, why.

@@ -19,7 +19,7 @@ from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
-from windtunnel.recipe import DecayShape, Recipe
+from windtunnel.recipe import DecayShapeName, Recipe
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
@@ -83,7 +83,7 @@ class Design:
     longest: int = 1_920_000
     points: int = 7
     decay: float = 0.1
-    shape: DecayShape = "exponential"
+    shape: DecayShapeName = "exponential"
     floor: float = 0.1
     batch: int = 0
     lr: float = 0.01
@@ -262,7 +262,7 @@ def _wanted(
                 stems[-1],
                 segment.begin,
                 0,
-                segment.end,
+                tokens=segment.end,
                 batch=segment.batch,
                 lr=design.rate(segment.batch),
                 name=name,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from windtunnel.data.shards import Corpus
-from windtunnel.laws.fit import Data, fit
+from windtunnel.laws.fit import LossData, fit_loss
 from windtunnel.laws.loss import LossLaw
 from windtunnel.tunnel.scaling.dry_run.alternatives import alternatives, spread, varied
 from windtunnel.tunnel.scaling.dry_run.cost import Shape, shape_of
@@ -55,8 +55,8 @@ def test_the_first_order_is_what_fits_to_noisy_points_show(shapes: dict[Size, Sh
     predicted = []
     for draw in range(16):
         points = measured(layout, ADDITIVE, world.noise, draw)
-        law = fit(
-            "coupled+floor", Data.of(points.params["params_total"], points.tokens, points.loss)
+        law = fit_loss(
+            "coupled+floor", LossData.of(points.params["params_total"], points.tokens, points.loss)
         ).law
         predicted.append(float(law.at(size, TARGET.tokens)))
     expected = spread_of(shapes, world) * ADDITIVE.loss(shapes[TARGET.size].counts, TARGET.tokens)

@@ -12,7 +12,7 @@ import pytest
 
 from windtunnel.data.shards import Corpus
 from windtunnel.laws.loss import LossLaw
-from windtunnel.laws.points import Points
+from windtunnel.laws.points import LossPoints
 from windtunnel.tunnel.scaling.dry_run.cost import Shape, shape_of
 from windtunnel.tunnel.scaling.dry_run.simulate import (
     Expectation,
@@ -91,7 +91,7 @@ def test_the_noise_has_the_parts_that_were_asked_for(shapes: dict[Size, Shape]) 
     assert np.std(again) == pytest.approx((0.03**2 + 0.02**2 + 0.01**2) ** 0.5, rel=0.06)
 
 
-def lab_with(path: Path, points: Points, verdict: str | None = "pass") -> dict[str, Any]:
+def lab_with(path: Path, points: LossPoints, verdict: str | None = "pass") -> dict[str, Any]:
     folder = path / "studies" / "scaling"
     folder.mkdir(parents=True)
     columns = [*points.params, "tokens", "loss", "stem", "seed"]

@@ -14,9 +14,9 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.choice import Predictor, choose
-from windtunnel.laws.fit import Data, fit
+from windtunnel.laws.fit import LossData, fit_loss
 from windtunnel.laws.loss import Array, Form, LossLaw
-from windtunnel.laws.points import Points, read_points
+from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import Counts
 from windtunnel.tunnel.scaling.dry_run.cost import Shape
 from windtunnel.tunnel.scaling.scaling import Chain, Design, Size
@@ -111,25 +111,25 @@ def world(lab: Path, study: dict[str, Any] | None) -> World:
     return World(truths, _measured_noise(points, _residuals(closest, points)) or _NOISE)
 
 
-def _fitted(form: Form, points: Points) -> Truth:
+def _fitted(form: Form, points: LossPoints) -> Truth:
     """By the count that fits best."""
     fits = {
-        key: fit(form, Data.of(values, points.tokens, points.loss))
+        key: fit_loss(form, LossData.of(values, points.tokens, points.loss))
         for key, values in points.params.items()
     }
     best = min(fits, key=lambda key: fits[key].objective)
     return Truth(form, best, fits[best].law, "fitted to the lab's scaling study")
 
 
-def _residuals(truth: Truth, points: Points) -> Array:
+def _residuals(truth: Truth, points: LossPoints) -> Array:
     return points.loss - truth.law.at(points.params[truth.count], points.tokens)
 
 
-def _squares(truth: Truth, points: Points) -> float:
+def _squares(truth: Truth, points: LossPoints) -> float:
     return float(np.sum(_residuals(truth, points) ** 2))
 
 
-def _measured_noise(points: Points, residuals: Array) -> Noise | None:
+def _measured_noise(points: LossPoints, residuals: Array) -> Noise | None:
     """By analysis of variance; None where no size has two seeds at three lengths."""
     tables = _tables(points, residuals)
     within = [table - table.mean(0) for table in tables if len(table) > 1]
@@ -147,7 +147,7 @@ def _measured_noise(points: Points, residuals: Array) -> Noise | None:
     return Noise(stem**0.5, own**0.5, length**0.5, "measured in the lab's scaling study")
 
 
-def _tables(points: Points, values: Array) -> list[Array]:
+def _tables(points: LossPoints, values: Array) -> list[Array]:
     """(stems, lengths) of each size; stems that lack a length that others have are left out."""
     size = points.params["params_total"]
     lengths = np.unique(points.tokens)
@@ -184,7 +184,7 @@ class Layout:
             [point.tokens for point in chain.points],
         )
 
-    def points(self, losses: Array) -> Points:
+    def points(self, losses: Array) -> LossPoints:
         """With losses (stems, lengths)."""
         each = len(self.tokens)
         tokens = np.tile(np.array(self.tokens, float), len(self.stems))
@@ -192,7 +192,7 @@ class Layout:
             key: np.repeat([float(shape.params[key]) for shape in self.shapes], each)
             for key in self.shapes[0].params
         }
-        return Points.of(
+        return LossPoints.of(
             params,
             tokens,
             losses.ravel(),
@@ -207,7 +207,7 @@ class Layout:
         return truth.law.at(params[:, None], np.array(self.tokens, float))
 
 
-def measured(layout: Layout, truth: Truth, noise: Noise, draw: int) -> Points:
+def measured(layout: Layout, truth: Truth, noise: Noise, draw: int) -> LossPoints:
     """One simulated table. What two designs have in common, a stem or a length, has the same
     noise in the same draw, so that designs are compared and not their luck.
     """

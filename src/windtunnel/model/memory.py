@@ -1,0 +1,136 @@
+"""What training a model holds in memory, by part: the one estimate behind the engine's choice of
+how much goes through the model at once and behind a plan's bytes. It needs no torch.
+
+The parts are counted as the code holds them. States are exact. What a layer keeps for its
+backward pass is what a compiled layer was traced to save: 44.9, 49.7 and 80.8 kB a token and
+layer for the paper's 0.5B, 1.2B and 2.4B, which the sum below gives to a part in a thousand.
+"""
+
+from dataclasses import dataclass
+
+from windtunnel.model.shape import count
+from windtunnel.recipe import Model
+
+# Logits that exist at once. Above this the loss makes them chunk by chunk, and again in the
+# backward pass.
+LOGITS_AT_ONCE = 2**25
+# Tokens through one model at once, by kind of device: more fill it no better.
+AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
+
+_WHOLE = 4  # bytes of a number in fp32
+_HALF = 2  # and in bf16
+_OF_MEMORY = 0.8  # of a device's, for all parts; the rest is the allocator's and the kernels'
+# Of a logit: itself in bf16, its exponential in fp32, and its derivative in bf16.
+_LOGIT_BYTES = _HALF + _WHOLE + _HALF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that training holds at its peak, where the backward pass begins, of all members
+    together.
+    """
+
+    states: int
+    """Values, gradients and the optimiser's state, in fp32."""
+    copies: int
+    """Values and gradients in 16 bits, which products take and give. Such gradients come one at a
+    time; all are counted, which leaves room for the head's: it is summed in fp32."""
+    activations: int
+    """What the layers keep for their backward pass."""
+    head: int
+    """The logits that exist at once."""
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.states + self.copies + self.activations + self.head
+
+
+def training_memory(
+    model: Model,
+    tokens: int,
+    *,
+    members: int = 1,
+    optimizer_bytes: float = 2 * _WHOLE,
+    precision: str = "bf16",
+    recompute: bool = False,
+) -> Memory:
+    """What training with `tokens` of each member through the model at once holds.
+
+    `optimizer_bytes`: of the optimiser's state, a parameter; AdamW has two moments in fp32.
+    `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only what enters them, and
+    are computed again in the backward pass.
+    """
+    params = members * count(model).params_total
+    logits = min(members * tokens * model.vocab, LOGITS_AT_ONCE)
+    return Memory(
+        states=round((2 * _WHOLE + optimizer_bytes) * params),
+        copies=2 * _HALF * params if precision == "bf16" else 0,
+        activations=members * tokens * activation_bytes(model, precision, recompute),
+        head=logits * _LOGIT_BYTES,
+    )
+
+
+def tokens_that_fit(
+    model: Model,
+    memory: float,
+    *,
+    members: int = 1,
+    optimizer_bytes: float = 2 * _WHOLE,
+    precision: str = "bf16",
+) -> int:
+    """Tokens of each member whose activations fit a device of `memory` bytes beside everything
+    else, without computing layers again; 0 where not even the rest fits.
+    """
+    fixed = training_memory(
+        model, 0, members=members, optimizer_bytes=optimizer_bytes, precision=precision
+    )
+    left = _OF_MEMORY * memory - fixed.total - LOGITS_AT_ONCE * _LOGIT_BYTES
+    return max(0, int(left / (members * activation_bytes(model, precision))))
+
+
+def largest_part(batch: int, context: int, most: float) -> int:
+    """The largest whole share of a batch that is no more than `most` tokens: what goes through
+    the model at once. At least one window of `context` tokens.
+    """
+    windows = batch // context
+    shares = range(1, windows + 1)
+    whole = [n for n in shares if windows % n == 0 and n * context <= most]
+    return max(whole, default=1) * context
+
+
+def activation_bytes(model: Model, precision: str = "bf16", recompute: bool = False) -> int:
+    """Bytes a token that the backward pass needs. With `recompute` a layer keeps what enters it
+    alone, and one layer at a time has everything.
+    """
+    product = _HALF if precision == "bf16" else _WHOLE
+    layer = _layer_bytes(model, product)
+    layers = model.depth * layer
+    if recompute:
+        layers = model.depth * _WHOLE * model.width + layer
+    # the stream behind the last layer, and its norm, which the head takes
+    return layers + (_WHOLE + product) * model.width
+
+
+def _layer_bytes(model: Model, product: int) -> int:
+    """Bytes a token that one layer keeps; `product`: bytes of a number that a product takes.
+
+    What inductor saves is what products take, and what it can't make again from that by cheap
+    elementwise work: so the heads are kept rotated and not as the projections gave them, and of
+    the norms their input and one factor a token. What attention keeps inside is a fused kernel's.
+    """
+    width = model.width
+    query, key = model.heads * model.head_size, model.kv_heads * model.head_size
+    stream = 2 * _WHOLE * width  # enters attention, enters the feed-forward
+    normed = 2 * (product * width + _WHOLE)  # what the products behind the norms take; 1 / rms
+    heads = product * (query + 2 * key) + product * query  # query, key, value, and their mixture
+    exponentials = _WHOLE * model.heads  # logarithm of each query's sum of exponentials
+    return stream + normed + heads + exponentials + _feed_forward_bytes(model, product)
+
+
+def _feed_forward_bytes(model: Model, product: int) -> int:
+    hidden = 3 * product * model.ffn  # gate, up, and what enters down
+    if not model.experts:
+        return hidden
+    # each chosen expert has rows of its own, in and out; the router a weight an expert
+    return model.experts_per_token * (2 * product * model.width + hidden) + _WHOLE * model.experts

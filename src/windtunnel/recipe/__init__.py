@@ -1,0 +1,57 @@
+"""A recipe: the complete, frozen, typed description of one training run. A TOML file and `Recipe`
+are the same.
+
+What a recipe may choose by name (a decay shape, a parametrization) stands here too, each in one
+table of records, so that a name is known before anything is trained.
+"""
+
+from windtunnel.recipe.decay import DECAY_SHAPES, Decay, DecayShape, DecayShapeName
+from windtunnel.recipe.file import dump, load
+from windtunnel.recipe.identity import RESULTS_VERSION, identity
+from windtunnel.recipe.parametrization import (
+    PARAMETRIZATIONS,
+    Multipliers,
+    Parametrization,
+    ParametrizationName,
+    Role,
+    Rule,
+)
+from windtunnel.recipe.sections import (
+    Data,
+    Mixture,
+    Model,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Section,
+    Stage,
+    Train,
+    parse,
+)
+
+__all__ = [
+    "DECAY_SHAPES",
+    "PARAMETRIZATIONS",
+    "RESULTS_VERSION",
+    "Data",
+    "Decay",
+    "DecayShape",
+    "DecayShapeName",
+    "Mixture",
+    "Model",
+    "Multipliers",
+    "Optimizer",
+    "Parametrization",
+    "ParametrizationName",
+    "Recipe",
+    "Role",
+    "Rule",
+    "Schedule",
+    "Section",
+    "Stage",
+    "Train",
+    "dump",
+    "identity",
+    "load",
+    "parse",
+]

@@ -1,0 +1,182 @@
+"""Parametrizations: for each, what every role's init, learning rate, weight decay and Adam eps are,
+and the multipliers of the forward pass. Init, optimiser, forward pass, export and the coordinate
+check read this table, and nothing else knows a rule.
+
+With m = width / base_width, L = depth, mL = depth / base_depth, and lr, std, eps those of the
+recipe:
+
+| role                 | minicpm (paper Table 7) | completep (2505.01618, alpha = 1) | standard        |
+|----------------------|-------------------------|-----------------------------------|-----------------|
+| matrix: std / lr     | std/sqrt(m), lr/m       | std/sqrt(m), lr/m                 | std/sqrt(m), lr |
+| matrix: eps          | eps                     | eps / (m mL)                      | eps             |
+| head: std / lr       | std/sqrt(m), lr/m       | std, lr                           | std/sqrt(m), lr |
+| embedding: std / lr  | std, lr (or as matrix)  | std, lr                           | std, lr         |
+| gain: init / lr      | 1, lr                   | 1, lr                             | 1, lr           |
+| embedding output     | x scale_emb             | x scale_emb                       | x 1             |
+| residual branch      | x scale_depth/sqrt(L)   | x scale_depth/(sqrt(base_depth) mL) | x 1           |
+| logits               | x 1/m                   | x 1/m                             | x 1             |
+
+A tied head is the embedding and has its rule. A router is a matrix, and so is each expert's part
+of a tensor. Attention keeps 1/sqrt(head_size): the head size does not grow with the width. Weight
+decay is independent of the rate, so no role needs a multiplier: matrices decay, gains do not;
+embeddings do as the paper's "2-D tensors" would under AdamW.
+
+To add one, add its record to `PARAMETRIZATIONS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from windtunnel.choices import Table
+
+if TYPE_CHECKING:
+    from windtunnel.recipe.sections import Model
+
+Role = Literal["embedding", "head", "matrix", "gain"]
+
+# How a factor of the table goes with the width in Tensor Programs IV and V for Adam, as the power
+# of m; a factor that is not here does not depend on the width. Equivalent tables move a factor
+# from init and rate to a multiplier: such a parametrization brings slopes of its own.
+MUP_WIDTH_SLOPES = {
+    "matrix init": -0.5,
+    "matrix lr": -1.0,
+    "logit multiplier": -1.0,
+    "matrix eps": -1.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How tensors of one role are initialised and updated."""
+
+    mean: float
+    """Of the normal distribution from which the init is drawn."""
+    std: float
+    """The standard deviation of the same."""
+    lr: float
+    """Multiplies the recipe's `optimizer.lr`."""
+    eps: float
+    """Multiplies the recipe's `optimizer.eps`."""
+    weight_decay: float
+    """Multiplies the recipe's `optimizer.weight_decay`."""
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Constants of the forward pass."""
+
+    embedding: float
+    """Of what the embedding gives."""
+    residual: float
+    """Of each branch, attention and feed-forward, before it is added to the residual stream."""
+    attention: float
+    """Of the products of queries and keys."""
+    logits: float
+    """Of what enters the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parametrization:
+    """One table of rules, and what theory expects where they hold (`tunnel/check/theory.py`)."""
+
+    name: str
+    help: str
+    rules: Callable[[Model], dict[Role, Rule]]
+    multipliers: Callable[[Model], Multipliers]
+    residual_exponent: float
+    """alpha: a model whose size is kept as it grows in depth adds depth^-alpha of each branch."""
+    width_slopes: Mapping[str, float] = field(default_factory=lambda: MUP_WIDTH_SLOPES)
+    """The power of m with which a factor goes, for those that depend on the width."""
+
+    @property
+    def depth_slopes(self) -> dict[str, float]:
+        """The power of the depth with which a factor goes, for those that depend on it."""
+        alpha = self.residual_exponent
+        return {"residual multiplier": -alpha, "matrix eps": -alpha}
+
+
+def _weight(std: float, lr: float = 1.0, eps: float = 1.0) -> Rule:
+    return Rule(mean=0.0, std=std, lr=lr, eps=eps, weight_decay=1.0)
+
+
+_GAIN = Rule(mean=1.0, std=0.0, lr=1.0, eps=1.0, weight_decay=0.0)
+
+
+def _minicpm_rules(model: Model) -> dict[Role, Rule]:
+    m = model.width / model.base_width
+    vector = _weight(model.init_std)
+    matrix = _weight(model.init_std / math.sqrt(m), lr=1 / m)
+    embedding = matrix if model.embedding_as == "matrix" else vector
+    return {"embedding": embedding, "head": matrix, "matrix": matrix, "gain": _GAIN}
+
+
+def _minicpm_multipliers(model: Model) -> Multipliers:
+    return Multipliers(
+        embedding=model.scale_emb,
+        residual=model.scale_depth / math.sqrt(model.depth),
+        attention=1 / math.sqrt(model.head_size),
+        logits=model.base_width / model.width,
+    )
+
+
+def _completep_rules(model: Model) -> dict[Role, Rule]:
+    m, m_depth = model.width / model.base_width, model.depth / model.base_depth
+    vector = _weight(model.init_std)
+    matrix = _weight(model.init_std / math.sqrt(m), lr=1 / m, eps=1 / (m * m_depth))
+    return {"embedding": vector, "head": vector, "matrix": matrix, "gain": _GAIN}
+
+
+def _completep_multipliers(model: Model) -> Multipliers:
+    return Multipliers(
+        embedding=model.scale_emb,
+        residual=model.scale_depth * math.sqrt(model.base_depth) / model.depth,
+        attention=1 / math.sqrt(model.head_size),
+        logits=model.base_width / model.width,
+    )
+
+
+def _standard_rules(model: Model) -> dict[Role, Rule]:
+    m = model.width / model.base_width
+    vector, matrix = _weight(model.init_std), _weight(model.init_std / math.sqrt(m))
+    return {"embedding": vector, "head": matrix, "matrix": matrix, "gain": _GAIN}
+
+
+def _standard_multipliers(model: Model) -> Multipliers:
+    return Multipliers(
+        embedding=1.0, residual=1.0, attention=1 / math.sqrt(model.head_size), logits=1.0
+    )
+
+
+PARAMETRIZATIONS = Table(
+    "parametrization",
+    [
+        Parametrization(
+            name="minicpm",
+            help="the paper's Table 7: rates and inits by the width, branches by 1/sqrt(depth)",
+            rules=_minicpm_rules,
+            multipliers=_minicpm_multipliers,
+            residual_exponent=0.5,
+        ),
+        Parametrization(
+            name="completep",
+            help="CompleteP (2505.01618): as minicpm by the width, branches by 1/depth",
+            rules=_completep_rules,
+            multipliers=_completep_multipliers,
+            residual_exponent=1.0,
+        ),
+        # held against what theory asks, which it does not do
+        Parametrization(
+            name="standard",
+            help="no rule but the init's: one rate for all tensors, no multipliers",
+            rules=_standard_rules,
+            multipliers=_standard_multipliers,
+            residual_exponent=0.5,
+        ),
+    ],
+)
+
+ParametrizationName = Annotated[str, PARAMETRIZATIONS]
