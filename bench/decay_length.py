@@ -68,7 +68,7 @@ def measure(lab: Path, corpus: Corpus, seed: int) -> dict[tuple[str, int], float
 
         def final(run: Run) -> float:
             train(run, corpus, Watch(shown.say, shown.training(f"seed {seed} {run.recipe.name}")))
-            return validation_at(run, run.recipe.total_tokens)["loss"]
+            return validation_at(run, run.recipe.total_tokens).loss
 
         stem = create(lab, stem_recipe, corpus)
         train(stem, corpus, Watch(shown.say, shown.training(f"seed {seed} stem")))

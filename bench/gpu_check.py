@@ -21,7 +21,8 @@ from windtunnel.model.loss import token_losses
 from windtunnel.model.roles import role_of
 from windtunnel.model.shape import count
 from windtunnel.recipe import Recipe, parse
-from windtunnel.train.device import Engine, choose_engine
+from windtunnel.results.run import Engine
+from windtunnel.train.device import choose_engine
 from windtunnel.train.step import Step
 
 Tensors = dict[str, torch.Tensor]
@@ -44,7 +45,7 @@ def main() -> None:
         f"{recipe.train.batch} tokens a step"
     )
     fast = choose_engine(recipe)
-    plain = Engine(fast.device, "fp32", False, fast.micro_batch, fast.threads)
+    plain = fast.model_copy(update={"precision": "fp32", "compiled": False, "recompute": False})
     torch.set_float32_matmul_precision("highest")
     claims: list[dict[str, object]] = []
 

@@ -117,14 +117,14 @@ def separate(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
 
 
 def one_process(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
-    return [train(create(lab, recipe, corpus), corpus)["loss"] for recipe in trials]
+    return [train(create(lab, recipe, corpus), corpus).loss for recipe in trials]
 
 
 def by_fleet(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
     waves = [trials[:16], *(trials[at : at + 8] for at in range(16, len(trials), 8))]
     watch = Watch(say=lambda line: print(f"    {line}", flush=True))
     return [
-        run.summary()["loss"] for wave in waves for run in fleet(lab, corpus, wave, watch, "fleet")
+        run.summary().loss for wave in waves for run in fleet(lab, corpus, wave, watch, "fleet")
     ]
 
 

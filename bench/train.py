@@ -65,7 +65,7 @@ def main() -> None:
 
 def measure(size: str, rounds: int) -> list[dict]:
     recipe = recipe_of(size)
-    device = choose_engine(recipe).torch_device
+    device = torch.device(choose_engine(recipe).device)
     loops = {name: Loop(name, size) for name in LOOPS}
     rng = np.random.default_rng(0)
     batches = rng.integers(0, recipe.model.vocab, (rounds + WARM_UP, BATCH // CONTEXT, CONTEXT + 1))
@@ -116,7 +116,7 @@ class Loop:
 
 def serve(pipe: Connection, name: str, size: str) -> None:
     recipe = recipe_of(size)
-    step, device = LOOPS[name](recipe), choose_engine(recipe).torch_device
+    step, device = LOOPS[name](recipe), torch.device(choose_engine(recipe).device)
     while (batch := pipe.recv()) is not None:
         step(batch)
         synchronize(device)

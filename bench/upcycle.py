@@ -106,7 +106,7 @@ def measure(lab: Path, corpus: Corpus, seed: int, tokens: int) -> dict[str, floa
             return run
 
         def final(run: Run) -> float:
-            return validation_at(done(run), run.recipe.total_tokens)["loss"]
+            return validation_at(done(run), run.recipe.total_tokens).loss
 
         stem = create(lab, recipe(seed, max(starts.values()), [tokens, *starts.values()]), corpus)
         done(stem)

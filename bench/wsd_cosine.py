@@ -74,7 +74,7 @@ def measure(lab: Path, corpus: Corpus, seed: int, lengths: list[int]) -> dict[st
             return run
 
         def final(run: Run) -> float:
-            return validation_at(done(run), run.recipe.total_tokens)["loss"]
+            return validation_at(done(run), run.recipe.total_tokens).loss
 
         stem = done(create(lab, stem_recipe, corpus))
         losses: dict[str, list[float]] = {arm: [] for arm in ARMS} | {"stable": []}
@@ -88,7 +88,7 @@ def measure(lab: Path, corpus: Corpus, seed: int, lengths: list[int]) -> dict[st
             losses[ARMS[1]].append(final(paper))
             for arm, floor in zip(ARMS[2:], (0.1, 0.0), strict=True):
                 losses[arm].append(final(create(lab, cosine(stem_recipe, linear, floor), corpus)))
-            losses["stable"].append(validation_at(stem, linear.at_tokens or 0)["loss"])
+            losses["stable"].append(validation_at(stem, linear.at_tokens or 0).loss)
     return losses
 
 

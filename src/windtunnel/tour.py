@@ -141,7 +141,7 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[Step, Run] | None:
         watch.say(f"no plan: {error}")
         return None
     run = create(lab, load(folder / "plan.toml"), corpus)
-    if train(run, corpus, watch)["status"] == "interrupted":
+    if train(run, corpus, watch).status == "interrupted":
         raise Interrupted
     said = read_plan(audit(lab, run, "tour"))
     got, (low, high) = said["audit"], said["interval90"]
@@ -217,7 +217,7 @@ def _best_run(lab: Path) -> Run:
     """The run of the scaling study with the lowest loss."""
     result = json.loads((lab / "studies" / "scaling" / "result.json").read_text())
     runs: Sequence[Run] = [find_run(lab, run) for run in result["runs"]]
-    scored = [(run.status().get("loss"), run.id, run) for run in runs if run.kind == "branch"]
+    scored = [(run.status().loss, run.id, run) for run in runs if run.kind == "branch"]
     return min((loss, name, run) for loss, name, run in scored if loss)[2]
 
 

@@ -1,7 +1,5 @@
 """The plan of the house, drawn of a small package and of this repository."""
 
-import json
-
 import house
 import pytest
 
@@ -74,7 +72,7 @@ def test_the_table_goes_between_its_marks(tmp_path, monkeypatch: pytest.MonkeyPa
         house.write("", "")
 
 
-def test_this_house_has_no_circle_and_prints_its_claims() -> None:
+def test_this_house_has_no_circle_and_makes_its_claims() -> None:
     now = house.working_tree()
     assert house.standing(now, ".").longest > 1
-    assert {claim["claim"] for claim in json.loads(json.dumps(house.claims(now, None)))}
+    assert "statements of src" in {claim["claim"] for claim in house.claims(now, None)}

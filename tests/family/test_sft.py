@@ -47,7 +47,7 @@ def trained(make_lab: Any, stem: Make, corpus: Corpus) -> tuple[Any, Run]:
     """
     lab = make_lab()
     run = create(lab.path, stem(50 * BATCH, branch_points=[20 * BATCH]), corpus)
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     write_chats(lab.path.parent / "chats.jsonl")
     return lab, run
 
@@ -65,7 +65,7 @@ def held_out_loss(run: Run, model: Decoder, corpus: Corpus) -> float:
     windows = Windows(corpus, run.recipe.data, 0)
     return validate(
         model, windows, choose_engine(run.recipe), run.recipe.train.evaluate_tokens, True
-    )[0].overall.loss
+    )[0].loss
 
 
 def alone(model: Decoder, corpus: Corpus, conversation: dict[str, Any]) -> np.ndarray:
@@ -115,7 +115,7 @@ def test_it_learns_to_answer(trained: tuple[Any, Run]) -> None:
         0,
     )
     again = made(trained, lr=0.01, tokens=100 * BATCH, name="answers")[0]
-    assert again.path == run.path and again.status()["status"] == "done"
+    assert again.path == run.path and again.status().status == "done"
     listed = lab.run("runs").stdout
     assert f"─ {run.id}" in listed, "below its parent in the tree"
 
@@ -128,7 +128,7 @@ def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_se
     windows, model = Windows(corpus, run.recipe.data, 0), load_model(trained[1])
     held = windows.validation("chat", 10**6)
     nats = np.concatenate([alone(model, corpus, one) for one in packed_in(corpus, held)])
-    score = validate(model, windows, choose_engine(run.recipe), 10**6, True)[0].overall
+    score = validate(model, windows, choose_engine(run.recipe), 10**6, True)[0]
     assert (score.loss, score.tokens) == (pytest.approx(nats.mean(), abs=1e-5), len(nats))
     sizes = sum(corpus.tokenizer.token_bytes[held[:, 1:][held[:, 1:] >= 0] & 0xFFFFFFFF])
     assert score.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / sizes, rel=1e-5)
@@ -173,7 +173,7 @@ def test_it_begins_with_the_parents_weights_and_nothing_else(
 ) -> None:
     parent = trained[1]
     run, corpus = made(trained, lr=1e-9, tokens=BATCH, batch=BATCH, at=at, name="one step")
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     ended = checkpoint.load(run.checkpoints, BATCH)
     begun = checkpoint.load(parent.checkpoints, at or 50 * BATCH).weights
     assert ended.steps == 1
@@ -211,7 +211,7 @@ def test_what_is_chosen(trained: tuple[Any, Run]) -> None:
 
 def test_of_one_that_was_fine_tuned_the_rate_is_kept(trained: tuple[Any, Run]) -> None:
     run, corpus = made(trained, tokens=BATCH, batch=BATCH, name="first")
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     assert (
         sft(run, [data_of(trained[0])], Asked(name="second"))[0].recipe.optimizer.lr
         == run.recipe.optimizer.lr
@@ -239,7 +239,7 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(
     assert finished.name == saved[0].parts[-3]
 
     whole, chats = sft(parent, [data], Asked(tokens=150 * BATCH, batch=BATCH))
-    assert train(whole, chats)["status"] == "done"
+    assert train(whole, chats).status == "done"
     assert whole.id == finished.name
     assert final_bytes(whole.path) == final_bytes(finished)
     assert steps_of(whole.path) == steps_of(finished)
@@ -254,7 +254,7 @@ def test_a_branch_of_it_begins_where_it_began(trained: tuple[Any, Run], final_by
     warmup = run.recipe.warmup_tokens
     assert warmup == 2 * BATCH and min(checkpoint.positions(run.checkpoints)) > warmup
     branched = branch(run, corpus, warmup, run.recipe.total_tokens - warmup)
-    assert train(branched, corpus)["status"] == "done"
+    assert train(branched, corpus).status == "done"
     assert final_bytes(branched.path) == final_bytes(run.path)
 
 
@@ -277,7 +277,7 @@ def test_an_imported_model_with_its_own_tokenizer(trained: tuple[Any, Run], tmp_
         corpus.manifest.tokenizer_sha256 == ours.tokenizer.sha256
         and run.recipe.optimizer.weight_decay == 0
     )
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     assert any(
         (a - b).abs().max() > 1e-5
         for a, b in zip(load_model(run).parameters(), ours.weights.values(), strict=True)

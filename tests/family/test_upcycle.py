@@ -29,7 +29,7 @@ def trained(make_lab: Any, stem: Make, corpus: Corpus) -> tuple[Any, Run]:
     """
     lab = make_lab()
     run = create(lab.path, stem(30 * BATCH, branch_points=[20 * BATCH]), corpus)
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     return lab, run
 
 
@@ -77,18 +77,15 @@ def test_it_learns_and_its_experts_part(trained: tuple[Any, Run]) -> None:
     )
     summary = lab.json(*asked)
     run = open_run(Path(summary["path"]))
-    assert summary["status"] == "done" and summary["loss"] < parent.summary()["loss"]
+    assert summary["status"] == "done" and summary["loss"] < parent.summary().loss
     assert (run.kind, run.parent, run.anew, run.recipe.model.experts) == ("run", parent.id, True, 4)
     gate = load_model(run).get_parameter("layers.0.gate")
     assert all(
         (gate[i] - gate[j]).norm() > 0.01 * gate[i].norm() for i in range(4) for j in range(i)
     )
-    last = [line["validation"] for line in run.metrics() if "validation" in line][-1]
-    assert 0.9 < last["unevenness"] < 1.5, "2 where all goes to the same two of four"
-    assert (
-        "unevenness"
-        not in [line["validation"] for line in parent.metrics() if "validation" in line][-1]
-    )
+    last = run.validations()[-1].validation
+    assert 0.9 < (last.unevenness or 0) < 1.5, "2 where all goes to the same two of four"
+    assert parent.validations()[-1].validation.unevenness is None
     assert lab.json(*asked) == summary
 
 
@@ -101,8 +98,8 @@ def test_interrupted_and_gone_on_with_it_ends_in_the_same_bits(
         parent = open_run(tmp_path / place / "runs" / trained[1].id)
         run = upcycle(parent, corpus, Asked(TOKENS, experts=4))
         for steps in stops:
-            assert train(run, corpus, stopped_at(steps))["status"] == "interrupted"
-        assert train(run, corpus)["status"] == "done"
+            assert train(run, corpus, stopped_at(steps)).status == "interrupted"
+        assert train(run, corpus).status == "done"
         ends.append(list(load_model(run).parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
@@ -112,8 +109,8 @@ def test_a_stem_of_experts_is_branched(trained: tuple[Any, Run], corpus: Corpus)
     assert run.recipe.is_stem
     train(run, corpus)
     tail = branch(run, corpus, TOKENS, 10 * BATCH)
-    assert train(tail, corpus)["status"] == "done" and tail.recipe.model.experts == 4
-    assert tail.summary()["loss"] < run.summary()["loss"]
+    assert train(tail, corpus).status == "done" and tail.recipe.model.experts == 4
+    assert tail.summary().loss < run.summary().loss
 
 
 @pytest.mark.parametrize(

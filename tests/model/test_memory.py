@@ -3,7 +3,6 @@ goes through a model at once where the memory is given.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,11 +17,12 @@ from windtunnel.model.memory import (
 )
 from windtunnel.model.shape import count
 from windtunnel.recipe import Model, Recipe
-from windtunnel.train.device import Engine
+from windtunnel.results.run import Engine
+from windtunnel.train.device import autocast
 from windtunnel.train.step import Step
 
 Make = Callable[..., Recipe]
-FP32 = Engine("cpu", "fp32", False, 128, 1)
+FP32 = Engine(device="cpu", precision="fp32", compiled=False, micro_batch=128, threads=1)
 
 
 def shape(width: int, depth: int, heads: int, vocab: int, kv_heads: int = 0) -> Model:
@@ -117,9 +117,9 @@ def test_what_a_layer_keeps_is_about_what_is_estimated(recipe: Make) -> None:
             kept[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
-    step = Step([deep], replace(FP32, precision="bf16", micro_batch=256))
+    step = Step([deep], FP32.model_copy(update={"precision": "bf16", "micro_batch": 256}))
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 320, (8, 33)))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), step.engine.autocast():
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(step.engine):
         step.model.losses(tokens[:, :-1], tokens[:, 1:])
     assert 0.5 < activation_bytes(deep.model) * 256 / sum(kept.values()) < 2
 

@@ -660,7 +660,7 @@ class TestAPlanThatIsTrained:
     def test_the_recipe_runs_as_it_is(self, trained: Trained) -> None:
         lab, run, _ = trained
         content, summary = read_plan(lab / "plans" / "first"), run.summary()
-        assert (summary["status"], summary["tokens"], summary["name"]) == (
+        assert (summary.status, summary.tokens, summary.name) == (
             "done",
             content["tokens"],
             "first",
@@ -670,7 +670,7 @@ class TestAPlanThatIsTrained:
         lab, run, _ = trained
         before = read_plan(lab / "plans" / "first")
         content = read_plan(audit(lab, run))
-        got, loss = content["audit"], run.summary()["loss"]
+        got, loss = content["audit"], run.summary().loss
         assert got["run"] == run.id and got["loss"] == pytest.approx(loss)
         assert got["error"] == pytest.approx(before["loss"] / loss - 1, rel=1e-6)
         page = write_page(lab).read_text()

@@ -82,9 +82,9 @@ def trained(make_lab: Callable[[], Any], stem: Callable[..., Recipe]) -> Trained
     lab = make_lab().path
     corpus = Corpus.open(lab / "corpora" / "tiny")
     root = create(lab, stem(6400, branch_points=[3840]), corpus)
-    assert train(root, corpus)["status"] == "done"
+    assert train(root, corpus).status == "done"
     leaf = branch(root, corpus, 3840, 1280, name=NAME)
-    assert train(leaf, corpus)["status"] == "done"
+    assert train(leaf, corpus).status == "done"
     begun = create(lab, stem(6400).change(name="only begun", seed=7), corpus)
     return lab, root, leaf, begun
 
@@ -115,10 +115,10 @@ def test_it_is_one_file_and_writing_it_again_replaces_it(trained: Trained, page:
 def test_it_lists_every_run_with_its_losses(trained: Trained, page: Page) -> None:
     for run in trained[1:]:
         summary = run.summary()
-        assert run.id in page.shown and summary["status"] in page.shown
-        for key in ("loss", "bits_per_byte"):
-            if summary[key] is not None:
-                assert f"{summary[key]:.4f}" in page.shown
+        assert run.id in page.shown and summary.status in page.shown
+        for score in (summary.loss, summary.bits_per_byte):
+            if score is not None:
+                assert f"{score:.4f}" in page.shown
     assert "3 runs, 7.68k tokens trained" in page.shown
     place = [page.shown.index(run.id) for run in trained[1:]]
     assert place == sorted(place), "a branch stands below its stem"
@@ -135,17 +135,14 @@ def test_a_name_is_text_whatever_it_contains(page: Page) -> None:
 def test_the_loss_figure_has_what_the_runs_recorded(trained: Trained, page: Page) -> None:
     losses, _ = page.figures()
     for run in trained[1:3]:
-        lines = run.metrics()
-        steps = [line for line in lines if "lr" in line]
-        held = [
-            (line["tokens"], line["validation"]["loss"]) for line in lines if "validation" in line
-        ]
+        steps = run.steps()
+        held = [(line.tokens, line.validation.loss) for line in run.validations()]
         assert len(steps) == (6400 if run is trained[1] else 1280) // 128 and held
         curve, points = (
             next(t for t in losses if t["legendgroup"] == run.id and t["mode"] == mode)
             for mode in ("lines", "markers")
         )
-        tokens, losses_of = [line["tokens"] for line in steps], [line["loss"] for line in steps]
+        tokens, losses_of = [step.tokens for step in steps], [step.loss for step in steps]
         left_out = tokens.index(curve["x"][0])  # the first few are no mean yet
         assert left_out < 10 and curve["x"] == tokens[left_out:]
         for place, smooth in enumerate(curve["y"], left_out):
@@ -167,7 +164,7 @@ def test_a_branch_whose_stem_was_removed_is_still_shown(trained: Trained, tmp_pa
     shutil.copytree(lab, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "runs" / root.id)
     shown = Page(write_page(tmp_path / "copy").read_text(encoding="utf-8")).shown
-    assert leaf.id in shown and f"{leaf.summary()['loss']:.4f}" in shown
+    assert leaf.id in shown and f"{leaf.summary().loss:.4f}" in shown
 
 
 def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(

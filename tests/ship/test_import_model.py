@@ -24,6 +24,7 @@ from windtunnel.family import upcycle
 from windtunnel.model.roles import Multipliers
 from windtunnel.recipe import Model, dump
 from windtunnel.report.page import write_page
+from windtunnel.results.run import RunStatus
 from windtunnel.ship.import_model import import_model
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.train.branch import branch
@@ -437,7 +438,7 @@ class TestStem:
             "stem",
             None,
             "",
-            {"status": "done", "tokens": 0},
+            RunStatus(status="done", tokens=0),
         )
         assert stem.recipe.is_imported and stem.recipe.is_stem and stem.recipe.total_tokens == 0
         assert find_run(lab.path, "theirs") == stem
@@ -453,11 +454,11 @@ class TestStem:
         made = branch(stem, corpus, 0, 256, lr=1e-9, batch=128, context=32, mixture={"prose": 1})
         assert (made.kind, made.parent, made.at_tokens) == ("branch", stem.id, 0)
         assert (made.recipe.data.corpus, made.recipe.data.mixture) == ("tiny", {"prose": 1})
-        assert train(made, corpus)["status"] == "done"
+        assert train(made, corpus).status == "done"
         batch = torch.from_numpy(Windows(corpus, made.recipe.data, made.recipe.seed).read(0, 128))
         with torch.no_grad():
             expected = load_model(stem).losses(batch[:, :-1], batch[:, 1:]).mean()
-        first = next(line["loss"] for line in made.metrics() if "lr" in line)
+        first = made.steps()[0].loss
         assert first == pytest.approx(float(expected), abs=1e-5)
         before, after = (dict(load_model(run).named_parameters()) for run in (stem, made))
         assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before), (
@@ -467,15 +468,15 @@ class TestStem:
     def test_a_branch_learns(self, stem: Run, corpus: Corpus) -> None:
         made = branch(stem, corpus, 0, 20 * 128, lr=0.03, batch=128, context=32)
         train(made, corpus)
-        losses = [line["loss"] for line in made.metrics() if "lr" in line]
+        losses = [step.loss for step in made.steps()]
         assert len(losses) == 20 and losses[-1] < 0.9 * losses[0]
         assert write_page(made.lab).exists()
 
     def test_it_becomes_a_mixture_of_experts(self, stem: Run, corpus: Corpus) -> None:
         asked = upcycle.Asked(20 * 128, experts=4, lr=0.03, batch=128, context=32)
         made = upcycle.upcycle(stem, corpus, asked)
-        assert train(made, corpus)["status"] == "done"
-        losses = [line["loss"] for line in made.metrics() if "lr" in line]
+        assert train(made, corpus).status == "done"
+        losses = [step.loss for step in made.steps()]
         assert len(losses) == 20 and losses[-1] < 0.9 * losses[0]
         with pytest.raises(InputError, match="brings no rate; expected one such as 3e-4"):
             upcycle.upcycle(stem, corpus, dataclasses.replace(asked, lr=None))
@@ -485,8 +486,8 @@ class TestStem:
     ) -> None:
         made = branch(stem, corpus, 0, 8 * 128, lr=0.003, batch=128, context=32, name="one")
         steps = iter([False, False, True])
-        assert train(made, corpus, Watch(stop=lambda: next(steps)))["status"] == "interrupted"
-        assert train(made, corpus)["status"] == "done"
+        assert train(made, corpus, Watch(stop=lambda: next(steps))).status == "interrupted"
+        assert train(made, corpus).status == "done"
         stopped = final_bytes(made.path)
         for path in sorted(made.path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -563,7 +564,7 @@ class TestStem:
             other.digest,
             10 * 128,
         )
-        assert train(made, other)["status"] == "done"
+        assert train(made, other).status == "done"
         with pytest.raises(InputError, match="begins at a checkpoint of"):
             branch(stem, other, 5 * 128, 2 * 128)
 

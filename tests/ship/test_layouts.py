@@ -16,7 +16,7 @@ from windtunnel.ship.export import export
 from windtunnel.ship.huggingface.architectures import LLAMA
 from windtunnel.ship.import_model import import_model
 from windtunnel.ship.layouts import LAYOUTS, FolderLayout, layout_of
-from windtunnel.train.run import Run, origin
+from windtunnel.train.run import Run
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_layout_is_added_by_its_record_alone(
     assert config["architectures"] == ["MistralForCausalLM"]
     assert "as `mistral` in fp32. A Mistral, for a test." in (made.path / "README.md").read_text()
     again = import_model(made.path, tmp_path / "other")
-    assert origin(again)["layout"] == "mistral"
+    assert again.origin and again.origin.layout == "mistral"
     assert again.recipe.model.parametrization == "standard", "its multipliers are in its weights"
 
 

@@ -162,8 +162,8 @@ def test_it_is_a_stem_like_any_other(file: Path, tmp_path: Path) -> None:
     text = {"wind": Documents(lambda: iter(words), "generated")}
     corpus = build(lab / "corpora/wind", text, tokenizer=stem.tokenizer, workers=1)
     made = branch(stem, corpus, 0, 256, lr=1e-4, batch=128, context=128)
-    assert train(made, corpus)["status"] == "done"
-    losses = [line["loss"] for line in made.metrics() if "lr" in line]
+    assert train(made, corpus).status == "done"
+    losses = [step.loss for step in made.steps()]
     assert len(losses) == 2 and max(losses) < 3, "a model that knows nothing begins at 10.8"
     for run in (stem, made):
         assert export(run, "hf").agreement.max_difference <= 1e-4
@@ -181,18 +181,16 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
     ]
     data = write_chats(tmp_path / "sums.jsonl", chats)
     run, corpus = sft(stem, [data], Asked(lr=1e-4, tokens=256, batch=256, context=128))
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     windows, before, after = Windows(corpus, run.recipe.data, 0), load_model(stem), load_model(run)
-    (step,) = [line for line in run.metrics() if "lr" in line]
-    assert 0 < step["loss"] < 3 and np.isfinite(step["grad_norm"])
+    (step,) = run.steps()
+    assert 0 < step.loss < 3 and np.isfinite(step.grad_norm)
     assert any(
         (a - b).abs().max() > 1e-6
         for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
     engine = choose_engine(run.recipe)
-    losses = [
-        validate(model, windows, engine, 128, True)[0].overall.loss for model in (before, after)
-    ]
+    losses = [validate(model, windows, engine, 128, True)[0].loss for model in (before, after)]
     assert losses[1] < losses[0]
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))

@@ -3,7 +3,6 @@ again to save memory.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
-from windtunnel.train.device import Engine, check_experts, choose_engine
+from windtunnel.results.run import Engine
+from windtunnel.train.device import check_experts, choose_engine
 from windtunnel.train.step import Step
 
 Make = Callable[..., Recipe]
-FP32 = Engine("cpu", "fp32", False, 128, 1)
+FP32 = Engine(device="cpu", precision="fp32", compiled=False, micro_batch=128, threads=1)
 
 
 def test_members_share_what_goes_through_at_once(recipe: Make) -> None:
@@ -47,7 +47,7 @@ def test_layers_computed_again_give_the_same_gradient(recipe: Make, members: int
     shape = (4, 33) if members == 1 else (members, 4, 33)
     batch = np.random.default_rng(0).integers(0, 320, shape)
     results: list[tuple[Any, ...]] = []
-    for engine in (FP32, replace(FP32, recompute=True)):
+    for engine in (FP32, FP32.model_copy(update={"recompute": True})):
         step = Step(recipes, engine)
         loss = step.gradient(batch)
         results.append(

@@ -15,8 +15,8 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
+from windtunnel.results.run import Engine
 from windtunnel.train.branch import branch
-from windtunnel.train.device import Engine
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.objective import Objective, document_numbers
 from windtunnel.train.run import Run, create
@@ -30,6 +30,13 @@ GOLDEN = {
 }  # by step; what changes them is a change of RESULTS_VERSION
 
 
+def at_once(micro_batch: int) -> Engine:
+    """Eager fp32 on the CPU, with so many tokens at once."""
+    return Engine(
+        device="cpu", precision="fp32", compiled=False, micro_batch=micro_batch, threads=1
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Make, corpus: Corpus) -> Run:
     run = create(tmp_path_factory.mktemp("lab"), recipe(), corpus)
@@ -38,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Make, corpus: Corp
 
 
 def losses(run: Run) -> dict[int, float]:
-    return {line["tokens"] // BATCH: line["loss"] for line in run.metrics() if "loss" in line}
+    return {step.tokens // BATCH: step.loss for step in run.steps()}
 
 
 def test_golden_losses(trained: Run) -> None:
@@ -53,26 +60,26 @@ def test_it_begins_near_a_uniform_guess_and_learns(trained: Run) -> None:
 
 
 def test_every_step_is_recorded_once_with_its_rate(trained: Run) -> None:
-    steps = [line for line in trained.metrics() if "loss" in line]
-    assert [line["tokens"] for line in steps] == list(range(BATCH, 51 * BATCH, BATCH))
-    rates = [line["lr"] / 0.01 for line in steps]
+    steps = trained.steps()
+    assert [step.tokens for step in steps] == list(range(BATCH, 51 * BATCH, BATCH))
+    rates = [step.lr / 0.01 for step in steps]
     assert rates[:5] == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8, 1])
     assert rates[44:] == pytest.approx([1, 0.9, 0.7, 0.5, 0.3, 0.1])
-    assert all(line["tokens_per_s"] > 0 and 0 < line["peak_share"] < 1 for line in steps)
+    assert all(step.tokens_per_s > 0 and 0 < step.peak_share < 1 for step in steps)
 
 
 def test_it_is_evaluated_and_saved_when_asked_and_at_the_end(trained: Run) -> None:
-    evaluated = [line["tokens"] // BATCH for line in trained.metrics() if "validation" in line]
+    evaluated = [line.tokens // BATCH for line in trained.validations()]
     assert evaluated == [25, 45, 50], "half-way, where the decay begins, and at the end"
     assert [int(p.name) // BATCH for p in sorted(trained.checkpoints.iterdir())] == [45, 50]
-    assert trained.summary()["status"] == "done"
+    assert trained.summary().status == "done"
 
 
 def test_validation_agrees_with_the_model_on_the_held_out_text(
     trained: Run, corpus: Corpus
 ) -> None:
     """Loss in nats a token and bits a byte of the same text, by source and over all."""
-    last = [line["validation"] for line in trained.metrics() if "validation" in line][-1]
+    last = trained.validations()[-1].validation
     model, weight, total = load_model(trained), 0, 0.0
     for name, source in corpus.sources.items():
         windows = 1024 // 32
@@ -84,16 +91,16 @@ def test_validation_agrees_with_the_model_on_the_held_out_text(
             logits.flatten(0, 1).double(), held[:, 1:].flatten()
         ).item()
         size = int(corpus.tokenizer.token_bytes[tokens[1:]].sum())
-        score = last["sources"][name]
-        assert score["tokens"] == windows * 32
-        assert score["loss"] == pytest.approx(nats, rel=1e-5)
-        assert score["bits_per_byte"] == pytest.approx(
-            score["loss"] * score["tokens"] / size / math.log(2), rel=1e-9
+        score = last.sources[name]
+        assert score.tokens == windows * 32
+        assert score.loss == pytest.approx(nats, rel=1e-5)
+        assert score.bits_per_byte == pytest.approx(
+            score.loss * score.tokens / size / math.log(2), rel=1e-9
         )
         weight += source.validation.tokens
-        total += source.validation.tokens * score["loss"]
-    assert last["loss"] == pytest.approx(total / weight)
-    assert trained.summary()["loss"] == last["loss"]
+        total += source.validation.tokens * score.loss
+    assert last.loss == pytest.approx(total / weight)
+    assert trained.summary().loss == last.loss
 
 
 @pytest.mark.parametrize("experts", [0, 4])
@@ -104,9 +111,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     """That of the load-balancing loss, too: it is of each window by itself."""
     batch = corpus.sources["prose"].train.read(np.arange(4) * 32, 33)
 
-    def gradients(at_once: int) -> tuple[float, dict[str, torch.Tensor]]:
+    def gradients(tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
         model = Decoder(recipe().model.model_copy(update={"experts": experts}), 32, 0)
-        engine = Engine("cpu", "fp32", False, at_once, 1)
+        engine = at_once(tokens)
         loss = Objective(model, engine, balance=1.0).add_gradient(torch.from_numpy(batch))
         return loss.item(), {
             name: p.grad for name, p in model.named_parameters() if p.grad is not None
@@ -123,7 +130,7 @@ def test_the_load_balancing_loss_is_learnt_with_its_weight_and_not_reported(
     recipe: Make, corpus: Corpus
 ) -> None:
     batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
-    engine, losses, slopes = Engine("cpu", "fp32", False, 64, 1), [], []
+    engine, losses, slopes = at_once(64), [], []
     for weight in (0.0, 0.5):
         model = Decoder(recipe().model.model_copy(update={"experts": 4}), 32, 0)
         losses.append(Objective(model, engine, balance=weight).add_gradient(batch).item())
@@ -147,7 +154,7 @@ def test_what_is_read_but_not_learnt_has_no_loss(recipe: Make, corpus: Corpus, m
     batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
     hidden = torch.rand(batch.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     model = Decoder(recipe().model, 32, 0)
-    objective = Objective(model, Engine("cpu", "fp32", False, micro, 1))
+    objective = Objective(model, at_once(micro))
     loss = objective.add_gradient(torch.where(hidden, ~batch, batch))
     mine = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -179,7 +186,7 @@ def test_cut_at_documents_it_learns_something_else(
     tmp_path: Path, recipe: Make, corpus: Corpus, trained: Run
 ) -> None:
     run = create(tmp_path, recipe(data={"mask_documents": True}), corpus)
-    assert train(run, corpus)["status"] == "done"
+    assert train(run, corpus).status == "done"
     assert losses(run) != losses(trained)
 
 
@@ -190,7 +197,7 @@ def test_asked_to_stop_it_saves_and_goes_on_to_the_same_end(
     for stops in ([17], [20, 3], []):
         left = iter(stops[0] * [False] + [True] if stops else [])
         summary = train(run, corpus, Watch(stop=lambda left=left: next(left, False)))
-    assert summary["status"] == "done"
+    assert summary.status == "done"
     assert losses(run) == losses(trained)
     ours, theirs = load_model(run), load_model(trained)
     assert all(torch.equal(p, theirs.get_parameter(name)) for name, p in ours.named_parameters())
@@ -207,7 +214,7 @@ def test_a_branch_may_read_another_mixture(tmp_path: Path, stem: Make, corpus: C
     train(parent, corpus)
     made = branch(parent, corpus, 20 * BATCH, 5 * BATCH, mixture={"notes": 1})
     plain = branch(parent, corpus, 20 * BATCH, 5 * BATCH)
-    assert {train(made, corpus)["tokens"], train(plain, corpus)["tokens"]} == {25 * BATCH}
+    assert {train(made, corpus).tokens, train(plain, corpus).tokens} == {25 * BATCH}
     assert losses(made).keys() == losses(plain).keys() == set(range(21, 26))
     assert losses(made) != losses(plain)
 
@@ -218,7 +225,7 @@ def test_a_diverging_run_fails_with_its_last_good_checkpoint(
     wild = recipe(optimizer={"lr": 1e4, "clip": 0}, train={"checkpoint_every": BATCH})
     run = create(tmp_path, wild, corpus)
     summary = train(run, corpus)
-    assert summary["status"] == "failed" and "at step" in summary["reason"]
+    assert summary.status == "failed" and "at step" in summary.reason
     assert all(torch.isfinite(p).all() for p in load_model(run).parameters())
     assert train(run, corpus) == summary
     assert json.loads((run.path / "status.json").read_text())["status"] == "failed"

@@ -57,11 +57,7 @@ def made(lab: Path, recipe: Make, corpus: Corpus, indices: range | list[int]) ->
 
 
 def steps(run: Run) -> dict[int, tuple[float, float, float]]:
-    return {
-        line["tokens"]: (line["loss"], line["grad_norm"], line["lr"])
-        for line in run.metrics()
-        if "lr" in line
-    }
+    return {step.tokens: (step.loss, step.grad_norm, step.lr) for step in run.steps()}
 
 
 def same(together: Run, alone: Run, rel: float = 2e-4) -> None:
@@ -75,15 +71,11 @@ def same(together: Run, alone: Run, rel: float = 2e-4) -> None:
         [v[0] for v in ours.values()], [v[0] for v in theirs.values()], rtol=rel
     )
     scores = [
-        [
-            (line["tokens"], line["validation"]["loss"])
-            for line in run.metrics()
-            if "validation" in line
-        ]
+        [(line.tokens, line.validation.loss) for line in run.validations()]
         for run in (together, alone)
     ]
     np.testing.assert_allclose(*scores, rtol=rel)
-    assert together.summary()["status"] == alone.summary()["status"] == "done"
+    assert together.summary().status == alone.summary().status == "done"
     ours_at_end, at_end = load_model(together), load_model(alone)
     for name, weight in at_end.named_parameters():
         assert (ours_at_end.get_parameter(name) - weight).norm() <= 5e-3 * weight.norm(), name
@@ -133,8 +125,8 @@ def test_a_member_that_diverges_does_not_touch_the_others(
         lab = tmp_path / label
         runs = [*made(lab, recipe, corpus, [0, 1, 2]), create(lab, third, corpus)]
         train_together(runs, corpus, [Watch()] * 4)
-        assert [run.summary()["status"] for run in runs[:3]] == ["done"] * 3
-        assert runs[3].summary()["status"] == ("failed" if label == "wild" else "done")
+        assert [run.summary().status for run in runs[:3]] == ["done"] * 3
+        assert runs[3].summary().status == ("failed" if label == "wild" else "done")
         last.append([p.detach() for run in runs[:3] for p in load_model(run).parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*last, strict=True))
 
@@ -183,7 +175,7 @@ def test_asked_to_stop_all_save_and_go_on_to_the_same_end(
         left = iter([*[False] * stop, True])
         watches = [Watch(), Watch(stop=lambda left=left: next(left, False)), Watch()]
         summaries = train_together(runs, corpus, watches)
-        assert [summary["status"] for summary in summaries] == ["interrupted"] * 3
+        assert [summary.status for summary in summaries] == ["interrupted"] * 3
     train_together(runs, corpus, [Watch()] * 3)
     for ours, theirs in zip(runs, whole, strict=True):
         assert steps(ours) == steps(theirs)
@@ -210,7 +202,7 @@ def test_who_is_done_is_not_touched(tmp_path: Path, recipe: Make, corpus: Corpus
     before = {p: p.stat().st_mtime_ns for p in runs[0].path.rglob("*") if p.name != "lock"}
     train_together(runs, corpus, [Watch()] * 3)
     assert before == {p: p.stat().st_mtime_ns for p in runs[0].path.rglob("*") if p.name != "lock"}
-    assert [run.summary()["status"] for run in runs] == ["done"] * 3
+    assert [run.summary().status for run in runs] == ["done"] * 3
 
 
 def test_runs_of_one_population_share_what_one_set_of_kernels_needs(

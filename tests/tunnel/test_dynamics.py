@@ -16,7 +16,7 @@ from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.experiments.dynamics import figures
-from windtunnel.train.device import Engine
+from windtunnel.results.run import Engine
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.objective import Objective
 from windtunnel.train.run import create
@@ -255,9 +255,10 @@ def test_recording_leaves_the_run_as_it_is_and_tells_of_its_steps(
     def at(tokens: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Weights at a position, and there the gradient of the batch that begins at `batch`."""
         model = load_model(unwatched, tokens)
-        Objective(model, Engine("cpu", "fp32", False, 128, 1)).add_gradient(
-            torch.from_numpy(windows.read(batch, 128))
-        )
+        Objective(
+            model,
+            Engine(device="cpu", precision="fp32", compiled=False, micro_batch=128, threads=1),
+        ).add_gradient(torch.from_numpy(windows.read(batch, 128)))
         parts = [
             [p.detach().flatten(), p.grad.flatten()]
             for p in model.parameters()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,9 @@ from rich.progress import (
 )
 
 from windtunnel.quantities import about
+
+if TYPE_CHECKING:
+    from windtunnel.results.run import StepLine
 
 _LAST_WORDS = 2.0  # seconds to end in, after the second Ctrl-C
 _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -63,12 +66,13 @@ class Display:
             if not self._tasks:
                 self._bars.stop()
 
-    def training(self, name: str) -> Callable[[int, int, dict[str, Any]], None]:
+    def training(self, name: str) -> Callable[[int, int, "StepLine"], None]:
         """For `Watch.step`: a run's bar."""
 
-        def step(tokens: int, total: int, line: dict[str, Any]) -> None:
-            note = f"{about(tokens)}/{about(total)} tokens  loss {line['loss']:.3f}  {about(line['tokens_per_s'])}/s"
-            self.show(name, tokens, total, f"{note} ({line['peak_share']:.0%} of peak)")
+        def step(tokens: int, total: int, line: "StepLine") -> None:
+            note = f"{about(tokens)}/{about(total)} tokens  loss {line.loss:.3f}"
+            speed = f"{about(line.tokens_per_s)}/s ({line.peak_share:.0%} of peak)"
+            self.show(name, tokens, total, f"{note}  {speed}")
 
         return step
 

@@ -109,7 +109,7 @@ def import_(
 
     made = import_model(source, lab, name)
     if as_json:
-        print(json.dumps(made.summary()))
+        print(made.summary().to_json())
         return
     model = made.recipe.model
     print(

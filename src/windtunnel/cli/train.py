@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from windtunnel.recipe import DECAY_SHAPES
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
+    from windtunnel.results.run import RunSummary
     from windtunnel.train.run import Run
 
 
@@ -115,37 +116,34 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
 
     found = [run.summary() for run in list_runs(lab)]
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps([one.model_dump(mode="json") for one in found]))
         return
     if not found:
         print(f"{lab} holds no runs yet: `windtunnel train RECIPE.toml --lab {lab}` starts one")
         return
     print(f"{'run':22} {'name':20} {'kind':6} {'tokens':>14} {'loss':>7} {'bits/byte':>9}  status")
-    children: dict[str | None, list[dict[str, Any]]] = {}
+    children: dict[str | None, list[RunSummary]] = {}
     for one in found:
-        children.setdefault(one["parent"], []).append(one)
-    known = {one["id"] for one in found}
-    for root in [one for one in found if one["parent"] not in known]:
+        children.setdefault(one.parent, []).append(one)
+    known = {one.id for one in found}
+    for root in [one for one in found if one.parent not in known]:
         _print_tree(root, children, "", "")
 
 
 def _print_tree(
-    one: dict[str, Any], children: dict[str | None, list[dict[str, Any]]], mark: str, indent: str
+    one: "RunSummary", children: "dict[str | None, list[RunSummary]]", mark: str, indent: str
 ) -> None:
-    tokens = (
-        about(one["tokens"])
-        if one["tokens"] == one["total_tokens"]
-        else (f"{about(one['tokens'])} of {about(one['total_tokens'])}")
-    )
-    loss, bits = (
-        f"{one[key]:.4f}" if one[key] is not None else "-" for key in ("loss", "bits_per_byte")
-    )
-    reason = f": {one['reason']}" if one["reason"] else ""
+    tokens = about(one.tokens)
+    if one.tokens != one.total_tokens:
+        tokens += f" of {about(one.total_tokens)}"
+    loss = "-" if one.loss is None else f"{one.loss:.4f}"
+    bits = "-" if one.bits_per_byte is None else f"{one.bits_per_byte:.4f}"
+    reason = f": {one.reason}" if one.reason else ""
     print(
-        f"{mark + one['id']:22} {one['name'][:20]:20} {one['kind']:6} {tokens:>14} {loss:>7} {bits:>9}  "
-        f"{one['status']}{reason}"
+        f"{mark + one.id:22} {one.name[:20]:20} {one.kind:6} {tokens:>14} {loss:>7} {bits:>9}  "
+        f"{one.status}{reason}"
     )
-    below = sorted(children.get(one["id"], []), key=lambda c: c["at_tokens"])
+    below = sorted(children.get(one.id, []), key=lambda child: child.at_tokens or 0)
     for child in below:
         last = child is below[-1]
         _print_tree(
@@ -180,19 +178,18 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
     with display() as shown, stopping() as stop:
         summary = train(run, corpus, Watch(shown.say, shown.training(run.recipe.name), stop))
     if as_json:
-        print(json.dumps(summary))
+        print(summary.to_json())
     else:
-        loss = (
-            f"loss {summary['loss']:.4f}, {summary['bits_per_byte']:.4f} bits/byte"
-            if summary["loss"]
-            else "no loss yet"
-        )
+        loss = "no loss yet"
+        if summary.loss is not None and summary.bits_per_byte is not None:
+            loss = f"loss {summary.loss:.4f}, {summary.bits_per_byte:.4f} bits/byte"
         print(
-            f"{summary['id']} {summary['status']} at {about(summary['tokens'])} tokens: {loss}; {summary['path']}"
+            f"{summary.id} {summary.status} at {about(summary.tokens)} tokens: {loss}; "
+            f"{summary.path}"
         )
-    if summary["status"] == "failed":
-        print(f"windtunnel: the run failed: {summary['reason']}", file=sys.stderr)
+    if summary.status == "failed":
+        print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
         raise typer.Exit(1)
-    if summary["status"] == "interrupted":
+    if summary.status == "interrupted":
         print("the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130)

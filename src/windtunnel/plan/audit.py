@@ -15,12 +15,12 @@ def audit(lab: Path, run: Run, name: str = "") -> Path:
     plan describes, or that is not done.
     """
     folder = _plan_of(lab, run, name)
-    status = run.status()["status"]
+    status = run.status().status
     got = final(run) if status == "done" else None
     if got is None:
         raise InputError(f"{run.path}: the run is {status}; an audit needs its final loss")
     content = read_plan(folder)
-    content["audit"] = compare(content, run.id, float(got["loss"]))
+    content["audit"] = compare(content, run.id, got.loss)
     write_plan(folder, content)
     return folder
 

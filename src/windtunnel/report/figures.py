@@ -8,7 +8,7 @@ from windtunnel.recipe import Recipe
 from windtunnel.train.run import Run
 from windtunnel.train.schedule import rate_at
 
-_COLOURS = {"stem": "#33658a", "branch": "#d1495b", "run": "#8f8f8f", "member": "#8f8f8f"}
+_COLOURS = {"stem": "#33658a", "branch": "#d1495b", "run": "#8f8f8f"}
 _MOST_POINTS = 600  # of a curve; more can't be seen and make the page heavy
 _SMOOTHING = 25  # steps
 
@@ -17,8 +17,8 @@ def loss_figure(runs: Sequence[Run]) -> go.Figure:
     """Training loss (smoothed) as lines and validation loss as points, against tokens."""
     figure = go.Figure()
     for run in runs:
-        steps = [line for line in run.metrics() if "lr" in line]
-        smooth = _smoothed([line["loss"] for line in steps])[
+        steps = run.steps()
+        smooth = _smoothed([step.loss for step in steps])[
             _SMOOTHING // 3 :
         ]  # fewer steps are no mean yet
         steps = steps[_SMOOTHING // 3 :]
@@ -26,7 +26,7 @@ def loss_figure(runs: Sequence[Run]) -> go.Figure:
         colour, label = _COLOURS[run.kind], f"{run.recipe.name} ({run.id[:6]})"
         width = 1.2 if run.kind in ("stem", "branch") else 0.8
         figure.add_scatter(
-            x=[line["tokens"] for line in steps[::every]],
+            x=[step.tokens for step in steps[::every]],
             y=[round(loss, 4) for loss in smooth[::every]],
             name=label,
             mode="lines",
@@ -35,14 +35,10 @@ def loss_figure(runs: Sequence[Run]) -> go.Figure:
             legendgroup=run.id,
             showlegend=False,
         )
-        held = [
-            (line["tokens"], line["validation"]["loss"])
-            for line in run.metrics()
-            if "validation" in line
-        ]
+        held = run.validations()
         figure.add_scatter(
-            x=[tokens for tokens, _ in held],
-            y=[loss for _, loss in held],
+            x=[line.tokens for line in held],
+            y=[line.validation.loss for line in held],
             name=label,
             mode="markers",
             marker={"color": colour, "size": 8},
@@ -89,7 +85,7 @@ def _loss_range(runs: Sequence[Run]) -> list[float] | None:
     """From below the best to what the longest run had reached at a tenth: the first steps would
     squeeze the rest.
     """
-    curves = [_smoothed([line["loss"] for line in run.metrics() if "lr" in line]) for run in runs]
+    curves = [_smoothed([step.loss for step in run.steps()]) for run in runs]
     longest = max(curves, key=len)
     if len(longest) < 10 * _SMOOTHING:
         return None

@@ -17,6 +17,7 @@ from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
 from windtunnel.report.plans import sections
+from windtunnel.results.run import RunSummary
 from windtunnel.train.run import Run, list_runs
 from windtunnel.tunnel.study import read_table
 
@@ -84,7 +85,7 @@ def write_page(lab: Path) -> Path:
 
 
 def _what(runs: Sequence[Run]) -> str:
-    tokens = sum(run.status()["tokens"] - run.start for run in runs)
+    tokens = sum(run.status().tokens - run.start for run in runs)
     return f"{len(runs)} runs, {about(tokens)} tokens trained"
 
 
@@ -134,32 +135,31 @@ def _studies(lab: Path) -> Iterator[str]:
 def _run_table(runs: Sequence[Run]) -> str:
     summaries = {run.id: run.summary() for run in runs}
     recipes = {run.id: run.recipe for run in runs}
-    ordered: list[tuple[dict[str, Any], int]] = []
+    ordered: list[tuple[RunSummary, int]] = []
 
-    def add(one: dict[str, Any], depth: int) -> None:
+    def add(one: RunSummary, depth: int) -> None:
         ordered.append((one, depth))
-        for child in sorted(
-            (s for s in summaries.values() if s["parent"] == one["id"]),
-            key=lambda s: s["at_tokens"],
-        ):
+        children = [child for child in summaries.values() if child.parent == one.id]
+        for child in sorted(children, key=lambda child: child.at_tokens or 0):
             add(child, depth + 1)
 
     for one in summaries.values():
-        if one["parent"] not in summaries:
+        if one.parent not in summaries:
             add(one, 0)
     rows = []
     for one, depth in ordered:
-        name = f'<span class="{"child" if depth else ""}">{escape(one["name"])}</span> <code>{one["id"]}</code>'
+        child = "child" if depth else ""
+        name = f'<span class="{child}">{escape(one.name)}</span> <code>{one.id}</code>'
         scores = [
-            f"{one[key]:.4f}" if one[key] is not None else "–" for key in ("loss", "bits_per_byte")
+            "–" if score is None else f"{score:.4f}" for score in (one.loss, one.bits_per_byte)
         ]
-        status = f'<span class="{one["status"]}">{one["status"]}</span>'
+        status = f'<span class="{one.status}">{one.status}</span>'
         rows.append(
             [
                 name,
-                one["kind"],
-                about(count(recipes[one["id"]].model).params_total),
-                about(one["tokens"]),
+                one.kind,
+                about(count(recipes[one.id].model).params_total),
+                about(one.tokens),
                 *scores,
                 status,
             ]

@@ -35,10 +35,15 @@ class Record(BaseModel):
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: missing or damaged: {error}") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str) -> Self:
+        """The record in a JSON text. Raises InputError that begins with `where`."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise InputError(f"{path}: {first_fault(error)}") from None
+            raise InputError(f"{where}: {first_fault(error)}") from None
 
     def write(self, path: Path, make_folder: bool = False) -> None:
         """Write the record so that the file appears whole. Raises InputError."""
@@ -57,4 +62,5 @@ def first_fault(error: ValidationError) -> str:
         return f"{where}: missing"
     if fault["type"] == "json_invalid":
         return f"damaged: {fault['msg']}"
-    return f"{where}: {fault['msg']}, got {fault['input']!r:.60}"
+    said = f"{fault['msg']}, got {fault['input']!r:.60}"
+    return f"{where}: {said}" if where else said

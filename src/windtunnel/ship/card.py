@@ -4,7 +4,6 @@ how well it does.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from windtunnel.data.shards import Corpus, Manifest
 from windtunnel.model.shape import active_params, count
@@ -12,9 +11,10 @@ from windtunnel.plan.plan import plans, read_plan
 from windtunnel.quantities import about
 from windtunnel.recipe import dump, identity, load
 from windtunnel.results.export import Agreement
+from windtunnel.results.run import Score
 from windtunnel.ship.layouts import Layout
 from windtunnel.ship.subject import Subject
-from windtunnel.train.run import Run, origin
+from windtunnel.train.run import Run
 
 
 def card(subject: Subject, layout: Layout, dtype: str, agreement: Agreement) -> str:
@@ -88,11 +88,10 @@ def _history(subject: Subject) -> str:
 def _step(run: Run, end: int) -> str:
     """One run of the line, as far as `end` tokens."""
     recipe = run.recipe
-    if recipe.is_imported:
-        where = origin(run)
+    if run.origin:
         return (
-            f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {where['layout']} layout, "
-            f"weights `{where['weights'][:12]}`"
+            f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {run.origin.layout} layout, "
+            f"weights `{run.origin.weights[:12]}`"
         )
     decayed = end - (recipe.total_tokens - recipe.decay_tokens)
     decay = f", decay over the last {about(decayed)}" if decayed > 0 else ""
@@ -159,23 +158,18 @@ def _plan(run: Run) -> str:
 
 def _evaluation(subject: Subject) -> str:
     """The last validation that the run recorded up to the exported point."""
-    recorded = [
-        line
-        for line in subject.run.metrics()
-        if "validation" in line and line["tokens"] <= subject.tokens
-    ]
+    recorded = [line for line in subject.run.validations() if line.tokens <= subject.tokens]
     if not recorded:
         return ""
     last = recorded[-1]
-    scores = last["validation"]
-    named: dict[str, Any] = {**scores["sources"], "all": scores}
+    named: dict[str, Score] = {**last.validation.sources, "all": last.validation}
     rows = [
-        [name, f"{s['loss']:.4f}", f"{s['bits_per_byte']:.4f}", f"{s['tokens']:,}"]
-        for name, s in named.items()
+        [name, f"{score.loss:.4f}", f"{score.bits_per_byte:.4f}", f"{score.tokens:,}"]
+        for name, score in named.items()
     ]
     head = ["held-out text", "loss, nats/token", "bits/byte", "tokens"]
-    tokens = about(last["tokens"])
-    said = f"## Evaluation\n\nAt {tokens} tokens, in the precision of the training.\n\n"
+    at = f"At {about(last.tokens)} tokens, in the precision of the training."
+    said = f"## Evaluation\n\n{at}\n\n"
     return said + _table(head, rows)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Model, Recipe, parse
+from windtunnel.results.run import Origin
 from windtunnel.ship.huggingface.folder import NO_PICKLE, PICKLES
 from windtunnel.ship.layouts import layout_of
 from windtunnel.train import checkpoint
@@ -49,7 +50,7 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
         (folder / _CONFIG).write_text(config)
 
     recipe = _recipe(name or found.name, found.model, found.context)
-    where = {"name": found.name, "layout": layout.name, "weights": weights}
+    where = Origin(name=found.name, layout=layout.name, weights=weights)
     return adopt(lab, recipe, f"{weights} {tokenizer.sha256}", where, fill)
 
 

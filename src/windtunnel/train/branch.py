@@ -94,7 +94,7 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
             f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
             f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
         )
-    reached = parent.status()["tokens"]
+    reached = parent.status().tokens
     if recipe.whole_steps(at) > reached:
         raise InputError(
             f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only"

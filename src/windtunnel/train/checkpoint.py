@@ -7,7 +7,6 @@ torch is imported where tensors are read or written, so that listing runs does n
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from windtunnel.errors import InputError
+from windtunnel.results.run import CheckpointContent
 
 if TYPE_CHECKING:
     import torch
@@ -56,15 +56,17 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             )
             _flush(file)
             digests[file.name] = _digest(file)
-        content = {"tokens": checkpoint.tokens, "steps": checkpoint.steps, "sha256": digests}
-        (part / "checkpoint.json").write_text(json.dumps(content, indent=1))
-        _flush(part / "checkpoint.json")
+        content = CheckpointContent(
+            tokens=checkpoint.tokens, steps=checkpoint.steps, sha256=digests
+        )
+        content.write(part / "checkpoint.json")
         _flush(part)
         part.rename(final)
         _flush(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise InputError(f"{final}: the checkpoint could not be written: {error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return final
 
 
@@ -73,25 +75,20 @@ def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Check
     from safetensors.torch import load_file
 
     path = path_of(folder, tokens)
-    try:
-        content = json.loads((path / "checkpoint.json").read_text())
-        steps, digests = int(content["steps"]), dict(content["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}: not a whole checkpoint: checkpoint.json is missing or damaged"
-        ) from None
+    content = CheckpointContent.read(path / "checkpoint.json")
     tensors = {}
     for name in ("weights", "moments"):
         file = path / f"{name}.safetensors"
-        if not file.exists() or _digest(file) != digests.get(file.name):
+        if not file.exists() or _digest(file) != content.sha256.get(file.name):
             raise InputError(
-                f"{file}: damaged: its sha256 is not the one of checkpoint.json; remove {path} to go back"
+                f"{file}: damaged: its sha256 is not the one in checkpoint.json; "
+                f"remove {path} to go back to the checkpoint before it"
             )
         try:
             tensors[name] = load_file(file, device=str(device))
         except SafetensorError as error:
             raise InputError(f"{file}: not a safetensors file: {error}") from None
-    return Checkpoint(tokens, steps, tensors["weights"], tensors["moments"])
+    return Checkpoint(tokens, content.steps, tensors["weights"], tensors["moments"])
 
 
 def positions(folder: Path) -> list[int]:

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -17,40 +16,16 @@ from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
 from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit
 from windtunnel.recipe import Model, Recipe
+from windtunnel.results.run import Engine
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 # Tokens of all members together through the model at once.
 _TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
 
 
-@dataclass(frozen=True)
-class Engine:
-    device: str
-    precision: str
-    compiled: bool
-    micro_batch: int  # tokens
-    threads: int
-    members: int = 1  # that it was begun with, itself among them
-    recompute: bool = False  # layers in the backward pass, for want of memory
-
-    def __str__(self) -> str:
-        compiled = "compiled" if self.compiled else "not compiled"
-        text = f"{self.device}, {self.precision}, {compiled}, {self.threads} threads, {self.micro_batch} tokens at once"
-        members = f", one of {self.members} members" if self.members > 1 else ""
-        return (
-            text
-            + members
-            + (", layers computed again in the backward pass" if self.recompute else "")
-        )
-
-    @property
-    def torch_device(self) -> torch.device:
-        return torch.device(self.device)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16"
-        )
+def autocast(engine: Engine) -> torch.autocast:
+    """A context in which products are computed in the engine's precision."""
+    return torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16")
 
 
 def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
@@ -70,7 +45,13 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     most = min(AT_ONCE[device], _TOGETHER[device] // members, room)
     micro = train.micro_batch or largest_part(train.batch, recipe.data.context, most)
     return Engine(
-        device, precision, compiled, micro, torch.get_num_threads(), members, micro > room
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        micro_batch=micro,
+        threads=torch.get_num_threads(),
+        members=members,
+        recompute=micro > room,
     )
 
 
@@ -95,18 +76,21 @@ def keep_memory() -> None:
         mallopt(_MMAP_MAX, 0)
 
 
-@functools.cache
 def matrix_peak(engine: Engine) -> float:
     """FLOP/s of this device's matrix products at the engine's precision: the maker's figure for a
-    known GPU at bf16, else the best of a few large products, measured (0.3 s).
+    known GPU at bf16, else the best of a few large products, measured once (0.3 s).
     """
-    if engine.device == "cuda" and engine.precision == "bf16":
+    return _matrix_peak(engine.device, engine.precision)
+
+
+@functools.cache
+def _matrix_peak(device: str, precision: str) -> float:
+    if device == "cuda" and precision == "bf16":
         known = known_peak(torch.cuda.get_device_name())
         if known is not None:
             return known
-    return measured_peak(
-        engine.torch_device, torch.bfloat16 if engine.precision == "bf16" else torch.float32
-    )
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return measured_peak(torch.device(device), dtype)
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:

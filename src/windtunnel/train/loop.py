@@ -5,10 +5,9 @@ its last token.
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +19,11 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.model.shape import flops_per_token
 from windtunnel.quantities import about
 from windtunnel.recipe import Recipe
+from windtunnel.results.run import Engine, RunSummary, Score, Status, StepLine, ValidationLine
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.compiled import Compiled, so_far
-from windtunnel.train.device import Engine, choose_engine, matrix_peak
+from windtunnel.train.device import choose_engine, matrix_peak
 from windtunnel.train.recorder import Diverged, Recorder
 from windtunnel.train.restore import put, replays, restore, take
 from windtunnel.train.run import Run, check_fit, checkpoint_at
@@ -51,7 +51,7 @@ class Watch:
     """
 
     say: Callable[[str], None] = lambda line: None
-    step: Callable[[int, int, dict[str, Any]], None] = lambda tokens, total, metrics: None
+    step: Callable[[int, int, StepLine], None] = lambda tokens, total, line: None
     stop: Callable[[], bool] = lambda: False
     show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
     # (model, position): the batch's gradient stands in the parameters, the step has not been
@@ -59,7 +59,7 @@ class Watch:
     gradient: Callable[[Decoder, int], None] = lambda model, position: None
 
 
-def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any]:
+def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> RunSummary:
     """Start the run, resume it, or find it done; returns its summary.
 
     A run that diverges ends as `failed` with its last good checkpoint kept. Raises InputError for
@@ -71,7 +71,7 @@ def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> dict[str, Any
 
 def train_together(
     runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]
-) -> list[dict[str, Any]]:
+) -> list[RunSummary]:
     """The same for runs of one `population_key`, as members of a population: one set of kernels
     trains them all.
 
@@ -82,7 +82,7 @@ def train_together(
     begun = [
         (r, w)
         for r, w in zip(runs, watches, strict=True)
-        if r.status()["status"] not in ("done", "failed")
+        if r.status().status not in ("done", "failed")
     ]
     with ExitStack() as locks:
         for run, _ in sorted(begun, key=lambda pair: pair[0].id):
@@ -96,8 +96,7 @@ def population_key(run: Run) -> Hashable:
     """What runs must have in common to train together; one of its own for a run that can only
     train alone.
     """
-    recipe, begun = run.recipe, run.path / "engine.json"
-    engine = begun.read_text() if begun.exists() else None
+    recipe = run.recipe
     model = frozenset((k, v) for k, v in recipe.model.model_dump().items() if k not in _OWN)
     carried_out = tuple(
         recipe.train.model_dump(
@@ -105,7 +104,7 @@ def population_key(run: Run) -> Hashable:
         ).items()
     )
     shared = (model, recipe.data.context, recipe.data.mask_documents, recipe.train.evaluate_tokens)
-    return (run.corpus, shared, carried_out, engine, run.id if replays(run) else None)
+    return (run.corpus, shared, carried_out, run.begun_on(), run.id if replays(run) else None)
 
 
 def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Decoder:
@@ -125,7 +124,7 @@ class _Seat:
     position: int = 0
     steps: int = 0
     over: bool = False
-    scores: dict[str, Any] = field(default_factory=dict)
+    score: Score | None = None
 
     def open(self, corpus: Corpus) -> None:
         check_fit(self.recipe, corpus, self.run.parent)
@@ -140,8 +139,8 @@ class _Seat:
         self.run.keep_metrics_until(position)
         self.recorder = Recorder(self.run)
         # an earlier process may have made the last validation before this position
-        scores = [line["validation"] for line in self.run.metrics() if "validation" in line]
-        self.scores = {key: scores[-1][key] for key in ("loss", "bits_per_byte")} if scores else {}
+        made = self.run.validations()
+        self.score = made[-1].validation if made else None
         total = self.recipe.total_tokens
         self.watch.say(
             f"{self.run.id} {self.recipe.name}: {about(position)} of {about(total)} tokens; {engine}"
@@ -160,8 +159,12 @@ class _Seat:
         """Share of the peak rate in the next step; a member that is over stands still."""
         return 0.0 if self.over else rate(self.recipe, self.position, self.recipe.train.batch)
 
-    def write_status(self, status: Any, **more: Any) -> None:
-        self.run.write_status(status, self.position, **self.scores, **more)
+    def write_status(self, status: Status, reason: str | None = None) -> None:
+        self.run.write_status(status, self.position, self.score, reason)
+
+    def fail(self, error: Diverged) -> None:
+        self.over = True
+        self.write_status("failed", str(error))
 
     @cached_property
     def branch_points(self) -> set[int]:
@@ -199,7 +202,7 @@ class _Trainer:
             seat.open(corpus)
         self.seats, self.batch = seats, seats[0].recipe.train.batch
         recipe = seats[0].recipe
-        engines = {seat.run.engine(choose_engine(seat.recipe, len(seats))) for seat in seats}
+        engines = [seat.run.engine(choose_engine(seat.recipe, len(seats))) for seat in seats]
         self.engine = min(
             engines, key=lambda engine: engine.micro_batch
         )  # they were begun in other company
@@ -282,20 +285,17 @@ class _Trainer:
         now = perf_counter()
         speed = sum(len(taken) for _, _, taken in self._waiting) * self.batch / (now - self._clock)
         self._clock = now
-        # of all members together: a run's own time is then its tokens over this
-        measured = {
-            "tokens_per_s": round(speed),
-            "peak_share": round(speed * self.flops / self.peak, 4),
-        }
         for place, seat in enumerate(self.seats):
             lines = [
-                {
-                    "tokens": taken[place][0],
-                    "loss": loss[place],
-                    "lr": taken[place][1],
-                    "grad_norm": norm[place],
-                }
-                | measured
+                StepLine(
+                    tokens=taken[place][0],
+                    loss=loss[place],
+                    lr=taken[place][1],
+                    grad_norm=norm[place],
+                    # of all members together: a run's own time is then its tokens over this
+                    tokens_per_s=round(speed),
+                    peak_share=round(speed * self.flops / self.peak, 4),
+                )
                 for (_, _, taken), loss, norm in zip(self._waiting, losses, norms, strict=True)
                 if place in taken
             ]
@@ -307,12 +307,11 @@ class _Trainer:
                 seat.watch.say(f"{seat.run.id}: {new}")
         self._compiled = None
 
-    def _record(self, seat: _Seat, lines: list[dict[str, Any]]) -> None:
+    def _record(self, seat: _Seat, lines: list[StepLine]) -> None:
         try:
             seat.recorder.steps(lines)
         except Diverged as error:
-            seat.over = True
-            seat.write_status("failed", reason=str(error))
+            seat.fail(error)
         else:
             seat.watch.step(seat.position, seat.recipe.total_tokens, lines[-1])
 
@@ -324,10 +323,14 @@ class _Trainer:
             self.step.model, seats[0].windows, self.engine, train.evaluate_tokens, mask
         )
         for seat in seats:
-            result = results[self.seats.index(seat)].as_dict()
-            seat.recorder.write({"tokens": seat.position, "validation": result})
-            seat.scores = {"loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
-            seat.write_status("running")
+            found = results[self.seats.index(seat)]
+            try:
+                seat.recorder.validation(ValidationLine(tokens=seat.position, validation=found))
+            except Diverged as error:
+                seat.fail(error)
+            else:
+                seat.score = found
+                seat.write_status("running")
 
     def _state(self, seat: _Seat) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights and moments of one seat; views."""

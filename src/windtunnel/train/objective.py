@@ -11,7 +11,8 @@ from torch import Tensor
 
 from windtunnel.data.shards import NUMBER_BIT
 from windtunnel.model.decoder import Decoder
-from windtunnel.train.device import Engine
+from windtunnel.results.run import Engine
+from windtunnel.train.device import autocast
 from windtunnel.train.graphs import Replayed
 
 # Members' parameters and gradients are views into flat buffers, (P, out, in) with the buffer's
@@ -42,7 +43,7 @@ class Objective:
             balance,
         )
         self._part = (
-            Replayed(self._add_part, engine.torch_device)
+            Replayed(self._add_part, torch.device(engine.device))
             if _replayable(model, engine)
             else self._add_part
         )
@@ -68,7 +69,7 @@ class Objective:
             if self._document_end is None
             else numbers + document_numbers(inputs, self._document_end)
         )
-        with self._engine.autocast():
+        with autocast(self._engine):
             losses, unevenness = self._model.losses_and_unevenness(inputs, targets, documents)
         loss = torch.where(asked.flatten(-2), losses, 0.0).sum(-1) / learnt
         learn = loss if unevenness is None else loss + self._balance * unevenness.sum(-1) / windows

@@ -2,13 +2,12 @@
 whether it diverges.
 """
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from windtunnel.errors import InputError
+from windtunnel.results.run import MetricsLine, StepLine, ValidationLine
 from windtunnel.train.run import Run
 
 _WATCHED = 20  # steps whose mean loss tells a diverged run
@@ -24,34 +23,45 @@ class Recorder:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._file = (run.path / "metrics.jsonl").open("a")
+        self._file = (run.path / "metrics.jsonl").open("a", encoding="utf-8")
         self._recent: deque[float] = deque(maxlen=_WATCHED)
         self._first_loss: float | None = None
 
-    def steps(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Write steps, each with its `tokens`, `loss` and `grad_norm`. Raises Diverged, with
-        nothing written.
-        """
+    def steps(self, lines: Sequence[StepLine]) -> None:
+        """Write steps. Raises Diverged, with nothing written."""
         for line in lines:
-            self._check(line["tokens"], line["loss"], line["grad_norm"])
-        self.write(*lines)
+            self._check(line)
+        self._write(lines)
 
-    def write(self, *lines: dict[str, Any]) -> None:
+    def validation(self, line: ValidationLine) -> None:
+        """Write a validation. Raises Diverged, with nothing written, where its loss is not a
+        number: the step before it ruined the weights.
+        """
+        loss = line.validation.loss
+        if not math.isfinite(loss):
+            raise Diverged(f"validation loss {loss} at {self._at(line)}")
+        self._write([line])
+
+    def _write(self, lines: Sequence[MetricsLine]) -> None:
         try:
-            self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self._file.write("".join(line.to_json() + "\n" for line in lines))
             self._file.flush()
         except OSError as error:
             raise InputError(f"{self._file.name}: could not be written: {error.strerror}") from None
 
-    def _check(self, tokens: int, loss: float, norm: float) -> None:
-        step = tokens // self._run.recipe.train.batch
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(f"loss {loss} and gradient norm {norm} at step {step}, token {tokens}")
-        self._first_loss = self._first_loss or loss
-        self._recent.append(loss)
+    def _check(self, line: StepLine) -> None:
+        if not (math.isfinite(line.loss) and math.isfinite(line.grad_norm)):
+            raise Diverged(
+                f"loss {line.loss} and gradient norm {line.grad_norm} at {self._at(line)}"
+            )
+        self._first_loss = self._first_loss or line.loss
+        self._recent.append(line.loss)
         limit = _DIVERGED * max(self._first_loss, math.log(self._run.recipe.model.vocab))
         mean = sum(self._recent) / len(self._recent)
         if len(self._recent) == _WATCHED and mean > limit:
             raise Diverged(
-                f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at step {step}, token {tokens}"
+                f"mean loss {mean:.3f} of {_WATCHED} steps is over {limit:.3f} at {self._at(line)}"
             )
+
+    def _at(self, line: MetricsLine) -> str:
+        return f"step {line.tokens // self._run.recipe.train.batch}, token {line.tokens}"

@@ -2,70 +2,84 @@
 
     lab/runs/ID/  recipe.toml  run.json  status.json  metrics.jsonl  checkpoints/TOKENS/
 
-An ID is a hash of the recipe and the parent, so asking for a run that exists gives that run. An
+An id is a hash of the recipe and the parent, so asking for a run that exists gives that run. An
 imported model is a stem of no tokens, with its weights as the checkpoint at 0 and a tokenizer of
 its own beside it. A run that begins anew takes a parent's weights and nothing else, and counts
 its tokens from 0.
+
+Nothing here imports torch: runs are listed, and plans audited, without waiting for it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import write_whole
 from windtunnel.recipe import Recipe, dump, identity, load
+from windtunnel.results.run import (
+    AboutRun,
+    Engine,
+    Kind,
+    MetricsLine,
+    Origin,
+    RunStatus,
+    RunSummary,
+    Score,
+    Status,
+    StepLine,
+    ValidationLine,
+)
 from windtunnel.train import checkpoint
 
-if TYPE_CHECKING:
-    from windtunnel.train.device import Engine
-
-Status = Literal["running", "done", "failed", "interrupted"]
-_LOOKED_AT = (
-    0.5  # seconds to wait for a lock that somebody may only look at: `status` takes it for a moment
-)
+# Seconds to wait for a lock that somebody may only be looking at: `Run.status` takes it for a
+# moment.
+_LOOKED_AT = 0.5
+_VALIDATION = b'"validation"'  # in the lines of metrics.jsonl that are one
 
 
 class Busy(InputError):
     """Another process trains this run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run's folder. What can change while it trains is read from disk each time it is asked
-    for.
+    """One run's folder: what `AboutRun` says of it, and its recipe. What can change while it
+    trains is read from disk each time it is asked for.
     """
 
     path: Path
     recipe: Recipe
     corpus: str  # digest of its content; empty for an imported model
-    kind: Literal["stem", "branch", "run", "member"]
+    kind: Kind
     parent: str | None
     at_tokens: int | None  # of the parent, where this run leaves it
-    # of the parent's checkpoint at `at_tokens` it has the weights alone; position 0, no moments
     anew: bool = False
+    origin: Origin | None = None
 
     @property
     def id(self) -> str:
+        """Twelve hex digits, the name of its folder."""
         return self.path.name
 
     @property
     def lab(self) -> Path:
+        """The lab's folder."""
         return self.path.parent.parent
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -77,69 +91,82 @@ class Run:
     def tokenizer(self) -> Path:
         """Its tokenizer.json: an imported model's own, or the corpus's."""
         own = self.path / "tokenizer.json"
-        return (
-            own
-            if own.exists()
-            else self.lab / "corpora" / self.recipe.data.corpus / "tokenizer.json"
-        )
+        corpus = self.lab / "corpora" / self.recipe.data.corpus
+        return own if own.exists() else corpus / "tokenizer.json"
 
-    def status(self) -> dict[str, Any]:
-        """`status.json`, with a run that nobody trains any more as `interrupted`."""
-        status = _read_json(self.path / "status.json")
-        if status["status"] == "running" and not self._is_locked():
-            status["status"] = "interrupted"
-        elif status["status"] == "done" and status["tokens"] < self.recipe.total_tokens:
-            status["status"] = "interrupted"  # a stem that was asked to go on
-        return status
+    def status(self) -> RunStatus:
+        """status.json, with a run that nobody trains any more as `interrupted`, and also a stem
+        that was done and is now asked for more. Raises InputError.
+        """
+        found = RunStatus.read(self.path / "status.json")
+        abandoned = found.status == "running" and not self._is_locked()
+        extended = found.status == "done" and found.tokens < self.recipe.total_tokens
+        if abandoned or extended:
+            return found.model_copy(update={"status": "interrupted"})
+        return found
 
-    def write_status(self, status: Status, tokens: int, **more: Any) -> None:
-        write_whole(
-            self.path / "status.json", json.dumps({"status": status, "tokens": tokens, **more})
-        )
+    def write_status(
+        self, status: Status, tokens: int, score: Score | None = None, reason: str | None = None
+    ) -> None:
+        """Write status.json. `tokens`: trained; `score`: of the last validation, over all
+        sources; `reason`: why the run failed.
+        """
+        RunStatus(
+            status=status,
+            tokens=tokens,
+            loss=score and score.loss,
+            bits_per_byte=score and score.bits_per_byte,
+            reason=reason,
+        ).write(self.path / "status.json")
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RunSummary:
         """The run as `windtunnel runs --json` lists it."""
         status = self.status()
-        return {
-            "id": self.id,
-            "name": self.recipe.name,
-            "kind": self.kind,
-            "parent": self.parent,
-            "at_tokens": self.at_tokens,
-            "tokens": status["tokens"],
-            "total_tokens": self.recipe.total_tokens,
-            "status": status["status"],
-            "loss": status.get("loss"),
-            "bits_per_byte": status.get("bits_per_byte"),
-            "reason": status.get("reason"),
-            "path": str(self.path),
-        }
+        return RunSummary(
+            id=self.id,
+            name=self.recipe.name,
+            kind=self.kind,
+            parent=self.parent,
+            at_tokens=self.at_tokens,
+            tokens=status.tokens,
+            total_tokens=self.recipe.total_tokens,
+            status=status.status,
+            loss=status.loss,
+            bits_per_byte=status.bits_per_byte,
+            reason=status.reason,
+            path=self.path,
+        )
+
+    def begun_on(self) -> Engine | None:
+        """How the run's first start chose to compute it; None for one that was never started."""
+        file = self.path / "engine.json"
+        return Engine.read(file) if file.exists() else None
 
     def engine(self, choice: Engine) -> Engine:
-        """How the run is computed: what its first start chose. The device and threads are always
-        the machine's.
+        """How the run is computed: as its first start chose, which is `choice` if this is that.
+        Device and threads are always the machine's.
         """
-        from windtunnel.train.device import Engine
+        begun = self.begun_on()
+        if begun is None:
+            choice.write(self.path / "engine.json")
+            return choice
+        return begun.model_copy(update={"device": choice.device, "threads": choice.threads})
 
-        file = self.path / "engine.json"
-        if file.exists():
-            chosen = _read_json(file)
-            return Engine(**(chosen | {"device": choice.device, "threads": choice.threads}))
-        write_whole(file, json.dumps(asdict(choice)))
-        return choice
+    def steps(self) -> list[StepLine]:
+        """The steps in metrics.jsonl, in order. Raises InputError for a damaged line."""
+        lines = self._metrics()
+        return [StepLine.parse(text, at) for at, text in lines if _VALIDATION not in text]
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; the last one may be half-written by a run that was killed,
-        and is left out.
-        """
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+    def validations(self) -> list[ValidationLine]:
+        """The validations in metrics.jsonl, in order. Raises InputError for a damaged line."""
+        lines = self._metrics()
+        return [ValidationLine.parse(text, at) for at, text in lines if _VALIDATION in text]
 
     def keep_metrics_until(self, tokens: int) -> None:
         """Drop what was recorded after a checkpoint: it will be recorded again."""
-        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["tokens"] <= tokens]
-        write_whole(self.path / "metrics.jsonl", "".join(kept))
+        lines = self._metrics()
+        kept = [text for at, text in lines if MetricsLine.parse(text, at).tokens <= tokens]
+        write_whole(self.path / "metrics.jsonl", b"".join(text + b"\n" for text in kept))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -156,6 +183,14 @@ class Run:
         with (self.path / "lock").open("a") as file:
             return not _locked(file, fcntl.LOCK_SH)
 
+    def _metrics(self) -> list[tuple[str, bytes]]:
+        """Each whole line of metrics.jsonl, and where it stands. The last one may be half-written
+        by a run that was killed, and is left out.
+        """
+        file = self.path / "metrics.jsonl"
+        whole = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        return [(f"{file}, line {number}", text) for number, text in enumerate(whole, 1)]
+
 
 def create(
     lab: Path,
@@ -171,62 +206,58 @@ def create(
     corpus does not fit, before anything is written.
     """
     check_fit(recipe, corpus, parent)
-    begun = (f"{parent.id} anew" if anew else parent.id, at_tokens or 0) if parent else None
+    at, begun = at_tokens or 0, None
+    if parent:
+        begun = (f"{parent.id} anew" if anew else parent.id, at)
     path = lab / "runs" / identity(recipe, corpus.digest, begun)
     if path.exists():
-        run = open_run(path)
-        if recipe.is_stem:
-            asked = recipe if recipe.total_tokens > run.recipe.total_tokens else run.recipe
-            points = {*run.recipe.train.branch_points, *recipe.train.branch_points}
-            asked = asked.change(train={"branch_points": sorted(points)})
-            if asked != run.recipe:
-                write_whole(path / "recipe.toml", dump(asked))
-        return open_run(path)
-    about_run = {
-        "id": path.name,
-        "kind": "stem" if recipe.is_stem else "branch" if parent and not anew else "run",
-        "parent": parent and parent.id,
-        "at_tokens": at_tokens,
-        "corpus": corpus.digest,
-        **({"anew": True} if anew else {}),
-    }
+        return _extended(open_run(path), recipe)
 
-    def fill(_: Path) -> None:
-        if parent and keep_branch_start(parent, at_tokens or 0) != (at_tokens or 0) and anew:
-            raise InputError(
-                f"{parent.path}: its checkpoint at {at_tokens} tokens is no longer there"
-            )
+    def keep_start(_: Path) -> None:
+        if parent and keep_branch_start(parent, at) != at and anew:
+            raise InputError(f"{parent.path}: its checkpoint at {at} tokens is no longer there")
 
-    return _make(path, recipe, about_run, "interrupted", fill)
+    about = AboutRun(
+        id=path.name,
+        kind="stem" if recipe.is_stem else "branch" if parent and not anew else "run",
+        parent=parent and parent.id,
+        at_tokens=at_tokens,
+        corpus=corpus.digest,
+        anew=anew,
+    )
+    return _make(path, recipe, about, "interrupted", keep_start)
+
+
+def _extended(run: Run, recipe: Recipe) -> Run:
+    """A run that exists, as long as it is or is now asked for, with the branch points of both."""
+    if not recipe.is_stem:
+        return run
+    asked = recipe if recipe.total_tokens > run.recipe.total_tokens else run.recipe
+    points = {*run.recipe.train.branch_points, *recipe.train.branch_points}
+    asked = asked.change(train={"branch_points": sorted(points)})
+    if asked != run.recipe:
+        write_whole(run.path / "recipe.toml", dump(asked))
+    return open_run(run.path)
 
 
 def adopt(
-    lab: Path, recipe: Recipe, content: str, origin: dict[str, Any], fill: Callable[[Path], None]
+    lab: Path, recipe: Recipe, content: str, origin: Origin, fill: Callable[[Path], None]
 ) -> Run:
     """The run of a model that was trained elsewhere: the one that exists with this content, or a
     new folder, to which `fill` adds the checkpoint at 0 tokens and the tokenizer. `content`:
-    digest of both; `origin`: where it is from.
+    digest of both.
     """
     path = lab / "runs" / identity(recipe, content)
     if path.exists():
         return open_run(path)
-    about_run = {
-        "id": path.name,
-        "kind": "stem",
-        "parent": None,
-        "at_tokens": None,
-        "corpus": "",
-        "origin": origin,
-    }
-    return _make(path, recipe, about_run, "done", fill)
+    about = AboutRun(
+        id=path.name, kind="stem", parent=None, at_tokens=None, corpus="", origin=origin
+    )
+    return _make(path, recipe, about, "done", fill)
 
 
 def _make(
-    path: Path,
-    recipe: Recipe,
-    about_run: dict[str, Any],
-    status: Status,
-    fill: Callable[[Path], None],
+    path: Path, recipe: Recipe, about: AboutRun, status: Status, fill: Callable[[Path], None]
 ) -> Run:
     """A run's folder, which appears whole."""
     part = path.parent / f".{path.name}.{os.getpid()}"
@@ -234,8 +265,8 @@ def _make(
         part.mkdir(parents=True)
         (part / "checkpoints").mkdir()
         (part / "recipe.toml").write_text(dump(recipe))
-        (part / "run.json").write_text(json.dumps(about_run))
-        (part / "status.json").write_text(json.dumps({"status": status, "tokens": 0}))
+        (part / "run.json").write_text(about.to_json())
+        (part / "status.json").write_text(RunStatus(status=status, tokens=0).to_json())
         fill(part)
         part.rename(path)
     except OSError as error:
@@ -255,9 +286,9 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
     """
     asked, vocab = recipe.model.vocab, corpus.manifest.vocab
     if asked < vocab or (asked > vocab and not parent):
-        name = recipe.data.corpus
         raise InputError(
-            f"model.vocab={asked}, but corpus '{name}' has a vocabulary of {vocab}: set model.vocab={vocab}"
+            f"model.vocab={asked}, but corpus '{recipe.data.corpus}' has a vocabulary of {vocab}: "
+            f"set model.vocab={vocab}"
         )
     Windows(corpus, recipe.data, recipe.seed)
 
@@ -313,28 +344,20 @@ def context_of(run: Run, asked: int | None = None) -> int:
     return asked or known
 
 
-def origin(run: Run) -> dict[str, Any]:
-    """Where the weights of an imported model came from; empty for a run that was trained here."""
-    return _read_json(run.path / "run.json").get("origin", {})
-
-
 def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
     """The corpus that a recipe names. Raises InputError."""
     if recipe.is_imported:
         raise InputError(
-            f"{recipe.name}: an imported model names no corpus: give one with `branch --corpus NAME`"
+            f"{recipe.name}: an imported model names no corpus: "
+            "give one with `branch --corpus NAME`"
         )
     return Corpus.open(lab / "corpora" / recipe.data.corpus)
 
 
 def list_runs(lab: Path) -> list[Run]:
-    """Every run of a lab, oldest first."""
-    folders = [
-        p
-        for p in (lab / "runs").glob("*")
-        if (p / "run.json").exists() and not p.name.startswith(".")
-    ]
-    return [open_run(p) for p in sorted(folders, key=lambda p: (p / "run.json").stat().st_mtime_ns)]
+    """Every run of a lab, oldest first. Raises InputError for a damaged one."""
+    made = [p for p in (lab / "runs").glob("[!.]*/run.json")]
+    return [open_run(p.parent) for p in sorted(made, key=lambda p: p.stat().st_mtime_ns)]
 
 
 def find_run(lab: Path, reference: str) -> Run:
@@ -342,26 +365,31 @@ def find_run(lab: Path, reference: str) -> Run:
     if (Path(reference) / "run.json").exists():
         return open_run(Path(reference))
     runs = list_runs(lab)
-    found = [r for r in runs if r.id.startswith(reference)] or [
-        r for r in runs if r.recipe.name == reference
-    ]
+    by_id = [run for run in runs if run.id.startswith(reference)]
+    found = by_id or [run for run in runs if run.recipe.name == reference]
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(
-            f"{reference}: {len(found)} runs of {lab} are called so: {', '.join(r.id for r in found)}"
-        )
-    words = [r.id for r in runs] + [r.recipe.name for r in runs]
-    raise InputError(
-        f"{reference}: no run of {lab} has this id or name{did_you_mean(reference, words)}"
-    )
+        ids = ", ".join(run.id for run in found)
+        raise InputError(f"{reference}: {len(found)} runs of {lab} have this name: {ids}")
+    known = [run.id for run in runs] + [run.recipe.name for run in runs]
+    meant = did_you_mean(reference, known)
+    raise InputError(f"{reference}: no run of {lab} has this id or name{meant}")
 
 
 def open_run(path: Path) -> Run:
-    about_run = _read_json(path / "run.json")
-    recipe = load(path / "recipe.toml")
-    fields = {key: about_run[key] for key in ("corpus", "kind", "parent", "at_tokens")}
-    return Run(path.resolve(), recipe, **fields, anew=about_run.get("anew", False))
+    """The run in a folder. Raises InputError for a file that is missing or damaged."""
+    about = AboutRun.read(path / "run.json")
+    return Run(
+        path=path.resolve(),
+        recipe=load(path / "recipe.toml"),
+        corpus=about.corpus,
+        kind=about.kind,
+        parent=about.parent,
+        at_tokens=about.at_tokens,
+        anew=about.anew,
+        origin=about.origin,
+    )
 
 
 def _locked(file: IO[str], kind: int) -> bool:
@@ -370,10 +398,3 @@ def _locked(file: IO[str], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: missing or damaged: {error}") from None

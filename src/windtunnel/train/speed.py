@@ -27,7 +27,7 @@ def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], No
     def step(batch: np.ndarray) -> None:
         made.gradient(batch)
         made.update([1.0] * members)
-        synchronize(made.engine.torch_device)
+        synchronize(torch.device(made.engine.device))
 
     return step
 

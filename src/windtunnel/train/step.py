@@ -10,8 +10,9 @@ from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
+from windtunnel.results.run import Engine
 from windtunnel.train.compiled import keep_shapes
-from windtunnel.train.device import Engine, keep_memory, to_device
+from windtunnel.train.device import keep_memory, to_device
 from windtunnel.train.graphs import Replayed
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import AdamW
@@ -27,6 +28,7 @@ class Step:
         self, recipes: Sequence[Recipe], engine: Engine, document_end: int | None = None
     ) -> None:
         self.engine, self._document_end = engine, document_end
+        self._device = torch.device(engine.device)
         if engine.device == "cpu":
             keep_memory()
         models, seeds, context = (
@@ -50,24 +52,20 @@ class Step:
         self.optimizer = AdamW(self.model, recipes)
         if self.engine.compiled:
             self.optimizer.compile_parts()
-        balance = torch.tensor(
-            [r.optimizer.balance for r in recipes], device=self.engine.torch_device
-        )
+        balance = torch.tensor([r.optimizer.balance for r in recipes], device=self._device)
         self._objective = Objective(
             self.model,
             self.engine,
             self._document_end,
             balance if self.model.members else balance[0],
         )
-        self._update = Replayed(self.optimizer.step, self.engine.torch_device)
+        self._update = Replayed(self.optimizer.step, self._device)
 
     def gradient(self, batch: np.ndarray) -> Tensor:
         """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1);
         returns its mean loss, () or (P,).
         """
-        return self._objective.add_gradient(
-            to_device(torch.from_numpy(batch), self.engine.torch_device)
-        )
+        return self._objective.add_gradient(to_device(torch.from_numpy(batch), self._device))
 
     def update(self, rates: Sequence[float]) -> Tensor:
         """Take the step, at one rate (a share of the peak) or one a member; returns the gradient

@@ -1,48 +1,16 @@
 """Loss on held-out text, by source: nats a token and bits a byte."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from windtunnel.data.windows import Windows
 from windtunnel.model.decoder import Decoder
-from windtunnel.train.device import Engine
+from windtunnel.results.run import Engine, Score, Validation
+from windtunnel.train.device import autocast
 from windtunnel.train.objective import document_numbers, split
 
 _LN2 = float(np.log(2))
-
-
-@dataclass(frozen=True)
-class Score:
-    """`loss` in nats a token; `bits_per_byte` of the text that those tokens stand for, so
-    vocabularies compare.
-    """
-
-    loss: float
-    bits_per_byte: float
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Scores by source, and `overall`: their mean, weighted by the tokens of each whole
-    validation split. Mixtures do not enter, so runs that differ in mixture compare. `unevenness`:
-    of the experts, if there are any, in a window (near 1: all are used alike), the mean over
-    windows and layers.
-    """
-
-    overall: Score
-    sources: dict[str, Score]
-    unevenness: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        found = asdict(self.overall) | {
-            "sources": {name: asdict(score) for name, score in self.sources.items()}
-        }
-        return found if self.unevenness is None else found | {"unevenness": self.unevenness}
 
 
 def validate(
@@ -66,7 +34,9 @@ def validate(
             for by_source, losses in zip(scores, of_members, strict=True):
                 nats = losses[asked]
                 by_source[name] = Score(
-                    nats.mean(), nats.sum() / _LN2 / max(1, text_bytes), nats.size
+                    loss=nats.mean(),
+                    bits_per_byte=nats.sum() / _LN2 / max(1, text_bytes),
+                    tokens=nats.size,
                 )
             weights[name] = source.validation.tokens
     means = (
@@ -83,12 +53,16 @@ def _over_all(
     scores: dict[str, Score], weights: dict[str, int], unevenness: float | None
 ) -> Validation:
     total = sum(weights.values())
-    mean = {
-        key: sum(getattr(scores[n], key) * w for n, w in weights.items()) / total
-        for key in ("loss", "bits_per_byte")
-    }
+
+    def mean(key: str) -> float:
+        return sum(getattr(scores[name], key) * weight for name, weight in weights.items()) / total
+
     return Validation(
-        Score(**mean, tokens=sum(s.tokens for s in scores.values())), scores, unevenness
+        loss=mean("loss"),
+        bits_per_byte=mean("bits_per_byte"),
+        tokens=sum(score.tokens for score in scores.values()),
+        sources=scores,
+        unevenness=unevenness,
     )
 
 
@@ -113,7 +87,7 @@ def _losses(
         documents = (
             None if document_end is None else numbers + document_numbers(inputs, document_end)
         )
-        with engine.autocast():
+        with autocast(engine):
             nats, unevenness = model.losses_and_unevenness(inputs, targets, documents)
         losses.append(kept(nats, part))
         if unevenness is not None:

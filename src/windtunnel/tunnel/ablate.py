@@ -267,10 +267,8 @@ def _numbers(
 def _losses(run: Run, sources: Sequence[str]) -> list[float]:
     validation = final(run)
     assert validation
-    return [
-        (validation if source == "all" else validation["sources"][source])["loss"]
-        for source in sources
-    ]
+    scores = {"all": validation, **validation.sources}
+    return [scores[source].loss for source in sources]
 
 
 def _epochs(run: Run, corpus: Corpus) -> dict[str, float]:

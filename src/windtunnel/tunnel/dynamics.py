@@ -33,6 +33,7 @@ from windtunnel.model.roles import role_of
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import DecayShapeName, Recipe
+from windtunnel.results.run import StepLine
 from windtunnel.train import checkpoint
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, train
@@ -111,20 +112,20 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
     run = create(lab, recipe, corpus)
     recorder = _Recorder(run, corpus)
 
-    def step(tokens: int, total: int, metrics: dict[str, Any]) -> None:
+    def step(tokens: int, total: int, line: StepLine) -> None:
         recorder.keep(tokens)
         watch.show(
             recipe.name,
             tokens,
             total,
-            f"{about(tokens)}/{about(total)} tokens  loss {metrics['loss']:.3f}",
+            f"{about(tokens)}/{about(total)} tokens  loss {line.loss:.3f}",
         )
 
     summary = train(run, corpus, replace(watch, step=step, gradient=recorder.gradient))
-    if summary["status"] == "interrupted":
+    if summary.status == "interrupted":
         raise Interrupted
-    if summary["status"] == "failed":
-        raise InputError(f"{run.path}: the run failed: {summary['reason']}")
+    if summary.status == "failed":
+        raise InputError(f"{run.path}: the run failed: {summary.reason}")
     rows = _rows(run, recorder.records(recipe.total_tokens))
     claims, same_batch = (
         judge(rows, recipe.total_tokens - decay),
@@ -372,7 +373,7 @@ def _rows(run: Run, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The table: a row a step but the last, which no gradient follows. `loss` and `lr` are the
     step's.
     """
-    trained = {line["tokens"]: line for line in run.metrics() if "lr" in line}
+    trained = {step.tokens: step for step in run.steps()}
     counts, flops = (
         count(run.recipe.model),
         flops_per_token(run.recipe.model, run.recipe.data.context),
@@ -386,8 +387,8 @@ def _rows(run: Run, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     shared |= {"kind": "step", "source": "train", "bits_per_byte": None}
     return [
         shared
-        | {"flops": flops * record["tokens"], "lr": trained[record["tokens"]]["lr"]}
-        | {"loss": trained[record["tokens"]]["loss"]}
+        | {"flops": flops * record["tokens"], "lr": trained[record["tokens"]].lr}
+        | {"loss": trained[record["tokens"]].loss}
         | record
         for record in records
     ]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.shape import count, flops_per_token
+from windtunnel.results.run import Score, Validation
 from windtunnel.train.run import Run
 
 COLUMNS = (
@@ -29,17 +30,15 @@ COLUMNS = (
 
 
 def rows_of(
-    run: Run, validation: dict[str, Any], tokens: int, kind: str, **more: Any
+    run: Run, validation: Validation, tokens: int, kind: str, **more: Any
 ) -> list[dict[str, Any]]:
     """One row a source, and one for `all`, of a validation that a run recorded at `tokens`;
     `more`: further columns.
     """
     shared = _shared(run, tokens, kind)
-    scores = {"all": validation} | validation["sources"]
+    scores: dict[str, Score] = {"all": validation, **validation.sources}
     return [
-        shared
-        | {"source": source, "loss": score["loss"], "bits_per_byte": score["bits_per_byte"]}
-        | more
+        shared | {"source": source, "loss": score.loss, "bits_per_byte": score.bits_per_byte} | more
         for source, score in scores.items()
     ]
 
@@ -47,7 +46,7 @@ def rows_of(
 def failed_row(run: Run, kind: str, **more: Any) -> dict[str, Any]:
     """The row of a run that diverged: where it stopped, without a loss."""
     return (
-        _shared(run, run.status()["tokens"], kind)
+        _shared(run, run.status().tokens, kind)
         | {"source": "all", "loss": None, "bits_per_byte": None}
         | more
     )
@@ -61,20 +60,17 @@ def rows_at_end(run: Run, kind: str, **more: Any) -> list[dict[str, Any]]:
     return rows_of(run, validation, run.recipe.total_tokens, kind, **more)
 
 
-def final(run: Run) -> dict[str, Any] | None:
+def final(run: Run) -> Validation | None:
     """The validation at a run's last token; None for one that failed."""
-    return (
-        None if run.status()["status"] == "failed" else validation_at(run, run.recipe.total_tokens)
-    )
+    failed = run.status().status == "failed"
+    return None if failed else validation_at(run, run.recipe.total_tokens)
 
 
 def training_seconds(run: Run) -> float:
     """Seconds of training steps, as the run's own metrics say; evaluations and compiling are not
     in it.
     """
-    return sum(
-        run.recipe.train.batch / line["tokens_per_s"] for line in run.metrics() if "lr" in line
-    )
+    return sum(run.recipe.train.batch / step.tokens_per_s for step in run.steps())
 
 
 def _shared(run: Run, tokens: int, kind: str) -> dict[str, Any]:
@@ -89,13 +85,13 @@ def _shared(run: Run, tokens: int, kind: str) -> dict[str, Any]:
     return shared | {"flops": flops, "seed": run.recipe.seed, "kind": kind}
 
 
-def validation_at(run: Run, tokens: int) -> dict[str, Any]:
+def validation_at(run: Run, tokens: int) -> Validation:
     """What the run scored on held-out text at a position. Raises InputError when it was not
     evaluated there.
     """
-    for line in run.metrics():
-        if line["tokens"] == tokens and "validation" in line:
-            return line["validation"]
+    for line in run.validations():
+        if line.tokens == tokens:
+            return line.validation
     raise InputError(f"{run.path}: was not evaluated at {tokens} tokens")
 
 

@@ -59,7 +59,7 @@ def test_runs_come_back_in_order_and_are_trained_once(
     said: list[str] = []
     first = fleet(lab.path, opened, [short, long, short], Watch(say=said.append), "two")
     assert [run.recipe.name for run in first] == ["short", "long", "short"]
-    assert all(run.status()["status"] == "done" for run in first)
+    assert all(run.status().status == "done" for run in first)
     assert len(said) == 1 and said[0].startswith("two: 2 of 2 runs to train")
     before = {run.id: (run.path / "metrics.jsonl").stat().st_mtime_ns for run in first}
     said.clear()
@@ -81,7 +81,7 @@ def test_a_branch_is_the_branch_of_its_stem_and_the_stem_is_trained_for_it(
     assert runs[0].parent == runs[1].parent and runs[0].recipe.name == "late"
     by_hand = lab.train(recipe(schedule={"tokens": 3200, "warmup": 512, "decay": 640}))
     scored = final(runs[1])
-    assert scored and scored["loss"] == pytest.approx(
+    assert scored and scored.loss == pytest.approx(
         json.loads((by_hand / "status.json").read_text())["loss"]
     )
 
@@ -99,9 +99,9 @@ def test_a_stem_goes_on_with_another_batch_and_rate(lab: Any, opened: Corpus, re
         and going_on.recipe.train.batch == 256
         and going_on.recipe.optimizer.lr == 0.014
     )
-    steps = [line for line in going_on.metrics() if "lr" in line]
-    assert [line["tokens"] for line in steps] == list(range(2560 + 256, 7680 + 1, 256))
-    assert {line["lr"] for line in steps} == {0.014}
+    steps = going_on.steps()
+    assert [step.tokens for step in steps] == list(range(2560 + 256, 7680 + 1, 256))
+    assert {step.lr for step in steps} == {0.014}
     assert runs[0].recipe.train.batch == 256 and runs[0].at_tokens == 6400
     assert runs[1].parent == going_on.parent and runs[1].recipe.train.batch == 256
     assert runs[2].id == going_on.id
@@ -119,7 +119,7 @@ def test_a_stem_that_is_done_can_be_left_with_another_batch_where_it_kept_nothin
         (run,) = fleet(
             lab.path, opened, [Branch(stem, 2560, 1280, batch=256, lr=0.02)], Watch(), "after"
         )
-        losses.append([(line["tokens"], line["loss"]) for line in run.metrics() if "lr" in line])
+        losses.append([(step.tokens, step.loss) for step in run.steps()])
     assert losses[0] == losses[1] and losses[0][0][0] == 2560 + 256
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(
     said: list[str] = []
     wanted = [Branch(wild, 6400, 640), wild, recipe()]
     runs = fleet(lab.path, opened, wanted, Watch(say=said.append), "mixed")
-    assert [run.status()["status"] for run in runs] == ["failed", "failed", "done"]
+    assert [run.status().status for run in runs] == ["failed", "failed", "done"]
     assert runs[0].id == runs[1].id, "the branch could not begin: its stem stands for it"
     assert final(runs[0]) is None
     assert [line for line in said if "wild failed" in line]
@@ -144,9 +144,7 @@ def test_asked_to_stop_it_keeps_what_was_trained(lab: Any, opened: Corpus, recip
     asked: list[float] = []
 
     def stop() -> bool:
-        reached = [
-            run.status()["status"] == "running" and run.metrics() for run in list_runs(lab.path)
-        ]
+        reached = [run.status().status == "running" and run.steps() for run in list_runs(lab.path)]
         if any(reached):
             asked.append(time.monotonic())
         return bool(asked)
@@ -154,7 +152,7 @@ def test_asked_to_stop_it_keeps_what_was_trained(lab: Any, opened: Corpus, recip
     with pytest.raises(Interrupted):
         fleet(lab.path, opened, [long], Watch(stop=stop), "stopped")
     (run,) = list_runs(lab.path)
-    assert run.status()["status"] == "interrupted" and 0 < run.status()["tokens"] < 640_000
+    assert run.status().status == "interrupted" and 0 < run.status().tokens < 640_000
 
 
 def start(lab: Any, files: list[Path]) -> subprocess.Popen[bytes]:
@@ -190,7 +188,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
         process = start(lab, files)
         assert process.wait(timeout=PATIENCE) == 0
         runs = list_runs(lab.path)
-        assert {run.status()["status"] for run in runs} == {"done"}
+        assert {run.status().status for run in runs} == {"done"}
         results.append({run.id: final_bytes(run.path) for run in runs})
     assert len(results[0]) == 6 and results[0] == results[1]
 
@@ -248,9 +246,7 @@ def test_runs_train_as_members_where_that_was_measured_to_be_faster(
             lab.path, workers().machine, shape_name(recipe()), speedups
         )
         runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "alike")
-        ends.append(
-            [(run.recipe.name, run.status()["status"], run.status().get("loss")) for run in runs]
-        )
+        ends.append([(run.recipe.name, run.status().status, run.status().loss) for run in runs])
         members = {json.loads((run.path / "engine.json").read_text())["members"] for run in runs}
         assert max(members) == max(speedups)
     for (name, status, loss), (name_together, status_together, loss_together) in zip(

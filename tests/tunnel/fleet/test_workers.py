@@ -40,4 +40,4 @@ def test_it_does_not_end_within_a_report(
     workers._train([Path(run.path)], lab.path / "corpora" / "tiny")
     workers._measure(run.recipe, 1)
     assert len(reports.held) > 3 and all(reports.held)
-    assert run.status()["status"] == "done" and not training.locked()
+    assert run.status().status == "done" and not training.locked()

@@ -228,7 +228,7 @@ def _train(
 
 def _loss(run: Run) -> float:
     validation = final(run)
-    return math.nan if validation is None else validation["loss"]
+    return math.nan if validation is None else validation.loss
 
 
 def analyse(design: Design, params: dict[Size, int], losses: dict[Point, float]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from windtunnel.model.decoder import Decoder, Layer, rms_norm
 from windtunnel.model.roles import Role, role_of
 from windtunnel.model.rope import rotate
 from windtunnel.recipe import Recipe
-from windtunnel.train.device import Engine
+from windtunnel.results.run import Engine
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import AdamW
 
@@ -57,7 +57,13 @@ def readings(
     """
     model = Decoder([recipe.model] * len(seeds), recipe.data.context, seeds)
     optimizer = AdamW(model, [recipe] * len(seeds))
-    engine = Engine("cpu", "fp32", False, recipe.train.batch, torch.get_num_threads())
+    engine = Engine(
+        device="cpu",
+        precision="fp32",
+        compiled=False,
+        micro_batch=recipe.train.batch,
+        threads=torch.get_num_threads(),
+    )
     objective, tokens = Objective(model, engine), torch.from_numpy(batch[:, :-1].copy())
     weights = partial(_weights, model)
     begun, (first, products) = weights(), _activations(model, tokens)

@@ -83,7 +83,7 @@ def _train_missing(tasks: Tasks, watch: Watch, label: str) -> None:
         dispatcher.close()
     watch.show(label, total, total, "")
     for task in tasks.all:
-        if task.run and (reason := task.run.status().get("reason")):
+        if task.run and (reason := task.run.status().reason):
             watch.say(f"{label}: {task.run.id} {task.run.recipe.name} failed: {reason}")
 
 

@@ -49,7 +49,7 @@ def worth_measuring(runs: Sequence[Run], device: str) -> bool:
     """Whether so much is left to train of these runs, which could train together, that measuring
     will have paid.
     """
-    lengths = (max(0, run.recipe.total_tokens - run.status()["tokens"]) for run in runs)
+    lengths = (max(0, run.recipe.total_tokens - run.status().tokens) for run in runs)
     flops = flops_per_token(runs[0].recipe.model, runs[0].recipe.data.context)
     return len(runs) > 1 and flops * sum(lengths) >= _WORTH[device]
 

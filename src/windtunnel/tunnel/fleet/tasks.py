@@ -82,13 +82,13 @@ class Task:
         """
         if self.run is None:
             return self.stem is not None and self.stem.failed_before(self.at)
-        return self.run.status()["status"] in _OVER
+        return self.run.status().status in _OVER
 
     def failed_before(self, at: int) -> bool:
         """Whether no branch will ever leave it at `at` tokens."""
         if self.run is None:
             return self.over()
-        return self.run.status()["status"] == "failed" and not self.has(at)
+        return self.run.status().status == "failed" and not self.has(at)
 
     def has(self, at: int) -> bool:
         """Whether it keeps a checkpoint at `at` tokens."""
@@ -100,7 +100,7 @@ class Task:
         """
         if self.run is None:
             return False
-        return self.has(at) or self.run.status()["status"] == "done"
+        return self.has(at) or self.run.status().status == "done"
 
     def work_left(self) -> float:
         """FLOPs, as far as the schedule goes."""
@@ -108,7 +108,7 @@ class Task:
             return 0.0
         recipe, wanted = self.recipe, self.wanted
         end = wanted.end if isinstance(wanted, Branch) else recipe.total_tokens
-        reached = max(self.at, self.run.status()["tokens"] if self.run else 0)
+        reached = max(self.at, self.run.status().tokens if self.run else 0)
         each = flops_per_token(recipe.model, recipe.data.context)
         return float(each * max(0, end - reached))
 

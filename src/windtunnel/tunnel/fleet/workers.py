@@ -19,6 +19,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
 from windtunnel.results.populations import Speedups
+from windtunnel.results.run import StepLine
 from windtunnel.train.run import Busy, Run, open_run
 
 _WAIT_BUSY = 1.0  # seconds between looks at a run that another process trains
@@ -151,13 +152,13 @@ def _train(paths: Sequence[Path], folder: Path) -> None:
             time.sleep(_WAIT_BUSY)
 
 
-def _progress(run: Run) -> Callable[[int, int, dict[str, Any]], None]:
+def _progress(run: Run) -> Callable[[int, int, StepLine], None]:
     """For `Watch.step`: reports the FLOPs trained since this worker began."""
     recipe = run.recipe
     flops = flops_per_token(recipe.model, recipe.data.context)
     begun: int | None = None
 
-    def step(tokens: int, total: int, metrics: dict[str, Any]) -> None:
+    def step(tokens: int, total: int, line: StepLine) -> None:
         nonlocal begun
         if begun is None:
             begun = tokens

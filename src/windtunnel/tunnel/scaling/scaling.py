@@ -329,7 +329,7 @@ def _numbers(
     corpus: Corpus,
 ) -> dict[str, Any]:
     losses = {
-        (size, run.recipe.total_tokens, seed): score["loss"]
+        (size, run.recipe.total_tokens, seed): score.loss
         for (size, seed), found in branches.items()
         for run in found
         if (score := final(run))
@@ -416,7 +416,7 @@ def _audit_numbers(run: Run, numbers: dict[str, Any]) -> dict[str, Any]:
         "flops": flops_per_token(recipe.model, recipe.data.context) * recipe.total_tokens,
         "core_minutes": round(training_seconds(run) / 60, 1),
         "beyond": beyond,
-        "loss": score and score["loss"],
+        "loss": score and score.loss,
     }
 
 

@@ -115,7 +115,7 @@ class Measured:
     @property
     def loss(self) -> float | None:
         validation = final(self.run)
-        return None if validation is None else validation["loss"]
+        return None if validation is None else validation.loss
 
 
 def search(
@@ -267,7 +267,7 @@ def _open(lab: Path, corpus: Corpus, design: Design, storage: str | None) -> Tri
 
 
 def _outcome(one: Measured) -> Outcome:
-    return Outcome(one.run.id, one.loss, one.run.status().get("reason"))
+    return Outcome(one.run.id, one.loss, one.run.status().reason)
 
 
 def _noise(measured: Sequence[Measured], seeds: Sequence[int]) -> Noise | None:

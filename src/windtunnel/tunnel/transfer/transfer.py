@@ -183,7 +183,7 @@ def around_best(losses: dict[int, float]) -> set[int]:
 
 def _loss(run: Run) -> float:
     validation = final(run)
-    return math.inf if validation is None else validation["loss"]
+    return math.inf if validation is None else validation.loss
 
 
 def _result(

@@ -152,7 +152,7 @@ def speed_of(lab: Path, result: dict[str, Any] | None) -> Speed:
 
 def _row(run: Run) -> tuple[float, float, float, float] | None:
     """(FLOPs, tokens times depth, steps times depth, seconds) of what the run itself trained."""
-    steps = sum("lr" in line for line in run.metrics())
+    steps = len(run.steps())
     recipe = run.recipe
     tokens = steps * recipe.train.batch
     flops = flops_per_token(recipe.model, recipe.data.context) * tokens

@@ -1,0 +1,195 @@
+"""What the files of a run's folder say: run.json, status.json, engine.json, checkpoint.json and
+the lines of metrics.jsonl; and a run as `windtunnel runs --json` lists it.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict
+
+from windtunnel.results.record import Record
+
+Kind = Literal["stem", "branch", "run"]
+Status = Literal["running", "done", "failed", "interrupted"]
+
+
+def _none_for_nan(value: object) -> object:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+# runs of 0.1 could record a validation whose loss is not a number
+_Measured = Annotated[float | None, BeforeValidator(_none_for_nan)]
+
+
+class _Sparse(Record):
+    """Fields that have their default are not written."""
+
+    def to_json(self) -> str:
+        return self.model_dump_json(exclude_defaults=True)
+
+
+class Origin(Record):
+    """Where the weights of an imported model came from."""
+
+    name: str
+    """The folder or file, without its path."""
+    layout: str
+    """As it was found: a name of `windtunnel export --to`, or that of an architecture."""
+    weights: str
+    """sha256 of the weights, in hex."""
+
+
+class AboutRun(_Sparse):
+    """run.json: what a run is, written once when its folder is made."""
+
+    id: str
+    """Twelve hex digits: `recipe.identity`."""
+    kind: Kind
+    """A stem has no decay; a branch decays from its parent's stem; a run is anything else."""
+    parent: str | None
+    """Id of the run that it leaves."""
+    at_tokens: int | None
+    """Tokens of the parent at which it leaves."""
+    corpus: str
+    """Digest of the corpus's content; empty for an imported model."""
+    anew: bool = False
+    """Whether it takes the parent's weights alone: no moments, and its tokens count from 0."""
+    origin: Origin | None = None
+    """Of an imported model."""
+
+
+class RunStatus(_Sparse):
+    """status.json: where a run stands, written anew at each validation and checkpoint."""
+
+    status: Status
+    """As its last process left it; `Run.status` knows whether that process still lives."""
+    tokens: int
+    """Tokens trained."""
+    loss: _Measured = None
+    """Of its last validation over all sources, nats a token."""
+    bits_per_byte: _Measured = None
+    """The same, in bits a byte of the held-out text."""
+    reason: str | None = None
+    """Why it failed."""
+
+
+class RunSummary(Record):
+    """A run as `windtunnel runs --json` lists it."""
+
+    id: str
+    name: str
+    """From the recipe; several runs may have the same."""
+    kind: Kind
+    parent: str | None
+    """Id of the run that it leaves."""
+    at_tokens: int | None
+    """Tokens of the parent at which it leaves."""
+    tokens: int
+    """Tokens trained."""
+    total_tokens: int
+    """Tokens at which it ends."""
+    status: Status
+    loss: float | None
+    """Of its last validation over all sources, nats a token."""
+    bits_per_byte: float | None
+    """The same, in bits a byte of the held-out text."""
+    reason: str | None
+    """Why it failed."""
+    path: Path
+    """The run's folder."""
+
+
+class Engine(Record):
+    """engine.json: how a run is computed, as its first start chose it."""
+
+    device: str
+    """cpu, cuda or mps."""
+    precision: str
+    """Of the matrix products: fp32 or bf16."""
+    compiled: bool
+    """Whether layers, loss and optimiser are compiled."""
+    micro_batch: int
+    """Tokens of each member that go through the model at once."""
+    threads: int
+    """Of the processor, for torch."""
+    members: int = 1
+    """Runs that it was begun with in one population, itself among them."""
+    recompute: bool = False
+    """Whether layers are computed again in the backward pass, for want of memory."""
+
+    def __str__(self) -> str:
+        compiled = "compiled" if self.compiled else "not compiled"
+        parts = [self.device, self.precision, compiled, f"{self.threads} threads"]
+        parts.append(f"{self.micro_batch} tokens at once")
+        if self.members > 1:
+            parts.append(f"one of {self.members} members")
+        if self.recompute:
+            parts.append("layers computed again in the backward pass")
+        return ", ".join(parts)
+
+
+class Score(Record):
+    """How well a model predicts some held-out text."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # `Recorder.validation` refuses what is no number
+
+    loss: float
+    """Mean over the tokens, nats a token."""
+    bits_per_byte: float
+    """Bits a byte of the text that those tokens stand for, so that vocabularies compare."""
+    tokens: int
+    """Tokens scored."""
+
+
+class Validation(Score):
+    """The score over all sources: the mean, weighted by the tokens of each whole validation
+    split. Mixtures do not enter, so runs that differ in mixture compare.
+    """
+
+    sources: dict[str, Score]
+    """By the source's name."""
+    unevenness: float | None = None
+    """How unevenly experts are used within a window, the mean over windows and layers: 1 where
+    all are used alike. Of a model with experts."""
+
+
+class MetricsLine(_Sparse):
+    """A line of metrics.jsonl."""
+
+    tokens: int
+    """Tokens trained, a step's own among them."""
+
+
+class StepLine(MetricsLine):
+    """A line of metrics.jsonl: one step of training."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # `Recorder.steps` refuses what is no number
+
+    loss: float
+    """Mean over what the batch asks to learn, before the step, nats a token."""
+    lr: float
+    """The base rate of the step, before a role's multiplier."""
+    grad_norm: float
+    """Of all parameters, before clipping."""
+    tokens_per_s: int
+    """Tokens a second of all members together, since the last lines were written."""
+    peak_share: float
+    """FLOPs a second of the model's products over the device's peak."""
+
+
+class ValidationLine(MetricsLine):
+    """A line of metrics.jsonl: one validation."""
+
+    validation: Validation
+
+
+class CheckpointContent(Record):
+    """checkpoint.json: what a checkpoint's folder holds."""
+
+    tokens: int
+    """Tokens trained."""
+    steps: int
+    """Updates of the optimiser."""
+    sha256: dict[str, str]
+    """Of each file, in hex."""
