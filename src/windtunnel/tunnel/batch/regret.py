@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima, ThreeTerm
+from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima
+from windtunnel.laws.batch_cost import ThreeTerm
 from windtunnel.tunnel.batch.contours import Surface
 
 Size = tuple[int, int]  # width, depth
