@@ -625,7 +625,8 @@ class TestFlags:
         assert [f.about for f in flags.of_data(1e6, None, 0.4)] == ["budget"]
 
     def test_a_floor_that_is_not_pinned_down(self) -> None:
-        loose, firm = Profile("E", 1.5, None, 1.8), Profile("c alpha", 0.3, 0.28, 0.32)
+        loose = Profile(name="E", value=1.5, low=None, high=1.8)
+        firm = Profile(name="c alpha", value=0.3, low=0.28, high=0.32)
         found = list(flags.of_law([loose, firm], True, {"interval90": None}))
         assert [f.about for f in found] == ["optimum", "law", "ratio"]
         assert found[1].text.startswith("E not pinned down")

@@ -46,7 +46,7 @@ def _print(result: "StudyResult[BatchNumbers]") -> None:
 
 
 def _print_laws(arm: str, found: "ArmFound") -> None:
-    from windtunnel.results.batch import formula
+    from windtunnel.tunnel.batch.batch import formula
 
     print(f"\nlr {arm}: nats/token that each law costs where it was not fitted")
     for name, law in found.laws.items():

@@ -344,7 +344,7 @@ def _studied_batch(evidence: Evidence) -> tuple[str, Optima, Source] | None:
     ]
     batch, loss, tokens, params, width = np.array(found, float).T
     optima = Optima(
-        batch, loss, tokens, params, np.maximum(width / 3.3, 1e-3)
+        batch=batch, loss=loss, tokens=tokens, params=params, error=np.maximum(width / 3.3, 1e-3)
     )  # 90% is 3.3 standard errors wide
     return chosen, optima, Source(f"the batch study's {chosen} law", "batch", tuple(result["runs"]))
 
@@ -356,7 +356,11 @@ def _optima(points: LossPoints, batches: Sequence[tuple[int, float]]) -> Optima 
     at = np.array([i for i, _ in batches])
     batch = np.array([value for _, value in batches])
     return Optima(
-        batch, points.loss[at], points.tokens[at], points.size[at], np.full(len(at), _ERROR)
+        batch=batch,
+        loss=points.loss[at],
+        tokens=points.tokens[at],
+        params=points.size[at],
+        error=np.full(len(at), _ERROR),
     )
 
 

@@ -139,18 +139,6 @@ class BatchNumbers(Numbers):
     """Minutes of one core that training took."""
 
 
-_FORMULAS = {
-    "loss": "bs = {c:.3g} / L^{k:.2f}",
-    "tokens": "bs = {c:.3g} D^{p:.2f}",
-    "tokens_params": "bs = {c:.3g} D^{p:.2f} N^{q:.2f}",
-}
-
-
-def formula(name: str, law: FittedLaw) -> str:
-    """The law in one line, such as `bs = 1.75 D^0.50`; L is the loss, D tokens, N parameters."""
-    return _FORMULAS[name].format(**law.constants)
-
-
 BATCH = Experiment(
     name="batch",
     help="the batch that reaches a loss with the fewest tokens, and how it grows",

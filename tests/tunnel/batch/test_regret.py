@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from windtunnel.laws.batch import ByTokens, Optima, ThreeTerm
+from windtunnel.laws.batch import ByTokens, Optima
+from windtunnel.laws.batch_cost import ThreeTerm
 from windtunnel.tunnel.batch.contours import Surface
 from windtunnel.tunnel.batch.regret import Fold, Measured, three_term
 from windtunnel.tunnel.design import Size
 
-TRUTH = ThreeTerm(1.5, 40, 0.3, 8, 0.3, 6, 0.25, 0)  # best batch about D^0.55
+TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=8, b=0.3, C=6, c=0.25, rmse=0)  # best batch about D^0.55
 PARAMS = {Size(32, 2): 20_000, Size(32, 4): 40_000, Size(64, 2): 80_000}
 BATCHES, TOKENS = 2.0 ** np.arange(6, 14), 2e5 * 2.0 ** np.arange(4)
 SURFACES = {
@@ -26,7 +27,11 @@ def optima() -> Optima:
     )
     batch = TRUTH.predict(tokens)
     return Optima(
-        batch, TRUTH.loss(params, tokens, batch), tokens, params, np.full(len(batch), 0.1)
+        batch=batch,
+        loss=TRUTH.loss(params, tokens, batch),
+        tokens=tokens,
+        params=params,
+        error=np.full(len(batch), 0.1),
     )
 
 

@@ -4,7 +4,7 @@ paper has it, and scaled with the batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from windtunnel.results.batch import (
     Regrets,
     SizeBatches,
     ThreeTermFound,
-    formula,
 )
 from windtunnel.results.study import Verdict, write_study
 from windtunnel.train.loop import Watch
@@ -248,7 +247,7 @@ def _best_batches(found: Mapping[Size, Sequence[Valley]], params: Mapping[Size, 
     tokens = np.array([valley.tokens_drawn for valley in inside]).T
     redrawn = []
     for batch, length in zip(batches, tokens, strict=True):
-        redrawn.append(Optima(batch, optima.loss, length, optima.params, optima.error))
+        redrawn.append(replace(optima, batch=batch, tokens=length))
     return _Best(optima=optima, redrawn=redrawn, size=np.array(sizes, int))
 
 
@@ -350,6 +349,11 @@ def judge(numbers: BatchNumbers) -> tuple[Verdict, str]:
         if found.chosen is not None:
             parts.append(f"lr {arm}: {_sentence(found, found.chosen)}")
     return ("pass" if passed else None), "; ".join(parts)
+
+
+def formula(name: str, law: FittedLaw) -> str:
+    """The law in one line, such as `bs = 1.75 D^0.50`: L is the loss, D tokens, N parameters."""
+    return BATCH_LAWS[name].formula.format(**law.constants)
 
 
 def _sentence(found: ArmFound, name: str) -> str:

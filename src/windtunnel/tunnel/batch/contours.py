@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from windtunnel.laws.batch import Hyperbola
+from windtunnel.laws.batch_cost import Hyperbola
 from windtunnel.tunnel.batch.design import LEAST_BATCHES
 
 Array = NDArray[np.float64]
@@ -281,7 +281,7 @@ def _parabola(x: Array, y: Array) -> tuple[Array, Array, Array]:
 
 
 def _hyperbola(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """exp y = a + b 2^x + c 2^-x: `laws.batch.Hyperbola`."""
+    """exp y = a + b 2^x + c 2^-x: `laws.batch_cost.Hyperbola`."""
     batch, tokens = 2**x, np.exp(y)
     found = Hyperbola.fit(batch, tokens)
     with np.errstate(divide="ignore"):

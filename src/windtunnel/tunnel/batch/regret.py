@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima, ThreeTerm
+from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima
+from windtunnel.laws.batch_cost import ThreeTerm
 from windtunnel.tunnel.batch.contours import Surface
 from windtunnel.tunnel.design import Size
 
