@@ -88,6 +88,14 @@ class Spread(Record):
         return found
 
 
+class SparseRecord(Record):
+    """A record whose optional keys stand in its file only where something was said of them."""
+
+    @model_serializer(mode="wrap")
+    def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
+
+
 def first_fault(error: ValidationError) -> str:
     """`numbers.law.forms.0.weight: missing`, from what pydantic has to say."""
     fault = error.errors()[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from windtunnel.data.shards import Corpus, Manifest
 from windtunnel.model.shape import active_params, count
-from windtunnel.plan.plan import plans, read_plan
+from windtunnel.plan.record import plans_of_run, read_plan
 from windtunnel.quantities import about
-from windtunnel.recipe import dump, identity, load
+from windtunnel.recipe import dump
 from windtunnel.results.export import Agreement
 from windtunnel.results.run import Score
 from windtunnel.ship.layouts import Layout
@@ -142,18 +142,16 @@ def _manifests(subject: Subject) -> dict[str, Manifest]:
 
 def _plan(run: Run) -> str:
     """What the plan said that the run was made from."""
-    for folder in plans(run.lab):
-        if run.corpus and identity(load(folder / "plan.toml"), run.corpus) == run.id:
-            plan = read_plan(folder)
-            low, high = plan["interval90"]
-            forms = ", ".join(
-                f"{one['form']} {one['weight']:.0%}" for one in plan["law"]["candidates"]
-            )
-            return (
-                f"## Plan\n\nPredicted before training: a loss of {plan['loss']:.4f} nats/token, "
-                f"nine times in ten between {low:.4f} and {high:.4f} (laws: {forms})."
-            )
-    return ""
+    folders = plans_of_run(run.lab, run.id, run.corpus)
+    if not folders:
+        return ""
+    plan = read_plan(folders[0])
+    low, high = plan.interval90
+    forms = ", ".join(f"{law.form} {law.weight:.0%}" for law in plan.law.candidates)
+    return (
+        f"## Plan\n\nPredicted before training: a loss of {plan.loss:.4f} nats/token, nine times "
+        f"in ten between {low:.4f} and {high:.4f} (laws: {forms})."
+    )
 
 
 def _evaluation(subject: Subject) -> str:
