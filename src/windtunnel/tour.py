@@ -18,7 +18,8 @@ from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.audit import audit
 from windtunnel.plan.evidence import from_lab
-from windtunnel.plan.plan import plan, read_plan
+from windtunnel.plan.plan import plan
+from windtunnel.plan.record import read_plan
 from windtunnel.plan.request import Request
 from windtunnel.quantities import about
 from windtunnel.recipe import load
@@ -144,15 +145,16 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[Step, Run] | None:
     if train(run, corpus, watch).status == "interrupted":
         raise Interrupted
     said = read_plan(audit(lab, run, "tour"))
-    got, (low, high) = said["audit"], said["interval90"]
+    got, (low, high) = said.audit, said.interval90
+    assert got is not None
     summary = (
-        f"{about(said['params_total'])} parameters on {about(said['tokens'])} tokens, {_AHEAD:g} times the FLOPs of "
-        f"any run in the fit: predicted {said['loss']:.4f}, 90% [{low:.3f}, {high:.3f}], got {got['loss']:.4f}, "
-        f"{got['error']:+.2%} off"
+        f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {_AHEAD:g} times the FLOPs of "
+        f"any run in the fit: predicted {said.loss:.4f}, 90% [{low:.3f}, {high:.3f}], got {got.loss:.4f}, "
+        f"{got.error:+.2%} off"
     )
     watch.say(f"plan: {summary}")
     minutes = round((time.perf_counter() - begun) / 60, 1)
-    return Step("plan", "pass" if got["inside90"] else "fail", summary, minutes), run
+    return Step("plan", "pass" if got.inside90 else "fail", summary, minutes), run
 
 
 def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:

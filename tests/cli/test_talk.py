@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from windtunnel.cli import main
-from windtunnel.data.chat_format import OURS, Message
-from windtunnel.ship import gguf
+from windtunnel.data.chat_format import Message
 from windtunnel.ship.chat import Chat, GGUFModel, OwnModel, Sampling
-from windtunnel.train import checkpoint
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.subject import Subject
 from windtunnel.train.run import open_run
 
 pytest.importorskip("gguf")
@@ -26,10 +26,8 @@ LIKELIEST = Sampling(temperature=0, most=20)
 def trained(make_lab: Any, recipe: Any) -> Any:
     lab = make_lab()
     path = lab.train(recipe())
-    run = open_run(path)
-    weights = checkpoint.load(run.checkpoints, checkpoint.positions(run.checkpoints)[-1]).weights
-    about = gguf.About("tiny", run.recipe.data.context, OURS.template)
-    gguf.write(run.recipe.model, weights, run.tokenizer, lab.path / "tiny.gguf", "F32", about)
+    written = LAYOUTS["gguf"].write(lab.path, Subject.of(open_run(path)).portable, "F32")
+    written.rename(lab.path / "tiny.gguf")
     return lab
 
 

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.shape import count
-from windtunnel.plan.plan import plans
+from windtunnel.plan.record import plans
 from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure

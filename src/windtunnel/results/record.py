@@ -4,9 +4,15 @@ field by field where it is damaged or older than this code.
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
@@ -52,6 +58,14 @@ class Record(BaseModel):
     def to_json(self) -> str:
         """The record as `--json` prints it and as its file holds it."""
         return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
+
+
+class SparseRecord(Record):
+    """A record whose optional keys stand in its file only where something was said of them."""
+
+    @model_serializer(mode="wrap")
+    def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
 
 
 def first_fault(error: ValidationError) -> str:

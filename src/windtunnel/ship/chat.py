@@ -8,7 +8,7 @@ from typing import Protocol
 
 from windtunnel.data.chat_format import Message, format_of
 from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.ship.engine import LlamaCpp
+from windtunnel.ship.llama_cpp import LlamaCpp
 from windtunnel.train.run import Run
 
 

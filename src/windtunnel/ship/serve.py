@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from windtunnel.ship.engine import LlamaCpp
+from windtunnel.ship.llama_cpp import LlamaCpp
 
 
 def serve(
