@@ -23,18 +23,22 @@ from windtunnel.laws.annealing import (
     AnnealingFit,
     AnnealingLaw,
     MultiPower,
-    Tissue,
     fit_annealing,
     fit_power,
 )
 from windtunnel.laws.decay import price_decays
-from windtunnel.laws.schedule import Array, Curve, Schedule
+from windtunnel.laws.loss import Array
+from windtunnel.laws.schedule import Curve, Schedule
 
 PEAK, END, WARMUP, SWITCH = 3e-4, 3e-5, 2160, 8000  # of all the runs; steps
 FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
 PUBLISHED = {
-    25: MultiPower(3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142),
-    100: MultiPower(2.65145, 0.60115, 0.45296, 437.946, 2.13246, 0.59785, 0.65524),
+    25: MultiPower(
+        L0=3.04045, A=0.52469, alpha=0.50787, B=363.788, C=2.06561, beta=0.58279, gamma=0.64142
+    ),
+    100: MultiPower(
+        L0=2.65145, A=0.60115, alpha=0.45296, B=437.946, C=2.13246, beta=0.59785, gamma=0.65524
+    ),
 }
 TARGETS = {25: 0.0075, 100: 0.0073}
 OTHER = {25: 100, 100: 25}
@@ -51,19 +55,19 @@ def main() -> None:
         print(f"skipped: no published curves in {folder}")
         return
     curves = {size: read(folder / f"csv_{size}") for size in TARGETS}
-    whole = {size: fit_power(MultiPower, list(curves[size].values())) for size in TARGETS}
+    whole = {size: fit_power("multi-power", list(curves[size].values())) for size in TARGETS}
     claims = []
     for size, of_size in curves.items():
         three = [of_size[name] for name in FITTED]
         started = time.perf_counter()
-        own = fit_annealing(MultiPower, three)
+        own = fit_annealing("multi-power", three)
         seconds = time.perf_counter() - started
         fits = {
             "multi-power": own,
             f"shape of {OTHER[size]}M": fit_annealing(
                 MultiPower, three, like=whole[OTHER[size]].law
             ),
-            "Tissue": fit_annealing(Tissue, three),
+            "Tissue": fit_annealing("tissue", three),
         }
         errors = show(size, of_size, fits)
         show_decays(own.law)

@@ -22,8 +22,8 @@ from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.points import LossPoints
 
 TRUTHS = {
-    "additive": LossLaw(2.9, 9.0, 0.2, 60.0, 0.28),
-    "coupled": LossLaw(0.0, 7.07e4, 0.372, 8.66e6, 0.633, 0.194),
+    "additive": LossLaw(E=2.9, A=9.0, alpha=0.2, B=60.0, beta=0.28),
+    "coupled": LossLaw(E=0.0, A=7.07e4, alpha=0.372, B=8.66e6, beta=0.633, c=0.194),
 }
 SIZES = np.array([6e3, 6e3, 2.4e4, 2.4e4, 8e4, 1.9e5, 3.6e5])  # a number a stem
 LENGTHS = np.geomspace(240_000, 1_920_000, 7)

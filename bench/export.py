@@ -15,19 +15,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.ship.export import To, export
-from windtunnel.ship.verify import Agreement, held_out, verify
-from windtunnel.train.loop import load_model
-from windtunnel.train.run import context_of, find_run, open_corpus
+from windtunnel.results.export import Agreement
+from windtunnel.ship.export import export
+from windtunnel.ship.held_out import TOKENS, held_out
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.subject import Subject
+from windtunnel.ship.verify import verify
+from windtunnel.train.run import find_run
 
-LAYOUTS: tuple[tuple[To, str], ...] = (
-    ("hf", "fp32"),
-    ("llama", "fp32"),
-    ("minicpm", "fp32"),
-    ("gguf", "F32"),
-    ("gguf", "Q8_0"),
-)
+ROUNDED = [("gguf", "Q8_0")]  # beside every layout in full precision
 
 
 def main() -> None:
@@ -66,17 +62,17 @@ def main() -> None:
 
 
 def measure(lab: Path, name: str, lines: int) -> list[Agreement]:
-    run = find_run(lab, name)
-    weights = {name: p.detach() for name, p in load_model(run).named_parameters()}
-    held = held_out(open_corpus(lab, run.recipe), min(257, context_of(run)), 2000, lines)
+    subject = Subject.of(find_run(lab, name))
+    if subject.corpus is None:
+        sys.exit(f"{name} is imported and has no corpus to hold text out of")
+    context = min(257, subject.portable.context)
+    held = held_out(subject.corpus, context, TOKENS, lines)
     found = []
     with tempfile.TemporaryDirectory() as scratch:
-        for to, dtype in LAYOUTS:
-            made = export(run, to, Path(scratch) / f"{to}-{dtype}", dtype=dtype)
-            written = next(made.path.glob("*.gguf")) if to == "gguf" else made.path
-            found.append(
-                verify(run.recipe.model, weights, to, written, Tokenizer.load(run.tokenizer), held)
-            )
+        for to, dtype in [*((to, LAYOUTS[to].dtypes[0]) for to in LAYOUTS), *ROUNDED]:
+            made = export(subject.run, to, Path(scratch) / f"{to}-{dtype}", dtype=dtype)
+            written = next(made.path.glob("*.gguf"), made.path)
+            found.append(verify(LAYOUTS[to], dtype, written, subject.portable, held))
     return found
 
 

@@ -26,7 +26,13 @@ from windtunnel.laws.repetition import PUBLISHED, Repetition
 
 # Of Chinchilla's runs on C4, by the authors; more digits than the paper prints (A 521, B 1488, E
 # 1.87, .353).
-FRESH = LossLaw(math.exp(0.6254804), math.exp(6.255414), 0.3526596, math.exp(7.3049974), 0.3526596)
+FRESH = LossLaw(
+    E=math.exp(0.6254804),
+    A=math.exp(6.255414),
+    alpha=0.3526596,
+    B=math.exp(7.3049974),
+    beta=0.3526596,
+)
 PUBLISHED_OBJECTIVE = 0.0158259
 # The runs that the authors left out of their fit, as outliers, besides those of further seeds.
 LEFT_OUT = set(

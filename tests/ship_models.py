@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.init import initial_tensors
 from windtunnel.model.roles import Multipliers
 from windtunnel.recipe import Model
+from windtunnel.ship.portable import PortableModel
 
 VOCAB = 320  # of the test's corpus
 SHAPES: dict[str, dict[str, Any]] = {
@@ -73,9 +75,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-WITHOUT_EXPERTS = [shape for shape, settings in SHAPES.items() if "experts" not in settings]
-
-
 def model_of(shape: str) -> Model:
     return Model.model_validate({"vocab": VOCAB} | SHAPES[shape])
 
@@ -87,6 +86,23 @@ def weights_of(model: Model, seed: int = 0) -> dict[str, Tensor]:
         name: tensor * (tensor.dim() + 0.2 * torch.randn(tensor.shape, generator=generator))
         for name, tensor in initial_tensors(model, seed).items()
     }
+
+
+def portable_of(
+    model: Model,
+    weights: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    context: int = 64,
+    **tokenizer_config: Any,
+) -> PortableModel:
+    return PortableModel(
+        name="x",
+        model=model,
+        weights=weights,
+        context=context,
+        tokenizer=tokenizer,
+        tokenizer_config=tokenizer_config,
+    )
 
 
 def logits_of(model: Model, weights: dict[str, Tensor], tokens: Tensor) -> Tensor:

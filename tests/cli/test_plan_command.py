@@ -106,13 +106,13 @@ def test_a_person_reads_a_page(run: Any, table: Path) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[:1]] == ["train"]
     for word in (
-        "expect  loss",
+        "expect  a loss of",
         "nine times in ten",
         "on 8 h100 at 40% of the peak",
         "to pay",
         "serve",
         "vocabulary 50000",
-        "times the longest run",
+        "times the tokens of the longest run",
         "windtunnel train",
     ):
         assert word in out
@@ -143,7 +143,10 @@ def test_a_no_go_is_a_failed_verdict_and_a_size_out_of_reach_is_said(run: Any, t
         (["--hours", "-2", "--device", "h100"], ["--hours -2"]),
         (["--hours", "2", "--from", "TABLE"], ["--hours", "--device"]),
         (["--hours", "2", "--device", "h10"], ["--device h10", "did you mean 'h100'"]),
-        (["--hours", "2", "--device", "cpu", "--from", "TABLE"], ["--device cpu", "lab's runs"]),
+        (
+            ["--hours", "2", "--device", "cpu", "--from", "TABLE"],
+            ["--device cpu", "lab's own runs"],
+        ),
         (["--flops", "1e18", "--mfu", "120%"], ["120%"]),
         (["--flops", "1e18", "--mfu", "fast"], ["--mfu fast"]),
         (["--tokens", "0"], ["--tokens 0"]),

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from windtunnel.cli import main
-from windtunnel.data.chat_format import OURS, Message
-from windtunnel.ship import gguf
+from windtunnel.data.chat_format import Message
 from windtunnel.ship.chat import Chat, GGUFModel, OwnModel, Sampling
-from windtunnel.train import checkpoint
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.subject import Subject
 from windtunnel.train.run import open_run
 
 pytest.importorskip("gguf")
@@ -26,10 +26,8 @@ LIKELIEST = Sampling(temperature=0, most=20)
 def trained(make_lab: Any, recipe: Any) -> Any:
     lab = make_lab()
     path = lab.train(recipe())
-    run = open_run(path)
-    weights = checkpoint.load(run.checkpoints, checkpoint.positions(run.checkpoints)[-1]).weights
-    about = gguf.About("tiny", run.recipe.data.context, OURS.template)
-    gguf.write(run.recipe.model, weights, run.tokenizer, lab.path / "tiny.gguf", "F32", about)
+    written = LAYOUTS["gguf"].write(lab.path, Subject.of(open_run(path)).portable, "F32")
+    written.rename(lab.path / "tiny.gguf")
     return lab
 
 
@@ -60,7 +58,11 @@ def test_pieces_are_the_answer_and_the_seed_decides(trained: Any) -> None:
     answers = []
     for seed in (1, 1, 2):
         pieces: list[str] = []
-        answers.append(model.answer(question, Sampling(1.0, 1.0, seed, 20), pieces.append))
+        answers.append(
+            model.answer(
+                question, Sampling(temperature=1.0, top_p=1.0, seed=seed, most=20), pieces.append
+            )
+        )
         assert "".join(pieces) == answers[-1]
     assert answers[0] == answers[1] != answers[2]
 
@@ -94,7 +96,7 @@ def test_a_conversation_in_the_terminal(what: str, trained: Any) -> None:
     assert done.returncode == 0, done.stderr
     first, _, again = done.stdout.splitlines()
     assert first and first == again
-    assert "/new forgets" in done.stderr
+    assert "/new starts another" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["chat", "serve"])

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ship_models import model_of, weights_of
+from ship_models import model_of, portable_of, weights_of
 
 from windtunnel.data.chat_format import CHATML, OURS, ChatFormat, Message, format_of
 from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
-from windtunnel.ship import gguf
+from windtunnel.ship.gguf.model import write
 
 TALK: list[Message] = [
     {"role": "system", "content": "Be short."},
@@ -63,15 +63,13 @@ def test_llama_cpp_renders_the_same(
     form: ChatFormat, corpus: Corpus, chatml: Tokenizer, tmp_path: Path
 ) -> None:
     pytest.importorskip("xllamacpp")
-    from windtunnel.ship.engine import LlamaCpp
+    from windtunnel.ship.llama_cpp import LlamaCpp
 
     tokenizer = corpus.tokenizer if form is OURS else chatml
-    tokenizer.save(tmp_path / "tokenizer.json")
     model = model_of("tied")
-    about = gguf.About("x", 512, form.template)
-    gguf.write(
-        model, weights_of(model), tmp_path / "tokenizer.json", tmp_path / "x.gguf", "F32", about
-    )
+    weights, template = weights_of(model), form.template
+    portable = portable_of(model, weights, tokenizer, 512, chat_template=template)
+    write(tmp_path / "x.gguf", portable, "F32")
     with LlamaCpp(tmp_path / "x.gguf") as engine:
         assert engine.render(TALK) == tokenizer.decode(form.encode(tokenizer, TALK))
 

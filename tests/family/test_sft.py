@@ -25,9 +25,9 @@ from windtunnel.errors import InputError
 from windtunnel.family.sft import Asked, sft
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe, dump
-from windtunnel.ship import huggingface
-from windtunnel.ship.export import _tokenizer_config
 from windtunnel.ship.import_model import import_model
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.subject import Subject
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
@@ -260,11 +260,12 @@ def test_a_branch_of_it_begins_where_it_began(trained: tuple[Any, Run], final_by
 
 def test_an_imported_model_with_its_own_tokenizer(trained: tuple[Any, Run], tmp_path: Path) -> None:
     lab, parent = trained
-    weights = {name: p.detach() for name, p in load_model(parent).named_parameters()}
-    tokenizer = Corpus.open(lab.path / "corpora/tiny").tokenizer
-    (tmp_path / "model").mkdir()
+    ours = Subject.of(parent).portable
     theirs = {"chat_template": "{{ messages[0]['content'] }}", "eos_token": "<|end|>"}
-    huggingface.write(tmp_path / "model", "hf", parent.recipe.model, weights, 32, tokenizer, theirs)
+    (tmp_path / "model").mkdir()
+    LAYOUTS["hf"].write(
+        tmp_path / "model", dataclasses.replace(ours, tokenizer_config=theirs), "fp32"
+    )
     stem = import_model(tmp_path / "model", tmp_path / "lab")
     at_once = stem.recipe.change(train={"precision": "fp32", "compile": False})
     (stem.path / "recipe.toml").write_text(dump(at_once))
@@ -273,17 +274,17 @@ def test_an_imported_model_with_its_own_tokenizer(trained: tuple[Any, Run], tmp_
         sft(stem, [data_of(lab)], Asked())
     run, corpus = sft(stem, [data_of(lab)], Asked(lr=0.001, tokens=BATCH, batch=BATCH))
     assert (
-        corpus.manifest.tokenizer_sha256 == tokenizer.sha256
+        corpus.manifest.tokenizer_sha256 == ours.tokenizer.sha256
         and run.recipe.optimizer.weight_decay == 0
     )
     assert train(run, corpus).status == "done"
     assert any(
         (a - b).abs().max() > 1e-5
-        for a, b in zip(load_model(run).parameters(), weights.values(), strict=True)
+        for a, b in zip(load_model(run).parameters(), ours.weights.values(), strict=True)
     )
     # an export carries the template that was learnt
-    assert _tokenizer_config(stem, tokenizer)["chat_template"] == theirs["chat_template"]
-    assert _tokenizer_config(run, tokenizer)["chat_template"] == OURS.template
+    assert Subject.of(stem).portable.chat_template == theirs["chat_template"]
+    assert Subject.of(run).portable.chat_template == OURS.template
 
 
 class TestBadInput:
@@ -320,7 +321,7 @@ class TestBadInput:
             ("{broken\n", "bad.jsonl line 1: not JSON"),
             (
                 '{"messages": [{"role": "user", "content": "a"}]}\n',
-                "no turn of the assistant: nothing to learn",
+                "no message of the assistant, so nothing to learn",
             ),
             (
                 '{"messages": [{"role": "judge", "content": "a"}]}\n',

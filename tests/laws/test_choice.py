@@ -10,13 +10,16 @@ from published import SETS, cosine_runs, laptop, wsd_branches
 from shared_data import shared
 
 from windtunnel.laws.choice import Predictor, choose, cuts
-from windtunnel.laws.loss import LossLaw
+from windtunnel.laws.loss import FORMS, LossForm, LossLaw
 from windtunnel.laws.points import LossPoints
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
 STEM = np.repeat(np.arange(5), 6)
-ADDITIVE, COUPLED = LossLaw(2.4, 30.0, 0.3, 300.0, 0.4), LossLaw(0.0, 7e4, 0.37, 8.6e6, 0.63, 0.19)
+ADDITIVE, COUPLED = (
+    LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
+    LossLaw(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
+)
 
 
 def measured(law: LossLaw, seed: int = 0) -> LossPoints:
@@ -118,6 +121,22 @@ def test_counts_that_say_the_same_are_tried_once() -> None:
         "params",
         "params_total",
     }
+
+
+@pytest.fixture
+def without_floor(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A form that a test adds: additive, with E = 0."""
+    free = np.array([False, True, True, True, True, False])
+    monkeypatch.setitem(FORMS, "without floor", LossForm("A/N^alpha + B/D^beta", free))
+    return "without floor"
+
+
+def test_a_form_is_added_in_one_place(without_floor: str) -> None:
+    law = choose(measured(replace(ADDITIVE, E=0.0)), draws=5)
+    assert weight(law, without_floor) > 0.25, "as likely as the forms that hold it, at least"
+    (candidate,) = (one for one in law.candidates if one.form == without_floor)
+    assert candidate.law.E == 0 and candidate.law.c == 1
+    assert candidate.law.alpha == pytest.approx(ADDITIVE.alpha, rel=0.1)
 
 
 def test_coverage_of_the_whole_procedure() -> None:

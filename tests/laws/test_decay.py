@@ -11,9 +11,16 @@ from windtunnel.laws.schedule import Schedule
 
 LAWS: dict[str, AnnealingLaw] = {
     "multi-power": MultiPower(
-        3.04045, 0.52469, 0.50787, 363.788, 2.06561, 0.58279, 0.64142, power=0.8
+        L0=3.04045,
+        A=0.52469,
+        alpha=0.50787,
+        B=363.788,
+        C=2.06561,
+        beta=0.58279,
+        gamma=0.64142,
+        power=0.8,
     ),
-    "tissue": Tissue(3.04, 0.52, 0.5, 0.8, 600.0),
+    "tissue": Tissue(L0=3.04, A=0.52, alpha=0.5, C=0.8, memory=600.0),
 }
 STEM = Schedule.of_steps(3e-4 * np.minimum(1, np.arange(1, 8001) / 200))
 DONE = np.linspace(0, 1, 201)

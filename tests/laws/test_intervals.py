@@ -10,13 +10,13 @@ from shared_data import shared
 from windtunnel.laws.choice import choose
 from windtunnel.laws.fit import SQUARES, LossData, Objective, optimum
 from windtunnel.laws.intervals import linear_sd, profiles, redraw
-from windtunnel.laws.loss import Form, LossLaw, log_slopes
+from windtunnel.laws.loss import LossLaw, log_slopes
 from windtunnel.laws.noise import NoisePosterior
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 6), np.geomspace(3e5, 3e6, 7)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
 STEM = np.repeat(np.arange(len(SIZES)), len(LENGTHS))
-TRUTH = LossLaw(2.4, 30.0, 0.3, 300.0, 0.4)
+TRUTH = LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
 
 
 def drawn(seed: int, shared_sd: float = 0.002, own_sd: float = 0.001) -> np.ndarray:
@@ -25,9 +25,7 @@ def drawn(seed: int, shared_sd: float = 0.002, own_sd: float = 0.001) -> np.ndar
     return TRUTH.at(N, D) * np.exp(shared_sd * stems + own_sd * rng.standard_normal(len(N)))
 
 
-def fitted(
-    loss: np.ndarray, form: Form = "additive"
-) -> tuple[np.ndarray, LossData, NoisePosterior]:
+def fitted(loss: np.ndarray, form: str = "additive") -> tuple[np.ndarray, LossData, NoisePosterior]:
     data = LossData.of(N, D, loss)
     at = optimum(form, data, Objective("log"))
     model, jacobian = log_slopes(at, data.x, data.y)

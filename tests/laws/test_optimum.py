@@ -59,7 +59,7 @@ def test_chinchilla_at_the_published_values(
 @pytest.mark.parametrize("corpus", PAPER)
 def test_the_papers_constants(corpus: str) -> None:
     (floor, size, alpha, data, beta), k_squared, eta, ratio = PAPER[corpus]
-    law = LossLaw(floor, size, alpha, data, beta)
+    law = LossLaw(E=floor, A=size, alpha=alpha, B=data, beta=beta)
     found = exponents(law)
     assert found[0] == pytest.approx(k_squared, abs=0.0065) and found[1] == pytest.approx(
         eta, abs=0.02
@@ -70,7 +70,7 @@ def test_the_papers_constants(corpus: str) -> None:
 
 def test_the_papers_ratio_of_192_lies_outside_what_it_sampled() -> None:
     (floor, size, alpha, data, beta), *_ = PAPER["average"]
-    law = LossLaw(floor, size, alpha, data, beta)
+    law = LossLaw(E=floor, A=size, alpha=alpha, B=data, beta=beta)
     assert [round(closed_form(law, c).ratio) for c in (10, 1000, 1e5)] == [108, 184, 313]
     warning = outside(closed_form(law, 1000).ratio, (10, 66))
     assert warning and "184 tokens a parameter" in warning and "10 to 66" in warning
@@ -128,14 +128,17 @@ def test_the_slope_is_of_the_sixth_order() -> None:
 def test_the_interval_of_the_ratio_holds_the_ratio() -> None:
     rng = np.random.default_rng(0)
     draws = [
-        LossLaw(1.8, 482, a, 2085, b)
+        LossLaw(E=1.8, A=482, alpha=a, B=2085, beta=b)
         for a, b in zip(rng.normal(0.3478, 0.01, 200), rng.normal(0.3658, 0.01, 200), strict=True)
     ]
     low, high = ratio_interval(draws, 1e21)
     assert low < closed_form(CHINCHILLA, 1e21).ratio < high and high / low > 1.5
 
 
-@pytest.mark.parametrize("law", [LossLaw(1, 0, 0.3, 1, 0.3), LossLaw(1, 1, 0.3, 1, 0.0)])
+@pytest.mark.parametrize(
+    "law",
+    [LossLaw(E=1, A=0, alpha=0.3, B=1, beta=0.3), LossLaw(E=1, A=1, alpha=0.3, B=1, beta=0.0)],
+)
 def test_a_law_in_which_data_or_size_is_worth_nothing_has_no_best_size(law: LossLaw) -> None:
     with pytest.raises(ValueError, match="no best size"):
         closed_form(law, 1e18)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.results.record import Record
+from windtunnel.results.record import Record, SparseRecord
 
 
 class Inner(Record):
@@ -62,6 +62,24 @@ def test_numbers_and_text_are_written_as_json_always_wrote_them() -> None:
     assert written.to_json() == json.dumps(
         {"name": "Größe", "inner": [{"loss": 1e-05}, {"loss": 1e20}]}, indent=1
     )
+
+
+class Sparse(SparseRecord):
+    """A record with an optional key."""
+
+    name: str
+    """Anything."""
+    loss: float | None = None
+    """nats/token, once it is known."""
+
+
+def test_an_optional_key_stands_where_something_was_said_of_it(tmp_path: Path) -> None:
+    assert json.loads(Sparse(name="a").to_json()) == {"name": "a"}
+    assert json.loads(Sparse(name="a", loss=None).to_json()) == {"name": "a", "loss": None}
+    later = Sparse(name="a").model_copy(update={"loss": 2.0})
+    later.write(tmp_path / "record.json")
+    assert json.loads((tmp_path / "record.json").read_text()) == {"name": "a", "loss": 2.0}
+    assert Sparse.read(tmp_path / "record.json") == later
 
 
 def test_every_field_says_what_it_is() -> None:

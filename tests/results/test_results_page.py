@@ -1,7 +1,7 @@
 """docs/results.md is what the types of the results say."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
@@ -20,6 +20,10 @@ class Thing(Record):
     [
         (int | None, "integer or null"),
         (tuple[float, float], "list of 2 numbers"),
+        (
+            tuple[Annotated[float, "ten digits"], Annotated[float, "ten digits"]],
+            "list of 2 numbers",
+        ),
         (tuple[str, ...], "list of texts"),
         (tuple[int, str], "list of integer, text"),
         (tuple[Thing, ...], "list of Thing"),

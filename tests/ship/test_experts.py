@@ -8,32 +8,32 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from ship_models import model_of, weights_of
+from ship_models import model_of, portable_of, weights_of
 from torch import Tensor
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.shape import active_params
-from windtunnel.ship.export import To, export
-from windtunnel.ship.huggingface import write
+from windtunnel.ship.export import export
+from windtunnel.ship.huggingface.architectures import GRANITE_MOE, MINICPM, Architecture
+from windtunnel.ship.huggingface.tensors import our_tensors, published_tensors
 from windtunnel.ship.import_model import import_model
-from windtunnel.ship.layouts import Layout
-from windtunnel.ship.tensor_names import our_tensors, published_tensors
+from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.train.run import Run
 
 MODEL = model_of("experts")
 WEIGHTS = weights_of(MODEL)
 
 
-def _folder(place: Path, layout: Layout, corpus: Corpus) -> Path:
+def _folder(place: Path, layout: str, corpus: Corpus) -> Path:
     place.mkdir()
-    write(place, layout, MODEL, WEIGHTS, 64, corpus.tokenizer, {"eos_token": "<|end|>"})
-    return place
+    portable = portable_of(MODEL, WEIGHTS, corpus.tokenizer, eos_token="<|end|>")
+    return LAYOUTS[layout].write(place, portable, "fp32")
 
 
-@pytest.mark.parametrize("layout", ["hf", "minicpm"])
-def test_published_tensors_are_cut_out_of_ours(layout: Layout) -> None:
-    names = published_tensors(layout, MODEL)
+@pytest.mark.parametrize("architecture", [GRANITE_MOE, MINICPM], ids=lambda one: one.name)
+def test_published_tensors_are_cut_out_of_ours(architecture: Architecture) -> None:
+    names = published_tensors(architecture, MODEL)
     parts: dict[Any, Tensor] = {}
     for theirs in names.values():
         made = theirs.join(WEIGHTS)
@@ -44,7 +44,7 @@ def test_published_tensors_are_cut_out_of_ours(layout: Layout) -> None:
         torch.equal(again[name], WEIGHTS[name]) for name in WEIGHTS
     )
     gate, up = WEIGHTS["layers.2.gate"], WEIGHTS["layers.2.up"]
-    if layout == "hf":
+    if architecture is GRANITE_MOE:
         both = names["model.layers.2.block_sparse_moe.input_linear.weight"].join(WEIGHTS)
         assert torch.equal(both[5], torch.cat([gate[5], up[5]]))
     else:
@@ -62,7 +62,7 @@ class TestExport:
         [("hf", "fp32"), ("hf", "bf16"), ("minicpm", "fp32"), ("gguf", "F32"), ("gguf", "Q8_0")],
     )
     def test_the_engine_agrees_and_the_card_counts_experts(
-        self, to: To, dtype: str, run: Run, tmp_path: Path
+        self, to: str, dtype: str, run: Run, tmp_path: Path
     ) -> None:
         pytest.importorskip("transformers")
         pytest.importorskip("xllamacpp")
@@ -78,7 +78,7 @@ class TestExport:
 
     def test_a_llama_has_no_experts(self, run: Run, tmp_path: Path) -> None:
         with pytest.raises(
-            InputError, match="--to llama: a plain Llama has no experts; expected --to hf"
+            InputError, match="--to llama: a LlamaForCausalLM has no experts; expected --to hf"
         ):
             export(run, "llama", tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "theirs"]
@@ -152,7 +152,7 @@ class TestBadInput:
     )
     def test_a_config(
         self,
-        layout: Layout,
+        layout: str,
         change: dict[str, Any],
         says: list[str],
         corpus: Corpus,
@@ -209,7 +209,7 @@ class TestBadInput:
     )
     def test_tensors(
         self,
-        layout: Layout,
+        layout: str,
         change: Callable[[dict[str, Tensor]], Any],
         says: list[str],
         corpus: Corpus,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from ship_models import logits_of, model_of, reference, some_tokens, weights_of
+from ship_models import logits_of, model_of, portable_of, reference, some_tokens, weights_of
 from torch import Tensor
 
 from windtunnel.data.build import build
@@ -25,9 +25,8 @@ from windtunnel.model.roles import Multipliers
 from windtunnel.recipe import Model, dump
 from windtunnel.report.page import write_page
 from windtunnel.results.run import RunStatus
-from windtunnel.ship import gguf
-from windtunnel.ship.huggingface import read, write
 from windtunnel.ship.import_model import import_model
+from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, find_run, list_runs, open_run
@@ -269,7 +268,7 @@ def test_our_minicpm_export_is_the_published_formula(
 ) -> None:
     model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
-    write(tmp_path, "minicpm", model, weights, 64, corpus.tokenizer, {})
+    LAYOUTS["minicpm"].write(tmp_path, portable_of(model, weights, corpus.tokenizer), "fp32")
     config = json.loads((tmp_path / "config.json").read_text())
     ignored = {"auto_map", "transformers_version"}
     assert set(COMMON) - ignored <= set(config) and config["model_type"] == "minicpm"
@@ -394,15 +393,9 @@ def test_gguf(shape: str, tmp_path: Path, corpus: Corpus) -> None:
     pytest.importorskip("gguf")
     model = model_of(shape)
     weights = weights_of(model)
-    gguf.write(
-        model,
-        weights,
-        corpus.folder / "tokenizer.json",
-        tmp_path / "x.gguf",
-        "F32",
-        gguf.About("x", 128),
-    )
-    run = import_model(tmp_path / "x.gguf", tmp_path / "lab")
+    portable = portable_of(model, weights, corpus.tokenizer, 128)
+    file = LAYOUTS["gguf"].write(tmp_path, portable, "F32")
+    run = import_model(file, tmp_path / "lab")
     tokens = some_tokens()
     assert (_run_logits(run, tokens) - logits_of(model, weights, tokens)).abs().max() < 1e-5
     assert (run.recipe.name, run.recipe.data.context) == ("x", 128)
@@ -480,7 +473,7 @@ class TestStem:
         assert write_page(made.lab).exists()
 
     def test_it_becomes_a_mixture_of_experts(self, stem: Run, corpus: Corpus) -> None:
-        asked = upcycle.Asked(20 * 128, experts=4, lr=0.03, batch=128, context=32)
+        asked = upcycle.Asked(tokens=20 * 128, experts=4, lr=0.03, batch=128, context=32)
         made = upcycle.upcycle(stem, corpus, asked)
         assert train(made, corpus).status == "done"
         losses = [step.loss for step in made.steps()]
@@ -531,7 +524,7 @@ class TestStem:
         )
         said = f"not the tokenizer of {stem.id}; build it with .*--tokenizer {stem.id}"
         with pytest.raises(InputError, match=said):
-            upcycle.upcycle(stem, other, upcycle.Asked(256, lr=1e-3, batch=128, context=32))
+            upcycle.upcycle(stem, other, upcycle.Asked(tokens=256, lr=1e-3, batch=128, context=32))
         with pytest.raises(InputError, match=said):
             branch(stem, other, 0, 256, lr=1e-3, batch=128, context=32)
 
@@ -591,16 +584,8 @@ class TestBadInput:
         """A plain Llama in one file."""
         model = model_of("standard")
         (tmp_path / "theirs").mkdir()
-        write(
-            tmp_path / "theirs",
-            "llama",
-            model,
-            weights_of(model),
-            64,
-            corpus.tokenizer,
-            {"eos_token": "<|end|>"},
-        )
-        return tmp_path / "theirs"
+        portable = portable_of(model, weights_of(model), corpus.tokenizer, eos_token="<|end|>")
+        return LAYOUTS["llama"].write(tmp_path / "theirs", portable, "fp32")
 
     def _refused(self, source: Path, *says: str) -> None:
         lab = source.parent / "lab"
@@ -721,7 +706,7 @@ class TestBadInput:
             tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
             folder / "model.safetensors",
         )
-        assert "head" not in read(folder).weights
+        assert "head" not in LAYOUTS["llama"].read(folder).weights
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
     def test_a_pickle_is_never_read(self, name: str, folder: Path) -> None:
@@ -777,32 +762,19 @@ class TestBadInput:
 
     def test_more_tokens_than_rows(self, folder: Path, corpus: Corpus) -> None:
         model = model_of("standard").model_copy(update={"vocab": 300})
-        write(
-            folder,
-            "llama",
-            model,
-            weights_of(model),
-            64,
-            corpus.tokenizer,
-            {"eos_token": "<|end|>"},
-        )
+        portable = portable_of(model, weights_of(model), corpus.tokenizer, eos_token="<|end|>")
+        LAYOUTS["llama"].write(folder, portable, "fp32")
         self._refused(folder, "320 tokens", "300 rows")
 
     def test_gguf(self, folder: Path, corpus: Corpus, tmp_path: Path) -> None:
         pytest.importorskip("gguf")
-        model, file = model_of("tied"), tmp_path / "x.gguf"
-        gguf.write(
-            model,
-            weights_of(model),
-            corpus.folder / "tokenizer.json",
-            file,
-            "F32",
-            gguf.About("x", 128),
-        )
+        model = model_of("tied")
+        portable = portable_of(model, weights_of(model), corpus.tokenizer)
+        file = LAYOUTS["gguf"].write(tmp_path, portable, "F32")
         whole = file.read_bytes()
         for share in (0.01, 0.5, 0.99):
             file.write_bytes(whole[: int(share * len(whole))])
-            self._refused(file, "x.gguf")
+            self._refused(file, file.name)
         file.write_bytes(b"not a model")
         self._refused(file, "not a GGUF file")
         self._refused(folder / "model.safetensors", "weights alone")

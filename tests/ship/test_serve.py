@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from patience import PATIENCE
-from ship_models import model_of, weights_of
+from ship_models import model_of, portable_of, weights_of
 
 from windtunnel.data.chat_format import OURS, Message
 from windtunnel.data.shards import Corpus
-from windtunnel.ship import gguf
+from windtunnel.ship.gguf.model import write
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("xllamacpp")
@@ -27,8 +27,9 @@ COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()", "ser
 def file(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
     file = tmp_path_factory.mktemp("served") / "small.gguf"
     model = model_of("grouped")
-    about = gguf.About("small", 256, OURS.template)
-    gguf.write(model, weights_of(model), corpus.folder / "tokenizer.json", file, "F32", about)
+    weights, template = weights_of(model), OURS.template
+    portable = portable_of(model, weights, corpus.tokenizer, 256, chat_template=template)
+    write(file, portable, "F32")
     return file
 
 

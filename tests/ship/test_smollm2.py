@@ -15,16 +15,16 @@ from chats import chat, write_chats
 from windtunnel.data.build import build
 from windtunnel.data.chat_format import Message
 from windtunnel.data.readers import Documents
-from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.data.windows import Windows
 from windtunnel.family.sft import Asked, sft
 from windtunnel.recipe import dump
-from windtunnel.ship import gguf
 from windtunnel.ship.chat import OwnModel, Sampling
 from windtunnel.ship.export import export
-from windtunnel.ship.gguf import Imported
+from windtunnel.ship.forward import log_probabilities
+from windtunnel.ship.gguf.model import read, write
+from windtunnel.ship.held_out import ODD_LINES
 from windtunnel.ship.import_model import import_model
-from windtunnel.ship.verify import ODD_LINES, log_probabilities
+from windtunnel.ship.portable import PortableModel
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import load_model, train
@@ -73,12 +73,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(file: Path) -> Imported:
-    return gguf.read(file)
+def model(file: Path) -> PortableModel:
+    return read(file)
 
 
-def test_our_forward_pass_knows_where_paris_is(model: Imported) -> None:
-    tokenizer = Tokenizer(model.tokenizer)
+def test_our_forward_pass_knows_where_paris_is(model: PortableModel) -> None:
+    tokenizer = model.tokenizer
     ids = [
         *tokenizer.encode("The capital of France is").tolist(),
         *tokenizer.encode(" Paris").tolist(),
@@ -88,7 +88,7 @@ def test_our_forward_pass_knows_where_paris_is(model: Imported) -> None:
     )
 
 
-def test_what_it_says_of_itself(model: Imported) -> None:
+def test_what_it_says_of_itself(model: PortableModel) -> None:
     found = model.model
     assert (found.width, found.depth, found.ffn, found.heads, found.kv_heads) == (
         576,
@@ -97,28 +97,25 @@ def test_what_it_says_of_itself(model: Imported) -> None:
         9,
         3,
     )
-    assert (found.vocab, found.tied, found.rope_base, model.about.context) == (
+    assert (found.vocab, found.tied, found.rope_base, model.context) == (
         49152,
         True,
         100_000,
         8192,
     )
-    assert found.parametrization == "standard" and "<|im_start|>" in model.about.chat_template
+    assert found.parametrization == "standard" and "<|im_start|>" in model.chat_template
 
 
-def test_written_again_llama_cpp_agrees(model: Imported, file: Path, tmp_path: Path) -> None:
-    from windtunnel.ship.engine import LlamaCpp
+def test_written_again_llama_cpp_agrees(model: PortableModel, file: Path, tmp_path: Path) -> None:
+    from windtunnel.ship.llama_cpp import LlamaCpp
 
-    (tmp_path / "tokenizer.json").write_bytes(model.tokenizer)
-    tokenizer = Tokenizer(model.tokenizer)
+    tokenizer = model.tokenizer
     ids = tokenizer.encode(TEXT).astype(np.int64)[None]
     ours = log_probabilities(model.model, model.weights, ids)
     found = {}
     for kind in ("F32", "Q4_1"):
         written = tmp_path / f"{kind}.gguf"
-        gguf.write(
-            model.model, model.weights, tmp_path / "tokenizer.json", written, kind, model.about
-        )
+        write(written, model, kind)
         with LlamaCpp(written, 512, exact=True) as engine:
             found[kind] = engine.log_probabilities(ids)
             lines = [*ODD_LINES, *TEXT.split("\n")]
@@ -138,7 +135,7 @@ def test_it_answers(file: Path) -> None:
         pieces: list[str] = []
         question = "Write one sentence about the sea."
         answer = who.answer(
-            [{"role": "user", "content": question}], Sampling(0, 1, 0, 40), pieces.append
+            [{"role": "user", "content": question}], Sampling(temperature=0, most=40), pieces.append
         )
     assert "".join(pieces) == answer
     assert "sea" in answer.lower() or "ocean" in answer.lower()
@@ -198,4 +195,6 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))
     question: list[Message] = [{"role": "user", "content": "What is 2 plus 2?"}]
-    assert "4" in OwnModel(run).answer(question, Sampling(0, 1, 0, 24), lambda piece: None)
+    assert "4" in OwnModel(run).answer(
+        question, Sampling(temperature=0, most=24), lambda piece: None
+    )

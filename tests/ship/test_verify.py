@@ -2,24 +2,25 @@
 so.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ship_models import logits_of, model_of, weights_of
+from ship_models import logits_of, model_of, portable_of, weights_of
 
 from windtunnel.data.build import build
 from windtunnel.data.readers import Documents
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.ship import gguf
-from windtunnel.ship.verify import ODD_LINES, Agreement, bits_per_byte, held_out, log_probabilities
+from windtunnel.ship.forward import log_probabilities
+from windtunnel.ship.gguf.model import write
+from windtunnel.ship.held_out import ODD_LINES, documentation, held_out
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.verify import verify
 
 MODEL = model_of("grouped")
 WEIGHTS = weights_of(MODEL)
-FINE = Agreement("gguf F32", "an engine", 2000, 1e-5, 1e-6, 2.0, 1e-6, 5e-4, None, 100, 0)
 
 
 def test_our_log_probabilities_are_those_of_the_decoder() -> None:
@@ -38,16 +39,9 @@ def test_llama_cpp_scores_every_kind_of_token(tmp_path: Path, corpus: Corpus) ->
     does its server report by itself.
     """
     pytest.importorskip("xllamacpp")
-    from windtunnel.ship.engine import LlamaCpp
+    from windtunnel.ship.llama_cpp import LlamaCpp
 
-    gguf.write(
-        MODEL,
-        WEIGHTS,
-        corpus.folder / "tokenizer.json",
-        tmp_path / "x.gguf",
-        "F32",
-        gguf.About("x", 128),
-    )
+    write(tmp_path / "x.gguf", portable_of(MODEL, WEIGHTS, corpus.tokenizer, 128), "F32")
     tokenizer = corpus.tokenizer
     texts = ["naïve 日本語 🙂 then wind", "wind <end> sel", "日本", ""]
     ids = [part for text in texts for part in (*tokenizer.encode(text).tolist(), tokenizer.eos)]
@@ -90,24 +84,24 @@ def test_lines_are_those_of_documents(tmp_path: Path) -> None:
 
 def test_bits_a_byte(corpus: Corpus) -> None:
     held = held_out(corpus, 64, 100, 10)
-    assert bits_per_byte(np.full(held.bytes, -np.log(2)), held) == pytest.approx(1)
+    assert held.bits_per_byte(np.full(held.bytes, -np.log(2))) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"max_difference": 6e-4},
-        {"max_difference": float("nan")},
-        {"wrong_lines": 1},
-        {"most": None, "most_change": 0.01, "bits_per_byte_change": -0.03},
-    ],
-)
-def test_what_is_off_is_not_good(fault: dict[str, float]) -> None:
-    assert FINE.good and not replace(FINE, **fault).good  # type: ignore[arg-type]
+def test_the_documentation_stands_in_for_a_corpus(corpus: Corpus) -> None:
+    held = documentation(corpus.tokenizer, 64)
+    assert held.windows.shape[1] == 64 and held.tokens >= 2000
+    assert len(held.lines) == 1000 and held.lines[: len(ODD_LINES)] == ODD_LINES
 
 
-def test_an_agreement_reads_as_one_line() -> None:
-    assert str(FINE) == (
-        "gguf F32: an engine: |difference| of 2,000 held-out log-probabilities: max 1e-05 (at most 0.0005), "
-        "mean 1e-06; 2.0000 bits/byte +1e-06; ids of 100 of 100 lines are ours"
-    )
+def test_the_bounds_are_those_of_the_layout(tmp_path: Path, corpus: Corpus) -> None:
+    held = held_out(corpus, 32, 300, 20)
+    portable = portable_of(MODEL, WEIGHTS, corpus.tokenizer)
+    layout = LAYOUTS["minicpm"]
+    for dtype, bound in layout.bounds.items():
+        (tmp_path / dtype).mkdir()
+        path = layout.write(tmp_path / dtype, portable, dtype)
+        found = verify(layout, dtype, path, portable, held)
+        assert (found.most, found.most_change) == (bound.difference, bound.change)
+        assert found.good and found.engine == "read back by windtunnel"
+    exact = verify(layout, "fp32", tmp_path / "bf16", portable, held)
+    assert not exact.good, "rounded weights are not exact"

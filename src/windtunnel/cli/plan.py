@@ -1,9 +1,8 @@
 """`windtunnel plan`: what to train with a budget, what to expect of it, and how sure that is."""
 
-import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,129 +15,162 @@ from windtunnel.recipe import PARAMETRIZATIONS
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
     from windtunnel.plan.evidence import Evidence
+    from windtunnel.plan.request import Request
+    from windtunnel.results.plan import Audit, PlanResult, Training, WeighedLaw
 
 _LEVELS = {"stop": "STOP", "caution": "care", "note": "note"}
+_TOLD = 0.005  # of the prediction: laws that weigh less are not listed
 
 
 @app.command()
 def plan(
-    flops: Annotated[str | None, typer.Option(help="Training FLOPs, such as 1e18.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Hours of training on --device.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="h100, a100, cpu and so on; cpu: as fast as the lab's runs.")
+    flops: Annotated[
+        str | None, typer.Option(help="Training FLOPs to spend, such as 1e18.")
     ] = None,
-    gpus: Annotated[int, typer.Option(help="How many of the device.", min=1)] = 1,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Hours of training to spend, on the device that --device names."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="The device to train on: h100, a100, rtx4090 and so on, or cpu, which is as fast "
+            "as the lab's own runs were."
+        ),
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="How many of these devices.", min=1)] = 1,
     mfu: Annotated[
         str | None,
-        typer.Option(help="Share of the device's peak that training reaches, such as 35%."),
+        typer.Option(
+            help="The share of the device's peak that training reaches, such as 35%. Without it, "
+            "25% is assumed."
+        ),
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Of one device for an hour.", min=0)] = None,
+    price: Annotated[
+        float | None, typer.Option(help="The price of one device for an hour.", min=0)
+    ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Tokens in hand; with a size: to train it on.")
+        str | None,
+        typer.Option(
+            help="The tokens that you have, such as 20M. With a size: the tokens to train it on."
+        ),
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option(help="How often the tokens in hand may be read.")
+        float | None, typer.Option(help="How many times the tokens that you have may be read.")
     ] = None,
     params: Annotated[
-        str | None, typer.Option(help="Parameters without embeddings, such as 20M.")
+        str | None,
+        typer.Option(help="The size to train: parameters without embeddings, such as 20M."),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(help="WIDTHxDEPTH instead of a number of parameters.")
+        str | None,
+        typer.Option(help="The size to train as width x depth, such as 64x4, instead of --params."),
     ] = None,
     fit_device: Annotated[
         str | None,
         typer.Option(
-            help="What the model must fit with a full cache: 500MB, 2GB, phone-6gb and so on."
+            help="What the model must fit once it is trained, with the cache of a full context: "
+            "bytes such as 500MB or 2GB, or a device such as phone-6gb."
         ),
     ] = None,
-    quantisation: Annotated[str, typer.Option(help="For --fit-device: f32, f16, q8 or q4.")] = "q4",
+    quantisation: Annotated[
+        str, typer.Option(help="How its weights are held there: f32, f16, q8 or q4.")
+    ] = "q4",
     corpus: Annotated[
-        str | None, typer.Option(help="A corpus of the lab; else the one of the study.")
+        str | None,
+        typer.Option(help="The corpus of the lab to train on. Without it, the study's."),
     ] = None,
     study: Annotated[
-        str, typer.Option(help="The lab's study that the laws are fitted to.")
+        str, typer.Option(help="The study of the lab that the laws are fitted to.")
     ] = "scaling",
     table: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Instead: a CSV with params, tokens, loss, and lr and batch if known."
+            "--from",
+            help="A CSV table to fit the laws to instead of a study: params, tokens and loss of "
+            "each run, and lr and batch where they are known.",
         ),
     ] = None,
     vocab: Annotated[
-        int | None, typer.Option(help="Vocabulary, where no corpus says it.", min=2)
+        int | None,
+        typer.Option(help="The size of the vocabulary, where no corpus gives it.", min=2),
     ] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of a window.", min=2)] = None,
+    context: Annotated[
+        int | None, typer.Option(help="The context to train with, in tokens.", min=2)
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Another base rate than the laws were measured with.")
+        float | None,
+        typer.Option(
+            help="A base learning rate other than the one that the laws were measured with."
+        ),
     ] = None,
     parametrization: Annotated[
         str | None,
         typer.Option(
-            help=f"Parametrization of the model: {PARAMETRIZATIONS.listed}; "
-            "if not given, that of the runs in the fit."
+            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that of "
+            "the runs in the fit."
         ),
     ] = None,
     audit: Annotated[
-        str | None, typer.Option(help="A trained run of a plan: add predicted against got.")
+        str | None,
+        typer.Option(help="A trained run of a plan: compare the prediction with what it reached."),
     ] = None,
-    name: Annotated[str, typer.Option(help="A name for the plan.")] = "",
+    name: Annotated[
+        str, typer.Option(help="A name for the plan. Without it, the budget is the name.")
+    ] = "",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Say what to train with a budget, what loss to expect, and how sure that is; write a recipe
-    for `train`.
+    """Plan a run: what to train with a budget, the loss to expect, and how sure that is.
 
-    Exit code 1: no-go.
+    The plan is a recipe that `windtunnel train` runs as it is, and a report of where each number
+    came from. Give a budget (--flops, --hours or --tokens), a size (--params or --shape), a device
+    that the model must fit (--fit-device), or several of these. Exit code 1: the plan is a no-go.
     """
+    from windtunnel.plan.record import read_plan
+
     if name and (Path(name).name != name or name.startswith(".")):
-        raise InputError(f"--name {name}: expected a plain name")
+        raise InputError(f"--name {name}: expected a plain name, without slashes")
     if audit is not None:
         folder = _audit(lab, audit, name)
     else:
-        asked = {
-            "flops": _number("--flops", flops),
-            "hours": _above_zero("--hours", hours),
-            "device": device,
-            "devices": gpus,
-            "share": _share(mfu),
-            "price": price,
-            "tokens": number_of("--tokens", tokens),
-            "epochs": _above_zero("--epochs", epochs),
-            "params": number_of("--params", params),
-            "shape": size_of("--shape", shape) if shape else None,
-            "quantisation": quantisation,
-            "corpus": corpus,
-            "vocab": vocab,
-            "context": context,
-            "lr": _above_zero("--lr", lr),
-            "parametrization": parametrization,
-            "name": name,
-        }
-        folder = _plan(lab, asked, fit_device, study, table)
-    content = json.loads((folder / "plan.json").read_text())
+        from windtunnel.plan.devices import QUANTISATIONS, bytes_of
+        from windtunnel.plan.request import Request
+
+        request = Request(
+            flops=_number("--flops", flops),
+            hours=_above_zero("--hours", hours),
+            device=_device(device),
+            devices=gpus,
+            share=_share(mfu),
+            price=price,
+            tokens=number_of("--tokens", tokens),
+            epochs=_above_zero("--epochs", epochs),
+            params=number_of("--params", params),
+            shape=size_of("--shape", shape) if shape else None,
+            bytes_served=bytes_of(fit_device) if fit_device else None,
+            quantisation=QUANTISATIONS.choose(quantisation, f"--quantisation {quantisation}").name,
+            corpus=corpus,
+            vocab=vocab,
+            context=context,
+            lr=_above_zero("--lr", lr),
+            parametrization=_parametrization(parametrization),
+            name=name,
+        )
+        folder = _plan(lab, request, study, table)
+    made = read_plan(folder)
     if as_json:
-        print(json.dumps(content))
+        print(made.to_json())
     else:
-        _print(content)
-    if content["go"] == "no-go" and audit is None:
+        _print(made)
+    if made.go == "no-go" and audit is None:
         raise typer.Exit(1)
 
 
-def _plan(
-    lab: Path, asked: dict[str, Any], fit_device: str | None, study: str, table: Path | None
-) -> Path:
-    from windtunnel.devices import device_named
-    from windtunnel.plan.devices import bytes_of, bytes_per_weight
+def _plan(lab: Path, request: "Request", study: str, table: Path | None) -> Path:
     from windtunnel.plan.evidence import from_lab, from_table
     from windtunnel.plan.plan import plan as make
-    from windtunnel.plan.request import Request
 
-    bytes_per_weight(asked["quantisation"])
-    if asked["parametrization"] is not None:
-        word_of("--parametrization", asked["parametrization"], PARAMETRIZATIONS)
-    if asked["device"] is not None:
-        asked["device"] = device_named(asked["device"], f"--device {asked['device']}").name
-    request = Request(bytes_served=bytes_of(fit_device) if fit_device else None, **asked)
     request.check()
     evidence = from_table(table) if table else from_lab(lab, study)
     return make(lab, evidence, request, _corpus(lab, request.corpus, evidence))
@@ -164,14 +196,21 @@ def _audit(lab: Path, reference: str, name: str) -> Path:
     return audit(lab, find_run(lab, reference), name)
 
 
+def _device(name: str | None) -> str | None:
+    from windtunnel.devices import device_named
+
+    return None if name is None else device_named(name, f"--device {name}").name
+
+
+def _parametrization(name: str | None) -> str | None:
+    return None if name is None else word_of("--parametrization", name, PARAMETRIZATIONS)
+
+
 def _number(option: str, text: str | None) -> float | None:
     if text is None:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and 1e6 <= value <= 1e30):
+    value = _float(text)
+    if not 1e6 <= value <= 1e30:
         raise InputError(f"{option} {text}: expected a number such as 1e18, between 1e6 and 1e30")
     return value
 
@@ -200,111 +239,128 @@ def _float(text: str) -> float:
         return math.nan
 
 
-def _print(plan: dict[str, Any]) -> None:
-    """A page: what to train, what to expect, how sure, what it costs, what could be wrong."""
-    shape, (low, high) = plan["shape"], plan["interval90"]
-    print(
-        f"train   {about(plan['params'])} parameters ({about(plan['params_total'])} with embeddings): "
-        f"{shape['width']} wide, {shape['depth']} deep, {shape['heads']} heads, vocabulary "
-        f"{shape['vocab']}"
-    )
-    epochs = (
-        f", {plan['epochs']:.2g} epochs"
-        if plan["epochs"] and abs(plan["epochs"] - 1) > 0.01
-        else ""
-    )
-    print(
-        f"        on {about(plan['tokens'])} tokens ({plan['tokens_per_param']:.3g} a parameter{epochs}): "
-        f"{plan['steps']:,} steps of {plan['batch_tokens']} tokens{_between(plan['batch_interval'])}"
-    )
-    print(
-        f"        lr {plan['lr']:g}, warm-up {about(plan['warmup_tokens'])}, {plan['decay_shape']} decay over the "
-        f"last {about(plan['decay_tokens'])} to {plan['floor']:g}, weight decay "
-        f"{plan['weight_decay']:g}"
-    )
-    print(
-        f"expect  loss {plan['loss']:.4f} nats/token; half the time between {plan['interval50'][0]:.4f} and "
-        f"{plan['interval50'][1]:.4f}, nine times in ten between {low:.4f} and {high:.4f}"
-    )
-    if audit := plan.get("audit"):
-        inside = "50%" if audit["inside50"] else "90%" if audit["inside90"] else None
-        print(
-            f"got     {audit['loss']:.4f} (run {audit['run']}): the plan was {audit['error']:+.2%} off, "
-            f"{f'inside its {inside} interval' if inside else 'OUTSIDE its 90% interval'}"
-        )
-    _print_sureness(plan)
+def _print(plan: "PlanResult") -> None:
+    """A page: what to train, what to expect, how sure that is, what it costs, what could be
+    wrong.
+    """
+    _print_recipe(plan)
+    _print_loss(plan)
     _print_cost(plan)
-    print(f"\n{plan['go'].upper()}" + (":" if plan["flags"] else ": nothing speaks against it"))
-    for flag in plan["flags"]:
-        print(f"  {_LEVELS[flag['level']]:5} {flag['text']}")
-    print(f"\nwindtunnel train {plan['recipe']}")
-
-
-def _print_sureness(plan: dict[str, Any]) -> None:
-    (fewest, most), beyond = plan["range_params"], plan["extrapolation"]
+    print()
     print(
-        f"sizes   from {about(fewest)} to {about(most)} parameters come within 0.5% of the best loss at this cost"
+        f"{plan.go.upper()}: {'' if plan.flags else 'nothing speaks against this plan.'}".rstrip()
     )
-    print(
-        f"reach   {beyond['params']:.2g} times the largest and {beyond['tokens']:.2g} times the longest run in the "
-        f"fit; by {_forms(plan['law']['candidates'])}"
+    for flag in plan.flags:
+        print(f"  {_LEVELS[flag.level]:5} {flag.text}")
+    print(f"\nwindtunnel train {plan.recipe}")
+
+
+def _say(label: str, *lines: str) -> None:
+    """A paragraph of the page: its label, and its lines beside it."""
+    for line in lines:
+        print(f"{label:7} {line}")
+        label = ""
+
+
+def _print_recipe(plan: "PlanResult") -> None:
+    shape, epochs, best = plan.shape, "", ""
+    if plan.epochs and abs(plan.epochs - 1) > 0.01:
+        epochs = f", {plan.epochs:.2g} epochs"
+    if plan.batch_interval:
+        low, high = plan.batch_interval
+        best = f" (the best batch is between {about(low)} and {about(high)})"
+    _say(
+        "train",
+        f"{about(plan.params)} parameters ({about(plan.params_total)} with embeddings): width "
+        f"{shape.width}, depth {shape.depth}, {shape.heads} heads, vocabulary {shape.vocab}",
+        f"on {about(plan.tokens)} tokens ({plan.tokens_per_param:.3g} per parameter{epochs}): "
+        f"{plan.steps:,} steps of {plan.batch_tokens} tokens{best}",
+        f"learning rate {plan.lr:g}, warm-up over {about(plan.warmup_tokens)} tokens, "
+        f"{plan.decay_shape} decay to {plan.floor:g} over the last {about(plan.decay_tokens)}, "
+        f"weight decay {plan.weight_decay:g}",
     )
 
 
-def _forms(candidates: list[dict[str, Any]]) -> str:
+def _print_loss(plan: "PlanResult") -> None:
+    (low50, high50), (low90, high90) = plan.interval50, plan.interval90
+    (fewest, most), reach = plan.range_params, plan.extrapolation
+    _say(
+        "expect",
+        f"a loss of {plan.loss:.4f} nats/token: half the time between {low50:.4f} and "
+        f"{high50:.4f}, nine times in ten between {low90:.4f} and {high90:.4f}",
+    )
+    if plan.audit:
+        _say("got", _got(plan.audit))
+    _say(
+        "sizes",
+        f"from {about(fewest)} to {about(most)} parameters come within 0.5% of the best loss at "
+        "this cost",
+    )
+    _say(
+        "reach",
+        f"{about(reach.params)} times the parameters of the largest and {about(reach.tokens)} "
+        "times the tokens of the longest run in the fit",
+    )
+    _say("laws", _forms(plan.law.candidates))
+
+
+def _got(audit: "Audit") -> str:
+    inside = "50%" if audit.inside50 else "90%"
+    where = f"inside its {inside} interval" if audit.inside90 else "OUTSIDE its 90% interval"
+    return (
+        f"a loss of {audit.loss:.4f} (run {audit.run}): the prediction was {audit.error:+.2%} off, "
+        f"{where}"
+    )
+
+
+def _forms(laws: "tuple[WeighedLaw, ...]") -> str:
+    """What share of the prediction each form has, whichever count of parameters it takes."""
     weights: dict[str, float] = {}
-    for candidate in candidates:
-        weights[candidate["form"]] = weights.get(candidate["form"], 0) + candidate["weight"]
-    told = sorted(
-        ((weight, form) for form, weight in weights.items() if weight >= 0.005), reverse=True
-    )
-    return ", ".join(f"{form} {weight:.0%}" for weight, form in told)
+    for law in laws:
+        weights[law.form] = weights.get(law.form, 0) + law.weight
+    told = [(weight, form) for form, weight in weights.items() if weight >= _TOLD]
+    return ", ".join(f"{form} {weight:.0%}" for weight, form in sorted(told, reverse=True))
 
 
-def _print_cost(plan: dict[str, Any]) -> None:
-    training, serving = plan["training"], plan["serving"]
-    print(
-        f"cost    {plan['flops']:.3g} FLOPs exactly, {plan['flops_6nd']:.3g} by 6ND{_hours(training)}; about "
-        f"{_bytes(training['bytes']['total'])} of memory"
+def _print_cost(plan: "PlanResult") -> None:
+    training, serving = plan.training, plan.serving
+    _say(
+        "cost",
+        f"{plan.flops:.3g} FLOPs of training ({plan.flops_6nd:.3g} by 6ND){_hours(training)}; "
+        f"about {_bytes(training.bytes.total)} of memory",
     )
-    sizes = serving["bytes"]
-    print(
-        f"serve   {_bytes(sizes['f16'])} in f16, {_bytes(sizes['q8'])} in q8, {_bytes(sizes['q4'])} in q4, and "
-        f"{_bytes(serving['cache_bytes'])} of cache; {serving['flops_per_token']:.3g} FLOPs a token"
+    sizes = {name: _bytes(size) for name, size in serving.bytes.items()}
+    _say(
+        "serve",
+        f"{sizes['f16']} in f16, {sizes['q8']} in q8, {sizes['q4']} in q4, and "
+        f"{_bytes(serving.cache_bytes)} of cache; {serving.flops_per_token:.3g} FLOPs per token",
     )
-    if plan["over_trained"]:
-        half = min(plan["over_trained"], key=lambda one: abs(one["serving"] - 0.5))
-        print(
-            f"smaller {about(half['params'])} parameters ({half['width']}x{half['depth']}) on "
-            f"{about(half['tokens'])} tokens: {half['serving']:.2f} of the cost to serve, {half['training']:.2f} of "
-            "the cost to train, and a loss within 0.5%"
+    if plan.over_trained:
+        half = min(plan.over_trained, key=lambda smaller: abs(smaller.serving - 0.5))
+        _say(
+            "smaller",
+            f"{about(half.params)} parameters ({half.width}x{half.depth}) on {about(half.tokens)} "
+            f"tokens come within 0.5% of the loss, at {half.serving:.2f} times the cost to serve "
+            f"and {half.training:.2f} times the cost to train",
         )
 
 
-def _hours(training: dict[str, Any]) -> str:
-    if training["hours"] is None:
+def _hours(training: "Training") -> str:
+    hours = training.hours
+    if hours is None:
         return ""
-    hours = training["hours"]
-    time = (
-        f"{hours * 60:.3g} minutes"
-        if hours < 1
-        else f"{hours:,.3g} hours"
-        if hours < 1000
-        else f"{hours:,.0f} hours"
-    )
-    share = f" at {training['share']:.0%} of the peak" if training["share"] else ""
-    cost = f", {training['cost']:,.2f} to pay" if training["cost"] is not None else ""
-    return f": {time} on {training['devices']} {training['device']}{share}{cost}"
-
-
-def _between(interval: list[float] | None) -> str:
-    return f" (best between {about(interval[0])} and {about(interval[1])})" if interval else ""
+    if hours < 1:
+        time = f"{hours * 60:.3g} minutes"
+    else:
+        time = f"{hours:,.3g} hours" if hours < 1000 else f"{hours:,.0f} hours"
+    share = f" at {training.share:.0%} of the peak" if training.share else ""
+    cost = f", {training.cost:,.2f} to pay" if training.cost is not None else ""
+    return f": {time} on {training.devices} {training.device}{share}{cost}"
 
 
 def _bytes(size: float) -> str:
-    return (
-        f"{about(size)}B".replace("kB", " kB")
-        .replace("MB", " MB")
-        .replace("BB", " GB")
-        .replace("TB", " TB")
-    )
+    """`1.67 MB`, `2.1 GB`."""
+    number = about(size).replace("B", "G")
+    if number[-1].isalpha():
+        return f"{number[:-1]} {number[-1]}B"
+    return f"{number} B"

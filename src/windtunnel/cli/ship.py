@@ -1,6 +1,5 @@
 """`windtunnel export` and `import`: models out to other tools, and in from them."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,32 +8,51 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
+from windtunnel.ship.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from windtunnel.train.run import Run
 
 
+def _layouts_help() -> str:
+    """`hf (a Granite model, ...), minicpm (...)`."""
+    listed = [f"{layout.name} ({layout.help})" for layout in LAYOUTS.values()]
+    return f"The layout to write: {'; '.join(listed)}."
+
+
+def _dtypes_help() -> str:
+    """The types of numbers, with the layouts that have the same ones named together."""
+    layouts: dict[tuple[str, ...], list[str]] = {}
+    for layout in LAYOUTS.values():
+        layouts.setdefault(layout.dtypes, []).append(layout.name)
+    listed = [f"{', '.join(dtypes)} for {', '.join(names)}" for dtypes, names in layouts.items()]
+    return f"How the numbers are kept: {'; '.join(listed)}. By default the first of them."
+
+
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="A run's id (or its beginning), name or path.")],
-    to: Annotated[str | None, typer.Option(help="hf, minicpm, llama or gguf.")] = None,
+    run: RunName,
+    to: Annotated[str | None, typer.Option(help=_layouts_help())] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A folder to make; else one below LAB/exports.")
+        Path | None,
+        typer.Option(help="The folder to make; by default a new one in LAB/exports."),
     ] = None,
     at: Annotated[
-        str | None, typer.Option(help="Tokens of a checkpoint, such as 20M; else the last one.")
+        str | None,
+        typer.Option(help="Export the checkpoint at this many tokens, such as 20M, not the last."),
     ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="fp32 (if not given), bf16 or fp16; for gguf F32, F16, Q8_0, ...")
-    ] = "",
+    dtype: Annotated[str, typer.Option(help=_dtypes_help(), show_default=False)] = "",
     table: Annotated[
-        bool, typer.Option("--table", help="Instead: GGUF in every precision, each measured.")
+        bool,
+        typer.Option(
+            "--table", help="Instead of --to: write GGUF in every precision, and measure each."
+        ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an export that is there.")
+        bool, typer.Option("--overwrite", help="Replace the export that is in the folder.")
     ] = False,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -43,64 +61,50 @@ def export(
     from windtunnel.train.run import find_run
 
     if (to is None) != table:
-        raise InputError("expected either --to hf|minicpm|llama|gguf or --table")
+        raise InputError(f"expected either --to {'|'.join(LAYOUTS)} or --table")
     if to is None:
         _export_table(find_run(lab, run), out, overwrite, as_json)
         return
-    from windtunnel.ship.export import Off, To, dtypes
+    from windtunnel.ship.export import Disagreement
     from windtunnel.ship.export import export as write
 
-    layout = word_of("--to", to, To)
-    kinds = {kind.lower(): kind for kind in dtypes(layout)}
-    if dtype and dtype.lower() not in kinds:
-        raise InputError(
-            f"--dtype {dtype}: expected one of {', '.join(kinds.values())} for --to {to}"
-        )
     position = None if at is None else parse_tokens(at)
     try:
-        done = write(
-            find_run(lab, run), layout, out, position, kinds.get(dtype.lower(), ""), overwrite
-        )
-    except Off as error:
+        made = write(find_run(lab, run), to, out, position, dtype, overwrite)
+    except Disagreement as error:
         print(f"windtunnel: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
-        fields = {"path": str(done.path), "to": done.to, "dtype": done.dtype, "tokens": done.tokens}
-        print(json.dumps(fields | {"agreement": dataclasses.asdict(done.agreement)}))
-    else:
-        print(
-            f"{done.path}: {done.to} in {done.dtype}, of {about(done.tokens)} tokens\n{done.agreement}"
-        )
+        print(made.to_json())
+        return
+    print(f"{made.path}: {made.to} in {made.dtype}, at {about(made.tokens)} tokens")
+    print(made.agreement)
 
 
 def _export_table(run: "Run", out: Path | None, overwrite: bool, as_json: bool) -> None:
     from windtunnel.ship.export import export_table
-    from windtunnel.ship.quantise import markdown
+    from windtunnel.ship.precisions import markdown
 
-    folder, rows = export_table(run, out, overwrite)
+    rows = export_table(run, out, overwrite)
     if as_json:
-        print(
-            json.dumps(
-                [dataclasses.asdict(row) | {"file": str(folder / row.file.name)} for row in rows]
-            )
-        )
+        print(json.dumps([row.model_dump(mode="json") for row in rows], indent=1))
     else:
-        print(f"{markdown(rows)}\n\n{folder}")
+        print(f"{markdown(rows)}\n\n{rows[0].file.parent}")
 
 
 @app.command("import")
 def import_(
     source: Annotated[
         Path,
-        typer.Argument(help="A checkpoint's folder (MiniCPM, Llama, Granite), or a GGUF file."),
+        typer.Argument(help="A checkpoint's folder (MiniCPM, Llama or Granite), or a GGUF file."),
     ],
     name: Annotated[
-        str | None, typer.Option(help="A name for the run; else the model's own.")
+        str | None, typer.Option(help="A name for the new run; by default the model's own.")
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Take a model from elsewhere as a stem of the lab, to branch from or to export."""
+    """Take a model from elsewhere as a stem of the lab, to branch it or to export it."""
     from windtunnel.ship.import_model import import_model
 
     made = import_model(source, lab, name)
@@ -109,10 +113,12 @@ def import_(
         return
     model = made.recipe.model
     print(
-        f"{made.id} {made.recipe.name}: {model.width} wide, {model.depth} deep, vocabulary {model.vocab}, context "
-        f"{made.recipe.data.context}; {made.path}"
+        f"{made.id} {made.recipe.name}: {model.width} wide, {model.depth} deep, vocabulary "
+        f"{model.vocab}, context {made.recipe.data.context}; {made.path}"
     )
     print(
-        f"its text: `windtunnel corpus build NAME SOURCE=PATH --tokenizer {made.id} --lab {lab}`\n"
-        f"then: `windtunnel branch {made.id} --at 0 --decay 1M --corpus NAME --lr 3e-4 --lab {lab}`"
+        "To train on it, build a corpus of your text with its tokenizer:\n"
+        f"    windtunnel corpus build NAME SOURCE=PATH --tokenizer {made.id} --lab {lab}\n"
+        "and then branch it:\n"
+        f"    windtunnel branch {made.id} --at 0 --decay 1M --corpus NAME --lr 3e-4 --lab {lab}"
     )

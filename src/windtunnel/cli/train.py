@@ -13,7 +13,7 @@ from windtunnel.cli.display import display, stopping
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, Shape, number_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
-from windtunnel.recipe import DECAY_SHAPES
+from windtunnel.recipe import DECAY_SHAPES, RESULTS_VERSION
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -114,7 +114,9 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     """The runs of a lab as a tree of stems and branches."""
     from windtunnel.train.run import list_runs
 
-    found = [run.summary() for run in list_runs(lab)]
+    there = list_runs(lab)
+    found = [run.summary() for run in there]
+    _say_what_is_old(there)
     if as_json:
         print(json.dumps([one.model_dump(mode="json") for one in found]))
         return
@@ -128,6 +130,19 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     known = {one.id for one in found}
     for root in [one for one in found if one.parent not in known]:
         _print_tree(root, children, "", "")
+
+
+def _say_what_is_old(there: "list[Run]") -> None:
+    """What the ids of an earlier release mean now, on stderr."""
+    old = sum(run.results_version < RESULTS_VERSION for run in there)
+    if not old:
+        return
+    were, one = ("run was", "it") if old == 1 else ("runs were", "one of them")
+    print(
+        f"{old} {were} made by an earlier release, and can be listed, branched and exported; "
+        f"asking for {one} again trains it anew, under a new id",
+        file=sys.stderr,
+    )
 
 
 def _print_tree(

@@ -1,8 +1,8 @@
-"""How a conversation becomes tokens: one format a tokenizer, as a template that engines read and
-as ids to train on and to sample from. All say the same.
+"""How a conversation becomes tokens: each tokenizer has one format, as a template that engines read
+and as ids to train on and to sample from, which agree.
 
-The content of a message never makes a special token: whoever writes `<|assistant|>` writes
-thirteen characters.
+The content of a message never becomes a special token: whoever writes `<|assistant|>` in a message
+has written thirteen characters.
 """
 
 from collections.abc import Sequence
@@ -18,37 +18,49 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Message(TypedDict):
+    """One turn of a conversation, as chat templates have it."""
+
     role: Role
     content: str
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """`opening`: the text before a message of each role, a special token and perhaps plain text
-    behind it; `closing`: the special token behind every message, and `after`, plain text behind
-    that.
-    """
+    """What is written around the messages of a conversation."""
 
     opening: dict[str, tuple[str, str]]
+    """By role, what comes before a message: a special token, and plain text that may be empty."""
     closing: str
+    """The special token after every message."""
     after: str = ""
+    """Plain text after that."""
+
+    @property
+    def special(self) -> set[str]:
+        """The special tokens that a tokenizer must have."""
+        return {token for token, _ in self.opening.values()} | {self.closing}
 
     @property
     def template(self) -> str:
         """The Jinja template that transformers and llama.cpp read, as text."""
-        roles = "".join(
-            f"{{%- {'if' if i == 0 else 'elif'} message['role'] == '{role}' %}}{{{{ {_quoted(token + text)} }}}}"
-            for i, (role, (token, text)) in enumerate(self.opening.items())
-        )
+        branches = []
+        for role, (token, text) in self.opening.items():
+            word = "elif" if branches else "if"
+            condition = f"{{%- {word} message['role'] == '{role}' %}}"
+            branches.append(f"{condition}{{{{ {_quoted(token + text)} }}}}")
         reply = _quoted("".join(self.opening["assistant"]))
         return (
-            f"{{%- for message in messages %}}{roles}{{%- endif %}}"
+            f"{{%- for message in messages %}}{''.join(branches)}{{%- endif %}}"
             f"{{{{ message['content'] + {_quoted(self.closing + self.after)} }}}}{{%- endfor %}}"
             f"{{%- if add_generation_prompt %}}{{{{ {reply} }}}}{{%- endif %}}"
         )
 
+    def fits(self, tokenizer: Tokenizer) -> bool:
+        """Whether the tokenizer has all special tokens of this format."""
+        return all(tokenizer.has(token) for token in self.special)
+
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation, up to where the answer begins."""
+        """The ids of a conversation, up to where the assistant's answer begins."""
         token, text = self.opening["assistant"]
         return [
             *self.render(tokenizer, messages)[0].tolist(),
@@ -59,21 +71,25 @@ class ChatFormat:
     def render(
         self, tokenizer: Tokenizer, messages: Sequence[Message]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of a whole conversation, int64 (n,), and which of them the assistant says, bool
-        (n,): the content of its messages and the token that closes them.
+        """The ids of a whole conversation, int64 (n,), and which of them a model learns to say,
+        bool (n,): the content of the assistant's messages and the token that closes each.
         """
+        closing = np.array([tokenizer.id(self.closing)])
+        after = tokenizer.encode(self.after)
         parts: list[tuple[np.ndarray, bool]] = []
-        closing, after = np.array([tokenizer.id(self.closing)]), tokenizer.encode(self.after)
         for message in messages:
             token, text = self.opening[message["role"]]
             said = message["role"] == "assistant"
-            # what the assistant says is encoded by itself: so it was said, behind the opening
+            # The assistant's words are encoded apart from the opening, as they are when a model
+            # says them after it.
             texts = [text, message["content"]] if said else [text + message["content"]]
             *opened, content = tokenizer.encode_batch(texts)
-            parts += [(np.array([tokenizer.id(token)]), False), *((ids, False) for ids in opened)]
+            parts.append((np.array([tokenizer.id(token)]), False))
+            parts += [(ids, False) for ids in opened]
             parts += [(content, said), (closing, said), (after, False)]
-        learnt = [np.full(len(ids), said) for ids, said in parts]
-        return np.concatenate([ids.astype(np.int64) for ids, _ in parts]), np.concatenate(learnt)
+        ids = np.concatenate([part.astype(np.int64) for part, _ in parts])
+        learnt = np.concatenate([np.full(len(part), said) for part, said in parts])
+        return ids, learnt
 
 
 OURS = ChatFormat({role: (f"<|{role}|>", "") for role in ("user", "assistant", "system")}, END)
@@ -85,21 +101,21 @@ CHATML = ChatFormat(
 
 
 def format_of(tokenizer: Tokenizer) -> ChatFormat:
-    """The format whose special tokens this tokenizer has. Raises InputError where it has none's."""
-    for known in (OURS, CHATML):
-        needed = {token for token, _ in known.opening.values()} | {known.closing}
-        if all(_knows(tokenizer, token) for token in needed):
-            return known
-    raise InputError(
-        "this tokenizer has no special tokens for a conversation, such as <|user|> and <|assistant|>"
-    )
+    """The format whose special tokens this tokenizer has. Raises InputError where it has those of
+    none.
+    """
+    known = find_format(tokenizer)
+    if known is None:
+        raise InputError(
+            "this tokenizer has no special tokens for a conversation, such as <|user|> and "
+            "<|assistant|>"
+        )
+    return known
 
 
-def _knows(tokenizer: Tokenizer, token: str) -> bool:
-    try:
-        return tokenizer.id(token) >= 0
-    except InputError:
-        return False
+def find_format(tokenizer: Tokenizer) -> ChatFormat | None:
+    """The first format whose special tokens this tokenizer has, if any."""
+    return next((form for form in (OURS, CHATML) if form.fits(tokenizer)), None)
 
 
 def _quoted(text: str) -> str:

@@ -114,6 +114,10 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def has(self, token: str) -> bool:
+        """Whether there is a token of this name."""
+        return self._fast.token_to_id(token) is not None
+
     def id(self, token: str) -> int:
         """The id of one token by its name, for instance `<|user|>`."""
         found = self._fast.token_to_id(token)

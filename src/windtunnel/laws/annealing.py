@@ -1,10 +1,11 @@
 """The loss under any schedule of the learning rate, from a few runs whose schedule is known: a
-decay gets a price before it is run. Both are a power of the area under the rate, less what
+decay gets a price before it is run. Each law is a power of the area under the rate, less what
 annealing gives, summed over the changes of the rate:
 
-    Tissue et al. (arXiv 2408.11029)    L = L0 + A S^-alpha - C S2,  S2 a sum of the drops with a fading memory
-    multi-power (arXiv 2503.12811)      L = L0 + A S^-alpha - B sum_k (eta_{k-1} - eta_k) G(eta_k^-gamma S_k),
-                                        G(x) = 1 - (1 + C x)^-beta
+    Tissue et al. (arXiv 2408.11029)    L = L0 + A S^-alpha - C S2
+                                        S2 a sum of the drops with a fading memory
+    multi-power (arXiv 2503.12811)      L = L0 + A S^-alpha - B sum_k drop_k G(eta_k^-gamma S_k)
+                                        drop_k = eta_{k-1} - eta_k,  G(x) = 1 - (1 + C x)^-beta
 
 S is the area under the rate from the very start, S_k that from change k on. The rises of the
 warm-up are in the sum: they count against the run. Positions are in steps or in tokens, whatever
@@ -17,30 +18,57 @@ further than in proportion. Nine published schedules of one size, fitted togethe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import least_squares, minimize
 
-from windtunnel.laws.schedule import Array, Curve, Schedule, Terms, terms_of
+from windtunnel.laws.loss import Array
+from windtunnel.laws.named import Named
+from windtunnel.laws.schedule import Curve, Schedule, Terms, terms_of
 
 DELTA = 1e-3  # of the Huber loss on the logarithm of the loss, as the multi-power law was published
-_STARTS = 4
 POWERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
+_STARTS = 4  # best points of the grid from which an optimiser starts
 _AGREE = 1e-6  # relative, of the objectives of two optimisers
 _NOTHING = 1e-15  # an objective that is zero but for rounding
 _LEAST_LOSS = 1e-3
+_LEAST_GAIN = 1e-3  # of a start, where least squares find none
 _ON_BOUND = 1e-6
 _NO_RATE = 1e-60  # below it a rate is as good as zero; then no area comes either
+_ALPHAS = (0.25, 0.5, 1.0)  # of the starts
+# Bounds of (L0, log A, log alpha, log gain), in units of the curves.
+_LOWEST, _HIGHEST = np.array([-np.inf, -30, -4, -30]), np.array([np.inf, 30, 2, 30])
 
 
-class _Law:
-    """L0 + A S^-alpha - gain sum(drop * share): the share of a drop's gain that has come."""
+@dataclass(frozen=True, kw_only=True)
+class AnnealingLaw:
+    """L0 + A S^-alpha - gain sum(drop * share): the share of a drop's gain that has come.
+
+    How that share grows is the law's shape, of one or more parameters. A fit takes lengths in
+    units of `area / rate`, areas in units of `area` and rates in units of `rate`.
+    """
+
+    starts: ClassVar[Array]  # (starts, shape): where a fit begins
+    lowest: ClassVar[Array]  # (shape,)
+    highest: ClassVar[Array]  # (shape,)
 
     L0: float
     A: float
     alpha: float
-    power: float
+    power: float = 1.0
+
+    @classmethod
+    def of_shape(cls, shape: Array, gain: float, area: float, rate: float, **level: float) -> Self:
+        """From the parameters of its shape (shape,) in these units; `level`: L0, A, alpha and
+        power, in units of 1 like `gain`.
+        """
+        raise NotImplementedError
+
+    def shape_in(self, area: float, rate: float) -> Array:
+        """The parameters of its shape (shape,) in these units."""
+        raise NotImplementedError
 
     @property
     def gain(self) -> float:
@@ -48,10 +76,9 @@ class _Law:
         raise NotImplementedError
 
     def share(self, rate: Array, distance: Array, delay: Array) -> tuple[Array, list[Array]]:
-        """From 0 to 1, (n, m), for drops to `rate` (m,); and its slopes in the parameters of the
-        law's shape.
-
-        Those are (log C, log beta, gamma) of the multi-power law, (log memory,) of Tissue's.
+        """From 0 to 1, (n, m), for m drops to `rate` (m,) since which the run has covered the area
+        `distance` (n, m) and the length `delay` (n, m); and its slopes in the parameters of the
+        shape, (n, m) each.
         """
         raise NotImplementedError
 
@@ -62,7 +89,7 @@ class _Law:
         position = np.atleast_1d(np.asarray(position, float))
         terms = terms_of(schedule, position, self.power)
         share, _ = self.share(terms.rate, terms.distance, terms.delay)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore"):  # no area yet: an infinite loss
             return self.L0 + self.A * terms.progress**-self.alpha - self.gain * (share @ terms.drop)
 
     def error(self, curve: Curve) -> float:
@@ -70,49 +97,80 @@ class _Law:
         return float(np.abs(self.at(curve.schedule, curve.position) - curve.loss).mean())
 
 
-@dataclass(frozen=True)
-class Tissue(_Law):
+@dataclass(frozen=True, kw_only=True)
+class Tissue(AnnealingLaw):
     """A drop's gain fades in with time: S2 = sum_k drop_k memory (1 - exp(-(t - k)/memory)).
 
-    `memory` is in positions: where those are steps, the published lambda is exp(-1/memory).
+    `memory` is in positions: where those are steps, the published lambda is exp(-1/memory). The
+    shape is (log memory,).
     """
 
-    L0: float
-    A: float
-    alpha: float
+    starts = np.log([[0.01], [0.03], [0.1], [0.3]])
+    lowest = np.array([-8.0])
+    highest = np.array([4.0])
+
     C: float
     memory: float
-    power: float = 1.0
+
+    @classmethod
+    def of_shape(cls, shape: Array, gain: float, area: float, rate: float, **level: float) -> Self:
+        """From (log memory,)."""
+        memory = float(np.exp(shape[0]) * area / rate)
+        return cls(C=gain / memory, memory=memory, **level)
+
+    def shape_in(self, area: float, rate: float) -> Array:
+        """(log memory,)."""
+        return np.log([self.memory * rate / area])
 
     @property
     def gain(self) -> float:
+        """C times the memory."""
         return self.C * self.memory
 
     def share(self, rate: Array, distance: Array, delay: Array) -> tuple[Array, list[Array]]:
+        """1 - exp(-delay / memory)."""
         left = np.exp(-delay / self.memory)
         return 1 - left, [-delay / self.memory * left]
 
 
-@dataclass(frozen=True)
-class MultiPower(_Law):
+@dataclass(frozen=True, kw_only=True)
+class MultiPower(AnnealingLaw):
     """A drop's gain comes as a power of the area since, and later for a drop to a lower rate:
-    there area is slow.
+    there area is slow. The shape is (log C, log beta, gamma).
     """
 
-    L0: float
-    A: float
-    alpha: float
+    starts = np.array(
+        [[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]
+    )
+    lowest = np.array([-8.0, -4.0, -0.5])
+    # With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to
+    # almost nothing would pay.
+    highest = np.array([18.0, 4.0, 1.0])
+
     B: float
     C: float
     beta: float
     gamma: float
-    power: float = 1.0
+
+    @classmethod
+    def of_shape(cls, shape: Array, gain: float, area: float, rate: float, **level: float) -> Self:
+        """From (log C, log beta, gamma)."""
+        log_C, log_beta, gamma = map(float, shape)
+        C = float(np.exp(log_C + gamma * np.log(rate)) / area)
+        return cls(B=gain, C=C, beta=float(np.exp(log_beta)), gamma=gamma, **level)
+
+    def shape_in(self, area: float, rate: float) -> Array:
+        """(log C, log beta, gamma)."""
+        log_C = np.log(self.C * area) - self.gamma * np.log(rate)
+        return np.array([log_C, np.log(self.beta), self.gamma])
 
     @property
     def gain(self) -> float:
+        """B."""
         return self.B
 
     def share(self, rate: Array, distance: Array, delay: Array) -> tuple[Array, list[Array]]:
+        """G(rate^-gamma distance)."""
         rate = np.maximum(rate, _NO_RATE)
         scaled = self.C * rate**-self.gamma * distance
         logs = np.log1p(scaled)
@@ -121,7 +179,9 @@ class MultiPower(_Law):
         return 1 - left, [rise, self.beta * logs * left, -np.log(rate) * rise]
 
 
-AnnealingLaw = Tissue | MultiPower
+ANNEALING_LAWS: Named[type[AnnealingLaw]] = Named(
+    "law of annealing", {"multi-power": MultiPower, "tissue": Tissue}
+)
 
 
 @dataclass(frozen=True)
@@ -136,59 +196,33 @@ class AnnealingFit:
 
 
 def fit_annealing(
-    kind: type[AnnealingLaw],
-    curves: Sequence[Curve],
-    power: float = 1.0,
-    like: AnnealingLaw | None = None,
+    name: str, curves: Sequence[Curve], power: float = 1.0, like: AnnealingLaw | None = None
 ) -> AnnealingFit:
-    """The law through measured curves, every point alike: Huber on log loss, trust region from
-    several starts.
+    """The law of this name (one of `ANNEALING_LAWS`) through measured curves, every point alike:
+    Huber on log loss, trust region from several starts.
 
     At least one curve needs a rate that falls, and losses after it; a constant, a cosine, and a
     rate that drops and stays low tell all parameters. With `like`, a law of the same kind from
     runs of another size with the same units, its shape and power are taken over, and only L0, A,
-    alpha and the gain fitted. Raises ValueError where the curves can't tell.
+    alpha and the gain fitted. Raises ValueError where the curves can't tell, for a `like` of
+    another kind, and for an unknown name.
     """
-    problem = _Problem(kind, curves, power if like is None else like.power, like)
+    problem = _Problem(ANNEALING_LAWS[name], curves, power if like is None else like.power, like)
     starts = sorted(problem.starts(), key=problem.objective)[:_STARTS]
     found = min((problem.trust_region(start) for start in starts), key=problem.objective)
     again = problem.quasi_newton((found + starts[0]) / 2, found)
     best, other = sorted([found, again], key=problem.objective)
     lowest = problem.objective(best)
-    return AnnealingFit(
-        problem.law(best),
-        lowest,
-        bool(problem.objective(other) - lowest <= _AGREE * lowest + _NOTHING),
-    )
+    agree = problem.objective(other) - lowest <= _AGREE * lowest + _NOTHING
+    return AnnealingFit(problem.law(best), lowest, bool(agree))
 
 
-def fit_power(
-    kind: type[AnnealingLaw], curves: Sequence[Curve], among: Sequence[float] = POWERS
-) -> AnnealingFit:
+def fit_power(name: str, curves: Sequence[Curve], among: Sequence[float] = POWERS) -> AnnealingFit:
     """The law with the power that fits the curves best. It takes many schedules of several
-    lengths to tell.
+    lengths to tell. Raises ValueError as `fit_annealing` does.
     """
-    return min(
-        (fit_annealing(kind, curves, power) for power in among), key=lambda fitted: fitted.objective
-    )
-
-
-_SHAPES: dict[type[AnnealingLaw], Array] = {  # where to start, in units of the curves
-    Tissue: np.log([[0.01], [0.03], [0.1], [0.3]]),
-    MultiPower: np.array(
-        [[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]
-    ),
-}
-_LOWEST: dict[type[AnnealingLaw], Array] = {
-    Tissue: np.array([-8.0]),
-    MultiPower: np.array([-8.0, -4.0, -0.5]),
-}
-# With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to almost
-# nothing would pay.
-_HIGHEST: dict[type[AnnealingLaw], Array] = {
-    Tissue: np.array([4.0]),
-    MultiPower: np.array([18.0, 4.0, 1.0]),
-}
+    fits = [fit_annealing(name, curves, power) for power in among]
+    return min(fits, key=lambda fitted: fitted.objective)
 
 
 class _Problem:
@@ -206,29 +240,28 @@ class _Problem:
         self.kind, self.power = kind, power
         terms = [terms_of(curve.schedule, curve.position, power) for curve in curves]
         self.loss = np.concatenate([[], *(curve.loss for curve in curves)])
-        _check(terms, len(self.loss), 4 + (_LOWEST[kind].size if like is None else 0))
+        shape = kind.lowest.size if like is None else 0  # parameters of it that are fitted
+        free = len(_LOWEST) + shape
+        _check(terms, len(self.loss), free)
+        areas = [curve.schedule.area(curve.position) for curve in curves]
         progress = np.concatenate([term.progress for term in terms])
-        self.area_unit = _geometric_mean(
-            np.concatenate([c.schedule.area(c.position) for c in curves])
-        )
+        self.area_unit = _geometric_mean(np.concatenate(areas))
         self.progress_unit = _geometric_mean(progress)
         self.rate_unit = max(float(curve.schedule.rates.max()) for curve in curves)
         self.log_progress = np.log(progress / self.progress_unit)
         self.terms = [self._scaled(term) for term in terms]
         self.shape = None if like is None else self._shape_of(like)
-        self.shapes = _SHAPES[kind] if self.shape is None else self.shape[None]
-        free = 4 + _LOWEST[kind].size if self.shape is None else 4
-        self.low = np.concatenate([[-np.inf, -30, -4, -30], _LOWEST[kind]])[:free]
-        self.high = np.concatenate([[np.inf, 30, 2, 30], _HIGHEST[kind]])[:free]
+        self.low = np.concatenate([_LOWEST, kind.lowest])[:free]
+        self.high = np.concatenate([_HIGHEST, kind.highest])[:free]
 
     def _scaled(self, terms: Terms) -> Terms:
         area, rate = self.area_unit, self.rate_unit
         return Terms(
-            terms.progress / self.progress_unit,
-            terms.drop / rate,
-            terms.rate / rate,
-            terms.distance / area,
-            terms.delay * rate / area,
+            progress=terms.progress / self.progress_unit,
+            drop=terms.drop / rate,
+            rate=terms.rate / rate,
+            distance=terms.distance / area,
+            delay=terms.delay * rate / area,
         )
 
     def _shape_of(self, like: AnnealingLaw) -> Array:
@@ -237,44 +270,45 @@ class _Problem:
             raise ValueError(
                 f"like: a law of kind {type(like).__name__}, expected {self.kind.__name__}"
             )
-        if isinstance(like, Tissue):
-            return np.log([like.memory * self.rate_unit / self.area_unit])
-        log_C = np.log(like.C * self.area_unit) - like.gamma * np.log(self.rate_unit)
-        return np.array([log_C, np.log(like.beta), like.gamma])
+        return like.shape_in(self.area_unit, self.rate_unit)
 
     def starts(self) -> list[Array]:
         """For exponents and shapes on a grid, what is linear by least squares: a small A or gain
         where it has none.
         """
         found = []
-        for shape in self.shapes:
+        for shape in self.kind.starts if self.shape is None else self.shape[None]:
             annealed, _ = self._annealed(shape)
-            for alpha in (0.25, 0.5, 1.0):
+            for alpha in _ALPHAS:
                 falling = np.exp(-alpha * self.log_progress)
                 columns = np.column_stack([np.ones_like(falling), falling, -annealed])
                 L0, A, gain = np.linalg.lstsq(columns, self.loss, rcond=None)[0]
-                logs = np.log([max(A, 1e-3), alpha, max(gain, 1e-3)])
+                logs = np.log([max(A, _LEAST_GAIN), alpha, max(gain, _LEAST_GAIN)])
                 found.append(np.concatenate([[L0], logs, shape])[: len(self.low)])
         return found
 
     def law(self, x: Array) -> AnnealingLaw:
         """In the units of the curves."""
-        L0, log_A, log_alpha, log_gain, *shape = (float(value) for value in self._whole(x))
-        alpha, gain = float(np.exp(log_alpha)), float(np.exp(log_gain) / self.rate_unit)
-        A = float(np.exp(log_A + alpha * np.log(self.progress_unit)))
-        if self.kind is Tissue:
-            memory = float(np.exp(shape[0]) * self.area_unit / self.rate_unit)
-            return Tissue(L0, A, alpha, gain / memory, memory, self.power)
-        log_C, log_beta, gamma = shape
-        C = float(np.exp(log_C + gamma * np.log(self.rate_unit)) / self.area_unit)
-        return MultiPower(L0, A, alpha, gain, C, float(np.exp(log_beta)), gamma, self.power)
+        L0, log_A, log_alpha, log_gain = map(float, x[:4])
+        alpha = float(np.exp(log_alpha))
+        return self.kind.of_shape(
+            self._whole(x)[4:],
+            gain=float(np.exp(log_gain) / self.rate_unit),
+            area=self.area_unit,
+            rate=self.rate_unit,
+            L0=L0,
+            A=float(np.exp(log_A + alpha * np.log(self.progress_unit))),
+            alpha=alpha,
+            power=self.power,
+        )
 
     def _whole(self, x: Array) -> Array:
         return x if self.shape is None else np.concatenate([x, self.shape])
 
     def _annealed(self, shape: Array) -> tuple[Array, Array]:
-        """sum(drop * share) at all points (n,), and its slopes in the shape (n, shapes)."""
-        law = _shaped(self.kind, shape)
+        """sum(drop * share) at all points (n,), and its slopes in the shape (n, shape)."""
+        # only its share is asked for
+        law = self.kind.of_shape(shape, gain=1.0, area=1.0, rate=1.0, L0=0.0, A=0.0, alpha=0.0)
         sums, slopes = [], []
         for terms in self.terms:
             share, by_shape = law.share(terms.rate, terms.distance, terms.delay)
@@ -290,13 +324,10 @@ class _Problem:
         falling = A * np.exp(-alpha * self.log_progress)
         annealed, slopes = self._annealed(self._whole(x)[4:])
         predicted = np.maximum(L0 + falling - gain * annealed, _LEAST_LOSS)
-        columns = [
-            np.ones_like(falling),
-            falling,
-            -alpha * self.log_progress * falling,
-            -gain * annealed,
-        ]
-        jacobian = np.column_stack([*columns, -gain * slopes])[:, : len(x)]
+        by_level = np.ones_like(falling)
+        by_alpha = -alpha * self.log_progress * falling
+        columns = [by_level, falling, by_alpha, -gain * annealed, -gain * slopes]
+        jacobian = np.column_stack(columns)[:, : len(x)]
         return np.log(predicted / self.loss), jacobian / predicted[:, None]
 
     def objective(self, x: Array) -> float:
@@ -330,17 +361,15 @@ class _Problem:
             total, slope = _huber(residuals)
             return total / DELTA**2, (jacobian.T @ slope)[free] / DELTA**2
 
-        return whole(
-            minimize(
-                value, start[free], jac=True, method="BFGS", options={"maxiter": 1000, "gtol": 1e-5}
-            ).x
-        )
+        options = {"maxiter": 1000, "gtol": 1e-5}
+        return whole(minimize(value, start[free], jac=True, method="BFGS", options=options).x)
 
 
 def _check(terms: Sequence[Terms], count: int, parameters: int) -> None:
     if count <= parameters:
         raise ValueError(
-            f"{count} measured losses: expected more than the {parameters} parameters that are fitted"
+            f"{count} measured losses: expected more than the {parameters} parameters that are "
+            "fitted"
         )
     if not all((term.progress > 0).all() for term in terms):
         raise ValueError(
@@ -350,15 +379,6 @@ def _check(terms: Sequence[Terms], count: int, parameters: int) -> None:
         raise ValueError(
             "no loss was measured after a fall of the rate: expected a curve with a decay"
         )
-
-
-def _shaped(kind: type[AnnealingLaw], shape: Array) -> AnnealingLaw:
-    """A law of which only the share is asked."""
-    if kind is Tissue:
-        return Tissue(0, 0, 0, 1, memory=float(np.exp(shape[0])))
-    return MultiPower(
-        0, 0, 0, 1, C=float(np.exp(shape[0])), beta=float(np.exp(shape[1])), gamma=float(shape[2])
-    )
 
 
 def _huber(residuals: Array) -> tuple[float, Array]:

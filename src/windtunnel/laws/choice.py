@@ -12,21 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.fit import LossData, LossFit, Objective, fit_loss, optimum
 from windtunnel.laws.intervals import Draws, Profile, linear_sd, profiles, redraw
-from windtunnel.laws.loss import FORMS, FREE, Array, Form, LossLaw, log_slopes, surface
+from windtunnel.laws.loss import FORMS, Array, LossLaw, log_slopes, surface
 from windtunnel.laws.noise import NoisePosterior
 from windtunnel.laws.points import LossPoints, check, fittable
 
 _DRAWS = 400
-_SHARPNESS = (
-    4  # weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth
-)
+# Weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth.
+_SHARPNESS = 4
 _CUTS = 3  # held-out tails for each of size, tokens and compute
 _DEEPEST = 0.5  # the smallest share of points that a cut leaves to fit
+_SHALLOWEST = 0.8  # the largest, where there are many values to cut at
 _TOLERANCE = 0.0005  # relative error below which two forms count as equally good
-_OUTLIER = (
-    2.5  # standard deviations where Huber's loss becomes linear, and beyond which no error counts
-)
-_MAD = 1.4826  # standard deviations, for a median of magnitudes of 1
+# Standard deviations where Huber's loss becomes linear, and beyond which no error counts.
+_OUTLIER = 2.5
+_MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
+_LEVELS = (0.05, 0.25, 0.75, 0.95)  # ends of the intervals of 90% and 50%
 
 Axis = Literal["params", "tokens", "flops"]
 
@@ -37,10 +37,10 @@ class Cut:
 
     axis: Axis
     at: float
-    kept: NDArray[np.bool_]
+    kept: NDArray[np.bool_]  # (points,): those at or below it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tried:
     """How a form did at a cut."""
 
@@ -55,7 +55,7 @@ class Tried:
     reach: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A form with a count of N, fitted to all points, with its record."""
 
@@ -69,11 +69,13 @@ class Candidate:
     misfit: float  # root mean square of log residuals of the fit
 
     @property
-    def form(self) -> Form:
+    def form(self) -> str:
+        """The name of its form."""
         return self.fit.form
 
     @property
     def law(self) -> LossLaw:
+        """The law through all points."""
         return self.fit.law
 
     def log_loss(self, params: ArrayLike, tokens: ArrayLike) -> Array:
@@ -86,17 +88,18 @@ class Candidate:
     @property
     def inflation(self) -> float:
         """How many times larger its errors of extrapolation were than it had said; at least 1."""
+        if not self.record:
+            return 1.0
         surprises = [tried.surprise for tried in self.record]
-        return max(1.0, float(np.sqrt(np.mean(np.square(surprises))))) if surprises else 1.0
+        return max(1.0, float(np.sqrt(np.mean(np.square(surprises)))))
 
     def stray(self, beyond: Mapping[Axis, ArrayLike]) -> Array:
         """Standard deviation of log loss that comes on top of what it states, for a run that lies
         so far `beyond` its points (natural logarithms, by axis): in proportion to the
         distance.
         """
-        return np.sqrt(
-            sum(np.square(self.growth(axis) * np.asarray(far)) for axis, far in beyond.items())
-        )
+        squares = [np.square(self.growth(axis) * np.asarray(far)) for axis, far in beyond.items()]
+        return np.sqrt(sum(squares))
 
     def growth(self, axis: Axis) -> float:
         """Of that, what an e-fold along the axis is worth in the record; 0 where no cut holds out
@@ -104,14 +107,15 @@ class Candidate:
         """
         along = [tried for tried in self.record if tried.cut.axis == axis]
         reach = sum(tried.reach for tried in along)
-        return (
-            float(np.sqrt(max(0.0, sum(tried.excess for tried in along)) / reach)) if reach else 0.0
-        )
+        if not reach:
+            return 0.0
+        excess = sum(tried.excess for tried in along)
+        return float(np.sqrt(max(0.0, excess) / reach))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of the loss of a run that was not measured, its own noise included."""
+    """Of the loss of a run that was not measured, in nats/token, its own noise included."""
 
     loss: float
     interval50: tuple[float, float]
@@ -140,24 +144,17 @@ class Predictor:
         """With intervals: noise, what the fits leave open, what the forms disagree about, how
         wrong each has been, and that the more, the farther it is from the points.
         """
-        sizes, middle = self._sizes(params), float(self.loss(params, tokens))
-        values, weights = [], []
+        sizes = self._sizes(params)
         rng = np.random.default_rng(1)
+        values, weights = [], []
         for candidate in self.candidates:
-            size = sizes[candidate.count]
-            x, y = candidate.fit.frame.logs(size, tokens)
-            drawn = candidate.draws.log_loss(x, y)[:, 0]
-            drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
-            own = float(candidate.log_loss(size, tokens))
-            stray = candidate.stray(_beyond(self.points, candidate.count, size, tokens))
-            values.append(
-                own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn))
-            )
+            drawn = self._drawn(candidate, sizes[candidate.count], tokens, rng)
+            values.append(drawn)
             weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
-        low90, low50, high50, high90 = np.exp(
-            _quantiles(np.concatenate(values), np.concatenate(weights), [0.05, 0.25, 0.75, 0.95])
+        low90, low50, high50, high90 = map(
+            float, np.exp(_quantiles(np.concatenate(values), np.concatenate(weights), _LEVELS))
         )
-        return Prediction(middle, (float(low50), float(high50)), (float(low90), float(high90)))
+        return Prediction(float(self.loss(params, tokens)), (low50, high50), (low90, high90))
 
     def extrapolation(self, params: Mapping[str, float] | float, tokens: float) -> dict[str, float]:
         """How many times larger and longer than anything in the fit; size by the table's first
@@ -180,6 +177,17 @@ class Predictor:
             self.objective,
         )
 
+    def _drawn(
+        self, candidate: Candidate, size: Array, tokens: float, rng: np.random.Generator
+    ) -> Array:
+        """Log losses (draws,) that a new run might as well have, by one law."""
+        x, y = candidate.fit.frame.logs(size, tokens)
+        drawn = candidate.draws.log_loss(x, y)[:, 0]
+        drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
+        own = float(candidate.log_loss(size, tokens))
+        stray = candidate.stray(_beyond(self.points, candidate.count, size, tokens))
+        return own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn))
+
     def _sizes(self, params: Mapping[str, ArrayLike] | ArrayLike) -> Mapping[str, Array]:
         if isinstance(params, Mapping):
             return {count: np.asarray(values, float) for count, values in params.items()}
@@ -192,21 +200,20 @@ def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS
     where no law can be fitted (`points.check`).
     """
     check(points)
-    objective = _objective(points)
-    held_out = cuts(points)
-    least = (seed_sd or 0.0) / float(points.loss.mean())
-    found = [
-        _candidate(form, count, points, held_out, objective, least, draws)
-        for count in _different(points)
-        for form in FORMS
-    ]
+    task = _Task(
+        points=points,
+        cuts=cuts(points),
+        objective=_objective(points),
+        least=(seed_sd or 0.0) / float(points.loss.mean()),
+        draws=draws,
+    )
+    found = []
+    for count in _different(points):
+        found += [_candidate(form, count, task) for form in FORMS]
     weights = np.array([max(candidate.score, _TOLERANCE) ** -_SHARPNESS for candidate in found])
     weights /= weights.sum()
-    return Predictor(
-        points,
-        tuple(replace(c, weight=float(w)) for c, w in zip(found, weights, strict=True)),
-        objective,
-    )
+    weighted = [replace(c, weight=float(w)) for c, w in zip(found, weights, strict=True)]
+    return Predictor(points, tuple(weighted), task.objective)
 
 
 def cuts(points: LossPoints) -> list[Cut]:
@@ -220,17 +227,25 @@ def cuts(points: LossPoints) -> list[Cut]:
     }
     found = []
     for axis, values in axes.items():
-        distinct = np.unique(values)
-        ends = (
-            distinct[:-1]
-            if len(distinct) <= 3 * _CUTS
-            else np.quantile(values, np.linspace(_DEEPEST, 0.8, _CUTS))
-        )
+        ends = np.unique(values)[:-1]
+        if len(ends) >= 3 * _CUTS:
+            ends = np.quantile(values, np.linspace(_DEEPEST, _SHALLOWEST, _CUTS))
         for at in ends[-_CUTS:]:
             kept = values <= at * (1 + 1e-9)
             if kept.mean() >= _DEEPEST and not kept.all() and fittable(points.select(kept)):
                 found.append(Cut(axis, float(at), kept))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What every candidate is fitted to, and how."""
+
+    points: LossPoints
+    cuts: list[Cut]
+    objective: Objective
+    least: float  # standard deviation of a run's log loss between seeds; 0: not measured
+    draws: int
 
 
 def _different(points: LossPoints) -> list[str]:
@@ -247,56 +262,50 @@ def _objective(points: LossPoints) -> Objective:
     squares.
     """
     data = _data(points, points.counts[0])
-    fitted = [surface(optimum(form, data, Objective("log")), data.x, data.y) for form in FORMS]
-    scatter = min(_MAD * float(np.median(np.abs(np.log(losses / data.loss)))) for losses in fitted)
-    return Objective("log", max(_OUTLIER * scatter, _TOLERANCE))
+    scatters = []
+    for form in FORMS:
+        fitted = surface(optimum(form, data, Objective("log")), data.x, data.y)
+        scatters.append(_MAD * float(np.median(np.abs(np.log(fitted / data.loss)))))
+    return Objective("log", max(_OUTLIER * min(scatters), _TOLERANCE))
 
 
 def _data(points: LossPoints, count: str) -> LossData:
     return LossData.of(points.params[count], points.tokens, points.loss)
 
 
-def _candidate(
-    form: Form,
-    count: str,
-    points: LossPoints,
-    held_out: list[Cut],
-    objective: Objective,
-    least: float,
-    draws: int,
-) -> Candidate:
-    data = _data(points, count)
-    fitted = fit_loss(form, data, objective)
-    noise, residuals = _noise(form, fitted.coordinates, data, points.stem, least)
-    record = tuple(_tried(form, count, points, cut, objective, least) for cut in held_out)
-    drawn = redraw(form, fitted.coordinates, data, points.stem, noise, objective, draws)
+def _candidate(form: str, count: str, task: _Task) -> Candidate:
+    """A form fitted to all points, with its record; its weight is still to come."""
+    data, stem = _data(task.points, count), task.points.stem
+    fitted = fit_loss(form, data, task.objective)
+    noise, residuals = _noise(form, fitted.coordinates, data, stem, task.least)
+    record = tuple(_tried(form, count, cut, task) for cut in task.cuts)
+    draws = redraw(form, fitted.coordinates, data, stem, noise, task.objective, task.draws)
     return Candidate(
-        count,
-        fitted,
-        record,
-        _score(record),
-        0.0,
-        noise,
-        drawn,
-        float(np.sqrt((residuals**2).mean())),
+        count=count,
+        fit=fitted,
+        record=record,
+        score=_score(record),
+        weight=0.0,
+        noise=noise,
+        draws=draws,
+        misfit=float(np.sqrt((residuals**2).mean())),
     )
 
 
-def _tried(
-    form: Form, count: str, points: LossPoints, cut: Cut, objective: Objective, least: float
-) -> Tried:
-    below, above = points.select(cut.kept), points.select(~cut.kept)
+def _tried(form: str, count: str, cut: Cut, task: _Task) -> Tried:
+    """Fitted to the points below the cut, and held against those above it."""
+    below, above = task.points.select(cut.kept), task.points.select(~cut.kept)
     data = _data(below, count)
-    coordinates = optimum(form, data, objective)
-    noise, _ = _noise(form, coordinates, data, below.stem, least)
+    coordinates = optimum(form, data, task.objective)
+    noise, _ = _noise(form, coordinates, data, below.stem, task.least)
     x, y = data.frame.logs(above.params[count], above.tokens)
     errors = np.log(surface(coordinates, x, y) / above.loss)
     said = linear_sd(form, coordinates, data, below.stem, noise, x, y)
     far = _beyond(below, count, above.params[count], above.tokens).get(cut.axis, np.zeros(1))
     return Tried(
-        cut,
-        float(np.abs(errors).mean()),
-        float(errors.mean()),
+        cut=cut,
+        error=float(np.abs(errors).mean()),
+        bias=float(errors.mean()),
         surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
         excess=float((_tamed(errors) ** 2).mean() - (said**2).mean()),
         reach=float((far**2).mean()),
@@ -322,26 +331,29 @@ def _beyond(
 
 
 def _noise(
-    form: Form, coordinates: Array, data: LossData, stem: NDArray[np.int64], least: float
+    form: str, coordinates: Array, data: LossData, stem: NDArray[np.int64], least: float
 ) -> tuple[NoisePosterior, Array]:
+    """The noise about a law, and the log residuals (n,) that tell it."""
     model, jacobian = log_slopes(coordinates, data.x, data.y)
     residuals = np.log(data.loss / model)
-    return NoisePosterior.about(residuals, jacobian[:, FREE[form] > 0], stem, least), residuals
+    free = FORMS[form].free
+    return NoisePosterior.about(residuals, jacobian[:, free], stem, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:
     """Mean relative error of extrapolation, each axis counting alike. Without a record all forms
     are alike.
     """
-    axes = dict.fromkeys(tried.cut.axis for tried in record)
-    return (
-        float(np.mean([np.mean([t.error for t in record if t.cut.axis == axis]) for axis in axes]))
-        if axes
-        else 1.0
-    )
+    if not record:
+        return 1.0
+    by_axis: dict[Axis, list[float]] = {}
+    for tried in record:
+        by_axis.setdefault(tried.cut.axis, []).append(tried.error)
+    return float(np.mean([np.mean(errors) for errors in by_axis.values()]))
 
 
-def _quantiles(values: Array, weights: Array, levels: list[float]) -> Array:
+def _quantiles(values: Array, weights: Array, levels: tuple[float, ...]) -> Array:
+    """Quantiles (levels,) of weighted values (n,)."""
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order])
     return np.interp(levels, (cumulated - weights[order] / 2) / cumulated[-1], values[order])

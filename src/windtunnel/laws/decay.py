@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from windtunnel.laws.annealing import AnnealingLaw
-from windtunnel.laws.schedule import Array, Schedule
+from windtunnel.laws.loss import Array
+from windtunnel.laws.schedule import Schedule
 
 _STEPS = 200  # of a decay that is priced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decay:
     """A decay that ends a run, and the loss that the law says it ends at."""
 
@@ -47,14 +48,12 @@ def price_decays(
     """
     priced = []
     for name, shape in shapes.items():
-        grid = np.asarray(shape, float)
-        if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (grid >= 0).all()):
-            raise ValueError(f"shape {name}: expected two or more relative rates, none negative")
-        rates = np.interp((np.arange(_STEPS) + 0.5) / _STEPS, np.linspace(0, 1, len(grid)), grid)
+        rates = _rates(name, shape)
         for length in lengths:
             kept = _kept(stem, total, length)
             schedule = kept.then(kept.rates[-1] * rates, length)
-            priced.append(Decay(name, length, rates, float(law.at(schedule, schedule.end)[0])))
+            loss = float(law.at(schedule, schedule.end)[0])
+            priced.append(Decay(shape=name, length=length, rates=rates, loss=loss))
     return sorted(priced, key=lambda decay: decay.loss)
 
 
@@ -73,9 +72,18 @@ def best_decay(
     return price_decays(law, stem, total, lengths, shapes)[0]
 
 
+def _rates(name: str, shape: ArrayLike) -> Array:
+    """Relative rates (steps,) in the middle of each step of a decay."""
+    grid = np.asarray(shape, float)
+    if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (grid >= 0).all()):
+        raise ValueError(f"shape {name}: expected two or more relative rates, none negative")
+    return np.interp((np.arange(_STEPS) + 0.5) / _STEPS, np.linspace(0, 1, len(grid)), grid)
+
+
 def _kept(stem: Schedule, total: float, length: float) -> Schedule:
     if not 0 < length < total:
         raise ValueError(
-            f"a decay of {length:g} in a run of {total:g}: expected more than 0 and less than the run"
+            f"a decay of {length:g} in a run of {total:g}: expected more than 0 and less than the "
+            "run"
         )
     return stem.until(total - length)

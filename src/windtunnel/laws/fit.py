@@ -1,32 +1,33 @@
 """Fits of the loss law that prove themselves: two optimisers, from the same starts, must agree,
 or the fit says that it did not converge.
 
-Starts come from variable projection (on a grid of exponents the linear part is solved by
-non-negative least squares; for c other than 1 after L is straightened to (L - E)^(1/c)); then
-Levenberg-Marquardt on all starts at once, and BFGS.
+Starts come from variable projection (Golub and Pereyra 1973): on a grid of exponents the linear
+part is solved by non-negative least squares; for c other than 1 after L is straightened to
+(L - E)^(1/c). Then Levenberg-Marquardt on all starts at once, and L-BFGS.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, curve_fit, minimize, nnls
 
-from windtunnel.laws.loss import FREE, Array, Form, Frame, LossLaw, log_slopes, slopes, surface
+from windtunnel.laws.loss import FORMS, Array, Frame, LossLaw, log_slopes, slopes, surface
 
 AGREE = 1e-8  # in the objective: what two optimisers may differ by
 _EXPONENTS = np.geomspace(0.03, 1.5, 9)
 _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
 _FLOORS = (0.0, 0.45, 0.85)  # E of the starts, of the lowest loss
-_STARTS, _FEWER = (
-    48,
-    18,
-)  # best ones of the grid, and others by turns; the fewer where many fits are wanted
+_STARTS = 48  # the best of the grid, and others by turns
+_FEWER = 18  # the same where many fits are wanted
 _KEPT = 6  # starts that are polished
+# Bounds of the coordinates (E, p, a, q, b, log c).
 _LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, np.log(0.02)])
 _HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, np.log(10.0)])
+_FIRST_STEPS, _NEXT_STEPS, _LAST_STEPS = 40, 60, 300  # of Levenberg-Marquardt, by stage
 _PATIENT = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-13, "maxcor": 30}
 _ANNEALED = (1e-1, 1e-2)  # deltas on the way to a smaller one
 
@@ -42,6 +43,9 @@ class Objective:
     delta: float = np.inf
 
     def residuals(self, model: Array, loss: Array) -> Array:
+        """(..., n): the model's losses less the measured ones, or log of the former over the
+        latter.
+        """
         return np.log(model) - np.log(loss) if self.residual == "log" else model - loss
 
     def slopes(self, coordinates: Array, data: "LossData") -> tuple[Array, Array]:
@@ -67,15 +71,15 @@ class Objective:
 SQUARES = Objective("nats")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossData:
     """Points in centred logarithms; losses (..., n) where many tables share their sizes and
     lengths.
     """
 
-    x: Array
-    y: Array
-    loss: Array
+    x: Array  # (n,)
+    y: Array  # (n,)
+    loss: Array  # (..., n), nats/token
     weights: Array
     frame: Frame
 
@@ -90,7 +94,8 @@ class LossData:
             if not (np.isfinite(values).all() and (values > 0).all()):
                 raise ValueError(f"{name}: expected positive numbers")
         frame = Frame.of(n, d)
-        return cls(*frame.logs(n, d), losses, given, frame)
+        x, y = frame.logs(n, d)
+        return cls(x=x, y=y, loss=losses, weights=given, frame=frame)
 
     def cost(self, coordinates: Array, objective: Objective) -> Array:
         """The objective (...,) at coordinates (..., 6)."""
@@ -98,45 +103,49 @@ class LossData:
         return objective.cost(residuals, self.weights)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossFit:
     """A law and the proof of its optimum."""
 
-    form: Form
+    form: str
     law: LossLaw
     objective: float  # the sum, at the optimum
     disagreement: float  # between the objectives of two optimisers
     frame: Frame
-    coordinates: Array
+    coordinates: Array  # (6,)
 
     @property
     def converged(self) -> bool:
+        """Whether the two optimisers agree."""
         return self.disagreement <= AGREE
 
 
-def fit_loss(form: Form, data: LossData, objective: Objective = SQUARES) -> LossFit:
-    """The law of this form that minimises the objective. Raises ValueError where there are fewer
-    points than the form has parameters.
+def fit_loss(form: str, data: LossData, objective: Objective = SQUARES) -> LossFit:
+    """The law of this form (one of `FORMS`) that minimises the objective. Raises ValueError for an
+    unknown form, and where there are fewer points than the form has parameters.
     """
     starts = _starts(form, data)
-    first, second = _marquardt(starts, data, form, objective), _bfgs(starts, data, form, objective)
+    free = FORMS[form].free
+    first = _marquardt(starts, data, free, objective)
+    second = _bfgs(starts, data, free, objective)
     costs = [float(data.cost(found, objective)) for found in (first, second)]
     coordinates = first if costs[0] <= costs[1] else second
     return LossFit(
-        form,
-        data.frame.law(coordinates),
-        min(costs),
-        abs(costs[0] - costs[1]),
-        data.frame,
-        coordinates,
+        form=form,
+        law=data.frame.law(coordinates),
+        objective=min(costs),
+        disagreement=abs(costs[0] - costs[1]),
+        frame=data.frame,
+        coordinates=coordinates,
     )
 
 
-def optimum(form: Form, data: LossData, objective: Objective) -> Array:
+def optimum(form: str, data: LossData, objective: Objective) -> Array:
     """The coordinates (6,) of the best fit, without its certificate: for the many fits of an
-    interval or a score.
+    interval or a score. Raises ValueError as `fit_loss` does.
     """
-    return _marquardt(_starts(form, data)[:_FEWER], data, form, objective)
+    starts = _starts(form, data)[:_FEWER]
+    return _marquardt(starts, data, FORMS[form].free, objective)
 
 
 def fit_as_the_paper(
@@ -161,16 +170,19 @@ def fit_as_the_paper(
     except RuntimeError:
         raise ValueError("curve_fit did not converge from its one start") from None
     E, A, alpha, B, beta = map(float, found)
-    units = np.eye(5)  # derivatives of A n0^alpha and B d0^beta
+    # Derivatives of A n0^alpha and B d0^beta, which take the errors to the units of the law.
+    units = np.eye(5)
     units[1, 1:3] = n0**alpha, A * n0**alpha * np.log(n0)
     units[3, 3:5] = d0**beta, B * d0**beta * np.log(d0)
     errors = np.sqrt(np.diag(units @ covariance @ units.T))
-    return LossLaw(E, A * n0**alpha, alpha, B * d0**beta, beta), errors
+    return LossLaw(E=E, A=A * n0**alpha, alpha=alpha, B=B * d0**beta, beta=beta), errors
 
 
-def refine(starts: Array, data: LossData, free: Array, objective: Objective, steps: int) -> Array:
+def refine(
+    starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective, steps: int
+) -> Array:
     """Levenberg-Marquardt within bounds from many starts (..., 6) at once, each for its own
-    losses where data.loss is (..., n); coordinates where `free` is 0 stay. Huber's loss by
+    losses where data.loss is (..., n); coordinates that are not `free` stay. Huber's loss by
     reweighting.
     """
     at: Array = np.clip(starts, _LOWEST, _HIGHEST)
@@ -181,21 +193,9 @@ def refine(starts: Array, data: LossData, free: Array, objective: Objective, ste
         residuals = objective.residuals(model, data.loss)
         weighted = pull * (data.weights * objective.influence(residuals))[..., None]
         gradient = (weighted * residuals[..., None]).sum(-2)
-        held = (
-            (free == 0) | ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
-        )
-        normal = np.swapaxes(weighted, -1, -2) @ pull
-        normal = np.where(held[..., None] | held[..., None, :], 0.0, normal)
-        diagonal = np.diagonal(normal, axis1=-2, axis2=-1)
-        scale = np.where(
-            held,
-            1.0,
-            damping[..., None] * np.maximum(diagonal, 1e-12 * diagonal.max(-1, keepdims=True)),
-        )
-        scale = np.maximum(scale, 1e-300)
-        step = np.linalg.solve(
-            normal + scale[..., None] * np.eye(6), np.where(held, 0.0, -gradient)[..., None]
-        )[..., 0]
+        curvature = np.swapaxes(weighted, -1, -2) @ pull
+        outwards = ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
+        step = _damped_step(gradient, curvature, damping, held=~free | outwards)
         tried = np.clip(at + step, _LOWEST, _HIGHEST)
         new_model, new_pull = objective.slopes(tried, data)
         new_cost = objective.cost(objective.residuals(new_model, data.loss), data.weights)
@@ -206,9 +206,27 @@ def refine(starts: Array, data: LossData, free: Array, objective: Objective, ste
         pull = np.where(better[..., None, None], new_pull, pull)
         cost = np.where(better, new_cost, cost)
         damping = np.clip(np.where(better, damping * 0.2, damping * 6), 1e-12, 1e12)
-        if (~better & (damping > 1e9) | better & (gained <= 1e-13 * cost)).all():
+        stuck = ~better & (damping > 1e9)
+        arrived = better & (gained <= 1e-13 * cost)
+        if (stuck | arrived).all():
             break
     return at
+
+
+def _damped_step(
+    gradient: Array, curvature: Array, damping: Array, held: NDArray[np.bool_]
+) -> Array:
+    """The step (..., 6) of Levenberg and Marquardt, 0 where a coordinate is held: from the gradient
+    (..., 6), the Gauss-Newton curvature (..., 6, 6) and the damping (...,).
+    """
+    normal = np.where(held[..., None] | held[..., None, :], 0.0, curvature)
+    diagonal = np.diagonal(normal, axis1=-2, axis2=-1)
+    least = 1e-12 * diagonal.max(-1, keepdims=True)
+    scale = np.where(held, 1.0, damping[..., None] * np.maximum(diagonal, least))
+    scale = np.maximum(scale, 1e-300)
+    downhill = np.where(held, 0.0, -gradient)[..., None]
+    found = np.linalg.solve(normal + scale[..., None] * np.eye(6), downhill)
+    return np.asarray(found[..., 0], np.float64)
 
 
 def _deltas(objective: Objective) -> list[Objective]:
@@ -219,63 +237,89 @@ def _deltas(objective: Objective) -> list[Objective]:
     return [replace(objective, delta=delta) for delta in (*larger, objective.delta)]
 
 
-def _marquardt(starts: Array, data: LossData, form: Form, objective: Objective) -> Array:
-    first, *more = _deltas(objective)
-    at = refine(starts, data, FREE[form], first, 40)
-    at = at[np.argsort(data.cost(at, first))][:_KEPT]
-    for stage in (first, *more):
-        at = refine(at, data, FREE[form], stage, 300 if stage == objective else 60)
+def _marquardt(
+    starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective
+) -> Array:
+    """The best coordinates (6,) that Levenberg-Marquardt finds from starts (starts, 6)."""
+    stages = _deltas(objective)
+    at = refine(starts, data, free, stages[0], _FIRST_STEPS)
+    at = at[np.argsort(data.cost(at, stages[0]))][:_KEPT]
+    for stage in stages:
+        at = refine(at, data, free, stage, _LAST_STEPS if stage == objective else _NEXT_STEPS)
     return at[np.argmin(data.cost(at, objective))]
 
 
-def _bfgs(starts: Array, data: LossData, form: Form, objective: Objective) -> Array:
-    """The best that L-BFGS finds from the first few starts."""
-    free = np.flatnonzero(FREE[form])
+def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective) -> Array:
+    """The best coordinates (6,) that L-BFGS finds from the first few starts."""
+    moved = np.flatnonzero(free)
     found: Array = np.clip(starts[:_KEPT], _LOWEST, _HIGHEST)
-    bounds = Bounds(_LOWEST[free], _HIGHEST[free])  # type: ignore[arg-type]
+    bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
+
+    def cost(part: Array, stage: Objective, whole: Array) -> tuple[float, Array]:
+        whole[moved] = part
+        model, pull = stage.slopes(whole, data)
+        residuals = stage.residuals(model, data.loss)
+        weighted = data.weights * stage.influence(residuals) * residuals
+        return float(stage.cost(residuals, data.weights)), weighted @ pull[:, moved]
+
     *before, last = _deltas(objective)
     for whole in found:
-
-        def cost(part: Array, stage: Objective, whole: Array = whole) -> tuple[float, Array]:
-            whole[free] = part
-            model, pull = stage.slopes(whole, data)
-            residuals = stage.residuals(model, data.loss)
-            weighted = data.weights * stage.influence(residuals) * residuals
-            return float(stage.cost(residuals, data.weights)), weighted @ pull[:, free]
-
-        part = whole[free]
+        part = whole[moved]
         for stage in (*before, last, last):  # a restart forgets a curvature that no longer holds
-            part = minimize(
-                cost, part, (stage,), jac=True, method="L-BFGS-B", bounds=bounds, options=_PATIENT
-            ).x
-        whole[free] = part
+            result = minimize(
+                cost,
+                part,
+                (stage, whole),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=bounds,
+                options=_PATIENT,
+            )
+            part = result.x
+        whole[moved] = part
     return found[np.argmin(data.cost(found, objective))]
 
 
-def _starts(form: Form, data: LossData) -> Array:
-    """The best points of variable projection: coordinates (starts, 6)."""
-    free = FREE[form]
+def _starts(form: str, data: LossData) -> Array:
+    """The best points of variable projection: coordinates (starts, 6). Raises ValueError."""
+    free = FORMS[form].free
     if data.loss.shape[-1] < free.sum():
         raise ValueError(
             f"{len(data.loss)} points can't tell the {int(free.sum())} parameters of the {form} law"
         )
-    lowest, root = data.loss.min(), np.sqrt(data.weights)
     found: list[tuple[float, Array]] = []
-    for c in _POWERS if free[5] else (1.0,):
-        for floor in (s * lowest for s in _FLOORS) if free[5] and free[0] else (0.0,):
-            straight = (data.loss - floor) ** (1 / c)
-            # so that a misfit of the straightened loss counts as one of the loss
-            scale = root * c * (data.loss - floor) ** (1 - 1 / c)
-            for a, b in product(_EXPONENTS, _EXPONENTS):
-                columns = [np.exp(-a / c * data.x), np.exp(-b / c * data.y)]
-                if free[0] and not free[5]:
-                    columns.append(np.ones_like(straight))
-                linear, misfit = nnls(np.column_stack(columns) * scale[:, None], straight * scale)
-                p, q = (float(c * np.log(max(value, 1e-12))) for value in linear[:2])
-                base = linear[2] if len(linear) == 3 else floor
-                found.append((misfit, np.array([base, p, a, q, b, np.log(c)])))
+    for c, floor in _powers_and_floors(free, float(data.loss.min())):
+        found += _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
     found.sort(key=lambda item: item[0])
-    by_turns = [
-        item for pair in zip(found, found[len(found) // 9 :: 6], strict=False) for item in pair
-    ]
-    return np.array([coordinates for _, coordinates in by_turns[:_STARTS]])
+    best = [coordinates for _, coordinates in found]
+    others = best[len(best) // 9 :: 6]
+    by_turns = [start for pair in zip(best, others, strict=False) for start in pair]
+    return np.array(by_turns[:_STARTS])
+
+
+def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple[float, float]]:
+    """c and E of the starts. With c held the floor is a linear part of the problem, or 0."""
+    for c in _POWERS if free[5] else (1.0,):
+        for share in _FLOORS if free[5] and free[0] else (0.0,):
+            yield c, share * lowest
+
+
+def _projected(
+    data: LossData, c: float, floor: float, *, floor_free: bool
+) -> list[tuple[float, Array]]:
+    """For exponents on a grid the misfit and the coordinates (6,) of the best A and B, and of the
+    best floor where it is free.
+    """
+    straight = (data.loss - floor) ** (1 / c)
+    # so that a misfit of the straightened loss counts as one of the loss
+    scale = np.sqrt(data.weights) * c * (data.loss - floor) ** (1 - 1 / c)
+    found = []
+    for a, b in product(_EXPONENTS, _EXPONENTS):
+        columns = [np.exp(-a / c * data.x), np.exp(-b / c * data.y)]
+        if floor_free:
+            columns.append(np.ones_like(straight))
+        linear, misfit = nnls(np.column_stack(columns) * scale[:, None], straight * scale)
+        p, q = (float(c * np.log(max(value, 1e-12))) for value in linear[:2])
+        base = linear[2] if floor_free else floor
+        found.append((misfit, np.array([base, p, a, q, b, np.log(c)])))
+    return found

@@ -3,30 +3,31 @@ data pin down.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import fdtri
 
 from windtunnel.laws.fit import LossData, Objective, refine
-from windtunnel.laws.loss import FREE, Array, Form, log_slopes, surface
+from windtunnel.laws.loss import FORMS, Array, log_slopes, surface
 from windtunnel.laws.noise import NoisePosterior
 
 LEVEL = 0.9
-_STEPS = 25
+_STEPS = 25  # of the fit to each draw
 _LOOSE = 0.25  # of a value: an interval that is wider on one side does not pin it down
-_GRID = 21
+_GRID = 21  # values at which a profile is computed, on each side
+_PROFILE_STEPS = 80
+# What is profiled: coordinate and name. For the additive law c alpha and c beta are alpha and beta.
+_PROFILED = {0: "E", 2: "c alpha", 4: "c beta"}
+_STEEPEST = 4.0  # the largest exponent of a profile
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Laws that were fitted to losses drawn anew about the best law: coordinates (draws, 6), and
-    of each draw the standard deviation of a single run's log loss.
-    """
+    """Laws that were fitted to losses drawn anew about the best law."""
 
-    coordinates: Array
-    noise_sd: Array
+    coordinates: Array  # (draws, 6)
+    noise_sd: Array  # (draws,): standard deviation of a single run's log loss
 
     def log_loss(self, x: ArrayLike, y: ArrayLike) -> Array:
         """(draws, targets): of the law, without a new run's own noise."""
@@ -34,7 +35,7 @@ class Draws:
 
 
 def redraw(
-    form: Form,
+    form: str,
     coordinates: Array,
     data: LossData,
     stem: NDArray[np.int64],
@@ -54,11 +55,12 @@ def redraw(
     scatter += own[:, None] * rng.standard_normal((count, len(index)))
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
     starts = np.broadcast_to(coordinates, (count, 6))
-    return Draws(refine(starts, drawn, FREE[form], objective, _STEPS), np.hypot(shared, own))
+    fitted = refine(starts, drawn, FORMS[form].free, objective, _STEPS)
+    return Draws(fitted, np.hypot(shared, own))
 
 
 def linear_sd(
-    form: Form,
+    form: str,
     coordinates: Array,
     data: LossData,
     stem: NDArray[np.int64],
@@ -69,21 +71,22 @@ def linear_sd(
     """Standard deviation (targets,) of a new run's log loss about the law, to first order: far
     quicker than `redraw`, and good enough to weigh errors by.
     """
-    free = FREE[form] > 0
-    jacobian, ahead = (
-        log_slopes(coordinates, *at)[1][:, free] for at in ((data.x, data.y), (x, y))
-    )
+    free = FORMS[form].free
+    jacobian = log_slopes(coordinates, data.x, data.y)[1][:, free]  # (n, free)
+    ahead = log_slopes(coordinates, x, y)[1][:, free]  # (targets, free)
     scale = np.linalg.norm(jacobian, axis=0).clip(1e-12)
+    # (free, n): how an error of a point moves the parameters
     estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None]
     spread = ahead @ estimator
-    return np.sqrt(np.einsum("ti,ij,tj->t", spread, noise.covariance(stem), spread) + noise.sd**2)
+    of_law = np.einsum("ti,ij,tj->t", spread, noise.covariance(stem), spread)
+    return np.sqrt(of_law + noise.sd**2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """A number of a law, and the 90% interval of its profile likelihood; an open end is None."""
 
-    name: Literal["E", "c alpha", "c beta"]
+    name: str  # E, c alpha or c beta
     value: float
     low: float | None
     high: float | None
@@ -99,7 +102,7 @@ class Profile:
 
 
 def profiles(
-    form: Form,
+    form: str,
     coordinates: Array,
     data: LossData,
     stem: NDArray[np.int64],
@@ -107,47 +110,47 @@ def profiles(
     objective: Objective,
 ) -> list[Profile]:
     """Of the floor E, and of the exponents with which the loss falls in N and in D alone: c alpha
-    and c beta (for the additive law alpha and beta). Every other coordinate is fitted anew at
-    each value (Venzon and Moolgavkar 1988); a stem's shared noise counts through the design
-    effect.
+    and c beta. Every other coordinate is fitted anew at each value (Venzon and Moolgavkar 1988); a
+    stem's shared noise counts through the design effect.
     """
-    names: dict[int, Literal["E", "c alpha", "c beta"]] = {0: "E", 2: "c alpha", 4: "c beta"}
     effect = _design_effect(stem, noise)
     return [
-        _profile(names[at], at, form, coordinates, data, objective, effect)
-        for at in names
-        if FREE[form][at]
+        _profile(at, form, coordinates, data, objective, effect)
+        for at in _PROFILED
+        if FORMS[form].free[at]
     ]
 
 
 def _profile(
-    name: Literal["E", "c alpha", "c beta"],
     at: int,
-    form: Form,
+    form: str,
     coordinates: Array,
     data: LossData,
     objective: Objective,
     effect: float,
 ) -> Profile:
-    free = FREE[form].copy()
-    freedom = len(data.loss) - int(free.sum())
-    free[at] = 0
+    free = FORMS[form].free.copy()
+    freedom = max(1, len(data.loss) - int(free.sum()))
+    free[at] = False
     best = float(data.cost(coordinates, objective))
-    allowed = best * (1 + effect * float(fdtri(1, max(1, freedom), LEVEL)) / max(1, freedom))
+    # Above this the F test with (1, freedom) degrees of freedom refuses a value.
+    allowed = best * (1 + effect * float(fdtri(1, freedom, LEVEL)) / freedom)
     value = float(coordinates[at])
-    ceiling = 0.999 * float(data.loss.min()) if name == "E" else 4.0
+    highest = 0.999 * float(data.loss.min()) if _PROFILED[at] == "E" else _STEEPEST
     ends: list[float | None] = []
-    for end in (0.0, ceiling):
+    for end in (0.0, highest):
         tried = value + (end - value) * np.linspace(0, 1, _GRID) ** 2
         starts = np.broadcast_to(coordinates, (_GRID, 6)).copy()
         starts[:, at] = tried
-        costs = data.cost(refine(starts, data, free, objective, 80), objective)
+        fitted = refine(starts, data, free, objective, _PROFILE_STEPS)
+        costs = data.cost(fitted, objective)
         beyond = np.flatnonzero(costs > allowed)
         ends.append(_crossing(tried, costs, allowed, int(beyond[0])) if len(beyond) else None)
-    return Profile(name, value, *ends)
+    return Profile(name=_PROFILED[at], value=value, low=ends[0], high=ends[1])
 
 
 def _crossing(tried: Array, costs: Array, allowed: float, at: int) -> float:
+    """Where the costs pass what is allowed, straight between the values before and at `at`."""
     if at == 0:
         return float(tried[0])
     share = (allowed - costs[at - 1]) / (costs[at] - costs[at - 1])
@@ -157,7 +160,6 @@ def _crossing(tried: Array, costs: Array, allowed: float, at: int) -> float:
 def _design_effect(stem: NDArray[np.int64], noise: NoisePosterior) -> float:
     """How many times fewer independent points there are than points (Kish)."""
     sizes = np.unique(stem, return_counts=True)[1]
-    share = float(noise.weights @ (noise.shared * noise.variance)) / float(
-        noise.weights @ noise.variance
-    )
+    shared = float(noise.weights @ (noise.shared * noise.variance))
+    share = shared / float(noise.weights @ noise.variance)
     return 1 + (float((sizes**2).sum() / sizes.sum()) - 1) * share

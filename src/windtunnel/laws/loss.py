@@ -1,31 +1,50 @@
-"""The loss that a model of N parameters reaches with D tokens: one family, L = E + (A/N^alpha +
-B/D^beta)^c.
+"""The loss that a model of N parameters reaches with D tokens: one family,
 
-c = 1 is the additive law of the paper (section 4.5) and of Chinchilla. E = 0 is the coupled law
-(Kaplan et al. 2020, eq. 1.5): the gain from more tokens grows with the size. With both free it
-holds the two of them.
+    L = E + (A / N^alpha + B / D^beta)^c
+
+c = 1 is the additive law of the paper (MiniCPM, arXiv 2404.06395, section 4.5) and of Chinchilla
+(arXiv 2203.15556, eq. 2). E = 0 is the coupled law (Kaplan et al. 2020, arXiv 2001.08361, eq.
+1.5): the gain from more tokens grows with the size. With both free the family holds the two.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from windtunnel.laws.named import Named
+
 Array = NDArray[np.float64]
-Form = Literal["additive", "coupled", "coupled+floor"]
-FORMS: tuple[Form, ...] = ("additive", "coupled", "coupled+floor")
-# What a form leaves free, in the order of a vector of coordinates (see `surface`).
+
+# What a form leaves free, in the order of a vector of coordinates (see `Frame`).
 COORDINATES = ("E", "p", "a", "q", "b", "log c")
-FREE: Mapping[Form, Array] = {
-    "additive": np.array([1, 1, 1, 1, 1, 0], float),
-    "coupled": np.array([0, 1, 1, 1, 1, 1], float),
-    "coupled+floor": np.ones(6),
-}
 
 
 @dataclass(frozen=True)
+class LossForm:
+    """A form of the family: which of the six coordinates a fit may move. A floor E that is held
+    is 0, and a log c that is held is 0 (c = 1).
+    """
+
+    formula: str
+    free: NDArray[np.bool_]  # (6,)
+
+
+def _form(formula: str, *free: bool) -> LossForm:
+    return LossForm(formula, np.array(free, bool))
+
+
+FORMS = Named(
+    "form of the loss law",
+    {
+        "additive": _form("E + A/N^alpha + B/D^beta", True, True, True, True, True, False),
+        "coupled": _form("(A/N^alpha + B/D^beta)^c", False, True, True, True, True, True),
+        "coupled+floor": _form("E + (A/N^alpha + B/D^beta)^c", *[True] * 6),
+    },
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossLaw:
     """L = E + (A/N^alpha + B/D^beta)^c, in nats/token; N by the count that it was fitted with."""
 
@@ -37,27 +56,30 @@ class LossLaw:
     c: float = 1.0
 
     def at(self, params: ArrayLike, tokens: ArrayLike) -> Array:
-        """The loss; arrays broadcast. Through logarithms: with a small c, A and B may be near the
+        """The loss; arrays broadcast."""
+        u, v = self._log_terms(params, tokens)
+        return self.E + np.exp(self.c * np.logaddexp(u, v))
+
+    def gradient(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
+        """dL/dlog N and dL/dlog D: what one more e-fold of each is worth, both negative."""
+        u, v = self._log_terms(params, tokens)
+        total = np.logaddexp(u, v)
+        slope = self.c * np.exp(self.c * total)
+        by_size = -slope * self.alpha * np.exp(u - total)
+        by_data = -slope * self.beta * np.exp(v - total)
+        return by_size, by_data
+
+    def as_dict(self) -> dict[str, float]:
+        """Its parameters by name."""
+        return asdict(self)
+
+    def _log_terms(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
+        """log(A/N^alpha) and log(B/D^beta). In logarithms: with a small c, A and B may be near the
         largest number.
         """
         n, d = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
         with np.errstate(divide="ignore"):  # A or B of zero: that term is not there
-            return self.E + np.exp(
-                self.c
-                * np.logaddexp(np.log(self.A) - self.alpha * n, np.log(self.B) - self.beta * d)
-            )
-
-    def gradient(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
-        """dL/dlog N and dL/dlog D: what one more e-fold of each is worth, both negative."""
-        n, d = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
-        with np.errstate(divide="ignore"):
-            u, v = np.log(self.A) - self.alpha * n, np.log(self.B) - self.beta * d
-        total = np.logaddexp(u, v)
-        slope = self.c * np.exp(self.c * total)
-        return -slope * self.alpha * np.exp(u - total), -slope * self.beta * np.exp(v - total)
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+            return np.log(self.A) - self.alpha * n, np.log(self.B) - self.beta * d
 
 
 @dataclass(frozen=True)
@@ -70,32 +92,36 @@ class Frame:
     0, where the sum becomes a maximum.
     """
 
-    n0: float
-    d0: float
+    n0: float  # log N0
+    d0: float  # log D0
 
     @classmethod
     def of(cls, params: Array, tokens: Array) -> "Frame":
+        """Centred at the geometric means of the points."""
         return cls(float(np.log(params).mean()), float(np.log(tokens).mean()))
 
     def logs(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
-        return np.log(np.asarray(params, float)) - self.n0, np.log(
-            np.asarray(tokens, float)
-        ) - self.d0
+        """x and y of sizes and lengths, of their shapes."""
+        x = np.log(np.asarray(params, float)) - self.n0
+        y = np.log(np.asarray(tokens, float)) - self.d0
+        return x, y
 
     def law(self, coordinates: Array) -> LossLaw:
+        """The law that coordinates (6,) mean."""
         floor, p, a, q, b, log_c = map(float, coordinates)
         c = float(np.exp(log_c))
         alpha, beta = a / c, b / c
         return LossLaw(
-            floor,
-            float(np.exp(p / c + alpha * self.n0)),
-            alpha,
-            float(np.exp(q / c + beta * self.d0)),
-            beta,
-            c,
+            E=floor,
+            A=float(np.exp(p / c + alpha * self.n0)),
+            alpha=alpha,
+            B=float(np.exp(q / c + beta * self.d0)),
+            beta=beta,
+            c=c,
         )
 
     def coordinates(self, law: LossLaw) -> Array:
+        """The coordinates (6,) of a law."""
         p = law.c * (np.log(law.A) - law.alpha * self.n0)
         q = law.c * (np.log(law.B) - law.beta * self.d0)
         return np.array([law.E, p, law.c * law.alpha, q, law.c * law.beta, np.log(law.c)])
@@ -103,20 +129,18 @@ class Frame:
 
 def surface(coordinates: Array, x: Array, y: Array) -> Array:
     """Losses (..., n) of coordinates (..., 6) at centred logarithms (n,) or (..., n)."""
-    floor, p, a, q, b, log_c = np.moveaxis(coordinates, -1, 0)[..., None]
-    c = np.exp(log_c)
-    return floor + np.exp(c * np.logaddexp((p - a * x) / c, (q - b * y) / c))
+    floor, c, u, v = _terms(coordinates, x, y)
+    return floor + np.exp(c * np.logaddexp(u, v))
 
 
 def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     """Losses (..., n) and their derivatives by the coordinates, (..., n, 6)."""
-    floor, p, a, q, b, log_c = np.moveaxis(coordinates, -1, 0)[..., None]
-    c = np.exp(log_c)
-    u, v = (p - a * x) / c, (q - b * y) / c
+    floor, c, u, v = _terms(coordinates, x, y)
     total = np.logaddexp(u, v)
-    above = np.exp(c * total)
-    share = np.exp(u - total)  # of the size's term
-    mixed = share * (total - u) + (1 - share) * (total - v)  # entropy of the two shares
+    above = np.exp(c * total)  # L - E
+    share = np.exp(u - total)  # of the size's term in the sum
+    # Entropy of the two shares: the derivative of c log(e^(p'/c) + e^(q'/c)) by c.
+    entropy = share * (total - u) + (1 - share) * (total - v)
     by_size, by_data = above * share, above * (1 - share)
     derivatives = np.empty((*above.shape, len(COORDINATES)))
     derivatives[..., 0] = 1.0
@@ -124,13 +148,20 @@ def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     derivatives[..., 2] = -by_size * x
     derivatives[..., 3] = by_data
     derivatives[..., 4] = -by_data * y
-    derivatives[..., 5] = above * c * mixed
+    derivatives[..., 5] = above * c * entropy
     return floor + above, derivatives
 
 
 def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Losses (..., n) and the derivatives of their natural logarithms by the coordinates, (...,
-    n, 6).
+    """Losses (..., n) and the derivatives of their natural logarithms by the coordinates,
+    (..., n, 6).
     """
     losses, derivatives = slopes(coordinates, x, y)
     return losses, derivatives / losses[..., None]
+
+
+def _terms(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array, Array, Array]:
+    """E (..., 1), c (..., 1), and the logarithms of the size's and of the data's term (..., n)."""
+    floor, p, a, q, b, log_c = np.moveaxis(coordinates, -1, 0)[..., None]
+    c = np.exp(log_c)
+    return floor, c, (p - a * x) / c, (q - b * y) / c

@@ -16,17 +16,16 @@ from windtunnel.laws.loss import Array
 _SHARED = np.linspace(0, 0.98, 25)  # shares of the variance: a flat prior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoisePosterior:
-    """Of the natural logarithm of the loss."""
+    """What the scatter about a law says of the noise of the natural logarithm of the loss."""
 
     shared: Array  # candidates for the share of the variance that a stem's points have in common
     weights: Array  # their posterior probabilities
     variance: Array  # of one point, for each candidate: scale of an inverse chi square
     freedom: int
-    least: (
-        float  # standard deviation of a single run that was measured between seeds; 0: not measured
-    )
+    # standard deviation of a single run that was measured between seeds; 0: not measured
+    least: float
 
     @classmethod
     def about(
@@ -37,16 +36,22 @@ class NoisePosterior:
         """
         freedom = len(residuals) - jacobian.shape[1]
         basis = _basis(jacobian)
-        candidates = _SHARED if len(np.unique(stem)) < len(stem) else np.zeros(1)
-        likelihood, variance = np.array(
-            [_restricted(share, residuals, basis, stem) for share in candidates]
-        ).T
+        stems_share = len(np.unique(stem)) < len(stem)
+        candidates = _SHARED if stems_share else np.zeros(1)
+        found = [_restricted(share, residuals, basis, stem) for share in candidates]
+        likelihood, variance = np.array(found).T
         weights = np.exp(likelihood - likelihood.max())
-        return cls(candidates, weights / weights.sum(), variance, max(1, freedom), least)
+        return cls(
+            shared=candidates,
+            weights=weights / weights.sum(),
+            variance=variance,
+            freedom=max(1, freedom),
+            least=least,
+        )
 
     @property
     def sd(self) -> float:
-        """Of a single point, with what its stem shares."""
+        """Standard deviation of a single point, with what its stem shares."""
         return max(float(np.sqrt(self.weights @ self.variance)), self.least)
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -54,9 +59,8 @@ class NoisePosterior:
         chosen = rng.choice(len(self.shared), count, p=self.weights)
         variance = self.variance[chosen] * self.freedom / rng.chisquare(self.freedom, count)
         variance = np.maximum(variance, self.least**2)
-        return np.sqrt(self.shared[chosen] * variance), np.sqrt(
-            (1 - self.shared[chosen]) * variance
-        )
+        share = self.shared[chosen]
+        return np.sqrt(share * variance), np.sqrt((1 - share) * variance)
 
     def covariance(self, stem: NDArray[np.int64]) -> Array:
         """(n, n) of points of these stems, at the mean of the posterior."""
@@ -66,10 +70,9 @@ class NoisePosterior:
 
 
 def _basis(jacobian: Array) -> Array:
-    """An orthonormal basis of what the fit can absorb."""
-    left, values, _ = np.linalg.svd(
-        jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300), full_matrices=False
-    )
+    """An orthonormal basis of what the fit can absorb: (n, at most its parameters)."""
+    scaled = jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300)
+    left, values, _ = np.linalg.svd(scaled, full_matrices=False)
     return left[:, values > 1e-9 * values[0]]
 
 
@@ -82,17 +85,17 @@ def _restricted(
     _, index, sizes = np.unique(stem, return_inverse=True, return_counts=True)
     own = 1 - share
 
-    def whitened(values: Array) -> Array:  # V^-1 values, V = own I + share Z Z'
+    def solve(values: Array) -> Array:
+        """V^-1 values, by Woodbury's identity: V = own I + share Z Z', Z the stems' indicators."""
         sums = np.zeros((len(sizes), values.shape[1]))
         np.add.at(sums, index, values)
         return (values - (share * sums / (own + share * sizes)[:, None])[index]) / own
 
-    solved = whitened(np.column_stack([basis, residuals]))
+    solved = solve(np.column_stack([basis, residuals]))
     normal, moment = basis.T @ solved[:, :-1], basis.T @ solved[:, -1]
     freedom = len(residuals) - basis.shape[1]
-    squares = max(
-        float(residuals @ solved[:, -1] - moment @ np.linalg.solve(normal, moment)), 1e-300
-    )
+    absorbed = moment @ np.linalg.solve(normal, moment)
+    squares = max(float(residuals @ solved[:, -1] - absorbed), 1e-300)
     log_det = float((np.log(own + share * sizes) + (sizes - 1) * np.log(own)).sum())
     likelihood = -0.5 * (log_det + np.linalg.slogdet(normal)[1] + freedom * np.log(squares))
     return likelihood, squares / max(1, freedom)

@@ -7,20 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from windtunnel.laws.loss import LossLaw
-
-Array = NDArray[np.float64]
+from windtunnel.laws.loss import Array, LossLaw
 
 FLOPS = 6  # a parameter and token, of training: C = 6ND
-_GRID = 400
+_GRID = 400  # sizes between the ends of a search
 _STEP = 0.02  # of log N, in the derivative of the search: its error is of the sixth order in it
 _CENTRAL = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # f' from f at -3 to 3 steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Optimum:
     """The best model at a budget: N by the count that the law was fitted with, D in tokens, loss
     in nats/token.
@@ -38,7 +35,7 @@ class Optimum:
 
 
 def exponents(law: LossLaw) -> tuple[float, float]:
-    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta. The same for the coupled law: its outer power
+    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta (the paper's Eq. 3). The same for the coupled law: its outer power
     moves no optimum. Raises ValueError for a law in which size or data is worth nothing.
     """
     log_k, eta = _log_k(law)
@@ -46,18 +43,24 @@ def exponents(law: LossLaw) -> tuple[float, float]:
 
 
 def closed_form(law: LossLaw, flops: float) -> Optimum:
-    """Where L(N, D) is lowest with 6ND = `flops`: N = K (C/6)^(beta/(alpha+beta)), D = (C/6) /
-    N.
+    """Where L(N, D) is lowest with 6ND = `flops`:
+
+        N = K (C/6)^(beta/(alpha+beta)),  D = (C/6) / N
+
+    Raises ValueError for a law in which size or data is worth nothing.
     """
     log_k, _ = _log_k(law)
     log_c = math.log(flops / FLOPS)
     log_n = log_k + law.beta / (law.alpha + law.beta) * log_c
     n, d = math.exp(log_n), math.exp(log_c - log_n)
-    return Optimum(n, d, float(law.at(n, d)))
+    return Optimum(params=n, tokens=d, loss=float(law.at(n, d)))
 
 
 def search(
-    loss: Callable[[Array, Array], Array], tokens: Callable[[Array], Array], low: float, high: float
+    loss: Callable[[Array, Array], Array],
+    tokens: Callable[[Array], Array],
+    low: float,
+    high: float,
 ) -> Optimum:
     """Where `loss(N, tokens(N))` is lowest for N between `low` and `high`: a grid in log N, then
     the root of the slope, to about 1e-9 of N, or to what rounding leaves of the loss. At an edge,
@@ -78,12 +81,18 @@ def search(
         if slope(at, left) < 0 < slope(at, right):
             best = float(brentq(lambda x: slope(at, x), left, right, xtol=1e-13))  # type: ignore[arg-type]
     n = np.array([math.exp(best)])
-    return Optimum(float(n[0]), float(tokens(n)[0]), float(at(np.array([best]))[0]), at_edge)
+    return Optimum(
+        params=float(n[0]),
+        tokens=float(tokens(n)[0]),
+        loss=float(at(np.array([best]))[0]),
+        at_edge=at_edge,
+    )
 
 
 def slope(function: Callable[[Array], Array], at: float) -> float:
     """The derivative of a smooth function of log N."""
-    return float(_CENTRAL @ function(np.asarray(at + _STEP * np.arange(-3, 4), np.float64))) / _STEP
+    around = np.asarray(at + _STEP * np.arange(-3, 4), np.float64)
+    return float(_CENTRAL @ function(around)) / _STEP
 
 
 def ratio_interval(
@@ -104,18 +113,18 @@ def outside(ratio: float, sampled: tuple[float, float]) -> str | None:
         return None
     beyond = "above" if ratio > high else "below"
     return (
-        f"{ratio:.3g} tokens a parameter lies {beyond} the range of the runs in the fit ({low:.3g} to {high:.3g}): "
-        "the law was never measured there"
+        f"{ratio:.3g} tokens a parameter lies {beyond} the range of the runs in the fit "
+        f"({low:.3g} to {high:.3g}): the law was never measured there"
     )
 
 
 def _log_k(law: LossLaw) -> tuple[float, float]:
-    """log K and eta: K = (alpha A / (beta B))^(1/(alpha + beta)), eta = (beta - alpha)/(alpha +
-    beta).
+    """log K and eta, with
+
+    K = (alpha A / (beta B))^(1/(alpha + beta)),  eta = (beta - alpha)/(alpha + beta)
     """
     if not (law.alpha > 0 and law.beta > 0 and law.A > 0 and law.B > 0):
         raise ValueError(f"no best size: {law} must fall with both size and data")
     both = law.alpha + law.beta
-    return (math.log(law.alpha * law.A) - math.log(law.beta * law.B)) / both, (
-        law.beta - law.alpha
-    ) / both
+    log_k = (math.log(law.alpha * law.A) - math.log(law.beta * law.B)) / both
+    return log_k, (law.beta - law.alpha) / both

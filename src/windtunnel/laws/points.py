@@ -11,13 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from windtunnel.laws.loss import Array
 
-COUNTS = (
-    "params",
-    "params_with_head",
-    "params_total",
-)  # without embeddings (the paper's N), with the head, all
+# Without embeddings (the paper's N), with the head, all.
+COUNTS = ("params", "params_with_head", "params_total")
 FEWEST_SIZES, FEWEST_LENGTHS, FEWEST_POINTS = 3, 3, 8
 _SPREAD = 1.5  # of tokens per parameter, largest over smallest: less is one ray D = kN
 _OFF_CURVE = 1.2  # the same of the distance from a curve D ~ N^p
@@ -27,7 +24,7 @@ _CEILING = 20.0  # nats/token: ten times what text can cost
 _TAKEN = {"source": ("all", ""), "kind": ("branch", "run", "final", "")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossPoints:
     """Measurements: arrays of one length. Points of one stem share data order and noise."""
 
@@ -52,17 +49,16 @@ class LossPoints:
         """From columns. Without `stem` each point is its own; without `flops` they are 6ND."""
         given = params if isinstance(params, Mapping) else {"params": params}
         counts = {key: np.asarray(values, float) for key, values in given.items()}
-        d, losses = np.asarray(tokens, float), np.asarray(loss, float)
         first = next(iter(counts.values()))
-        labels = range(len(d)) if stem is None else stem
-        names = {label: index for index, label in enumerate(dict.fromkeys(labels))}
+        d = np.asarray(tokens, float)
+        stems = _numbered(range(len(d)) if stem is None else stem)
         return cls(
-            counts,
-            d,
-            losses,
-            np.array([names[label] for label in labels], np.int64),
-            np.zeros(len(d), np.int64) if seed is None else np.asarray(seed, np.int64),
-            6 * first * d if flops is None else np.asarray(flops, float),
+            params=counts,
+            tokens=d,
+            loss=np.asarray(loss, float),
+            stem=np.array(stems, np.int64),
+            seed=np.zeros(len(d), np.int64) if seed is None else np.asarray(seed, np.int64),
+            flops=6 * first * d if flops is None else np.asarray(flops, float),
         )
 
     def __len__(self) -> int:
@@ -80,6 +76,7 @@ class LossPoints:
 
     @property
     def counts(self) -> tuple[str, ...]:
+        """The counts of parameters that are known."""
         return tuple(self.params)
 
     @property
@@ -112,39 +109,42 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     branches and runs (its audit run is none); a run of it without a loss diverged, and is left
     out.
     """
-    return [
-        i
-        for i, row in enumerate(rows)
-        if all((row.get(name) or "") in taken for name, taken in _TAKEN.items())
-        and (row["loss"] or not row.get("kind"))
-    ]
+    found = []
+    for i, row in enumerate(rows):
+        taken = all((row.get(name) or "") in words for name, words in _TAKEN.items())
+        diverged = row.get("kind") and not row.get("loss")
+        if taken and not diverged:
+            found.append(i)
+    return found
 
 
 def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> LossPoints:
-    """The points of a table's rows, as `read_points` takes them. Raises ValueError."""
+    """The points of a table's rows, as `read_points` takes them. Raises ValueError that begins
+    with `where`.
+    """
     columns = [name for name in rows[0] if name] if rows else []
     missing = [name for name in ("params", "tokens", "loss") if name not in columns]
     if missing:
+        found = f"found {', '.join(columns)}" if columns else "the table is empty"
         raise ValueError(
-            f"{where}: needs columns params, tokens and loss; {', '.join(missing)} missing"
-            f"{_found(columns)}"
+            f"{where}: needs columns params, tokens and loss; {', '.join(missing)} missing; {found}"
         )
-    numbered = [(i + 2, rows[i]) for i in measured(rows)]
-    if not numbered:
+    taken = measured(rows)
+    if not taken:
         raise ValueError(f"{where}: no row of it is a point{_not_taken(rows)}")
-    known = [name for name in (*COUNTS, "tokens", "loss", "flops") if name in columns]
     values = {
-        name: np.array([_number(where, line, name, row[name]) for line, row in numbered])
-        for name in known
+        name: np.array([_number(where, i, name, rows[i][name]) for i in taken])
+        for name in (*COUNTS, "tokens", "loss", "flops")
+        if name in columns
     }
-    whole = {name: values[name] for name in COUNTS if name in known}
+    seeds = _numbered([rows[i]["seed"] for i in taken]) if "seed" in columns else None
     points = LossPoints.of(
-        whole,
+        {name: values[name] for name in COUNTS if name in values},
         values["tokens"],
         values["loss"],
         flops=values.get("flops"),
-        stem=_stems([row.get("stem") for _, row in numbered]),
-        seed=_labels([row["seed"] for _, row in numbered]) if "seed" in columns else None,
+        stem=_stems([rows[i].get("stem") for i in taken]),
+        seed=seeds,
     )
     try:
         check(points)
@@ -168,29 +168,32 @@ def check(points: LossPoints) -> None:
         raise ValueError(
             f"a loss of {points.loss.max():g}: expected nats/token, below {_CEILING:g}"
         )
-    sizes, lengths = len(np.unique(points.size)), len(np.unique(points.tokens))
     if len(points) < FEWEST_POINTS:
         raise ValueError(
             f"{len(points)} points: a law of five or six parameters needs at least {FEWEST_POINTS}"
         )
+    sizes, lengths = len(np.unique(points.size)), len(np.unique(points.tokens))
     if sizes < FEWEST_SIZES:
         raise ValueError(
-            f"{sizes} size{'s' * (sizes > 1)}: how the loss falls with size needs {FEWEST_SIZES} or more"
+            f"{sizes} size{'s' * (sizes > 1)}: how the loss falls with size needs {FEWEST_SIZES} "
+            "or more"
         )
     if lengths < FEWEST_LENGTHS:
         raise ValueError(
-            f"{lengths} length{'s' * (lengths > 1)}: how the loss falls with tokens needs {FEWEST_LENGTHS} or more"
+            f"{lengths} length{'s' * (lengths > 1)}: how the loss falls with tokens needs "
+            f"{FEWEST_LENGTHS} or more"
         )
     ratio = points.tokens / points.size
     if ratio.max() / ratio.min() < _SPREAD:
         raise ValueError(
-            f"all points lie on one ray, {ratio.mean():.3g} tokens a parameter: size and tokens can't be told apart; "
-            f"some sizes must be trained longer, {_SPREAD:g}x or more in tokens a parameter"
+            f"all points lie on one ray, {ratio.mean():.3g} tokens a parameter: size and tokens "
+            "can't be told apart; some sizes must be trained longer, "
+            f"{_SPREAD:g}x or more in tokens a parameter"
         )
     if _spread_about_a_curve(points) < _OFF_CURVE:
         raise ValueError(
-            "size and tokens grow together along one curve: what each is worth can't be told apart; "
-            "some sizes must be trained at several lengths"
+            "size and tokens grow together along one curve: what each is worth can't be told "
+            "apart; some sizes must be trained at several lengths"
         )
 
 
@@ -199,7 +202,10 @@ def _spread_about_a_curve(points: LossPoints) -> float:
     them.
     """
     n, d = np.log(points.size), np.log(points.tokens)
-    spans = [float(np.ptp(b - np.polyval(np.polyfit(a, b, 1), a))) for a, b in ((n, d), (d, n))]
+    spans = []
+    for x, y in ((n, d), (d, n)):
+        straight = np.polyval(np.polyfit(x, y, 1), x)
+        spans.append(float(np.ptp(y - straight)))
     return float(np.exp(min(spans)))
 
 
@@ -218,28 +224,26 @@ def _not_taken(rows: Sequence[Mapping[str, Any]]) -> str:
         found = list(dict.fromkeys(row.get(name) or "" for row in rows))
         if not set(found) & set(taken):
             words = ", ".join(map(repr, found[:3])) + (" and so on" if len(found) > 3 else "")
-            return (
-                f": column {name} says {words}; expected {' or '.join(word for word in taken if word)}, or no such "
-                "column"
-            )
-    return ": expected one with a loss, where there are such columns of source all and of kind branch, run or final"
+            expected = " or ".join(word for word in taken if word)
+            return f": column {name} says {words}; expected {expected}, or no such column"
+    return (
+        ": expected one with a loss, where there are such columns of source all and of kind "
+        "branch, run or final"
+    )
 
 
-def _labels(texts: Sequence[Any]) -> list[int]:
-    """A number for each different text."""
-    names = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-    return [names[text] for text in texts]
+def _numbered(labels: Sequence[Any]) -> list[int]:
+    """A number for each different label, in the order in which they come."""
+    numbers = {label: index for index, label in enumerate(dict.fromkeys(labels))}
+    return [numbers[label] for label in labels]
 
 
-def _number(where: str, line: int, name: str, text: Any) -> float:
+def _number(where: str, row: int, name: str, text: Any) -> float:
+    """A positive number, or ValueError with the file's line: a row's index and the header."""
     try:
         value = float(text or "nothing")
     except ValueError:
         value = np.nan
     if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{where}: line {line}: {name} is {text!r}; expected a positive number")
+        raise ValueError(f"{where}: line {row + 2}: {name} is {text!r}; expected a positive number")
     return value
-
-
-def _found(columns: Sequence[str]) -> str:
-    return f"; found {', '.join(columns)}" if columns else "; the table is empty"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from windtunnel.laws.loss import Array
 
+_NO_CHANGE = 1e-9  # of the peak rate: what is smaller is rounding
 _PIECES = 100  # a fall by the whole peak rate is summed in so many pieces
 
 
@@ -23,7 +24,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.ends.ndim != 1 or self.ends.shape != self.rates.shape or not len(self.ends):
             raise ValueError(
-                f"ends {self.ends.shape}, rates {self.rates.shape}: expected two vectors of one length"
+                f"ends {self.ends.shape}, rates {self.rates.shape}: expected two vectors of one "
+                "length"
             )
         if not (np.diff(self.ends, prepend=0.0) > 0).all():
             raise ValueError("the steps' ends: expected positions above 0 that grow")
@@ -38,10 +40,12 @@ class Schedule:
 
     @property
     def starts(self) -> Array:
+        """(n,) positions at which the steps begin."""
         return np.concatenate([[0.0], self.ends[:-1]])
 
     @property
     def end(self) -> float:
+        """The position at which the run ends."""
         return float(self.ends[-1])
 
     def area(self, position: ArrayLike, power: float = 1.0) -> Array:
@@ -83,13 +87,14 @@ class Curve:
     def __post_init__(self) -> None:
         if self.position.ndim != 1 or self.position.shape != self.loss.shape or not len(self.loss):
             raise ValueError(
-                f"position {self.position.shape}, loss {self.loss.shape}: expected vectors of one length"
+                f"position {self.position.shape}, loss {self.loss.shape}: expected vectors of one "
+                "length"
             )
         if not (np.isfinite(self.loss).all() and (self.loss > 0).all()):
             raise ValueError("loss: expected finite positive numbers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Terms:
     """All that a law needs of a schedule at n positions, with m changes of the rate. A rise is a
     negative drop.
@@ -103,20 +108,23 @@ class Terms:
 
 
 def terms_of(schedule: Schedule, position: Array, power: float) -> Terms:
-    """Neighbouring small changes of one sign are summed as one in their middle; a piece ends
-    where a loss is wanted.
+    """The terms at positions (n,). Neighbouring small changes of one sign are summed as one in
+    their middle; a piece ends where a loss is wanted.
     """
     before = np.concatenate([[0.0], schedule.rates[:-1]])
     drops, peak = before - schedule.rates, schedule.rates.max()
-    changed = np.flatnonzero(np.abs(drops) > 1e-9 * peak)
+    changed = np.flatnonzero(np.abs(drops) > _NO_CHANGE * peak)
     drop, begins = drops[changed], schedule.starts[changed]
     size = np.abs(drop)
+    # A piece is a run of changes with one label: a bin of the fall so far, one sign, and no
+    # position of a loss between them.
     bins = np.floor((np.cumsum(size) - size / 2) / (peak / _PIECES))
     label = np.column_stack([bins, np.sign(drop), np.searchsorted(np.sort(position), begins)])
     fresh = (np.diff(label, axis=0) != 0).any(axis=1) | (np.diff(changed) > 1)
     first = np.flatnonzero(np.concatenate([[True], fresh]))
 
     def middle(values: Array) -> Array:
+        """Of each piece, the mean weighted by the changes."""
         return np.add.reduceat(size * values, first) / np.add.reduceat(size, first)
 
     area = schedule.area(position)

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.plan.plan import compare, plans, read_plan, write_plan
-from windtunnel.recipe import identity, load
+from windtunnel.plan.record import audited, plans, plans_of_run, read_plan, rewrite_plan
 from windtunnel.train.run import Run
 from windtunnel.tunnel.study import final
 
@@ -19,30 +18,19 @@ def audit(lab: Path, run: Run, name: str = "") -> Path:
     got = final(run) if status == "done" else None
     if got is None:
         raise InputError(f"{run.path}: the run is {status}; an audit needs its final loss")
-    content = read_plan(folder)
-    content["audit"] = compare(content, run.id, got.loss)
-    write_plan(folder, content)
+    rewrite_plan(folder, audited(read_plan(folder), run.id, got.loss))
     return folder
 
 
 def _plan_of(lab: Path, run: Run, name: str) -> Path:
-    """The plan whose recipe is the run's."""
-    folders = plans(lab)
-    if name and lab / "plans" / name not in folders:
-        raise InputError(
-            f"--name {name}: {lab} has no such plan{did_you_mean(name, [f.name for f in folders])}"
-        )
-    candidates = [folder for folder in folders if not name or folder.name == name]
-    found = [f for f in candidates if identity(load(f / "plan.toml"), run.corpus) == run.id]
-    if not found:
-        which = (
-            f"plan '{name}'"
-            if name
-            else "any of its plans"
-            if folders
-            else "a plan, and there are none"
-        )
-        raise InputError(
-            f"{run.id}: not a run of {which}; a run is audited that `windtunnel train PLAN.toml` made"
-        )
-    return found[0]
+    """The plan whose recipe is the run's; of this name, where one is given."""
+    known = plans(lab)
+    names = [folder.name for folder in known]
+    if name and name not in names:
+        raise InputError(f"--name {name}: {lab} has no such plan{did_you_mean(name, names)}")
+    for folder in plans_of_run(lab, run.id, run.corpus):
+        if not name or folder.name == name:
+            return folder
+    which = f"the plan '{name}'" if name else f"any plan of {lab}"
+    hint = "only a run that `windtunnel train PLAN.toml` made can be audited"
+    raise InputError(f"{run.id}: not a run of {which}; {hint}")

@@ -1,67 +1,216 @@
 """What a model costs on a device: hours and money to train, bytes to train and to serve."""
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
-from windtunnel.devices import GB
+from windtunnel.choices import Table
+from windtunnel.devices import DEVICES, GB, Device
 from windtunnel.errors import InputError, did_you_mean
+from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit, training_memory
 from windtunnel.model.shape import count, flops_per_token
-from windtunnel.recipe import Model
+from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.request import Request
+from windtunnel.recipe import Model, Recipe
+from windtunnel.results.plan import Provenance, Serving, Training, TrainingBytes
 
 # The paper's 2.4B on A100s comes to 78 to 87 TFLOP/s a device, 25 to 28% of the peak.
 ASSUMED_SHARE = 0.25
-# Bytes a weight. The small formats of GGUF keep a scale for each block: 4.5 and 8.5 bits a weight
-# (q4_0, q8_0).
-QUANTISATIONS = {"f32": 4.0, "f16": 2.0, "q8": 8.5 / 8, "q4": 4.5 / 8}
-# Things that a model may have to fit, in bytes: half of the memory of what is named, the rest is
-# the system's.
-TARGETS = {
-    "phone-6gb": 3 * GB,
-    "phone-8gb": 4 * GB,
-    "phone-12gb": 6 * GB,
-    "laptop-8gb": 4 * GB,
-    "laptop-16gb": 8 * GB,
-    "raspberry-pi-4gb": 2 * GB,
-    "raspberry-pi-8gb": 4 * GB,
-}
+_CACHED = 2  # bytes of a key's or value's number in the cache, f16
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": GB, "tb": 10**12, "b": 1, "": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How the weights of a served model are held."""
+
+    name: str
+    help: str
+    bytes: float
+    """A weight. The small formats of GGUF keep a scale for each block of 32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a served model may have to fit. Half of the memory is the system's."""
+
+    name: str
+    help: str
+    gigabytes: int
+    """Of memory."""
+
+    @property
+    def bytes(self) -> int:
+        """For the model and its cache."""
+        return self.gigabytes * GB // 2
+
+
+QUANTISATIONS = Table[Quantisation](
+    "quantisation",
+    (
+        Quantisation(name="f32", help="32 bits a weight", bytes=4.0),
+        Quantisation(name="f16", help="16 bits a weight", bytes=2.0),
+        Quantisation(name="q8", help="8.5 bits a weight (q8_0)", bytes=8.5 / 8),
+        Quantisation(name="q4", help="4.5 bits a weight (q4_0)", bytes=4.5 / 8),
+    ),
+)
+TARGETS = Table[Target](
+    "target",
+    (
+        Target(name="phone-6gb", help="a phone with 6 GB", gigabytes=6),
+        Target(name="phone-8gb", help="a phone with 8 GB", gigabytes=8),
+        Target(name="phone-12gb", help="a phone with 12 GB", gigabytes=12),
+        Target(name="laptop-8gb", help="a laptop with 8 GB", gigabytes=8),
+        Target(name="laptop-16gb", help="a laptop with 16 GB", gigabytes=16),
+        Target(name="raspberry-pi-4gb", help="a Raspberry Pi with 4 GB", gigabytes=4),
+        Target(name="raspberry-pi-8gb", help="a Raspberry Pi with 8 GB", gigabytes=8),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a plan's run would train, and why that is expected."""
+
+    device: Device
+    devices: int
+    share: float | None
+    """Of the data sheet's peak; None for a CPU, whose speed was measured."""
+    each: float
+    """FLOP/s of one device."""
+    provenance: Provenance
+
+    @property
+    def flops_per_second(self) -> float:
+        """Of all devices together."""
+        return self.each * self.devices
+
+    @property
+    def memory(self) -> int | None:
+        """Of all devices together, bytes; None: not known."""
+        return self.device.memory * self.devices or None
+
+    def flops_in(self, hours: float) -> float:
+        """FLOPs that so many hours hold."""
+        return hours * 3600 * self.each * self.devices
+
+    def hours_for(self, flops: float) -> float:
+        """Hours that so many FLOPs take."""
+        return flops / self.flops_per_second / 3600
 
 
 def bytes_of(text: str) -> int:
-    """`500MB`, `1.5GB`, `800000000` or a known target such as `phone-6gb`. Raises InputError."""
+    """`500MB`, `1.5GB`, `800000000` or a known target such as `phone-6gb`, in bytes. Raises
+    InputError.
+    """
     key = text.strip().lower()
     if key in TARGETS:
-        return TARGETS[key]
-    for unit, size in (("kb", 10**3), ("mb", 10**6), ("gb", GB), ("tb", 10**12), ("b", 1), ("", 1)):
-        if key.endswith(unit):
-            try:
-                value = float(key.removesuffix(unit)) * size
-            except ValueError:
-                break
-            if 0 < value < 1e15:
-                return round(value)
-            break
-    raise InputError(
-        f"--fit-device {text}: expected bytes such as 500MB or 2GB, or one of {', '.join(TARGETS)}"
-        f"{did_you_mean(key, TARGETS)}"
+        return TARGETS[key].bytes
+    unit = next(unit for unit in _UNITS if key.endswith(unit))
+    try:
+        size = float(key.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e15:
+        raise InputError(
+            f"--fit-device {text}: expected bytes such as 500MB or 2GB, or one of "
+            f"{', '.join(TARGETS)}{did_you_mean(key, TARGETS)}"
+        )
+    return round(size)
+
+
+def speed_of(evidence: Evidence, request: Request) -> Speed | None:
+    """How fast the device that was asked for trains; None where none was, and the lab has no runs
+    to read a speed from. Raises InputError where a CPU was asked for that nothing is known of.
+    """
+    if request.device is None and evidence.core_speed is None:
+        return None
+    device = DEVICES[request.device or "cpu"]
+    if not device.peak:
+        return _measured_speed(evidence, request, device)
+    share, why = request.share, "asked for"
+    if share is None:
+        share, why = ASSUMED_SHARE, "assumed: the paper's own run reached 25 to 28% of an A100"
+    how = f"{share:.0%} of the data sheet's {device.peak:.3g} bf16 FLOP/s, {why}"
+    return Speed(
+        device=device,
+        devices=request.devices,
+        share=share,
+        each=device.peak * share,
+        provenance=Provenance(how=how),
     )
 
 
-def bytes_per_weight(quantisation: str) -> float:
-    """Raises InputError for one that is not known."""
-    if quantisation not in QUANTISATIONS:
-        expected = (
-            f"expected one of {', '.join(QUANTISATIONS)}{did_you_mean(quantisation, QUANTISATIONS)}"
+def _measured_speed(evidence: Evidence, request: Request, device: Device) -> Speed:
+    """As fast as the lab's own runs were on one core."""
+    if evidence.core_speed is None:
+        raise InputError(
+            "--device cpu: its speed is read off a lab's own runs, and there are none; give "
+            "--flops instead"
         )
-        raise InputError(f"--quantisation {quantisation}: {expected}")
-    return QUANTISATIONS[quantisation]
+    if request.share is not None:
+        raise InputError(
+            "--mfu: a CPU is as fast as the lab's own runs were; no data sheet gives a peak to "
+            "take a share of"
+        )
+    return Speed(
+        device=device,
+        devices=request.devices,
+        share=None,
+        each=evidence.core_speed.flops_per_second,
+        provenance=evidence.core_speed.provenance,
+    )
 
 
-def serving(model: Model, context: int) -> dict[str, Any]:
+def training(recipe: Recipe, flops: int, speed: Speed | None, request: Request) -> Training:
+    """What training a recipe costs, which takes `flops`."""
+    memory = _training_bytes(recipe, speed)
+    if speed is None:
+        return Training(device=None, hours=None, cost=None, bytes=memory)
+    hours = speed.hours_for(flops)
+    cost = hours * speed.devices * request.price if request.price is not None else None
+    return Training(
+        device=speed.device.name,
+        devices=speed.devices,
+        share=speed.share,
+        memory=speed.device.memory or None,
+        flops_per_second=speed.flops_per_second,
+        hours=hours,
+        cost=cost,
+        bytes=memory,
+    )
+
+
+def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
+    """With as much through the model at once as the engine would choose on such a device."""
+    model, context = recipe.model, recipe.data.context
+    kind = speed.device.kind if speed else "cpu"
+    room = math.inf
+    if speed and speed.memory:
+        room = tokens_that_fit(model, speed.memory)
+    micro_batch = largest_part(recipe.train.batch, context, min(AT_ONCE[kind], room))
+    recompute = micro_batch > room
+    memory = training_memory(model, micro_batch, recompute=recompute)
+    return TrainingBytes(
+        micro_batch=micro_batch,
+        recompute=recompute,
+        states=memory.states,
+        copies=memory.copies,
+        activations=memory.activations,
+        head=memory.head,
+        total=memory.total,
+    )
+
+
+def serving(model: Model, context: int) -> Serving:
     """Bytes of the weights by quantisation and of a full cache of keys and values in f16; FLOPs
     of a token that is read or written at half of the context.
     """
-    total = count(model).params_total
-    return {
-        "bytes": {name: round(total * each) for name, each in QUANTISATIONS.items()},
-        "cache_bytes": 2 * 2 * model.depth * model.kv_heads * model.head_size * context,
-        "flops_per_token": flops_per_token(model, context) // 3,  # the forward pass
-    }
+    params = count(model).params_total
+    sizes = {name: round(params * kind.bytes) for name, kind in QUANTISATIONS.items()}
+    keys_and_values = 2 * model.depth * model.kv_heads * model.head_size
+    return Serving(
+        bytes=sizes,
+        cache_bytes=_CACHED * keys_and_values * context,
+        # training costs three times the forward pass
+        flops_per_token=flops_per_token(model, context) // 3,
+    )

@@ -1,21 +1,25 @@
 """What could be wrong with a plan: each a short sentence with a level."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
 
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import outside
-from windtunnel.plan.evidence import BatchChoice, Evidence, Rate
+from windtunnel.plan.devices import Speed
+from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.settings import BatchChoice, RateChoice
 from windtunnel.quantities import about
+from windtunnel.recipe import Recipe
+from windtunnel.results.plan import BestRatio, Flag, Level, Reach, StudiedRate, Verdict
 
-Level = Literal["stop", "caution", "note"]
 FAR, TOO_FAR = 10, 100  # times the largest or longest run in the fit
 FAR_IN_TOKENS = 3  # beyond it, runs came out below the 90% interval (docs/LOG.md)
-_EPOCHS, _WORTHLESS = 4, 16
+_MANY_EPOCHS, _TOO_MANY_EPOCHS = 4, 16
 _ANOTHER = 0.1  # more than this from the size that was asked for: neighbouring shapes lie nearer
 _STEPS = 400  # fewer, and the warm-up and the decay are too coarse for what the laws say
-_MATTERS = {
+_SPENT = 0.9  # of the budget: less is worth saying
+# How grave it is that a study of the lab failed.
+_FAILED: Mapping[str, Level] = {
     "check": "stop",
     "scaling": "stop",
     "search": "caution",
@@ -24,188 +28,198 @@ _MATTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Flag:
-    level: Level
-    about: str
-    text: str
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+def stop(about: str, text: str) -> Flag:
+    """A flag that makes the plan a no-go."""
+    return Flag(level="stop", about=about, text=text)
 
 
-def outcome(flags: list[Flag]) -> Literal["go", "caution", "no-go"]:
+def caution(about: str, text: str) -> Flag:
+    """A flag that asks for care."""
+    return Flag(level="caution", about=about, text=text)
+
+
+def note(about: str, text: str) -> Flag:
+    """A flag that only tells."""
+    return Flag(level="note", about=about, text=text)
+
+
+def outcome(flags: Iterable[Flag]) -> Verdict:
+    """What the gravest of the flags makes of a plan."""
     levels = {flag.level for flag in flags}
-    return "no-go" if "stop" in levels else "caution" if "caution" in levels else "go"
+    if "stop" in levels:
+        return "no-go"
+    return "caution" if "caution" in levels else "go"
 
 
-def by_weight(flags: Iterable[Flag]) -> list[Flag]:
+def by_weight(flags: Iterable[Flag]) -> tuple[Flag, ...]:
     """The gravest first."""
-    return sorted(flags, key=lambda flag: get_args(Level).index(flag.level))
+    levels = get_args(Level)
+    return tuple(sorted(flags, key=lambda flag: levels.index(flag.level)))
 
 
-def of_extrapolation(
-    extrapolation: dict[str, float], ratio: float, sampled: tuple[float, float]
-) -> Iterator[Flag]:
-    """`ratio`: tokens a parameter of the plan; `sampled`: of the runs in the fit."""
-    for key, word in (("params", "larger"), ("tokens", "longer")):
-        times = extrapolation[key]
+def of_reach(reach: Reach, ratio: float, sampled: tuple[float, float]) -> Iterator[Flag]:
+    """How far the plan lies from the runs in the fit. `ratio`: its tokens a parameter; `sampled`:
+    lowest and highest of the runs.
+    """
+    for times, word in ((reach.params, "larger"), (reach.tokens, "longer")):
         if times > FAR:
-            level: Level = "stop" if times > TOO_FAR else "caution"
-            yield Flag(level, "extrapolation", f"{times:.3g} times {word} than any run in the fit")
-        elif key == "tokens" and times > FAR_IN_TOKENS:
-            yield Flag(
-                "caution",
+            far = stop if times > TOO_FAR else caution
+            text = f"The planned run is {about(times)} times {word} than any run in the fit."
+            yield far("extrapolation", text)
+        elif word == "longer" and times > FAR_IN_TOKENS:
+            yield caution(
                 "extrapolation",
-                f"{times:.3g} times longer than any run in the fit: this far, "
-                "intervals have been too narrow",
+                f"The planned run is {about(times)} times longer than any run in the fit: this "
+                "far out, intervals have been too narrow.",
             )
     if warning := outside(ratio, sampled):
-        yield Flag("caution", "ratio", warning)
+        yield caution("ratio", f"{warning}.")
 
 
-def of_law(profiles: list[Profile], at_edge: bool, ratio: dict[str, Any]) -> Iterator[Flag]:
+def of_law(profiles: Iterable[Profile], at_edge: bool, ratio: BestRatio) -> Iterator[Flag]:
+    """How well the laws say which size is best. `at_edge`: of all shapes."""
     if at_edge:
-        yield Flag(
-            "stop",
+        yield stop(
             "optimum",
-            "the best size lies at the edge of all shapes: the laws give no best size here",
+            "The best size lies at the edge of all shapes: the laws give no best size here.",
         )
     loose = [profile.name for profile in profiles if not profile.identified]
     if loose:
-        names = ", ".join(loose)
-        yield Flag(
-            "note",
+        are = "is" if len(loose) == 1 else "are"
+        yield note(
             "law",
-            f"{names} not pinned down by these runs: not to be quoted alone, and felt far out",
+            f"{' and '.join(loose)} {are} not pinned down by these runs: do not quote the value "
+            "alone, and expect it to matter far from the runs.",
         )
-    if ratio["interval90"] is None:
-        yield Flag(
-            "caution",
+    if ratio.interval90 is None:
+        yield caution(
             "ratio",
-            "many laws that fit as well have no best size: the size is not pinned down",
+            "Many laws that fit as well have no best size, so the size is not pinned down.",
         )
 
 
 def of_size(params: float, asked: float | None) -> Iterator[Flag]:
+    """Whether the model has about the parameters that were asked for."""
     if asked and not 1 - _ANOTHER < params / asked < 1 + _ANOTHER:
-        yield Flag(
-            "caution",
+        yield caution(
             "size",
-            f"{about(asked)} parameters were asked for; the nearest shape has {about(params)}",
+            f"{about(asked)} parameters were asked for; the nearest shape has {about(params)}.",
         )
 
 
 def of_data(tokens: float, unique: float | None, spent: float) -> Iterator[Flag]:
-    """`spent`: the share of the budget that is used."""
+    """Whether the tokens that there are to read suffice. `spent`: the share of the budget that is
+    used.
+    """
     epochs = tokens / unique if unique else 1.0
-    if epochs > _EPOCHS:
-        level: Level = "stop" if epochs > _WORTHLESS else "caution"
-        yield Flag(
-            level,
+    if epochs > _MANY_EPOCHS:
+        many = stop if epochs > _TOO_MANY_EPOCHS else caution
+        yield many(
             "epochs",
-            f"{epochs:.3g} epochs: beyond {_EPOCHS} repeated tokens soon teach little; what "
-            "they are worth is a published number, not measured here",
+            f"The data is read {epochs:.3g} times: beyond {_MANY_EPOCHS} epochs, repeated tokens "
+            "soon teach little. What they are worth is a published number, not measured here.",
         )
     elif epochs > 1.005:
-        yield Flag(
-            "note", "epochs", f"{epochs:.3g} epochs, priced by a published law of repeated data"
-        )
-    if spent < 0.9:
-        yield Flag(
-            "caution",
-            "budget",
-            f"only {spent:.0%} of the budget is used: the tokens in hand are used up",
-        )
+        text = f"The data is read {epochs:.3g} times, priced by a published law of repeated data."
+        yield note("epochs", text)
+    if spent < _SPENT:
+        text = f"Only {spent:.0%} of the budget is used, because the tokens in hand run out."
+        yield caution("budget", text)
 
 
-def of_settings(
-    batch: BatchChoice, chosen_batch: int, rate: Rate, lr: float, steps: int, context: int
-) -> Iterator[Flag]:
+def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterator[Flag]:
+    """Whether the batch, the steps and the rate are what the laws were measured with."""
+    lr, steps = recipe.optimizer.lr, recipe.total_tokens // recipe.train.batch
     if not batch.inside:
-        yield Flag("caution", "batch", f"the batch law is extrapolated: {batch.source.how}")
-    if chosen_batch <= context:
-        yield Flag(
-            "note", "batch", "the batch is one window: a shorter context would let it be smaller"
+        yield caution("batch", f"The law of the batch is extrapolated: {batch.provenance.how}.")
+    if recipe.train.batch <= recipe.data.context:
+        yield note(
+            "batch", "The batch is a single window; a shorter context would let it be smaller."
         )
     if steps < _STEPS:
-        yield Flag(
-            "caution",
-            "steps",
-            f"{steps} steps are few: below {_STEPS} the laws were never measured",
+        yield caution(
+            "steps", f"{steps} steps are few: the laws were never measured below {_STEPS}."
         )
     if lr != rate.lr:
-        yield Flag(
-            "caution", "lr", f"lr {lr:g} was asked for; the expected loss is that of {rate.lr:g}"
+        yield caution(
+            "lr",
+            f"A learning rate of {lr:g} was asked for; the expected loss is that of {rate.lr:g}.",
         )
     for found in rate.beside:
-        low, high = found["interval"] or (found["lr"] / 2, found["lr"] * 2)
-        if not low <= lr <= high and found.get("outcome") != "ties":
-            yield Flag(
-                "caution",
+        if not _agrees(found, lr):
+            yield caution(
                 "lr",
-                f"the {found['study']} study's best rate is {found['lr']:.3g} ({found['at']}), "
-                f"not {lr:g}: measure the law with it, `windtunnel scaling --lr {found['lr']:.2g}`",
+                f"The best learning rate of the {found.study} study is {found.lr:.3g} "
+                f"({found.at}), not {lr:g}. To measure the law with it, run `windtunnel scaling "
+                f"--lr {found.lr:.2g}`.",
             )
 
 
-def of_memory(needed: int, speed: dict[str, Any] | None) -> Iterator[Flag]:
-    """`speed`: the devices, as the plan has them."""
-    if speed and speed["memory"] and needed > speed["memory"] * speed["devices"]:
-        have = (
-            f"{speed['devices']} {speed['device']} have {about(speed['memory'] * speed['devices'])}"
-        )
-        yield Flag(
-            "stop", "memory", f"training needs about {about(needed)} bytes of memory, and {have}"
+def _agrees(found: StudiedRate, lr: float) -> bool:
+    """Whether another study's rate says nothing against this one: within its interval, or within
+    twice and half of it.
+    """
+    low, high = found.interval or (found.lr / 2, found.lr * 2)
+    return low <= lr <= high or found.outcome == "ties"
+
+
+def of_memory(needed: int, speed: Speed | None) -> Iterator[Flag]:
+    """Whether training fits the devices; `needed`: bytes."""
+    if speed and speed.memory and needed > speed.memory:
+        have = "has" if speed.devices == 1 else "have"
+        yield stop(
+            "memory",
+            f"Training needs about {about(needed)} bytes of memory; {speed.devices} "
+            f"{speed.device.name} {have} {about(speed.memory)}.",
         )
 
 
 def of_studies(evidence: Evidence) -> Iterator[Flag]:
+    """What the lab's studies found wrong."""
     for name, (verdict, summary) in evidence.verdicts.items():
-        if verdict == "fail" and name in _MATTERS:
-            yield Flag(_MATTERS[name], name, f"the {name} study failed: {summary.split(';')[0]}")  # type: ignore[arg-type]
+        if verdict == "fail" and name in _FAILED:
+            reason = summary.split(";")[0]
+            text = f"The {name} study failed: {reason}."
+            yield Flag(level=_FAILED[name], about=name, text=text)
     if evidence.lab and "check" not in evidence.verdicts:
-        yield Flag(
-            "note",
+        yield note(
             "check",
-            "no coordinate check in this lab: `windtunnel check` takes half a minute",
+            "This lab has no coordinate check yet: `windtunnel check` takes half a minute.",
         )
 
 
 def of_model(evidence: Evidence, parametrization: str, asked: bool) -> Iterator[Flag]:
+    """Whether the model is what the law was measured with. `asked`: the parametrization was."""
     measured = evidence.template.model.parametrization if evidence.template else None
     if measured and measured != parametrization:
-        yield Flag(
-            "caution",
+        yield caution(
             "parametrization",
-            f"the law was measured with {measured}, not with {parametrization}",
+            f"The law was measured with the parametrization {measured}, not {parametrization}.",
         )
     if evidence.lab and evidence.template is None:
-        yield Flag(
-            "caution",
+        yield caution(
             "model",
-            "the runs of the study are not in this lab: what they were trained with is "
-            "taken to be the defaults",
+            "The runs of the study are not in this lab: they are taken to have been trained with "
+            "the default settings.",
         )
     if evidence.rates and not evidence.lab and not asked:
-        yield Flag(
-            "note",
+        yield note(
             "parametrization",
-            "the table's rates are taken as those of ordinary networks, so the "
-            "recipe has the standard parametrization; --parametrization says another",
+            "The table's learning rates are taken as those of ordinary networks, so the recipe "
+            "has the standard parametrization; --parametrization chooses another.",
         )
 
 
 def of_corpus(
     corpus: str | None, measured: str | None, assumed_vocab: int | None
 ) -> Iterator[Flag]:
+    """Whether the corpus is the one that the law was measured on."""
     if measured and corpus and corpus != measured:
-        yield Flag(
-            "caution", "corpus", f"the law was measured on corpus '{measured}', not on '{corpus}'"
+        yield caution(
+            "corpus", f"The law was measured on the corpus '{measured}', not on '{corpus}'."
         )
     if assumed_vocab:
-        yield Flag(
-            "note",
+        yield note(
             "vocab",
-            f"a vocabulary of {about(assumed_vocab)} is assumed; --vocab or --corpus says another",
+            f"A vocabulary of {about(assumed_vocab)} is assumed; --vocab or --corpus says another.",
         )

@@ -2,31 +2,29 @@
 they should reach, and how sure that is. `windtunnel train` runs the recipe as it is.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from windtunnel.data.shards import Corpus
-from windtunnel.devices import DEVICES
 from windtunnel.errors import InputError
-from windtunnel.files import write_whole
-from windtunnel.laws import laptop
-from windtunnel.laws.choice import Predictor, choose
+from windtunnel.laws.choice import Candidate, Prediction, Predictor, choose
+from windtunnel.laws.intervals import Profile
+from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.optimum import FLOPS, closed_form, ratio_interval
 from windtunnel.laws.repetition import PUBLISHED
-from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit, training_memory
 from windtunnel.model.shape import flops_per_token
-from windtunnel.plan import flags as flag
-from windtunnel.plan.devices import ASSUMED_SHARE, bytes_per_weight, serving
-from windtunnel.plan.evidence import BatchChoice, Evidence, Rate, Source, batch_at, rate
+from windtunnel.plan import flags
+from windtunnel.plan.devices import QUANTISATIONS, Speed, serving, speed_of, training
+from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.premises import Premises, premises_of
+from windtunnel.plan.record import recipe_path, write_plan
 from windtunnel.plan.request import Request, asked_by, name_of
-from windtunnel.plan.shapes import Band, Family
+from windtunnel.plan.settings import BatchChoice, PlannedRun, RateChoice, batch_for, rate_for
 from windtunnel.plan.sizes import (
-    Choice,
     Limits,
     Outlook,
+    SizeChoice,
     at_shape,
     best_for_flops,
     best_for_tokens,
@@ -38,42 +36,73 @@ from windtunnel.plan.sizes import (
     tokens_for_size,
 )
 from windtunnel.quantities import about
-from windtunnel.recipe import Recipe, dump, load, parse
-
-# Without a run to take settings from: the tunnel's own below the paper's smallest model, the
-# paper's from there on.
-_LAPTOP_MODEL = {"base_width": laptop.BASE_WIDTH, "base_depth": laptop.BASE_DEPTH}
-_WARMUP, _MOST_WARMUP_STEPS = 0.02, 2000
-_DECAYED_STEPS = 2000  # of the runs that the default weight decay was found good for
-_BRANCH_SHARES = (
-    0.25,
-    0.5,
-)  # of the tokens: where a checkpoint stays for shorter branches, beside the decay's begin
-_FEWEST_STEPS = 10
-_DRAWS = 400  # laws, for the interval of the best ratio
-_SHAPE = ("width", "depth", "heads", "kv_heads", "head_size", "ffn", "vocab")
-_INHERITED = (
-    "base_width",
-    "base_depth",
-    "parametrization",
-    "scale_emb",
-    "scale_depth",
-    "init_std",
-    "embedding_as",
-    "tied",
-    "rope_base",
-    "norm_eps",
+from windtunnel.recipe import Recipe, parse
+from windtunnel.results.plan import (
+    BestRatio,
+    Flag,
+    LawProfile,
+    PlanLaws,
+    PlanResult,
+    Provenance,
+    Reach,
+    Shape,
+    SizeLoss,
+    Training,
+    WeighedLaw,
 )
 
+_WARMUP, _MOST_WARMUP_STEPS = 0.02, 2000
+_WEIGHT_DECAY = 1e-3  # where no run of the fit says another
+_DECAYED_STEPS = 2000  # of the runs that the default weight decay was found good for
+# Of the tokens: where a checkpoint stays for shorter branches, beside the decay's begin.
+_BRANCH_SHARES = (0.25, 0.5)
+_FEWEST_STEPS = 10
+_DRAWS = 400  # laws, for the interval of the best ratio
 
-@dataclass(frozen=True)
-class Setting:
-    """Where the plan's run would take place, and what it is made of beside the size."""
 
-    family: Family
-    corpus: str | None  # its name
-    unique: float | None  # tokens that there are to read
-    assumed_vocab: int | None
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """All that was worked out for a plan, before it is told."""
+
+    evidence: Evidence
+    predictor: Predictor
+    request: Request
+    premises: Premises
+    outlook: Outlook
+    speed: Speed | None
+    budget: float | None  # FLOPs
+    chosen: SizeChoice
+    params: dict[str, float]  # by each count
+    batch: BatchChoice
+    rate: RateChoice
+    recipe: Recipe
+    effective_tokens: float  # fresh ones that would be worth as much
+    predicted: Prediction
+
+    @property
+    def tokens(self) -> int:
+        return self.recipe.total_tokens
+
+    @property
+    def flops(self) -> int:
+        """Of training, exactly."""
+        return flops_per_token(self.recipe.model, self.recipe.data.context) * self.tokens
+
+    @property
+    def tokens_per_param(self) -> float:
+        return self.tokens / self.params["params"]
+
+    @property
+    def sampled(self) -> tuple[float, float]:
+        """Lowest and highest tokens a parameter of the runs in the fit, by the first count."""
+        points = self.predictor.points
+        ratios = points.tokens / points.size
+        return float(ratios.min()), float(ratios.max())
+
+    @property
+    def reach(self) -> Reach:
+        """How far the plan lies beyond the runs in the fit."""
+        return Reach(**self.predictor.extrapolation(self.params, self.tokens))
 
 
 def plan(lab: Path, evidence: Evidence, request: Request, corpus: Corpus | None) -> Path:
@@ -85,326 +114,139 @@ def plan(lab: Path, evidence: Evidence, request: Request, corpus: Corpus | None)
     try:
         predictor = choose(evidence.points, evidence.seed_sd)
     except ValueError as error:
-        raise InputError(f"{evidence.source.how}: {error}") from None
-    name = request.name or name_of(request)
-    recipe, content = work_out(evidence, predictor, request, corpus)
-    recipe = recipe.change(name=name)
-    folder = lab / "plans" / name
-    content = {"plan": name, **content, "recipe": str(folder / "plan.toml")}
-    write(folder, recipe, content)
+        raise InputError(f"{evidence.provenance.how}: {error}") from None
+    folder = lab / "plans" / (request.name or name_of(request))
+    write_plan(folder, *work_out(evidence, predictor, request, corpus, folder))
     return folder
 
 
 def work_out(
-    evidence: Evidence, predictor: Predictor, request: Request, corpus: Corpus | None
-) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe and everything that the plan says about it."""
-    speed = _speed(evidence, request)
-    budget = request.flops if request.flops is not None else _flops(request, speed)
-    setting = _setting(evidence, request, corpus, budget)
-    outlook = Outlook(predictor.loss, setting.family, setting.unique or math.inf)
+    evidence: Evidence,
+    predictor: Predictor,
+    request: Request,
+    corpus: Corpus | None,
+    folder: Path,
+) -> tuple[Recipe, PlanResult]:
+    """The recipe and everything that the plan says about it, named after the folder that it is
+    for. Raises InputError for a request that nothing can satisfy.
+    """
+    draft = _draft(evidence, predictor, request, corpus, folder.name)
+    laws, profiles = _laws(predictor, draft.flops)
+    costs = training(draft.recipe, draft.flops, draft.speed, request)
+    found = flags.by_weight(_flags(draft, laws.ratio, profiles, costs))
+    return draft.recipe, _result(draft, laws, costs, found, folder)
+
+
+def _draft(
+    evidence: Evidence,
+    predictor: Predictor,
+    request: Request,
+    corpus: Corpus | None,
+    name: str,
+) -> _Draft:
+    """Choose the size, then the settings for it, then whole steps, and predict their loss."""
+    speed, budget = speed_of(evidence, request), request.flops
+    if budget is None and request.hours and speed:
+        budget = speed.flops_in(request.hours)
+    premises = premises_of(evidence, request, corpus, budget)
+    outlook = Outlook(
+        law=predictor.loss, family=premises.family, unique=premises.unique or math.inf
+    )
     try:
         chosen = _choose(outlook, request, budget)
     except ValueError as error:
         raise InputError(f"{asked_by(request)}: {error}") from None
-    model = setting.family.model(chosen.width, chosen.depth)
-    params = {key: float(value[0]) for key, value in _costs(setting, chosen).params.items()}
-    batch = batch_at(evidence, chosen.loss, chosen.tokens, params["params"])
-    rated = rate(evidence, params["params"])
-    recipe = _recipe(evidence, setting, chosen, batch, request.lr or rated.lr)
+    costs = premises.family.costs([chosen.width], [chosen.depth])
+    params = {count: float(value[0]) for count, value in costs.params.items()}
+    wanted = PlannedRun(chosen.loss, chosen.tokens, params["params"])
+    batch, rate = batch_for(evidence, wanted), rate_for(evidence, params["params"])
+    recipe = _recipe(name, evidence, premises, chosen, batch, request.lr or rate.lr)
     tokens = recipe.total_tokens
     effective = float(outlook.effective(tokens))
     predicted = predictor.predict(params, effective)
-    chosen = replace(chosen, tokens=tokens, loss=predicted.loss)
-    flops = flops_per_token(model, recipe.data.context) * tokens
-    extrapolation = predictor.extrapolation(params, tokens)
-    law, loose = _law(predictor, flops), predictor.profiles(predictor.best)
-    memory = _memory(recipe, request, speed)
-    found = flag.by_weight(
-        [
-            *flag.of_extrapolation(extrapolation, tokens / params["params"], _sampled(predictor)),
-            *flag.of_size(params["params"], request.params),
-            *flag.of_law(loose, chosen.at_edge, law["ratio"]),
-            *flag.of_data(tokens, setting.unique, flops / budget if budget else 1.0),
-            *flag.of_settings(
-                batch,
-                recipe.train.batch,
-                rated,
-                recipe.optimizer.lr,
-                tokens // recipe.train.batch,
-                recipe.data.context,
-            ),
-            *flag.of_memory(memory["total"], speed),
-            *flag.of_studies(evidence),
-            *flag.of_model(evidence, model.parametrization, request.parametrization is not None),
-            *flag.of_corpus(setting.corpus, evidence.corpus, setting.assumed_vocab),
-        ]
-    )
-    return recipe, {
-        "go": flag.outcome(found),
-        **{key: round(value) for key, value in params.items()},
-        "tokens": tokens,
-        "flops": flops,
-        "flops_6nd": FLOPS * round(params["params"]) * tokens,
-        "shape": {key: getattr(model, key) for key in _SHAPE},
-        **_settings(recipe, batch, rated),
-        "loss": predicted.loss,
-        "interval50": list(predicted.interval50),
-        "interval90": list(predicted.interval90),
-        "at_this_cost": curve(outlook, flops, chosen),
-        "range_params": [round(value) for value in chosen.range_params],
-        "tokens_per_param": tokens / params["params"],
-        "sampled_tokens_per_param": list(_sampled(predictor)),
-        "extrapolation": extrapolation,
-        "unique_tokens": setting.unique,
-        "epochs": tokens / setting.unique if setting.unique else None,
-        "effective_tokens": effective,
-        "best_by_6nd": _by_6nd(outlook, flops),
-        "law": law | {"profiles": [asdict(one) for one in loose]},
-        "training": _training(speed, request, flops) | {"bytes": memory},
-        "serving": serving(model, recipe.data.context),
-        "over_trained": [asdict(one) for one in over_trained(outlook, chosen)],
-        "flags": [one.as_dict() for one in found],
-        "provenance": _provenance(evidence, batch, rated, request, speed),
-    }
-
-
-def _settings(recipe: Recipe, batch: BatchChoice, rated: Rate) -> dict[str, Any]:
-    """What the recipe sets beside the size and the tokens, and what else is known of it."""
-    return {
-        "context": recipe.data.context,
-        "steps": recipe.total_tokens // recipe.train.batch,
-        "batch_tokens": recipe.train.batch,
-        "batch_best": batch.batch,
-        "batch_interval": batch.interval and list(batch.interval),
-        "lr": recipe.optimizer.lr,
-        "lr_beside": [dict(one) for one in rated.beside],
-        "warmup_tokens": recipe.warmup_tokens,
-        "decay_tokens": recipe.decay_tokens,
-        "decay_shape": recipe.schedule.decay_shape,
-        "floor": recipe.schedule.floor,
-        "weight_decay": recipe.optimizer.weight_decay,
-        "branch_points": list(recipe.train.branch_points),
-    }
-
-
-def write(folder: Path, recipe: Recipe, content: dict[str, Any]) -> None:
-    """`plan.toml` and `plan.json`, each whole. The audit of a run that the same recipe made
-    stays, against the new numbers. Raises InputError where they can't be written.
-    """
-    content = _rounded(content)
-    low, high = content["interval90"]
-    head = (
-        f"# Made by `windtunnel plan`: expected loss {content['loss']:.4f}, 90% between {low:.4f} and {high:.4f}\n"
-        "# nats/token. plan.json, beside this file, says what each number came from.\n"
-    )
-    audit = read_plan(folder).get("audit") if (folder / "plan.json").exists() else None
-    if audit and load(folder / "plan.toml") == recipe:
-        content = content | {"audit": compare(content, audit["run"], audit["loss"])}
-    write_whole(folder / "plan.toml", head + dump(recipe), make_folder=True)
-    write_plan(folder, content)
-
-
-def compare(plan: dict[str, Any], run: str, loss: float) -> dict[str, Any]:
-    """Predicted against got. `error` is relative to what was got, positive where the plan said
-    too high a loss.
-    """
-    loss = _rounded(loss)
-    inside = {
-        f"inside{level}": plan[f"interval{level}"][0] <= loss <= plan[f"interval{level}"][1]
-        for level in (50, 90)
-    }
-    error = plan["loss"] / loss - 1
-    return _rounded({"run": run, "loss": loss, "predicted": plan["loss"], "error": error, **inside})
-
-
-def plans(lab: Path) -> list[Path]:
-    """Folders of the lab's plans, by name."""
-    return sorted(file.parent for file in (lab / "plans").glob("*/plan.json"))
-
-
-def read_plan(folder: Path) -> dict[str, Any]:
-    """Raises InputError for one that is missing or damaged."""
-    try:
-        content = json.loads((folder / "plan.json").read_text())
-        return content | {key: content[key] for key in ("loss", "interval50", "interval90")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'plan.json'}: missing or damaged: {error!r}") from None
-
-
-def write_plan(folder: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(_rounded(content), indent=1, allow_nan=False)
-    write_whole(folder / "plan.json", text + "\n")
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to ten digits: the last bits of a fit may differ from process to process."""
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
-    return float(f"{value:.10g}") if isinstance(value, float) else value
-
-
-def _setting(
-    evidence: Evidence, request: Request, corpus: Corpus | None, budget: float | None
-) -> Setting:
-    """The corpus's vocabulary and tokens, the measured runs' context and settings."""
-    size = _guess(request, budget)
-    known = (
-        corpus.manifest.vocab
-        if corpus
-        else evidence.template.model.vocab
-        if evidence.template
-        else None
-    )
-    if corpus and request.vocab and request.vocab != known:
-        raise InputError(
-            f"--vocab {request.vocab}: corpus '{corpus.folder.name}' has a vocabulary of {known}"
-        )
-    vocab = request.vocab or known
-    assumed = None if vocab else 2048 if size < laptop.LARGEST else 32_768
-    template = evidence.template
-    context = request.context or (
-        template.data.context
-        if template
-        else 256
-        if size < laptop.LARGEST
-        else 1024
-        if size < 1e8
-        else 4096
-    )
-    if template:
-        fixed = {key: getattr(template.model, key) for key in _INHERITED}
-    else:
-        fixed: dict[str, Any] = dict(_LAPTOP_MODEL) if size < laptop.LARGEST else {}
-        if evidence.rates and evidence.lab is None:
-            fixed["parametrization"] = "standard"  # whose rates are what the table says they are
-    if request.parametrization:
-        fixed["parametrization"] = request.parametrization
-    held = sum(source.train.tokens for source in corpus.sources.values()) if corpus else math.inf
-    unique = min(request.tokens or math.inf, held)
-    if request.epochs is not None and not math.isfinite(unique):
-        raise InputError("--epochs: of which tokens? Give --tokens, or a corpus of the lab")
-    family = Family(vocab or assumed or 0, context, Band.of(evidence.sizes), fixed)
-    name = corpus.folder.name if corpus else request.corpus
-    return Setting(family, name, unique if math.isfinite(unique) else None, assumed)
-
-
-def _guess(request: Request, budget: float | None) -> float:
-    """Parameters, roughly: twenty tokens each."""
-    if request.params or request.shape:
-        width, depth = request.shape or (0, 0)
-        return request.params or 11.5 * width**2 * depth
-    if request.bytes_served:
-        return request.bytes_served / bytes_per_weight(request.quantisation)
-    if request.tokens:
-        return request.tokens / 20
-    return math.sqrt((budget or 1e18) / (FLOPS * 20))
-
-
-def _speed(evidence: Evidence, request: Request) -> dict[str, Any] | None:
-    """FLOP/s of training, and what is behind them; None where no device was named and the lab has
-    no runs.
-    """
-    if request.device is None and evidence.speed is None:
-        return None
-    named = DEVICES[request.device or "cpu"]
-    if not named.peak:
-        if evidence.speed is None:
-            raise InputError(
-                "--device cpu: how fast it trains is read off a lab's runs, and there are none; give --flops"
-            )
-        if request.share is not None:
-            raise InputError(
-                "--mfu: a cpu's speed is what the lab's runs reached, not a share of a data sheet's peak"
-            )
-        (each, how), share = evidence.speed, None
-    else:
-        share = ASSUMED_SHARE if request.share is None else request.share
-        why = (
-            "assumed: the paper's own run reached 25 to 28% of an A100"
-            if request.share is None
-            else "asked for"
-        )
-        how = Source(f"{share:.0%} of the data sheet's {named.peak:.3g} bf16 FLOP/s, {why}")
-        each = named.peak * share
-    return {
-        "device": named.name,
-        "devices": request.devices,
-        "share": share,
-        "each": each,
-        "source": how,
-        "memory": named.memory or None,
-    }
-
-
-def _flops(request: Request, speed: dict[str, Any] | None) -> float | None:
-    return (
-        request.hours * 3600 * speed["each"] * speed["devices"] if request.hours and speed else None
+    return _Draft(
+        evidence=evidence,
+        predictor=predictor,
+        request=request,
+        premises=premises,
+        outlook=outlook,
+        speed=speed,
+        budget=budget,
+        chosen=replace(chosen, tokens=tokens, loss=predicted.loss),
+        params=params,
+        batch=batch,
+        rate=rate,
+        recipe=recipe,
+        effective_tokens=effective,
+        predicted=predicted,
     )
 
 
-def _choose(outlook: Outlook, request: Request, budget: float | None) -> Choice:
+def _choose(outlook: Outlook, request: Request, budget: float | None) -> SizeChoice:
     """The size and the tokens. Raises ValueError where the laws or the limits have none."""
     epochs = request.epochs or 1
     in_hand = request.tokens and request.tokens * epochs
     limits = Limits(
-        request.bytes_served or math.inf,
-        bytes_per_weight(request.quantisation),
-        in_hand or (outlook.unique * epochs if request.epochs else math.inf),
+        bytes_served=request.bytes_served or math.inf,
+        bytes_per_weight=QUANTISATIONS[request.quantisation].bytes,
+        tokens=in_hand or (outlook.unique * epochs if request.epochs else math.inf),
     )
-    size = request.shape or (nearest_shape(outlook, request.params) if request.params else None)
+    size = request.shape
+    if request.params:
+        size = nearest_shape(outlook, request.params)
     if size is None and budget:
         return best_for_flops(outlook, budget, limits)
     if size is None and in_hand:
         best = best_for_tokens(outlook, in_hand, limits)
-        fitting = (
-            largest_shape(outlook, limits) if request.bytes_served else (best.width, best.depth)
-        )
-        size = min((best.width, best.depth), fitting, key=lambda shape: shape[0] ** 2 * shape[1])
+        size = best.width, best.depth
+        if request.bytes_served:
+            size = min(size, largest_shape(outlook, limits), key=lambda one: one[0] ** 2 * one[1])
     size = size or largest_shape(outlook, limits)
-    own = outlook.family.costs([size[0]], [size[1]])
     if in_hand:
         return at_shape(outlook, *size, in_hand)
+    own = outlook.family.costs([size[0]], [size[1]])
     if budget:
-        return at_shape(outlook, *size, min(budget / float(own.flops[0]), limits.tokens))
-    return at_shape(
-        outlook, *size, min(tokens_for_size(outlook, float(own.params["params"][0])), limits.tokens)
-    )
+        tokens = budget / float(own.flops[0])
+    else:
+        tokens = tokens_for_size(outlook, float(own.params["params"][0]))
+    return at_shape(outlook, *size, min(tokens, limits.tokens))
 
 
 def _recipe(
-    evidence: Evidence, setting: Setting, chosen: Choice, best: BatchChoice, lr: float
+    name: str,
+    evidence: Evidence,
+    premises: Premises,
+    chosen: SizeChoice,
+    best: BatchChoice,
+    lr: float,
 ) -> Recipe:
     """In whole steps of a batch that is a power of two windows, or as near to one as the context
     allows.
     """
-    family, template = setting.family, evidence.template
-    model = family.model(chosen.width, chosen.depth)
-    batch = family.context * 2 ** max(0, round(math.log2(best.batch / family.context)))
+    context, template = premises.family.context, evidence.template
+    batch = context * 2 ** max(0, round(math.log2(best.batch / context)))
     steps = int(chosen.tokens // batch)
     if steps < _FEWEST_STEPS:
         raise InputError(
-            f"too small a budget: {about(chosen.tokens)} tokens are {steps} steps of {batch} tokens, and "
-            f"{_FEWEST_STEPS} are the fewest"
+            f"too small a budget: {about(chosen.tokens)} tokens are {steps} steps of {batch} "
+            f"tokens, and {_FEWEST_STEPS} are the fewest"
         )
     warmup = max(batch, min(round(_WARMUP * steps), _MOST_WARMUP_STEPS) * batch)
     decay = max(1, round(evidence.decay.share * steps)) * batch
-    kept = [round(share * steps) * batch for share in _BRANCH_SHARES] + [steps * batch - decay]
-    optimizer = template.optimizer.model_dump() if template else {"weight_decay": 1e-3}
-    decayed = min(1.0, _DECAYED_STEPS / steps)
+    stable_end = steps * batch - decay
+    branch_points = {round(share * steps) * batch for share in _BRANCH_SHARES} | {stable_end}
+    optimizer = template.optimizer.model_dump() if template else {}
+    weight_decay = optimizer.get("weight_decay", _WEIGHT_DECAY) * min(1.0, _DECAYED_STEPS / steps)
     values = {
-        "name": "plan",
+        "name": name,
         "seed": 0,
-        "model": model.model_dump(),
+        "model": premises.family.model(chosen.width, chosen.depth).model_dump(),
         "data": {
-            "corpus": setting.corpus or "mine",
-            "context": family.context,
+            "corpus": premises.corpus or "mine",
+            "context": context,
             "mixture": template.data.mixture if template else {},
         },
-        "optimizer": optimizer
-        | {"lr": lr, "weight_decay": float(f"{optimizer['weight_decay'] * decayed:.3g}")},
+        "optimizer": optimizer | {"lr": lr, "weight_decay": float(f"{weight_decay:.3g}")},
         "schedule": {
             "tokens": steps * batch,
             "warmup": warmup,
@@ -414,103 +256,145 @@ def _recipe(
         },
         "train": {
             "batch": batch,
-            "branch_points": sorted({at for at in kept if warmup < at <= steps * batch - decay}),
-        }
-        | ({"evaluate_tokens": template.train.evaluate_tokens} if template else {}),
+            "branch_points": sorted(at for at in branch_points if warmup < at <= stable_end),
+        },
     }
+    if template:
+        values["train"]["evaluate_tokens"] = template.train.evaluate_tokens
     return parse(values, "the plan")
 
 
-def _law(predictor: Predictor, flops: float) -> dict[str, Any]:
-    """The laws behind the plan, and the best ratio of tokens to parameters with C = 6ND by the
-    weightiest count.
+def _laws(predictor: Predictor, flops: float) -> tuple[PlanLaws, list[Profile]]:
+    """The laws behind the plan, and what the runs pin down of the weightiest."""
+    profiles = predictor.profiles(predictor.best)
+    candidates = tuple(
+        WeighedLaw(
+            form=candidate.form,
+            count=candidate.count,
+            weight=candidate.weight,
+            score=candidate.score,
+            **candidate.law.as_dict(),
+        )
+        for candidate in predictor.candidates
+    )
+    told = tuple(LawProfile(**asdict(profile)) for profile in profiles)
+    return PlanLaws(candidates=candidates, ratio=_ratio(predictor, flops), profiles=told), profiles
+
+
+def _ratio(predictor: Predictor, flops: float) -> BestRatio:
+    """The best tokens a parameter with C = 6ND, by the weightiest law; its interval over laws as
+    they might as well be, of every form with the same count of N.
     """
     best = predictor.best
     same = [candidate for candidate in predictor.candidates if candidate.count == best.count]
-    weight = sum(candidate.weight for candidate in same)
-    draws = [
-        c.fit.frame.law(at)
-        for c in same
-        for at in c.draws.coordinates[: round(_DRAWS * c.weight / weight)]
-    ]
+    draws = _drawn(same)
     told = [law for law in draws if min(law.alpha, law.beta, law.A, law.B) > 0]
     interval = ratio_interval(told, flops) if len(told) > 0.9 * len(draws) else None
     value = closed_form(best.law, flops).ratio if min(best.law.alpha, best.law.beta) > 0 else None
-    return {
-        "candidates": [
-            {
-                "form": c.form,
-                "count": c.count,
-                "weight": c.weight,
-                "score": c.score,
-                **c.law.as_dict(),
-            }
-            for c in predictor.candidates
-        ],
-        "ratio": {"count": best.count, "value": value, "interval90": interval and list(interval)},
-    }
+    return BestRatio(count=best.count, value=value, interval90=interval)
 
 
-def _sampled(predictor: Predictor) -> tuple[float, float]:
-    """Tokens a parameter of the runs in the fit, by the first count."""
-    ratios = predictor.points.tokens / predictor.points.size
-    return float(ratios.min()), float(ratios.max())
+def _drawn(candidates: list[Candidate]) -> list[LossLaw]:
+    """Laws drawn from each candidate, as many as it weighs."""
+    weight = sum(candidate.weight for candidate in candidates)
+    found = []
+    for candidate in candidates:
+        share = round(_DRAWS * candidate.weight / weight)
+        coordinates = candidate.draws.coordinates[:share]
+        found += [candidate.fit.frame.law(at) for at in coordinates]
+    return found
 
 
-def _by_6nd(outlook: Outlook, flops: float) -> dict[str, float]:
-    best = by_6nd(outlook, flops)
-    return {"params": best.params, "tokens": best.tokens, "loss": best.loss}
+def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Training) -> list[Flag]:
+    premises, evidence, request = draft.premises, draft.evidence, draft.request
+    spent = draft.flops / draft.budget if draft.budget else 1.0
+    asked = request.parametrization is not None
+    return [
+        *flags.of_reach(draft.reach, draft.tokens_per_param, draft.sampled),
+        *flags.of_size(draft.params["params"], request.params),
+        *flags.of_law(profiles, draft.chosen.at_edge, ratio),
+        *flags.of_data(draft.tokens, premises.unique, spent),
+        *flags.of_settings(draft.recipe, draft.batch, draft.rate),
+        *flags.of_memory(costs.bytes.total, draft.speed),
+        *flags.of_studies(evidence),
+        *flags.of_model(evidence, draft.recipe.model.parametrization, asked),
+        *flags.of_corpus(premises.corpus, evidence.corpus, premises.assumed_vocab),
+    ]
 
 
-def _training(speed: dict[str, Any] | None, request: Request, flops: float) -> dict[str, Any]:
-    if speed is None:
-        return {"device": None, "hours": None, "cost": None}
-    hours = flops / (speed["each"] * speed["devices"]) / 3600
-    cost = hours * speed["devices"] * request.price if request.price is not None else None
-    return {
-        "device": speed["device"],
-        "devices": speed["devices"],
-        "share": speed["share"],
-        "memory": speed["memory"],
-        "flops_per_second": speed["each"] * speed["devices"],
-        "hours": hours,
-        "cost": cost,
-    }
-
-
-def _memory(recipe: Recipe, request: Request, speed: dict[str, Any] | None) -> dict[str, int]:
-    """Of training, with as much going through the model at once as the engine would choose."""
-    context, model, batch = recipe.data.context, recipe.model, recipe.train.batch
-    room, recompute = math.inf, False
-    if speed and speed["memory"]:
-        room = tokens_that_fit(model, speed["memory"] * speed["devices"])
-    kind = DEVICES[request.device or "cpu"].kind
-    micro = largest_part(batch, context, min(AT_ONCE[kind], room))
-    recompute = micro > room
-    memory = training_memory(model, micro, recompute=recompute)
-    return {"micro_batch": micro, **vars(memory), "total": memory.total}
-
-
-def _costs(setting: Setting, chosen: Choice) -> Any:
-    return setting.family.costs([chosen.width], [chosen.depth])
-
-
-def _provenance(
-    evidence: Evidence,
-    batch: BatchChoice,
-    rated: Rate,
-    request: Request,
-    speed: dict[str, Any] | None,
-) -> dict[str, Any]:
-    law, template = evidence.source, evidence.template
-    asked = Source("asked for")
-    same = "as in the runs of the fit" if template else "defaults"
-    whose = "the measured" if evidence.sizes else "the tunnel's"
-    shape = Source(
-        f"the best real shape by the laws, width to depth as in {whose} and the paper's models",
-        law.study,
-        law.runs,
+def _result(
+    draft: _Draft, laws: PlanLaws, costs: Training, found: tuple[Flag, ...], folder: Path
+) -> PlanResult:
+    recipe, model = draft.recipe, draft.recipe.model
+    unique, tokens, flops = draft.premises.unique, draft.tokens, draft.flops
+    params = {count: round(value) for count, value in draft.params.items()}
+    best = by_6nd(draft.outlook, flops)
+    return PlanResult(
+        plan=folder.name,
+        go=flags.outcome(found),
+        params=params["params"],
+        params_with_head=params["params_with_head"],
+        params_total=params["params_total"],
+        tokens=tokens,
+        flops=flops,
+        flops_6nd=FLOPS * params["params"] * tokens,
+        shape=Shape(**{name: getattr(model, name) for name in Shape.model_fields}),
+        context=recipe.data.context,
+        steps=tokens // recipe.train.batch,
+        batch_tokens=recipe.train.batch,
+        batch_best=draft.batch.batch,
+        batch_interval=draft.batch.interval,
+        lr=recipe.optimizer.lr,
+        lr_beside=draft.rate.beside,
+        warmup_tokens=recipe.warmup_tokens,
+        decay_tokens=recipe.decay_tokens,
+        decay_shape=recipe.schedule.decay_shape,
+        floor=recipe.schedule.floor,
+        weight_decay=recipe.optimizer.weight_decay,
+        branch_points=recipe.train.branch_points,
+        loss=draft.predicted.loss,
+        interval50=draft.predicted.interval50,
+        interval90=draft.predicted.interval90,
+        at_this_cost=curve(draft.outlook, flops, draft.chosen),
+        range_params=_whole(draft.chosen.range_params),
+        tokens_per_param=draft.tokens_per_param,
+        sampled_tokens_per_param=draft.sampled,
+        extrapolation=draft.reach,
+        unique_tokens=unique,
+        epochs=tokens / unique if unique else None,
+        effective_tokens=draft.effective_tokens,
+        best_by_6nd=SizeLoss(params=best.params, tokens=best.tokens, loss=best.loss),
+        law=laws,
+        training=costs,
+        serving=serving(model, recipe.data.context),
+        over_trained=over_trained(draft.outlook, draft.chosen),
+        flags=found,
+        provenance=_provenance(draft),
+        recipe=str(recipe_path(folder)),
     )
+
+
+def _whole(interval: tuple[float, float]) -> tuple[int, int]:
+    low, high = interval
+    return round(low), round(high)
+
+
+def _provenance(draft: _Draft) -> dict[str, Provenance]:
+    """Where each number came from, by its name in the plan."""
+    evidence, request = draft.evidence, draft.request
+    law, asked = evidence.provenance, Provenance(how="asked for")
+    whose = "the measured" if evidence.sizes else "the tunnel's"
+    shape = law.but(
+        f"the best real shape by the laws, width to depth as in {whose} and the paper's models"
+    )
+    by_steps = (
+        f"past {_DECAYED_STEPS} steps it falls as 1/steps, so that the average over past weights "
+        "spans the same share of the run"
+    )
+    if evidence.template:
+        weight_decay = law.but(f"as in the runs of the fit; {by_steps}")
+    else:
+        weight_decay = Provenance(how=f"defaults; {by_steps}")
     found = {
         "loss": law,
         "range_params": law,
@@ -519,20 +403,15 @@ def _provenance(
         "params": shape,
         "shape": shape,
         "tokens": asked if request.tokens else law,
-        "batch_tokens": batch.source,
-        "lr": asked if request.lr else rated.source,
-        "decay_tokens": evidence.decay.source,
-        "warmup_tokens": Source("2% of the tokens, at most 2,000 steps"),
-        "weight_decay": Source(
-            f"{same}; past {_DECAYED_STEPS} steps it falls as 1/steps, so that the average over "
-            "past weights spans the same share of the run",
-            law.study if template else None,
-            law.runs if template else (),
-        ),
-        "effective_tokens": Source(
-            f"R_D* = {PUBLISHED.tokens:.3g}, published (arXiv 2305.16264), not measured here"
+        "batch_tokens": draft.batch.provenance,
+        "lr": asked if request.lr else draft.rate.provenance,
+        "decay_tokens": evidence.decay.provenance,
+        "warmup_tokens": Provenance(how="2% of the tokens, at most 2,000 steps"),
+        "weight_decay": weight_decay,
+        "effective_tokens": Provenance(
+            how=f"R_D* = {PUBLISHED.tokens:.3g}, published (arXiv 2305.16264), not measured here"
         ),
     }
-    if speed:
-        found["hours"] = speed["source"]
-    return {key: source.as_dict() for key, source in found.items()}
+    if draft.speed:
+        found["hours"] = draft.speed.provenance
+    return found

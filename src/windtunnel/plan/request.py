@@ -7,54 +7,55 @@ from windtunnel.quantities import about
 from windtunnel.recipe import ParametrizationName
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a person asked for; None where nothing was said."""
 
-    flops: float | None = None
-    hours: float | None = None
-    device: str | None = None
+    flops: float | None = None  # of training
+    hours: float | None = None  # of training
+    device: str | None = None  # a name of devices.DEVICES
     devices: int = 1
     share: float | None = None  # of the device's peak
     price: float | None = None  # of an hour of one device
-    tokens: int | None = None
-    epochs: float | None = None
-    params: float | None = None
-    shape: tuple[int, int] | None = None
-    bytes_served: int | None = None
-    quantisation: str = "q4"
+    tokens: int | None = None  # in hand
+    epochs: float | None = None  # how often those may be read
+    params: float | None = None  # without embeddings
+    shape: tuple[int, int] | None = None  # width, depth
+    bytes_served: int | None = None  # for the weights and a full cache
+    quantisation: str = "q4"  # a name of plan.devices.QUANTISATIONS
     corpus: str | None = None
     vocab: int | None = None
-    context: int | None = None
+    context: int | None = None  # tokens of a window
     lr: float | None = None
     parametrization: ParametrizationName | None = None
-    name: str = ""
+    name: str = ""  # of the plan
 
     def check(self) -> None:
         """Raises InputError for what contradicts itself."""
         for first, second in _CONTRADICTIONS:
             if getattr(self, first) is not None and getattr(self, second) is not None:
                 raise InputError(
-                    f"{_OPTION[first]} and {_OPTION[second]} contradict each other: give one of them"
+                    f"{_OPTION[first]} and {_OPTION[second]} contradict each other: give only "
+                    "one of them"
                 )
         if self.shape is not None and self.shape[0] % 16:
             asked = "{}x{}".format(*self.shape)
             raise InputError(
-                f"--shape {asked}: the width must be a multiple of 16, so that heads are whole"
+                f"--shape {asked}: the width must be a multiple of 16, the smallest size of a head"
             )
         sized = self.params is not None or self.shape is not None
         if sized and self.tokens is not None and (self.flops is not None or self.hours is not None):
             raise InputError(
-                "a size and its tokens already have their FLOPs: leave one of size, tokens and budget out"
+                "a size and its tokens already have their FLOPs: leave out one of size, tokens "
+                "and budget"
             )
         if self.hours is not None and self.device is None:
-            raise InputError("--hours: of which device? Give --device, such as h100 or cpu")
-        if all(getattr(self, name) is None for name in _BUDGETS):
-            raise InputError(
-                f"no budget: give one of {', '.join(_OPTION[name] for name in _BUDGETS)}"
-            )
+            raise InputError("--hours: on which device? Give --device, such as h100 or cpu")
+        if all(getattr(self, name) is None for name in _OPTION):
+            raise InputError(f"no budget: give at least one of {', '.join(_OPTION.values())}")
 
 
+# The options that say a budget.
 _OPTION = {
     "flops": "--flops",
     "hours": "--hours",
@@ -63,7 +64,6 @@ _OPTION = {
     "shape": "--shape",
     "bytes_served": "--fit-device",
 }
-_BUDGETS = tuple(_OPTION)
 _CONTRADICTIONS = (
     ("flops", "hours"),
     ("params", "shape"),

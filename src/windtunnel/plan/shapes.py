@@ -43,20 +43,18 @@ class Band:
 
     def at(self, width: ArrayLike) -> tuple[Array, Array]:
         """(lowest, highest) width / depth."""
-        if self.width >= PAPER_WIDTH:
-            span = np.ones_like(np.asarray(width, float)) * (np.asarray(width) > self.width)
-        else:
-            span = np.clip(
-                np.log(np.asarray(width) / self.width) / math.log(PAPER_WIDTH / self.width), 0, 1
-            )
-        low, high = (
-            mine ** (1 - span) * papers**span
-            for mine, papers in zip((self.low, self.high), PAPER_BAND, strict=True)
-        )
         width = np.asarray(width, float)
+        # how far on the way from the measured models to the paper's: 0 to 1
+        if self.width >= PAPER_WIDTH:
+            span = np.ones_like(width) * (width > self.width)
+        else:
+            span = np.clip(np.log(width / self.width) / math.log(PAPER_WIDTH / self.width), 0, 1)
+        low = self.low ** (1 - span) * PAPER_BAND[0] ** span
+        high = self.high ** (1 - span) * PAPER_BAND[1] ** span
         return np.maximum(low, width / _MOST_LAYERS), np.maximum(high, width / _FEW_LAYERS)
 
     def middle(self, width: ArrayLike) -> Array:
+        """The geometric mean of both."""
         low, high = self.at(width)
         return np.sqrt(low * high)
 
@@ -65,7 +63,7 @@ class Band:
         return abs(math.log(width / depth / float(self.middle(width))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shapes:
     """Real shapes with their counts and costs: arrays of one length."""
 
@@ -81,25 +79,26 @@ class Shapes:
         """Those of a mask or of indices."""
         at = np.asarray(kept)
         return Shapes(
-            self.width[at],
-            self.depth[at],
-            {k: v[at] for k, v in self.params.items()},
-            self.flops[at],
+            width=self.width[at],
+            depth=self.depth[at],
+            params={count: values[at] for count, values in self.params.items()},
+            flops=self.flops[at],
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """Models of one vocabulary and context, so that a size is a width and a depth. `fixed`:
     settings of the model that all of them share, such as base_width.
     """
 
     vocab: int
-    context: int
+    context: int  # tokens
     band: Band
     fixed: dict[str, Any]
 
     def model(self, width: int, depth: int) -> Model:
+        """The model of this size; heads fill the width."""
         heads = width // head_size(width)
         shape = {
             "width": width,
@@ -117,14 +116,20 @@ class Family:
         not whole.
         """
         w, d = np.asarray(width, float), np.asarray(depth, float)
-        layer, table = (4 + 3 * _FFN) * w**2, self.vocab * w
-        params, embeddings = d * (layer + 2 * w) + w, 1 if self.fixed.get("tied", True) else 2
-        counts = {
+        layer = (4 + 3 * _FFN) * w**2  # of matrices: attention's four, and the feed-forward's three
+        table = self.vocab * w
+        counts = self.counts(d * (layer + 2 * w) + w, table)  # two norms a layer, and the last
+        products, attention = 6 * (d * layer + table), 6 * d * w * (self.context + 1)
+        return Shapes(width=w, depth=d, params=counts, flops=products + attention)
+
+    def counts(self, params: Array, table: Array) -> dict[str, Array]:
+        """Every count, from that without embeddings and the numbers of one table."""
+        tables = 1 if self.fixed.get("tied", True) else 2
+        return {
             "params": params,
             "params_with_head": params + table,
-            "params_total": params + embeddings * table,
+            "params_total": params + tables * table,
         }
-        return Shapes(w, d, counts, 6 * (d * layer + table) + 6 * d * w * (self.context + 1))
 
     def continuous(self, width: Array) -> Shapes:
         """In the middle of the band."""

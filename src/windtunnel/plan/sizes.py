@@ -12,22 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 from windtunnel.laws.optimum import FLOPS, Optimum, search
 from windtunnel.laws.repetition import PUBLISHED, Repetition
 from windtunnel.plan.shapes import Band, Family, Shapes
+from windtunnel.results.plan import SizeLoss, Smaller
 
 Array = NDArray[np.float64]
 
-INDIFFERENT = 0.005  # of the loss: what a plan calls as good
+INDIFFERENT = 0.005  # of the loss: sizes within it of the best are called as good
 _TIE = 2e-4  # of the loss: below it the better known proportions decide
 _WIDTHS = (8.0, 32_768.0)
 _LOG_FLOPS = (math.log(1e8), math.log(1e30))
-_SERVED = (
-    0.7,
-    0.5,
-    0.3,
-)  # of the planned model's serving cost: what over-trained models are looked for at
+# Of the planned model's serving cost: what smaller, over-trained models are looked for at.
+_SERVED = (0.7, 0.5, 0.3)
 _LONGEST = 1e4  # times the planned tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outlook:
     """The loss to expect of (parameters by each count, tokens), where `unique` tokens are there
     to be read.
@@ -39,17 +37,18 @@ class Outlook:
     repetition: Repetition = PUBLISHED
 
     def effective(self, tokens: ArrayLike) -> Array:
-        """What `tokens` are worth where they go through the data more than once."""
+        """Fresh tokens that `tokens` are worth, where they go through the data more than once."""
         d = np.asarray(tokens, float)
         if not math.isfinite(self.unique):
             return d
         return np.asarray(self.repetition.effective(d, np.full_like(d, self.unique)), float)
 
     def loss(self, shapes: Shapes, tokens: ArrayLike) -> Array:
+        """Expected of each shape, nats/token; `tokens` broadcast."""
         return np.asarray(self.law(shapes.params, self.effective(tokens)), float)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a size has to keep to: weights and a full cache within `bytes_served`, no more tokens
     than `tokens`.
@@ -60,45 +59,45 @@ class Limits:
     tokens: float = math.inf
 
     def kept(self, shapes: Shapes, context: int) -> NDArray[np.bool_]:
+        """Which of the shapes fit `bytes_served`, with a cache of `context` tokens."""
         cache = 4 * shapes.depth * shapes.width * context  # keys and values, 2 bytes each
         return shapes.params["params_total"] * self.bytes_per_weight + cache <= self.bytes_served
 
 
-@dataclass(frozen=True)
-class Choice:
+@dataclass(frozen=True, kw_only=True)
+class SizeChoice:
+    """A real shape and its tokens, with the loss to expect of them."""
+
     width: int
     depth: int
     tokens: float
-    loss: float
-    range_params: tuple[
-        float, float
-    ]  # without embeddings, of all sizes within 0.5% of the best loss at this cost
-    at_edge: bool  # of all shapes that there are
+    loss: float  # nats/token
+    # without embeddings, of all sizes within 0.5% of the best loss at this cost
+    range_params: tuple[float, float]
+    at_edge: bool = False  # of all shapes that there are
 
 
-def best_for_flops(outlook: Outlook, flops: float, limits: Limits) -> Choice:
+def best_for_flops(outlook: Outlook, flops: float, limits: Limits) -> SizeChoice:
     """The best real shape that can be trained with `flops`. Raises ValueError where no shape
     keeps to the limits.
     """
     every = outlook.family.shapes()
-    shapes = every.select(limits.kept(every, outlook.family.context))
-    if not len(shapes):
-        raise ValueError("no model is that small: the smallest is 16 wide and 1 deep")
+    shapes = _fitting(every, limits, outlook.family.context)
     tokens = np.minimum(flops / shapes.flops, limits.tokens)
     losses = outlook.loss(shapes, tokens)
     chosen = _nearest_the_band(shapes, losses, outlook.family.band)
     at_edge = shapes.width[np.argmin(losses)] in (every.width.min(), every.width.max())
-    return Choice(
-        int(shapes.width[chosen]),
-        int(shapes.depth[chosen]),
-        float(tokens[chosen]),
-        float(losses[chosen]),
-        _indifferent(shapes, losses),
-        bool(at_edge),
+    return SizeChoice(
+        width=int(shapes.width[chosen]),
+        depth=int(shapes.depth[chosen]),
+        tokens=float(tokens[chosen]),
+        loss=float(losses[chosen]),
+        range_params=_indifferent(shapes, losses),
+        at_edge=bool(at_edge),
     )
 
 
-def best_for_tokens(outlook: Outlook, tokens: float, limits: Limits) -> Choice:
+def best_for_tokens(outlook: Outlook, tokens: float, limits: Limits) -> SizeChoice:
     """The size for which so many tokens are what a budget would best be spent on. Raises
     ValueError where there is no such budget.
     """
@@ -114,16 +113,14 @@ def nearest_shape(outlook: Outlook, params: float) -> tuple[int, int]:
     shapes = outlook.family.shapes()
     apart = np.abs(np.log(shapes.params["params"] / params))
     near = np.flatnonzero(apart <= apart.min() + 0.03)
-    chosen = min(near, key=lambda i: _distance(shapes, int(i), outlook.family.band))
+    chosen = _best_proportioned(shapes, near, outlook.family.band)
     return int(shapes.width[chosen]), int(shapes.depth[chosen])
 
 
 def largest_shape(outlook: Outlook, limits: Limits) -> tuple[int, int]:
     """The largest that keeps to the limits. Raises ValueError where none does."""
-    every = outlook.family.shapes()
-    shapes = every.select(limits.kept(every, outlook.family.context))
-    if not len(shapes):
-        raise ValueError("no model is that small: the smallest is 16 wide and 1 deep")
+    shapes = _fitting(outlook.family.shapes(), limits, outlook.family.context)
+    # a little below the largest, so that a shape of better proportions near it is found
     return nearest_shape(outlook, float(shapes.params["params"].max()) * 0.97)
 
 
@@ -135,19 +132,18 @@ def tokens_for_size(outlook: Outlook, params: float) -> float:
     return flops / _continuous(outlook, flops).flops_per_token
 
 
-def at_shape(outlook: Outlook, width: int, depth: int, tokens: float) -> Choice:
+def at_shape(outlook: Outlook, width: int, depth: int, tokens: float) -> SizeChoice:
     """That model with those tokens, and the sizes that would do as well at its cost."""
     own = outlook.family.costs([width], [depth])
     cost = float(own.flops[0]) * tokens
     shapes = outlook.family.shapes()
     losses = outlook.loss(shapes, cost / shapes.flops)
-    return Choice(
-        width,
-        depth,
-        tokens,
-        float(outlook.loss(own, [tokens])[0]),
-        _indifferent(shapes, losses),
-        False,
+    return SizeChoice(
+        width=width,
+        depth=depth,
+        tokens=tokens,
+        loss=float(outlook.loss(own, [tokens])[0]),
+        range_params=_indifferent(shapes, losses),
     )
 
 
@@ -164,55 +160,48 @@ def by_6nd(outlook: Outlook, flops: float) -> Optimum:
 
 
 def curve(
-    outlook: Outlook, flops: float, chosen: Choice, points: int = 41
-) -> list[dict[str, float]]:
+    outlook: Outlook, flops: float, chosen: SizeChoice, points: int = 41
+) -> tuple[SizeLoss, ...]:
     """Sizes from a tenth to ten times about the chosen one, whole or not: tokens and loss that
     `flops` buy.
     """
+    # parameters grow about with the width to the power of 2.5, since the depth grows with it
     widths = chosen.width * np.geomspace(10**-0.4, 10**0.4, points)
     shapes = outlook.family.continuous(widths)
     tokens = flops / shapes.flops
-    rows = zip(shapes.params["params"], tokens, outlook.loss(shapes, tokens), strict=True)
-    return [{"params": float(n), "tokens": float(d), "loss": float(loss)} for n, d, loss in rows]
+    columns = (shapes.params["params"], tokens, outlook.loss(shapes, tokens))
+    return tuple(
+        SizeLoss(params=float(n), tokens=float(d), loss=float(loss))
+        for n, d, loss in zip(*columns, strict=True)
+    )
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """A smaller model, trained until its loss is within 0.5% of the planned one's."""
-
-    width: int
-    depth: int
-    params: int
-    tokens: float
-    loss: float
-    serving: float  # FLOPs a token, over those of the planned model
-    training: float  # FLOPs in all, likewise
-
-
-def over_trained(outlook: Outlook, chosen: Choice) -> list[Alternative]:
-    """At about 0.7, 0.5 and 0.3 of the serving cost, where the laws say that any number of tokens
-    gets there.
+def over_trained(outlook: Outlook, chosen: SizeChoice) -> tuple[Smaller, ...]:
+    """Smaller models, trained until their loss is within 0.5% of the planned one's: at about 0.7,
+    0.5 and 0.3 of its serving cost, where the laws say that any number of tokens gets there.
     """
     own = outlook.family.costs([chosen.width], [chosen.depth])
-    shapes, found = outlook.family.shapes(), dict[tuple[int, int], Alternative]()
+    own_flops = float(own.flops[0])
+    shapes, found = outlook.family.shapes(), dict[tuple[int, int], Smaller]()
     for share in _SERVED:
-        near = np.abs(np.log(shapes.flops / (own.flops[0] * share)))
+        near = np.abs(np.log(shapes.flops / (own_flops * share)))
         candidates = np.flatnonzero(near <= near.min() + 0.05)
-        at = min(candidates, key=lambda i: _distance(shapes, int(i), outlook.family.band))
-        shape = shapes.select([at])
-        tokens = _tokens_to(outlook, shape, chosen.loss * (1 + INDIFFERENT), chosen.tokens)
-        if tokens is None or not 0.5 * share < shape.flops[0] / own.flops[0] < 0.95:
+        shape = shapes.select([_best_proportioned(shapes, candidates, outlook.family.band)])
+        width, depth, flops = int(shape.width[0]), int(shape.depth[0]), float(shape.flops[0])
+        if not 0.5 * share < flops / own_flops < 0.95:
             continue
-        size = int(shape.width[0]), int(shape.depth[0])
-        found[size] = Alternative(
-            *size,
-            int(shape.params["params"][0]),
-            tokens,
-            float(outlook.loss(shape, [tokens])[0]),
-            float(shape.flops[0] / own.flops[0]),
-            float(shape.flops[0] * tokens / (own.flops[0] * chosen.tokens)),
-        )
-    return list(found.values())
+        tokens = _tokens_to(outlook, shape, chosen.loss * (1 + INDIFFERENT), chosen.tokens)
+        if tokens is not None:
+            found[width, depth] = Smaller(
+                width=width,
+                depth=depth,
+                params=int(shape.params["params"][0]),
+                tokens=tokens,
+                loss=float(outlook.loss(shape, [tokens])[0]),
+                serving=flops / own_flops,
+                training=flops * tokens / (own_flops * chosen.tokens),
+            )
+    return tuple(found.values())
 
 
 def _tokens_to(outlook: Outlook, shape: Shapes, loss: float, about: float) -> float | None:
@@ -226,12 +215,17 @@ def _tokens_to(outlook: Outlook, shape: Shapes, loss: float, about: float) -> fl
         return None
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
+        if reached(middle):
+            high = middle
+        else:
+            low = middle
     return math.exp(high)
 
 
 @dataclass(frozen=True)
 class _Best:
+    """What a budget is best spent on, of sizes that need not be whole."""
+
     params: float
     tokens: float
     flops_per_token: float
@@ -250,18 +244,19 @@ def _continuous(outlook: Outlook, flops: float) -> _Best:
 
 def _budget(outlook: Outlook, of: Callable[[_Best], float], wanted: float) -> float:
     """The FLOPs whose best size has `of` it as wanted, to 1e-6."""
+
+    def at(log_flops: float) -> float:
+        return of(_continuous(outlook, math.exp(log_flops)))
+
     low, high = _LOG_FLOPS
-    if (
-        not of(_continuous(outlook, math.exp(low)))
-        < wanted
-        < of(_continuous(outlook, math.exp(high)))
-    ):
+    if not at(low) < wanted < at(high):
         raise ValueError("the laws give no budget for which this would be the best size and length")
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if of(_continuous(outlook, math.exp(middle))) < wanted else (low, middle)
-        )
+        if at(middle) < wanted:
+            low = middle
+        else:
+            high = middle
     return math.exp((low + high) / 2)
 
 
@@ -273,8 +268,7 @@ def _counts(family: Family, params: Array) -> dict[str, Array]:
     known = family.continuous(grid).params
     log_n, log_w = np.log(known["params"]), np.log(grid)
     table = family.vocab * np.exp(np.interp(np.log(params), log_n, log_w))
-    total = params + table * (1 if family.fixed.get("tied", True) else 2)
-    return {"params": params, "params_with_head": params + table, "params_total": total}
+    return family.counts(params, table)
 
 
 def _indifferent(shapes: Shapes, losses: Array) -> tuple[float, float]:
@@ -283,9 +277,23 @@ def _indifferent(shapes: Shapes, losses: Array) -> tuple[float, float]:
 
 
 def _nearest_the_band(shapes: Shapes, losses: Array, band: Band) -> int:
+    """The index of the shape with the best proportions among those whose losses tie."""
     tied = np.flatnonzero(losses <= losses.min() * (1 + _TIE))
-    return int(min(tied, key=lambda i: _distance(shapes, int(i), band)))
+    return _best_proportioned(shapes, tied, band)
 
 
-def _distance(shapes: Shapes, index: int, band: Band) -> float:
-    return band.distance(int(shapes.width[index]), int(shapes.depth[index]))
+def _best_proportioned(shapes: Shapes, indices: NDArray[np.intp], band: Band) -> int:
+    """Of these indices that of the shape nearest the middle of the band."""
+
+    def distance(index: int) -> float:
+        return band.distance(int(shapes.width[index]), int(shapes.depth[index]))
+
+    return min(indices.tolist(), key=distance)
+
+
+def _fitting(shapes: Shapes, limits: Limits, context: int) -> Shapes:
+    """Those that keep to the limits. Raises ValueError where none does."""
+    fitting = shapes.select(limits.kept(shapes, context))
+    if not len(fitting):
+        raise ValueError("no model is that small: the smallest is 16 wide and 1 deep")
+    return fitting

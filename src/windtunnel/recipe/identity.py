@@ -119,8 +119,5 @@ def _values(section: Section, above: str = "") -> Iterator[tuple[str, Any, Any]]
         if isinstance(inner, Section):
             yield from _values(inner, f"{above}{name}.")
             continue
-        default = _UNSAID
-        if not field.is_required():
-            unsaid = {name: field.get_default(call_default_factory=True)}
-            default = section.model_copy(update=unsaid).model_dump(mode="json")[name]
+        default = _UNSAID if field.is_required() else type(section).default(name)
         yield f"{above}{name}", values[name], default

@@ -5,17 +5,20 @@ check read this table, and nothing else knows a rule.
 With m = width / base_width, L = depth, mL = depth / base_depth, and lr, std, eps those of the
 recipe:
 
-| role                 | minicpm (paper Table 7) | completep (2505.01618, alpha = 1) | standard        |
-|----------------------|-------------------------|-----------------------------------|-----------------|
-| matrix: std / lr     | std/sqrt(m), lr/m       | std/sqrt(m), lr/m                 | std/sqrt(m), lr |
-| matrix: eps          | eps                     | eps / (m mL)                      | eps             |
-| matrix: lr of Muon   | see `spectral_lr`       | see `spectral_lr`                 | see `adam_sized_lr` |
-| head: std / lr       | std/sqrt(m), lr/m       | std, lr                           | std/sqrt(m), lr |
-| embedding: std / lr  | std, lr (or as matrix)  | std, lr                           | std, lr         |
-| gain: init / lr      | 1, lr                   | 1, lr                             | 1, lr           |
-| embedding output     | x scale_emb             | x scale_emb                       | x 1             |
-| residual branch      | x scale_depth/sqrt(L)   | x scale_depth/(sqrt(base_depth) mL) | x 1           |
-| logits               | x 1/m                   | x 1/m                             | x 1             |
+| role               | minicpm (paper Table 7) | completep (2505.01618)   | standard        |
+|--------------------|-------------------------|--------------------------|-----------------|
+| matrix: std, lr    | std/sqrt(m), lr/m       | std/sqrt(m), lr/m        | std/sqrt(m), lr |
+| matrix: eps        | eps                     | eps / (m mL)             | eps             |
+| matrix: lr of Muon | `spectral_lr`           | `spectral_lr`            | `adam_sized_lr` |
+| head: std, lr      | std/sqrt(m), lr/m       | std, lr                  | std/sqrt(m), lr |
+| embedding: std, lr | std, lr (or as matrix)  | std, lr                  | std, lr         |
+| gain: init, lr     | 1, lr                   | 1, lr                    | 1, lr           |
+| embedding output   | x scale_emb             | x scale_emb              | x 1             |
+| residual branch    | x scale_depth / sqrt(L) | x scale_depth            | x 1             |
+|                    |                         |   / (sqrt(base_depth) mL)|                 |
+| logits             | x 1/m                   | x 1/m                    | x 1             |
+
+completep is that paper's alpha = 1: branches shrink as 1/L.
 
 A tied head is the embedding and has its rule. A router is a matrix, and so is each expert's part
 of a tensor. Attention keeps 1/sqrt(head_size): the head size does not grow with the width. Weight

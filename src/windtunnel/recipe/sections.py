@@ -54,6 +54,12 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @classmethod
+    def default(cls, key: str) -> Any:
+        """The present default of a key that need not be given, as JSON has it."""
+        value = cls.model_fields[key].get_default(call_default_factory=True)
+        return cls.model_construct(**{key: value}).model_dump(mode="json", include={key})[key]
+
 
 class Model(Section):
     """The shape of the decoder, and the parametrization from which its inits, rates and
@@ -61,49 +67,51 @@ class Model(Section):
     """
 
     width: Positive
-    """Numbers of the residual stream a token (the paper's d_m)."""
+    """Width of the residual stream: numbers per token (the paper's d_m)."""
     depth: Positive
-    """Layers, each of attention and a feed-forward."""
+    """Number of layers, each of them attention and a feed-forward."""
     heads: Positive
-    """Query heads of each layer."""
+    """Number of query heads in each layer."""
     vocab: Positive
-    """Tokens of the vocabulary: as many as the corpus has."""
+    """Size of the vocabulary, in tokens: that of the corpus."""
     kv_heads: Positive = 0
-    """Heads of keys and values, each shared by heads / kv_heads query heads; 0: as many as
-    heads."""
+    """Number of key and value heads, each shared by heads / kv_heads query heads; 0 means as
+    many as heads."""
     head_size: Positive = 0
-    """Numbers of a query, key or value; even. 0: width / heads."""
+    """Size of each query, key and value, an even number; 0 means width / heads."""
     ffn: Positive = 0
-    """Inner width of the feed-forward, of one expert where there are experts; 0: 2.5 * width, the
-    paper's ratio."""
+    """Inner width of the feed-forward, or of each expert; 0 means 2.5 * width, the paper's
+    ratio."""
     experts: int = Field(0, ge=0)
-    """Experts of each layer's feed-forward (paper section 7.3); 0: one feed-forward for all
+    """Number of experts in each layer (paper section 7.3); 0 means one feed-forward for all
     tokens."""
     experts_per_token: Positive = 2
-    """Experts that each token goes through."""
+    """Number of experts that each token goes through."""
     tied: bool = True
-    """Whether the head is the embedding, as in the paper, or has weights of its own."""
+    """Whether the head shares the weights of the embedding, as in the paper."""
     rope_base: float = Field(10_000.0, gt=0)
-    """Base of the rotary position embedding's wavelengths."""
+    """Base of the wavelengths of the rotary position embedding (RoPE)."""
     norm_eps: float = Field(1e-5, gt=0)
-    """Added to the mean square in every RMSNorm."""
+    """Added to the mean square under the root in every RMSNorm."""
     parametrization: ParametrizationName = "minicpm"
-    """By which table inits, rates and multipliers follow from the shape."""
+    """Table of rules by which inits, learning rates and multipliers follow from the shape."""
     base_width: Positive = 256
-    """The width at which the parametrization changes nothing (the paper's dim_model_base):
+    """Width at which the rules leave inits and rates as they are (the paper's dim_model_base):
     m = width / base_width."""
     base_depth: Positive = 8
-    """The depth at which completep is minicpm; no other parametrization uses it."""
+    """Depth at which completep agrees with minicpm; no other parametrization uses it."""
     scale_emb: float = Field(12.0, gt=0)
-    """Multiplier of the embedding's output (paper Table 7; 12 by the search in its App. A.1)."""
+    """Multiplier of the embedding's output (paper Table 7; 12 was found by the search of its
+    appendix A.1)."""
     scale_depth: float = Field(1.4, gt=0)
-    """Multiplier of every residual branch before the share of the depth (1.4 by the same
-    search)."""
+    """Multiplier of every residual branch, before the rule for the depth (paper Table 7; 1.4 by
+    the same search)."""
     init_std: float = Field(0.1, gt=0)
-    """Standard deviation of the init before the share of the width (0.1 by the same search)."""
+    """Standard deviation of the initial weights, before the rule for the width (paper Table 7;
+    0.1 by the same search)."""
     embedding_as: Literal["vector", "matrix"] = "vector"
-    """Whether minicpm's embedding is one of the paper's "2-D tensors", whose rate and init shrink
-    with the width: the paper leaves it open."""
+    """Whether minicpm takes the embedding for one of the paper's "2-D tensors", whose rate and
+    init shrink with the width; the paper leaves it open."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,25 +142,25 @@ class Stage(Section):
     """A mixture and the token at which it begins."""
 
     at: Tokens
-    """Position of the token: the mixture begins with the window that holds it."""
+    """Position in tokens: the mixture begins with the window that holds this token."""
     mixture: Mixture
-    """Weights over the corpus's sources; empty: each source by its size."""
+    """Weights over the sources of the corpus; none means each source by its size."""
 
 
 class Data(Section):
     """What is read: a corpus in windows of `context` tokens, by mixtures."""
 
     corpus: str
-    """Name of a corpus of the lab; empty for an imported model alone, which was trained
+    """Name of a corpus of the lab; empty only for an imported model, which was trained
     elsewhere."""
     context: Positive = 256
-    """Tokens of a window: the most positions that attention sees."""
+    """Tokens in a window: the longest stretch that attention sees."""
     mixture: Mixture = {}
-    """Weights over the corpus's sources; empty: each source by its size."""
+    """Weights over the sources of the corpus; none means each source by its size."""
     stages: tuple[Stage, ...] = ()
-    """Mixtures that follow the first one, in the order in which they begin."""
+    """Later mixtures in the order in which they begin, each with `at` and `mixture`."""
     mask_documents: bool = False
-    """Whether attention stops at the border between two documents of a window."""
+    """Whether attention stops at the borders between the documents of a window."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -163,29 +171,30 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    """How the weights learn from the gradient, and what is added to the loss or done to its
-    gradient. The table of optimisers says which keys each reads (`recipe/optimizer.py`).
-    """
+    """How weights learn from gradients, and what is added to the loss or done to its gradient."""
 
     kind: OptimizerName = "adamw"
-    """By which updates the tensors learn."""
+    """Rule by which the tensors change in a step."""
     lr: float = Field(0.01, gt=0)
-    """Learning rate at the peak of the schedule, before a role's multiplier (0.01 by the paper's
-    search)."""
+    """Learning rate at the peak of the schedule, before a role's multiplier (0.01 was found by
+    the paper's search)."""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """How much of the mean of gradients a step of AdamW keeps."""
+    """Share of the running mean of gradients that a step of AdamW keeps."""
     beta2: float = Field(0.95, ge=0, lt=1)
-    """How much of the mean of squared gradients a step of AdamW keeps."""
+    """Share of the running mean of squared gradients that a step of AdamW keeps."""
     eps: float = Field(1e-8, gt=0)
-    """Added to the root of the mean of squared gradients, before a role's multiplier."""
+    """Added to the root of the running mean of squared gradients, before a role's
+    multiplier."""
     momentum: float = Field(0.95, ge=0, lt=1)
-    """How much of the mean of gradients a step of Muon keeps."""
+    """Share of the running mean of gradients that a step of Muon keeps."""
     weight_decay: float = Field(1e-3, ge=0, lt=1)
-    """Share of a weight that a step takes away at the peak of the schedule, whatever lr is."""
+    """Share of each weight that a step at the peak rate takes away; it does not depend on
+    lr."""
     clip: float = Field(1.0, ge=0)
-    """Largest norm of the whole gradient: a larger one is scaled down to it; 0: no clipping."""
+    """Largest norm of the whole gradient, to which a larger one is scaled down; 0 means no
+    clipping."""
     balance: float = Field(0.01, ge=0)
-    """Weight of the load-balancing loss of every layer of experts (paper section 7.3)."""
+    """Weight of the load-balancing loss in each layer of experts (paper section 7.3)."""
 
 
 class Schedule(Section):
@@ -194,20 +203,22 @@ class Schedule(Section):
     """
 
     tokens: Tokens
-    """Length of the run, its warm-up and decay included; whole steps of it are trained."""
+    """Length of the run with its warm-up and decay; only whole steps are trained."""
     kind: Literal["wsd", "cosine"] = "wsd"
-    """Warm-up, stable phase and decay (paper Eq. 1); or a cosine over the whole run."""
+    """`wsd` is warm-up, stable phase and decay (paper Eq. 1); `cosine` falls over the whole
+    run."""
     warmup: TokensOrShare = Length(share=0.02)
-    """Tokens, or a share, over which the rate rises from 0 to its peak in a straight line."""
+    """Length over which the rate rises from 0 to its peak in a straight line; tokens or a
+    share."""
     decay: TokensOrShare = Length(share=0.1)
-    """Tokens, or a share, at the end over which the rate falls; 0: a stem."""
+    """Length of the decay at the end; tokens or a share. Without one the run is a stem."""
     decay_shape: DecayShapeName = "linear"
-    """How it falls."""
+    """How the rate falls during the decay."""
     floor: float = Field(0.0, ge=0, lt=1)
-    """Share of the peak rate at the end."""
+    """Rate at the end, as a share of the peak."""
     half_life: TokensOrShare = Length()
-    """Tokens, or a share, in which an exponential decay halves the rate (the paper's T); 0: what
-    reaches the floor at the end."""
+    """Length in which an exponential decay halves the rate (the paper's T); tokens or a share.
+    0 means whatever reaches the floor at the end."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -216,7 +227,7 @@ class Schedule(Section):
         needs_an_end = DECAY_SHAPES[self.decay_shape].floor > 0 and self.decay.of(self.tokens) > 0
         if needs_an_end and not self.floor and not self.half_life.of(self.tokens):
             raise ValueError(
-                f"a decay of shape '{self.decay_shape}' needs half_life, or a floor above 0 to reach"
+                f"a decay of shape '{self.decay_shape}' needs half_life, or a floor above 0"
             )
         if self.kind == "wsd" and self.decay == Length() and self.warmup.share:
             raise ValueError(
@@ -232,26 +243,27 @@ class Train(Section):
     """
 
     batch: Tokens
-    """Tokens a step; a multiple of `data.context`."""
+    """Tokens in each step; a multiple of `data.context`."""
     micro_batch: Tokens = 0
-    """Tokens that go through the model at once; 0: chosen by the device's memory."""
+    """Tokens that go through the model at once; 0 means as many as the device has room for."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the products of matrices: bf16 means autocast, with weights in fp32; auto: by the
-    device."""
+    """Number format of matrix products: `bf16` is autocast, with the weights kept in fp32;
+    `auto` is bf16 wherever the device has it."""
     compile: Literal["auto"] | bool = "auto"
-    """Whether the code is compiled; auto: where the run is long enough to gain by it."""
+    """Whether the model is compiled; `auto` means wherever a compiler is at hand."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is computed; auto: on an accelerator if there is one."""
+    """Where the run is computed; `auto` means on a GPU if there is one."""
     checkpoint_every: TokensOrShare = Length(share=0.1)
-    """Tokens, or a share of the run, between checkpoints."""
+    """Length between checkpoints; tokens or a share of the run."""
     keep: Positive = 2
-    """Newest checkpoints that are kept; branch points and the parents of branches always stay."""
+    """Number of newest checkpoints to keep; branch points and parents of branches are always
+    kept."""
     branch_points: tuple[Tokens, ...] = ()
-    """Positions at which a checkpoint is kept for branches to leave from."""
+    """Positions in tokens whose checkpoints are kept, so that branches can leave from them."""
     evaluate_every: TokensOrShare = Length(share=0.1)
-    """Tokens, or a share of the run, between validations."""
+    """Length between validations; tokens or a share of the run."""
     evaluate_tokens: Tokens = 262_144
-    """Tokens of each source's validation split that are read, at most."""
+    """Most tokens to read of each source's validation split."""
 
 
 class Recipe(Section):
@@ -260,12 +272,17 @@ class Recipe(Section):
     name: str = Field(min_length=1)
     """What the run is called in lists."""
     seed: int = Field(0, ge=0)
-    """Of the initial weights and of the order of the data."""
+    """Number from which the initial weights and the order of the data follow."""
     model: Model
+    """The shape and its parametrization."""
     data: Data
+    """What is read."""
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer.model_validate({}))
+    """How a step changes the weights."""
     schedule: Schedule
+    """The rate at every token."""
     train: Train
+    """How the run is carried out."""
 
     @model_validator(mode="after")
     def _whole_windows(self) -> Self:

@@ -8,7 +8,7 @@ import pkgutil
 import re
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -83,8 +83,12 @@ def _table(record: type[Record]) -> str:
 def type_in_words(kind: Any) -> str:
     """A type as it looks in JSON: `tuple[float, float]` is "list of 2 numbers"."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return type_in_words(inner[0])
     if kind in _WORDS:
         return _WORDS[kind]
+    if isinstance(kind, TypeVar):
+        return type_in_words(kind.__bound__)
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):
@@ -103,7 +107,7 @@ def type_in_words(kind: Any) -> str:
 
 def _plural(kind: Any) -> str:
     words = type_in_words(kind)
-    return f"{words}s" if kind in (int, float, str) else words
+    return f"{words}s" if words in ("integer", "number", "text") else words
 
 
 def _listed(kinds: tuple[Any, ...]) -> str:

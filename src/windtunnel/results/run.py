@@ -57,6 +57,8 @@ class AboutRun(_Sparse):
     """Whether it takes the parent's weights alone: no moments, and its tokens count from 0."""
     origin: Origin | None = None
     """Of an imported model."""
+    results_version: int = 3
+    """`recipe.RESULTS_VERSION` of the code that made it; not written by versions up to 3."""
 
 
 class RunStatus(_Sparse):

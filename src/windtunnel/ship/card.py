@@ -2,99 +2,108 @@
 how well it does.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from windtunnel.data.shards import Corpus, Manifest
 from windtunnel.model.shape import active_params, count
-from windtunnel.plan.plan import plans, read_plan
+from windtunnel.plan.record import plans_of_run, read_plan
 from windtunnel.quantities import about
-from windtunnel.recipe import dump, identity, load
+from windtunnel.recipe import dump
+from windtunnel.results.export import Agreement
 from windtunnel.results.run import Score
-from windtunnel.train.run import Run, context_of, lineage
-
-_LOADED_BY = {
-    "hf": "`transformers.AutoModelForCausalLM`, vLLM and llama.cpp's converter know this layout (Granite, GraniteMoe "
-    "with experts) and apply its multipliers.",
-    "minicpm": "The layout of the published MiniCPM models. vLLM and SGLang know it; transformers needs "
-    "`configuration_minicpm.py` and `modeling_minicpm.py` of such a model beside it.",
-    "llama": "A plain Llama, which every tool reads: the multipliers are folded into the weights. For inference only: "
-    "to train on, take the `hf` layout.",
-    "gguf": "For llama.cpp and what is built on it.",
-}
+from windtunnel.ship.layouts import Layout
+from windtunnel.ship.subject import Subject
+from windtunnel.train.run import Run
 
 
-def card(run: Run, layout: str, dtype: str, tokens: int, checked: str) -> str:
-    """The text of README.md for a run's model at `tokens` tokens. `checked`: what an engine
-    found.
+def card(subject: Subject, layout: Layout, dtype: str, agreement: Agreement) -> str:
+    """The text of README.md for a model that was exported in this layout, its numbers in `dtype`.
+    `agreement`: what the check found.
     """
-    line = lineage(run)
     parts = [
-        _head(run, layout, dtype, tokens),
-        _shape(run),
-        _history(line, tokens),
-        _data(line),
-        _plan(run),
-        _evaluation(run, tokens),
-        f"## Checked\n\n{checked}",
-        f"## Recipe\n\n```toml\n{dump(run.recipe).strip()}\n```",
+        _head(subject, layout, dtype),
+        _shape(subject),
+        _history(subject),
+        _data(subject),
+        _plan(subject.run),
+        _evaluation(subject),
+        f"## Check\n\n{agreement}.",
+        f"## Recipe\n\n```toml\n{dump(subject.run.recipe).strip()}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(run: Run, layout: str, dtype: str, tokens: int) -> str:
-    library = "gguf" if layout == "gguf" else "transformers"
-    matter = (
-        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [windtunnel, wsd]\n---"
-    )
-    size = about(count(run.recipe.model).params_total)
-    return (
-        f"{matter}\n\n# {run.recipe.name}\n\nA language model of {size} parameters, run `{run.id}` at {about(tokens)} "
-        f"tokens, exported by windtunnel as `{layout}` in {dtype}. {_LOADED_BY[layout]}"
-    )
+def _head(subject: Subject, layout: Layout, dtype: str) -> str:
+    """The front matter that model hubs read, the title, and what this is."""
+    recipe = subject.run.recipe
+    size = about(count(recipe.model).params_total)
+    lines = [
+        "---",
+        f"library_name: {layout.library}",
+        "pipeline_tag: text-generation",
+        "tags: [windtunnel, wsd]",
+        "---",
+        "",
+        f"# {recipe.name}",
+        "",
+        f"A language model of {size} parameters: run `{subject.run.id}` at {about(subject.tokens)} "
+        f"tokens, exported by windtunnel as `{layout.name}` in {dtype}. {layout.read_by}",
+    ]
+    return "\n".join(lines)
 
 
-def _shape(run: Run) -> str:
-    model, counts = run.recipe.model, count(run.recipe.model)
-    experts = {
-        "experts": f"{model.experts}, of which each token goes through {model.experts_per_token}",
-        "active parameters": f"{active_params(model):,} for a token, without embeddings",
-    }
-    rows = {
-        "parameters": f"{counts.params:,} without embeddings, {counts.params_total:,} with them",
-        **(experts if model.experts else {}),
-        "width x depth": f"{model.width} x {model.depth}",
-        "heads": f"{model.heads} of {model.head_size}, {model.kv_heads} for keys and values",
-        "feed-forward": f"{model.ffn}, SwiGLU" + (" of each expert" if model.experts else ""),
-        "vocabulary": f"{model.vocab:,}, {'tied' if model.tied else 'not tied'}",
-        "context": f"{context_of(run):,} tokens, RoPE base {model.rope_base:g}",
-        "parametrization": model.parametrization,
-    }
-    return "## Model\n\n" + _table(["", ""], [[key, value] for key, value in rows.items()])
+def _shape(subject: Subject) -> str:
+    model = subject.portable.model
+    counts = count(model)
+    rows = [
+        ["parameters", f"{counts.params:,} without embeddings, {counts.params_total:,} with them"]
+    ]
+    feed_forward = f"{model.ffn}, SwiGLU"
+    if model.experts:
+        each = f"{model.experts}, of which each token goes through {model.experts_per_token}"
+        active = f"{active_params(model):,} for a token, without embeddings"
+        rows += [["experts", each], ["active parameters", active]]
+        feed_forward += " of each expert"
+    tied = "tied" if model.tied else "not tied"
+    rows += [
+        ["width x depth", f"{model.width} x {model.depth}"],
+        ["heads", f"{model.heads} of {model.head_size}, {model.kv_heads} for keys and values"],
+        ["feed-forward", feed_forward],
+        ["vocabulary", f"{model.vocab:,}, {tied}"],
+        ["context", f"{subject.portable.context:,} tokens, RoPE base {model.rope_base:g}"],
+        ["parametrization", model.parametrization],
+    ]
+    return "## Model\n\n" + _table(["", ""], rows)
 
 
-def _history(line: list[Run], tokens: int) -> str:
+def _history(subject: Subject) -> str:
     """The run and what it came from, oldest first."""
-    steps = []
-    for run, end in zip(line, [tokens, *(child.at_tokens or 0 for child in line)], strict=False):
-        recipe, start = run.recipe, run.start
-        if origin := run.origin:
-            steps.append(
-                f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {origin.layout} layout, "
-                f"weights `{origin.weights[:12]}`"
-            )
-        else:
-            decayed = end - (recipe.total_tokens - recipe.decay_tokens)
-            decay = f", decay over the last {about(decayed)}" if decayed > 0 else ""
-            steps.append(
-                f"- {run.kind} `{run.id}`, {recipe.name}: tokens {about(start)} to {about(end)}, batch "
-                f"{about(recipe.train.batch)}, lr {recipe.optimizer.lr:g}{decay}"
-            )
+    line = subject.lineage
+    ends = [subject.tokens, *(child.at_tokens or 0 for child in line[:-1])]
+    steps = [_step(run, end) for run, end in zip(line, ends, strict=True)]
     return "## Training\n\n" + "\n".join(reversed(steps))
 
 
-def _data(line: list[Run]) -> str:
+def _step(run: Run, end: int) -> str:
+    """One run of the line, as far as `end` tokens."""
+    recipe = run.recipe
+    if run.origin:
+        return (
+            f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {run.origin.layout} layout, "
+            f"weights `{run.origin.weights[:12]}`"
+        )
+    decayed = end - (recipe.total_tokens - recipe.decay_tokens)
+    decay = f", decay over the last {about(decayed)}" if decayed > 0 else ""
+    return (
+        f"- {run.kind} `{run.id}`, {recipe.name}: tokens {about(run.start)} to {about(end)}, batch "
+        f"{about(recipe.train.batch)}, lr {recipe.optimizer.lr:g}{decay}"
+    )
+
+
+def _data(subject: Subject) -> str:
     rows = []
-    for name, manifest in _corpora(line).items():
+    for name, manifest in _manifests(subject).items():
         for source, entry in manifest.sources.items():
             rows.append(
                 [
@@ -112,37 +121,42 @@ def _data(line: list[Run]) -> str:
     return "## Data\n\nThe licences are those that the sources state.\n\n" + _table(head, rows)
 
 
-def _corpora(line: list[Run]) -> dict[str, Manifest]:
-    """Of each run's corpus that the lab still holds as the run read it."""
+def _manifests(subject: Subject) -> dict[str, Manifest]:
+    """By corpus, oldest first: of each run of the line, where the lab still holds the corpus as
+    the run read it.
+    """
+    opened: dict[Path, Corpus] = {}
+    if subject.corpus:
+        opened[subject.corpus.folder] = subject.corpus
     found = {}
-    for run in reversed(line):
+    for run in reversed(subject.lineage):
         folder = run.lab / "corpora" / run.recipe.data.corpus
-        if run.corpus and (folder / "manifest.json").exists():
-            corpus = Corpus.open(folder)
-            if corpus.digest == run.corpus:
-                found[folder.name] = corpus.manifest
+        if not run.corpus or not (folder / "manifest.json").exists():
+            continue
+        if folder not in opened:
+            opened[folder] = Corpus.open(folder)
+        if opened[folder].digest == run.corpus:
+            found[folder.name] = opened[folder].manifest
     return found
 
 
 def _plan(run: Run) -> str:
     """What the plan said that the run was made from."""
-    for folder in plans(run.lab):
-        if run.corpus and identity(load(folder / "plan.toml"), run.corpus) == run.id:
-            plan = read_plan(folder)
-            low, high = plan["interval90"]
-            forms = ", ".join(
-                f"{one['form']} {one['weight']:.0%}" for one in plan["law"]["candidates"]
-            )
-            return (
-                f"## Plan\n\nPredicted before training: a loss of {plan['loss']:.4f} nats/token, nine times in ten "
-                f"between {low:.4f} and {high:.4f} (laws: {forms})."
-            )
-    return ""
+    folders = plans_of_run(run.lab, run.id, run.corpus)
+    if not folders:
+        return ""
+    plan = read_plan(folders[0])
+    low, high = plan.interval90
+    forms = ", ".join(f"{law.form} {law.weight:.0%}" for law in plan.law.candidates)
+    return (
+        f"## Plan\n\nPredicted before training: a loss of {plan.loss:.4f} nats/token, nine times "
+        f"in ten between {low:.4f} and {high:.4f} (laws: {forms})."
+    )
 
 
-def _evaluation(run: Run, tokens: int) -> str:
+def _evaluation(subject: Subject) -> str:
     """The last validation that the run recorded up to the exported point."""
-    recorded = [line for line in run.validations() if line.tokens <= tokens]
+    recorded = [line for line in subject.run.validations() if line.tokens <= subject.tokens]
     if not recorded:
         return ""
     last = recorded[-1]
@@ -152,19 +166,20 @@ def _evaluation(run: Run, tokens: int) -> str:
         for name, score in named.items()
     ]
     head = ["held-out text", "loss, nats/token", "bits/byte", "tokens"]
-    return (
-        f"## Evaluation\n\nAt {about(last.tokens)} tokens, in the training precision.\n\n"
-        + _table(head, rows)
-    )
+    at = f"At {about(last.tokens)} tokens, in the precision of the training."
+    said = f"## Evaluation\n\n{at}\n\n"
+    return said + _table(head, rows)
 
 
 def _public(where: str) -> str:
-    """A person's own folder by its name alone: a card is shown to others."""
+    """A person's own folder by its name alone, because a card is shown to others."""
     return Path(where).name if "/" in where or "\\" in where else where
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = []
+    for cells in (head, ["---"] * len(head), *rows):
+        escaped = [cell.replace("|", "\\|") for cell in cells]
+        lines.append(f"| {' | '.join(escaped)} |")
+    return "\n".join(lines)

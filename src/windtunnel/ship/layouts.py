@@ -1,333 +1,247 @@
-"""The three published layouts of a checkpoint: what config.json says of the model
-(`tensor_names`: of its tensors).
+"""The layouts in which a model leaves a lab, one record each: the names that `export --to` takes,
+how each is written and read, which engine confirms what was written, and how near that engine has
+to come.
 
-| layout  | architecture in config.json | with experts          | multipliers                            | head       |
-|---------|-----------------------------|-----------------------|----------------------------------------|------------|
-| hf      | GraniteForCausalLM          | GraniteMoeForCausalLM | four numbers, applied by the engine    | stays tied |
-| minicpm | MiniCPMForCausalLM          | MiniCPMForCausalLM    | scale_emb, scale_depth, dim_model_base | stays tied |
-| llama   | LlamaForCausalLM            | has none              | folded into the weights, exact in fp64 | untied     |
-
-All three turn the halves of a head, as this project does.
+To add one, add its record to `LAYOUTS`. The command line makes its help from these records, so
+nothing heavy is imported before a layout is used.
 """
 
-import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from __future__ import annotations
 
-import numpy as np
-from pydantic import ValidationError
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
+from windtunnel.choices import Table
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.model.roles import Multipliers, multipliers
-from windtunnel.recipe import Model
+from windtunnel.ship.engines import Scores, by_llama_cpp, by_transformers
+from windtunnel.ship.huggingface.architectures import (
+    GRANITE,
+    GRANITE_MOE,
+    LLAMA,
+    MINICPM,
+    Architecture,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from windtunnel.recipe import Model
+    from windtunnel.ship.held_out import HeldOut
+    from windtunnel.ship.portable import PortableModel
 
-Layout = Literal["hf", "minicpm", "llama"]
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """How far an engine may be from our own forward pass in fp32 for a file to hold the same
+    model. Rounded weights cannot give the same probabilities, but a wrong multiplier or a lost
+    tensor changes the bits a byte far more than rounding does.
+    """
+
+    difference: float | None = None
+    """The largest difference of a log-probability, nats; None: any."""
+    change: float | None = None
+    """The largest change in bits a byte, as a share of ours; None: any."""
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    layout: Layout
+@dataclass(frozen=True, kw_only=True)
+class Layout(ABC):
+    """One layout, by the name that `export --to` takes."""
+
     name: str
-    kind: str  # model_type
-    experts: str = ""  # the field that counts them; MiniCPM's may say nothing: no experts
+    help: str
+    read_by: str
+    """What reads it and what to know about it, as sentences for the model card."""
+    engine: Callable[[Path, HeldOut], Scores]
+    """Loads what was written as other people will, and scores held-out text with it."""
+    architectures: tuple[Architecture, ...] = ()
+    """Of a folder's config.json."""
+    bounds: Mapping[str, Bound]
+    """By the type in which the numbers are kept, the usual one first."""
+    library: ClassVar[str]
+    """`library_name` in the head of the model card."""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types in which the numbers can be kept, the usual one first."""
+        return tuple(self.bounds)
+
+    def dtype_of(self, asked: str) -> str:
+        """The type that a person means, in any case of letters; the usual one for an empty text.
+        Raises InputError.
+        """
+        known = {dtype.lower(): dtype for dtype in self.dtypes}
+        if asked and asked.lower() not in known:
+            near = did_you_mean(asked, self.dtypes)
+            expected = f"expected one of {', '.join(self.dtypes)} for --to {self.name}{near}"
+            raise InputError(f"--dtype {asked}: {expected}")
+        return known[asked.lower()] if asked else self.dtypes[0]
+
+    def check(self, model: Model) -> None:
+        """Raises InputError where this layout cannot hold the model, with those that can."""
+        if reason := self.refusal(model):
+            able = [layout for layout in LAYOUTS.values() if not layout.refusal(model)]
+            expected = Table("layout", able).listed
+            raise InputError(f"--to {self.name}: {reason}; expected --to {expected}")
+
+    def title(self, dtype: str) -> str:
+        """What a check calls this layout with its numbers kept so."""
+        return self.name
+
+    @abstractmethod
+    def refusal(self, model: Model) -> str:
+        """Why this layout cannot hold the model; empty where it can."""
+
+    @abstractmethod
+    def write(self, folder: Path, portable: PortableModel, dtype: str) -> Path:
+        """Write a model into an empty folder; returns what an engine loads. Raises InputError."""
+
+    @abstractmethod
+    def read(self, source: Path) -> PortableModel:
+        """The model in a folder or file of this layout. Raises InputError."""
 
 
-_ARCHITECTURES = (
-    _Architecture("hf", "GraniteForCausalLM", "granite"),
-    _Architecture("hf", "GraniteMoeForCausalLM", "granitemoe", "num_local_experts"),
-    _Architecture("minicpm", "MiniCPMForCausalLM", "minicpm", "num_experts"),
-    _Architecture("llama", "LlamaForCausalLM", "llama"),
+@dataclass(frozen=True, kw_only=True)
+class FolderLayout(Layout):
+    """A folder as Hugging Face tools read it, of one of its `architectures`."""
+
+    library: ClassVar[str] = "transformers"
+
+    def refusal(self, model: Model) -> str:
+        """By the architecture that comes nearest."""
+        return "" if self._architecture(model) else self.architectures[0].refusal(model)
+
+    def write(self, folder: Path, portable: PortableModel, dtype: str) -> Path:
+        from windtunnel.ship.huggingface.folder import write
+
+        self.check(portable.model)
+        architecture = self._architecture(portable.model)
+        assert architecture, "`check` refuses a model that no architecture can hold"
+        write(folder, architecture, portable, dtype)
+        return folder
+
+    def read(self, source: Path) -> PortableModel:
+        from windtunnel.ship.huggingface.folder import read
+
+        return read(source, self.architectures)
+
+    def _architecture(self, model: Model) -> Architecture | None:
+        """The first of its architectures that can hold the model."""
+        return next((one for one in self.architectures if not one.refusal(model)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFLayout(Layout):
+    """One GGUF file."""
+
+    library: ClassVar[str] = "gguf"
+
+    def title(self, dtype: str) -> str:
+        return f"{self.name} {dtype}"
+
+    def refusal(self, model: Model) -> str:
+        return ""
+
+    def write(self, folder: Path, portable: PortableModel, dtype: str) -> Path:
+        from windtunnel.ship.gguf.model import write
+
+        self.check(portable.model)
+        file = folder / f"{plain_name(portable.name)}-{dtype}.gguf"
+        write(file, portable, dtype)
+        return file
+
+    def read(self, source: Path) -> PortableModel:
+        from windtunnel.ship.gguf.model import read
+
+        return read(source)
+
+
+def layout_of(source: Path) -> Layout:
+    """The layout that a folder is in, by its config.json, or a file: GGUF. Raises InputError for a
+    folder without a whole config.json, or of an architecture that no layout has.
+    """
+    if not source.is_dir():
+        return LAYOUTS["gguf"]
+    from windtunnel.ship.huggingface.config import architecture_in
+    from windtunnel.ship.huggingface.folder import config_in
+
+    layouts: dict[Architecture, Layout] = {}
+    for layout in LAYOUTS.values():
+        layouts |= dict.fromkeys(layout.architectures, layout)
+    return layouts[architecture_in(config_in(source), list(layouts), f"{source / 'config.json'}")]
+
+
+def plain_name(name: str) -> str:
+    """A name that a file can have on every system."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def _read_back(folder: Path, held: HeldOut) -> Scores:
+    """No installed engine reads MiniCPM's layout without running code out of the checkpoint, which
+    this project never does; so we read the folder again, and score it ourselves.
+    """
+    from windtunnel.ship.forward import log_probabilities
+
+    found = layout_of(folder).read(folder)
+    scores = log_probabilities(found.model, found.weights, held.windows)
+    return Scores(engine="read back by windtunnel", log_probabilities=scores, ids=[])
+
+
+_FOLDER_BOUNDS = {
+    "fp32": Bound(difference=1e-4),
+    "bf16": Bound(change=0.005),
+    "fp16": Bound(change=0.001),
+}
+_GGUF_BOUNDS = {
+    # llama.cpp adds up the probabilities of a vocabulary in fp32 to report one of them
+    "F32": Bound(difference=5e-4),
+    "F16": Bound(change=0.001),
+    "BF16": Bound(change=0.005),
+    "Q8_0": Bound(change=0.005),
+    "Q5_1": Bound(change=0.03),
+    "Q5_0": Bound(change=0.03),
+    "Q4_1": Bound(change=0.1),
+    "Q4_0": Bound(change=0.1),
+}
+
+LAYOUTS: Table[Layout] = Table(
+    "layout",
+    [
+        FolderLayout(
+            name="hf",
+            help="a Granite model, which transformers and vLLM read",
+            read_by="`transformers.AutoModelForCausalLM`, vLLM and llama.cpp's converter read this "
+            "layout (Granite, or GraniteMoe with experts) and apply its multipliers.",
+            architectures=(GRANITE, GRANITE_MOE),
+            engine=by_transformers,
+            bounds=_FOLDER_BOUNDS,
+        ),
+        FolderLayout(
+            name="minicpm",
+            help="the layout of the published MiniCPM models",
+            read_by="This is the layout of the published MiniCPM models. vLLM and SGLang read it; "
+            "transformers needs `configuration_minicpm.py` and `modeling_minicpm.py` of such a "
+            "model beside it.",
+            architectures=(MINICPM,),
+            engine=_read_back,
+            bounds=_FOLDER_BOUNDS,
+        ),
+        FolderLayout(
+            name="llama",
+            help="a plain Llama, which every tool reads",
+            read_by="This is a plain Llama, which every tool reads: the multipliers are folded "
+            "into the weights. It is for inference; to train on, take the `hf` layout.",
+            architectures=(LLAMA,),
+            engine=by_transformers,
+            bounds=_FOLDER_BOUNDS,
+        ),
+        GGUFLayout(
+            name="gguf",
+            help="one file for llama.cpp",
+            read_by="For llama.cpp and the tools built on it.",
+            engine=by_llama_cpp,
+            bounds=_GGUF_BOUNDS,
+        ),
+    ],
 )
-# What an engine takes where config.json says nothing; the paper's models leave rope_theta and the
-# tie out, and a multiplier that is left out of a MiniCPM config is a mistake: the class's default
-# would divide logits by the width.
-_TIED = {"hf": False, "minicpm": True, "llama": False}
-_REQUIRED: Any = object()
-_NEAR = 1e-6  # a factor this near to one is a rounding of it: files hold multipliers in 32 bits
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published model as a `Model`, and what its weights must be multiplied by for that to be
-    exact.
-    """
-
-    layout: Layout
-    model: Model
-    context: int  # positions it was made for
-    query: float = 1.0
-    norm: float = 1.0
-
-    def exact(self, weights: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-        """The weights with the factors that no setting of `Model` holds."""
-        return scaled(weights, {"query": self.query, "norm": self.norm})
-
-
-def fold(model: Model, weights: dict[str, "Tensor"]) -> tuple[Model, dict[str, "Tensor"]]:
-    """The same function without multipliers: what a plain Llama is (paper.md 10.4 A).
-
-    Every map behind a multiplier is linear and has no bias, so the multiplier can move into it:
-    E' = s_e E, O' = s_r O, D' = s_r D, U' = s_o U. Where s_e and s_o differ, one matrix can't be
-    both E' and U', and the tie ends.
-    """
-    m = multipliers(model)
-    plain = model.model_copy(update={"parametrization": "standard"})
-    if model.tied and m.embedding != m.logits:
-        weights = weights | {"head": weights["embedding"]}
-        plain = plain.model_copy(update={"tied": False})
-    factors = {"embedding": m.embedding, "output": m.residual, "down": m.residual, "head": m.logits}
-    return plain, scaled(weights, factors)
-
-
-def scaled(weights: dict[str, "Tensor"], factors: dict[str, float]) -> dict[str, "Tensor"]:
-    """The weights, each times the factor of its kind, computed in fp32 at least."""
-    import torch
-
-    def times(name: str, tensor: "Tensor") -> "Tensor":
-        factor = factors.get(name.rsplit(".", 1)[-1], 1.0)
-        return (
-            tensor
-            if factor == 1
-            else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * factor
-        )
-
-    return {name: times(name, tensor) for name, tensor in weights.items()}
-
-
-def config_of(
-    layout: Layout, model: Model, context: int, begin: int | None, end: int
-) -> dict[str, Any]:
-    """config.json of a model in a layout; in the llama layout, of what `fold` gave. `begin`,
-    `end`: token ids. Raises InputError for a shape that the layout can't say.
-    """
-    if layout == "minicpm" and model.head_size * model.heads != model.width:
-        raise InputError(
-            f"--to minicpm: it has no head size of its own: {model.heads} heads of {model.head_size} are not the width "
-            f"of {model.width}; --to hf can say it"
-        )
-    architecture = _architecture_of(layout, model)
-    shared = {
-        "architectures": [architecture.name],
-        "model_type": architecture.kind,
-        "vocab_size": model.vocab,
-        "hidden_size": model.width,
-        "intermediate_size": model.ffn,
-        "num_hidden_layers": model.depth,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.kv_heads,
-        "max_position_embeddings": context,
-        "hidden_act": "silu",
-        "rms_norm_eps": model.norm_eps,
-        "rope_theta": model.rope_base,
-        "tie_word_embeddings": model.tied,
-        "initializer_range": model.init_std,
-        "bos_token_id": begin,
-        "eos_token_id": end,
-        "use_cache": True,
-    }
-    if model.experts:
-        shared |= {
-            architecture.experts: model.experts,
-            "num_experts_per_tok": model.experts_per_token,
-        }
-    m = multipliers(model)
-    if layout == "minicpm":
-        scales = {
-            "scale_emb": m.embedding,
-            "scale_depth": _tidy(m.residual * math.sqrt(model.depth)),
-            "dim_model_base": round(m.logits * model.width),
-            "rope_scaling": None,
-        }
-        return shared | scales
-    shared |= {
-        "head_dim": model.head_size,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
-    }
-    if layout == "llama":
-        return shared
-    return shared | {
-        "embedding_multiplier": m.embedding,
-        "residual_multiplier": m.residual,
-        "attention_multiplier": m.attention,
-        "logits_scaling": 1 / m.logits,  # a divisor
-    }
-
-
-def read_config(config: dict[str, Any], where: str) -> Published:
-    """What a config.json describes. Raises InputError for an architecture that this project has
-    not, or a field that is missing or can't be.
-    """
-    architecture, take = _architecture(config, where), _Fields(config, where)
-    layout = architecture.layout
-    _refuse_what_is_not_here(config, where, architecture)
-    heads, width = take.number("num_attention_heads", int), take.number("hidden_size", int)
-    shape = {
-        "width": width,
-        "depth": take.number("num_hidden_layers", int),
-        "heads": heads,
-        "kv_heads": take.number("num_key_value_heads", int, heads),
-        "head_size": take.number("head_dim", int, width // max(heads, 1)),
-        "ffn": take.number("intermediate_size", int),
-        "vocab": take.number("vocab_size", int),
-        "tied": bool(config.get("tie_word_embeddings", _TIED[layout])),
-        "rope_base": _rope_base(config, where),
-        "norm_eps": take.number("rms_norm_eps", float, 1e-6),
-        "init_std": take.number("initializer_range", float, 0.02) or 0.02,
-        **_experts(config, architecture, take),
-    }
-    context = take.number("max_position_embeddings", int, 2048)
-    try:
-        if layout == "minicpm":
-            scales = {
-                "scale_emb": take.number("scale_emb", float),
-                "scale_depth": take.number("scale_depth", float),
-                "base_width": take.number("dim_model_base", int),
-            }
-            return Published(layout, Model(**shape, **scales), context)
-        plain = Model(**shape, parametrization="standard")
-        if layout == "llama":
-            return Published(layout, plain, context)
-        given = Multipliers(
-            embedding=take.number("embedding_multiplier", float, 1.0),
-            residual=take.number("residual_multiplier", float, 1.0),
-            attention=take.number("attention_multiplier", float, 1.0),
-            logits=1 / take.number("logits_scaling", float, 1.0),
-        )
-        return replace(with_multipliers(plain, given), layout=layout, context=context)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
-        raise InputError(
-            f"{where}: {field}: {fault['msg'].removeprefix('Value error, ')}"
-        ) from None
-
-
-def with_multipliers(plain: Model, given: Multipliers) -> Published:
-    """A model of this shape that applies these multipliers: of the `standard` parametrization
-    where there are none, of `minicpm` otherwise. What that can't hold is left for the weights:
-    another attention scale than 1/sqrt(head_size), a logit divisor that is not the width over a
-    whole number.
-    """
-    own = multipliers(plain)
-    model = plain.model_copy(update={"parametrization": "standard"})
-    if any(abs(a - 1) > _NEAR for a in (given.embedding, given.residual, given.logits)):
-        scales = {
-            "scale_emb": _tidy(given.embedding),
-            "scale_depth": _tidy(given.residual * math.sqrt(plain.depth)),
-            "base_width": max(1, round(plain.width * given.logits)),
-            "parametrization": "minicpm",
-        }
-        model = Model.model_validate(plain.model_dump() | scales)
-    query, norm = given.attention / own.attention, given.logits / multipliers(model).logits
-    return Published("hf", model, 0, *(1.0 if abs(x - 1) < _NEAR else x for x in (query, norm)))
-
-
-def _architecture_of(layout: Layout, model: Model) -> _Architecture:
-    for architecture in _ARCHITECTURES:
-        if architecture.layout == layout and (architecture.experts or not model.experts):
-            return architecture
-    raise InputError(
-        f"--to {layout}: a plain Llama has no experts; expected --to hf, minicpm or gguf"
-    )
-
-
-def _architecture(config: dict[str, Any], where: str) -> _Architecture:
-    named = config.get("architectures") or [config.get("model_type")]
-    name = named[0] if isinstance(named, list) and named else None
-    for architecture in _ARCHITECTURES:
-        if name in (architecture.name, architecture.kind):
-            return architecture
-    known = [architecture.name for architecture in _ARCHITECTURES]
-    hint = did_you_mean(str(name), known)
-    raise InputError(
-        f"{where}: architecture {name!r} is unknown; expected one of {', '.join(known)}{hint}"
-    )
-
-
-def _experts(
-    config: dict[str, Any], architecture: _Architecture, take: "_Fields"
-) -> dict[str, int]:
-    """The settings of a mixture of experts, if it is one."""
-    field = architecture.experts
-    if not field or (architecture.layout == "minicpm" and not config.get(field)):
-        return {}
-    return {
-        "experts": take.number(field, int),
-        "experts_per_token": take.number("num_experts_per_tok", int),
-    }
-
-
-def _refuse_what_is_not_here(
-    config: dict[str, Any], where: str, architecture: _Architecture
-) -> None:
-    """Parts of these architectures that this project's decoder has not."""
-    for field in ("num_experts", "num_local_experts"):
-        if field != architecture.experts and config.get(field) not in (None, 0, 1):
-            raise InputError(
-                f"{where}: {field}={config[field]}: a {architecture.name} with experts is not supported"
-            )
-    faults = {
-        "attention_bias: biases": bool(config.get("attention_bias")),
-        "mlp_bias: biases": bool(config.get("mlp_bias")),
-        f"hidden_act={config.get('hidden_act')}: other activations than silu": config.get(
-            "hidden_act"
-        )
-        != "silu",
-        "quantization_config: quantised weights": bool(config.get("quantization_config")),
-    }
-    for fault in [text for text, there in faults.items() if there]:
-        raise InputError(f"{where}: {fault} are not supported")
-
-
-def _rope_base(config: dict[str, Any], where: str) -> float:
-    """RoPE's base. A `dynamic` scaling does nothing up to max_position_embeddings, so it may
-    stand; others may not.
-    """
-    base = config
-    for part in (config.get("rope_parameters") or {}, config.get("rope_scaling") or {}):
-        kind = part.get("rope_type", part.get("type", "default"))
-        if kind not in ("default", "dynamic"):
-            raise InputError(
-                f"{where}: RoPE of type {kind!r} is not supported; expected default or dynamic"
-            )
-        base = base | part
-    if base.get("partial_rotary_factor", 1) != 1:
-        raise InputError(
-            f"{where}: partial_rotary_factor: RoPE over a part of a head is not supported"
-        )
-    return _Fields(base, where).number("rope_theta", float, 10_000.0)
-
-
-class _Fields:
-    """Numbers out of a config.json that anybody may have written."""
-
-    def __init__(self, config: dict[str, Any], where: str):
-        self._config, self._where = config, where
-
-    def number(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        value = self._config.get(key)
-        if value is None and default is not _REQUIRED:
-            return default
-        if value is None:
-            raise InputError(f"{self._where}: {key}: missing{did_you_mean(key, self._config)}")
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        right = not isinstance(value, bool) and (
-            whole if kind is int else isinstance(value, int | float)
-        )
-        if not right or not 0 < value < math.inf:
-            expected = "a whole number" if kind is int else "a number"
-            raise InputError(f"{self._where}: {key}: expected {expected} above zero, got {value!r}")
-        return kind(value)
-
-
-def _tidy(number: float) -> float:
-    """The shortest number that is the same in fp32, as the forward pass has it: 1.4 / sqrt(7) *
-    sqrt(7) -> 1.4.
-    """
-    return float(str(np.float32(number)))

@@ -26,7 +26,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import write_whole
-from windtunnel.recipe import Recipe, dump, identity, load
+from windtunnel.recipe import RESULTS_VERSION, Recipe, dump, identity, load
 from windtunnel.results.run import (
     AboutRun,
     Engine,
@@ -64,6 +64,7 @@ class Run:
     kind: Kind
     parent: str | None
     at_tokens: int | None  # of the parent, where this run leaves it
+    results_version: int
     anew: bool = False
     origin: Origin | None = None
 
@@ -71,6 +72,11 @@ class Run:
     def id(self) -> str:
         """Twelve hex digits, the name of its folder."""
         return self.path.name
+
+    @property
+    def present_id(self) -> str:
+        """The id that asking for this run gives now; its own, unless an earlier release made it."""
+        return _identity(self.recipe, self.corpus, self.parent, self.at_tokens, self.anew)
 
     @property
     def lab(self) -> Path:
@@ -206,10 +212,9 @@ def create(
     corpus does not fit, before anything is written.
     """
     check_fit(recipe, corpus, parent)
-    at, begun = at_tokens or 0, None
-    if parent:
-        begun = (f"{parent.id} anew" if anew else parent.id, at)
-    path = lab / "runs" / identity(recipe, corpus.digest, begun)
+    at = at_tokens or 0
+    run = _identity(recipe, corpus.digest, parent and parent.id, at_tokens, anew)
+    path = lab / "runs" / run
     if path.exists():
         return _extended(open_run(path), recipe)
 
@@ -224,6 +229,7 @@ def create(
         at_tokens=at_tokens,
         corpus=corpus.digest,
         anew=anew,
+        results_version=RESULTS_VERSION,
     )
     return _make(path, recipe, about, "interrupted", keep_start)
 
@@ -251,7 +257,13 @@ def adopt(
     if path.exists():
         return open_run(path)
     about = AboutRun(
-        id=path.name, kind="stem", parent=None, at_tokens=None, corpus="", origin=origin
+        id=path.name,
+        kind="stem",
+        parent=None,
+        at_tokens=None,
+        corpus="",
+        origin=origin,
+        results_version=RESULTS_VERSION,
     )
     return _make(path, recipe, about, "done", fill)
 
@@ -389,7 +401,17 @@ def open_run(path: Path) -> Run:
         at_tokens=about.at_tokens,
         anew=about.anew,
         origin=about.origin,
+        results_version=about.results_version,
     )
+
+
+def _identity(
+    recipe: Recipe, corpus: str, parent: str | None, at_tokens: int | None, anew: bool
+) -> str:
+    """The id of a run that leaves its parent, if it has one, at `at_tokens` tokens."""
+    if parent is None:
+        return identity(recipe, corpus)
+    return identity(recipe, corpus, (f"{parent} anew" if anew else parent, at_tokens or 0))
 
 
 def _locked(file: IO[str], kind: int) -> bool:

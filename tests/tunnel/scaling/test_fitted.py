@@ -8,7 +8,7 @@ import pytest
 from windtunnel.laws.loss import LossLaw
 from windtunnel.tunnel.scaling.fitted import fitted
 
-LAW = LossLaw(2.4, 30.0, 0.3, 300.0, 0.4)
+LAW = LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
 
 
 def table(sizes: int = 5) -> list[dict[str, Any]]:

@@ -16,8 +16,12 @@ from windtunnel.tunnel.scaling.dry_run.cost import Shape, shape_of
 from windtunnel.tunnel.scaling.dry_run.simulate import Layout, Noise, Target, Truth, World, measured
 from windtunnel.tunnel.scaling.scaling import LAPTOP_BATCH, Chain, Design, Size, lay_out
 
-COUPLED = Truth("coupled", "params_total", LossLaw(0, 2e8, 0.9, 1.3e8, 0.7, 0.163), "known")
-ADDITIVE = Truth("additive", "params_total", LossLaw(2.9, 450, 0.55, 143, 0.35), "known")
+COUPLED = Truth(
+    "coupled", "params_total", LossLaw(E=0, A=2e8, alpha=0.9, B=1.3e8, beta=0.7, c=0.163), "known"
+)
+ADDITIVE = Truth(
+    "additive", "params_total", LossLaw(E=2.9, A=450, alpha=0.55, B=143, beta=0.35), "known"
+)
 WORLD = World((ADDITIVE, COUPLED), Noise(0.004, 0.0094, 0.013, "known"))
 TARGET = Target(Size(256, 3), 3_840_000)
 

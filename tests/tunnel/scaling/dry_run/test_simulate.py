@@ -27,7 +27,9 @@ from windtunnel.tunnel.scaling.dry_run.simulate import (
 )
 from windtunnel.tunnel.scaling.scaling import LAPTOP_BATCH, Design, Size, lay_out
 
-COUPLED = Truth("coupled", "params_total", LossLaw(0, 2e8, 0.9, 1.3e8, 0.7, 0.163), "known")
+COUPLED = Truth(
+    "coupled", "params_total", LossLaw(E=0, A=2e8, alpha=0.9, B=1.3e8, beta=0.7, c=0.163), "known"
+)
 QUIET = Noise(0, 0, 0, "none")
 LOUD = Noise(0.01, 0.02, 0.03, "loud")
 

@@ -15,13 +15,13 @@ from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.choice import Predictor, choose
 from windtunnel.laws.fit import LossData, fit_loss
-from windtunnel.laws.loss import Array, Form, LossLaw
+from windtunnel.laws.loss import Array, LossLaw
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import Counts
 from windtunnel.tunnel.scaling.dry_run.cost import Shape
 from windtunnel.tunnel.scaling.scaling import Chain, Design, Size
 
-_FORMS: tuple[Form, ...] = (
+_FORMS: tuple[str, ...] = (
     "additive",
     "coupled",
 )  # they disagree most, and every other form lies between
@@ -33,7 +33,7 @@ _CURVE = 2  # shared departures that a law takes up as its own exponent and scal
 class Truth:
     """A law taken for true, with the count of N that it means."""
 
-    form: Form
+    form: str
     count: str
     law: LossLaw
     origin: str
@@ -81,13 +81,13 @@ _STATED = (
     Truth(
         "additive",
         "params_total",
-        LossLaw(2.955, 446.4, 0.5533, 143.0, 0.3509),
+        LossLaw(E=2.955, A=446.4, alpha=0.5533, B=143.0, beta=0.3509),
         laptop.ORIGIN,
     ),
     Truth(
         "coupled",
         "params_total",
-        LossLaw(0, 2.346e8, 0.9155, 1.285e8, 0.6977, 0.16265),
+        LossLaw(E=0, A=2.346e8, alpha=0.9155, B=1.285e8, beta=0.6977, c=0.16265),
         laptop.ORIGIN,
     ),
 )
@@ -111,7 +111,7 @@ def world(lab: Path, study: dict[str, Any] | None) -> World:
     return World(truths, _measured_noise(points, _residuals(closest, points)) or _NOISE)
 
 
-def _fitted(form: Form, points: LossPoints) -> Truth:
+def _fitted(form: str, points: LossPoints) -> Truth:
     """By the count that fits best."""
     fits = {
         key: fit_loss(form, LossData.of(values, points.tokens, points.loss))

@@ -1,6 +1,7 @@
-"""A byte-level `tokenizer.json` as GGUF's vocabulary and back. llama.cpp knows the rules by which
-a text is split into words by name only, so a tokenizer whose rules have no name there cannot be
-written.
+"""A byte-level `tokenizer.json` as GGUF's vocabulary, and back.
+
+llama.cpp knows the rules by which a text is split into words only by name, so a tokenizer whose
+rules have no name there cannot be written.
 """
 
 import json
@@ -19,8 +20,7 @@ _LLAMA_3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-# llama.cpp's name for a way to split text -> the `pre_tokenizer` of tokenizer.json that does the
-# same
+# llama.cpp's name for a way to split text -> the `pre_tokenizer` of tokenizer.json that does it.
 _SPLITS: dict[str, dict[str, Any]] = {
     "smollm": {
         "type": "Sequence",
@@ -40,24 +40,30 @@ _SPLITS: dict[str, dict[str, Any]] = {
         ],
     },
 }
+# Other names for the same.
 _SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
-_WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is taken whole, whatever the merges say
+# Ways in which a word that is a token is taken whole, whatever the merges say.
+_WHOLE_WORDS = ("llama-bpe",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What GGUF holds of a tokenizer. `merges` are two tokens with a space between."""
+    """What GGUF holds of a tokenizer."""
 
     split: str
+    """llama.cpp's name for how text is split into words."""
     tokens: Sequence[str]
     types: Sequence[int]
+    """The kind of each token: NORMAL, CONTROL, ..."""
     merges: Sequence[str]
+    """Two tokens each, with a space between."""
     end: int
+    """The token that ends a text."""
 
 
 def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
-    """The vocabulary with the model's number of tokens. Raises InputError for what llama.cpp
-    cannot do as we do.
+    """The vocabulary, filled up to the `size` tokens of the model. Raises InputError for a
+    tokenizer that llama.cpp cannot follow.
     """
     definition = json.loads(tokenizer.definition)
     model = definition["model"]
@@ -65,48 +71,38 @@ def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
         raise InputError(
             f"gguf: a tokenizer of kind {model.get('type')}; expected a byte-level BPE"
         )
-    if definition.get("normalizer"):
+    if normalizer := definition.get("normalizer"):
         raise InputError(
-            f"gguf: the tokenizer normalises text ({definition['normalizer']['type']}); llama.cpp would not"
+            f"gguf: the tokenizer normalises text ({normalizer['type']}); llama.cpp would not"
         )
-    tokens: list[str | None] = [None] * max(size, tokenizer.vocab)
-    types = [NORMAL] * len(tokens)
+    split = _name_of(definition["pre_tokenizer"])
+    tokens = [f"[unused {index}]" for index in range(max(size, tokenizer.vocab))]
+    types = [UNUSED] * len(tokens)
     for token, index in model["vocab"].items():
         tokens[index] = token
+        types[index] = NORMAL
     for added in definition["added_tokens"]:
         tokens[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
-    named = [
-        token if token is not None else f"[unused {index}]" for index, token in enumerate(tokens)
-    ]
-    types = [
-        kind if token is not None else UNUSED for kind, token in zip(types, tokens, strict=True)
-    ]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    return Vocabulary(_name_of(definition["pre_tokenizer"]), named, types, merges, tokenizer.eos)
+    return Vocabulary(split=split, tokens=tokens, types=types, merges=merges, end=tokenizer.eos)
 
 
 def to_tokenizer(vocabulary: Vocabulary) -> bytes:
-    """A `tokenizer.json`. Raises InputError for rules that have no equal in it."""
+    """A `tokenizer.json`. Raises InputError for a way to split text that has no equal there."""
     split = _SAME.get(vocabulary.split, vocabulary.split)
     if split not in _SPLITS:
         raise InputError(
             f"a tokenizer that splits text as '{split}'; expected one of {', '.join(_SPLITS)}"
         )
-    numbered = list(enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)))
-    added = [
-        {
-            "id": i,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind != USER_DEFINED,
-        }
-        for i, (token, kind) in numbered
-        if kind != NORMAL
-    ]
+    tokens: dict[str, int] = {}
+    added: list[dict[str, Any]] = []
+    numbered = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    for index, (token, kind) in numbered:
+        if kind in (NORMAL, CONTROL):
+            tokens[token] = index
+        if kind != NORMAL:
+            added.append(_added_token(index, token, special=kind != USER_DEFINED))
     model = {
         "type": "BPE",
         "dropout": None,
@@ -116,7 +112,7 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
         "fuse_unk": False,
         "byte_fallback": False,
         "ignore_merges": split in _WHOLE_WORDS,
-        "vocab": {token: i for i, (token, kind) in numbered if kind in (NORMAL, CONTROL)},
+        "vocab": tokens,
         "merges": [merge.split(" ") for merge in vocabulary.merges],
     }
     definition = {
@@ -134,13 +130,13 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
 
 
 def write(vocabulary: Vocabulary, writer: Any) -> None:
-    """Into a gguf.GGUFWriter. No token is put before or behind a text: ours never does."""
+    """Write it with a gguf.GGUFWriter. No token is put before or after a text: ours never are."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.split)
     writer.add_token_list(list(vocabulary.tokens))
     writer.add_token_types(list(vocabulary.types))
     writer.add_token_merges(list(vocabulary.merges))
-    # llama.cpp has ids of its own for a vocabulary that names none
+    # Where a file names none, llama.cpp takes ids of its own.
     writer.add_bos_token_id(vocabulary.end)
     writer.add_eos_token_id(vocabulary.end)
     writer.add_add_bos_token(False)
@@ -149,17 +145,22 @@ def write(vocabulary: Vocabulary, writer: Any) -> None:
 
 
 def read(field: Callable[[str], Any]) -> Vocabulary:
-    """`field` gives the content of a metadata key. Raises InputError for another kind of
-    tokenizer.
+    """The vocabulary of a file; `field` gives the content of a metadata key. Raises InputError for
+    another kind of tokenizer.
     """
     if (kind := field("tokenizer.ggml.model")) != "gpt2":
         raise InputError(f"a tokenizer of kind '{kind}'; expected 'gpt2', a byte-level BPE")
-    named = ("pre", "tokens", "token_type", "merges", "eos_token_id")
-    return Vocabulary(*(field(f"tokenizer.ggml.{name}") for name in named))
+    return Vocabulary(
+        split=field("tokenizer.ggml.pre"),
+        tokens=field("tokenizer.ggml.tokens"),
+        types=field("tokenizer.ggml.token_type"),
+        merges=field("tokenizer.ggml.merges"),
+        end=field("tokenizer.ggml.eos_token_id"),
+    )
 
 
 class Kind(Enum):
-    """What a token's text is: whole characters of UTF-8, bytes of one, or none."""
+    """What a token's text is: whole characters of UTF-8, bytes of one, or no text."""
 
     WHOLE = auto()
     PART = auto()
@@ -167,12 +168,26 @@ class Kind(Enum):
 
 
 def kinds(vocabulary: Vocabulary) -> list[Kind]:
-    """Of each token of a byte-level vocabulary."""
-    numbered = zip(vocabulary.tokens, vocabulary.types, strict=True)
-    return [
-        Kind.SPECIAL if kind != NORMAL else Kind.WHOLE if _is_text(token) else Kind.PART
-        for token, kind in numbered
-    ]
+    """The kind of each token of a byte-level vocabulary."""
+    found = []
+    for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
+        if kind != NORMAL:
+            found.append(Kind.SPECIAL)
+        else:
+            found.append(Kind.WHOLE if _is_text(token) else Kind.PART)
+    return found
+
+
+def _added_token(index: int, token: str, special: bool) -> dict[str, Any]:
+    return {
+        "id": index,
+        "content": token,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
+    }
 
 
 def _name_of(pre_tokenizer: Any) -> str:
@@ -180,28 +195,30 @@ def _name_of(pre_tokenizer: Any) -> str:
         if _core(pre_tokenizer) == _core(known):
             return name
     raise InputError(
-        f"gguf: llama.cpp has no name for how this tokenizer splits text; known: {', '.join(_SPLITS)}"
+        "gguf: llama.cpp has no name for how this tokenizer splits text; "
+        f"known: {', '.join(_SPLITS)}"
     )
 
 
 def _core(node: Any) -> Any:
-    """Without what changes no id: where a token's text begins and ends, and sequences of one."""
-    if isinstance(node, dict):
-        if node.get("type") == "Sequence" and len(node["pretokenizers"]) == 1:
-            return _core(node["pretokenizers"][0])
-        return {key: _core(value) for key, value in node.items() if key != "trim_offsets"}
-    return [_core(part) for part in node] if isinstance(node, list) else node
+    """Without what changes no id: `trim_offsets`, and sequences of one."""
+    if isinstance(node, list):
+        return [_core(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") == "Sequence" and len(node["pretokenizers"]) == 1:
+        return _core(node["pretokenizers"][0])
+    return {key: _core(value) for key, value in node.items() if key != "trim_offsets"}
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's table: printable characters of Latin-1 stand for themselves, the others for what
-    comes after 255.
+    """GPT-2's table: printable characters of Latin-1 stand for themselves, and the characters from
+    256 on for the other bytes, in their order.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + i): byte for i, byte in enumerate(rest)
-    }
+    table = {chr(byte): byte for byte in printable}
+    rest = (byte for byte in range(256) if byte not in printable)
+    return table | {chr(256 + index): byte for index, byte in enumerate(rest)}
 
 
 _BYTE_OF = _byte_of_character()

@@ -1,4 +1,4 @@
-"""Packages that only shipping needs: heavy, and installed with `windtunnel[ship]`."""
+"""Packages that only shipping needs: they are heavy, and come with `windtunnel[ship]`."""
 
 import importlib
 from typing import Any

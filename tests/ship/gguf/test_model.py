@@ -12,21 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ship_models import SHAPES, model_of, weights_of
+from ship_models import SHAPES, model_of, portable_of, weights_of
 
 from windtunnel.data.chat_format import OURS
 from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.recipe import Model
-from windtunnel.ship import gguf
-from windtunnel.ship.gguf_file import metadata
-from windtunnel.ship.layouts import fold
-from windtunnel.ship.verify import ODD_LINES, HeldOut, held_out, log_probabilities, verify
+from windtunnel.results.export import Agreement
+from windtunnel.ship.forward import log_probabilities
+from windtunnel.ship.gguf import model as gguf
+from windtunnel.ship.gguf.file import metadata
+from windtunnel.ship.held_out import ODD_LINES, HeldOut, held_out
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.multipliers import fold
+from windtunnel.ship.portable import PortableModel
+from windtunnel.ship.verify import verify
 
 package = pytest.importorskip("gguf")
 CONTEXT = 64
-ABOUT = gguf.About("a model", CONTEXT, OURS.template, "made in a test", "apache-2.0")
 EXACT = 5e-4  # nats, of a log-probability in fp32
 # Half a step as a share of a block's largest number. (Q4_0 and Q5_0 have one step less above zero
 # than below.)
@@ -47,11 +51,21 @@ Write = Callable[..., Path]
 def write(tmp_path: Path, corpus: Corpus) -> Write:
     def make(model: Model, weights: Any = None, kind: str = "F32", **how: Any) -> Path:
         file = tmp_path / "x.gguf"
-        tokenizer = how.pop("tokenizer", corpus.folder / "tokenizer.json")
-        gguf.write(model, weights or weights_of(model), tokenizer, file, kind, ABOUT, **how)
+        gguf.write(file, portable(model, weights or weights_of(model), corpus, **how), kind)
         return file
 
     return make
+
+
+def portable(model: Model, weights: Any, corpus: Corpus, **how: Any) -> PortableModel:
+    tokenizer = how.pop("tokenizer", corpus.tokenizer)
+    return portable_of(model, weights, tokenizer, CONTEXT, chat_template=OURS.template, **how)
+
+
+def check(file: Path, model: Model, weights: Any, corpus: Corpus, held: HeldOut) -> Agreement:
+    """What llama.cpp makes of a file, against the model that it should hold."""
+    kind = package.LlamaFileType(metadata(file)["general.file_type"]).name.split("_", 1)[1]
+    return verify(LAYOUTS["gguf"], kind, file, portable(model, weights, corpus), held)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +80,7 @@ def test_llama_cpp_gives_our_log_probabilities(
     pytest.importorskip("xllamacpp")
     model = model_of(shape)
     weights = weights_of(model)
-    found = verify(model, weights, "gguf", write(model, weights), corpus.tokenizer, held)
+    found = check(write(model, weights), model, weights, corpus, held)
     assert found.good and found.most == EXACT and found.max_difference <= EXACT, found
     assert found.tokens >= 360 and found.wrong_lines == 0 and found.lines == 20
     assert log_probabilities(model, weights, held.windows).std() > 0.3, "or anything would agree"
@@ -76,8 +90,8 @@ def test_llama_cpp_turns_positions_far_out_as_we_do(tmp_path: Path, corpus: Corp
     pytest.importorskip("xllamacpp")
     model, file = model_of("long RoPE"), tmp_path / "x.gguf"
     weights, held = weights_of(model), held_out(corpus, 1024, 1000, 0)
-    gguf.write(model, weights, corpus.folder / "tokenizer.json", file, "F32", gguf.About("x", 1024))
-    found = verify(model, weights, "gguf", file, corpus.tokenizer, held)
+    gguf.write(file, portable_of(model, weights, corpus.tokenizer, 1024), "F32")
+    found = check(file, model, weights, corpus, held)
     assert found.good and found.most == EXACT and found.tokens >= 1000, found
 
 
@@ -92,7 +106,7 @@ def test_rounded_weights_change_little(
         name: tensor * (0.5 if tensor.dim() > 1 else 1)
         for name, tensor in weights_of(model).items()
     }
-    found = verify(model, weights, "gguf", write(model, weights, kind), corpus.tokenizer, held)
+    found = check(write(model, weights, kind), model, weights, corpus, held)
     assert found.layout == f"gguf {kind}" and found.good and found.mean_difference > 0, found
 
 
@@ -107,7 +121,7 @@ def test_a_setting_that_is_off_is_seen(
     weights = weights_of(model)
     value = getattr(model, field)
     off = model.model_copy(update={field: value * (10_000 if field == "norm_eps" else 2)})
-    assert not verify(model, weights, "gguf", write(off, weights), corpus.tokenizer, held).good
+    assert not check(write(off, weights), model, weights, corpus, held).good
 
 
 def test_query_and_key_out_of_order_are_seen(write: Write, corpus: Corpus, held: HeldOut) -> None:
@@ -118,7 +132,7 @@ def test_query_and_key_out_of_order_are_seen(write: Write, corpus: Corpus, held:
         name: tensor.flip(0) if name.endswith("query") else tensor
         for name, tensor in weights.items()
     }
-    assert not verify(model, weights, "gguf", write(model, turned), corpus.tokenizer, held).good
+    assert not check(write(model, turned), model, weights, corpus, held).good
 
 
 @pytest.mark.parametrize("fault", ["experts_per_token", "gate", "router"])
@@ -132,7 +146,7 @@ def test_experts_that_are_mixed_up_are_seen(
         name: tensor.flip(0) if name.endswith(fault) else tensor for name, tensor in weights.items()
     }
     off = model.model_copy(update={"experts_per_token": 3 if fault == "experts_per_token" else 2})
-    assert not verify(model, weights, "gguf", write(off, turned), corpus.tokenizer, held).good
+    assert not check(write(off, turned), model, weights, corpus, held).good
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -140,7 +154,7 @@ def test_what_is_written_is_read(shape: str, write: Write) -> None:
     model = model_of(shape)
     weights = weights_of(model)
     found = gguf.read(write(model, weights))
-    assert found.about == ABOUT
+    assert (found.name, found.context, found.chat_template) == ("x", CONTEXT, OURS.template)
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in weights.items())
     assert set(found.weights) == set(weights)
     windows = np.arange(40).reshape(2, 20)
@@ -176,7 +190,7 @@ def test_a_model_without_multipliers_is_a_plain_llama(write: Write) -> None:
 
 
 def test_the_tokenizer_comes_back(write: Write, corpus: Corpus) -> None:
-    again, ours = Tokenizer(gguf.read(write(model_of("tied"))).tokenizer), corpus.tokenizer
+    again, ours = gguf.read(write(model_of("tied"))).tokenizer, corpus.tokenizer
     assert (again.vocab, again.eos) == (ours.vocab, ours.eos)
     assert (again.token_bytes == ours.token_bytes).all()
     for line in ODD_LINES:
@@ -186,7 +200,7 @@ def test_the_tokenizer_comes_back(write: Write, corpus: Corpus) -> None:
 
 def test_llama_cpp_gives_our_ids_of_any_unicode(write: Write, corpus: Corpus) -> None:
     pytest.importorskip("xllamacpp")
-    from windtunnel.ship.engine import LlamaCpp
+    from windtunnel.ship.llama_cpp import LlamaCpp
 
     with LlamaCpp(write(model_of("tied"))) as engine:
         _compare_ids(
@@ -197,20 +211,14 @@ def test_llama_cpp_gives_our_ids_of_any_unicode(write: Write, corpus: Corpus) ->
 @pytest.mark.slow
 def test_two_thousand_tokens_and_ten_thousand_lines(write: Write, corpus: Corpus) -> None:
     pytest.importorskip("xllamacpp")
-    from windtunnel.ship.engine import LlamaCpp
+    from windtunnel.ship.llama_cpp import LlamaCpp
 
     held = held_out(corpus, CONTEXT, 2000, 5000)
     for shape in SHAPES:
         model = model_of(shape)
         weights = weights_of(model)
-        found = verify(
-            model,
-            weights,
-            "gguf",
-            write(model, weights),
-            corpus.tokenizer,
-            replace(held, lines=held.lines if shape == "tied" else ()),
-        )
+        text = replace(held, lines=held.lines if shape == "tied" else ())
+        found = check(write(model, weights), model, weights, corpus, text)
         assert found.good and found.tokens >= 2000, found
         print(found)
     with LlamaCpp(write(model_of("tied"))) as engine:
@@ -304,10 +312,10 @@ def test_experts_elsewhere_are_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_refused(write: Write, tmp_path: Path, corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"Q4_K: expected one of F32, .*; did you mean 'Q4_1'"):
-        write(model_of("tied"), kind="Q4_K")
+        LAYOUTS["gguf"].dtype_of("Q4_K")
     text = (corpus.folder / "tokenizer.json").read_text()
-    other = tmp_path / "tokenizer.json"
-    other.write_text(text.replace('"individual_digits": true', '"individual_digits": false'))
+    text = text.replace('"individual_digits": true', '"individual_digits": false')
+    other = Tokenizer(text.encode())
     with pytest.raises(
         InputError, match=r"llama\.cpp has no name for how this tokenizer splits text"
     ):
@@ -316,12 +324,9 @@ def test_what_cannot_be_written_is_refused(write: Write, tmp_path: Path, corpus:
         write(model_of("tied").model_copy(update={"vocab": 300}))
     with pytest.raises(InputError, match="could not be written"):
         gguf.write(
-            model_of("tied"),
-            weights_of(model_of("tied")),
-            corpus.folder / "tokenizer.json",
             tmp_path / "no" / "x.gguf",
+            portable(model_of("tied"), weights_of(model_of("tied")), corpus),
             "F32",
-            ABOUT,
         )
     assert not list(tmp_path.glob("*.gguf*"))
 
@@ -332,7 +337,7 @@ def test_a_vocabulary_with_spare_rows(write: Write, corpus: Corpus, held: HeldOu
     model = model_of("tied").model_copy(update={"vocab": 352})
     weights = weights_of(model)
     file = write(model, weights)
-    assert verify(model, weights, "gguf", file, corpus.tokenizer, held).good
+    assert check(file, model, weights, corpus, held).good
     assert gguf.read(file).model == model
 
 

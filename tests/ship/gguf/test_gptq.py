@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ship_models import model_of, weights_of
+from ship_models import model_of, portable_of, weights_of
 
 from windtunnel.data.shards import Corpus
-from windtunnel.ship import gguf
-from windtunnel.ship.quantise import GROUP, calibrated, calibration, gptq, markdown, table
-from windtunnel.ship.verify import held_out, log_probabilities
+from windtunnel.ship.forward import log_probabilities
+from windtunnel.ship.gguf.gptq import calibrated, gptq
+from windtunnel.ship.gguf.model import BLOCK, read, write
+from windtunnel.ship.held_out import held_out
+from windtunnel.ship.precisions import calibration
 
 package = pytest.importorskip("gguf")
 
@@ -23,7 +25,7 @@ def _plain(weight: torch.Tensor) -> torch.Tensor:
 def _gptq(weight: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
     codes, scales, minima = gptq(weight, products)
     assert codes.min() >= 0 and codes.max() <= 15 and (codes == codes.round()).all()
-    return codes * scales.repeat_interleave(GROUP, 1) + minima.repeat_interleave(GROUP, 1)
+    return codes * scales.repeat_interleave(BLOCK, 1) + minima.repeat_interleave(BLOCK, 1)
 
 
 def test_inputs_without_correlation_leave_nothing_to_compensate() -> None:
@@ -61,16 +63,9 @@ def test_blocks_are_read_back_as_they_were_computed(
     model = model_of(shape)
     weights = weights_of(model)
     encoded = calibrated(model, weights, calibration(corpus, 32, 2000))
-    gguf.write(
-        model,
-        weights,
-        corpus.folder / "tokenizer.json",
-        tmp_path / "x.gguf",
-        "Q4_1",
-        gguf.About("x", 32),
-        encoded,
-    )
-    found = gguf.read(tmp_path / "x.gguf").weights
+    file = tmp_path / "x.gguf"
+    write(file, portable_of(model, weights, corpus.tokenizer, 32), "Q4_1", encoded)
+    found = read(file).weights
     whole = {
         "tied": 7 * 3,
         "grouped": 6 * 2,
@@ -106,48 +101,9 @@ def test_calibration_keeps_probabilities_nearer(shape: str, corpus: Corpus, tmp_
     differences = []
     for encoded in (None, calibrated(model, weights, calibration(corpus, 32, 4000))):
         file = tmp_path / "x.gguf"
-        gguf.write(
-            model,
-            weights,
-            corpus.folder / "tokenizer.json",
-            file,
-            "Q4_1",
-            gguf.About("x", 32),
-            encoded,
-        )
-        found = gguf.read(file)
+        write(file, portable_of(model, weights, corpus.tokenizer, 32), "Q4_1", encoded)
+        found = read(file)
         differences.append(
             np.abs(log_probabilities(model, found.weights, held.windows) - ours).mean()
         )
     assert differences[1] < 0.95 * differences[0], differences
-
-
-def test_the_table_measures_every_file(corpus: Corpus, tmp_path: Path) -> None:
-    pytest.importorskip("xllamacpp")
-    model = model_of("tied")
-    held = held_out(corpus, 32, 200, 10)
-    rows = table(
-        model,
-        weights_of(model),
-        corpus.folder / "tokenizer.json",
-        tmp_path,
-        gguf.About("x", 32),
-        calibration(corpus, 32, 1000),
-        held,
-    )
-    assert [row.name for row in rows] == [
-        "F32",
-        "F16",
-        "Q8_0",
-        "Q5_1",
-        "Q4_1",
-        "Q4_0",
-        "Q4_1 calibrated",
-    ]
-    assert all(
-        row.bytes == row.file.stat().st_size and row.generation > 0 and row.prompt > 0
-        for row in rows
-    )
-    assert rows[0].difference < 1e-4 < rows[2].difference < rows[4].difference
-    lines = markdown(rows).splitlines()
-    assert len(lines) == 9 and lines[2].startswith("| F32 | ") and "| +0.0000 |" in lines[2]

@@ -3,9 +3,9 @@ and speed.
 
 llama.cpp's server reports the probabilities of tokens that it samples, never of those in a
 prompt. So each given token is sampled, by a bias that leaves no other choice, and what is
-reported is the model's distribution before the bias; what came before it is in the server's
-cache. A token that is a part of a UTF-8 character is not reported, since no text can be made of
-it: that one is looked up among the probabilities of the whole vocabulary.
+reported is the model's distribution before the bias; the tokens before it are in the server's
+cache. A token that is part of a UTF-8 character is not reported, since no text can be made of it:
+its probability is looked up among those of the whole vocabulary.
 """
 
 import http.client
@@ -26,32 +26,30 @@ import numpy as np
 
 from windtunnel.data.chat_format import Message
 from windtunnel.errors import InputError
-from windtunnel.ship.extras import package
-from windtunnel.ship.gguf_file import metadata
-from windtunnel.ship.gguf_vocabulary import Kind, kinds
-from windtunnel.ship.gguf_vocabulary import read as read_vocabulary
+from windtunnel.ship.gguf.file import metadata
+from windtunnel.ship.gguf.vocabulary import Kind, kinds
+from windtunnel.ship.gguf.vocabulary import read as read_vocabulary
+from windtunnel.ship.packages import package
 
-_LIKELIEST = 256  # of a token asked for by itself; all of the vocabulary where it is not among them
+_LIKELIEST = 256  # how many probabilities are asked for, before those of the whole vocabulary
 _FORCED = 1e9  # a bias in logits that leaves no other choice
+_WARM_UP = 8  # tokens generated before the speed is measured
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Tokens a second: of a prompt, and one after the other."""
+    """Tokens a second."""
 
     prompt: float
+    """Of a prompt, whose tokens go through the model together."""
     generation: float
+    """Of an answer, one token after the other."""
 
 
 class LlamaCpp(AbstractContextManager["LlamaCpp"]):
-    """llama.cpp with one model in memory, until `close`.
-
-    `context`: the longest sequence, tokens; 0: what the file says. `exact`: a cache in fp32 and
-    the plain attention, else what llama.cpp takes by itself. Raises InputError for a file that it
-    cannot load.
-    """
+    """llama.cpp with one model in memory, until `close`."""
 
     def __init__(
         self,
@@ -61,13 +59,21 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         threads: int = 0,
         address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
+        """`context`: the longest sequence in tokens; 0: as long as the file says. `exact`: a
+        cache in fp32 and the plain attention, instead of what llama.cpp chooses. `threads`: 0:
+        `usable_threads`. Raises InputError for a file that cannot be loaded.
+        """
         self.file = file
         self._fields = metadata(file)
-        kind = self._fields.get("general.architecture")
         self._server: Any = _server(
-            file, f"'{kind}'", context, exact, threads or usable_threads(), address
+            file,
+            architecture=str(self._fields.get("general.architecture")),
+            context=context,
+            exact=exact,
+            threads=threads or usable_threads(),
+            address=address,
         )
-        # a server that is closed before it has answered anything waits for itself for ever
+        # A server that is closed before it has answered anything waits for itself for ever.
         with self._connected() as connection:
             connection.request("GET", "/health")
             connection.getresponse().read()
@@ -81,28 +87,22 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
 
     @property
     def url(self) -> str:
+        """Where the server listens."""
         return self._server.listening_address
 
     def log_probabilities(self, windows: np.ndarray) -> np.ndarray:
-        """windows (n, T + 1) of ids -> log-probability of each but the first, given those before
-        it: (n, T), nats.
+        """Windows of token ids (n, T + 1) -> the log-probability of each token but the first,
+        given those before it: (n, T), nats.
         """
-        return np.array(
-            [
-                [self._log_probability(ids[:at], ids[at]) for at in range(1, len(ids))]
-                for ids in windows.tolist()
-            ]
-        )
+        return np.array([self._window(ids) for ids in windows.tolist()])
 
     def tokenise(self, lines: Iterable[str]) -> list[list[int]]:
-        """The ids of each line, with nothing added and special tokens written in it taken for
-        text.
+        """The ids of each line. Nothing is added, and a special token written in a line is taken
+        for text.
         """
         plain = {"add_special": False, "parse_special": False}
-        return [
-            answer["tokens"]
-            for answer in self._post("/tokenize", ({"content": line} | plain for line in lines))
-        ]
+        asked = ({"content": line} | plain for line in lines)
+        return [answer["tokens"] for answer in self._post("/tokenize", asked)]
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the file's chat template writes it, up to where the answer begins."""
@@ -112,8 +112,8 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     def answer(
         self, messages: Sequence[Message], say: Callable[[str], None], **sampling: float
     ) -> str:
-        """The model's answer; `say` hears it piece by piece. `sampling`: max_tokens, temperature,
-        top_p, seed.
+        """The model's answer; `say` is called with each piece of it. `sampling`: max_tokens,
+        temperature, top_p and seed.
         """
         pieces: list[str] = []
 
@@ -125,14 +125,13 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
                         pieces.append(text)
                         say(text)
 
-        self._server.handle_chat_completions(
-            {"messages": list(messages), "stream": True} | sampling, hear
-        )
+        asked = {"messages": list(messages), "stream": True} | sampling
+        self._server.handle_chat_completions(asked, hear)
         return "".join(pieces)
 
     def speed(self, prompt: Sequence[int], tokens: int = 128) -> Speed:
-        """Of a prompt of given ids and `tokens` more, the likeliest each, after a few that warm
-        it up.
+        """How fast a prompt of these ids is read and `tokens` more are generated, after a short
+        warm-up.
         """
         asked = {
             "prompt": list(prompt),
@@ -140,30 +139,37 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             "ignore_eos": True,
             "cache_prompt": False,
         }
-        self._complete(asked | {"max_tokens": min(8, tokens)})
+        self._complete(asked | {"max_tokens": min(_WARM_UP, tokens)})
         time = self._complete(asked | {"max_tokens": tokens})["timings"]
-        return Speed(time["prompt_per_second"], time["predicted_per_second"])
+        return Speed(prompt=time["prompt_per_second"], generation=time["predicted_per_second"])
+
+    def _window(self, ids: list[int]) -> list[float]:
+        """The log-probability of each token but the first."""
+        return [self._log_probability(ids[:at], ids[at]) for at in range(1, len(ids))]
 
     def _log_probability(self, before: list[int], token: int) -> float:
-        part = self._kind[token] is Kind.PART
-        sampled = self._kind.index(Kind.WHOLE) if part else token
+        sampled, asked_for = token, [1]
+        if self._kinds[token] is Kind.PART:
+            # any token with a text will do as the one that is sampled
+            sampled = self._kinds.index(Kind.WHOLE)
+            asked_for = [min(_LIKELIEST, len(self._kinds)), len(self._kinds)]
         asked = {
             "prompt": before,
             "max_tokens": 1,
             "temperature": 0,
             "logit_bias": [[sampled, _FORCED]],
         }
-        for most in (min(_LIKELIEST, len(self._kind)), len(self._kind)) if part else (1,):
-            (reported,) = self._complete(asked | {"n_probs": most})["choices"][0]["logprobs"][
-                "content"
-            ]
+        for most in asked_for:
+            answer = self._complete(asked | {"n_probs": most})
+            (reported,) = answer["choices"][0]["logprobs"]["content"]
             for one in (reported, *reported["top_logprobs"]):
                 if one["id"] == token:
                     return one["logprob"]
         raise RuntimeError(f"llama.cpp reported no probability of token {token}")
 
     @cached_property
-    def _kind(self) -> list[Kind]:
+    def _kinds(self) -> list[Kind]:
+        """Of each token of the vocabulary."""
         try:
             return kinds(read_vocabulary(self._fields.__getitem__))
         except InputError as error:
@@ -175,14 +181,13 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         return answer
 
     def _post(self, path: str, contents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The answer to each, over a connection of their own: the server ends one that is idle
-        for some seconds.
+        """The answer to each, over a connection of their own: the server ends a connection that
+        is idle for some seconds.
         """
+        headers = {"Content-Type": "application/json"}
         with self._connected() as connection:
             for content in contents:
-                connection.request(
-                    "POST", path, json.dumps(content).encode(), {"Content-Type": "application/json"}
-                )
+                connection.request("POST", path, json.dumps(content).encode(), headers)
                 answer = json.loads(connection.getresponse().read())
                 _raise_error(answer)
                 yield answer
@@ -196,11 +201,21 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             connection.close()
 
 
+def scored(
+    file: Path, windows: np.ndarray, lines: Sequence[str] = ()
+) -> tuple[np.ndarray, list[list[int]]]:
+    """The log-probabilities (n, T) of windows (n, T + 1) by llama.cpp, and the ids of lines."""
+    with LlamaCpp(file, windows.shape[1], exact=True) as engine:
+        return engine.log_probabilities(windows), engine.tokenise(lines)
+
+
 def apart(work: Callable[..., T], file: Path, *arguments: Any) -> T:
-    """What `work(file, *arguments)` gives, from a process of its own. Where torch has computed
-    there would be its idle threads beside llama.cpp's: more than processors, and OpenMP then
-    sends threads to sleep whenever they wait, which makes a small model four times slower. Raises
-    InputError where that process dies.
+    """What `work(file, *arguments)` gives, from a process of its own. Raises InputError where that
+    process dies.
+
+    In a process where torch has computed, its idle threads would be beside llama.cpp's. Where
+    there are more threads than processors, OpenMP sends threads to sleep whenever they wait, which
+    makes a small model four times slower.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
@@ -212,38 +227,47 @@ def apart(work: Callable[..., T], file: Path, *arguments: Any) -> T:
 
 
 def usable_threads() -> int:
-    """As many as processors that this process may use, or as OMP_NUM_THREADS says: with more,
-    they wait for each other in loops and everything is a hundred times slower.
+    """As many as the processors that this process may use, or as OMP_NUM_THREADS says. With more,
+    they wait for each other in loops, and everything is a hundred times slower.
     """
-    processors = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    processors = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
     return min(int(os.environ.get("OMP_NUM_THREADS") or processors), processors)
 
 
 def version() -> str:
-    """The engine by name, such as `llama.cpp (xllamacpp 2026.10.11549)`."""
+    """The engine's name and version, such as `llama.cpp (xllamacpp 2026.10.11549)`."""
     from importlib.metadata import version
 
     return f"llama.cpp (xllamacpp {version('xllamacpp')})"
 
 
 def _server(
-    file: Path, kind: str, context: int, exact: bool, threads: int, address: tuple[str, int]
+    file: Path,
+    *,
+    architecture: str,
+    context: int,
+    exact: bool,
+    threads: int,
+    address: tuple[str, int],
 ) -> Any:
+    """xllamacpp's server, listening. Raises InputError."""
     xllamacpp = package("xllamacpp")
+    host, port = address
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
-    params.hostnames, params.port = [address[0]], address[1]
-    params.n_ctx, params.n_parallel = context, 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.warmup, params.fit_params, params.verbosity, params.offline, params.ui = (
-        False,
-        False,
-        -1,
-        True,
-        False,
-    )
+    params.hostnames = [host]
+    params.port = port
+    params.n_ctx = context
+    params.n_parallel = 1
+    params.cpuparams.n_threads = threads
+    params.cpuparams_batch.n_threads = threads
+    params.warmup = False
+    params.fit_params = False
+    params.verbosity = -1
+    params.offline = True
+    params.ui = False
     params.use_jinja = True
     if exact:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
@@ -251,9 +275,9 @@ def _server(
     try:
         return xllamacpp.Server(params)
     except RuntimeError:  # its reasons go to a log that is off
-        where = f", or not listen on {address[0]}:{address[1]}" if address[1] else ""
+        where = f", or cannot listen on {host}:{port}" if port else ""
         raise InputError(
-            f"{file}: llama.cpp cannot load this file of architecture {kind}{where}"
+            f"{file}: llama.cpp cannot load this file of architecture '{architecture}'{where}"
         ) from None
 
 

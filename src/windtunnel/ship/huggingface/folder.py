@@ -1,5 +1,5 @@
-"""Folders as Hugging Face tools read them: config.json, safetensors (in shards above a size),
-tokenizer files.
+"""Folders as Hugging Face tools read them: config.json, safetensors (in shards above a size) and
+the tokenizer's files.
 
 Weights are read from safetensors alone: a pickle is a program, and none is ever run.
 """
@@ -7,8 +7,7 @@ Weights are read from safetensors alone: a pickle is a program, and none is ever
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,145 +19,152 @@ from torch import Tensor
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.recipe import Model
-from windtunnel.ship.layouts import Layout, Published, config_of, fold, read_config
-from windtunnel.ship.tensor_names import Part, PublishedTensor, our_tensors, published_tensors
+from windtunnel.ship.huggingface.architectures import Architecture
+from windtunnel.ship.huggingface.config import config_of, read_config
+from windtunnel.ship.huggingface.tensors import (
+    Part,
+    PublishedTensor,
+    our_tensors,
+    published_tensors,
+)
+from windtunnel.ship.multipliers import fold, scaled
+from windtunnel.ship.portable import PortableModel
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SHARD_BYTES = 5_000_000_000  # what hubs take at once
+SHARD_BYTES = 5_000_000_000  # the largest file that hubs take in one piece
+NO_PICKLE = "a pickle is a program and is not read; expected safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_READ = {"F32": 4, "BF16": 2, "F16": 2}  # bytes a number; integers would be quantised weights
-_SKIPPED = re.compile(
-    r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
-)  # caches that old checkpoints carry
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A model from elsewhere, by this project's names, as a `stem` is made of it."""
-
-    model: Model
-    weights: dict[str, Tensor]  # in the type that they were published in
-    context: int
-    tokenizer: bytes  # a tokenizer.json
-    tokenizer_config: dict[str, Any]
-    layout: str
-    name: str
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_READ = ("F32", "BF16", "F16")  # types that are read; integers would be quantised weights
+# Caches that old checkpoints carry beside their weights.
+_CACHES = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+_SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}  # as `windtunnel chat` samples
 
 
 def write(
     folder: Path,
-    layout: Layout,
-    model: Model,
-    weights: dict[str, Tensor],
-    context: int,
-    tokenizer: Tokenizer,
-    tokenizer_config: dict[str, Any],
-    dtype: str = "fp32",
+    architecture: Architecture,
+    portable: PortableModel,
+    dtype: str,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a model with its tokenizer into an empty folder. `weights`: fp32, by this project's
-    names; they are folded where the layout asks for it, and then rounded to `dtype`.
+    """Write a model with its tokenizer into an empty folder. Its weights are folded where the
+    architecture asks for it, and then rounded to `dtype`.
     """
-    if layout == "llama":
+    model, weights = portable.model, portable.weights
+    if architecture.folds:
         model, weights = fold(model, weights)
-    begin, end = special_ids(tokenizer, tokenizer_config)
-    config = config_of(layout, model, context, begin, end)
-    config["torch_dtype"] = str(DTYPES[dtype]).removeprefix("torch.")
+    context, tokenizer = portable.context, portable.tokenizer
+    begin, end = special_ids(tokenizer, portable.tokenizer_config)
+    config = config_of(architecture, model, context, begin, end)
+    config["torch_dtype"] = str(_DTYPES[dtype]).removeprefix("torch.")
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", _generation_config(begin, end, tokenizer.eos))
-    _write_json(folder / "tokenizer_config.json", tokenizer_config | {"model_max_length": context})
+    settings = {**portable.tokenizer_config, "model_max_length": context}
+    _write_json(folder / "tokenizer_config.json", settings)
     tokenizer.save(folder / "tokenizer.json")
-    _write_weights(folder, published_tensors(layout, model), weights, DTYPES[dtype], shard_bytes)
+    tensors = published_tensors(architecture, model)
+    _write_weights(folder, tensors, weights, _DTYPES[dtype], shard_bytes)
 
 
-def read(folder: Path) -> Foreign:
-    """Read a folder in any of the three layouts. Raises InputError for what is missing, cut,
-    misshapen or a pickle, naming the file and the tensor.
+def read(folder: Path, architectures: Sequence[Architecture]) -> PortableModel:
+    """Read a folder of one of these architectures. Raises InputError that names the file and the
+    tensor for what is missing, cut off, misshapen or a pickle.
     """
-    config = _read_json(folder / "config.json")
-    published = read_config(config, str(folder / "config.json"))
-    weights = published.exact(_read_weights(folder, published))
-    try:
-        tokenizer = (folder / "tokenizer.json").read_bytes()
-    except OSError:
+    config = config_in(folder)
+    found = read_config(config, architectures, str(folder / "config.json"))
+    weights = _read_weights(folder, found.architecture, found.model)
+    file = folder / "tokenizer.json"
+    if not file.exists():
         raise InputError(
             f"{folder}: no tokenizer.json; a tokenizer.model must be converted to one first"
-        ) from None
-    settings = _tokenizer_config(
-        folder, config, Tokenizer(tokenizer, str(folder / "tokenizer.json"))
-    )
-    name = folder.resolve().name
-    return Foreign(
-        published.model, weights, published.context, tokenizer, settings, published.layout, name
+        )
+    tokenizer = Tokenizer.load(file)
+    return PortableModel(
+        name=folder.resolve().name,
+        model=found.model,
+        weights=scaled(weights, found.factors),
+        context=found.context,
+        tokenizer=tokenizer,
+        tokenizer_config=_read_tokenizer_config(folder, config, tokenizer),
     )
 
 
-def special_ids(tokenizer: Tokenizer, tokenizer_config: dict[str, Any]) -> tuple[int | None, int]:
+def config_in(folder: Path) -> dict[str, Any]:
+    """What the folder's config.json says. Raises InputError."""
+    return _read_json(folder / "config.json")
+
+
+def special_ids(
+    tokenizer: Tokenizer, tokenizer_config: Mapping[str, Any]
+) -> tuple[int | None, int]:
     """The tokens that begin and end a text, by tokenizer_config.json; the end of a document where
-    it says nothing.
+    it names no end.
     """
 
-    def of(role: str) -> int | None:
+    def named(role: str) -> int | None:
         token = tokenizer_config.get(f"{role}_token")
         name = token.get("content") if isinstance(token, dict) else token
         return tokenizer.id(name) if name else None
 
-    begin, end = of("bos"), of("eos")
-    return begin, tokenizer.eos if end is None else end
+    end = named("eos")
+    return named("bos"), tokenizer.eos if end is None else end
 
 
 def _generation_config(begin: int | None, end: int, document_end: int) -> dict[str, Any]:
     ends = sorted({end, document_end})
-    sampling = {
-        "do_sample": True,
-        "temperature": 0.8,
-        "top_p": 0.95,
-    }  # as `windtunnel chat` samples
-    return {
+    tokens = {
         "bos_token_id": begin,
         "eos_token_id": ends if len(ends) > 1 else end,
         "pad_token_id": end,
-    } | sampling
+    }
+    return tokens | _SAMPLING
 
 
 def _write_weights(
     folder: Path,
     tensors: dict[str, PublishedTensor],
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     dtype: torch.dtype,
     shard_bytes: int,
 ) -> None:
+    """model.safetensors, or shards of about `shard_bytes` with an index."""
     sizes = {name: math.prod(tensor.shape) * dtype.itemsize for name, tensor in tensors.items()}
-    shards: list[list[str]] = [[]]
-    held = 0
-    for name, size in sizes.items():
-        if shards[-1] and held + size > shard_bytes:
-            shards.append([])
-            held = 0
-        shards[-1].append(name)
-        held += size
-    files = {}
+    shards = _shards(sizes, shard_bytes)
+    mode = (folder / "config.json").stat().st_mode
+    files: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
-        file = (
-            "model.safetensors"
-            if len(shards) == 1
-            else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        )
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         part = {name: tensors[name].join(weights).detach().to(dtype).contiguous() for name in names}
         save_file(part, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(
-            (folder / "config.json").stat().st_mode
-        )  # it is made for its owner alone
+        (folder / file).chmod(mode)  # safetensors makes it for its owner alone
         files |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
         _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _read_weights(folder: Path, published: Published) -> dict[str, Tensor]:
+def _shards(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """The names in their order, in lists whose sizes add up to `most` bytes or less, unless one
+    alone is larger.
+    """
+    shards: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if shards[-1] and held + size > most:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += size
+    return shards
+
+
+def _read_weights(folder: Path, architecture: Architecture, model: Model) -> dict[str, Tensor]:
     """Every tensor of the model and no other, by this project's names."""
-    files, asked = _files_of(folder), published_tensors(published.layout, published.model)
-    spare = [name for name in files if name not in asked and not _SKIPPED.search(name)]
+    files = _files_of(folder)
+    asked = published_tensors(architecture, model)
+    spare = [name for name in files if name not in asked and not _CACHES.search(name)]
     for name in asked:
         if name not in files:
             raise InputError(f"{folder}: the tensor {name} is missing{did_you_mean(name, spare)}")
@@ -167,14 +173,13 @@ def _read_weights(folder: Path, published: Published) -> dict[str, Tensor]:
         if name in asked:
             _check(folder / files[name], name, tensor, asked[name].shape)
             parts |= asked[name].cut(tensor)
-        elif name == "lm_head.weight" and published.model.tied:
+        elif name == "lm_head.weight" and model.tied:
             spare.remove(name)
             _check_tie(folder / files[name], tensor, parts.get(Part("embedding")))
     if spare:
-        raise InputError(
-            f"{folder / files[spare[0]]}: {spare[0]}: this architecture has no such tensor"
-        )
-    return our_tensors(parts, published.model)
+        file = folder / files[spare[0]]
+        raise InputError(f"{file}: {spare[0]}: this architecture has no such tensor")
+    return our_tensors(parts, model)
 
 
 def _files_of(folder: Path) -> dict[str, str]:
@@ -198,27 +203,24 @@ def _files_of(folder: Path) -> dict[str, str]:
     raise InputError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
 
 
-NO_PICKLE = "a pickle is a program and is not read; expected safetensors"
-
-
 def _tensors(folder: Path, files: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, file by file, the embedding before a head that may be tied to it."""
+    """Every tensor, file by file; the embedding comes before a head that may be tied to it."""
     for file in sorted(set(files.values())):
         with _opened(folder / file) as tensors:
             there = set(tensors.keys())
             asked = [name for name, its in files.items() if its == file]
             for name in sorted(asked, key=lambda name: (not name.startswith("model."), name)):
+                where = folder / file
                 if name not in there:
                     raise InputError(
-                        f"{folder / file}: the tensor {name} is missing, which the index says is here"
+                        f"{where}: the tensor {name} is missing; the index says that it is here"
                     )
-                if _SKIPPED.search(name):
+                if _CACHES.search(name):
                     continue
                 kind = tensors.get_slice(name).get_dtype()
                 if kind not in _READ:
-                    raise InputError(
-                        f"{folder / file}: {name} is of type {kind}; expected one of {', '.join(_READ)}"
-                    )
+                    expected = f"expected one of {', '.join(_READ)}"
+                    raise InputError(f"{where}: {name} is of type {kind}; {expected}")
                 yield name, tensors.get_tensor(name)
 
 
@@ -249,11 +251,14 @@ def _check_tie(file: Path, head: Tensor, embedding: Tensor | None) -> None:
         )
 
 
-def _tokenizer_config(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _read_tokenizer_config(
+    folder: Path, config: dict[str, Any], tokenizer: Tokenizer
+) -> dict[str, Any]:
     """tokenizer_config.json without what belongs to another machine, with the chat template of a
     file beside it and the special tokens that only config.json names.
     """
-    file, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    file = folder / "tokenizer_config.json"
+    template = folder / "chat_template.jinja"
     settings = _read_json(file) if file.exists() else {"tokenizer_class": "PreTrainedTokenizerFast"}
     for key in ("auto_map", "name_or_path", "tokenizer_file"):
         settings.pop(key, None)

@@ -1,10 +1,10 @@
-"""The outside of a GGUF file, whatever its architecture, without torch."""
+"""A GGUF file opened, whatever its architecture, without torch."""
 
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.ship.extras import package
+from windtunnel.ship.packages import package
 
 
 def metadata(file: Path) -> dict[str, Any]:
@@ -13,8 +13,8 @@ def metadata(file: Path) -> dict[str, Any]:
 
 
 def contents(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata and tensors (gguf.ReaderTensor) by name. Raises InputError for what is not a whole
-    GGUF.
+    """Metadata and tensors (gguf.ReaderTensor), each by name. Raises InputError for what is not a
+    whole GGUF file.
     """
     gguf = package("gguf")
     try:

@@ -5,15 +5,14 @@ the same token ids.
 import json
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from ship_models import (
     SHAPES,
-    WITHOUT_EXPERTS,
     logits_of,
     model_of,
+    portable_of,
     reference,
     some_tokens,
     weights_of,
@@ -26,30 +25,48 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.model.generate import generate
 from windtunnel.model.roles import Multipliers, multipliers
 from windtunnel.recipe import Model
-from windtunnel.ship.huggingface import read, write
-from windtunnel.ship.layouts import Layout, fold
-from windtunnel.ship.verify import ODD_LINES
+from windtunnel.ship.engines import by_transformers
+from windtunnel.ship.held_out import ODD_LINES
+from windtunnel.ship.huggingface.architectures import GRANITE, GRANITE_MOE, Architecture
+from windtunnel.ship.huggingface.folder import write
+from windtunnel.ship.layouts import LAYOUTS, FolderLayout, layout_of
+from windtunnel.ship.multipliers import fold
+from windtunnel.ship.portable import PortableModel
 
 EXACT = 1e-4  # nats, of a log-probability in fp32
+SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": "<|end|>",
+    "pad_token": "<|end|>",
+}
+
+
+FOLDERS = [name for name, layout in LAYOUTS.items() if isinstance(layout, FolderLayout)]
+BY_TRANSFORMERS = [name for name, layout in LAYOUTS.items() if layout.engine is by_transformers]
+EXPORTS = [
+    (shape, layout)
+    for shape in SHAPES
+    for layout in BY_TRANSFORMERS
+    if not LAYOUTS[layout].refusal(model_of(shape))
+]
 
 
 def _write(
     folder: Path,
-    layout: Layout,
+    layout: str,
     model: Model,
     weights: dict[str, Tensor],
     corpus: Corpus,
     context: int = 64,
-    **how: Any,
+    dtype: str = "fp32",
 ) -> Path:
     folder.mkdir(exist_ok=True)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|end|>",
-        "pad_token": "<|end|>",
-    }
-    write(folder, layout, model, weights, context, corpus.tokenizer, settings, **how)
-    return folder
+    portable = portable_of(model, weights, corpus.tokenizer, context, **SETTINGS)
+    return LAYOUTS[layout].write(folder, portable, dtype)
+
+
+def _read(folder: Path) -> PortableModel:
+    return layout_of(folder).read(folder)
 
 
 def _by_transformers(folder: Path, tokens: Tensor) -> Tensor:
@@ -62,11 +79,9 @@ def _by_transformers(folder: Path, tokens: Tensor) -> Tensor:
         return loaded.eval()(tokens).logits.log_softmax(-1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "layout"), [*((s, "hf") for s in SHAPES), *((s, "llama") for s in WITHOUT_EXPERTS)]
-)
+@pytest.mark.parametrize(("shape", "layout"), EXPORTS)
 def test_transformers_gives_our_log_probabilities(
-    shape: str, layout: Layout, tmp_path: Path, corpus: Corpus
+    shape: str, layout: str, tmp_path: Path, corpus: Corpus
 ) -> None:
     model = model_of(shape)
     weights, tokens = weights_of(model), some_tokens()
@@ -76,8 +91,8 @@ def test_transformers_gives_our_log_probabilities(
     assert ours.std() > 0.3, "probabilities that differ, or anything would agree"
 
 
-@pytest.mark.parametrize("layout", ["hf", "llama"])
-def test_positions_far_out_are_turned_alike(layout: Layout, tmp_path: Path, corpus: Corpus) -> None:
+@pytest.mark.parametrize("layout", BY_TRANSFORMERS)
+def test_positions_far_out_are_turned_alike(layout: str, tmp_path: Path, corpus: Corpus) -> None:
     model = model_of("long RoPE")
     weights, tokens = weights_of(model), some_tokens(1, 2048)
     folder = _write(tmp_path / "x", layout, model, weights, corpus, context=2048)
@@ -115,12 +130,12 @@ def test_a_setting_that_is_off_is_seen(key: str, tmp_path: Path, corpus: Corpus)
     ],
 )
 def test_what_is_tied_stays_so_where_it_can(
-    shape: str, layout: Layout, tied: bool, tmp_path: Path, corpus: Corpus
+    shape: str, layout: str, tied: bool, tmp_path: Path, corpus: Corpus
 ) -> None:
     model = model_of(shape)
     folder = _write(tmp_path / "x", layout, model, weights_of(model), corpus)
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is tied
-    assert ("head" in read(folder).weights) is not tied
+    assert ("head" in _read(folder).weights) is not tied
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -129,9 +144,9 @@ def test_granite_and_minicpm_come_back_as_they_were(
 ) -> None:
     model = model_of(shape)
     weights = weights_of(model)
-    layouts: list[Layout] = ["hf"] if shape == "own head size" else ["hf", "minicpm"]
+    layouts = ["hf"] if shape == "own head size" else ["hf", "minicpm"]
     for layout in layouts:
-        found = read(_write(tmp_path / layout, layout, model, weights, corpus))
+        found = _read(_write(tmp_path / layout, layout, model, weights, corpus))
         assert astuple(multipliers(found.model)) == pytest.approx(
             astuple(multipliers(model)), rel=1e-6
         )
@@ -139,7 +154,7 @@ def test_granite_and_minicpm_come_back_as_they_were(
             assert found.model == model
         assert list(found.weights) == list(weights)
         assert all(torch.equal(found.weights[name], weights[name]) for name in weights)
-        assert (found.context, found.tokenizer) == (64, corpus.tokenizer.definition)
+        assert (found.context, found.tokenizer.sha256) == (64, corpus.tokenizer.sha256)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -157,7 +172,8 @@ def test_folding_is_exact(shape: str) -> None:
 
 def test_minicpm_has_no_head_size_of_its_own(tmp_path: Path, corpus: Corpus) -> None:
     model = model_of("own head size")
-    with pytest.raises(InputError, match="2 heads of 32 are not the width of 48"):
+    said = "2 heads of 32 are not the width of 48; expected --to hf, llama or gguf"
+    with pytest.raises(InputError, match=said):
         _write(tmp_path / "x", "minicpm", model, weights_of(model), corpus)
 
 
@@ -165,22 +181,26 @@ def test_a_llama_has_no_experts(tmp_path: Path, corpus: Corpus) -> None:
     model = model_of("experts")
     with pytest.raises(
         InputError,
-        match="--to llama: a plain Llama has no experts; expected --to hf, minicpm or gguf",
+        match="--to llama: a LlamaForCausalLM has no experts; expected --to hf, minicpm or gguf",
     ):
         _write(tmp_path / "x", "llama", model, weights_of(model), corpus)
 
 
-@pytest.mark.parametrize(("shape", "size"), [("untied", 100_000), ("experts", 400_000)])
+@pytest.mark.parametrize(
+    ("shape", "architecture", "size"),
+    [("untied", GRANITE, 100_000), ("experts", GRANITE_MOE, 400_000)],
+)
 def test_a_large_model_is_cut_into_shards(
-    shape: str, size: int, tmp_path: Path, corpus: Corpus
+    shape: str, architecture: Architecture, size: int, tmp_path: Path, corpus: Corpus
 ) -> None:
-    model = model_of(shape)
+    model, folder = model_of(shape), tmp_path
     weights, tokens = weights_of(model), some_tokens()
-    folder = _write(tmp_path / "x", "hf", model, weights, corpus, shard_bytes=size)
+    portable = portable_of(model, weights, corpus.tokenizer, **SETTINGS)
+    write(folder, architecture, portable, "fp32", size)
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert all((folder / file).stat().st_size < 1.3 * size for file in files)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in read(folder).weights.items())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in _read(folder).weights.items())
     ours = logits_of(model, weights, tokens).log_softmax(-1)
     assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT
 
@@ -192,7 +212,7 @@ def test_numbers_are_rounded_once(
     model = model_of("tied")
     weights, tokens = weights_of(model), some_tokens()
     folder = _write(tmp_path / "x", "hf", model, weights, corpus, dtype=dtype)
-    found = read(folder).weights
+    found = _read(folder).weights
     assert all(torch.equal(found[name], tensor.to(kind)) for name, tensor in weights.items())
     assert json.loads((folder / "config.json").read_text())["torch_dtype"] == str(
         kind
@@ -201,8 +221,8 @@ def test_numbers_are_rounded_once(
     assert (ours - _by_transformers(folder, tokens)).abs().max() <= EXACT
 
 
-@pytest.mark.parametrize("layout", ["hf", "minicpm", "llama"])
-def test_transformers_makes_our_token_ids(layout: Layout, tmp_path: Path, corpus: Corpus) -> None:
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_transformers_makes_our_token_ids(layout: str, tmp_path: Path, corpus: Corpus) -> None:
     transformers = pytest.importorskip("transformers")
     model = model_of("tied")
     folder = _write(tmp_path / "x", layout, model, weights_of(model), corpus)
@@ -242,5 +262,5 @@ def test_transformers_generates_until_the_end(tmp_path: Path, corpus: Corpus) ->
 
 def _decoder(model: Model, folder: Path) -> Decoder:
     decoder = Decoder(model, 64)
-    decoder.load_state_dict(read(folder).weights)
+    decoder.load_state_dict(_read(folder).weights)
     return decoder

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-from ship_models import SHAPES, model_of, weights_of
+from ship_models import SHAPES, model_of, portable_of, weights_of
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.ship import gguf
-from windtunnel.ship.engine import LlamaCpp, apart
+from windtunnel.ship.gguf.model import write
+from windtunnel.ship.llama_cpp import LlamaCpp, apart
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -22,14 +22,7 @@ def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
     that.
     """
     model, file = model_of(next(iter(SHAPES))), tmp_path / "x.gguf"
-    gguf.write(
-        model,
-        weights_of(model),
-        corpus.folder / "tokenizer.json",
-        file,
-        "F32",
-        gguf.About("a model", 64),
-    )
+    write(file, portable_of(model, weights_of(model), corpus.tokenizer), "F32")
     expected = corpus.tokenizer.encode("a word").tolist()
     with LlamaCpp(file, 64) as engine:
         assert engine.tokenise(["a word"]) == [expected]

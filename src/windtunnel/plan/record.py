@@ -1,0 +1,82 @@
+"""Plans on disk: `plans/NAME/plan.toml`, the recipe, and `plan.json`, what the plan says of it.
+Both are written and read here and nowhere else.
+"""
+
+from pathlib import Path
+
+from windtunnel.files import write_whole
+from windtunnel.recipe import Recipe, dump, identity, load
+from windtunnel.results.plan import Audit, PlanResult, ten_digits
+
+_RECIPE, _RESULT = "plan.toml", "plan.json"
+
+
+def plans(lab: Path) -> list[Path]:
+    """Folders of the lab's plans, by name."""
+    return sorted(file.parent for file in (lab / "plans").glob(f"*/{_RESULT}"))
+
+
+def plans_of_run(lab: Path, run: str, corpus: str) -> list[Path]:
+    """Folders of the lab's plans whose recipe, on the corpus of this digest, is the run of this
+    id.
+    """
+    return [folder for folder in plans(lab) if identity(recipe_of(folder), corpus) == run]
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """A plan's recipe. Raises InputError naming file and key."""
+    return load(folder / _RECIPE)
+
+
+def recipe_path(folder: Path) -> Path:
+    """Where a plan's recipe is."""
+    return folder / _RECIPE
+
+
+def read_plan(folder: Path) -> PlanResult:
+    """What a plan says. Raises InputError for a plan.json that is missing or damaged, naming the
+    field.
+    """
+    return PlanResult.read(folder / _RESULT)
+
+
+def write_plan(folder: Path, recipe: Recipe, plan: PlanResult) -> None:
+    """Write both files, each whole. The audit of a run that the same recipe made stays, against
+    the new numbers. Raises InputError where they can't be written.
+    """
+    if (folder / _RESULT).exists():
+        audit = read_plan(folder).audit
+        if audit and recipe_of(folder) == recipe:
+            plan = audited(plan, audit.run, audit.loss)
+    low, high = plan.interval90
+    head = (
+        f"# Made by `windtunnel plan`. Expected loss: {plan.loss:.4f} nats/token, 90% between "
+        f"{low:.4f} and {high:.4f}.\n"
+        f"# {_RESULT}, beside this file, says where each number came from.\n"
+    )
+    write_whole(folder / _RECIPE, head + dump(recipe), make_folder=True)
+    rewrite_plan(folder, plan)
+
+
+def rewrite_plan(folder: Path, plan: PlanResult) -> None:
+    """Write what the plan says anew, beside the same recipe. Raises InputError."""
+    plan.write(folder / _RESULT)
+
+
+def audited(plan: PlanResult, run: str, loss: float) -> PlanResult:
+    """The plan with the loss, nats/token, that a run of it reached."""
+    return plan.model_copy(update={"audit": compare(plan, run, loss)})
+
+
+def compare(plan: PlanResult, run: str, loss: float) -> Audit:
+    """Predicted against got."""
+    loss = ten_digits(loss)
+    (low50, high50), (low90, high90) = plan.interval50, plan.interval90
+    return Audit(
+        run=run,
+        loss=loss,
+        predicted=plan.loss,
+        error=plan.loss / loss - 1,
+        inside50=low50 <= loss <= high50,
+        inside90=low90 <= loss <= high90,
+    )

@@ -1,0 +1,97 @@
+"""What `windtunnel export --json` prints: where a model was exported to, and how well an engine
+agrees with it.
+"""
+
+import math
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from windtunnel.results.record import Record
+
+
+class Agreement(Record):
+    """How near an engine comes to our own forward pass in fp32, on held-out text."""
+
+    # an engine that is off may give a log-probability that is not a number
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    layout: str
+    """The layout, with the type of its numbers where that is part of its name."""
+    engine: str
+    """The engine's name and version."""
+    tokens: int
+    """How many log-probabilities were compared."""
+    max_difference: float
+    """The largest difference of a log-probability, nats."""
+    mean_difference: float
+    """The mean |difference| of the log-probabilities, nats."""
+    bits_per_byte: float
+    """Of the text, with our forward pass."""
+    bits_per_byte_change: float
+    """How much more the engine needs, bits a byte."""
+    most: float | None
+    """What `max_difference` may be at most, nats; null: anything."""
+    most_change: float | None
+    """What |`bits_per_byte_change`| may be at most, as a share of `bits_per_byte`; null: anything."""
+    lines: int
+    """How many lines had their token ids compared."""
+    wrong_lines: int
+    """How many of them have other ids in the engine."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the engine computes the model that was to be written."""
+        if self.wrong_lines or not math.isfinite(self.max_difference):
+            return False
+        if self.most is not None and self.max_difference > self.most:
+            return False
+        change = abs(self.bits_per_byte_change)
+        return self.most_change is None or change <= self.most_change * self.bits_per_byte
+
+    def __str__(self) -> str:
+        largest = f"{self.max_difference:.2g} nats at most"
+        if self.most is not None:
+            largest += f" ({self.most:g} allowed)"
+        change = f"{self.bits_per_byte_change:+.2g}"
+        if self.most_change is not None:
+            change += f" ({self.most_change:.1%} allowed)"
+        same = f"{self.lines - self.wrong_lines:,} of {self.lines:,}"
+        lines = f"; the same token ids for {same} lines" if self.lines else ""
+        return (
+            f"{self.layout}, {self.engine}: the log-probabilities of {self.tokens:,} held-out "
+            f"tokens differ from ours by {largest}, {self.mean_difference:.2g} on average; "
+            f"{self.bits_per_byte:.4f} bits/byte, change {change}{lines}"
+        )
+
+
+class Exported(Record):
+    """An export, as `windtunnel export --json` prints it."""
+
+    path: Path
+    """The folder."""
+    to: str
+    """The layout's name."""
+    dtype: str
+    """The type of its numbers."""
+    tokens: int
+    """Tokens that the run was trained on at the exported checkpoint."""
+    agreement: Agreement
+
+
+class Precision(Record):
+    """One row of `windtunnel export --table`: a model as GGUF in one precision."""
+
+    name: str
+    """The precision, such as Q4_1, and whether it was calibrated."""
+    file: Path
+    bytes: int
+    """The size of the file."""
+    bits_per_byte: float
+    """Of held-out text."""
+    difference: float
+    """The mean |difference| of its log-probabilities from our forward pass in fp32, nats."""
+    generation: float
+    """Tokens a second, generated one after the other."""
+    prompt: float
+    """Tokens a second of a prompt."""

@@ -1,0 +1,346 @@
+"""A model as GGUF, the file of llama.cpp, written and read with the `gguf` package.
+
+A model with multipliers is written as Granite, whose graph applies all of them. One with experts is
+written as GraniteMoe, which makes the shares of the chosen experts sum to 1, as we do. One with
+neither is a plain Llama.
+
+| key                  | value                 | what llama.cpp does with it          |
+|----------------------|-----------------------|--------------------------------------|
+| embedding_scale      | scale_emb             | embedding x it                       |
+| residual_scale       | scale_depth / sqrt(L) | each block's output x it             |
+| logit_scale          | m = width/base_width  | logits / it: a divisor (paper 10.3)  |
+| attention.scale      | 1 / sqrt(head_size)   | scores x it                          |
+
+The rows of query and key are in another order: llama.cpp turns neighbouring pairs, and we turn the
+two halves of a head.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from windtunnel import quantities
+from windtunnel.data.tokenizer import Tokenizer
+from windtunnel.errors import InputError
+from windtunnel.model.roles import Multipliers, multipliers
+from windtunnel.model.shape import count, tensor_shapes
+from windtunnel.recipe import Model
+from windtunnel.ship.gguf import vocabulary as tokens
+from windtunnel.ship.gguf.file import contents
+from windtunnel.ship.multipliers import scaled, with_multipliers
+from windtunnel.ship.packages import package
+from windtunnel.ship.portable import PortableModel
+
+BLOCK = 32  # numbers that are quantised together, and share a scale
+_NAMES = {
+    "embedding": "token_embd",
+    "norm": "output_norm",
+    "head": "output",
+    "attention_norm": "attn_norm",
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "output": "attn_output",
+    "ffn_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+_EXPERTS = {
+    "router": "ffn_gate_inp",
+    "gate": "ffn_gate_exps",
+    "up": "ffn_up_exps",
+    "down": "ffn_down_exps",
+}
+# These keep 8 bits where the matrices have fewer. The paper's int4 (appendix D) left them
+# unquantised; 8 bits cost them next to nothing.
+_TABLES = ("embedding", "head")
+# What is read. llama.cpp wrote `minicpm` before it had granite.
+_ARCHITECTURES = ("llama", "granite", "granitemoe", "minicpm")
+
+
+def write(
+    file: Path,
+    portable: PortableModel,
+    dtype: str,
+    encoded: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a model with its matrices in `dtype`, such as Q8_0, so that the file appears whole. A
+    matrix whose rows are not whole blocks of 32 stays in 16 bits. Raises InputError.
+
+    `encoded`: matrices that are quantised already, by our names, as bytes: (rows, bytes a row), or
+    (experts, rows, bytes a row).
+    """
+    gguf = package("gguf")
+    model = portable.model
+    vocabulary = tokens.from_tokenizer(portable.tokenizer, model.vocab)
+    if len(vocabulary.tokens) != model.vocab:
+        raise InputError(
+            f"gguf: the tokenizer has {len(vocabulary.tokens)} tokens, but the model has {model.vocab}"
+        )
+    part = file.with_name(f"{file.name}.part")
+    try:
+        writer = gguf.GGUFWriter(part, _architecture_of(model))
+        _write_settings(writer, portable, dtype)
+        tokens.write(vocabulary, writer)
+        for name in tensor_shapes(model):
+            if encoded and name in encoded:
+                _write_encoded(writer, model, name, encoded[name], dtype)
+            else:
+                _write_tensor(writer, model, name, portable.weights[name], dtype)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(part, file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{file}: could not be written: {error.strerror}") from None
+
+
+def read(file: Path) -> PortableModel:
+    """A model of the architecture llama, granite, granitemoe or minicpm, dequantised to fp32.
+    Raises InputError for a damaged file, another architecture, and a tensor that is missing, of a
+    wrong shape or unknown.
+    """
+    fields, tensors = contents(file)
+    try:
+        settings, given = _read_settings(fields, tensors)
+        context = fields[f"{fields['general.architecture']}.context_length"]
+        tokenizer = tokens.to_tokenizer(tokens.read(fields.__getitem__))
+    except KeyError as error:
+        raise InputError(f"{file}: no metadata {error}") from None
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    try:
+        plain = Model.model_validate(settings | {"parametrization": "standard"})
+        model, factors = with_multipliers(plain, given)
+    except ValidationError as error:
+        raise InputError(f"{file}: {error.errors()[0]['msg']}") from None
+    return PortableModel(
+        name=fields.get("general.name") or file.stem,
+        model=model,
+        weights=scaled(_read_tensors(file, model, tensors), factors),
+        context=context,
+        tokenizer=Tokenizer(tokenizer, str(file)),
+        tokenizer_config=_tokenizer_config(fields),
+    )
+
+
+def _architecture_of(model: Model) -> str:
+    """The simplest architecture whose graph computes the model."""
+    if model.experts:
+        return "granitemoe"
+    m = multipliers(model)
+    return "llama" if (m.embedding, m.residual, m.logits) == (1.0, 1.0, 1.0) else "granite"
+
+
+def _write_settings(writer: Any, portable: PortableModel, dtype: str) -> None:
+    gguf = package("gguf")
+    kinds = gguf.LlamaFileType
+    model = portable.model
+    writer.add_name(portable.name)
+    if portable.chat_template:
+        writer.add_chat_template(portable.chat_template)
+    writer.add_size_label(quantities.about(count(model).params_total).upper())
+    writer.add_file_type(int(kinds.ALL_F32 if dtype == "F32" else kinds[f"MOSTLY_{dtype}"]))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(portable.context)
+    writer.add_embedding_length(model.width)
+    writer.add_block_count(model.depth)
+    writer.add_feed_forward_length(model.ffn)
+    if model.experts:
+        writer.add_expert_count(model.experts)
+        writer.add_expert_used_count(model.experts_per_token)
+    writer.add_head_count(model.heads)
+    writer.add_head_count_kv(model.kv_heads)
+    writer.add_key_length(model.head_size)
+    writer.add_value_length(model.head_size)
+    writer.add_rope_dimension_count(model.head_size)
+    writer.add_rope_freq_base(model.rope_base)
+    writer.add_layer_norm_rms_eps(model.norm_eps)
+    writer.add_vocab_size(model.vocab)
+    if _architecture_of(model) != "llama":
+        m = multipliers(model)
+        writer.add_embedding_scale(m.embedding)
+        writer.add_residual_scale(m.residual)
+        writer.add_logit_scale(1 / m.logits)
+        writer.add_attention_scale(m.attention)
+
+
+def _write_encoded(writer: Any, model: Model, name: str, blocks: np.ndarray, dtype: str) -> None:
+    kind = package("gguf").GGMLQuantizationType[dtype]
+    rows = _paired(blocks, _rotated_heads(model, name))
+    writer.add_tensor(_gguf_name(model, name), rows, raw_dtype=kind)
+
+
+def _write_tensor(writer: Any, model: Model, name: str, weight: Tensor, dtype: str) -> None:
+    gguf = package("gguf")
+    values = _paired(weight.detach().float().cpu().numpy(), _rotated_heads(model, name))
+    kind = gguf.GGMLQuantizationType[_precision(name, values.shape, dtype)]
+    writer.add_tensor(_gguf_name(model, name), gguf.quantize(values, kind), raw_dtype=kind)
+
+
+def _precision(name: str, shape: tuple[int, ...], dtype: str) -> str:
+    """How one tensor is kept: gains and routers in full, tables with 8 bits at least, and 16 bits
+    where blocks do not fill the rows. llama.cpp never rounds a router: to choose another expert is
+    no small error.
+    """
+    if len(shape) == 1 or name.endswith(".router"):
+        return "F32"
+    if not dtype.startswith("Q"):
+        return dtype
+    if shape[-1] % BLOCK:
+        return "F16"
+    return "Q8_0" if name in _TABLES else dtype
+
+
+def _gguf_name(model: Model, name: str) -> str:
+    """`layers.3.query` -> `blk.3.attn_q.weight`."""
+    names = _NAMES | (_EXPERTS if model.experts else {})
+    if not name.startswith("layers."):
+        return f"{names[name]}.weight"
+    _, index, leaf = name.split(".")
+    return f"blk.{index}.{names[leaf]}.weight"
+
+
+def _rotated_heads(model: Model, name: str) -> int:
+    """How many heads a tensor has whose rows change order; 0 where none do."""
+    return {"query": model.heads, "key": model.kv_heads}.get(name.rpartition(".")[2], 0)
+
+
+def _paired(rows: np.ndarray, heads: int) -> np.ndarray:
+    """The rows of each head from (first half, second half) to neighbouring pairs."""
+    if not heads:
+        return np.ascontiguousarray(rows)
+    halves = rows.reshape(heads, 2, len(rows) // heads // 2, -1)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
+
+
+def _unpaired(rows: np.ndarray, heads: int) -> np.ndarray:
+    """The reverse of `_paired`."""
+    if not heads:
+        return rows
+    pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _read_tensors(file: Path, model: Model, tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Every tensor of the model and no other, by our names, in fp32. Raises InputError."""
+    weights = {}
+    for name, shape in tensor_shapes(model).items():
+        theirs = _gguf_name(model, name)
+        found = tensors.pop(theirs, None)
+        if found is None:
+            raise InputError(f"{file}: tensor {theirs} is missing")
+        there = tuple(int(n) for n in found.shape[::-1])
+        if there != shape:
+            raise InputError(f"{file}: tensor {theirs} is {there}; its metadata say {shape}")
+        values = _dequantised(file, found).reshape(shape)
+        weights[name] = torch.from_numpy(_unpaired(values, _rotated_heads(model, name)).copy())
+    if tensors:
+        name = next(iter(tensors))
+        raise InputError(f"{file}: {name}: this architecture has no such tensor")
+    return weights
+
+
+def _dequantised(file: Path, tensor: Any) -> np.ndarray:
+    try:
+        values = package("gguf").dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+        kind = tensor.tensor_type.name
+        raise InputError(
+            f"{file}: {tensor.name} is {kind}, which cannot be read; expected F32 or Q8_0"
+        ) from None
+    return values.astype(np.float32, copy=False)
+
+
+def _read_settings(
+    fields: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> tuple[dict[str, Any], Multipliers]:
+    """The shape as settings of `recipe.Model`, and what the graph multiplies by. Raises InputError,
+    and KeyError for metadata that are missing.
+    """
+    name = fields["general.architecture"]
+    if name not in _ARCHITECTURES:
+        raise InputError(f"architecture '{name}'; expected one of {', '.join(_ARCHITECTURES)}")
+    own = {key.removeprefix(f"{name}."): value for key, value in fields.items()}
+    scaling = own.get("rope.scaling.type", "none")
+    if scaling != "none" or any(tensor.startswith("rope_") for tensor in tensors):
+        raise InputError("RoPE that is scaled with the length; expected plain RoPE")
+    width = own["embedding_length"]
+    heads = own["attention.head_count"]
+    settings = {
+        "width": width,
+        "depth": own["block_count"],
+        "heads": heads,
+        "kv_heads": own.get("attention.head_count_kv", heads),
+        "head_size": own.get("attention.key_length", width // heads),
+        "ffn": own["feed_forward_length"],
+        "vocab": len(fields["tokenizer.ggml.tokens"]),
+        "tied": "output.weight" not in tensors,
+        "rope_base": _short(own.get("rope.freq_base", 10_000.0)),
+        "norm_eps": _short(own["attention.layer_norm_rms_epsilon"]),
+    }
+    if name == "granitemoe":
+        settings["experts"] = own["expert_count"]
+        settings["experts_per_token"] = own["expert_used_count"]
+    elif experts := own.get("expert_count", 0):
+        raise InputError(f"{experts} experts in architecture '{name}'; expected them in granitemoe")
+    return settings, _read_multipliers(name, own, settings)
+
+
+def _read_multipliers(
+    architecture: str, own: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Multipliers:
+    """What the graph multiplies by, in the precision that it had before it became 32 bits.
+
+    Where a file names no multiplier there is none, but for `minicpm`: llama.cpp's old files of it
+    mean the values of the paper.
+    """
+    width, depth = settings["width"], settings["depth"]
+    unsaid = (1.0, 1.0, 1.0)
+    if architecture == "minicpm":
+        unsaid = (12.0, 1.4 / math.sqrt(depth), width / 256)
+    embedding, residual, divisor = unsaid
+    residual = own.get("residual_scale", residual)
+    divisor = own.get("logit_scale", divisor)
+    scale_depth = _short(residual * math.sqrt(depth))
+    usual = 1 / math.sqrt(settings["head_size"])
+    base_width = max(1, round(width / divisor))
+    return Multipliers(
+        embedding=_short(own.get("embedding_scale", embedding)),
+        residual=scale_depth / math.sqrt(depth),
+        attention=_near(own.get("attention.scale", 0.0), usual),
+        logits=_near(1 / divisor, base_width / width),
+    )
+
+
+def _tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What tokenizer_config.json would say of the file's tokenizer."""
+    names = fields["tokenizer.ggml.tokens"]
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for role in ("bos", "eos"):
+        index = fields.get(f"tokenizer.ggml.{role}_token_id")
+        if index is not None:
+            settings[f"{role}_token"] = names[index]
+    if template := fields.get("tokenizer.chat_template"):
+        settings["chat_template"] = template
+    return settings
+
+
+def _near(value: float, usual: float) -> float:
+    """The usual value in full precision where `value` is 32 bits of it, or 0 for unsaid."""
+    return usual if not value or math.isclose(value, usual, rel_tol=1e-6) else value
+
+
+def _short(value: float) -> float:
+    """What was typed before it became 32 bits: 1.4, not 1.39999998."""
+    return float(f"{value:.7g}")

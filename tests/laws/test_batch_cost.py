@@ -1,0 +1,116 @@
+"""What any batch costs: the critical batch size, the best batch of a hyperbola, and the three-term
+law found again.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from windtunnel.laws.batch_cost import Hyperbola, ThreeTerm
+
+BATCHES = np.geomspace(2e5, 6e6, 6)
+
+
+@given(st.floats(1e6, 1e12), st.floats(1e4, 1e7))
+def test_the_critical_batch_needs_twice_the_tokens_and_twice_the_steps(
+    least: float, critical: float
+) -> None:
+    """McCandlish's hyperbola: (E / Emin - 1) (S / Smin - 1) = 1 at every batch."""
+    found = Hyperbola.fit(BATCHES, least * (1 + BATCHES / critical), falls=False)
+    assert float(found.critical) == pytest.approx(critical, rel=1e-6)
+    tokens = found.at(BATCHES)
+    assert (tokens / found.floor - 1) * (tokens / BATCHES / found.rising - 1) == pytest.approx(
+        1, rel=1e-5
+    )
+    assert found.at([critical]) == pytest.approx([2 * least], rel=1e-6)
+    assert float(found.best) == 0, "the smaller the better, where the rate is tuned for it"
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 10))
+def test_the_lowest_point_of_a_hyperbola_is_its_best_batch(rising: float, falling: float) -> None:
+    best = (falling / rising) ** 0.5 * 1e6
+    found = Hyperbola.fit(BATCHES, 3e9 * (1 + rising * BATCHES / 1e6 + falling * 1e6 / BATCHES))
+    assert float(found.best) == pytest.approx(best, rel=1e-5)
+    assert float(found.fewest) == pytest.approx(float(found.at([best])[0]), rel=1e-9)
+    assert (found.at([best / 1.1, best * 1.1]) > found.fewest).all()
+
+
+def test_many_hyperbolas_are_fitted_at_once_and_those_without_a_lowest_point_say_so() -> None:
+    rising, falling = np.array([1, 1, -1, -1.0]), np.array([1, -0.1, 1, -0.1])
+    tokens = 1e9 * (9 + rising[:, None] * BATCHES / 1e6 + falling[:, None] * 1e6 / BATCHES)
+    found = Hyperbola.fit(BATCHES, tokens)
+    assert found.best.tolist() == [
+        pytest.approx(1e6),
+        0,
+        np.inf,
+        pytest.approx(np.nan, nan_ok=True),
+    ]
+    assert found.at(BATCHES) == pytest.approx(tokens)
+    assert float(found.rising[0]) == pytest.approx(float(Hyperbola.fit(BATCHES, tokens[0]).rising))
+    with pytest.raises(ValueError, match="expected 3 or more"):
+        Hyperbola.fit(BATCHES[:2], tokens[0, :2])
+
+
+TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=5, b=0.2, C=4, c=0.15, rmse=0)
+
+
+def grid(params: list[float]) -> list[np.ndarray]:
+    """(N, D, batch) of every point."""
+    return [
+        axis.ravel()
+        for axis in np.meshgrid(params, np.geomspace(1e9, 3e10, 4), np.geomspace(6e4, 1e6, 5))
+    ]
+
+
+def test_the_three_term_law_is_found_again() -> None:
+    points = grid([1e8, 3e8, 1e9])
+    found = ThreeTerm.fit(*points, TRUTH.loss(*points))
+    assert vars(found) == pytest.approx(vars(TRUTH), rel=2e-3, abs=1e-6)
+    points = grid([1e8])
+    one_size = ThreeTerm.fit(*points, TRUTH.loss(*points))
+    floor = TRUTH.E + TRUTH.A * 1e8**-TRUTH.a
+    assert one_size.A == 0
+    assert abs(one_size.E - floor) < 1e-3
+    assert one_size.predict(1e11) == pytest.approx(TRUTH.predict(1e11), rel=0.01), (
+        "the best batch needs no second size"
+    )
+
+
+@given(
+    st.floats(0.05, 1),
+    st.floats(0.05, 1),
+    st.floats(1, 100),
+    st.floats(1, 100),
+    st.floats(1e6, 1e12),
+)
+def test_no_other_batch_is_better_than_the_three_term_laws(
+    b: float, c: float, B: float, C: float, d: float
+) -> None:
+    law = replace(TRUTH, b=b, c=c, B=B, C=C)
+    best = law.predict(d)
+    assert (law.loss(1e8, d, best * np.array([0.5, 0.9, 1.1, 2])) >= law.loss(1e8, d, best)).all()
+    assert law.predict(10 * d) / best == pytest.approx(10**law.exponent)
+
+
+def test_runs_that_cannot_tell_the_three_terms_are_refused() -> None:
+    params, tokens, batch = grid([1e8, 3e8])
+    loss = TRUTH.loss(params, tokens, batch)
+    for kept, said in (
+        (batch == batch[0], "1 batches"),
+        (tokens == tokens[0], "1 lengths"),
+        (batch < 0, "8 or more"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ThreeTerm.fit(params[kept], tokens[kept], batch[kept], loss[kept])
+    with pytest.raises(ValueError, match="loss: expected positive"):
+        ThreeTerm.fit(params, tokens, batch, loss * np.nan)
+    for gone, off, said in (
+        ({"C": 0.0}, batch, "only rise"),
+        ({"B": 0.0}, tokens / batch, "only fall"),
+    ):
+        opposite = replace(TRUTH, **gone).loss(params, tokens, batch) + 0.02 * np.log(off)
+        with pytest.raises(ValueError, match=said):
+            ThreeTerm.fit(params, tokens, batch, opposite)

@@ -1,0 +1,123 @@
+"""Which size for a budget: the closed form, real shapes, limits, repeated tokens, and smaller models
+that are trained longer.
+"""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plan_labs import CHINCHILLA, outlook_of
+
+from windtunnel.laws.loss import LossLaw
+from windtunnel.laws.optimum import closed_form
+from windtunnel.laws.repetition import PUBLISHED
+from windtunnel.model.shape import count, flops_per_token
+from windtunnel.plan.devices import QUANTISATIONS, serving
+from windtunnel.plan.sizes import (
+    Limits,
+    at_shape,
+    best_for_flops,
+    best_for_tokens,
+    by_6nd,
+    over_trained,
+    tokens_for_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("flops", "params", "tokens", "loss"),
+    [(5.76e23, 7.225e10, 1.329e12, 1.9744), (1e21, 2.778e9, 5.999e10, 2.3055)],
+)
+def test_by_6nd_equals_the_closed_form_at_the_published_values(
+    flops: float, params: float, tokens: float, loss: float
+) -> None:
+    exact, found = closed_form(CHINCHILLA, flops), by_6nd(outlook_of(CHINCHILLA), flops)
+    assert found.params == pytest.approx(exact.params, rel=1e-6)
+    assert found.tokens == pytest.approx(exact.tokens, rel=1e-6)
+    assert found.params == pytest.approx(params, rel=1e-3) and found.tokens == pytest.approx(
+        tokens, rel=1e-3
+    )
+    assert found.loss == pytest.approx(loss, abs=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(log_flops=st.floats(15, 24))
+def test_no_real_shape_is_better_and_the_budget_is_kept(log_flops: float) -> None:
+    outlook, flops = outlook_of(CHINCHILLA), 10**log_flops
+    best = best_for_flops(outlook, flops, Limits())
+    shapes = outlook.family.shapes()
+    assert best.loss <= outlook.loss(shapes, flops / shapes.flops).min() * (1 + 2e-4)
+    model = outlook.family.model(best.width, best.depth)
+    assert flops_per_token(model, 4096) * best.tokens == pytest.approx(flops)
+    assert best.range_params[0] <= count(model).params <= best.range_params[1]
+
+
+def test_the_range_holds_the_sizes_within_half_a_percent() -> None:
+    outlook = outlook_of(CHINCHILLA)
+    low, high = best_for_flops(outlook, 1e21, Limits()).range_params
+    assert 2 < high / low < 6
+    shapes = outlook.family.shapes()
+    losses = outlook.loss(shapes, 1e21 / shapes.flops)
+    outside = (shapes.params["params"] < low) | (shapes.params["params"] > high)
+    assert (losses[outside] > losses.min() * 1.005).all()
+
+
+def test_tokens_and_size_are_found_back() -> None:
+    """The size for which D tokens are best, and the tokens for which that size is, to the
+    grain of real shapes.
+    """
+    outlook = outlook_of(CHINCHILLA)
+    best = best_for_tokens(outlook, 1e11, Limits())
+    params = count(outlook.family.model(best.width, best.depth)).params
+    assert tokens_for_size(outlook, params) == pytest.approx(1e11, rel=0.15)
+    assert best.tokens == 1e11
+
+
+def test_a_law_without_a_best_size_is_said_to_have_none() -> None:
+    flat = LossLaw(E=1, A=1e-9, alpha=0.3, B=1000, beta=0.3)
+    with pytest.raises(ValueError, match="no budget"):
+        tokens_for_size(outlook_of(flat), 1e9)
+    assert best_for_flops(outlook_of(flat), 1e20, Limits()).at_edge
+
+
+@pytest.mark.parametrize("quantisation", QUANTISATIONS)
+def test_what_must_fit_a_device_fits_it_with_its_cache(quantisation: str) -> None:
+    outlook, room = outlook_of(CHINCHILLA), 500_000_000
+    best = best_for_flops(
+        outlook, 1e22, Limits(bytes_served=room, bytes_per_weight=QUANTISATIONS[quantisation].bytes)
+    )
+    served = serving(outlook.family.model(best.width, best.depth), 4096)
+    assert 0.85 * room < served.bytes[quantisation] + served.cache_bytes <= room
+
+
+def test_fewer_tokens_than_the_budget_buys_leave_the_budget_unspent() -> None:
+    free, short = (
+        best_for_flops(outlook_of(CHINCHILLA), 1e21, Limits(tokens=d)) for d in (math.inf, 1e10)
+    )
+    assert (
+        short.tokens == pytest.approx(1e10) and short.loss > free.loss and short.width > free.width
+    )
+
+
+def test_repeated_tokens_cost_what_the_published_law_says() -> None:
+    once, often = outlook_of(CHINCHILLA), outlook_of(CHINCHILLA, unique=1e9)
+    fresh, repeated = (at_shape(o, 1024, 20, 1e10).loss for o in (once, often))
+    own = once.family.costs([1024], [20])
+    worth = float(PUBLISHED.effective(1e10, 1e9))
+    assert 1e9 < worth < 1e10 and repeated > fresh
+    assert repeated == pytest.approx(float(CHINCHILLA.at(own.params["params"][0], worth)))
+
+
+def test_a_smaller_model_trained_longer_reaches_the_loss() -> None:
+    outlook = outlook_of(CHINCHILLA)
+    chosen = best_for_flops(outlook, 1e21, Limits())
+    found = over_trained(outlook, chosen)
+    assert [round(one.serving, 1) for one in found] == [0.7, 0.5, 0.3]
+    for one in found:
+        assert (
+            one.loss == pytest.approx(chosen.loss * 1.005, rel=1e-6) and one.tokens > chosen.tokens
+        )
+        cost = flops_per_token(outlook.family.model(one.width, one.depth), 4096) * one.tokens
+        assert one.training == pytest.approx(cost / 1e21, rel=1e-6)
+    assert found[-1].training > 1.5, "the smallest must pay for it"
