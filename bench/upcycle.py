@@ -115,7 +115,7 @@ def measure(lab: Path, corpus: Corpus, seed: int, tokens: int) -> dict[str, floa
             for arm, start in starts.items()
         }
         at = stem.recipe.whole_steps(tokens)
-        asked = Asked(tokens, decay=Length(share=DECAY), at=at, name=f"experts-seed{seed}")
+        asked = Asked(tokens=tokens, decay=Length(share=DECAY), at=at, name=f"experts-seed{seed}")
         losses["experts"] = final(upcycle(stem, corpus, asked))
         fresh = with_experts(plain).change(
             name=f"fresh-experts-seed{seed}",

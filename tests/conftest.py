@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import hypothesis
 import numpy as np
 import pytest
 from patience import PATIENCE
+from processes import Process
 
 from windtunnel.data.build import build
 from windtunnel.data.readers import Documents
@@ -46,7 +46,6 @@ TINY: dict[str, Any] = {
         "evaluate_tokens": 1024,
     },
 }
-COMMAND = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
 
 
 def pytest_configure() -> None:
@@ -70,17 +69,12 @@ class Lab:
         file.write_text(recipe if isinstance(recipe, str) else dump(recipe))
         return file
 
-    def start(
-        self, *arguments: object, session: bool = False, **environment: str
-    ) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, session: bool = False, **environment: str) -> Process:
         """`session`: as a terminal would, so that a signal can be sent to it and to all that it
         starts.
         """
-        command = [*COMMAND, *map(str, arguments), "--lab", str(self.path)]
-        pipe, told = subprocess.PIPE, os.environ | environment
-        return subprocess.Popen(
-            command, stdout=pipe, stderr=pipe, text=True, env=told, start_new_session=session
-        )
+        command = [*map(str, arguments), "--lab", str(self.path)]
+        return Process(command, os.environ | environment, session)
 
     def run(
         self, *arguments: object, timeout: float = PATIENCE, **environment: str

@@ -23,16 +23,19 @@ from windtunnel.plan.record import read_plan
 from windtunnel.plan.request import Request
 from windtunnel.quantities import about
 from windtunnel.recipe import load
+from windtunnel.results.scaling import SCALING
+from windtunnel.results.study import Numbers, StudyResult, read_study, write_study
+from windtunnel.results.tour import TOUR, TourNumbers
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, find_run
 from windtunnel.train.speed import tokens_per_second
 from windtunnel.tunnel.batch import batch
 from windtunnel.tunnel.check import check as coordinates
+from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Interrupted
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling import scaling
 from windtunnel.tunnel.search import search
-from windtunnel.tunnel.study import write_study
 from windtunnel.tunnel.transfer import transfer
 
 _VOCAB = 2048
@@ -91,7 +94,16 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Tour:
     summary = f"{len(steps)} studies, " + (
         f"of which {', '.join(failed)} failed" if failed else "none failed"
     )
-    return Tour(steps, sample, write_study(lab, "tour", [], None, summary, numbers, [best]))
+    folder = write_study(
+        lab,
+        TOUR,
+        rows=[],
+        verdict=None,
+        summary=summary,
+        numbers=TourNumbers.model_validate(numbers),
+        runs=[best.id],
+    )
+    return Tour(steps, sample, folder)
 
 
 def _designs(unit: int) -> dict[str, Any]:
@@ -101,13 +113,19 @@ def _designs(unit: int) -> dict[str, Any]:
         "search": search.Design(
             32, 2, unit, trials=12, start=6, batch_trials=3, candidates=2, fresh_seeds=2
         ),
-        "transfer": transfer.Design(("minicpm",), (32, 64, 96), (2,), unit, seeds=(2,)),
+        "transfer": transfer.Design(
+            parametrizations=("minicpm",),
+            widths=(32, 64, 96),
+            depths=(2,),
+            tokens=unit,
+            seeds=(2,),
+        ),
         # the best batch of runs this short is some hundred tokens
         "batch": batch.Design(
-            sizes=((32, 2),),
+            sizes=(Size(32, 2),),
             batches=(256, 512, 1024, 2048),
             lengths=(unit // 2, unit, 2 * unit),
-            trunk=1024,
+            lr_batch=1024,
         ),
         "scaling": scaling.Design(
             tuple(scaling.Size(*size) for size in ((32, 2), (64, 2), (96, 3))),
@@ -123,10 +141,10 @@ def _designs(unit: int) -> dict[str, Any]:
 def _carry_out(study: Callable[[], Path], watch: Watch) -> Step:
     begun = time.perf_counter()
     folder = study()
-    result = json.loads((folder / "result.json").read_text())
-    watch.say(f"{result['study']}: {result['summary']}")
+    result = StudyResult[Numbers].read(folder / "result.json")
+    watch.say(f"{result.study}: {result.summary}")
     minutes = (time.perf_counter() - begun) / 60
-    return Step(result["study"], result["verdict"], result["summary"], round(minutes, 1))
+    return Step(result.study, result.verdict, result.summary, round(minutes, 1))
 
 
 def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[Step, Run] | None:
@@ -217,8 +235,7 @@ def _basic_tokens(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> in
 
 def _best_run(lab: Path) -> Run:
     """The run of the scaling study with the lowest loss."""
-    result = json.loads((lab / "studies" / "scaling" / "result.json").read_text())
-    runs: Sequence[Run] = [find_run(lab, run) for run in result["runs"]]
+    runs: Sequence[Run] = [find_run(lab, run) for run in read_study(lab, SCALING).runs]
     scored = [(run.status().loss, run.id, run) for run in runs if run.kind == "branch"]
     return min((loss, name, run) for loss, name, run in scored if loss)[2]
 

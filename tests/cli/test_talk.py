@@ -58,7 +58,11 @@ def test_pieces_are_the_answer_and_the_seed_decides(trained: Any) -> None:
     answers = []
     for seed in (1, 1, 2):
         pieces: list[str] = []
-        answers.append(model.answer(question, Sampling(1.0, 1.0, seed, 20), pieces.append))
+        answers.append(
+            model.answer(
+                question, Sampling(temperature=1.0, top_p=1.0, seed=seed, most=20), pieces.append
+            )
+        )
         assert "".join(pieces) == answers[-1]
     assert answers[0] == answers[1] != answers[2]
 
@@ -92,7 +96,7 @@ def test_a_conversation_in_the_terminal(what: str, trained: Any) -> None:
     assert done.returncode == 0, done.stderr
     first, _, again = done.stdout.splitlines()
     assert first and first == again
-    assert "/new forgets" in done.stderr
+    assert "/new starts another" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["chat", "serve"])

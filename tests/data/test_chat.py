@@ -118,8 +118,8 @@ class TestReading:
             ("{not json", "not JSON"),
             ("[1]", "expected an object with 'messages'"),
             ('{"text": "a"}', "expected 'messages', 'prompt' and 'completion'"),
-            ('{"messages": "a"}', "'messages' is no list of messages"),
-            ('{"messages": [{"role": "user", "content": "a"}]}', "no turn of the assistant"),
+            ('{"messages": "a"}', "'messages' is not a list of messages"),
+            ('{"messages": [{"role": "user", "content": "a"}]}', "no message of the assistant"),
             (
                 '{"messages": [{"role": "narrator", "content": "a"}]}',
                 "role 'narrator': expected one of system, user",
@@ -274,7 +274,7 @@ def test_windows_of_another_length_are_refused(chats: Corpus) -> None:
         ([chat("wind " * 99, "b"), chat("tunnel " * 99, "b")], "0 different conversations"),
         (
             [chat("a"), chat("b", "c")],
-            r"line 1: no turn of the assistant.*; 1 of the first 2 .* at most 1\.0% may be",
+            r"line 1: no message of the assistant.*; 1 of the first 2 .* at most 1\.0% may be",
         ),
     ],
 )

@@ -321,7 +321,7 @@ class TestBadInput:
             ("{broken\n", "bad.jsonl line 1: not JSON"),
             (
                 '{"messages": [{"role": "user", "content": "a"}]}\n',
-                "no turn of the assistant: nothing to learn",
+                "no message of the assistant, so nothing to learn",
             ),
             (
                 '{"messages": [{"role": "judge", "content": "a"}]}\n',

@@ -46,7 +46,7 @@ def test_it_begins_as_what_the_run_was(
     logits.
     """
     parent, tokens = trained[1], torch.arange(32)[None] % 60
-    asked = Asked(TOKENS, experts=4, at=at, lr=1e-30, name=f"still-{at}")
+    asked = Asked(tokens=TOKENS, experts=4, at=at, lr=1e-30, name=f"still-{at}")
     run = upcycle(parent, corpus, asked)
     train(run, corpus, stopped_at(1))
     grown, dense = load_model(run), load_model(parent, at)
@@ -96,7 +96,7 @@ def test_interrupted_and_gone_on_with_it_ends_in_the_same_bits(
     for place, stops in (("whole", ()), ("parts", (7, 5))):
         shutil.copytree(trained[0].path, tmp_path / place)
         parent = open_run(tmp_path / place / "runs" / trained[1].id)
-        run = upcycle(parent, corpus, Asked(TOKENS, experts=4))
+        run = upcycle(parent, corpus, Asked(tokens=TOKENS, experts=4))
         for steps in stops:
             assert train(run, corpus, stopped_at(steps)).status == "interrupted"
         assert train(run, corpus).status == "done"
@@ -105,7 +105,7 @@ def test_interrupted_and_gone_on_with_it_ends_in_the_same_bits(
 
 
 def test_a_stem_of_experts_is_branched(trained: tuple[Any, Run], corpus: Corpus) -> None:
-    run = upcycle(trained[1], corpus, Asked(TOKENS, experts=4, decay=Length(), name="stem"))
+    run = upcycle(trained[1], corpus, Asked(tokens=TOKENS, experts=4, decay=Length(), name="stem"))
     assert run.recipe.is_stem
     train(run, corpus)
     tail = branch(run, corpus, TOKENS, 10 * BATCH)
@@ -139,7 +139,8 @@ def test_it_goes_on_with_the_data_that_the_run_read_last(
     run = create(lab.path, mixed, corpus)
     train(run, corpus)
     late, early = (
-        upcycle(run, corpus, Asked(TOKENS, experts=2, at=at)).recipe for at in (None, 10 * BATCH)
+        upcycle(run, corpus, Asked(tokens=TOKENS, experts=2, at=at)).recipe
+        for at in (None, 10 * BATCH)
     )
     assert (late.data.mixture, early.data.mixture, late.data.stages) == (
         {"notes": 2.0},
@@ -159,15 +160,16 @@ def test_it_leaves_a_decayed_run_before_its_decay(
         corpus,
     )
     train(run, corpus)
-    assert upcycle(run, corpus, Asked(TOKENS)).at_tokens == 15 * BATCH
-    assert upcycle(run, corpus, Asked(TOKENS, at=20 * BATCH)).at_tokens == 20 * BATCH
+    assert upcycle(run, corpus, Asked(tokens=TOKENS)).at_tokens == 15 * BATCH
+    assert upcycle(run, corpus, Asked(tokens=TOKENS, at=20 * BATCH)).at_tokens == 20 * BATCH
 
 
 def test_a_stem_is_extended_and_another_decay_is_straight(
     trained: tuple[Any, Run], corpus: Corpus, make_lab: Any, recipe: Make
 ) -> None:
     short, long = (
-        upcycle(trained[1], corpus, Asked(n * BATCH, experts=2, decay=Length())) for n in (100, 300)
+        upcycle(trained[1], corpus, Asked(tokens=n * BATCH, experts=2, decay=Length()))
+        for n in (100, 300)
     )
     assert short.path == long.path and long.recipe.total_tokens == 300 * BATCH
     lab = make_lab()
@@ -180,7 +182,7 @@ def test_a_stem_is_extended_and_another_decay_is_straight(
     }
     run = create(lab.path, recipe(schedule=curved), corpus)
     train(run, corpus)
-    schedule = upcycle(run, corpus, Asked(TOKENS)).recipe.schedule
+    schedule = upcycle(run, corpus, Asked(tokens=TOKENS)).recipe.schedule
     assert (schedule.decay_shape, schedule.floor, schedule.half_life.of(TOKENS)) == (
         "linear",
         0.0,
@@ -190,10 +192,10 @@ def test_a_stem_is_extended_and_another_decay_is_straight(
 
 def test_a_rate_of_zero_is_not_taken_for_none(trained: tuple[Any, Run], corpus: Corpus) -> None:
     with pytest.raises(InputError, match="lr"):
-        upcycle(trained[1], corpus, Asked(TOKENS, lr=0.0))
+        upcycle(trained[1], corpus, Asked(tokens=TOKENS, lr=0.0))
 
 
 def test_experts_are_not_made_of_experts(trained: tuple[Any, Run], corpus: Corpus) -> None:
-    run = upcycle(trained[1], corpus, Asked(TOKENS, experts=4, name="once"))
+    run = upcycle(trained[1], corpus, Asked(tokens=TOKENS, experts=4, name="once"))
     with pytest.raises(InputError, match="has 4 experts already"):
-        upcycle(run, corpus, Asked(TOKENS))
+        upcycle(run, corpus, Asked(tokens=TOKENS))

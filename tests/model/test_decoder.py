@@ -14,7 +14,7 @@ from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import PARAMETRIZATIONS, Model, Multipliers, Recipe
-from windtunnel.train.optimizer import AdamW
+from windtunnel.train.optimizer import FlatOptimizer
 
 Make = Callable[..., Recipe]
 CONTEXT = 24
@@ -96,8 +96,8 @@ def test_members_are_the_models_that_they_would_be_alone(
     """
     recipes = members(recipe, shape)
     together, alone = population(recipes)
-    optimizer = AdamW(together, recipes)
-    optimizers = [AdamW(model, [r]) for model, r in zip(alone, recipes, strict=True)]
+    optimizer = FlatOptimizer(together, recipes)
+    optimizers = [FlatOptimizer(model, [r]) for model, r in zip(alone, recipes, strict=True)]
     lead = (len(recipes),) if own else ()
     for step in range(20):
         windows = some_tokens(*lead, 3, CONTEXT + 1, seed=step)

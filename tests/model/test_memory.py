@@ -16,7 +16,7 @@ from windtunnel.model.memory import (
     training_memory,
 )
 from windtunnel.model.shape import count
-from windtunnel.recipe import Model, Recipe
+from windtunnel.recipe import OPTIMIZERS, Model, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.device import autocast
 from windtunnel.train.step import Step
@@ -71,8 +71,9 @@ def test_members_and_an_optimiser_with_less_state_are_counted() -> None:
     four = training_memory(HALF, 256, members=4)
     assert four.states == 4 * alone.states
     assert four.activations == 4 * alone.activations
-    lean = training_memory(HALF, 256, optimizer_bytes=4)
-    assert lean.states == 12 * count(HALF).params_total
+    lean, numbers = training_memory(HALF, 256, optimizer="muon"), count(HALF)
+    hidden = numbers.params - (2 * HALF.depth + 1) * HALF.width  # all but the gains
+    assert lean.states == 16 * numbers.params_total - 4 * hidden
 
 
 @pytest.mark.parametrize("members", [1, 4])
@@ -124,8 +125,11 @@ def test_what_a_layer_keeps_is_about_what_is_estimated(recipe: Make) -> None:
     assert 0.5 < activation_bytes(deep.model) * 256 / sum(kept.values()) < 2
 
 
-def test_the_estimate_of_the_state_covers_what_the_optimiser_holds(recipe: Make) -> None:
-    step = Step([recipe()], FP32)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_estimate_of_the_state_covers_what_the_optimiser_holds(recipe: Make, kind: str) -> None:
+    step = Step([recipe(optimizer={"kind": kind})], FP32)
     moments = sum(tensor.nbytes for tensor in step.optimizer.state().values())
     values_and_gradients = sum(2 * parameter.nbytes for parameter in step.model.parameters())
-    assert moments + values_and_gradients == training_memory(recipe().model, 0).states
+    assert (
+        moments + values_and_gradients == training_memory(recipe().model, 0, optimizer=kind).states
+    )

@@ -143,6 +143,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> str:
         help="for this test",
         rules=half_rules,
         multipliers=half_multipliers,
+        orthogonal_lr=completep.orthogonal_lr,
         residual_exponent=0.75,
         width_slopes={"matrix init": -0.5, "matrix lr": -1.0, "head init": -1.0},
     )

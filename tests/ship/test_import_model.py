@@ -473,7 +473,7 @@ class TestStem:
         assert write_page(made.lab).exists()
 
     def test_it_becomes_a_mixture_of_experts(self, stem: Run, corpus: Corpus) -> None:
-        asked = upcycle.Asked(20 * 128, experts=4, lr=0.03, batch=128, context=32)
+        asked = upcycle.Asked(tokens=20 * 128, experts=4, lr=0.03, batch=128, context=32)
         made = upcycle.upcycle(stem, corpus, asked)
         assert train(made, corpus).status == "done"
         losses = [step.loss for step in made.steps()]
@@ -524,7 +524,7 @@ class TestStem:
         )
         said = f"not the tokenizer of {stem.id}; build it with .*--tokenizer {stem.id}"
         with pytest.raises(InputError, match=said):
-            upcycle.upcycle(stem, other, upcycle.Asked(256, lr=1e-3, batch=128, context=32))
+            upcycle.upcycle(stem, other, upcycle.Asked(tokens=256, lr=1e-3, batch=128, context=32))
         with pytest.raises(InputError, match=said):
             branch(stem, other, 0, 256, lr=1e-3, batch=128, context=32)
 

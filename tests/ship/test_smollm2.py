@@ -135,7 +135,7 @@ def test_it_answers(file: Path) -> None:
         pieces: list[str] = []
         question = "Write one sentence about the sea."
         answer = who.answer(
-            [{"role": "user", "content": question}], Sampling(0, 1, 0, 40), pieces.append
+            [{"role": "user", "content": question}], Sampling(temperature=0, most=40), pieces.append
         )
     assert "".join(pieces) == answer
     assert "sea" in answer.lower() or "ocean" in answer.lower()
@@ -195,4 +195,6 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))
     question: list[Message] = [{"role": "user", "content": "What is 2 plus 2?"}]
-    assert "4" in OwnModel(run).answer(question, Sampling(0, 1, 0, 24), lambda piece: None)
+    assert "4" in OwnModel(run).answer(
+        question, Sampling(temperature=0, most=24), lambda piece: None
+    )

@@ -14,7 +14,7 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
-from windtunnel.train.optimizer import AdamW
+from windtunnel.train.optimizer import FlatOptimizer
 
 Make = Callable[..., Recipe]
 STEPS = 15
@@ -79,7 +79,10 @@ def step_torchs(optimizer: torch.optim.AdamW, share: float) -> None:
 def test_it_is_torchs_adamw(recipe: Make, settings: dict[str, float]) -> None:
     asked = recipe(optimizer=settings | {"clip": 0.0})
     ours, theirs = model_of(asked), model_of(asked)
-    optimizer, reference = AdamW(ours, [asked]), torchs(theirs, asked, settings["weight_decay"])
+    optimizer, reference = (
+        FlatOptimizer(ours, [asked]),
+        torchs(theirs, asked, settings["weight_decay"]),
+    )
     for step, share in enumerate(RATES):
         grads = gradients(ours, step)
         give(ours, grads)
@@ -100,7 +103,7 @@ def test_the_decay_takes_a_share_of_the_weight_that_does_not_contain_the_rate(
     for lr in (1e-5, 0.1):
         asked = recipe(optimizer={"weight_decay": 0.1, "lr": lr})
         model = model_of(asked)
-        begun, optimizer = values(model), AdamW(model, [asked])
+        begun, optimizer = values(model), FlatOptimizer(model, [asked])
         optimizer.step(share)  # without a gradient there is nothing but decay
         for name, value in values(model).items():
             torch.testing.assert_close(
@@ -112,7 +115,7 @@ def test_each_role_moves_by_its_rate(recipe: Make) -> None:
     """Adam's first step is the rate itself, in the direction against the gradient."""
     asked = recipe(optimizer={"weight_decay": 0.0, "lr": 0.01, "clip": 0.0})
     model = model_of(asked)
-    begun, optimizer = values(model), AdamW(model, [asked])
+    begun, optimizer = values(model), FlatOptimizer(model, [asked])
     give(model, grads := gradients(model, 0))
     optimizer.step(0.5)
     for name, value in values(model).items():
@@ -131,7 +134,7 @@ def test_completeps_eps_is_scaled_in_the_matrices(recipe: Make) -> None:
         optimizer={"weight_decay": 0.0, "eps": 1e6, "clip": 0},
     )
     model = model_of(asked)
-    begun, optimizer = values(model), AdamW(model, [asked])
+    begun, optimizer = values(model), FlatOptimizer(model, [asked])
     give(model, grads := gradients(model, 0, size=1e3))
     optimizer.step(1.0)
     for name in ("layers.1.up", "embedding", "norm"):
@@ -143,7 +146,7 @@ def test_completeps_eps_is_scaled_in_the_matrices(recipe: Make) -> None:
 def test_a_gradient_above_the_limit_is_scaled_down_to_it(recipe: Make) -> None:
     asked = recipe(optimizer={"weight_decay": 0.0, "clip": 300.0})
     ours, theirs = model_of(asked), model_of(asked)
-    optimizer, reference = AdamW(ours, [asked]), torchs(theirs, asked)
+    optimizer, reference = FlatOptimizer(ours, [asked]), torchs(theirs, asked)
     clipped = 0
     for step in range(STEPS):
         grads = gradients(ours, step)
@@ -169,8 +172,8 @@ def test_members_are_clipped_and_decayed_each_by_itself(recipe: Make) -> None:
     together = Decoder([r.model for r in recipes], 32, [0, 1, 2])
     alone = [Decoder(r.model, 32, seed) for seed, r in enumerate(recipes)]
     optimizer, optimizers = (
-        AdamW(together, recipes),
-        [AdamW(m, [r]) for m, r in zip(alone, recipes, strict=True)],
+        FlatOptimizer(together, recipes),
+        [FlatOptimizer(m, [r]) for m, r in zip(alone, recipes, strict=True)],
     )
     for step in range(STEPS):
         grads = gradients(together, step)
@@ -190,7 +193,7 @@ def test_members_are_clipped_and_decayed_each_by_itself(recipe: Make) -> None:
 
 def test_a_step_clears_the_gradients_of_the_model(recipe: Make) -> None:
     model = model_of(asked := recipe())
-    optimizer = AdamW(model, [asked])
+    optimizer = FlatOptimizer(model, [asked])
     for clear in (lambda: optimizer.step(1.0), optimizer.zero_grad):
         model.losses(
             torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long)
@@ -204,7 +207,7 @@ def test_a_step_clears_the_gradients_of_the_model(recipe: Make) -> None:
         )
 
 
-def _steps(model: Decoder, optimizer: AdamW, steps: range) -> None:
+def _steps(model: Decoder, optimizer: FlatOptimizer, steps: range) -> None:
     for step in steps:
         give(model, gradients(model, step, size=0.01))
         optimizer.step(RATES[step])
@@ -217,13 +220,13 @@ def test_from_its_state_it_continues_to_the_bit(
     asked = recipe()
     recipes = [asked] * (members or 1)
 
-    def make() -> tuple[Decoder, AdamW]:
+    def make() -> tuple[Decoder, FlatOptimizer]:
         model = Decoder(
             asked.model if members is None else [asked.model] * members,
             32,
             0 if members is None else range(members),
         )
-        return model, AdamW(model, recipes)
+        return model, FlatOptimizer(model, recipes)
 
     model, optimizer = make()
     _steps(model, optimizer, range(7))
@@ -246,7 +249,7 @@ def test_from_its_state_it_continues_to_the_bit(
 
 def test_the_state_has_two_moments_of_every_tensor_shaped_like_it(recipe: Make) -> None:
     model = model_of(asked := recipe())
-    state = AdamW(model, [asked]).state()
+    state = FlatOptimizer(model, [asked]).state()
     expected = {
         f"{kind}.{name}": p.shape
         for kind in ("first", "second")
@@ -259,6 +262,6 @@ def test_to_take_over_a_model_does_not_change_it(recipe: Make) -> None:
     asked: Any = recipe()
     model, tokens = model_of(asked), torch.arange(20).reshape(2, 10)
     before = values(model), model.logits(tokens)
-    AdamW(model, [asked])
+    FlatOptimizer(model, [asked])
     assert all(torch.equal(value, before[0][name]) for name, value in values(model).items())
     assert torch.equal(model.logits(tokens), before[1])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tables import read_table
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -13,7 +14,6 @@ from windtunnel.recipe import load
 from windtunnel.report.experiments.ablate import figures
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.ablate import Arm, Design, ablate, differences, natural_mixture, upweighted
-from windtunnel.tunnel.study import read_table
 
 TINY = (
     "--corpus",

@@ -48,6 +48,7 @@ def ablate(
     )
     # these bring torch: what is wrong with an option is said before that
     from windtunnel.data.shards import Corpus
+    from windtunnel.results.ablate import ABLATE
     from windtunnel.tunnel.ablate import Arm, Design, Vary
     from windtunnel.tunnel.ablate import ablate as run_ablate
 
@@ -65,8 +66,9 @@ def ablate(
         lab,
         corpus,
         as_json,
+        ABLATE,
         lambda opened, watch: run_ablate(lab, opened, design, arms_for(opened), watch),
-        _print,
+        lambda result: _print(result.model_dump(mode="json")),
     )
 
 

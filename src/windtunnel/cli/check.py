@@ -52,6 +52,7 @@ def check(
         if not value > 0:
             raise InputError(f"{option} {value}: expected a number above zero")
     opened = _corpus(lab, corpus)
+    from windtunnel.results.check import CHECK
     from windtunnel.tunnel.check.check import Design
     from windtunnel.tunnel.check.check import check as study
 
@@ -70,7 +71,13 @@ def check(
             else "generated tokens: this lab has no corpus to read"
         )
         print(f"one window of {design.context} tokens, {source}")
-    watched(as_json, lambda watch: study(lab, opened, design, watch), _print)
+    watched(
+        lab,
+        as_json,
+        CHECK,
+        lambda watch: study(lab, opened, design, watch),
+        lambda result: _print(result.model_dump(mode="json")),
+    )
 
 
 def _corpus(lab: Path, name: str | None) -> "Corpus | None":

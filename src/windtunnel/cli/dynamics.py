@@ -37,6 +37,7 @@ def dynamics(
     path.
     """
     from windtunnel.quantities import parse_length, parse_tokens
+    from windtunnel.results.dynamics import DYNAMICS
 
     chosen = word_of("--shape", shape, DECAY_SHAPES)
     length, share, step = parse_tokens(tokens), parse_length(decay), parse_tokens(batch)
@@ -47,7 +48,14 @@ def dynamics(
         recipe = recipe_of(opened, width, depth, length, share, chosen, floor, step, seed)
         return dynamics(lab, opened, recipe, watch)
 
-    carry_out(lab, corpus, as_json, study, _print)
+    carry_out(
+        lab,
+        corpus,
+        as_json,
+        DYNAMICS,
+        study,
+        lambda result: _print(result.model_dump(mode="json")),
+    )
 
 
 def _print(result: dict[str, Any]) -> None:

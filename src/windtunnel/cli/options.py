@@ -11,10 +11,16 @@ from windtunnel.quantities import parse_length, parse_tokens
 from windtunnel.recipe import DECAY_SHAPES, PARAMETRIZATIONS
 
 Lab = Annotated[
-    Path, typer.Option("--lab", help="The folder that holds corpora, runs, studies and the report.")
+    Path,
+    typer.Option(
+        "--lab", help="The folder that holds corpora, runs, studies and the report.", metavar="DIR"
+    ),
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: its id or the start of it, its name, or path.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.")]
+Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
 Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
 Parametrization = Annotated[
     str,

@@ -102,6 +102,7 @@ def scaling(
             "--budget and --target go with --dry-run: a study costs what its design says"
         )
     # these bring torch: what is wrong with an option is said before that
+    from windtunnel.results.scaling import SCALING
     from windtunnel.tunnel.scaling.scaling import Design, LrWithBatch, Size
     from windtunnel.tunnel.scaling.scaling import scaling as run_scaling
 
@@ -128,8 +129,9 @@ def scaling(
             lab,
             corpus,
             as_json,
+            SCALING,
             lambda opened, watch: run_scaling(lab, opened, design, watch),
-            _print,
+            lambda result: _print(result.model_dump(mode="json")),
         )
 
 

@@ -55,6 +55,7 @@ def search(
     """Search lr, scale_depth, scale_emb and init_std, and compare the chosen point with the
     paper's.
     """
+    from windtunnel.results.search import SEARCH
     from windtunnel.tunnel.search.search import Design
     from windtunnel.tunnel.search.search import search as run_search
     from windtunnel.tunnel.search.space import Also
@@ -77,8 +78,9 @@ def search(
         lab,
         corpus,
         as_json,
+        SEARCH,
         lambda opened, watch: run_search(lab, opened, design, watch, storage),
-        _print,
+        lambda result: _print(result.model_dump(mode="json")),
     )
 
 

@@ -7,7 +7,7 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of
 from windtunnel.cli.train import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
@@ -18,39 +18,53 @@ if TYPE_CHECKING:
 
 @app.command()
 def sft(
-    run: Annotated[
-        str,
-        typer.Argument(help="A run's id (or its beginning), name or path; an imported one, too."),
-    ],
+    run: RunName,
     data: Annotated[
-        list[str], typer.Option(help="Conversations: a .jsonl(.gz, .zst) file, a folder or a glob.")
+        list[str],
+        typer.Option(help="Conversations: a file in .jsonl(.gz, .zst), a folder, or a glob."),
     ],
     epochs: Annotated[
-        float | None, typer.Option(help="How often each conversation is read; 3 if not given.")
+        float | None,
+        typer.Option(help="How many times to read each conversation; 3 by default."),
     ] = None,
-    tokens: Annotated[str | None, typer.Option(help="Or how many tokens are read.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="How many tokens to read, instead of --epochs.")
+    ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Base rate; a tenth of the run's. An imported one needs it."),
+        typer.Option(
+            help="Base learning rate; by default a tenth of the run's. An imported run has none, "
+            "and needs this."
+        ),
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(help="Tokens a step; the run's, or less for 100 steps.")
+        str | None,
+        typer.Option(
+            help="Tokens in a step; by default as many as the run's, or fewer so that there are "
+            "100 steps."
+        ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of a window; the run's, at most 2048.")
+        int | None,
+        typer.Option(
+            min=2, help="Tokens in a window; by default as many as the run's, up to 2048."
+        ),
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Tokens of the run's checkpoint to begin with; else its last."),
+        typer.Option(help="Begin with the checkpoint at this many tokens, not with the last."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A name for the new run.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A name for the new run; by default the run's with -sft.")
+    ] = None,
     max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of malformed lines to put up with.")
+        float,
+        typer.Option(min=0, max=1, help="The share of the lines that may be malformed."),
     ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a run on conversations: of each, what the assistant says is learnt."""
+    """Fine-tune a run on conversations: it learns to say what the assistant says in them."""
     from windtunnel.train.run import find_run
 
     if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
@@ -61,23 +75,32 @@ def sft(
     from windtunnel.family.sft import Asked
     from windtunnel.family.sft import sft as fine_tune
 
+    asked = Asked(
+        epochs=epochs,
+        tokens=length,
+        lr=lr,
+        batch=size,
+        context=context,
+        at=position,
+        name=name,
+        max_bad=max_bad,
+    )
     with display() as shown:
-        asked = Asked(epochs, length, lr, size, context, position, name, max_bad)
         made, corpus = fine_tune(parent, data, asked, shown.show)
         shown.say(_what(corpus))
     carry_out(made, corpus, as_json)
 
 
 def _what(corpus: "Corpus") -> str:
+    """What was found in the files, as one line."""
     entry, packing = corpus.manifest.sources["chat"], corpus.manifest.packing
-    counts = {"malformed": entry.malformed, "double": entry.duplicates}
+    counts = {"malformed": entry.malformed, "duplicates": entry.duplicates}
     if packing:
-        counts |= {
-            "cut to the context": packing.cut,
-            "with nothing to learn before that": packing.dropped,
-        }
-    notes = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
-    return (
-        f"{corpus.folder.name}: {entry.train.documents:,} conversations, {entry.validation.documents:,} held out; "
-        f"{about(entry.train.tokens - 1)} tokens an epoch{notes}"
+        counts["cut to the context"] = packing.cut
+        counts["left out, without an answer within the context"] = packing.dropped
+    notes = [f"{count:,} {what}" for what, count in counts.items() if count]
+    found = (
+        f"{corpus.folder.name}: {entry.train.documents:,} conversations to learn from, "
+        f"{entry.validation.documents:,} held out; {about(entry.train.tokens - 1)} tokens an epoch"
     )
+    return "; ".join([found, *notes])

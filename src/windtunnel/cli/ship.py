@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_tokens
 from windtunnel.ship.layouts import LAYOUTS
@@ -34,7 +34,7 @@ def _dtypes_help() -> str:
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="A run's id (or its beginning), name or path.")],
+    run: RunName,
     to: Annotated[str | None, typer.Option(help=_layouts_help())] = None,
     out: Annotated[
         Path | None,

@@ -1,39 +1,111 @@
-"""What every command that carries out a study does around it."""
+"""What every command that carries out a study does around it, and how its options are made."""
 
-import json
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
+from windtunnel.tunnel.design import SWITCH, Option, options_of
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
+    from windtunnel.results.study import Experiment, N, StudyResult
     from windtunnel.train.loop import Watch
+
+Command = Callable[..., None]
+
+
+def study_command(design: type) -> Callable[[Command], Command]:
+    """Register a function as a command. In place of its parameter `design` the command has an
+    option for each field of that Design, and the function is given the Design that was typed.
+    """
+    options = options_of(design)
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            values = {option.name: _value(option, given.pop(option.name)) for option in options}
+            function(design=design(**values), **given)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(function).parameters.values():
+            parameters += map(_parameter, options) if parameter.name == "design" else [parameter]
+        # typer reads both, and would follow __wrapped__ for what it doesn't find
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        del command.__wrapped__  # type: ignore[attr-defined]
+        return app.command(cls=_with_words(options))(command)
+
+    return register
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    if option.kind is SWITCH:
+        typed: type = bool
+        default, about = option.default, typer.Option(option.flag, help=option.help)
+    else:
+        typed, default = str, option.kind.show(option.default)
+        about = typer.Option(option.flag, help=option.help, metavar=option.kind.metavar)
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=default,
+        annotation=Annotated[typed, about],
+    )
+
+
+def _value(option: Option, given: Any) -> Any:
+    return given if option.kind is SWITCH else option.kind.parse(option.flag, given)
+
+
+def _with_words(options: list[Option]) -> type[TyperCommand]:
+    """A command whose help names the words of tables. They are asked for only when that help is
+    shown: a table may be slow to import, and `windtunnel --help` builds every command.
+    """
+    helps = {option.name: option for option in options if option.kind.known}
+
+    class WithWords(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            for parameter in self.params:
+                if parameter.name in helps:
+                    parameter.help = helps[parameter.name].full_help  # type: ignore[attr-defined]
+            super().format_options(ctx, formatter)
+
+    return WithWords
 
 
 def carry_out(
     lab: Path,
     corpus: str,
     as_json: bool,
+    experiment: "Experiment[N, Any]",
     study: "Callable[[Corpus, Watch], Path]",
-    after: Callable[[dict[str, Any]], None],
+    after: "Callable[[StudyResult[N]], None]",
 ) -> None:
     """Open the corpus and carry out a study on it, as `watched` does."""
     from windtunnel.data.shards import Corpus
 
     opened = Corpus.open(lab / "corpora" / corpus)
-    watched(as_json, lambda watch: study(opened, watch), after)
+    watched(lab, as_json, experiment, lambda watch: study(opened, watch), after)
 
 
 def watched(
-    as_json: bool, study: "Callable[[Watch], Path]", after: Callable[[dict[str, Any]], None]
+    lab: Path,
+    as_json: bool,
+    experiment: "Experiment[N, Any]",
+    study: "Callable[[Watch], Path]",
+    after: "Callable[[StudyResult[N]], None]",
 ) -> None:
     """Run the study, let `after` print its numbers, and print its summary and verdict (with
     --json its result.json alone). Exit code 1 for a failed verdict, 130 for an interruption.
     """
+    from windtunnel.results.study import read_study
     from windtunnel.train.loop import Watch
     from windtunnel.tunnel.fleet.fleet import Interrupted
 
@@ -43,12 +115,12 @@ def watched(
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None
-    result = json.loads((folder / "result.json").read_text())
+    result = read_study(lab, experiment)
     if as_json:
-        print(json.dumps(result))
+        print(result.to_json())
     else:
         after(result)
-        verdict = f"{result['verdict'].upper()}: " if result["verdict"] else ""
-        print(f"\n{verdict}{result['summary']}\n{folder} holds the table")
-    if result["verdict"] == "fail":
+        verdict = f"{result.verdict.upper()}: " if result.verdict else ""
+        print(f"\n{verdict}{result.summary}\n{folder} holds the table")
+    if result.verdict == "fail":
         raise typer.Exit(1)

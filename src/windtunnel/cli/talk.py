@@ -17,30 +17,41 @@ from windtunnel.cli.options import DEFAULT_LAB, Lab
 if TYPE_CHECKING:
     from windtunnel.ship.chat import Answers, Chat
 
-_HELP = "an empty line or Ctrl-D ends; /new forgets what was said"
+_HELP = "An empty line or Ctrl-D ends the conversation; /new starts another."
 
 
 @app.command()
 def chat(
     model: Annotated[
-        str, typer.Argument(help="A GGUF file, or a run's id (or its beginning), name or path.")
+        str,
+        typer.Argument(help="A GGUF file, or a run: its id or the start of it, its name, or path."),
     ],
     system: Annotated[
-        str, typer.Option(help="What the model is told before the conversation.")
+        str, typer.Option(help="A system message to put before the conversation.")
     ] = "",
-    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.8,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="The sampling temperature; 0 takes the likeliest token.")
+    ] = 0.8,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Out of the likeliest tokens of this probability.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Choose among the likeliest tokens that have this probability."
+        ),
     ] = 0.95,
-    most: Annotated[int, typer.Option(min=1, help="Tokens of one answer at most.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
+    most: Annotated[
+        int, typer.Option(min=1, help="The most tokens that an answer may have.")
+    ] = 256,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The seed; the same one gives the same answers.")
+    ] = 0,
     lab: Lab = DEFAULT_LAB,
 ) -> None:
     """Talk with a run or a GGUF file in the terminal."""
     from windtunnel.ship.chat import Chat, Sampling
 
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, most=most)
     with _who_answers(model, lab) as who:
-        talk = Chat(who, Sampling(temperature, top_p, seed, most), system)
+        talk = Chat(who, sampling, system)
         print(f"{model}: {_HELP}", file=sys.stderr)
         for line in _typed():
             if line == "/new":
@@ -52,26 +63,28 @@ def chat(
 @app.command()
 def serve(
     file: Annotated[Path, typer.Argument(help="A GGUF file.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes one that is free.")
+    ] = 8080,
     host: Annotated[
-        str, typer.Option(help="Whom to listen to: this machine alone if not given.")
+        str,
+        typer.Option(help="The address to listen on; by default only this machine can connect."),
     ] = "127.0.0.1",
     context: Annotated[
-        int, typer.Option(min=0, help="Tokens of the longest conversation; 0: the file's.")
+        int,
+        typer.Option(
+            min=0, help="The longest conversation, in tokens; 0: as long as the file says."
+        ),
     ] = 0,
 ) -> None:
-    """Serve a GGUF file to programs: llama.cpp's own server, which speaks as OpenAI's does."""
+    """Serve a GGUF file to programs, with llama.cpp's own server and the interface of OpenAI's."""
     from windtunnel.ship.serve import serve as run
 
+    def ready(url: str) -> None:
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+
     with _until_asked_to_stop() as wait:
-        run(
-            file,
-            host,
-            port,
-            context,
-            lambda url: print(f"{url} (Ctrl-C ends it)", flush=True),
-            wait,
-        )
+        run(file, host, port, context, ready, wait)
 
 
 @contextmanager
@@ -102,9 +115,8 @@ def _typed() -> Iterator[str]:
 
 
 def _answer(talk: "Chat", line: str) -> None:
-    with contextlib.suppress(
-        KeyboardInterrupt
-    ):  # which ends this answer only: the next line goes on
+    # Ctrl-C ends this answer alone, and the conversation goes on.
+    with contextlib.suppress(KeyboardInterrupt):
         talk.ask(line, lambda piece: print(piece, end="", flush=True))
     print(flush=True)
 
@@ -113,19 +125,17 @@ def _answer(talk: "Chat", line: str) -> None:
 def _until_asked_to_stop() -> Iterator[Callable[[], None]]:
     """A function that returns at Ctrl-C or SIGTERM."""
     asked = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: asked.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def wait() -> None:
+        # In turns of a second: on some systems a signal is only heard between two of them.
+        while not asked.wait(timeout=1):
+            pass
+
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda *_: asked.set())
     try:
-        yield lambda: _wait(asked)
+        yield wait
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _wait(asked: threading.Event) -> None:
-    while not asked.wait(
-        timeout=1
-    ):  # in turns: a signal is heard between two of them on every system
-        pass

@@ -1,84 +1,50 @@
 """`windtunnel transfer`: does the best learning rate stay while the model grows?"""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import carry_out, study_command
+from windtunnel.tunnel.transfer.design import Design
 
-from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, numbers_of, words_of
-from windtunnel.cli.study import carry_out
-from windtunnel.errors import InputError
-from windtunnel.quantities import parse_tokens
-from windtunnel.recipe import PARAMETRIZATIONS
+if TYPE_CHECKING:
+    from windtunnel.results.study import StudyResult
+    from windtunnel.results.transfer import TransferNumbers
 
 
-@app.command()
+@study_command(Design)
 def transfer(
-    corpus: Corpora = "core",
-    widths: Annotated[
-        str, typer.Option(help="At the first depth; at least three, over 8x for a verdict.")
-    ] = ("32,64,128,256"),
-    depths: Annotated[
-        str, typer.Option(help="Those after the first are measured at the first width.")
-    ] = "2,8",
-    parametrization: Annotated[
-        str,
-        typer.Option(
-            help=f"Parametrizations to compare, out of {', '.join(PARAMETRIZATIONS)}; the verdict is on the first."
-        ),
-    ] = "minicpm,standard",
-    tokens: Annotated[str, typer.Option(help="Of each run; at least 400 steps.")] = "819200",
-    batch: Annotated[str, typer.Option(help="Tokens a step.")] = "2048",
-    seeds: Annotated[
-        str, typer.Option(help="Of the points about the best rate: one number a parametrization.")
-    ] = "3,2",
-    lr: Annotated[
-        float,
-        typer.Option(help="Where the grid of half-octaves begins; it goes where the loss falls."),
-    ] = (0.01),
-    lab: Lab = DEFAULT_LAB,
-    as_json: Json = False,
+    design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
 ) -> None:
-    """Find the best learning rate at several widths and depths, by parametrization, and how it
-    drifts.
+    """Find the best learning rate at several widths and depths, and how far it drifts as the model
+    grows, for one or more parametrizations.
     """
-    from windtunnel.tunnel.transfer.transfer import Design
-    from windtunnel.tunnel.transfer.transfer import transfer as run_transfer
+    from windtunnel.results.transfer import TRANSFER
+    from windtunnel.tunnel.transfer.transfer import transfer as study
 
-    asked = words_of("--parametrization", parametrization, PARAMETRIZATIONS)
-    repeats = numbers_of("--seeds", seeds, different=False)
-    repeats = repeats * len(asked) if len(repeats) == 1 else repeats[: len(asked)]
-    if len(repeats) < len(asked):
-        raise InputError(
-            f"--seeds {seeds}: expected one number, or one for each of {parametrization}"
-        )
-    design = Design(
-        asked,
-        numbers_of("--widths", widths),
-        numbers_of("--depths", depths),
-        parse_tokens(tokens),
-        parse_tokens(batch),
-        repeats,
-        lr,
-    )
     carry_out(
-        lab, corpus, as_json, lambda opened, watch: run_transfer(lab, opened, design, watch), _print
+        lab,
+        corpus,
+        as_json,
+        TRANSFER,
+        lambda opened, watch: study(lab, opened, design, watch),
+        _print,
     )
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: "StudyResult[TransferNumbers]") -> None:
     print(
-        f"{'':10} {'width':>5} {'depth':>5} {'best lr':>8}  {'90% interval':18} {'loss':>7} {'regret':>7} {'noise':>6}"
+        f"{'':10} {'width':>5} {'depth':>5} {'best lr':>8}  {'90% interval':18} {'loss':>7} "
+        f"{'regret':>7} {'noise':>6}"
     )
-    for name, found in result["numbers"]["parametrizations"].items():
-        for size in found["sizes"]:
-            if size["lr"] is None:
-                print(
-                    f"{name:10} {size['width']:5} {size['depth']:5} {'none':>8}  no minimum in reach"
-                )
+    for name, found in result.numbers.parametrizations.items():
+        for size in found.sizes:
+            start = f"{name:10} {size.width:5} {size.depth:5}"
+            if size.lr is None or size.interval is None:
+                print(f"{start} {'none':>8}  no minimum in reach")
                 continue
-            low, high = size["interval"]
+            low, high = size.interval
+            regret = "none" if size.regret is None else f"{size.regret:.4f}"
             print(
-                f"{name:10} {size['width']:5} {size['depth']:5} {size['lr']:8.4f}  {f'{low:.4f} to {high:.4f}':18} "
-                f"{size['best_loss']:7.4f} {size['regret']:7.4f} {size['noise']:6.4f}"
+                f"{start} {size.lr:8.4f}  {f'{low:.4f} to {high:.4f}':18} {size.best_loss:7.4f} "
+                f"{regret:>7} {size.noise:6.4f}"
             )

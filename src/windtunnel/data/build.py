@@ -25,6 +25,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from windtunnel.data.shards import (
     ShardWriter,
     SourceEntry,
     Split,
+    SplitName,
     source_entry,
 )
 from windtunnel.data.spool import Spool, read_source, sample
@@ -48,10 +50,9 @@ SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
 PROOF = 2 << 20  # bytes of text on which the faster engine must give the same ids
 WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
 BATCH = 512 << 10  # bytes of text that a worker encodes at a time
-_TAKEN, _ENDINGS = (
-    ("spool", "lock", "fingerprint"),
-    (".json", ".part"),
-)  # what stands beside the sources of a build
+_MOST_HELD_OUT = 0.5  # share of the documents
+# What stands beside the sources of a build: no source may be called so.
+_TAKEN, _ENDINGS = ("spool", "lock", "fingerprint"), (".json", ".part")
 
 
 def build(
@@ -71,9 +72,17 @@ def build(
     `vocab` trains a tokenizer, `tokenizer` takes one. `validation` is the share of each source's
     documents held out by their hash, raised for a small source towards 256 kB of text, at most
     10% of it. A source of so few documents that fewer than 8 would be held out is cut at
-    paragraph or line ends into pieces of at most 16 kB beforehand.
+    paragraph or line ends into pieces of at most 16 kB beforehand. Raises InputError for settings
+    that can't be, for what can't be read, where another corpus is at `folder`, and where the disk
+    is full.
     """
-    settings = _Settings(dict(sources), vocab, tokenizer, validation, shard_tokens)
+    settings = _Settings(
+        sources=dict(sources),
+        vocab=vocab,
+        tokenizer=tokenizer,
+        validation=validation,
+        shard_tokens=shard_tokens,
+    )
     settings.check()
     fingerprint = settings.fingerprint()
     if (folder / "manifest.json").exists():
@@ -81,7 +90,8 @@ def build(
         if corpus.manifest.fingerprint == fingerprint:
             return corpus
         raise InputError(
-            f"{folder}: a corpus of other sources or settings is here; choose another name or remove it"
+            f"{folder}: a corpus of other sources or settings is here; choose another name or "
+            "remove it"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a corpus; choose another name")
@@ -98,7 +108,7 @@ def build(
     return Corpus.open(folder)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Settings:
     """Everything that decides the bytes of a corpus."""
 
@@ -109,14 +119,12 @@ class _Settings:
     shard_tokens: int
 
     def check(self) -> None:
+        """Raises InputError for settings that can't be."""
         if not self.sources:
             raise InputError("no source given; expected at least one SOURCE=PATH or a known source")
         for name in self.sources:
-            if (
-                not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name)
-                or name in _TAKEN
-                or name.endswith(_ENDINGS)
-            ):
+            spelled = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name)
+            if not spelled or name in _TAKEN or name.endswith(_ENDINGS):
                 raise InputError(
                     f"source {name!r}: expected another name, of letters, digits, '-', '_' and '.'"
                 )
@@ -124,14 +132,18 @@ class _Settings:
             raise InputError("expected either a vocabulary size or a tokenizer.json, and not both")
         if self.vocab is not None and self.vocab < SMALLEST_VOCAB:
             raise InputError(
-                f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special tokens"
+                f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special "
+                "tokens"
             )
-        if not 0 <= self.validation <= 0.5:
-            raise InputError(f"validation {self.validation}: expected a share between 0 and 0.5")
+        if not 0 <= self.validation <= _MOST_HELD_OUT:
+            raise InputError(
+                f"validation {self.validation}: expected a share between 0 and {_MOST_HELD_OUT}"
+            )
         if self.shard_tokens < 1:
             raise InputError(f"shard_tokens {self.shard_tokens}: expected at least 1")
 
     def fingerprint(self) -> str:
+        """Names what the corpus is made of and how: the same settings give the same bytes."""
         taken = Tokenizer.load(self.tokenizer).sha256 if self.tokenizer else None
         sources = [
             [name, d.identity or d.origin, d.origin, d.licence, d.synthetic, d.max_bad]
@@ -154,10 +166,10 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
     lock = scratch / "lock"
     with open(lock, "wb") as stream:
         try:
-            import fcntl
+            import fcntl  # not on Windows
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows
+        except ImportError:
             pass
         except BlockingIOError:
             raise InputError(
@@ -173,9 +185,8 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
         except BaseException as error:
             _remove_parts(scratch)
             refused = isinstance(error, InputError) and not (scratch / "tokenizer.json").exists()
-            if refused or not any(
-                (scratch / "spool").glob("*")
-            ):  # nothing here that the next build could use
+            spooled = any((scratch / "spool").glob("*"))
+            if refused or not spooled:  # nothing here that the next build could use
                 shutil.rmtree(scratch, ignore_errors=True)
             raise
 
@@ -183,6 +194,7 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
 def _build(
     scratch: Path, settings: _Settings, fingerprint: str, workers: int | None, progress: Progress
 ) -> Manifest:
+    """Every part that is missing, one after the other."""
     seen: set[bytes] = set()
     (scratch / "spool").mkdir(exist_ok=True)
     spools = {
@@ -192,27 +204,26 @@ def _build(
     seen.clear()
     tokenizer = _tokenizer(scratch, list(spools.values()), settings, progress)
     if workers is None:
-        workers = min(
-            os.cpu_count() or 1, 1 + sum(spool.bytes for spool in spools.values()) // WORTH_A_WORKER
-        )
+        paid = 1 + sum(spool.bytes for spool in spools.values()) // WORTH_A_WORKER
+        workers = min(os.cpu_count() or 1, paid)
     progress("engine", 0, None)
     encoded_by = engine(tokenizer, list(sample(list(spools.values()), PROOF)))
+    entries = {}
     with encoders(scratch / "tokenizer.json", encoded_by, workers) as encode:
-        entries = {
-            name: _encoded(
-                scratch,
-                name,
-                documents,
-                spools[name],
-                tokenizer,
-                encode,
-                settings.shard_tokens,
-                progress,
-            )
-            for name, documents in settings.sources.items()
-        }
-    facts = (tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos)
-    return Manifest(FORMAT, fingerprint, *facts, entries, encoded_by)
+        for name, spool in spools.items():
+            if not (scratch / name).exists():
+                _write_source(scratch, name, settings, spool, tokenizer.dtype, encode, progress)
+            entries[name] = source_entry(json.loads((scratch / name / "entry.json").read_bytes()))
+    return Manifest(
+        format=FORMAT,
+        fingerprint=fingerprint,
+        tokenizer_sha256=tokenizer.sha256,
+        vocab=tokenizer.vocab,
+        dtype=tokenizer.dtype.str,
+        eos=tokenizer.eos,
+        sources=entries,
+        encoded_by=encoded_by,
+    )
 
 
 def _remove_tools(scratch: Path) -> None:
@@ -228,6 +239,7 @@ def _remove_tools(scratch: Path) -> None:
 def _tokenizer(
     scratch: Path, spools: list[Spool], settings: _Settings, progress: Progress
 ) -> Tokenizer:
+    """The tokenizer of the build, trained or taken where it is not there yet."""
     place = scratch / "tokenizer.json"
     if not place.exists():
         progress("tokenizer", 0, None)
@@ -239,37 +251,34 @@ def _tokenizer(
     return Tokenizer.load(place)
 
 
-def _encoded(
+def _write_source(
     scratch: Path,
     name: str,
-    documents: Documents,
+    settings: _Settings,
     spool: Spool,
-    tokenizer: Tokenizer,
+    dtype: np.dtype,
     encode: Encode,
-    shard_tokens: int,
     progress: Progress,
-) -> SourceEntry:
-    place = scratch / name
-    if place.exists():
-        return source_entry(json.loads((place / "entry.json").read_bytes()))
+) -> None:
+    """Encodes a source and puts its folder in place, its entry of the manifest inside."""
     part = scratch / f"{name}.part"
     (part / name).mkdir(parents=True)  # the shards' names begin with the source's
     splits: dict[str, Split] = {}
     done = 0
-    for split in ("train", "validation"):
-        writer = ShardWriter(part, name, split, tokenizer.dtype, shard_tokens)
-        spans = spool.chosen(split)
-        batches = list(_batches(spans))
+    for split in get_args(SplitName):
+        writer = ShardWriter(part, name, split, dtype, settings.shard_tokens)
+        batches = list(_batches(spool.chosen(split)))
+        encoded = encode((spool.text, batch) for batch in batches)
         try:
-            for batch, (ids, lengths) in zip(
-                batches, encode((spool.text, batch) for batch in batches), strict=True
-            ):
-                writer.add(ids, lengths, batch[:, 1])
-                done += int(batch[:, 1].sum())
+            for batch, (ids, lengths) in zip(batches, encoded, strict=True):
+                sizes = batch[:, 1]
+                writer.add(ids, lengths, sizes)
+                done += int(sizes.sum())
                 progress(f"encode {name}", done, spool.bytes)
             splits[split] = writer.finish()
         finally:
             writer.abandon()
+    documents = settings.sources[name]
     entry = SourceEntry(
         origin=documents.origin,
         licence=documents.licence,
@@ -282,12 +291,12 @@ def _encoded(
         validation=splits["validation"],
     )
     write_whole(part / name / "entry.json", json.dumps(dataclasses.asdict(entry)).encode())
-    os.rename(part / name, place)
+    os.rename(part / name, scratch / name)
     part.rmdir()
-    return entry
 
 
 def _batches(spans: np.ndarray) -> Iterator[np.ndarray]:
+    """Spans (documents, 2) in parts of about BATCH bytes."""
     begin = size = 0
     for i, length in enumerate(spans[:, 1].tolist()):
         size += length
@@ -310,12 +319,13 @@ def _remove_parts(scratch: Path) -> None:
 
 
 def _disk_trouble(scratch: Path, error: OSError) -> str:
+    """What to say of an error of the disk: on a full one, how much is kept for the next try."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or scratch}: {error.strerror or error}"
     place = scratch if scratch.exists() else scratch.parent
     used = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     free = shutil.disk_usage(place).free
     return (
-        f"{place}: the disk is full ({free / 1e6:,.1f} MB free, {used / 1e6:,.1f} MB of this build kept); make room "
-        f"and run the same command again: it goes on from there"
+        f"{place}: the disk is full ({free / 1e6:,.1f} MB free, {used / 1e6:,.1f} MB of this build "
+        "kept); make room and run the same command again: it goes on from there"
     )

@@ -1,9 +1,9 @@
-"""A corpus of conversations: rendered by the tokenizer's template and packed whole into windows.
+"""A corpus of conversations: rendered by the tokenizer's template, and packed whole into windows.
 
-Learnt is what the assistant says, and the token that closes it. A window is filled up with end
-tokens, which are not. All follows from what the files hold, the tokenizer and the context, so a
-corpus bears a hash of these in its name, and asking for it again finds it. A build holds all
-tokens in memory: about five bytes each.
+A model learns to say what the assistant says, and the token that closes it. A window is filled up
+with end tokens, which are not learnt. Everything follows from what the files hold, the tokenizer
+and the context, so a corpus has a hash of these in its name, and asking for it again finds it. A
+build holds all tokens in memory, at about five bytes each.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -41,10 +42,12 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
 SOURCE = "chat"  # the one source of such a corpus
-# share of the conversations held out by their hash, raised for little text as in any corpus
+# The share of the conversations that is held out, by their hash; more of a small set, as in any
+# corpus.
 VALIDATION = 0.02
 _SHARD = 128 << 20  # tokens
 _OPEN = 256  # windows that may still be filled while a build goes on
+_REPORT_EVERY = 256  # conversations
 _ORDER = 1  # raised whenever other bytes come out of the same files
 
 
@@ -56,38 +59,34 @@ def build_chat(
     max_bad: float = 0.01,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The corpus below `corpora` of the conversations in these files, folders or globs, in
-    windows of `context` tokens.
+    """The corpus, in the folder `corpora`, of the conversations in these files, folders or globs,
+    in windows of `context` tokens.
 
     Raises InputError for files that are not there, for more malformed lines than the share
     `max_bad`, for a tokenizer without tokens for a conversation, and where nothing would be left
     to learn or to hold out.
     """
     found = conversation_files(data)
-    told = Tokenizer.load(tokenizer)
-    settings = [
-        FORMAT,
-        _ORDER,
-        content_digest(found),
-        told.sha256,
-        context,
-        format_of(told).template,
-    ]
+    loaded = Tokenizer.load(tokenizer)
+    form = format_of(loaded)
+    settings = [FORMAT, _ORDER, content_digest(found), loaded.sha256, context, form.template]
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = corpora / f"{_plain(found[0])}-{fingerprint[:8]}"
     if not (folder / "manifest.json").exists():
-        rendered = _render(found, told, context, max_bad, progress)
-        _write(folder, fingerprint, told, rendered, ", ".join(map(str, data)))
+        rendered = _render(found, loaded, context, max_bad, progress)
+        _write(folder, fingerprint, loaded, rendered, origin=", ".join(map(str, data)))
     return Corpus.open(folder)
 
 
 def packed(lengths: Sequence[int], context: int) -> list[list[int]]:
-    """Windows as lists of what lies in them: each in the first of the windows begun last that has
-    room for it.
+    """Conversations of these lengths packed into windows of `context` tokens: for each window the
+    numbers of the conversations in it. Each goes into the first window that has room for it, of
+    the last `_OPEN` that are not full.
     """
     windows: list[list[int]] = []
     room: dict[int, int] = {}  # of the windows that may still be filled, oldest first
     for index, length in enumerate(lengths):
+        # First fit: oldest window first, so that windows fill up and leave.
         window = next((w for w, left in room.items() if left >= length), None)
         if window is None:
             window = len(windows)
@@ -102,14 +101,15 @@ def packed(lengths: Sequence[int], context: int) -> list[list[int]]:
     return windows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Conversation:
     ids: np.ndarray
-    learnt: np.ndarray  # bool, like ids
-    bytes: int  # of its text
-    key: tuple[
-        int, int
-    ]  # its hash: the first half says whether it is held out, the second where it stands
+    learnt: np.ndarray
+    """Which of its tokens a model learns to say, bool (n,)."""
+    bytes: int
+    """Of its text."""
+    key: tuple[int, int]
+    """Its hash: the first half says whether it is held out, the second where it stands."""
 
 
 @dataclass(frozen=True)
@@ -124,80 +124,87 @@ def _render(
     found: list[Path], tokenizer: Tokenizer, context: int, max_bad: float, progress: Progress | None
 ) -> _Rendered:
     """Every conversation once, in the order of the hashes."""
-    form, tally, kept = format_of(tokenizer), Tally(), dict[bytes, _Conversation | None]()
-    accepted_ones = cut = 0
-    for text in accepted(conversations(found), ", ".join(map(str, found)), max_bad, tally):
-        accepted_ones += 1
+    form = format_of(tokenizer)
+    tally = Tally()
+    kept: dict[bytes, _Conversation | None] = {}
+    seen = cut = 0
+    names = ", ".join(map(str, found))
+    for text in accepted(conversations(found), names, max_bad, tally):
+        seen += 1
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if digest not in kept:
             kept[digest], longer = _one(text, digest, form, tokenizer, context)
             cut += longer
-        if progress and accepted_ones % 256 == 1:
-            progress("read conversations", accepted_ones, None)
+        if progress and seen % _REPORT_EVERY == 1:
+            progress("read conversations", seen, None)
+    # The hash decides the order, so that it does not depend on that of the files' lines.
     left = sorted((one for one in kept.values() if one), key=lambda one: one.key[1])
     if len(left) < 2:
         raise InputError(
-            f"{found[0]}: {len(left)} different conversations with something to learn in their first {context} tokens; "
-            f"expected at least 2, one of which is held out"
+            f"{found[0]}: {len(left)} different conversations with an answer in their first "
+            f"{context} tokens; expected at least 2, one of which is held out"
         )
     dropped = len(kept) - len(left)
     packing = Packing(context, form.template, cut - dropped, dropped)
-    return _Rendered(left, tally, accepted_ones - len(kept), packing)
+    return _Rendered(left, tally, seen - len(kept), packing)
 
 
 def _one(
     text: str, digest: bytes, form: ChatFormat, tokenizer: Tokenizer, context: int
 ) -> tuple[_Conversation | None, bool]:
     """A conversation, or None where its first `context` tokens hold nothing to learn; and whether
-    it was longer.
+    it was longer than that.
     """
     messages = messages_of(text)
     ids, learnt = form.render(tokenizer, messages)
-    longer, ids, learnt = (
-        len(ids) > context,
-        ids[:context].astype(tokenizer.dtype),
-        learnt[:context],
-    )
-    if not learnt.any():
+    longer = len(ids) > context
+    if not learnt[:context].any():
         return None, longer
     first, second = np.frombuffer(digest, "<u8").tolist()
-    size = sum(len(message["content"].encode()) for message in messages)
-    return _Conversation(ids, learnt, size, (first, second)), longer
+    made = _Conversation(
+        ids=ids[:context].astype(tokenizer.dtype),
+        learnt=learnt[:context],
+        bytes=sum(len(message["content"].encode()) for message in messages),
+        key=(first, second),
+    )
+    return made, longer
 
 
 def _write(
     folder: Path, fingerprint: str, tokenizer: Tokenizer, rendered: _Rendered, origin: str
 ) -> None:
-    """The corpus's folder, which appears whole."""
+    """Write the corpus's folder, which appears whole. Raises InputError."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     ones = rendered.conversations
+    # Held out by the hash, as documents of any corpus are.
     share = validation_share(VALIDATION, sum(one.bytes for one in ones))
-    held = held_out(np.array([one.key[0] for one in ones], np.uint64), share)
-    splits = {
-        "validation": [one for one, out in zip(ones, held, strict=True) if out],
-        "train": [one for one, out in zip(ones, held, strict=True) if not out],
-    }
+    out = held_out(np.array([one.key[0] for one in ones], np.uint64), share)
+    held = [one for one, is_out in zip(ones, out, strict=True) if is_out]
+    trained = [one for one, is_out in zip(ones, out, strict=True) if not is_out]
     try:
         (part / SOURCE).mkdir(parents=True)
         tokenizer.save(part / "tokenizer.json")
-        written = {
-            name: _split(part, name, ones, tokenizer, rendered.packing)
-            for name, ones in splits.items()
-        }
-        tally = rendered.tally
         entry = SourceEntry(
-            origin,
-            "unknown",
-            False,
-            tally.documents,
-            tally.malformed,
-            rendered.duplicates,
-            False,
-            written["train"],
-            written["validation"],
+            origin=origin,
+            licence="unknown",
+            synthetic=False,
+            read=rendered.tally.documents,
+            malformed=rendered.tally.malformed,
+            duplicates=rendered.duplicates,
+            cut=False,
+            train=_split(part, "train", trained, tokenizer, rendered.packing),
+            validation=_split(part, "validation", held, tokenizer, rendered.packing),
         )
-        facts = (tokenizer.sha256, tokenizer.vocab, tokenizer.dtype.str, tokenizer.eos)
-        manifest = Manifest(FORMAT, fingerprint, *facts, {SOURCE: entry}, packing=rendered.packing)
+        manifest = Manifest(
+            format=FORMAT,
+            fingerprint=fingerprint,
+            tokenizer_sha256=tokenizer.sha256,
+            vocab=tokenizer.vocab,
+            dtype=tokenizer.dtype.str,
+            eos=tokenizer.eos,
+            sources={SOURCE: entry},
+            packing=rendered.packing,
+        )
         write_whole(part / "manifest.json", manifest.to_json())
         part.rename(folder)
     except OSError as error:
@@ -208,29 +215,33 @@ def _write(
 
 
 def _split(
-    folder: Path, name: str, ones: list[_Conversation], tokenizer: Tokenizer, packing: Packing
+    folder: Path,
+    name: Literal["train", "validation"],
+    ones: list[_Conversation],
+    tokenizer: Tokenizer,
+    packing: Packing,
 ) -> Split:
-    """Whole windows, and one more token: the last target of the last window."""
-    windows = packed([len(one.ids) for one in ones], packing.context)
-    ids = np.full(len(windows) * packing.context + 1, tokenizer.eos, tokenizer.dtype)
-    learnt, starts = np.zeros(len(ids), bool), []
+    """Whole windows, and one more token, which is the last target of the last window."""
+    context = packing.context
+    windows = packed([len(one.ids) for one in ones], context)
+    ids = np.full(len(windows) * context + 1, tokenizer.eos, tokenizer.dtype)
+    learnt = np.zeros(len(ids), bool)
+    starts: list[int] = []
+    sizes: list[int] = []
     for number, window in enumerate(windows):
-        at = number * packing.context
+        start = number * context
         for one in (ones[index] for index in window):
-            ids[at : at + len(one.ids)], learnt[at : at + len(one.ids)] = one.ids, one.learnt
-            starts.append(at)
-            at += len(one.ids)
-    order = [index for window in windows for index in window]
-    writer = ShardWriter(
-        folder, SOURCE, "train" if name == "train" else "validation", tokenizer.dtype, _SHARD
-    )
+            end = start + len(one.ids)
+            ids[start:end] = one.ids
+            learnt[start:end] = one.learnt
+            starts.append(start)
+            sizes.append(one.bytes)
+            start = end
+    # A document is a conversation and the tokens that fill up the window after it.
+    lengths = np.diff([*starts, len(ids)])
+    writer = ShardWriter(folder, SOURCE, name, tokenizer.dtype, _SHARD)
     try:
-        writer.add(
-            ids,
-            np.diff([*starts, len(ids)]),
-            np.array([ones[index].bytes for index in order]),
-            learnt,
-        )
+        writer.add(ids, lengths, np.array(sizes), learnt)
         return writer.finish()
     finally:
         writer.abandon()
@@ -240,5 +251,6 @@ def _plain(file: Path) -> str:
     """The file's name without its ending, as part of a folder's name."""
     name = file.name
     for ending in ENDINGS:
-        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or SOURCE

@@ -1,11 +1,11 @@
-"""Conversations out of JSON lines, in the shapes that people have them in:
+"""Conversations out of JSON lines, in the shapes that people keep them in:
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     {"prompt": "...", "completion": "..."}                        each a text, or a list of messages
     {"instruction": "...", "input": "...", "output": "..."}       without `input`, too
     {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
 
-Other keys of a line are not looked at.
+Other keys of a line are ignored.
 """
 
 import hashlib
@@ -34,22 +34,25 @@ class _Fault(Exception):
 
 
 def conversation_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that these files, folders and globs stand for. Raises InputError for one that is
-    not there, or not of JSON lines.
+    """The files that these files, folders and globs stand for. Raises InputError for one that
+    does not exist or is not of JSON lines.
     """
     found = []
     for path in paths:
         of_lines = [file for file in files(path) if file.name.lower().endswith(ENDINGS)]
         if not of_lines:
+            endings = ", ".join(ENDINGS)
             raise InputError(
-                f"{path}: expected conversations in JSON lines: a file that ends in {', '.join(ENDINGS)}"
+                f"{path}: expected conversations in JSON lines, in a file that ends in {endings}"
             )
         found += of_lines
     return found
 
 
 def content_digest(found: Sequence[Path]) -> str:
-    """Names what these files hold, in this order."""
+    """A hash of what these files hold, in this order. Raises InputError for one that cannot be
+    read.
+    """
     content = hashlib.sha256()
     for file in found:
         try:
@@ -61,7 +64,7 @@ def content_digest(found: Sequence[Path]) -> str:
 
 
 def conversations(found: Sequence[Path]) -> Iterator[str | Malformed]:
-    """Every conversation, as the JSON of its messages, which `messages_of` takes apart."""
+    """Every conversation, as the JSON of its messages, which `messages_of` reads."""
     for file in found:
         for line in json_records(file):
             if isinstance(line, Malformed):
@@ -74,11 +77,12 @@ def conversations(found: Sequence[Path]) -> Iterator[str | Malformed]:
 
 
 def messages_of(conversation: str) -> list[Message]:
+    """The messages of one item of `conversations`."""
     return json.loads(conversation)
 
 
 def _messages(record: object) -> list[Message]:
-    """Raises _Fault."""
+    """The messages of one line. Raises _Fault."""
     if not isinstance(record, dict):
         raise _Fault(f"expected an object with {_SHAPES}")
     if "messages" in record:
@@ -86,9 +90,10 @@ def _messages(record: object) -> list[Message]:
     elif "conversations" in record:
         messages = _turns(record["conversations"], "conversations", "from", "value")
     elif "prompt" in record and "completion" in record:
-        messages = _side(record["prompt"], "prompt", "user") + _side(
-            record["completion"], "completion", "assistant"
-        )
+        messages = [
+            *_side(record["prompt"], "prompt", "user"),
+            *_side(record["completion"], "completion", "assistant"),
+        ]
     elif "instruction" in record and "output" in record:
         asked = [_text(record[key], key) for key in ("instruction", "input") if record.get(key)]
         messages = [
@@ -98,22 +103,21 @@ def _messages(record: object) -> list[Message]:
     else:
         raise _Fault(f"expected {_SHAPES}")
     if not any(message["role"] == "assistant" for message in messages):
-        raise _Fault("no turn of the assistant: nothing to learn")
+        raise _Fault("no message of the assistant, so nothing to learn")
     return messages
 
 
 def _turns(turns: object, field: str, role: str, content: str) -> list[Message]:
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise _Fault(f"{field!r} is no list of messages")
+        raise _Fault(f"{field!r} is not a list of messages")
     return [_message(_role(turn.get(role)), _text(turn.get(content), content)) for turn in turns]
 
 
 def _side(value: object, field: str, role: Role) -> list[Message]:
-    return (
-        _turns(value, field, "role", "content")
-        if isinstance(value, list)
-        else [_message(role, _text(value, field))]
-    )
+    """A prompt or a completion, which is a text or a list of messages."""
+    if isinstance(value, list):
+        return _turns(value, field, "role", "content")
+    return [_message(role, _text(value, field))]
 
 
 def _message(role: Role, content: str) -> Message:

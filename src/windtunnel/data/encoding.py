@@ -20,11 +20,16 @@ from windtunnel.data.fast_bpe import FastBpe, Untranslatable, with_ends
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 
-Tokens = tuple[
-    np.ndarray, np.ndarray
-]  # all tokens of some documents, and how many each document has
+# All tokens of some documents, each with the end token behind it (tokens,), and how many each
+# document has with it (documents,).
+Tokens = tuple[np.ndarray, np.ndarray]
+# From batches of documents, each a file and the spans (documents, 2) in it: offset, length.
 Encode = Callable[[Iterable[tuple[Path, np.ndarray]]], Iterator[Tokens]]
 
+_AHEAD = 4  # batches that wait for each worker
+
+# Text on which tokenizers are known to differ: spaces, contractions, digits, scripts, emoji,
+# control characters, special tokens, code, private and unassigned characters, long repeats.
 ODD = [
     "",
     " ",
@@ -53,6 +58,7 @@ def engine(tokenizer: Tokenizer, documents: Sequence[str]) -> str:
 
 
 def _prove(tokenizer: Tokenizer, documents: Sequence[str]) -> None:
+    """Raises Untranslatable where tiktoken can't stand in for the tokenizer."""
     fast = FastBpe(tokenizer)
     tokens = [token.decode(errors="ignore") for token in fast.tokens]
     for texts in filter(len, (ODD, tokens, documents)):
@@ -68,7 +74,8 @@ def encoders(path: Path, engine: str, workers: int) -> Iterator[Encode]:
 
     A batch is a file and the spans (offset and length in bytes) of its documents. What comes back
     is all their tokens, each document with the end token behind it, and how many tokens each has.
-    (The threads of `tokenizers` itself were slower than a single one.)
+    (The threads of `tokenizers` itself were slower than a single one.) Raises InputError where a
+    worker dies.
     """
     if workers <= 1:
         encode_texts = _encoder(path, engine)
@@ -80,7 +87,7 @@ def encoders(path: Path, engine: str, workers: int) -> Iterator[Encode]:
         waiting: deque[Future] = deque()
         for task in tasks:
             waiting.append(pool.submit(_work, *task))
-            if len(waiting) >= 4 * workers:
+            if len(waiting) >= _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -96,12 +103,14 @@ def encoders(path: Path, engine: str, workers: int) -> Iterator[Encode]:
 
 
 def _encoder(path: Path, engine: str) -> Callable[[Sequence[str]], Tokens]:
+    """Of the tokenizer in a file, by the engine that `engine` named."""
     tokenizer = Tokenizer.load(path)
     if engine.startswith("tiktoken "):
         return FastBpe(tokenizer).encode
     return lambda texts: with_ends(tokenizer, tokenizer.encode_batch(texts))
 
 
+# Of this worker process, set as it starts.
 _worker_encoder: Callable[[Sequence[str]], Tokens] | None = None
 
 
@@ -127,6 +136,7 @@ def _work(text: Path, spans: np.ndarray) -> Tokens:
 
 
 def _texts(text: Path, spans: np.ndarray) -> list[str]:
+    """The documents of a file that lie at spans (documents, 2)."""
     with mapped(text) as data:
         return [data[offset : offset + length].decode() for offset, length in spans.tolist()]
 

@@ -33,6 +33,8 @@ class Untranslatable(ValueError):
 
 
 class FastBpe:
+    """A tokenizer's encoding by tiktoken. Raises Untranslatable where that can't stand in."""
+
     def __init__(self, tokenizer: Tokenizer):
         definition = json.loads(tokenizer.definition)
         pattern = _pattern(definition)
@@ -48,30 +50,31 @@ class FastBpe:
         """All tokens, each text with the end token behind it, and how many tokens each text has
         with it.
         """
-        disputed = self._characters.disputed(texts)
-        if any("\0" in text or not disputed.isdisjoint(text) for text in texts):
-            return with_ends(
-                self._tokenizer, [self._encode_alone(text, disputed) for text in texts]
-            )
-        return self._encode_together(texts)
-
-    def _encode_alone(self, text: str, disputed: set[str]) -> np.ndarray:
-        if "\0" in text or not disputed.isdisjoint(text):
-            return self._tokenizer.encode(text)
-        return self._encode_together([text])[0][:-1]
+        refused = {"\0"} | self._characters.disputed(texts)
+        if all(refused.isdisjoint(text) for text in texts):
+            return self._encode_together(texts)
+        alone = [
+            self._encode_together([text])[0][:-1]
+            if refused.isdisjoint(text)
+            else self._tokenizer.encode(text)
+            for text in texts
+        ]
+        return with_ends(self._tokenizer, alone)
 
     def _encode_together(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """One call for all: with a call for each document of half a kilobyte it was up to a fifth
         slower.
         """
-        cut = [list(chunks(text)) for text in texts]
-        flat = [chunk for parts in cut for chunk in parts]
+        flat: list[str] = []
+        last = np.empty(len(texts), np.int64)  # the chunk that each text ends with
+        for index, text in enumerate(texts):
+            flat += chunks(text)
+            last[index] = len(flat) - 1
         joined = "".join(chunk + END for chunk in flat)
         found = self._fast.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
         ids = found.astype(self._tokenizer.dtype)
         ends = np.flatnonzero(ids == self._tokenizer.eos)
-        last = np.cumsum([len(parts) for parts in cut]) - 1  # the chunk that a text ends with
-        if len(flat) > len(texts):
+        if len(flat) > len(texts):  # the end tokens between the chunks of a text go
             ids = np.delete(ids, np.delete(ends, last))
         ends = ends[last] - (last - np.arange(len(texts)))
         return ids, np.diff(ends, prepend=-1)
@@ -84,8 +87,10 @@ def with_ends(
     with it.
     """
     end = np.array([tokenizer.eos], tokenizer.dtype)
-    ids = np.concatenate([part for document in documents for part in (document, end)])
-    return ids, np.array([len(document) + 1 for document in documents], np.int64)
+    parts: list[np.ndarray] = []
+    for document in documents:
+        parts += (document, end)
+    return np.concatenate(parts), np.array([len(document) + 1 for document in documents], np.int64)
 
 
 def _pattern(definition: dict) -> str:
@@ -94,8 +99,8 @@ def _pattern(definition: dict) -> str:
         raise Untranslatable("it changes the text first (a normalizer)")
     if any(not added["special"] for added in definition.get("added_tokens", [])):
         raise Untranslatable("it has added tokens that are made from text")
-    steps = definition.get("pre_tokenizer") or {}
-    steps = steps.get("pretokenizers", [steps])
+    whole = definition.get("pre_tokenizer") or {}
+    steps = whole.get("pretokenizers", [whole])
     last = steps[-1]
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space") or len(steps) > 2:
         raise Untranslatable("its pre-tokenizer is none of those that can be translated")
@@ -112,13 +117,14 @@ def _pattern(definition: dict) -> str:
     raise Untranslatable("its pre-tokenizer is none of those that can be translated")
 
 
+# What a BPE may have besides its merges, and tiktoken has not.
+_NOT_PLAIN = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+
+
 def _ranks(definition: dict) -> dict[bytes, int]:
     """Each token's bytes and id; tiktoken merges the pair whose result has the lowest id."""
     model = definition["model"]
-    if model.get("type") != "BPE" or any(
-        model.get(name)
-        for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    ):
+    if model.get("type") != "BPE" or any(model.get(name) for name in _NOT_PLAIN):
         raise Untranslatable("its model is not a plain byte-level BPE")
     special = {added["content"] for added in definition.get("added_tokens", [])}
     byte_of = {character: byte for byte, character in enumerate(_ALPHABET)}
@@ -136,6 +142,7 @@ def _ranks(definition: dict) -> dict[bytes, int]:
     made = [model["vocab"]["".join(pair)] for pair in pairs]
     if made != sorted(made):
         raise Untranslatable("its ids are not in the order of its merges")
+    # with `ignore_merges` a word that is a token is taken whole, as tiktoken does
     if len(set(made)) != len(ranks) - 256 and not model.get("ignore_merges"):
         raise Untranslatable("it has tokens that no merge makes")
     return ranks
@@ -170,6 +177,7 @@ class _Characters:
     tokenizer's own vocabulary would merge.
     """
 
+    # {0}: the character.
     PROBE = "a{0}!a\n {0}  \n!{0}a\n1{0} {0}x   {0}\n'{0} "
 
     def __init__(self, pre_tokenizer: dict, pattern: str):
@@ -188,12 +196,10 @@ class _Characters:
 
     def disputed(self, texts: Iterable[str]) -> set[str]:
         """Those found up to now, these texts included."""
-        found = {
-            character
-            for text in texts
-            if not text.isascii()
-            for character in "".join(NOT_ASCII.findall(text))
-        }
+        found: set[str] = set()
+        for text in texts:
+            if not text.isascii():
+                found.update("".join(NOT_ASCII.findall(text)))
         for character in found - self._tried:
             probe = self.PROBE.format(character)
             if self._slow.encode(probe).ids != self._fast.encode_ordinary(probe):

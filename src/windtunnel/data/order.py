@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,26 +34,25 @@ class OrderStage:
 
 
 class Order:
-    """The order of one run: `windows` maps sources to the windows that they hold."""
+    """The order of one run: `windows` maps sources to the number of windows that they hold."""
 
     def __init__(self, seed: int, windows: Mapping[str, int], stages: Sequence[OrderStage]) -> None:
         self.seed = seed
         self.sources = list(windows)
         self.windows = windows
         self.stages = [_Interleaving(seed, self.sources, stage) for stage in stages]
-        for before, after in zip(self.stages, self.stages[1:], strict=False):
-            after.read_before = before.read_before + before.read(np.array([after.first]))[0]
+        for before, after in pairwise(self.stages):
+            read = before.read(np.array([after.first]))[0]
+            after.read_before = before.read_before + read
 
     def at(self, first: int, count: int) -> tuple[Ints, Ints]:
-        """Source (an index into `sources`) and window of the `count` windows that stand from
-        number `first` on.
+        """Source (an index into `sources`) and window, (count,) each, of the `count` windows that
+        stand from number `first` on.
         """
         numbers = np.arange(first, first + count, dtype=np.int64)
         source, rank = np.empty(count, np.int64), np.empty(count, np.int64)
-        for stage, ends in zip(
-            self.stages, [s.first for s in self.stages[1:]] + [None], strict=True
-        ):
-            here = (numbers >= stage.first) & (numbers < ends if ends is not None else True)
+        for stage in self.stages:  # a later stage takes over from where it begins
+            here = numbers >= stage.first
             source[here], rank[here] = stage.at(numbers[here])
         window = np.empty(count, np.int64)
         for index in np.unique(source):
@@ -62,7 +62,7 @@ class Order:
 
     def epochs(self, windows: int) -> dict[str, float]:
         """How often each source has been read after `windows` windows."""
-        stage = [s for s in self.stages if s.first <= windows][-1]
+        stage = [stage for stage in self.stages if stage.first <= windows][-1]
         read = stage.read_before + stage.read(np.array([windows]))[0]
         return {
             name: read[i] / self.windows[name]
@@ -73,7 +73,7 @@ class Order:
 
 class _Interleaving:
     """One stage: slot k of a cycle belongs to the source in whose share of [0, 1) the
-    bit-reversed k falls.
+    bit-reversed k falls (van der Corput's sequence), shifted by a key of the run.
     """
 
     def __init__(self, seed: int, sources: Sequence[str], stage: OrderStage) -> None:
@@ -83,9 +83,10 @@ class _Interleaving:
         shift = _digest(f"{seed}/interleaving") % _CYCLE
         self.slots = np.searchsorted(borders, _bit_reversed() ^ shift, side="right")
         owned = self.slots[:, None] == np.arange(len(sources))
-        self.before = np.concatenate(
-            [np.zeros((1, len(sources)), np.int64), np.cumsum(owned, axis=0)]
-        )
+        # (cycle + 1, sources): how many slots of each source come before a slot
+        none = np.zeros((1, len(sources)), np.int64)
+        self.before = np.concatenate([none, np.cumsum(owned, axis=0)])
+        # (sources,): windows that earlier stages have read
         self.read_before: Ints = np.zeros(len(sources), np.int64)
 
     def read(self, numbers: Ints) -> Ints:
@@ -101,9 +102,8 @@ class _Interleaving:
         """
         cycle, slot = np.divmod(numbers - self.first, _CYCLE)
         source = self.slots[slot]
-        return source, self.read_before[source] + cycle * self.before[-1][source] + self.before[
-            slot, source
-        ]
+        earlier = cycle * self.before[-1][source] + self.before[slot, source]
+        return source, self.read_before[source] + earlier
 
 
 def permuted(ranks: Ints, windows: int, key: str) -> Ints:
@@ -120,7 +120,7 @@ def permuted(ranks: Ints, windows: int, key: str) -> Ints:
 
 def _permutation(values: Ints, size: int, key: str) -> Ints:
     """A keyed bijection of [0, size): a Feistel network over an even power of two, walked until
-    it falls inside.
+    it falls inside (Black and Rogaway 2002).
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = [np.uint64(_digest(f"{key}/{round_}")) for round_ in range(_ROUNDS)]
@@ -135,6 +135,7 @@ def _permutation(values: Ints, size: int, key: str) -> Ints:
 def _feistel(
     values: NDArray[np.uint64], half: np.uint64, keys: Sequence[np.uint64]
 ) -> NDArray[np.uint64]:
+    """One pass over numbers of 2 * half bits."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     for key in keys:
@@ -154,6 +155,7 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @cache
 def _bit_reversed() -> Ints:
+    """Each slot's number with its bits in reverse, (cycle,)."""
     numbers, result = np.arange(_CYCLE, dtype=np.int64), np.zeros(_CYCLE, np.int64)
     for bit in range(_BITS):
         result |= ((numbers >> bit) & 1) << (_BITS - 1 - bit)

@@ -2,9 +2,12 @@
 
     CORPUS/manifest.json                     what is here, with the sha256 of every file
     CORPUS/tokenizer.json
-    CORPUS/SOURCE/train-00000.bin            little-endian uint16 (uint32 past 65,536 tokens of vocabulary)
-    CORPUS/SOURCE/train-00000.offsets.npy    int64: where the documents begin that begin in this shard
-    CORPUS/SOURCE/train-00000.learnt.bin     a byte a token, 1 or 0: whether it is learnt; of conversations alone
+    CORPUS/SOURCE/train-00000.bin            little-endian uint16 (uint32 past 65,536 tokens of
+                                             vocabulary)
+    CORPUS/SOURCE/train-00000.offsets.npy    int64: where the documents begin that begin in this
+                                             shard
+    CORPUS/SOURCE/train-00000.learnt.bin     a byte a token, 1 or 0: whether it is learnt; of
+                                             conversations alone
 
 Documents stand one behind the other, each with the end token behind it. A shard ends at exactly
 its token limit, so a document may go on in the next one. `verified.json` remembers which files
@@ -21,7 +24,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 
@@ -30,12 +33,16 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
 FORMAT = 1
-# of a token in a window: from here on stands the number of its document, see `TokenStream.marked`
+# Of a token in a window: from here on stands the number of its document, see `TokenStream.marked`.
 NUMBER_BIT = 32
 
+SplitName = Literal["train", "validation"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Shard:
+    """One file of tokens and what lies beside it; files by their place in the corpus."""
+
     file: str
     tokens: int
     documents: int  # that begin in it
@@ -47,8 +54,10 @@ class Shard:
     learnt_sha256: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
+    """The training or the validation documents of a source."""
+
     documents: int
     tokens: int
     bytes: int
@@ -57,6 +66,8 @@ class Split:
 
 @dataclass(frozen=True)
 class SourceEntry:
+    """A source, as the manifest has it."""
+
     origin: str
     licence: str
     synthetic: bool
@@ -80,8 +91,10 @@ class Packing:
 
 @dataclass(frozen=True)
 class Manifest:
+    """What a corpus holds, and what it was built from."""
+
     format: int
-    fingerprint: str
+    fingerprint: str  # of the settings of the build
     tokenizer_sha256: str
     vocab: int
     dtype: str
@@ -91,21 +104,21 @@ class Manifest:
     packing: Packing | None = None  # of a corpus of conversations
 
     def to_json(self) -> bytes:
-        return (
-            json.dumps(_without_none(dataclasses.asdict(self)), indent=1, ensure_ascii=False) + "\n"
-        ).encode()
+        """The file's content. What is None is left out."""
+        fields = _without_none(dataclasses.asdict(self))
+        return (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> "Manifest":
+        """From the file's content; `name` is what errors call it. Raises InputError."""
         try:
             fields = json.loads(data)
             if fields["format"] != FORMAT:
                 raise InputError(
                     f"{name}: format {fields['format']}; this version of windtunnel reads {FORMAT}"
                 )
-            sources = {
-                source: source_entry(entry) for source, entry in fields.pop("sources").items()
-            }
+            entries = fields.pop("sources")
+            sources = {source: source_entry(entry) for source, entry in entries.items()}
             packing = Packing(**fields.pop("packing")) if "packing" in fields else None
             return cls(sources=sources, packing=packing, **fields)
         except (ValueError, KeyError, TypeError) as error:
@@ -115,21 +128,24 @@ class Manifest:
 
 
 def source_entry(fields: dict) -> SourceEntry:
-    """The entry that `dataclasses.asdict` took apart."""
-    splits = {split: _split(fields[split]) for split in ("train", "validation")}
+    """The entry that `dataclasses.asdict` took apart. Raises TypeError or KeyError where it is
+    none.
+    """
+    splits = {split: _split(fields[split]) for split in get_args(SplitName)}
     return SourceEntry(**{**fields, **splits})
 
 
 def _split(fields: dict) -> Split:
-    return Split(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
+    shards = tuple(Shard(**shard) for shard in fields["shards"])
+    return Split(**{**fields, "shards": shards})
 
 
 def _without_none(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: _without_none(value) for key, value in values.items() if value is not None}
-    return (
-        [_without_none(value) for value in values] if isinstance(values, list | tuple) else values
-    )
+    if isinstance(values, list | tuple):
+        return [_without_none(value) for value in values]
+    return values
 
 
 class Corpus:
@@ -146,7 +162,8 @@ class Corpus:
     @classmethod
     def open(cls, folder: str | Path, rehash: bool = False) -> "Corpus":
         """Checks every file; those that were hashed before and have not been touched since are
-        not hashed again.
+        not hashed again, unless `rehash` asks for it. Raises InputError where there is no corpus,
+        or a file is not what the manifest says.
         """
         folder = Path(folder)
         try:
@@ -159,14 +176,15 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content: the tokenizer and the tokens of every source, wherever they came
-        from.
+        """Names the content, in 16 hexadecimal digits: the tokenizer and the tokens of every
+        source, wherever they came from.
         """
         files = sorted((file, sha256) for file, sha256, _ in _files(self.manifest))
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of its tokens."""
         return Tokenizer.load(self.folder / "tokenizer.json")
 
     @property
@@ -201,14 +219,14 @@ class TokenStream:
 
     def read(self, start: np.ndarray, length: int) -> np.ndarray:
         """The windows of `length` tokens that begin at each of `start`: int64 (len(start),
-        length).
+        length). Raises IndexError where one reaches beyond the stream.
         """
         start = np.asarray(start, np.int64)
-        if length < 0 or (
-            start.size and (start.min() < 0 or int(start.max()) + length > self.tokens)
-        ):
+        outside = start.size and (start.min() < 0 or int(start.max()) + length > self.tokens)
+        if length < 0 or outside:
             raise IndexError(
-                f"windows of {length} tokens from {start.min()} to {start.max()} in {self.tokens} tokens"
+                f"windows of {length} tokens from {start.min()} to {start.max()} in "
+                f"{self.tokens} tokens"
             )
         windows = np.empty((len(start), length), np.int64)
         shards = np.searchsorted(self._begins, start, side="right") - 1
@@ -229,23 +247,22 @@ class TokenStream:
         windows = self.read(start, length)
         if self._learnt is None:
             return windows
-        documents = np.searchsorted(
-            self.starts, np.asarray(start)[:, None] + np.arange(length), side="right"
-        )
+        positions = np.asarray(start)[:, None] + np.arange(length)
+        documents = np.searchsorted(self.starts, positions, side="right")
         windows += (documents - documents[:, :1]) << NUMBER_BIT
         return np.where(self._learnt.read(start, length), windows, ~windows)
 
     @cached_property
     def starts(self) -> np.ndarray:
         """Where each document begins, int64 (documents,)."""
-        begins = zip(self._begins, self._shards, strict=False)
-        parts = [
-            begin + np.load(self._folder / shard.offsets, allow_pickle=False)
-            for begin, shard in begins
-        ]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        parts = [np.zeros(0, np.int64)]
+        for begin, shard in zip(self._begins, self._shards, strict=False):
+            offsets = np.load(self._folder / shard.offsets, allow_pickle=False)
+            parts.append(begin + offsets)
+        return np.concatenate(parts)
 
     def _copy(self, begin: int, window: np.ndarray) -> None:
+        """Fills a window (length,) that lies across shards."""
         done = 0
         while done < len(window):
             shard = int(np.searchsorted(self._begins, begin + done, side="right")) - 1
@@ -269,7 +286,9 @@ def _learnt(folder: Path, split: Split) -> TokenStream | None:
         for shard in split.shards
         if shard.learnt
     )
-    return TokenStream(folder, dataclasses.replace(split, shards=shards), "u1") if shards else None
+    if not shards:
+        return None
+    return TokenStream(folder, dataclasses.replace(split, shards=shards), "u1")
 
 
 class ShardWriter:
@@ -279,16 +298,12 @@ class ShardWriter:
         self,
         folder: Path,
         source: str,
-        split: Literal["train", "validation"],
+        split: SplitName,
         dtype: np.dtype,
         limit: int,
     ):
-        self._folder, self._stem, self._dtype, self._limit = (
-            folder,
-            f"{source}/{split}",
-            dtype,
-            limit,
-        )
+        self._folder, self._stem = folder, f"{source}/{split}"
+        self._dtype, self._limit = dtype, limit
         self._shards: list[Shard] = []
         self._stream: BinaryIO | None = None
 
@@ -299,8 +314,9 @@ class ShardWriter:
         sizes: np.ndarray,
         learnt: np.ndarray | None = None,
     ) -> None:
-        """Appends documents: all their tokens, the number of tokens of each, the bytes of text of
-        each, and which tokens are learnt, if not all.
+        """Appends documents: all their tokens `ids` (tokens,), the number of tokens of each in
+        `lengths` and its bytes of text in `sizes` (documents,), and which tokens are learnt, bool
+        (tokens,), if not all. They go on in the next shard where this one is full.
         """
         begins = np.cumsum(lengths) - lengths
         done = 0
@@ -322,15 +338,18 @@ class ShardWriter:
                 self._end()
 
     def finish(self) -> Split:
+        """What was written, whole and on the disk."""
         if self._stream is not None:
             self._end()
-        documents, tokens = (
-            sum(s.documents for s in self._shards),
-            sum(s.tokens for s in self._shards),
+        return Split(
+            documents=sum(shard.documents for shard in self._shards),
+            tokens=sum(shard.tokens for shard in self._shards),
+            bytes=sum(shard.bytes for shard in self._shards),
+            shards=tuple(self._shards),
         )
-        return Split(documents, tokens, sum(s.bytes for s in self._shards), tuple(self._shards))
 
     def abandon(self) -> None:
+        """Closes what is open, after an error; nothing where it was finished."""
         if self._stream is not None:
             with contextlib.suppress(OSError):
                 self._stream.close()
@@ -378,18 +397,23 @@ def array_bytes(array: np.ndarray) -> bytes:
 
 
 def _missing(folder: Path) -> str:
+    """What to say where there is no corpus: how to go on, or which one was meant."""
     if folder.with_name(f".{folder.name}.building").exists():
-        return f"{folder}: this corpus is not finished; run the same `windtunnel corpus build {folder.name} ...` again"
+        return (
+            f"{folder}: this corpus is not finished; run the same "
+            f"`windtunnel corpus build {folder.name} ...` again"
+        )
     hint = f"build it with `windtunnel corpus build {folder.name} SOURCE=PATH... --vocab V`"
-    siblings = (
-        [path.parent.name for path in folder.parent.glob("*/manifest.json")] if folder.name else []
-    )
+    siblings = [path.parent.name for path in folder.parent.glob("*/manifest.json")]
     if near := difflib.get_close_matches(folder.name, siblings, 1):
         hint = f"did you mean {folder.with_name(near[0])}? Or {hint}"
     return f"{folder}: no corpus here; {hint}"
 
 
 def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
+    """Raises InputError for a file that is not what the manifest says. `verified.json` remembers
+    size, time and sha256 of those that were hashed.
+    """
     record = folder / "verified.json"
     known: object = None
     if not rehash:
@@ -403,7 +427,8 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
             stat = path.stat()
             if size is not None and stat.st_size != size:
                 raise InputError(
-                    f"{path}: {stat.st_size:,} bytes; the manifest says {size:,}: it was cut or changed"
+                    f"{path}: {stat.st_size:,} bytes; the manifest says {size:,}: it was cut or "
+                    "changed"
                 )
             seen[file] = [stat.st_size, stat.st_mtime_ns, sha256]
             if verified.get(file) == seen[file]:
@@ -419,7 +444,7 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
                 f"{path}: its sha256 is not the one in the manifest: its content was changed"
             )
     if seen != verified:
-        # a corpus may lie where nothing can be written: then it is hashed each time
+        # A corpus may lie where nothing can be written: then it is hashed each time.
         with contextlib.suppress(InputError):
             write_whole(record, json.dumps(seen).encode())
 
@@ -427,11 +452,11 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
 def _files(manifest: Manifest) -> list[tuple[str, str, int | None]]:
     """Every file of a corpus: its name, its sha256, and its size where the manifest knows it."""
     width = np.dtype(manifest.dtype).itemsize
-    splits = [
-        split for entry in manifest.sources.values() for split in (entry.train, entry.validation)
-    ]
+    shards: list[Shard] = []
+    for entry in manifest.sources.values():
+        shards += (*entry.train.shards, *entry.validation.shards)
     files: list[tuple[str, str, int | None]] = [("tokenizer.json", manifest.tokenizer_sha256, None)]
-    for shard in (shard for split in splits for shard in split.shards):
+    for shard in shards:
         files.append((shard.file, shard.sha256, shard.tokens * width))
         files.append((shard.offsets, shard.offsets_sha256, None))
         if shard.learnt and shard.learnt_sha256:

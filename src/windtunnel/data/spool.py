@@ -13,13 +13,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from windtunnel.data.encoding import mapped
 from windtunnel.data.readers import Documents, Progress, Tally, accepted
-from windtunnel.data.shards import array_bytes
+from windtunnel.data.shards import SplitName, array_bytes
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
@@ -27,9 +26,11 @@ ENOUGH_VALIDATION = 256 << 10  # bytes of text a source's validation split shoul
 MOST_VALIDATION = 0.1  # ... unless that were more than this share of the source
 FEWEST_VALIDATION = 8  # documents to expect in it; a source with fewer is cut into pieces first
 PIECE = 16 << 10  # bytes of such a piece
+_LONGEST_SAMPLE = 1 << 20  # bytes of one document that a sample takes
+_TOLD_EVERY = 256  # documents
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spool:
     """The accepted documents of one source on disk, and where each goes."""
 
@@ -37,17 +38,18 @@ class Spool:
     spans: np.ndarray  # int64 (documents, 2): offset and length in bytes
     held_out: np.ndarray  # bool (documents,)
     order: np.ndarray  # the shuffled order, int64 (documents,)
-    read: int
+    read: int  # documents that the source holds, the next two included
     malformed: int
     duplicates: int
-    cut: bool
+    cut: bool  # whether its few documents were cut into pieces, which then count as documents
 
     @property
     def bytes(self) -> int:
+        """Of text, in all of its documents."""
         return int(self.spans[:, 1].sum())
 
-    def chosen(self, split: Literal["train", "validation"]) -> np.ndarray:
-        """The spans of one split, shuffled."""
+    def chosen(self, split: SplitName) -> np.ndarray:
+        """The spans (documents, 2) of one split, shuffled."""
         held_out = self.held_out[self.order]
         return self.spans[self.order[held_out if split == "validation" else ~held_out]]
 
@@ -60,7 +62,10 @@ def read_source(
     validation: float,
     progress: Progress,
 ) -> Spool:
-    """Reads a source, or finds it read already; `seen` grows by the hashes of its documents."""
+    """Reads a source into `scratch`, or finds it read already. `seen`, the hashes of the documents
+    of earlier sources, grows by its own. Raises InputError where too many documents are malformed,
+    or none is new.
+    """
     place = scratch / "spool" / name
     if not place.exists():
         part = scratch / "spool" / f"{name}.part"
@@ -74,19 +79,24 @@ def read_source(
     cut = 0 < len(spans) * share < FEWEST_VALIDATION
     if cut:
         spans, hashes = _pieces(place / "text", spans)
-    order = np.lexsort((spans[:, 0], hashes[:, 1]))
-    return Spool(place / "text", spans, held_out(hashes[:, 0], share), order, **counts, cut=cut)
+    return Spool(
+        text=place / "text",
+        spans=spans,
+        held_out=held_out(hashes[:, 0], share),
+        order=np.lexsort((spans[:, 0], hashes[:, 1])),  # by hash, then by place
+        cut=cut,
+        **counts,
+    )
 
 
 def validation_share(asked: float, size: int) -> float:
     """Share of `size` bytes of text that is held out: the one that was asked for, raised for
     little text; 0 stays 0.
     """
-    return (
-        min(1.0, max(asked, min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, size))))
-        if asked
-        else 0.0
-    )
+    if not asked:
+        return 0.0
+    enough = min(MOST_VALIDATION, ENOUGH_VALIDATION / max(1, size))
+    return min(1.0, max(asked, enough))
 
 
 def held_out(keys: np.ndarray, share: float) -> np.ndarray:
@@ -113,7 +123,7 @@ def sample(spools: Sequence[Spool], size: int) -> Iterator[str]:
             for offset, length in spool.chosen("train").tolist():
                 if room <= 0:
                     break
-                taken = min(length, 1 << 20)
+                taken = min(length, _LONGEST_SAMPLE)
                 room -= taken
                 yield data[offset : offset + taken].decode(errors="ignore")
 
@@ -121,38 +131,45 @@ def sample(spools: Sequence[Spool], size: int) -> Iterator[str]:
 def _write(
     part: Path, name: str, documents: Documents, seen: set[bytes], progress: Progress
 ) -> None:
-    tally, new = Tally(), set()
-    hashes, lengths, written = bytearray(), [], 0
+    """Writes down the documents of a source that are new."""
+    where = f"source {name} ({documents.origin})"
+    tally, new = Tally(), set[bytes]()
+    hashes, lengths, written = bytearray(), list[int](), 0
     with open(part / "text", "wb") as stream:
-        for text in accepted(
-            documents.read(), f"source {name} ({documents.origin})", documents.max_bad, tally
-        ):
+        for text in accepted(documents.read(), where, documents.max_bad, tally):
             data = text.encode()
-            digest = hashlib.blake2b(data, digest_size=16).digest()
+            digest = _digest(data)
             if digest in seen or digest in new:
                 continue
             new.add(digest)
             hashes += digest
             lengths.append(stream.write(data))
             written += len(data)
-            if len(lengths) % 256 == 1:
+            if len(lengths) % _TOLD_EVERY == 1:
                 progress(f"read {name}", written, None)
         stream.flush()
         os.fsync(stream.fileno())
     if not lengths:
-        raise InputError(
-            f"source {name} ({documents.origin}): every document is in an earlier source already"
-        )
+        raise InputError(f"{where}: every document is in an earlier source already")
     sizes = np.array(lengths, np.int64)
-    write_whole(
-        part / "spans.npy", array_bytes(np.stack([np.cumsum(sizes) - sizes, sizes], axis=1))
-    )
-    write_whole(
-        part / "hashes.npy", array_bytes(np.frombuffer(bytes(hashes), "<u8").reshape(-1, 2))
-    )
+    spans = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
+    write_whole(part / "spans.npy", array_bytes(spans))
+    write_whole(part / "hashes.npy", array_bytes(_as_pairs(hashes)))
     duplicates = tally.documents - tally.malformed - len(lengths)
     counts = {"read": tally.documents, "malformed": tally.malformed, "duplicates": duplicates}
     write_whole(part / "counts.json", json.dumps(counts).encode())
+
+
+def _digest(data: bytes) -> bytes:
+    """16 bytes that name a text."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _as_pairs(digests: bytearray) -> np.ndarray:
+    """uint64 (documents, 2): by the first half a document is held out or not, by the second it is
+    shuffled.
+    """
+    return np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
 
 
 def _pieces(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,12 +182,15 @@ def _pieces(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             while offset < end:
                 stop = _piece_end(data, offset, end)
                 cut.append((offset, stop - offset))
-                digests += hashlib.blake2b(data[offset:stop], digest_size=16).digest()
+                digests += _digest(data[offset:stop])
                 offset = stop
-    return np.array(cut, np.int64), np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
+    return np.array(cut, np.int64), _as_pairs(digests)
 
 
 def _piece_end(data: mmap.mmap, offset: int, end: int) -> int:
+    """Where a piece that begins at `offset` ends: at a paragraph, a line or a word, and never
+    within a character.
+    """
     if end - offset <= PIECE:
         return end
     for mark in (b"\n\n", b"\n", b" "):

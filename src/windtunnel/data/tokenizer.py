@@ -9,6 +9,7 @@ ids 0 to 3 and are never made from text.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from windtunnel.errors import InputError
 END = "<|end|>"
 SPECIAL = (END, "<|user|>", "<|assistant|>", "<|system|>")
 SMALLEST_VOCAB = 256 + len(SPECIAL)
+# Tokens that end a document in the tokenizers that people bring, the likeliest first.
 ENDS = (
     END,
     "<|endoftext|>",
@@ -34,6 +36,7 @@ ENDS = (
     "[EOS]",
     "[SEP]",
 )
+LARGEST_VOCAB = 1 << 20
 CHUNK = 1 << 17  # characters encoded at once; a text without a single space must not cost gigabytes
 
 
@@ -41,6 +44,9 @@ class Tokenizer:
     """A tokenizer and the few facts about it that training needs."""
 
     def __init__(self, definition: bytes, name: str = "tokenizer.json"):
+        """From the bytes of a tokenizer.json; `name` is what errors call it. Raises InputError
+        where they are none, or where no token ends a document.
+        """
         try:
             self._fast = tokenizers.Tokenizer.from_str(definition.decode())
         except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
@@ -48,32 +54,29 @@ class Tokenizer:
         self.definition = definition
         self._fast.no_truncation()
         self._fast.no_padding()
-        self._fast.encode_special_tokens = (
-            True  # "<|end|>" inside a document is seven characters, not the end
-        )
-        self.vocab: int = max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        # "<|end|>" inside a document is seven characters, not the end
+        self._fast.encode_special_tokens = True
+        ids = self._fast.get_vocab(with_added_tokens=True).values()
+        self.vocab: int = max(ids, default=-1) + 1
         self.eos: int = self._find_end(name)
         self.sha256: str = hashlib.sha256(definition).hexdigest()
         self._byte_level = _is_byte_level(json.loads(definition))
         self.token_bytes: np.ndarray = self._count_bytes()
-        """How many bytes of text each token stands for, int32 (vocab,): special tokens stand for none."""
+        """How many bytes of text each token stands for, int32 (vocab,): special ones for none."""
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab: int) -> "Tokenizer":
         """A byte-level BPE of at most `vocab` tokens (fewer when the texts have no more pairs to
-        merge).
+        merge). Raises InputError for a size that no such tokenizer can have.
         """
-        if not SMALLEST_VOCAB <= vocab <= 1 << 20:
+        if not SMALLEST_VOCAB <= vocab <= LARGEST_VOCAB:
             raise InputError(
-                f"vocab {vocab}: expected between {SMALLEST_VOCAB} (all bytes) and {1 << 20}"
+                f"vocab {vocab}: expected between {SMALLEST_VOCAB} (all bytes) and {LARGEST_VOCAB}"
             )
         fast = tokenizers.Tokenizer(models.BPE())
-        fast.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        fast.pre_tokenizer = pre_tokenizers.Sequence([digits, words])  # type: ignore[assignment]
         fast.decoder = decoders.ByteLevel()  # type: ignore[assignment]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab,
@@ -81,11 +84,12 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        fast.train_from_iterator((chunk for text in texts for chunk in chunks(text)), trainer)
+        fast.train_from_iterator(chain.from_iterable(map(chunks, texts)), trainer)
         return cls(fast.to_str(pretty=True).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
+        """The tokenizer in a file. Raises InputError."""
         try:
             return cls(Path(path).read_bytes(), str(path))
         except OSError as error:
@@ -98,20 +102,22 @@ class Tokenizer:
         Path(path).write_bytes(self.definition)
 
     def encode(self, text: str) -> np.ndarray:
+        """The ids (tokens,) of a text, without any special token added."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text as `dtype`, without any special token added."""
         cut = [list(chunks(text)) if self._byte_level else [text] for text in texts]
-        flat = [chunk for parts in cut for chunk in parts]
-        ids = iter(
-            np.array(encoding.ids, dtype=self.dtype)
-            for encoding in self._fast.encode_batch_fast(flat, add_special_tokens=False)
-        )
-        empty = np.zeros(0, self.dtype)
-        return [np.concatenate([empty, *(next(ids) for _ in parts)]) for parts in cut]
+        flat = list(chain.from_iterable(cut))
+        encodings = iter(self._fast.encode_batch_fast(flat, add_special_tokens=False))
+        found = []
+        for parts in cut:
+            ids = [np.array(next(encodings).ids, dtype=self.dtype) for _ in parts]
+            found.append(np.concatenate([np.zeros(0, self.dtype), *ids]))
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids, special tokens by their names."""
         return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def has(self, token: str) -> bool:
@@ -119,7 +125,7 @@ class Tokenizer:
         return self._fast.token_to_id(token) is not None
 
     def id(self, token: str) -> int:
-        """The id of one token by its name, for instance `<|user|>`."""
+        """The id of one token by its name, for instance `<|user|>`. Raises InputError."""
         found = self._fast.token_to_id(token)
         if found is None:
             raise InputError(f"this tokenizer has no token {token!r}")
@@ -159,6 +165,7 @@ def _is_byte_level(definition: dict) -> bool:
 
 
 def _plain_bytes(token: str) -> int:
+    """Bytes of a token of SentencePiece's kind: `<0x0A>` is one byte, `▁` a space."""
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return 1
     return len(token.replace("▁", " ").encode())

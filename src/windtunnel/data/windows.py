@@ -23,17 +23,15 @@ class Windows:
         packing = corpus.manifest.packing
         if packing and packing.context != data.context:
             raise InputError(
-                f"data.context={data.context}: the conversations of {corpus.folder} are packed for {packing.context}"
+                f"data.context={data.context}: the conversations of {corpus.folder} are packed "
+                f"for {packing.context}"
             )
         self.corpus, self.context = corpus, data.context
-        # windows of one key give the same tokens at every position
-        self.key: Hashable = (
-            corpus.digest,
-            json.dumps(data.model_dump(mode="json"), sort_keys=True),
-            seed,
-        )
-        # the last token of a window is the first of the next: every token but the very first is a
-        # target each epoch
+        settings = json.dumps(data.model_dump(mode="json"), sort_keys=True)
+        # Windows of one key give the same tokens at every position.
+        self.key: Hashable = (corpus.digest, settings, seed)
+        # The last token of a window is the first of the next: every token but the very first is a
+        # target each epoch.
         held = {
             name: (source.train.tokens - 1) // data.context
             for name, source in corpus.sources.items()
@@ -68,18 +66,21 @@ class Windows:
         )
 
     def _mixture(self, mixture: Mixture, held: dict[str, int]) -> dict[str, float]:
+        """The weights by source; without a mixture, as many windows as each source holds."""
         where = f"{self.corpus.folder}: the mixture"
         for name in mixture:
             if name not in held:
                 known = ", ".join(held)
                 raise InputError(
-                    f"{where} names '{name}', not a source of this corpus ({known}){did_you_mean(name, held)}"
+                    f"{where} names '{name}', not a source of this corpus ({known})"
+                    f"{did_you_mean(name, held)}"
                 )
         weights = mixture or {name: float(windows) for name, windows in held.items()}
         for name, weight in weights.items():
             if weight and not held[name]:
                 raise InputError(
-                    f"{where} draws on '{name}', which holds less than one window of {self.context} tokens"
+                    f"{where} draws on '{name}', which holds less than one window of "
+                    f"{self.context} tokens"
                 )
         if not any(weights.values()):
             raise InputError(
@@ -88,6 +89,7 @@ class Windows:
         return weights
 
 
+# Readers of windows, each with a token position.
 Places = Sequence[tuple[Windows, int]]
 
 
@@ -100,11 +102,10 @@ class Prefetched:
 
     def read(self, places: Places, tokens: int) -> NDArray[np.int64]:
         """The windows of `tokens` tokens from each place: (places, n, context + 1)."""
-        batch = (
-            self._next[1].result()
-            if self._next and self._next[0] == places
-            else _read(places, tokens)
-        )
+        if self._next and self._next[0] == places:
+            batch = self._next[1].result()
+        else:
+            batch = _read(places, tokens)
         after = [(windows, position + tokens) for windows, position in places]
         self._next = after, self._thread.submit(_read, after, tokens)
         return batch

@@ -1,55 +1,59 @@
 """Supervised fine-tuning: a run's model learns to answer, from conversations.
 
-The run begins anew: the parent's weights, no moments, positions from 0, a schedule of its own. Of
-each conversation only what the assistant says is learnt (`data/chat.py`), and attention stays
-within a conversation.
+The run begins anew from the parent's weights. Of each conversation it learns only to say what the
+assistant says (`data/chat.py`), and attention stays within a conversation.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from windtunnel.data.chat import build_chat
 from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.family.anew import begin_anew
 from windtunnel.quantities import Length, about
-from windtunnel.train.run import Run, checkpoint_at, context_of, create, open_corpus
+from windtunnel.train.run import Run, checkpoint_at, context_of, open_corpus
 
-# Of the base rate. The paper's decay goes from 0.01 to 0.001, and its fine-tuning on from there
-# (paper section 6.2; the author in issue 40 of its repository).
+# Of the base rate. The paper's decay goes from 0.01 to 0.001, and its fine-tuning goes on from
+# there (paper section 6.2; the author in issue 40 of its repository).
 RATE = 0.1
 EPOCHS = 3.0
 _LONGEST = 2048  # tokens of a window, where nothing else is asked for
-# at least, where no batch is asked for: a pre-training batch can be most of a set of
-# conversations
+# At least so many, where no batch is asked for: one batch of pre-training can be most of a set of
+# conversations.
 _STEPS = 100
 _WARMUP = 0.05  # of the steps: the moments begin at zero
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a person may choose; None: chosen. Lengths in tokens; `at`: the parent's checkpoint,
-    else its last one.
-    """
+    """What a person may choose; what is None is chosen for them."""
 
     epochs: float | None = None
+    """How many times each conversation is read; `EPOCHS`, unless `tokens` is given."""
     tokens: int | None = None
+    """How many tokens are read, instead of `epochs`."""
     lr: float | None = None
+    """Base rate; `RATE` of the parent's."""
     batch: int | None = None
+    """Tokens of one step; the parent's, or fewer for `_STEPS` steps."""
     context: int | None = None
+    """Tokens of a window; the parent's, at most `_LONGEST`."""
     at: int | None = None
+    """Tokens of the parent's checkpoint; its last one."""
     name: str | None = None
     max_bad: float = 0.01
+    """The share of the lines that may be malformed."""
 
 
 def sft(
     parent: Run, data: Sequence[str | Path], asked: Asked, progress: Progress | None = None
 ) -> tuple[Run, Corpus]:
     """The run that fine-tunes `parent` on the conversations in these files, folders or globs, and
-    their corpus; to be trained like any other. The same question gives the same run. Raises
-    InputError.
+    their corpus; it is trained like any other run. Asking for the same again gives the same run.
+    Raises InputError.
     """
     at = checkpoint_at(parent, asked.at)
     lr = _rate(parent, asked.lr)
@@ -58,24 +62,22 @@ def sft(
         parent.lab / "corpora", data, parent.tokenizer, context, asked.max_bad, progress
     )
     tokens, batch = _length(parent, corpus, context, asked)
-    recipe = parent.recipe.change(
+    warmup = batch * round(_WARMUP * tokens / batch)
+    tenth = Length(share=0.1)
+    run = begin_anew(
+        parent,
+        at,
+        corpus,
         name=asked.name or f"{parent.recipe.name}-sft",
-        data={
-            "corpus": corpus.folder.name,
-            "context": context,
-            "mixture": {},
-            "stages": (),
-            "mask_documents": True,
-        },
-        # the same decay a unit of rate
-        optimizer={
-            "lr": lr,
-            "weight_decay": parent.recipe.optimizer.weight_decay * lr / parent.recipe.optimizer.lr,
-        },
-        schedule=_schedule(tokens, batch),
-        train={"batch": batch, "micro_batch": 0, "branch_points": (), **_every_tenth()},
+        lr=lr,
+        batch=batch,
+        tokens=tokens,
+        warmup=warmup,
+        decay=tokens - warmup,  # fine-tuning is a decay that begins at once
+        data={"context": context, "mixture": {}, "mask_documents": True},
+        train={"checkpoint_every": tenth, "evaluate_every": tenth},
     )
-    return create(parent.lab, recipe, corpus, parent, at, anew=True), corpus
+    return run, corpus
 
 
 def _rate(parent: Run, lr: float | None) -> float:
@@ -83,43 +85,28 @@ def _rate(parent: Run, lr: float | None) -> float:
         return lr
     if parent.recipe.is_imported:
         raise InputError(
-            f"--lr: {parent.id} is imported and brings no rate; expected one, mostly from 1e-5 to 1e-3"
+            f"--lr: {parent.id} is imported and brings no rate; expected one, usually between 1e-5 "
+            "and 1e-3"
         )
+    # A run that was fine-tuned already has a rate for it, which was `RATE` of the base rate.
     tuned = open_corpus(parent.lab, parent.recipe).manifest.packing
     return parent.recipe.optimizer.lr * (1 if tuned else RATE)
 
 
 def _length(parent: Run, corpus: Corpus, context: int, asked: Asked) -> tuple[int, int]:
-    """Tokens in whole steps, and of one step. An epoch counts whole windows, what fills them up
-    included.
+    """Tokens in whole steps, and tokens of one step. An epoch counts whole windows, and so the
+    tokens that fill them up. Raises InputError.
     """
     if asked.tokens and asked.epochs:
         raise InputError("--epochs and --tokens say the same: expected one of them")
+    # Each split ends with one token more, the last target, which no window begins with.
     epoch = sum(source.train.tokens - 1 for source in corpus.sources.values())
     tokens = asked.tokens or round((asked.epochs or EPOCHS) * epoch)
-    batch = asked.batch or context * max(
-        1, min(parent.recipe.train.batch, tokens // _STEPS) // context
-    )
+    most = min(parent.recipe.train.batch, tokens // _STEPS)
+    batch = asked.batch or context * max(1, most // context)
     if tokens < batch:
         raise InputError(
-            f"{about(tokens)} tokens are less than one batch of {about(batch)}; an epoch is {about(epoch)}"
+            f"{about(tokens)} tokens are less than one batch of {about(batch)}; an epoch is "
+            f"{about(epoch)}"
         )
     return tokens - tokens % batch, batch
-
-
-def _schedule(tokens: int, batch: int) -> dict[str, Any]:
-    """Up, and straight down to zero: a fine-tuning is a decay that begins at once."""
-    warmup = batch * round(_WARMUP * tokens / batch)
-    return {
-        "tokens": tokens,
-        "kind": "wsd",
-        "warmup": warmup,
-        "decay": tokens - warmup,
-        "decay_shape": "linear",
-        "floor": 0.0,
-        "half_life": 0,
-    }
-
-
-def _every_tenth() -> dict[str, Any]:
-    return {"checkpoint_every": Length(share=0.1), "evaluate_every": Length(share=0.1)}

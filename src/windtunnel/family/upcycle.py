@@ -1,47 +1,50 @@
 """Sparse upcycling (2212.05055; paper section 7.3): a run's feed-forwards become experts, and
 training goes on.
 
-Every expert begins as a copy, so the model begins as what the run was. The run begins anew: the
-parent's weights, no moments, a schedule of its own; and it reads the corpus in another order.
+Every expert begins as a copy, so the model begins as what the run was. The run begins anew from the
+parent's weights, and reads the corpus in another order.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.family.anew import begin_anew
 from windtunnel.quantities import Length
 from windtunnel.recipe import Mixture
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import check_tokenizer
-from windtunnel.train.run import Run, checkpoint_at, context_of, create
+from windtunnel.train.run import Run, checkpoint_at, context_of
 
 _DECAY = Length(share=0.1)
 _WARMUP = 0.02  # of the tokens: the moments begin at zero
 _STEM_WARMUP = 20  # steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a person may choose; None: chosen. `tokens`: to train; `decay` of them: the last ones,
-    none for a stem that can be branched. `at`: the parent's checkpoint, else its last one before
-    a decay, or the last of all where none is left.
-    """
+    """What a person may choose; what is None is taken from the parent."""
 
     tokens: int
+    """How many tokens to train."""
     experts: int = 8
     experts_per_token: int = 2
     decay: Length = _DECAY
+    """How many of the tokens, at the end; none for a stem that can be branched."""
     lr: float | None = None
     batch: int | None = None
+    """Tokens of one step."""
     context: int | None = None
+    """Tokens of a window."""
     at: int | None = None
+    """Tokens of the parent's checkpoint; its last one before a decay, or the last of all where
+    none of those is left."""
     name: str | None = None
 
 
 def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
-    """The run that goes on from `parent` with experts; to be trained like any other. The same
-    question gives the same run. Raises InputError.
+    """The run that goes on from `parent` with experts; it is trained like any other run. Asking
+    for the same again gives the same run. Raises InputError.
     """
     old = parent.recipe
     if old.model.experts:
@@ -50,57 +53,51 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         raise InputError(
             f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4"
         )
-    batch, lr = asked.batch or old.train.batch, old.optimizer.lr if asked.lr is None else asked.lr
+    batch = asked.batch or old.train.batch
     if asked.tokens < batch:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
     check_tokenizer(parent, corpus)
     context = context_of(parent, asked.context or old.data.context)
     at = checkpoint_at(parent, _stable(parent) if asked.at is None else asked.at)
-    recipe = old.change(
+    return begin_anew(
+        parent,
+        at,
+        corpus,
         name=asked.name or f"{old.name}-experts",
-        seed=old.seed + 1,
+        seed=old.seed + 1,  # another order of the corpus
+        lr=old.optimizer.lr if asked.lr is None else asked.lr,
+        batch=batch,
+        tokens=asked.tokens,
+        warmup=_warmup(asked, batch),
+        decay=asked.decay,
         model={"experts": asked.experts, "experts_per_token": asked.experts_per_token},
-        data={
-            "corpus": corpus.folder.name,
-            "context": context,
-            "mixture": _mixture(parent, corpus, at),
-            "stages": (),
-        },
-        # the same decay a unit of rate
-        optimizer={"lr": lr, "weight_decay": old.optimizer.weight_decay * lr / old.optimizer.lr},
-        schedule=_schedule(asked, batch),
-        train={"batch": batch, "micro_batch": 0, "branch_points": ()},
+        data={"context": context, "mixture": _mixture(parent, corpus, at)},
     )
-    return create(parent.lab, recipe, corpus, parent, at, anew=True)
 
 
-def _schedule(asked: Asked, batch: int) -> dict[str, Any]:
-    """Up, on, and straight down to zero. A stem's warm-up does not depend on its length, so that
-    it can be extended.
+def _warmup(asked: Asked, batch: int) -> int:
+    """Tokens of the warm-up, in whole steps. A stem's does not depend on its length, so that it
+    can be extended.
     """
-    share = _WARMUP * asked.tokens if asked.decay.of(asked.tokens) else _STEM_WARMUP * batch
-    return {
-        "tokens": asked.tokens,
-        "kind": "wsd",
-        "warmup": max(batch, round(share / batch) * batch),
-        "decay": asked.decay,
-        "decay_shape": "linear",
-        "floor": 0.0,
-        "half_life": 0,
-    }
+    if not asked.decay.of(asked.tokens):
+        return _STEM_WARMUP * batch
+    return max(batch, round(_WARMUP * asked.tokens / batch) * batch)
 
 
 def _stable(parent: Run) -> int | None:
-    """Its last checkpoint before a decay, which a peak rate would undo."""
+    """The tokens of its last checkpoint before a decay, whose work a peak rate would undo; None
+    where there is none.
+    """
     decay = parent.recipe.total_tokens - parent.recipe.decay_tokens
-    return max(
-        (tokens for tokens in checkpoint.positions(parent.checkpoints) if tokens <= decay),
-        default=None,
-    )
+    positions = checkpoint.positions(parent.checkpoints)
+    return max((tokens for tokens in positions if tokens <= decay), default=None)
 
 
 def _mixture(parent: Run, corpus: Corpus, at: int) -> Mixture:
-    """What the parent read at `at` tokens; each source by its size on another corpus."""
+    """What the parent read at `at` tokens; on another corpus, each source by its size."""
+    if corpus.digest != parent.corpus:
+        return {}
     data = parent.recipe.data
+    # a stage holds from its token on, until the next
     begun = [stage.mixture for stage in data.stages if stage.at < at]
-    return ([data.mixture, *begun][-1]) if corpus.digest == parent.corpus else {}
+    return begun[-1] if begun else data.mixture

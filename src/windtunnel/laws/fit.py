@@ -6,6 +6,7 @@ part is solved by non-negative least squares; for c other than 1 after L is stra
 (L - E)^(1/c). Then Levenberg-Marquardt on all starts at once, and L-BFGS.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -57,13 +58,13 @@ class Objective:
         """(...,) from residuals (..., n)."""
         size = np.abs(residuals)
         each = 0.5 * np.minimum(size, self.delta) ** 2
-        if np.isfinite(self.delta):
+        if math.isfinite(self.delta):
             each = each + self.delta * np.maximum(size - self.delta, 0)
         return (weights * each).sum(-1)
 
     def influence(self, residuals: Array) -> Array:
         """Huber's weight: 1 within delta, falling as 1/r beyond."""
-        if not np.isfinite(self.delta):
+        if not math.isfinite(self.delta):
             return np.ones_like(residuals)
         return self.delta / np.maximum(np.abs(residuals), self.delta)
 
@@ -220,12 +221,11 @@ def _damped_step(
     (..., 6), the Gauss-Newton curvature (..., 6, 6) and the damping (...,).
     """
     normal = np.where(held[..., None] | held[..., None, :], 0.0, curvature)
-    diagonal = np.diagonal(normal, axis1=-2, axis2=-1)
+    diagonal = np.einsum("...ii->...i", normal)  # a view, to write to
     least = 1e-12 * diagonal.max(-1, keepdims=True)
     scale = np.where(held, 1.0, damping[..., None] * np.maximum(diagonal, least))
-    scale = np.maximum(scale, 1e-300)
-    downhill = np.where(held, 0.0, -gradient)[..., None]
-    found = np.linalg.solve(normal + scale[..., None] * np.eye(6), downhill)
+    diagonal += np.maximum(scale, 1e-300)
+    found = np.linalg.solve(normal, np.where(held, 0.0, -gradient)[..., None])
     return np.asarray(found[..., 0], np.float64)
 
 
@@ -280,6 +280,25 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
     return found[np.argmin(data.cost(found, objective))]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """A point of variable projection: exponents on a grid, and the best A and B for them."""
+
+    misfit: float
+    linear: Array  # A and B of the straightened loss, and its floor where that is free
+    floor: float
+    a: float
+    b: float
+    c: float
+
+    @property
+    def coordinates(self) -> Array:
+        """(6,)."""
+        p, q = (float(self.c * np.log(max(value, 1e-12))) for value in self.linear[:2])
+        floor = self.linear[2] if len(self.linear) == 3 else self.floor
+        return np.array([floor, p, self.a, q, self.b, np.log(self.c)])
+
+
 def _starts(form: str, data: LossData) -> Array:
     """The best points of variable projection: coordinates (starts, 6). Raises ValueError."""
     free = FORMS[form].free
@@ -287,14 +306,13 @@ def _starts(form: str, data: LossData) -> Array:
         raise ValueError(
             f"{len(data.loss)} points can't tell the {int(free.sum())} parameters of the {form} law"
         )
-    found: list[tuple[float, Array]] = []
+    best: list[_Start] = []
     for c, floor in _powers_and_floors(free, float(data.loss.min())):
-        found += _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
-    found.sort(key=lambda item: item[0])
-    best = [coordinates for _, coordinates in found]
+        best += _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
+    best.sort(key=lambda start: start.misfit)
     others = best[len(best) // 9 :: 6]
     by_turns = [start for pair in zip(best, others, strict=False) for start in pair]
-    return np.array(by_turns[:_STARTS])
+    return np.array([start.coordinates for start in by_turns[:_STARTS]])
 
 
 def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple[float, float]]:
@@ -304,22 +322,19 @@ def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple
             yield c, share * lowest
 
 
-def _projected(
-    data: LossData, c: float, floor: float, *, floor_free: bool
-) -> list[tuple[float, Array]]:
-    """For exponents on a grid the misfit and the coordinates (6,) of the best A and B, and of the
-    best floor where it is free.
-    """
+def _projected(data: LossData, c: float, floor: float, *, floor_free: bool) -> list[_Start]:
+    """For exponents on a grid the best A and B, and the best floor where it is free."""
     straight = (data.loss - floor) ** (1 / c)
     # so that a misfit of the straightened loss counts as one of the loss
     scale = np.sqrt(data.weights) * c * (data.loss - floor) ** (1 - 1 / c)
+    wanted = straight * scale
+    of_size = [np.exp(-a / c * data.x) * scale for a in _EXPONENTS]
+    of_data = [np.exp(-b / c * data.y) * scale for b in _EXPONENTS]
+    design = np.empty((len(scale), 3 if floor_free else 2))
+    design[:, 2:] = scale[:, None]
     found = []
-    for a, b in product(_EXPONENTS, _EXPONENTS):
-        columns = [np.exp(-a / c * data.x), np.exp(-b / c * data.y)]
-        if floor_free:
-            columns.append(np.ones_like(straight))
-        linear, misfit = nnls(np.column_stack(columns) * scale[:, None], straight * scale)
-        p, q = (float(c * np.log(max(value, 1e-12))) for value in linear[:2])
-        base = linear[2] if floor_free else floor
-        found.append((misfit, np.array([base, p, a, q, b, np.log(c)])))
+    for (i, a), (j, b) in product(enumerate(_EXPONENTS), repeat=2):
+        design[:, 0], design[:, 1] = of_size[i], of_data[j]
+        linear, misfit = nnls(design, wanted)
+        found.append(_Start(misfit=misfit, linear=linear, floor=floor, a=a, b=b, c=c))
     return found

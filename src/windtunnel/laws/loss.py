@@ -139,9 +139,10 @@ def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     total = np.logaddexp(u, v)
     above = np.exp(c * total)  # L - E
     share = np.exp(u - total)  # of the size's term in the sum
+    rest = 1 - share
     # Entropy of the two shares: the derivative of c log(e^(p'/c) + e^(q'/c)) by c.
-    entropy = share * (total - u) + (1 - share) * (total - v)
-    by_size, by_data = above * share, above * (1 - share)
+    entropy = share * (total - u) + rest * (total - v)
+    by_size, by_data = above * share, above * rest
     derivatives = np.empty((*above.shape, len(COORDINATES)))
     derivatives[..., 0] = 1.0
     derivatives[..., 1] = by_size
@@ -162,6 +163,6 @@ def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
 
 def _terms(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     """E (..., 1), c (..., 1), and the logarithms of the size's and of the data's term (..., n)."""
-    floor, p, a, q, b, log_c = np.moveaxis(coordinates, -1, 0)[..., None]
+    floor, p, a, q, b, log_c = (coordinates[..., i, None] for i in range(6))
     c = np.exp(log_c)
     return floor, c, (p - a * x) / c, (q - b * y) / c

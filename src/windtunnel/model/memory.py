@@ -6,10 +6,12 @@ backward pass is what a compiled layer was traced to save: 44.9, 49.7 and 80.8 k
 layer for the paper's 0.5B, 1.2B and 2.4B, which the sum below gives to a part in a thousand.
 """
 
+import math
 from dataclasses import dataclass
 
-from windtunnel.model.shape import count
-from windtunnel.recipe import Model
+from windtunnel.model.roles import role_of
+from windtunnel.model.shape import count, tensor_shapes
+from windtunnel.recipe import OPTIMIZERS, Model
 
 # Logits that exist at once. Above this the loss makes them chunk by chunk, and again in the
 # backward pass.
@@ -51,24 +53,34 @@ def training_memory(
     tokens: int,
     *,
     members: int = 1,
-    optimizer_bytes: float = 2 * _WHOLE,
+    optimizer: str = "adamw",
     precision: str = "bf16",
     recompute: bool = False,
 ) -> Memory:
     """What training with `tokens` of each member through the model at once holds.
 
-    `optimizer_bytes`: of the optimiser's state, a parameter; AdamW has two moments in fp32.
-    `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only what enters them, and
+    `optimizer`: the recipe's `optimizer.kind`. `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only what enters them, and
     are computed again in the backward pass.
     """
     params = members * count(model).params_total
     logits = min(members * tokens * model.vocab, LOGITS_AT_ONCE)
     return Memory(
-        states=round((2 * _WHOLE + optimizer_bytes) * params),
+        states=2 * _WHOLE * params + members * optimizer_bytes(model, optimizer),
         copies=2 * _HALF * params if precision == "bf16" else 0,
         activations=members * tokens * activation_bytes(model, precision, recompute),
         head=logits * _LOGIT_BYTES,
     )
+
+
+def optimizer_bytes(model: Model, optimizer: str) -> int:
+    """Bytes of what the optimiser remembers of one model: of each parameter AdamW two numbers in
+    fp32, Muon one. Raises InputError for an unknown optimiser.
+    """
+    kind, numbers = OPTIMIZERS[optimizer], 0
+    for name, shape in tensor_shapes(model).items():
+        update = kind.update_of(name.rsplit(".", 1)[-1], role_of(name))
+        numbers += len(update.state) * math.prod(shape)
+    return _WHOLE * numbers
 
 
 def tokens_that_fit(
@@ -76,15 +88,13 @@ def tokens_that_fit(
     memory: float,
     *,
     members: int = 1,
-    optimizer_bytes: float = 2 * _WHOLE,
+    optimizer: str = "adamw",
     precision: str = "bf16",
 ) -> int:
     """Tokens of each member whose activations fit a device of `memory` bytes beside everything
     else, without computing layers again; 0 where not even the rest fits.
     """
-    fixed = training_memory(
-        model, 0, members=members, optimizer_bytes=optimizer_bytes, precision=precision
-    )
+    fixed = training_memory(model, 0, members=members, optimizer=optimizer, precision=precision)
     left = _OF_MEMORY * memory - fixed.total - LOGITS_AT_ONCE * _LOGIT_BYTES
     return max(0, int(left / (members * activation_bytes(model, precision))))
 

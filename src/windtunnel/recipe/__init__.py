@@ -8,6 +8,7 @@ table of records, so that a name is known before anything is trained.
 from windtunnel.recipe.decay import DECAY_SHAPES, Decay, DecayShape, DecayShapeName
 from windtunnel.recipe.file import dump, load
 from windtunnel.recipe.identity import RESULTS_VERSION, identity
+from windtunnel.recipe.optimizer import OPTIMIZERS, OptimizerKind, OptimizerName, Update
 from windtunnel.recipe.parametrization import (
     PARAMETRIZATIONS,
     Multipliers,
@@ -31,6 +32,7 @@ from windtunnel.recipe.sections import (
 
 __all__ = [
     "DECAY_SHAPES",
+    "OPTIMIZERS",
     "PARAMETRIZATIONS",
     "RESULTS_VERSION",
     "Data",
@@ -41,6 +43,8 @@ __all__ = [
     "Model",
     "Multipliers",
     "Optimizer",
+    "OptimizerKind",
+    "OptimizerName",
     "Parametrization",
     "ParametrizationName",
     "Recipe",
@@ -50,6 +54,7 @@ __all__ = [
     "Section",
     "Stage",
     "Train",
+    "Update",
     "dump",
     "identity",
     "load",

@@ -9,6 +9,7 @@ recipe:
 |--------------------|-------------------------|--------------------------|-----------------|
 | matrix: std, lr    | std/sqrt(m), lr/m       | std/sqrt(m), lr/m        | std/sqrt(m), lr |
 | matrix: eps        | eps                     | eps / (m mL)             | eps             |
+| matrix: lr of Muon | `spectral_lr`           | `spectral_lr`            | `adam_sized_lr` |
 | head: std, lr      | std/sqrt(m), lr/m       | std, lr                  | std/sqrt(m), lr |
 | embedding: std, lr | std, lr (or as matrix)  | std, lr                  | std, lr         |
 | gain: init, lr     | 1, lr                   | 1, lr                    | 1, lr           |
@@ -90,6 +91,9 @@ class Parametrization:
     help: str
     rules: Callable[[Model], dict[Role, Rule]]
     multipliers: Callable[[Model], Multipliers]
+    orthogonal_lr: Callable[[Model, int, int], float]
+    """Multiplies the recipe's `optimizer.lr` for an orthogonal step (Muon's) of a matrix (out, in),
+    in place of the matrix rule's `lr`, which is Adam's."""
     residual_exponent: float
     """alpha: a model whose size is kept as it grows in depth adds depth^-alpha of each branch."""
     width_slopes: Mapping[str, float] = field(default_factory=lambda: MUP_WIDTH_SLOPES)
@@ -154,6 +158,29 @@ def _standard_multipliers(model: Model) -> Multipliers:
     )
 
 
+# RMS of AdamW's steps over its lr, measured while models of many sizes are trained (2502.16982,
+# section 2.2): a step of that size can share AdamW's lr and weight decay.
+_ADAM_RMS = 0.2
+
+
+def spectral_lr(model: Model, out: int, into: int) -> float:
+    """The rate of an orthogonal step that keeps its effect as the width grows.
+
+    A step changes what a matrix computes by O(1) at any width where its largest singular value
+    goes as sqrt(out / in) (2310.17813, condition 1). An orthogonal step has all of them at 1, so
+    its rate takes sqrt(max(1, out / in)) (torch's adjust_lr_fn="original") and no share of the
+    width. At the base width it is as large as AdamW's: RMS 0.2 sqrt(base_width / in) lr.
+    """
+    return _ADAM_RMS * math.sqrt(model.base_width * max(1.0, out / into))
+
+
+def adam_sized_lr(model: Model, out: int, into: int) -> float:
+    """The rate of an orthogonal step that has the RMS of AdamW's at any width, 0.2 lr (2502.16982,
+    Eq. 4; torch's adjust_lr_fn="match_rms_adamw"). Its effect grows as sqrt(m).
+    """
+    return _ADAM_RMS * math.sqrt(max(out, into))
+
+
 PARAMETRIZATIONS = Table(
     "parametrization",
     [
@@ -162,6 +189,7 @@ PARAMETRIZATIONS = Table(
             help="the paper's Table 7: rates and inits by the width, branches by 1/sqrt(depth)",
             rules=_minicpm_rules,
             multipliers=_minicpm_multipliers,
+            orthogonal_lr=spectral_lr,
             residual_exponent=0.5,
         ),
         Parametrization(
@@ -169,6 +197,7 @@ PARAMETRIZATIONS = Table(
             help="CompleteP (2505.01618): as minicpm by the width, branches by 1/depth",
             rules=_completep_rules,
             multipliers=_completep_multipliers,
+            orthogonal_lr=spectral_lr,
             residual_exponent=1.0,
         ),
         # held against what theory asks, which it does not do
@@ -177,6 +206,7 @@ PARAMETRIZATIONS = Table(
             help="no rule but the init's: one rate for all tensors, no multipliers",
             rules=_standard_rules,
             multipliers=_standard_multipliers,
+            orthogonal_lr=adam_sized_lr,
             residual_exponent=0.5,
         ),
     ],

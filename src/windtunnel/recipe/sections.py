@@ -17,6 +17,7 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 from windtunnel.recipe.decay import DECAY_SHAPES, DecayShapeName
 from windtunnel.recipe.faults import first_fault
+from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
 
 
@@ -170,18 +171,22 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    """AdamW (Loshchilov and Hutter 2019), and what is added to the loss or done to its gradient."""
+    """How weights learn from gradients, and what is added to the loss or done to its gradient."""
 
+    kind: OptimizerName = "adamw"
+    """Rule by which the tensors change in a step."""
     lr: float = Field(0.01, gt=0)
     """Learning rate at the peak of the schedule, before a role's multiplier (0.01 was found by
     the paper's search)."""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """Share of the running mean of gradients that a step keeps."""
+    """Share of the running mean of gradients that a step of AdamW keeps."""
     beta2: float = Field(0.95, ge=0, lt=1)
-    """Share of the running mean of squared gradients that a step keeps."""
+    """Share of the running mean of squared gradients that a step of AdamW keeps."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the running mean of squared gradients, before a role's
     multiplier."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Share of the running mean of gradients that a step of Muon keeps."""
     weight_decay: float = Field(1e-3, ge=0, lt=1)
     """Share of each weight that a step at the peak rate takes away; it does not depend on
     lr."""

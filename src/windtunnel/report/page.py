@@ -1,10 +1,8 @@
 """The lab's page: one self-contained HTML file with every run and study; no network, no server."""
 
-import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -17,9 +15,11 @@ from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
 from windtunnel.report.plans import sections
+from windtunnel.results.experiments import EXPERIMENTS, outcomes
 from windtunnel.results.run import RunSummary
+from windtunnel.results.study import find_study, read_table
+from windtunnel.results.tour import TOUR
 from windtunnel.train.run import Run, list_runs
-from windtunnel.tunnel.study import read_table
 
 _LEGEND = (
     "Lines: training loss, a running mean of 25 steps. Points: held-out text. "
@@ -91,18 +91,18 @@ def _what(runs: Sequence[Run]) -> str:
 
 def _runs_of_studies(lab: Path) -> set[str]:
     """Ids of the runs that a study shows in its own figures."""
-    results = [lab / "studies" / name / "result.json" for name in FIGURES]
-    return {
-        run for file in results if file.exists() for run in json.loads(file.read_text())["runs"]
-    }
+    found: set[str] = set()
+    for name, result in outcomes(lab).items():
+        if name in FIGURES:
+            found.update(result.runs)
+    return found
 
 
 def _tour(lab: Path) -> str:
-    file = lab / "studies" / "tour" / "result.json"
-    if not file.exists():
+    result = find_study(lab, TOUR)
+    if result is None:
         return ""
-    result: dict[str, Any] = json.loads(file.read_text())
-    numbers = result["numbers"]
+    numbers = result.numbers.model_dump()
     rows = [
         [
             f'<a href="#{step["study"]}">{step["study"]}</a>',
@@ -112,7 +112,7 @@ def _tour(lab: Path) -> str:
         for step in numbers["steps"]
     ]
     return (
-        f"<h2>Tour</h2><p>On corpus <b>{escape(numbers['corpus'])}</b>, {escape(result['summary'])}.</p>"
+        f"<h2>Tour</h2><p>On corpus <b>{escape(numbers['corpus'])}</b>, {escape(result.summary)}.</p>"
         + _table(("study", "verdict", "minutes"), rows)
         + f"<h2>The best model writes</h2><pre>{escape(numbers['sample'])}</pre>"
     )
@@ -121,14 +121,14 @@ def _tour(lab: Path) -> str:
 def _studies(lab: Path) -> Iterator[str]:
     """A section a study: its question's answer in one sentence, its verdict and its figures."""
     for name, figures in FIGURES.items():
-        folder = lab / "studies" / name
-        if not (folder / "result.json").exists():
+        experiment = EXPERIMENTS[name]
+        result = find_study(lab, experiment)
+        if result is None:
             continue
-        result = json.loads((folder / "result.json").read_text())
-        verdict = result["verdict"]
+        verdict = result.verdict
         mark = f' <span class="verdict {verdict}">{verdict}</span>' if verdict else ""
-        yield f'<h2 id="{name}">{escape(name.capitalize())}{mark}</h2><p>{escape(result["summary"])}.</p>'
-        for caption, figure in figures(result, read_table(folder)):
+        yield f'<h2 id="{name}">{escape(name.capitalize())}{mark}</h2><p>{escape(result.summary)}.</p>'
+        for caption, figure in figures(result, read_table(lab, experiment)):
             yield f'{_figure(figure)}<p class="what">{escape(caption)}</p>'
 
 

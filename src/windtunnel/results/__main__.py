@@ -8,7 +8,7 @@ import pkgutil
 import re
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -87,6 +87,8 @@ def type_in_words(kind: Any) -> str:
         return type_in_words(inner[0])
     if kind in _WORDS:
         return _WORDS[kind]
+    if isinstance(kind, TypeVar):
+        return type_in_words(kind.__bound__)
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):

@@ -4,7 +4,7 @@ field by field where it is damaged or older than this code.
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from windtunnel.errors import InputError
@@ -53,11 +54,38 @@ class Record(BaseModel):
 
     def write(self, path: Path, make_folder: bool = False) -> None:
         """Write the record so that the file appears whole. Raises InputError."""
-        write_whole(path, self.to_json() + "\n", make_folder)
+        write_whole(path, self.to_json(), make_folder)
 
     def to_json(self) -> str:
         """The record as `--json` prints it and as its file holds it."""
+        # not pydantic's own writer: it spells floats in another way (1e-8, not 1e-08), and the
+        # files of a lab would no longer have the bytes that they had
         return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
+
+
+class Spread(Record):
+    """A record with a field that holds what has names of its own, such as the settings of a search.
+    In a file these stand one by one in the field's place, beside the record's other fields.
+    """
+
+    spread: ClassVar[str]
+    """The field's name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or cls.spread in values:
+            return values
+        own = {name: value for name, value in values.items() if name in cls.model_fields}
+        named = {name: value for name, value in values.items() if name not in cls.model_fields}
+        return own | {cls.spread: named}
+
+    @model_serializer(mode="wrap")
+    def _spread(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in plain(self).items():
+            found |= value if name == self.spread else {name: value}
+        return found
 
 
 class SparseRecord(Record):

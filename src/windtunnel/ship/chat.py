@@ -12,21 +12,26 @@ from windtunnel.ship.llama_cpp import LlamaCpp
 from windtunnel.train.run import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """`most`: tokens of one answer at most. Temperature 0 takes the likeliest token."""
+    """How the next token of an answer is chosen."""
 
     temperature: float = 0.8
+    """0 takes the likeliest token."""
     top_p: float = 0.95
+    """Only the likeliest tokens that have this probability together."""
     seed: int = 0
     most: int = 256
+    """Tokens of one answer, at most."""
 
 
 class Answers(Protocol):
+    """Who answers in a conversation."""
+
     def answer(
         self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
     ) -> str:
-        """The answer to a conversation; `say` hears it piece by piece."""
+        """The answer to a conversation; `say` is called with each piece of it."""
         ...
 
 
@@ -40,7 +45,7 @@ class Chat:
     turns: list[Message] = field(default_factory=list)
 
     def ask(self, text: str, say: Callable[[str], None]) -> str:
-        """The answer to what a person says next."""
+        """The answer to what a person says next; `say` is called with each piece of it."""
         before: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         question: Message = {"role": "user", "content": text}
         answer = self.who.answer([*before, *self.turns, question], self.sampling, say)
@@ -52,6 +57,9 @@ class OwnModel:
     """A run's last checkpoint, in fp32 on the processor."""
 
     def __init__(self, run: Run) -> None:
+        """Raises InputError for a run without a checkpoint, or whose tokenizer has no tokens for a
+        conversation.
+        """
         from windtunnel.train.loop import load_model
 
         self._tokenizer = Tokenizer.load(run.tokenizer)
@@ -61,28 +69,36 @@ class OwnModel:
     def answer(
         self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
     ) -> str:
-        """Ends with the token that ends a message, or a document."""
+        """An answer, as `Answers` has it. It ends with the token that ends a message or a
+        document.
+        """
         from windtunnel.model.generate import generate
 
-        ids, said, given = self._format.encode(self._tokenizer, messages), "", []
+        ids = self._format.encode(self._tokenizer, messages)
         ends = {self._tokenizer.id(self._format.closing), self._tokenizer.eos}
-        for token in generate(
+        tokens = generate(
             self._model, ids, sampling.most, sampling.temperature, sampling.top_p, sampling.seed
-        ):
+        )
+        given: list[int] = []
+        said = ""
+        for token in tokens:
             if token in ends:
                 break
             given.append(token)
+            # All of it each time: a token alone may be a part of a character, or of a word that
+            # takes a space with it.
             text = self._tokenizer.decode(given)
-            if not text.endswith("\ufffd"):  # else a character that is not whole yet
+            if not text.endswith("\ufffd"):  # else its last character is not whole yet
                 say(text[len(said) :])
                 said = text
         return said
 
 
 class GGUFModel(AbstractContextManager["GGUFModel"]):
-    """A file, its own chat template, and llama.cpp."""
+    """A GGUF file with its own chat template, run by llama.cpp until its `with` block ends."""
 
     def __init__(self, file: Path) -> None:
+        """Raises InputError for a file that llama.cpp cannot load."""
         self._engine = LlamaCpp(file)
 
     def __exit__(self, *_: object) -> None:
@@ -91,9 +107,12 @@ class GGUFModel(AbstractContextManager["GGUFModel"]):
     def answer(
         self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
     ) -> str:
-        asked = {
-            "max_tokens": sampling.most,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-        }
-        return self._engine.answer(messages, say, **asked, seed=sampling.seed)
+        """An answer, as `Answers` has it."""
+        return self._engine.answer(
+            messages,
+            say,
+            max_tokens=sampling.most,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        )

@@ -1,4 +1,4 @@
-"""llama.cpp's own server with the interface of OpenAI, for one GGUF file."""
+"""llama.cpp's own server for one GGUF file, with the interface of OpenAI's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,9 @@ def serve(
     ready: Callable[[str], None],
     wait: Callable[[], None],
 ) -> None:
-    """Serve until `wait` returns; `ready` hears the address. `port` 0: one that is free.
-    `context` 0: the file's. Raises InputError for a file that cannot be loaded and an address
-    that cannot be listened on.
+    """Serve until `wait` returns; `ready` is called with the address. A `port` of 0 takes one that
+    is free, a `context` of 0 takes the file's. Raises InputError for a file that cannot be loaded
+    and an address that cannot be listened on.
     """
     with LlamaCpp(file, context, address=(host, port)) as engine:
         ready(f"{engine.url}/v1")

@@ -41,7 +41,13 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     check_experts(recipe.model, device)
     room = train.batch
     if device == "cuda":
-        room = tokens_that_fit(recipe.model, _memory(), members=members, precision=precision)
+        room = tokens_that_fit(
+            recipe.model,
+            _memory(),
+            members=members,
+            optimizer=recipe.optimizer.kind,
+            precision=precision,
+        )
     most = min(AT_ONCE[device], _TOGETHER[device] // members, room)
     micro = train.micro_batch or largest_part(train.batch, recipe.data.context, most)
     return Engine(

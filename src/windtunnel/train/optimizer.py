@@ -1,72 +1,78 @@
-"""AdamW with the rates of the table of roles, independent weight decay and clipping; for one
-model or for members.
+"""The optimiser of one model or of members: the updates of its kind, applied group by group, with
+clipping and each member's own settings.
 
-All tensors of one role stand in one flat buffer, (n,) or (P, n), and the model's parameters are
-views of it: a step is one elementwise pass a role, whatever the number of layers, and every
-hyper-parameter may differ between members.
+The tensors of a group stand in one flat buffer, and the model's parameters are views of it: an
+elementwise step is one pass a role, and products of matrices are batched over the layers, whatever
+their number.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.model.roles import Role, Rule, role_of, rules
-from windtunnel.recipe import Recipe
+from windtunnel.model.roles import role_of
+from windtunnel.recipe import OPTIMIZERS, OptimizerKind, Recipe, Role
+from windtunnel.recipe.optimizer import Group, Update
 from windtunnel.train.device import to_device
 
+# Numbers of all members that one group of matrices may hold: their products need several copies
+# of the group, and more at once are not faster.
+_MATRICES_AT_ONCE = 2**26
 
-@dataclass
-class _Group:
-    """The tensors of one role and what each step needs to know of them. Settings are (), or (P,
-    1) for members.
+
+@dataclass(frozen=True, kw_only=True)
+class _Buffers:
+    """The buffers of a group of tensors, shaped as `Group` has them, and their settings at the
+    peak of the schedule.
     """
 
+    update: Update
     names: list[str]
     value: Tensor
     grad: Tensor
-    first: Tensor
-    second: Tensor
-    lr: Tensor
-    eps: Tensor
-    decay: Tensor
+    state: dict[str, Tensor]
+    settings: dict[str, Tensor]
+
+    def at(self, column: Tensor) -> Tensor:
+        """One number, (1,), or one a member, (P, 1), so that it broadcasts over the buffers."""
+        return column.view(self.settings["lr"].shape)
 
 
-class AdamW:
-    """`recipes`: one a member, or just one. The model's parameters and gradients become views of
-    flat buffers.
+class FlatOptimizer:
+    """`recipes`: one a member, or just one; all of one `optimizer.kind`. The model's parameters
+    and gradients become views of flat buffers. `precision`: of the products that an update takes,
+    fp32 or bf16.
     """
 
-    def __init__(self, model: Decoder, recipes: Sequence[Recipe]) -> None:
+    def __init__(self, model: Decoder, recipes: Sequence[Recipe], precision: str = "fp32") -> None:
         self.members = model.members
-        device = model.embedding.device
-        self.steps = self._column(
-            [0.0], device
-        ).clone()  # updates so far, of each member; a tensor: no graph holds it
-        self.beta1, self.beta2, self.clip = (
-            self._column([getattr(r.optimizer, key) for r in recipes], device)
-            for key in ("beta1", "beta2", "clip")
-        )
-        tables = [rules(recipe.model) for recipe in recipes]
-        roles: dict[Role, list[str]] = {}
-        for name, _ in model.named_parameters():
-            roles.setdefault(role_of(name), []).append(name)
-        self._groups = [
-            self._group(model, names, recipes, [t[role] for t in tables])
-            for role, names in roles.items()
-        ]
+        self._precision = precision
+        self._lead = 0 if self.members is None else 1  # axes before a tensor's own
+        self._device = model.embedding.device
+        # updates so far, of each member; a tensor: no graph holds it
+        self.steps = self._column([0.0]).clone()
+        self.clip = self._column([recipe.optimizer.clip for recipe in recipes])
         self._shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
-        self._update: Callable[..., None] = _update
+        self._groups = [
+            self._buffers(model, recipes, update, role, names)
+            for update, role, names in self._grouped(OPTIMIZERS[recipes[0].optimizer.kind])
+        ]
+        self._elementwise: Callable[..., None] = _advance
 
     def compile_parts(self) -> None:
-        """One kernel for the update of every group: sizes are symbolic, so it is compiled once."""
-        self._update = torch.compile(_update, dynamic=True)
+        """One kernel for the elementwise update of every group: sizes are symbolic, so it is
+        compiled once. Updates of matrices are products most of all, which are not compiled.
+        """
+        self._elementwise = torch.compile(_advance, dynamic=True)
 
     def shares(self, rates: Sequence[float]) -> Tensor:
         """Rates as a tensor for `step`: (1,), or (P, 1)."""
-        return to_device(self._column(rates, torch.device("cpu")), self.beta1.device)
+        return to_device(self._column(rates, torch.device("cpu")), self._device)
 
     def step(self, rate: float | Sequence[float] | Tensor) -> Tensor:
         """One update at `rate`: a share of the peak, one or P of them, or what `shares` made of
@@ -77,42 +83,34 @@ class AdamW:
             rate = [rate]
         shares = rate if isinstance(rate, Tensor) else self.shares(rate)
         self.steps += 1
-        norm = torch.linalg.vector_norm(
-            torch.stack(
-                [
-                    torch.linalg.vector_norm(group.grad, dim=-1, keepdim=True)
-                    for group in self._groups
-                ]
-            ),
-            dim=0,
-        )
+        norm = self._gradient_norm()
         kept = torch.where((self.clip > 0) & (norm > self.clip), self.clip / norm, 1.0)
-        for g in self._groups:
-            self._update(
-                g.value,
-                g.grad,
-                g.first,
-                g.second,
-                kept,
-                self.beta1,
-                self.beta2,
-                self.steps,
-                g.lr * shares,
-                g.eps,
-                g.decay * shares,
+        for group in self._groups:
+            share = group.at(shares)
+            scheduled = {key: group.settings[key] * share for key in ("lr", "weight_decay")}
+            advance = self._of_matrices if group.update.of_matrices else self._elementwise
+            advance(
+                group.update,
+                group.value,
+                group.grad,
+                group.state,
+                group.settings | scheduled,
+                group.at(kept),
+                group.at(self.steps),
             )
         return norm.squeeze(-1)
 
     def zero_grad(self) -> None:
+        """Clear the gradients."""
         for group in self._groups:
             group.grad.zero_()
 
     def state(self, member: int | None = None) -> dict[str, Tensor]:
-        """The two moments of every tensor, as `first.NAME` and `second.NAME`, shaped like it, of
-        one member or of the whole model; views, not copies.
+        """What the updates remember of every tensor, as `first.NAME`, shaped like it, of one
+        member or of the whole model; views, not copies.
         """
         return {
-            name: tensor if member is None else tensor[member] for name, tensor in self._moments()
+            name: tensor if member is None else tensor[member] for name, tensor in self._state()
         }
 
     def load_state(self, state: dict[str, Tensor], steps: int, member: int | None = None) -> None:
@@ -121,76 +119,94 @@ class AdamW:
             tensor.copy_(state[name])
         self.steps[slice(None) if member is None else member] = steps
 
-    def _moments(self) -> Iterator[tuple[str, Tensor]]:
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
         for group in self._groups:
-            for kind, flat in (("first", group.first), ("second", group.second)):
-                for name, view in _views(flat, group.names, self._shapes):
+            for kind, buffer in group.state.items():
+                for name, view in self._views(buffer, group.names):
                     yield f"{kind}.{name}", view
 
-    def _group(
-        self, model: Decoder, names: list[str], recipes: Sequence[Recipe], table: list[Rule]
-    ) -> _Group:
+    def _gradient_norm(self) -> Tensor:
+        """Of all parameters: (1,), or (P, 1)."""
+        flat = [group.grad.flatten(self._lead) for group in self._groups]
+        norms = [torch.linalg.vector_norm(grad, dim=-1, keepdim=True) for grad in flat]
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+    def _of_matrices(self, *group: Any) -> None:
+        """Products are computed in the precision of the model's."""
+        half = self._precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            _advance(*group)
+
+    def _grouped(self, kind: OptimizerKind) -> Iterator[tuple[Update, Role, list[str]]]:
+        """The tensors that change together, in the model's order: those of one role, and where an
+        update is of matrices, those of one shape, `_MATRICES_AT_ONCE` at most.
+        """
+        groups: dict[tuple[Update, Role, tuple[int, ...]], list[str]] = {}
+        for name, shape in self._shapes.items():
+            role = role_of(name)
+            update = kind.update_of(name.rsplit(".", 1)[-1], role)
+            alike = tuple(shape) if update.of_matrices else ()
+            groups.setdefault((update, role, alike), []).append(name)
+        for (update, role, alike), names in groups.items():
+            most = max(1, _MATRICES_AT_ONCE // math.prod(alike)) if alike else len(names)
+            for start in range(0, len(names), most):
+                yield update, role, names[start : start + most]
+
+    def _buffers(
+        self,
+        model: Decoder,
+        recipes: Sequence[Recipe],
+        update: Update,
+        role: Role,
+        names: list[str],
+    ) -> _Buffers:
+        """The buffers of a group, with its parameters and their gradients as views of them."""
         parameters = [model.get_parameter(name) for name in names]
-        axis = 0 if self.members is None else 1
-        value = torch.cat([p.detach().flatten(axis) for p in parameters], dim=-1)
+        value = torch.cat([p.detach().flatten(self._lead) for p in parameters], dim=-1)
+        shape = tuple(self._shapes[names[0]][self._lead :])
+        if update.of_matrices:
+            value = value.unflatten(-1, (-1, *shape[-2:]))
         grad = torch.zeros_like(value)
-        shapes = {name: p.shape for name, p in zip(names, parameters, strict=True)}
-        pairs = zip(
-            parameters, _views(value, names, shapes), _views(grad, names, shapes), strict=True
-        )
-        for parameter, (_, view), (_, gradient) in pairs:
+        views = zip(self._views(value, names), self._views(grad, names), strict=True)
+        for parameter, ((_, view), (_, gradient)) in zip(parameters, views, strict=True):
             parameter.data, parameter.grad = view, gradient
-        settings = [
-            (
-                r.optimizer.lr * rule.lr,
-                r.optimizer.eps * rule.eps,
-                r.optimizer.weight_decay * rule.weight_decay,
-            )
-            for r, rule in zip(recipes, table, strict=True)
-        ]
-        lr, eps, decay = (
-            self._column(list(column), value.device) for column in zip(*settings, strict=True)
-        )
-        return _Group(
-            names, value, grad, torch.zeros_like(value), torch.zeros_like(value), lr, eps, decay
+        told = [update.settings(recipe, role, shape) for recipe in recipes]
+        columns = {key: self._column([one[key] for one in told]) for key in told[0]}
+        if self.members and update.of_matrices:
+            columns = {key: column[..., None, None] for key, column in columns.items()}
+        return _Buffers(
+            update=update,
+            names=names,
+            value=value,
+            grad=grad,
+            state={kind: torch.zeros_like(value) for kind in update.state},
+            settings=columns,
         )
 
-    def _column(self, values: Sequence[float], device: torch.device) -> Tensor:
+    def _views(self, buffer: Tensor, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor's part of a group's buffer, in its own shape."""
+        flat, start = buffer.flatten(self._lead), 0
+        for name in names:
+            size = self._shapes[name][self._lead :].numel()
+            yield name, flat[..., start : start + size].view(self._shapes[name])
+            start += size
+
+    def _column(self, values: Sequence[float], device: torch.device | None = None) -> Tensor:
         """One number for all, (1,), or one a member, (P, 1)."""
-        column = torch.tensor(values, dtype=torch.float32, device=device)
+        column = torch.tensor(values, dtype=torch.float32, device=device or self._device)
         return column if self.members is None else column.expand(self.members)[:, None]
 
 
-def _update(
+def _advance(
+    update: Update,
     value: Tensor,
     grad: Tensor,
-    first: Tensor,
-    second: Tensor,
+    state: dict[str, Tensor],
+    settings: dict[str, Tensor],
     kept: Tensor,
-    beta1: Tensor,
-    beta2: Tensor,
-    steps: Tensor,
-    lr: Tensor,
-    eps: Tensor,
-    decay: Tensor,
+    step: Tensor,
 ) -> None:
-    """Adam (Kingma and Ba 2015) in place, with decoupled weight decay that does not contain the
-    rate; clears `grad`.
-    """
-    g = grad * kept
-    first.copy_(torch.lerp(g, first, beta1))
-    second.copy_(torch.lerp(g * g, second, beta2))
-    unbiased = (second / (1 - beta2**steps)).sqrt() + eps
-    value.copy_(value * (1 - decay) - lr * (first / (1 - beta1**steps)) / unbiased)
+    """One step of a group, whose gradient is scaled by `kept` and cleared."""
+    group = Group(value=value, grad=grad * kept, state=state, settings=settings, step=step)
+    update.apply(group)
     grad.zero_()
-
-
-def _views(
-    flat: Tensor, names: Sequence[str], shapes: dict[str, torch.Size]
-) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor's part of a flat buffer, in its own shape."""
-    start, lead = 0, flat.dim() - 1
-    for name in names:
-        size = shapes[name][lead:].numel()
-        yield name, flat[..., start : start + size].view(shapes[name])
-        start += size

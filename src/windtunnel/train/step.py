@@ -1,4 +1,4 @@
-"""One training step on a device: the gradient of a batch, then AdamW. The loop and every measure
+"""One training step on a device: the gradient of a batch, then the update. The loop and every measure
 of speed take it.
 """
 
@@ -15,7 +15,7 @@ from windtunnel.train.compiled import keep_shapes
 from windtunnel.train.device import keep_memory, to_device
 from windtunnel.train.graphs import Replayed
 from windtunnel.train.objective import Objective
-from windtunnel.train.optimizer import AdamW
+from windtunnel.train.optimizer import FlatOptimizer
 
 
 class Step:
@@ -49,7 +49,7 @@ class Step:
 
     def take_up(self, recipes: Sequence[Recipe]) -> None:
         """Go on with these settings of the optimiser, and no moments."""
-        self.optimizer = AdamW(self.model, recipes)
+        self.optimizer = FlatOptimizer(self.model, recipes, self.engine.precision)
         if self.engine.compiled:
             self.optimizer.compile_parts()
         balance = torch.tensor([r.optimizer.balance for r in recipes], device=self._device)

@@ -17,11 +17,13 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES, DecayShapeName, Mixture, Recipe
+from windtunnel.results.ablate import ABLATE, AblateNumbers, AblateRow
+from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
+from windtunnel.tunnel.study import core_minutes, final, ids, rows_at_end
 
 LEVEL = 0.9
 Vary = Literal["mixture", "shape", "length"]
@@ -113,6 +115,7 @@ def ablate(lab: Path, corpus: Corpus, design: Design, arms: Sequence[Arm], watch
         for stem, *found in by_seed
         for arm, run in zip(arms, found, strict=True)
         for row in rows_at_end(
+            AblateRow,
             run,
             "branch",
             arm=arm.name,
@@ -124,9 +127,17 @@ def ablate(lab: Path, corpus: Corpus, design: Design, arms: Sequence[Arm], watch
     complete = [found for _, *found in by_seed if all(final(run) is not None for run in found)]
     numbers = _numbers(corpus, design, arms, complete) | {
         "failed": sum(final(run) is None for run in runs),
-        "core_minutes": round(sum(training_seconds(run) for run in runs) / 60, 1),
+        "core_minutes": core_minutes(runs),
     }
-    return write_study(lab, "ablate", rows, None, _summary(numbers), numbers, runs)
+    return write_study(
+        lab,
+        ABLATE,
+        rows=rows,
+        verdict=None,
+        summary=_summary(numbers),
+        numbers=AblateNumbers.model_validate(numbers),
+        runs=ids(runs),
+    )
 
 
 def natural_mixture(corpus: Corpus) -> dict[str, float]:

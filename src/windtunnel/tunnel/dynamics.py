@@ -33,7 +33,9 @@ from windtunnel.model.roles import role_of
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import DecayShapeName, Recipe
+from windtunnel.results.dynamics import DYNAMICS, DynamicsNumbers, DynamicsRow
 from windtunnel.results.run import StepLine
+from windtunnel.results.study import write_study
 from windtunnel.train import checkpoint
 from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, train
@@ -41,7 +43,6 @@ from windtunnel.train.objective import Objective
 from windtunnel.train.run import Run, create
 from windtunnel.tunnel.fleet.fleet import Interrupted
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.study import write_study
 
 Vector = NDArray[np.float64]
 
@@ -138,7 +139,15 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
         "block": _BLOCK,
         "same_batch_d2": same_batch,
     }
-    return write_study(lab, "dynamics", rows, None, _summary(claims, same_batch), numbers, [run])
+    return write_study(
+        lab,
+        DYNAMICS,
+        rows=[DynamicsRow.model_validate(row) for row in rows],
+        verdict=None,
+        summary=_summary(claims, same_batch),
+        numbers=DynamicsNumbers.model_validate(numbers),
+        runs=[run.id],
+    )
 
 
 def measure(

@@ -2,7 +2,6 @@
 kill.
 """
 
-import csv
 import json
 import signal
 from typing import Any
@@ -14,11 +13,15 @@ from patience import PATIENCE, wait_until
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.report.experiments.batch import figures
+from windtunnel.results.batch import BATCH
+from windtunnel.results.study import read_study, read_table
 from windtunnel.train.run import open_run
-from windtunnel.tunnel.batch.batch import Design, Point, analyse, judge
+from windtunnel.tunnel.batch.batch import Branching, analyse, branches, judge
+from windtunnel.tunnel.batch.design import ARMS, Arm, Design
+from windtunnel.tunnel.design import Size, options_of
 from windtunnel.tunnel.fleet.fleet import Branch
 
-PARAMS = {(32, 2): 20_000, (32, 4): 40_000, (64, 2): 80_000}
+PARAMS = {Size(32, 2): 20_000, Size(32, 4): 40_000, Size(64, 2): 80_000}
 TINY = (
     "--corpus",
     "tiny",
@@ -28,7 +31,7 @@ TINY = (
     "256,512,1024,2048",
     "--tokens",
     "8192,16384",
-    "--trunk",
+    "--lr-batch",
     512,
     "--arms",
     "fixed",
@@ -42,31 +45,20 @@ def best_batch(tokens: float) -> float:
 
 
 def losses(
-    design: Design, rng: np.random.Generator, noise: float = 0.002, shift: float = 0.0
-) -> dict[Point, float]:
-    """Bowls about the best batch, `shift` octaves off it; one that the rate is scaled for is
-    wider.
-    """
-
-    def loss(point: Point, length: int) -> float:
-        off = np.log2(point.batch / best_batch(length)) - shift
-        fall = 60 * length**-0.3 + 20 * PARAMS[point.size] ** -0.3
-        return (
-            1.5 + fall + (0.03 if point.arm == "fixed" else 0.015) * off**2 + noise * rng.normal()
-        )
-
-    ends = {at: end for at, end in design.points}
-    sizes, arms = design.sizes, ("fixed", "sqrt")
-    points = [
-        (s, a, b, at)
-        for s in sizes
-        for a in arms
-        for b in design.batches
-        for at, _ in design.points
-    ]
-    full = {Point("full", s, a, b, at, ends[at]) for s, a, b, at in points}
-    trunk = {Point("trunk", s, a, b, at, at + design.window_of(ends[at])) for s, a, b, at in points}
-    return {point: float(loss(point, ends[point.at])) for point in sorted(full | trunk, key=repr)}
+    design: Design, rng: np.random.Generator, noise: float = 0.002
+) -> dict[Branching, float | None]:
+    """Bowls about the best batch; one that the rate is scaled for is wider."""
+    found: dict[Branching, float | None] = {}
+    for size in design.sizes:
+        for arm in design.arms:
+            for batch in design.batches:
+                for at, end in design.points:
+                    off = np.log2(batch / best_batch(end))
+                    fall = 60 * end**-0.3 + 20 * PARAMS[size] ** -0.3
+                    width = 0.03 if arm == "fixed" else 0.015
+                    loss = 1.5 + fall + width * off**2 + noise * rng.normal()
+                    found[Branching(size, arm, batch, at, end)] = float(loss)
+    return found
 
 
 def test_the_law_of_the_best_batch_is_found_and_chosen(rng: np.random.Generator) -> None:
@@ -74,79 +66,73 @@ def test_the_law_of_the_best_batch_is_found_and_chosen(rng: np.random.Generator)
     numbers = analyse(design, PARAMS, losses(design, rng))
     verdict, summary = judge(numbers)
     assert verdict == "pass", summary
-    assert numbers["chosen"] in ("tokens", "tokens_params"), (
+    assert numbers.chosen in ("tokens", "tokens_params"), (
         "batches follow the tokens here, not the loss"
     )
-    law = numbers["laws"]["tokens"]
-    low, high = law["intervals"]["p"]
+    law = numbers.laws["tokens"]
+    low, high = law.intervals["p"]
     # these bowls are parabolas at a length, not on a contour: a bias of a tenth of an octave is
     # no noise
     assert low - 0.1 < 0.5 < high + 0.1 and 0.02 < high - low < 0.4, law
     for tokens in design.lengths:
-        assert law["c"] * tokens ** law["p"] == pytest.approx(best_batch(tokens), rel=0.3)
-    low, high = numbers["laws"]["tokens_params"]["intervals"]["q"]
+        said = law.constants["c"] * tokens ** law.constants["p"]
+        assert said == pytest.approx(best_batch(tokens), rel=0.3)
+    low, high = numbers.laws["tokens_params"].intervals["q"]
     assert low < 0.15 and high > -0.15
-    regret = numbers["arms"]["fixed"]["regret"]["size"]
-    assert regret["tokens"] < 0.003 < regret["constant"]
-    assert regret["three_term"] < regret["constant"]
-    assert 0 < numbers["arms"]["fixed"]["three_term"]["exponent"] < 1
-    assert numbers["laws"] == numbers["arms"]["fixed"]["laws"]
-    json.dumps(numbers, allow_nan=False)
+    regret = {name: nats or 0.0 for name, nats in numbers.arms["fixed"].regret.size.items()}
+    assert 0 < regret["tokens"] < 0.003 < regret["constant"]
+    assert 0 < regret["three_term"] < regret["constant"]
+    three = numbers.arms["fixed"].three_term
+    assert three and 0 < three.exponent < 1
+    assert numbers.laws == numbers.arms["fixed"].laws
+    numbers.to_json()
 
 
-def test_batch_branches_are_held_against_the_full_way(rng: np.random.Generator) -> None:
+def test_runs_that_diverged_are_left_out_and_the_law_is_still_found(
+    rng: np.random.Generator,
+) -> None:
     design = Design()
-    agreeing, off = (analyse(design, PARAMS, losses(design, rng)), dict[str, Any]())
-    astray = losses(design, np.random.default_rng(1), shift=1.0)
-    mixed = {
-        p: loss for p, loss in losses(design, np.random.default_rng(1)).items() if p.way == "full"
-    }
-    off = analyse(
-        design, PARAMS, mixed | {p: loss for p, loss in astray.items() if p.way == "trunk"}
-    )
-    same, apart = (numbers["trunk"]["fixed"] for numbers in (agreeing, off))
-    assert abs(same["octaves"]) < 0.3
-    assert apart["octaves"] == pytest.approx(1.0, abs=0.35)
-    assert apart["regret"] > same["regret"]
-    assert agreeing["trunk"]["cost"]["share"] == pytest.approx(0.35, abs=0.05)
+    measured = losses(design, rng)
+    failed = {one: None for one in measured if one.batch == 8192 and one.size == (64, 2)}
+    numbers = analyse(design, PARAMS, measured | failed)
+    assert numbers.chosen in ("tokens", "tokens_params")
+    numbers.to_json()
 
 
 def test_too_few_vertices_give_no_verdict(rng: np.random.Generator) -> None:
     design = Design(batches=(2048, 4096, 8192, 16384))
     numbers = analyse(design, PARAMS, losses(design, rng))
-    levels = [level for size in numbers["arms"]["fixed"]["sizes"] for level in size["levels"]]
-    assert {level["where"] for level in levels} == {"below"} and all(
-        level["batch"] is None for level in levels
-    )
+    levels = [level for size in numbers.arms["fixed"].sizes for level in size.levels]
+    assert {level.where for level in levels} == {"below"}
+    assert all(level.batch is None for level in levels)
     verdict, summary = judge(numbers)
     assert verdict is None and "too few to trust a law" in summary
-    assert numbers["laws"] == {} and numbers["chosen"] is None
-    json.dumps(numbers, allow_nan=False)
+    assert numbers.laws == {} and numbers.chosen is None
+    numbers.to_json()
 
 
 def test_two_sizes_can_be_left_out_one_at_a_time_but_tell_no_law_of_size(
     rng: np.random.Generator,
 ) -> None:
-    design = Design(sizes=((32, 2), (64, 2)))
-    regret = analyse(design, PARAMS, losses(design, rng))["arms"]["fixed"]["regret"]
-    assert regret["size"]["tokens_params"] is None and regret["size"]["tokens"] is not None
-    assert regret["longest"]["tokens_params"] is not None
+    design = Design(sizes=(Size(32, 2), Size(64, 2)))
+    regret = analyse(design, PARAMS, losses(design, rng)).arms["fixed"].regret
+    assert regret.size["tokens_params"] is None and regret.size["tokens"] is not None
+    assert regret.longest["tokens_params"] is not None
 
 
 def test_every_branch_leaves_where_its_batch_can(corpus: Corpus) -> None:
     """All lengths are the same for every batch, and the rate is scaled in one arm only."""
     design = Design()
-    wanted = design.wanted(corpus)
-    assert len(wanted) == 2 * 3 * 2 * 5 * 4
-    for point, branch in wanted.items():
-        assert isinstance(branch, Branch) and not isinstance(branch.stem, Branch)
-        batch = branch.batch or branch.stem.train.batch
-        assert batch == point.batch and point.at % batch == 0 and branch.decay % batch == 0
-        assert point.at % branch.stem.train.batch == 0 and point.at + branch.decay == point.tokens
-        rate = branch.lr or branch.stem.optimizer.lr
-        assert rate == pytest.approx(
-            0.01 * (batch / 2048) ** (0.5 if point.arm == "sqrt" else 0), rel=1e-5
-        )
+    wanted = branches(corpus, design)
+    assert len(wanted) == 3 * 2 * 5 * 4
+    for one, branch in wanted.items():
+        assert not isinstance(branch.stem, Branch)
+        recipe = branch.stem
+        assert recipe.train.batch == one.batch
+        assert one.at % one.batch == 0 and branch.decay % one.batch == 0
+        assert one.at + branch.decay == one.tokens
+        power = 0.5 if one.arm == "sqrt" else 0
+        assert recipe.optimizer.lr == pytest.approx(0.01 * (one.batch / 2048) ** power, rel=1e-5)
     assert [end for _, end in design.points] == list(design.lengths), (
         "nothing is rounded off at the defaults"
     )
@@ -155,10 +141,9 @@ def test_every_branch_leaves_where_its_batch_can(corpus: Corpus) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"batches": (512, 1024, 2048)}, "at least 4"),
-        ({"batches": (512, 768, 2048, 4096, 8192)}, "multiple of each"),
-        ({"trunk": 256}, "trunk's batch of 256 among them"),
-        ({"lengths": (100_000, 101_000)}, "differ by whole batches"),
+        ({"batches": (512, 1024, 2048)}, "--batches 512,1024,2048: expected 4 or more"),
+        ({"batches": (512, 768, 2048, 4096, 8192)}, "--batches .*multiple of each"),
+        ({"lengths": (100_000, 101_000)}, "--tokens .*differ by whole batches"),
         ({"lengths": (8_192, 983_040)}, "more than the warm-up"),
     ],
 )
@@ -167,22 +152,32 @@ def test_a_design_that_cannot_be_measured_is_refused(fault: dict[str, Any], mess
         Design(**fault)
 
 
+def test_a_new_arm_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = Arm("linear", "in proportion to the batch", lambda lr, ratio: lr * ratio)
+    monkeypatch.setitem(ARMS, "linear", arm)
+    words = next(each for each in options_of(Design) if each.flag == "--arms")
+    assert "linear" in words.full_help
+    design = Design(arms=words.kind.parse("--arms", "linear"), lr=0.01, lr_batch=1024)
+    assert [design.rate("linear", batch) for batch in (512, 2048)] == [0.005, 0.02]
+    with pytest.raises(InputError, match="--arms log: expected one of fixed, sqrt, linear"):
+        words.kind.parse("--arms", "log")
+
+
 def test_a_real_study_fills_every_cell_and_is_not_trained_twice(make_lab: Any) -> None:
     lab = make_lab()
     done = lab.run("batch", *TINY, "--json", **EAGER)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["verdict"] is None and result["numbers"]["trunk"]["cost"]["share"] < 0.6
-    table = (lab.path / "studies" / "batch" / "table.csv").read_text()
-    rows = [row for row in csv.DictReader(table.splitlines()) if row["source"] == "all"]
-    assert len(rows) == 2 * 4 * 2, "two ways, four batches, two lengths"
+    result = read_study(lab.path, BATCH)
+    assert json.loads(done.stdout) == json.loads(result.to_json())
+    assert result.verdict is None
+    table = read_table(lab.path, BATCH)
+    rows = [row for row in table if row.source == "all"]
+    assert len(rows) == 4 * 2, "four batches, two lengths"
     for row in rows:
-        recipe = open_run(lab.path / "runs" / row["run"]).recipe
-        assert (recipe.train.batch, recipe.optimizer.lr) == (int(row["batch"]), float(row["lr"]))
-        assert recipe.total_tokens == int(row["tokens"]) and float(row["loss"]) > 0
-    shared = {row["run"] for row in rows if row["batch"] == "512"}
-    assert len(shared) == 2, "the trunk's batch is the same run in both ways, one a length"
-    drawn = figures(result, rows)
+        recipe = open_run(lab.path / "runs" / row.run).recipe
+        assert (recipe.train.batch, recipe.optimizer.lr) == (row.batch, row.lr)
+        assert recipe.total_tokens == row.tokens and row.loss
+    drawn = figures(result, table)
     assert len(drawn) == 2 and all(caption for caption, _ in drawn) and len(drawn[0][1].data) == 2
     before = {path: path.stat().st_mtime_ns for path in lab.path.glob("runs/*/metrics.jsonl")}
     study(lab)

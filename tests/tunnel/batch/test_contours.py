@@ -10,7 +10,6 @@ from windtunnel.tunnel.batch.contours import (
     Form,
     Surface,
     better_form,
-    lowest_losses,
     noise_of,
     valleys,
 )
@@ -103,26 +102,3 @@ def test_regret_is_what_the_batch_costs() -> None:
     assert flat.regret(0, 1e9) == pytest.approx(flat.regret(0, BATCHES[-1])), (
         "only what was sampled is known"
     )
-
-
-def test_the_lowest_loss_over_batches_is_found_and_an_open_end_is_said(
-    rng: np.random.Generator,
-) -> None:
-    x = np.log2(BATCHES)
-    rows = np.array(
-        [4.5 + 0.02 * (x - 9.5) ** 2, 4.2 + 0.02 * (x - 10.5) ** 2, 4.0 + 0.02 * (x - 15) ** 2]
-    )
-    exact = lowest_losses(BATCHES, rows, [1e5, 2e5, 4e5], draws=50)
-    assert [v.where for v in exact] == ["inside", "inside", "above"]
-    assert [v.batch for v in exact[:2]] == pytest.approx([2**9.5, 2**10.5])
-    assert [v.loss for v in exact[:2]] == pytest.approx([4.5, 4.2])
-    held = 0
-    for _ in range(100):
-        noisy = lowest_losses(
-            BATCHES, rows[:2] + 0.005 * rng.normal(size=(2, 6)), [1e5, 2e5], draws=200
-        )
-        held += sum(
-            v.interval[0] <= b <= v.interval[1]
-            for v, b in zip(noisy, (2**9.5, 2**10.5), strict=True)
-        )
-    assert 0.83 < held / 200 < 0.97, held

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tables import read_table
 
 from windtunnel.errors import InputError
 from windtunnel.model import decoder, init, roles
@@ -38,7 +39,6 @@ from windtunnel.tunnel.check.check import (
     slope_of,
 )
 from windtunnel.tunnel.check.theory import Axis
-from windtunnel.tunnel.study import read_table
 
 SMALL: dict[str, Any] = {"widths": (32, 256), "depths": (4, 16), "steps": (0, 1, 2, 10)}
 VOCAB = 512

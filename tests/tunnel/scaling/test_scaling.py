@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from patience import PATIENCE, wait_until
+from tables import read_table
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -24,7 +25,6 @@ from windtunnel.tunnel.scaling.scaling import (
     lay_out,
     pooled_sd,
 )
-from windtunnel.tunnel.study import read_table
 
 TINY = (
     *(

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from patience import wait_until
 from scipy.optimize import approx_fprime
+from tables import read_table
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -37,7 +38,6 @@ from windtunnel.tunnel.search.surface import (
     profiles,
 )
 from windtunnel.tunnel.search.trials import Outcome, Trials, open_trials
-from windtunnel.tunnel.study import read_table
 
 PAIR = Space((SETTINGS["lr"], SETTINGS["init_std"]))
 BEST = np.log2([0.02, 0.07])

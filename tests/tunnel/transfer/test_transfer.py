@@ -11,16 +11,24 @@ from typing import Any
 import pytest
 from patience import PATIENCE, wait_until
 
+from windtunnel.errors import InputError
+from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates
+from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.transfer.bowl import Drift
-from windtunnel.tunnel.transfer.transfer import Design, Size, around_best, judge, within
+from windtunnel.tunnel.transfer.design import Design
+from windtunnel.tunnel.transfer.transfer import Cell, around_best, chain, judge, within
 
-DESIGN = 'Design(("minicpm",), (16, 32), (1, 2), 2560, 256, (2,))'
+DESIGN = (
+    'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), tokens=2560, '
+    "batch=256, seeds=(2,))"
+)
 PROGRAM = f"""
 import sys
 from pathlib import Path
 from windtunnel.data.shards import Corpus
 from windtunnel.train.loop import Watch
-from windtunnel.tunnel.transfer.transfer import Design, transfer
+from windtunnel.tunnel.transfer.design import Design
+from windtunnel.tunnel.transfer.transfer import transfer
 lab = Path(sys.argv[1])
 transfer(lab, Corpus.open(lab / "corpora" / "tiny"), {DESIGN}, Watch())
 """
@@ -28,13 +36,27 @@ transfer(lab, Corpus.open(lab / "corpora" / "tiny"), {DESIGN}, Watch())
 
 def test_the_grid_asks_for_neighbours_on_either_side_of_the_best() -> None:
     assert around_best({0: 4.0, 1: 3.9, 2: 3.8}) == {0, 1, 2, 3, 4}
-    assert around_best({0: 3.9, 1: 3.8, 2: 3.9, 3: float("inf")}) == {-1, 0, 1, 2, 3}
+    assert around_best({0: 3.9, 1: 3.8, 2: 3.9, 3: None}) == {-1, 0, 1, 2, 3}
     assert max(around_best({14: 1.0})) == 14, "no minimum is looked for beyond a factor of 128"
 
 
 def test_every_width_at_the_first_depth_and_every_further_depth_at_the_first_width() -> None:
-    chain = Design(widths=(32, 64), depths=(2, 4, 8)).chain("minicpm")
-    assert chain == [Size("minicpm", *size) for size in ((32, 2), (64, 2), (32, 4), (32, 8))]
+    cells = chain(Design(widths=(32, 64), depths=(2, 4, 8)), "minicpm")
+    sizes = ((32, 2), (64, 2), (32, 4), (32, 8))
+    assert cells == [Cell("minicpm", Size(*size)) for size in sizes]
+
+
+def test_seeds_are_one_number_or_one_a_parametrization() -> None:
+    two = ("minicpm", "standard")
+    assert [Design(parametrizations=two, seeds=(3,)).seeds_of(name) for name in two] == [3, 3]
+    assert [Design(parametrizations=two, seeds=(3, 2)).seeds_of(name) for name in two] == [3, 2]
+    assert Design(parametrizations=two[:1], seeds=(3, 2)).seeds_of("minicpm") == 3
+    with pytest.raises(InputError, match="--seeds 3,2: expected one number, or one for each of"):
+        Design(parametrizations=(*two, "completep"), seeds=(3, 2))
+
+
+def test_where_every_run_diverged_the_grid_still_has_a_middle() -> None:
+    assert around_best({0: None, 1: None}) == {-2, -1, 0, 1, 2}
 
 
 def test_steps_are_half_octaves() -> None:
@@ -114,10 +136,10 @@ def test_the_result_has_a_best_rate_a_size_and_a_drift_an_axis(studied: Any) -> 
 
 @pytest.mark.parametrize(("passes", "verdict"), [(True, "pass"), (False, "fail")])
 def test_the_first_parametrization_is_judged(passes: bool, verdict: str) -> None:
-    drifts = {"width": {"slope": 0.1, "interval": [0.0, 0.2]}, "depth": None}
+    drift = Drifts(width=DriftFound(slope=0.1, interval=(0.0, 0.2)), depth=None)
     results = {
-        "minicpm": {"passes": passes, "drift": drifts},
-        "standard": {"passes": not passes, "drift": drifts},
+        name: ParametrizationRates(sizes=(), drift=drift, passes=wanted)
+        for name, wanted in (("minicpm", passes), ("standard", not passes))
     }
     given, summary = judge(Design(), results)
     assert given == verdict and "minicpm +0.10 [+0.00, +0.20] over width" in summary

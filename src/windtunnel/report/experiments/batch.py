@@ -1,7 +1,6 @@
-"""Figures of the batch study: contours of equal loss with their lowest points, and the batch laws
-through those.
-"""
+"""Figures of the batch study: measured losses, and the best batches with the laws through them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,54 +9,49 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from windtunnel.report.figures import styled
+from windtunnel.results.batch import ArmFound, BatchNumbers, BatchRow, BestBatch
+from windtunnel.results.study import StudyResult
+from windtunnel.tunnel.batch.design import ARMS
 
 _COLOURS = ("#33658a", "#d1495b", "#6a994e", "#8f6bb3", "#d68c45")
 _PANEL = 320  # pixels
 
 
-def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
+def figures(
+    result: StudyResult[BatchNumbers], rows: Sequence[BatchRow]
+) -> list[tuple[str, go.Figure]]:
     """(caption, figure) each: the measured losses, and the best batch against loss and tokens."""
-    numbers = result["numbers"]
-    drawn = [
-        (
-            f"Decayed loss against the batch, with the rate {_called(arm)}: a line for each number of tokens.",
-            _losses(arm, numbers, table),
+    numbers = result.numbers
+    drawn = []
+    for arm in numbers.arms:
+        caption = (
+            f"Loss after the decay against the batch, with the learning rate {_called(arm)}: a "
+            "line for each number of tokens."
         )
-        for arm in numbers["arms"]
-    ]
-    drawn += [
-        (
-            "The batch that needs the fewest tokens for a loss, with its 90% interval, by size, with the rate "
-            f"{_called(arm)}; crosses: from batch branches. Line: bs = c / L^k. Contours whose vertex lies outside of "
-            "the sampled batches are left out.",
-            _vertices(arm, numbers),
+        drawn.append((caption, _losses(arm, numbers, rows)))
+    for arm, found in numbers.arms.items():
+        caption = (
+            "The batch that reaches a loss with the fewest tokens, by size, with its 90% interval; "
+            f"the learning rate is {_called(arm)}. Dashed: bs = c / L^k on the left and bs = c D^p "
+            "on the right. Contours whose lowest point lies outside the sampled batches are left "
+            "out."
         )
-        for arm in numbers["arms"]
-    ]
+        drawn.append((caption, _best_batches(found, numbers.batches)))
     return drawn
 
 
 def _called(arm: str) -> str:
-    return "fixed" if arm == "fixed" else "scaled by the root of the batch"
+    return ARMS[arm].help if arm in ARMS else arm
 
 
-def _losses(arm: str, numbers: dict[str, Any], table: list[dict[str, str]]) -> go.Figure:
-    sizes = [(size["width"], size["depth"]) for size in numbers["sizes"]]
-    figure = make_subplots(
-        1, len(sizes), subplot_titles=[f"{w}x{d}" for w, d in sizes], horizontal_spacing=0.06
-    )
-    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, len(numbers["lengths"])).tolist())
-    for column, size in enumerate(sizes, 1):
-        for length, shade in zip(numbers["lengths"], shades, strict=True):
-            points = [
-                (int(row["batch"]), float(row["loss"]))
-                for row in table
-                if (row["way"], row["arm"], row["source"]) == ("full", arm, "all")
-                and (int(row["width"]), int(row["depth"])) == size
-                and row["loss"]
-                and int(row["tokens"]) == length
-            ]
-            points.sort()
+def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Figure:
+    titles = [f"{size.width}x{size.depth}" for size in numbers.sizes]
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.06)
+    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, len(numbers.lengths)).tolist())
+    lines = _lines_of(arm, rows)
+    for column, size in enumerate(numbers.sizes, 1):
+        for length, shade in zip(numbers.lengths, shades, strict=True):
+            points = sorted(lines.get((size.width, size.depth, length), []))
             figure.add_scatter(
                 x=[batch for batch, _ in points],
                 y=[loss for _, loss in points],
@@ -70,66 +64,88 @@ def _losses(arm: str, numbers: dict[str, Any], table: list[dict[str, str]]) -> g
                 col=column,
             )
     styled(figure)
-    figure.update_xaxes(type="log", title="batch, tokens", tickvals=numbers["batches"])
+    figure.update_xaxes(type="log", title="batch, tokens", tickvals=numbers.batches)
     figure.update_yaxes(title="loss, nats/token", col=1)
     return figure.update_layout(height=_PANEL + 60, margin={"t": 30})
 
 
-def _vertices(arm: str, numbers: dict[str, Any]) -> go.Figure:
+def _lines_of(
+    arm: str, rows: Sequence[BatchRow]
+) -> dict[tuple[int, int, int], list[tuple[int, float]]]:
+    """(batch, loss) of an arm's runs that came to their end, by width, depth and length."""
+    lines: dict[tuple[int, int, int], list[tuple[int, float]]] = {}
+    for row in rows:
+        if (row.way, row.arm, row.source) == ("full", arm, "all") and row.loss is not None:
+            line = lines.setdefault((row.width, row.depth, row.tokens), [])
+            line.append((row.batch, row.loss))
+    return lines
+
+
+def _best_batches(found: ArmFound, batches: Sequence[int]) -> go.Figure:
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
-    found = numbers["arms"][arm]
-    for way, symbol in ((found, "circle"), (numbers["trunk"][arm], "x")):
-        for index, size in enumerate(way["sizes"]):
-            inside = [level for level in size["levels"] if level["batch"] is not None]
-            batches = [level["batch"] for level in inside]
-            shared: dict[str, Any] = {
-                "mode": "markers",
-                "marker": {"color": _COLOURS[index % len(_COLOURS)], "symbol": symbol, "size": 7},
-                "name": f"{size['width']}x{size['depth']}"
-                + (", branches" if symbol == "x" else ""),
-                "legendgroup": f"{index}{symbol}",
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [level["interval"][1] - level["batch"] for level in inside],
-                    "arrayminus": [level["batch"] - level["interval"][0] for level in inside],
-                    "thickness": 1,
-                    "width": 2,
-                },
-            }
-            for column, key in enumerate(("loss", "tokens"), 1):
-                x = [level[key] for level in inside]
-                figure.add_scatter(
-                    x=x, y=batches, showlegend=column == 1 and bool(x), row=1, col=column, **shared
-                )
-    _lines(figure, found)
+    for index, size in enumerate(found.sizes):
+        inside = [level for level in size.levels if level.batch is not None]
+        x = {"loss": [here.loss for here in inside], "tokens": [here.tokens for here in inside]}
+        for column, values in enumerate(x.values(), 1):
+            figure.add_scatter(
+                x=values,
+                y=[level.batch for level in inside],
+                error_y=_bars(inside),
+                mode="markers",
+                marker={"color": _COLOURS[index % len(_COLOURS)], "size": 7},
+                name=f"{size.width}x{size.depth}",
+                legendgroup=str(index),
+                showlegend=column == 1 and bool(inside),
+                row=1,
+                col=column,
+            )
+    _draw_laws(figure, found)
     styled(figure)
     figure.update_xaxes(type="log")
     figure.update_xaxes(title="loss, nats/token", dtick="D1", autorange="reversed", col=1)
-    figure.update_yaxes(type="log", tickvals=numbers["batches"])
+    figure.update_xaxes(title="tokens", col=2)
+    figure.update_yaxes(type="log", tickvals=batches)
     figure.update_yaxes(title="best batch, tokens", col=1)
     return figure.update_layout(height=_PANEL + 60)
 
 
-def _lines(figure: go.Figure, found: dict[str, Any]) -> None:
-    """The laws of one variable, over the range of their points."""
-    inside = [
-        level for size in found["sizes"] for level in size["levels"] if level["batch"] is not None
-    ]
-    laws = found["laws"]
-    for column, (name, key) in enumerate((("loss", "loss"), ("tokens", "tokens")), 1):
-        if name not in laws:
-            continue
-        values = [level[key] for level in inside]
-        x = np.geomspace(min(values), max(values), 50)
-        law = laws[name]
-        y = law["c"] / x ** law["k"] if name == "loss" else law["c"] * x ** law["p"]
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"color": "#555", "width": 1, "dash": "dash"},
-            showlegend=False,
-            row=1,
-            col=column,
-        )
+def _bars(inside: Sequence[BestBatch]) -> dict[str, Any]:
+    """Error bars of best batches, from their 90% intervals."""
+    up, down = [], []
+    for level in inside:
+        if level.batch is not None and level.interval is not None:
+            low, high = level.interval
+            up.append(high - level.batch)
+            down.append(level.batch - low)
+    sizes = {"array": up, "arrayminus": down, "thickness": 1, "width": 2}
+    return {"type": "data", "symmetric": False} | sizes
+
+
+def _draw_laws(figure: go.Figure, found: ArmFound) -> None:
+    """The laws of one variable, over the range of the best batches that they are fitted to."""
+    inside = [level for size in found.sizes for level in size.levels if level.batch is not None]
+    if law := found.laws.get("loss"):
+        _draw_law(figure, 1, [level.loss for level in inside], law.constants, -1, "k")
+    if law := found.laws.get("tokens"):
+        _draw_law(figure, 2, [level.tokens for level in inside], law.constants, 1, "p")
+
+
+def _draw_law(
+    figure: go.Figure,
+    column: int,
+    values: Sequence[float],
+    constants: Mapping[str, float],
+    sign: int,
+    exponent: str,
+) -> None:
+    """bs = c x^(sign times the exponent of that name)."""
+    x = np.geomspace(min(values), max(values), 50)
+    figure.add_scatter(
+        x=x,
+        y=constants["c"] * x ** (sign * constants[exponent]),
+        mode="lines",
+        line={"color": "#555", "width": 1, "dash": "dash"},
+        showlegend=False,
+        row=1,
+        col=column,
+    )

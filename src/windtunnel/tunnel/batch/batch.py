@@ -1,498 +1,363 @@
-"""Which batch needs the fewest tokens for a loss, and how it grows (paper section 3.2). Twice:
-the paper's way, a run a batch, and from the checkpoints of one run; with the rate fixed, as the
+"""Which batch needs the fewest tokens for a loss, and how it grows (paper section 3.2): a stem for
+each batch, and branches that decay from it at several lengths. With the learning rate fixed, as the
 paper has it, and scaled with the batch.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from windtunnel.data.shards import Corpus
-from windtunnel.errors import InputError
 from windtunnel.laws.batch import BATCH_LAWS, BatchFit, Optima, fit_batch
 from windtunnel.model.shape import count
 from windtunnel.recipe import Recipe
+from windtunnel.results.batch import (
+    BATCH,
+    ArmFound,
+    BatchNumbers,
+    BatchRow,
+    BatchSize,
+    BestBatch,
+    FittedLaw,
+    LowestLoss,
+    Regrets,
+    SizeBatches,
+    ThreeTermFound,
+)
+from windtunnel.results.study import Verdict, write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
-from windtunnel.tunnel.batch.contours import (
-    LEAST_BATCHES,
-    Form,
-    Surface,
-    Valley,
-    better_form,
-    lowest_losses,
-    noise_of,
-    valleys,
-)
-from windtunnel.tunnel.batch.regret import Fold, Size, held_out, regret_of, three_term
+from windtunnel.tunnel.batch.contours import Form, Surface, Valley, better_form, noise_of, valleys
+from windtunnel.tunnel.batch.design import Design
+from windtunnel.tunnel.batch.regret import Fold, Measured, three_term
+from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
-
-Arm = Literal[
-    "fixed", "sqrt"
-]  # the rate: one for all batches, or times the root of batch / the trunk's batch
-ARMS: tuple[Arm, ...] = get_args(Arm)
+from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
 
 _EVALUATED = 8192  # tokens a source: every loss is compared on the same text
-_WARMUP = 0.02
 _LEAST_ERROR = 1e-3  # of a log batch: points without noise would weigh without end
-_ENOUGH_LEVELS, _ENOUGH_SIZES = 3, 2  # with a vertex inside, for a law to count as measured
+# what must have its best batch inside of those sampled for a law to count as measured
+_ENOUGH_LEVELS = 3
+_ENOUGH_SIZES = 2
 
 
 @dataclass(frozen=True)
-class Point:
-    """One measured loss: of a size's run with a batch all the way (`full`), or of one that took
-    up the batch at `at` tokens of the trunk.
-    """
+class Branching:
+    """One measured loss: a branch that leaves at `at` tokens and ends at `tokens`."""
 
-    way: Literal["full", "trunk"]
     size: Size
-    arm: Arm
+    arm: str
     batch: int
     at: int
     tokens: int
 
 
-@dataclass(frozen=True)
-class Design:
-    """What is measured. At the default sizes and lengths: 35M tokens, about 14 minutes on 2
-    cores.
-    """
-
-    sizes: Sequence[Size] = ((32, 2), (32, 4), (64, 2))
-    arms: Sequence[Arm] = ARMS  # the first one's laws are the study's
-    batches: Sequence[int] = (512, 1024, 2048, 4096, 8192)
-    lengths: Sequence[int] = (
-        163_840,
-        327_680,
-        655_360,
-        983_040,
-    )  # tokens of the decayed branches, their decay included
-    trunk: int = 2048  # the batch of the stem whose checkpoints the cheap way branches from
-    decay: float = 0.1  # share of the length
-    window: float = 0.1  # of the length that a batch branch has, all of it decay
-    lr: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unfit = [batch for batch in self.batches if self.largest % batch]
-        if len(self.batches) < LEAST_BATCHES or unfit or self.trunk not in self.batches:
-            raise InputError(
-                f"batches {', '.join(map(str, self.batches))}: expected at least {LEAST_BATCHES} of which the largest "
-                f"is a multiple of each, the trunk's batch of {self.trunk} among them"
-            )
-        if len(self.points) < 2 or self.points[0][0] < self.warmup:
-            raise InputError(
-                f"lengths {', '.join(map(str, self.lengths))}: expected at least two that differ by whole batches of "
-                f"{self.largest}, the shortest with more than the warm-up of {self.warmup} tokens before its decay"
-            )
-
-    @property
-    def largest(self) -> int:
-        return max(self.batches)
-
-    @property
-    def warmup(self) -> int:
-        """One for all batches and lengths."""
-        return max(self.largest, round(_WARMUP * max(self.lengths)))
-
-    @cached_property
-    def points(self) -> list[tuple[int, int]]:
-        """(where a branch leaves, where it ends), in whole steps of every batch."""
-        found = {
-            (self._whole(length) - self._some(self.decay * length), self._whole(length))
-            for length in self.lengths
-        }
-        return sorted(found)
-
-    def stem(self, corpus: Corpus, size: Size, batch: int, lr: float) -> Recipe:
-        width, depth = size
-        return proxy(
-            corpus,
-            width,
-            depth,
-            self.points[-1][0],
-            name=f"{width}x{depth}-b{batch}-lr{lr:.2g}",
-            seed=self.seed,
-            optimizer={"lr": lr},
-            schedule={"decay": 0, "warmup": self.warmup},
-            train={"batch": batch, "evaluate_tokens": _EVALUATED},
-        )
-
-    def rate(self, arm: Arm, batch: int) -> float:
-        return (
-            self.lr if arm == "fixed" else float(f"{self.lr * math.sqrt(batch / self.trunk):.6g}")
-        )
-
-    def wanted(self, corpus: Corpus) -> dict[Point, Branch]:
-        return {
-            point: branch
-            for size in self.sizes
-            for arm in self.arms
-            for batch in self.batches
-            for point, branch in self._branches(corpus, size, arm, batch)
-        }
-
-    def _branches(
-        self, corpus: Corpus, size: Size, arm: Arm, batch: int
-    ) -> Iterable[tuple[Point, Branch]]:
-        rate = self.rate(arm, batch)
-        own, trunk = (
-            self.stem(corpus, size, batch, rate),
-            self.stem(corpus, size, self.trunk, self.lr),
-        )
-        taken_up = (
-            {}
-            if batch == self.trunk
-            else {"batch": batch, "lr": rate, "name": f"{trunk.name}-{own.name}"}
-        )
-        for at, end in self.points:
-            yield Point("full", size, arm, batch, at, end), Branch(own, at, end - at)
-            window = self.window_of(end)
-            yield (
-                Point("trunk", size, arm, batch, at, at + window),
-                Branch(trunk, at, window, **taken_up),
-            )
-
-    def window_of(self, length: int) -> int:
-        """Tokens of the batch branch from where the decay to `length` begins."""
-        return self._some(self.window * length)
-
-    def _whole(self, tokens: float) -> int:
-        return round(tokens / self.largest) * self.largest
-
-    def _some(self, tokens: float) -> int:
-        return max(self.largest, self._whole(tokens))
-
-
 def batch(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     """Run the study, or what is missing of it; returns its folder."""
     runs, stems = _train(lab, corpus, design, watch)
-    rows = [
-        row
-        for point, run in runs.items()
-        for row in rows_at_end(
+    rows = []
+    for one, run in runs.items():
+        rows += rows_at_end(
+            BatchRow,
             run,
             "branch",
-            way=point.way,
-            width=point.size[0],
-            depth=point.size[1],
-            arm=point.arm,
-            batch=point.batch,
-            lr=design.rate(point.arm, point.batch),
-            at=point.at,
+            width=one.size.width,
+            depth=one.size.depth,
+            arm=one.arm,
+            batch=one.batch,
+            lr=design.rate(one.arm, one.batch),
+            at=one.at,
         )
-    ]
-    losses = {point: _loss(run) for point, run in runs.items()}
-    models = {
-        size: design.stem(corpus, size, design.trunk, design.lr).model for size in design.sizes
-    }
-    numbers = analyse(design, {size: count(model).params for size, model in models.items()}, losses)
+    params = {one.size: count(run.recipe.model).params for one, run in runs.items()}
     distinct = list({run.id: run for run in [*stems, *runs.values()]}.values())
-    numbers |= {
-        "corpus": corpus.folder.name,
-        "core_minutes": round(sum(map(training_seconds, distinct)) / 60, 1),
-    }
+    found = analyse(design, params, {one: final_loss(run) for one, run in runs.items()})
+    numbers = found.model_copy(
+        update={"corpus": corpus.folder.name, "core_minutes": core_minutes(distinct)}
+    )
     verdict, summary = judge(numbers)
-    return write_study(lab, "batch", rows, verdict, summary, numbers, distinct)
+    return write_study(
+        lab,
+        BATCH,
+        rows=rows,
+        verdict=verdict,
+        summary=summary,
+        numbers=numbers,
+        runs=ids(distinct),
+    )
+
+
+def stem_of(corpus: Corpus, design: Design, one: Branching) -> Recipe:
+    """The stem that a branch leaves."""
+    size, batch, lr = one.size, one.batch, design.rate(one.arm, one.batch)
+    return proxy(
+        corpus,
+        size.width,
+        size.depth,
+        design.points[-1][0],
+        name=f"{size}-b{batch}-lr{lr:.2g}",
+        seed=design.seed,
+        optimizer={"lr": lr},
+        schedule={"decay": 0, "warmup": design.warmup},
+        train={"batch": batch, "evaluate_tokens": _EVALUATED},
+    )
+
+
+def branches(corpus: Corpus, design: Design) -> dict[Branching, Branch]:
+    """Every branch of the study, in the order of its table."""
+    wanted = {}
+    for size in design.sizes:
+        for arm in design.arms:
+            for batch in design.batches:
+                for at, end in design.points:
+                    one = Branching(size, arm, batch, at, end)
+                    wanted[one] = Branch(stem_of(corpus, design, one), at, end - at)
+    return wanted
 
 
 def _train(
     lab: Path, corpus: Corpus, design: Design, watch: Watch
-) -> tuple[dict[Point, Run], list[Run]]:
+) -> tuple[dict[Branching, Run], list[Run]]:
     """The measured runs, and the stems. Runs that compile alike come one after the other: those
     of one width that take as many tokens through the model at once.
     """
-    wanted, runs, stems = design.wanted(corpus), dict[Point, Run](), list[Run]()
-
-    def alike(point: Point) -> tuple[int, int]:
-        own = design.stem(corpus, point.size, point.batch, design.lr)
-        return point.size[0], -own.train.micro_batch  # the trunks, of large parts, first
-
-    for key in sorted(set(map(alike, wanted))):
-        points = [point for point in wanted if alike(point) == key]
-        lines = {(p.size, p.batch, design.rate(p.arm, p.batch)): None for p in points}
-        own = [design.stem(corpus, *line) for line in lines]
-        label = f"batch: width {key[0]}, {', '.join(map(str, sorted({p.batch for p in points})))} tokens"
-        found = fleet(lab, corpus, [*own, *(wanted[p] for p in points)], watch, label)
+    wanted = branches(corpus, design)
+    stem = {one: stem_of(corpus, design, one) for one in wanted}
+    alike: dict[tuple[int, int], list[Branching]] = {}
+    for one in wanted:
+        part = stem[one].train.micro_batch
+        alike.setdefault((one.size.width, -part), []).append(one)  # large parts first
+    runs: dict[Branching, Run] = {}
+    stems: list[Run] = []
+    for (width, _), together in sorted(alike.items()):
+        # arms that agree on the rate of a batch share its stem
+        rated = {(one.size, one.batch, design.rate(one.arm, one.batch)): one for one in together}
+        own = [stem[one] for one in rated.values()]
+        batches = ", ".join(map(str, sorted({one.batch for one in together})))
+        label = f"batch: width {width}, {batches} tokens"
+        found = fleet(lab, corpus, [*own, *(wanted[one] for one in together)], watch, label)
         stems += found[: len(own)]
-        runs.update(zip(points, found[len(own) :], strict=True))
-    return {point: runs[point] for point in wanted}, stems
+        runs.update(zip(together, found[len(own) :], strict=True))
+    return {one: runs[one] for one in wanted}, stems
 
 
-def _loss(run: Run) -> float:
-    validation = final(run)
-    return math.nan if validation is None else validation.loss
+def analyse(
+    design: Design, params: Mapping[Size, int], losses: Mapping[Branching, float | None]
+) -> BatchNumbers:
+    """The study's numbers, from the measured losses alone. A loss of None is that of a run that
+    diverged.
+    """
+    surfaces = {arm: _surfaces(design, losses, arm) for arm in design.arms}
+    form, misfit = better_form([here for each in surfaces.values() for here in each.values()])
+    arms = {}
+    for arm in design.arms:
+        arms[arm] = _arm(design, Measured(surfaces[arm], params), form)
+    first = arms[design.arms[0]]
+    return BatchNumbers(
+        sizes=tuple(
+            BatchSize(width=size.width, depth=size.depth, params=params[size])
+            for size in design.sizes
+        ),
+        batches=design.batches,
+        lengths=tuple(end for _, end in design.points),
+        lr=design.lr,
+        form=form,
+        misfit=dict(misfit),
+        laws=first.laws,
+        chosen=first.chosen,
+        arms=arms,
+    )
 
 
-def analyse(design: Design, params: dict[Size, int], losses: dict[Point, float]) -> dict[str, Any]:
-    """The study's numbers, from the measured losses alone."""
-    surfaces = {
-        arm: {size: surface(design, losses, size, arm) for size in design.sizes}
-        for arm in design.arms
-    }
-    form, misfit = better_form([s for by_size in surfaces.values() for s in by_size.values()])
-    arms = {arm: _arm(design, params, surfaces[arm], form) for arm in design.arms}
-    return {
-        "sizes": [{"width": w, "depth": d, "params": params[w, d]} for w, d in design.sizes],
-        "batches": list(design.batches),
-        "lengths": [end for _, end in design.points],
-        "lr": design.lr,
-        "form": form,
-        "misfit": misfit,
-        "laws": arms[design.arms[0]]["laws"],
-        "chosen": arms[design.arms[0]]["chosen"],
-        "arms": arms,
-        "trunk": {"batch": design.trunk, "cost": cost(design)}
-        | {
-            arm: _trunk(design, params, losses, surfaces[arm], arms[arm]["laws"], arm)
-            for arm in design.arms
-        },
-    }
-
-
-def surface(design: Design, losses: dict[Point, float], size: Size, arm: Arm) -> Surface:
-    """The losses of one size that was trained with each batch all the way."""
+def _surfaces(
+    design: Design, losses: Mapping[Branching, float | None], arm: str
+) -> dict[Size, Surface]:
+    """The losses of an arm by size, batch and length, a diverged run's as nan."""
     batches = sorted(design.batches)
-    rows = [
-        [losses[Point("full", size, arm, b, at, end)] for at, end in design.points] for b in batches
-    ]
-    return Surface(
-        np.array(batches, float), np.array([end for _, end in design.points], float), np.array(rows)
+    ends = np.array([end for _, end in design.points], float)
+    found = {}
+    for size in design.sizes:
+        rows = []
+        for batch in batches:
+            rows.append([losses[Branching(size, arm, batch, *point)] for point in design.points])
+        # in an array of floats None is nan
+        found[size] = Surface(np.array(batches, float), ends, np.array(rows, float))
+    return found
+
+
+def _arm(design: Design, measured: Measured, form: Form) -> ArmFound:
+    """What one arm says."""
+    surfaces = list(measured.surfaces.values())
+    noise = noise_of(surfaces, form)
+    found = dict(zip(design.sizes, valleys(surfaces, form, noise), strict=True))
+    best = _best_batches(found, measured.params)
+    laws = {}
+    for name in BATCH_LAWS:
+        fitted = _fit(name, best)
+        if fitted is not None:
+            laws[name] = fitted
+    regret = Regrets(
+        size=measured.held_out(best.optima, _sizes_left_out(design, measured, best)),
+        longest=measured.held_out(best.optima, [_longest_left_out(design, measured, best)]),
+    )
+    three = three_term(measured.surfaces, measured.params)
+    return ArmFound(
+        noise=noise,
+        sizes=tuple(_size(size, measured, found[size]) for size in design.sizes),
+        laws={name: _law(fitted) for name, fitted in laws.items()},
+        three_term=three and ThreeTermFound(**asdict(three), exponent=three.exponent),
+        regret=regret,
+        chosen=_chosen(laws, regret),
     )
 
 
-def cost(design: Design) -> dict[str, float]:
-    """Tokens of one size and arm: a stem and its decays a batch, against one stem and its batch
-    branches.
+@dataclass(frozen=True, kw_only=True)
+class _Best:
+    """The best batches that lie inside of those sampled, as many as there are such contours; the
+    same out of measurements drawn anew; and the index of the size that each is of.
     """
-    stem = design.points[-1][0]
-    full = len(design.batches) * (stem + sum(end - at for at, end in design.points))
-    trunk = stem + len(design.batches) * sum(design.window_of(end) for _, end in design.points)
-    return {"full_tokens": full, "trunk_tokens": trunk, "share": round(trunk / full, 4)}
+
+    optima: Optima
+    redrawn: list[Optima]
+    size: NDArray[np.int64]
 
 
-def _arm(
-    design: Design, params: dict[Size, int], surfaces: dict[Size, Surface], form: Form
-) -> dict[str, Any]:
-    noise = noise_of(list(surfaces.values()), form)
-    found = dict(zip(design.sizes, valleys(list(surfaces.values()), form, noise), strict=True))
-    optima, sizes, redrawn = _optima(found, params)
-    laws = {name: fitted for name in BATCH_LAWS if (fitted := _fit(name, optima, redrawn))}
-    one_left_out: list[Fold] = [
-        (
-            sizes != i,
-            {other: surfaces[other] for other in design.sizes if other != size},
-            [(size, None)],
-        )
-        for i, size in enumerate(design.sizes)
-    ]
-    regret = {
-        "size": held_out(optima, one_left_out, surfaces, params),
-        "longest": held_out(optima, _without_longest(optima, design, surfaces), surfaces, params),
-    }
-    return {
-        "noise": noise,
-        "sizes": [_size(size, params[size], found[size], surfaces[size]) for size in design.sizes],
-        "laws": {name: _law(fitted) for name, fitted in laws.items()},
-        "three_term": (three := three_term(surfaces, params))
-        and asdict(three) | {"exponent": three.exponent},
-        "regret": regret,
-        "chosen": _chosen(laws, regret),
-    }
-
-
-def _optima(
-    found: dict[Size, list[Valley]], params: dict[Size, int]
-) -> tuple[Optima, np.ndarray, list[Optima]]:
-    """The vertices inside of the sampled batches, which size each is of, and the same drawn
-    anew.
-    """
-    inside = [
-        (i, params[size], v)
-        for i, (size, each) in enumerate(found.items())
-        for v in each
-        if v.where == "inside"
-    ]
-    low, high = (
-        np.array([np.quantile(np.log(v.batches), q) for _, _, v in inside]) for q in (1 / 6, 5 / 6)
-    )
-    fixed = {
-        "loss": np.array([v.loss for _, _, v in inside]),
-        "params": np.array([n for _, n, _ in inside], float),
-        "error": np.maximum((high - low) / 2, _LEAST_ERROR) if inside else np.array([]),
-    }
+def _best_batches(found: Mapping[Size, Sequence[Valley]], params: Mapping[Size, int]) -> _Best:
+    inside: list[Valley] = []
+    sizes: list[int] = []
+    counts: list[int] = []
+    for index, (size, each) in enumerate(found.items()):
+        for valley in each:
+            if valley.where == "inside":
+                inside.append(valley)
+                sizes.append(index)
+                counts.append(params[size])
     optima = Optima(
-        batch=np.array([v.batch for _, _, v in inside], float),
-        tokens=np.array([v.tokens for _, _, v in inside]),
-        **fixed,
+        batch=np.array([valley.batch for valley in inside], float),
+        loss=np.array([valley.loss for valley in inside]),
+        tokens=np.array([valley.tokens for valley in inside]),
+        params=np.array(counts, float),
+        error=np.array([max(valley.error, _LEAST_ERROR) for valley in inside]),
     )
-    draws = (
-        zip(*(v.batches for _, _, v in inside), strict=True),
-        zip(*(v.tokens_drawn for _, _, v in inside), strict=True),
-    )
-    redrawn = [
-        Optima(batch=np.array(b), tokens=np.array(t), **fixed) for b, t in zip(*draws, strict=True)
-    ]
-    return optima, np.array([i for i, _, _ in inside]), redrawn
+    # (draws, best batches): of each draw all of them, so that errors that they share stay shared
+    batches = np.array([valley.batches for valley in inside]).T
+    tokens = np.array([valley.tokens_drawn for valley in inside]).T
+    redrawn = []
+    for batch, length in zip(batches, tokens, strict=True):
+        redrawn.append(replace(optima, batch=batch, tokens=length))
+    return _Best(optima=optima, redrawn=redrawn, size=np.array(sizes, int))
 
 
-def _fit(law: str, optima: Optima, redrawn: Sequence[Optima]) -> BatchFit | None:
-    """None where the points can't tell the law."""
+def _fit(name: str, best: _Best) -> BatchFit | None:
+    """A law of that name through the best batches; None where they can't tell it."""
     try:
-        return fit_batch(law, optima, redrawn)
+        return fit_batch(name, best.optima, best.redrawn)
     except ValueError:
         return None
 
 
-def _law(fitted: BatchFit) -> dict[str, Any]:
-    intervals = {name: list(fitted.interval(name)) for name in fitted.law.names()}
-    return asdict(fitted.law) | {"intervals": intervals}
+def _law(fitted: BatchFit) -> FittedLaw:
+    names = fitted.law.names()
+    return FittedLaw(
+        constants=asdict(fitted.law),
+        intervals={name: fitted.interval(name) for name in names},
+    )
 
 
-def _without_longest(optima: Optima, design: Design, surfaces: dict[Size, Surface]) -> list[Fold]:
+def _sizes_left_out(design: Design, measured: Measured, best: _Best) -> list[Fold]:
+    """One size after the other left out, and the law tried at all of its lengths."""
+    folds = []
+    for index, size in enumerate(design.sizes):
+        others = {other: here for other, here in measured.surfaces.items() if other != size}
+        folds.append(Fold(kept=best.size != index, surfaces=others, tried=[(size, None)]))
+    return folds
+
+
+def _longest_left_out(design: Design, measured: Measured, best: _Best) -> Fold:
+    """The longest length left out, and the law tried there."""
     last = len(design.points) - 1
-    shorter = {
-        size: Surface(s.batches, s.tokens[:last], s.loss[:, :last]) for size, s in surfaces.items()
-    }
-    return [
-        (
-            optima.tokens <= design.points[last - 1][1],
-            shorter,
-            [(size, last) for size in design.sizes],
-        )
-    ]
+    shorter = {}
+    for size, here in measured.surfaces.items():
+        shorter[size] = Surface(here.batches, here.tokens[:last], here.loss[:, :last])
+    return Fold(
+        kept=best.optima.tokens <= design.points[last - 1][1],
+        surfaces=shorter,
+        tried=[(size, last) for size in design.sizes],
+    )
 
 
-def _chosen(laws: dict[str, BatchFit], regret: dict[str, dict[str, float | None]]) -> str | None:
-    """The least regret on a size left out; with too few sizes for that, on the longest length
-    left out.
+def _chosen(laws: Iterable[str], regret: Regrets) -> str | None:
+    """The law with the least regret on a size left out; with too few sizes for that, on the longest
+    length left out.
     """
-    for by in ("size", "longest"):
-        told = {name: r for name in laws if (r := regret[by][name]) is not None}
+    for held_out in (regret.size, regret.longest):
+        told = {}
+        for name in laws:
+            nats = held_out[name]
+            if nats is not None:
+                told[name] = nats
         if told:
             return min(told, key=told.__getitem__)
     return None
 
 
-def _size(size: Size, params: int, found: Sequence[Valley], measured: Surface) -> dict[str, Any]:
-    levels = [_level(valley) for valley in found]
-    best = [
-        {"tokens": int(measured.tokens[at]), "loss": measured.best(at)}
-        for at in measured.compared()
-    ]
-    return {"width": size[0], "depth": size[1], "params": params, "levels": levels, "best": best}
-
-
-def _level(valley: Valley) -> dict[str, Any]:
-    """`batch` and `interval` are null where the vertex is not inside of the sampled batches."""
-    return {
-        "loss": valley.loss,
-        "where": valley.where,
-        "batch": valley.batch,
-        "interval": valley.interval,
-        "tokens": valley.tokens,
-    }
-
-
-def _trunk(
-    design: Design,
-    params: dict[Size, int],
-    losses: dict[Point, float],
-    surfaces: dict[Size, Surface],
-    full: dict[str, Any],
-    arm: Arm,
-) -> dict[str, Any]:
-    """What the batch branches say: the best batch at each checkpoint of the trunk, its law in the
-    loss, and how that agrees with the full way: octaves between the two laws at the trunk's
-    losses, and regret on the full way's runs.
-    """
-    batches = sorted(design.batches)
-    ends = [(at, at + design.window_of(end)) for at, end in design.points]
-    rows = {
-        size: np.array(
-            [[losses[Point("trunk", size, arm, b, at, end)] for b in batches] for at, end in ends]
-        )
-        for size in design.sizes
-    }
-    found = {
-        size: lowest_losses(np.array(batches, float), rows[size], [end for _, end in ends])
-        for size in rows
-    }
-    optima, _, redrawn = _optima(found, params)
-    fitted = _fit("loss", optima, redrawn)
-    octaves = regret = None
-    if fitted:
-        everywhere = [(size, None) for size in design.sizes]
-        regret = regret_of(fitted.law, everywhere, surfaces, params)
-        if "loss" in full:
-            other = BATCH_LAWS["loss"].of_logs(
-                np.array([math.log(full["loss"]["c"]), full["loss"]["k"]])
-            )
-            apart = fitted.law.at(optima.loss, optima.tokens, optima.params) / other.at(
-                optima.loss, optima.tokens, optima.params
-            )
-            octaves = float(np.log2(apart).mean())
-    sizes = [
-        {
-            "width": w,
-            "depth": d,
-            "params": params[w, d],
-            "levels": [_level(valley) for valley in found[w, d]],
-        }
-        for w, d in design.sizes
-    ]
-    return {"sizes": sizes, "law": fitted and _law(fitted), "octaves": octaves, "regret": regret}
-
-
-def judge(numbers: dict[str, Any]) -> tuple[Literal["pass"] | None, str]:
-    """`pass` where enough contours of enough sizes have their vertex inside of the sampled
-    batches.
-    """
-    main = next(iter(numbers["arms"].values()))
-    inside = [sum(level["where"] == "inside" for level in size["levels"]) for size in main["sizes"]]
-    total = sum(len(size["levels"]) for size in main["sizes"])
-    passed = (
-        sum(n >= _ENOUGH_LEVELS for n in inside) >= _ENOUGH_SIZES and main["chosen"] is not None
+def _size(size: Size, measured: Measured, found: Sequence[Valley]) -> SizeBatches:
+    here = measured.surfaces[size]
+    return SizeBatches(
+        width=size.width,
+        depth=size.depth,
+        params=measured.params[size],
+        levels=tuple(_level(valley) for valley in found),
+        best=tuple(
+            LowestLoss(tokens=int(here.tokens[at]), loss=here.best(at)) for at in here.compared()
+        ),
     )
-    parts = [f"{sum(inside)} of {total} contours have their best batch inside of those sampled"]
+
+
+def _level(valley: Valley) -> BestBatch:
+    return BestBatch(
+        loss=valley.loss,
+        where=valley.where,
+        batch=valley.batch,
+        interval=valley.interval,
+        tokens=valley.tokens,
+    )
+
+
+def judge(numbers: BatchNumbers) -> tuple[Verdict, str]:
+    """The verdict and one sentence: `pass` where enough contours of enough sizes have their best
+    batch inside of those sampled, else none.
+    """
+    main = next(iter(numbers.arms.values()))
+    inside = [sum(level.where == "inside" for level in size.levels) for size in main.sizes]
+    total = sum(len(size.levels) for size in main.sizes)
+    enough = sum(here >= _ENOUGH_LEVELS for here in inside) >= _ENOUGH_SIZES
+    passed = enough and main.chosen is not None
+    parts = [f"{sum(inside)} of {total} contours have their best batch inside the sampled range"]
     if not passed:
-        advice = (
-            ", so sample more batches on the side where they fall outside"
-            if sum(inside) < total
-            else ""
+        lacking = (
+            f"too few to trust a law, which needs {_ENOUGH_LEVELS} contours of each of "
+            f"{_ENOUGH_SIZES} sizes"
         )
-        parts.append(
-            f"too few to trust a law: {_ENOUGH_LEVELS} of each of {_ENOUGH_SIZES} sizes are needed{advice}"
-        )
-    parts += [
-        f"lr {arm}: {_sentence(found)}" for arm, found in numbers["arms"].items() if found["chosen"]
-    ]
-    parts.append(
-        f"batch branches take {numbers['trunk']['cost']['share']:.0%} of the tokens of the full way"
-    )
+        if sum(inside) < total:
+            lacking += ": sample more batches on the side where the best ones fall outside"
+        parts.append(lacking)
+    for arm, found in numbers.arms.items():
+        if found.chosen is not None:
+            parts.append(f"lr {arm}: {_sentence(found, found.chosen)}")
     return ("pass" if passed else None), "; ".join(parts)
 
 
-_FORMULAS = {
-    "loss": "bs = {c:.3g} / L^{k:.2f}",
-    "tokens": "bs = {c:.3g} D^{p:.2f}",
-    "tokens_params": "bs = {c:.3g} D^{p:.2f} N^{q:.2f}",
-}
+def formula(name: str, law: FittedLaw) -> str:
+    """The law in one line, such as `bs = 1.75 D^0.50`: L is the loss, D tokens, N parameters."""
+    return BATCH_LAWS[name].formula.format(**law.constants)
 
 
-def formula(name: str, law: dict[str, Any]) -> str:
-    return _FORMULAS[name].format(**law)
-
-
-def _sentence(found: dict[str, Any]) -> str:
-    name = found["chosen"]
-    regret = found["regret"]["size"][name]
-    regret = found["regret"]["longest"][name] if regret is None else regret
-    return f"{formula(name, found['laws'][name])} ({regret:.4f} nats of regret where held out)"
+def _sentence(found: ArmFound, name: str) -> str:
+    regret = found.regret.size[name]
+    if regret is None:
+        regret = found.regret.longest[name]
+    return f"{formula(name, found.laws[name])} ({regret:.4f} nats of regret where held out)"

@@ -4,7 +4,7 @@ their own noise; what the form of the curve gets wrong is not in them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from windtunnel.laws.batch_cost import Hyperbola
+from windtunnel.tunnel.batch.design import LEAST_BATCHES
 
 Array = NDArray[np.float64]
 Form = Literal["parabola", "hyperbola"]
 
 LEVEL = 0.9
-LEAST_BATCHES = 4  # on a contour: one more than its curve has parameters
 _LEVELS = 8  # contours of a size
 _REACH = 2  # batches on either side of the lowest one, through which a contour's curve is laid
 _DRAWS = 400
@@ -108,6 +108,14 @@ class Valley:
     batches: Array
     tokens_drawn: Array
 
+    @property
+    def error(self) -> float:
+        """Standard error of the best batch's natural logarithm: half of what the inner two thirds
+        of the draws span.
+        """
+        low, high = np.quantile(np.log(self.batches), [1 / 6, 5 / 6])
+        return float(high - low) / 2
+
 
 def valleys(
     surfaces: Sequence[Surface], form: Form, noise: float, draws: int = _DRAWS
@@ -160,36 +168,6 @@ def noise_of(surfaces: Sequence[Surface], form: Form) -> float:
             / _TRIALS
         )
     return _TRIAL * (_misfit(contours, form) / trial) ** 0.5 if trial else 0.0
-
-
-def lowest_losses(
-    batches: Array, losses: Array, tokens: Sequence[float], draws: int = _DRAWS
-) -> list[Valley]:
-    """Of rows of losses (points, batches), each after `tokens` tokens: where each is lowest, by a
-    parabola over the logarithm of the batch; the noise is one for all rows. `loss` of a valley is
-    the loss there.
-    """
-    x, rng = np.log2(batches), np.random.default_rng(0)
-    rows = [
-        (x[there], row[there])
-        for row in losses
-        if (there := np.isfinite(row)).sum() >= LEAST_BATCHES
-    ]
-    lengths = [
-        t for row, t in zip(losses, tokens, strict=True) if np.isfinite(row).sum() >= LEAST_BATCHES
-    ]
-    free = sum(len(row) - 3 for _, row in rows)
-    squares = sum(float((_lowest("parabola", *row).residual ** 2).sum()) for row in rows)
-    found = []
-    for (at, row), length in zip(rows, lengths, strict=True):
-        scales = (squares / free) ** 0.5 / np.sqrt(rng.chisquare(free, draws) / free)
-        drawn = row + scales[:, None] * rng.normal(size=(draws, len(row)))
-        lowest = _lowest("parabola", at, row)
-        valley = _valley(
-            float(lowest.value), float(np.log(length)), at, lowest, _lowest("parabola", at, drawn)
-        )
-        found.append(replace(valley, tokens_drawn=np.full(draws, length)))
-    return found
 
 
 @dataclass(frozen=True)

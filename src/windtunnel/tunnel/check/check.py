@@ -19,11 +19,12 @@ from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.model.shape import count
 from windtunnel.recipe import ParametrizationName, Recipe, parse
+from windtunnel.results.check import CHECK, CheckNumbers, CheckRow
+from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.check import theory
 from windtunnel.tunnel.check.probe import Reading, readings
 from windtunnel.tunnel.check.theory import Axis
-from windtunnel.tunnel.study import write_study
 
 CLOSE, FAR = (
     0.1,
@@ -117,7 +118,15 @@ def check(lab: Path, corpus: Corpus | None, design: Design, watch: Watch) -> Pat
     }
     verdict = "fail" if failed else "pass"
     summary = _summary(design, len(failed), len(slopes), numbers["causes"])
-    return write_study(lab, "check", _rows(points), verdict, summary, numbers, [])
+    return write_study(
+        lab,
+        CHECK,
+        rows=[CheckRow.model_validate(row) for row in _rows(points)],
+        verdict=verdict,
+        summary=summary,
+        numbers=CheckNumbers.model_validate(numbers),
+        runs=[],
+    )
 
 
 def measure(

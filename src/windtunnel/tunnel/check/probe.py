@@ -24,7 +24,7 @@ from windtunnel.model.rope import rotate
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.objective import Objective
-from windtunnel.train.optimizer import AdamW
+from windtunnel.train.optimizer import FlatOptimizer
 
 Activations = dict[
     str, list[Tensor]
@@ -56,7 +56,7 @@ def readings(
     without direction, which vanishes with the width and would be taken for a slope.
     """
     model = Decoder([recipe.model] * len(seeds), recipe.data.context, seeds)
-    optimizer = AdamW(model, [recipe] * len(seeds))
+    optimizer = FlatOptimizer(model, [recipe] * len(seeds))
     engine = Engine(
         device="cpu",
         precision="fp32",
@@ -233,7 +233,7 @@ def _moved(recipe: Recipe, gradient: float) -> dict[Role, tuple[float, float]]:
     in, by role.
     """
     model = Decoder([recipe.model], recipe.data.context, [0])
-    optimizer, before = AdamW(model, [recipe]), _weights(model)
+    optimizer, before = FlatOptimizer(model, [recipe]), _weights(model)
     for parameter in model.parameters():
         cast(Tensor, parameter.grad).fill_(gradient)
     optimizer.step(1.0)
@@ -244,7 +244,9 @@ def _moved(recipe: Recipe, gradient: float) -> dict[Role, tuple[float, float]]:
     }
 
 
-def _eps_shares(recipe: Recipe, optimizer: AdamW, responses: dict[str, float]) -> list[Reading]:
+def _eps_shares(
+    recipe: Recipe, optimizer: FlatOptimizer, responses: dict[str, float]
+) -> list[Reading]:
     """Adam's eps over the RMS of the first gradient that it saw (clipped), by role."""
     second = {
         n.removeprefix("second."): m

@@ -20,12 +20,14 @@ from windtunnel.laws.batch import ByTokens
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import DecayShapeName, Recipe
+from windtunnel.results.scaling import SCALING, ScalingNumbers, ScalingRow
+from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling.fitted import fitted
-from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
+from windtunnel.tunnel.study import final, ids, rows_at_end, training_seconds
 
 # What a law needs of its table; a smaller study gets no verdict.
 FEWEST_SIZES, SMALLEST_SPAN, FEWEST_STEPS, HIGHEST_COST = 5, 16, 400, 0.4
@@ -183,10 +185,19 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     trained = _distinct([run for found in stems.values() for run in found])
     numbers = _numbers(design, chain, law, branches, trained, corpus)
     numbers["audit"] = _audit_numbers(audited[0], numbers) if audited else None
-    numbers["law"] = fitted(rows, numbers["seed_sd"], numbers["audit"])
+    table = [row.model_dump() for row in rows]
+    numbers["law"] = fitted(table, numbers["seed_sd"], numbers["audit"])
     failed = sum(final(run) is None for run in trained + audited)
     verdict, summary = judge(numbers, failed)
-    return write_study(lab, "scaling", rows, verdict, summary, numbers, trained + audited)
+    return write_study(
+        lab,
+        SCALING,
+        rows=rows,
+        verdict=verdict,
+        summary=summary,
+        numbers=ScalingNumbers.model_validate(numbers),
+        runs=ids(trained + audited),
+    )
 
 
 def batch_law(lab: Path, corpus: Corpus) -> BatchLaw:
@@ -301,9 +312,10 @@ def _audit(corpus: Corpus, design: Design, law: BatchLaw, size: Size) -> Recipe:
     )
 
 
-def _rows(run: Run, kind: str, size: Size, stem: str) -> list[dict[str, Any]]:
+def _rows(run: Run, kind: str, size: Size, stem: str) -> list[ScalingRow]:
     recipe = run.recipe
     return rows_at_end(
+        ScalingRow,
         run,
         kind,
         params_with_head=count(recipe.model).params_with_head,

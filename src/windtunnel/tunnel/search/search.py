@@ -15,6 +15,8 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.shape import count
 from windtunnel.recipe import RESULTS_VERSION, Recipe
+from windtunnel.results.search import SEARCH, SearchNumbers, SearchRow
+from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import fleet
@@ -30,7 +32,7 @@ from windtunnel.tunnel.search.surface import (
     profiles,
 )
 from windtunnel.tunnel.search.trials import SAMPLER, Outcome, Trials, open_trials, worst_loss
-from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
+from windtunnel.tunnel.study import core_minutes, final, ids, rows_at_end
 
 LEVEL = 0.9
 _FEWEST_STEPS = 400
@@ -326,22 +328,31 @@ def _write(
         "bowls": _bowls(surface, where, at),
         "importances": dict(zip(where.names, importances(surface, where), strict=True)),
         "expected_gain": {"trials": list(_MORE), "gain": expected_gain(surface, where, at, _MORE)},
-        "core_minutes": round(sum(map(training_seconds, runs)) / 60, 1),
+        "core_minutes": core_minutes(runs),
     }
     rows = [row for one in measured for row in _rows(one, design)]
     verdict: Literal["pass", "fail"] = "fail" if found.outcome == "loses" else "pass"
-    return write_study(lab, "search", rows, verdict, _summary(numbers, len(runs)), numbers, runs)
+    return write_study(
+        lab,
+        SEARCH,
+        rows=rows,
+        verdict=verdict,
+        summary=_summary(numbers, len(runs)),
+        numbers=SearchNumbers.model_validate(numbers),
+        runs=ids(runs),
+    )
 
 
-def _rows(one: Measured, design: Design) -> list[dict[str, Any]]:
+def _rows(one: Measured, design: Design) -> list[SearchRow]:
     return rows_at_end(
+        SearchRow,
         one.run,
         one.role,
         trial=one.trial,
         width=design.width,
         depth=design.depth,
         batch=design.batch,
-        **one.point,
+        point=one.point,
     )
 
 

@@ -3,272 +3,304 @@ half-octaves at several widths and depths, by parametrization (paper section 3.3
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import count
 from windtunnel.recipe import Recipe
+from windtunnel.results.study import Verdict, write_study
+from windtunnel.results.transfer import (
+    TRANSFER,
+    DriftFound,
+    Drifts,
+    ParametrizationRates,
+    SizeRate,
+    TransferNumbers,
+    TransferRow,
+)
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
+from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.study import final, rows_at_end, training_seconds, write_study
+from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
 from windtunnel.tunnel.transfer.bowl import Bowl, Drift, bowl, drift
+from windtunnel.tunnel.transfer.design import Design
 
 ALLOWED_DRIFT = 0.15  # octaves of lr an octave of width
-_WIDTHS, _SPAN, _STEPS = 3, 8, 400  # of a study that gets a verdict
+# what a study needs to get a verdict
+_WIDTHS = 3
+_SPAN = 8
+_STEPS = 400
 _REACH = 2  # half-octaves measured on either side of the best rate
 _FARTHEST = 14  # half-octaves from the first rate; further out no minimum is looked for
 
 
 @dataclass(frozen=True)
-class Size:
+class Cell:
+    """One size of one parametrization."""
+
     parametrization: str
-    width: int
-    depth: int
+    size: Size
+
+    def __str__(self) -> str:
+        return f"{self.parametrization} {self.size}"
 
 
-@dataclass(frozen=True)
-class Design:
-    """What is measured: every width at the first depth, every further depth at the first width."""
-
-    parametrizations: Sequence[str] = ("minicpm", "standard")
-    widths: Sequence[int] = (32, 64, 128, 256)
-    depths: Sequence[int] = (2, 8)
-    tokens: int = 819_200
-    batch: int = 2048
-    seeds: Sequence[int] = (3, 2)  # of the points about the best rate, one number a parametrization
-    lr: float = 0.01  # where the grid begins
-
-    def seeds_of(self, parametrization: str) -> int:
-        return dict(zip(self.parametrizations, self.seeds, strict=True))[parametrization]
-
-    def chain(self, parametrization: str) -> list[Size]:
-        sizes = [Size(parametrization, width, self.depths[0]) for width in self.widths]
-        return sizes + [Size(parametrization, self.widths[0], depth) for depth in self.depths[1:]]
-
-    def recipe(self, corpus: Corpus, size: Size, step: int, seed: int) -> Recipe:
-        """`step` half-octaves from the first rate."""
-        return proxy(
-            corpus,
-            size.width,
-            size.depth,
-            self.tokens,
-            name=f"{size.parametrization}-{size.width}x{size.depth}-lr{self.rate(step):.2g}",
-            seed=seed,
-            model={"parametrization": size.parametrization},
-            optimizer={"lr": self.rate(step)},
-            train={"batch": self.batch},
-        )
-
-    def rate(self, step: float) -> float:
-        return float(f"{self.lr * 2 ** (step / 2):.6g}")
+# which cell, how many half-octaves from the first rate, which seed
+Key = tuple[Cell, int, int]
 
 
 def transfer(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     """Run the study, or what is missing of it; returns its folder."""
-    chains = [design.chain(p) for p in design.parametrizations]
-    runs: dict[tuple[Size, int, int], Run] = {}
-    best: dict[Size, int] = {}
-    for index, sizes in enumerate(zip(*chains, strict=True)):
-        beside = (
-            0 if index >= len(design.widths) else index - 1
-        )  # the neighbour where the grid begins
+    grid = _Grid(lab, corpus, design, watch)
+    chains = [chain(design, name) for name in design.parametrizations]
+    best: dict[Cell, int] = {}
+    for index, cells in enumerate(zip(*chains, strict=True)):
+        # the grid begins where the neighbour's best rate was found: that of the width before, and
+        # for a further depth that of the first width
+        neighbour = index - 1 if 0 < index < len(design.widths) else 0
         begin = {
-            size: best[chain[beside]] if index else 0
-            for size, chain in zip(sizes, chains, strict=True)
+            cell: best[cells_of[neighbour]] if index else 0
+            for cell, cells_of in zip(cells, chains, strict=True)
         }
-        best |= _measure(lab, corpus, design, begin, runs, watch)
-    rows = [
-        row
-        for (size, step, _), run in sorted(runs.items(), key=_in_order)
-        for row in rows_at_end(
-            run,
-            "run",
-            parametrization=size.parametrization,
-            width=size.width,
-            depth=size.depth,
-            batch=design.batch,
-            lr=design.rate(step),
-        )
-    ]
+        best |= grid.measure(begin)
     results = {
-        p: _result(design, chain, runs)
-        for p, chain in zip(design.parametrizations, chains, strict=True)
+        name: grid.result(cells)
+        for name, cells in zip(design.parametrizations, chains, strict=True)
     }
-    seconds = sum(training_seconds(run) for run in runs.values())
-    numbers = {
-        "tokens": design.tokens,
-        "batch": design.batch,
-        "seeds": list(design.seeds),
-        "corpus": corpus.folder.name,
-        "parametrizations": results,
-        "core_minutes": round(seconds / 60, 1),
-    }
+    numbers = TransferNumbers(
+        tokens=design.tokens,
+        batch=design.batch,
+        seeds=tuple(map(design.seeds_of, design.parametrizations)),
+        corpus=corpus.folder.name,
+        parametrizations=results,
+        core_minutes=core_minutes(grid.runs.values()),
+    )
     verdict, summary = judge(design, results)
-    return write_study(lab, "transfer", rows, verdict, summary, numbers, runs.values())
+    return write_study(
+        lab,
+        TRANSFER,
+        rows=grid.rows(),
+        verdict=verdict,
+        summary=summary,
+        numbers=numbers,
+        runs=ids(grid.runs.values()),
+    )
 
 
-def judge(design: Design, results: dict[str, Any]) -> tuple[Literal["pass", "fail"] | None, str]:
+def chain(design: Design, parametrization: str) -> list[Cell]:
+    """The cells of a parametrization in the order of measuring: the widths at the first depth, then
+    the further depths at the first width.
+    """
+    wide = [Size(width, design.depths[0]) for width in design.widths]
+    deep = [Size(design.widths[0], depth) for depth in design.depths[1:]]
+    return [Cell(parametrization, size) for size in (*wide, *deep)]
+
+
+def judge(design: Design, results: Mapping[str, ParametrizationRates]) -> tuple[Verdict, str]:
     """The verdict on the first parametrization and one sentence. A study that is too small has
     none, and says so.
     """
-    missing = [
-        text
-        for text, short in (
-            (f"{_WIDTHS} widths", len(design.widths) < _WIDTHS),
-            (f"a span of {_SPAN}x in width", max(design.widths) < _SPAN * min(design.widths)),
-            (f"{_STEPS} steps", design.tokens // design.batch < _STEPS),
-        )
-        if short
-    ]
+    missing = []
+    if len(design.widths) < _WIDTHS:
+        missing.append(f"{_WIDTHS} widths")
+    if max(design.widths) < _SPAN * min(design.widths):
+        missing.append(f"a span of {_SPAN}x in width")
+    if design.tokens // design.batch < _STEPS:
+        missing.append(f"{_STEPS} steps")
+    summary = _summary(results)
     if missing:
-        return (
-            None,
-            f"{_summary(results)}; too small for a verdict, which needs {', '.join(missing)}",
+        return None, f"{summary}; too small for a verdict, which needs {', '.join(missing)}"
+    return ("pass" if results[design.parametrizations[0]].passes else "fail"), summary
+
+
+class _Grid:
+    """The runs of the study so far and their losses, in the order in which they were asked for."""
+
+    def __init__(self, lab: Path, corpus: Corpus, design: Design, watch: Watch) -> None:
+        self.lab, self.corpus, self.design, self.watch = lab, corpus, design, watch
+        self.runs: dict[Key, Run] = {}
+        self.losses: dict[Key, float | None] = {}
+
+    def measure(self, begin: Mapping[Cell, int]) -> dict[Cell, int]:
+        """Measure one size of every parametrization from its step of the grid on: with one seed
+        until the best rate has neighbours on either side, then with all seeds. Returns the best
+        steps.
+        """
+        label = f"transfer: {', '.join(map(str, begin))}"
+        asked = {cell: _around(step) for cell, step in begin.items()}
+        while wanted := self._missing(asked):
+            self._train(wanted, label)
+            asked = {cell: around_best(self.first_seed(cell)) for cell in begin}
+        repeats: list[Key] = []
+        for cell, steps in asked.items():
+            seeds = range(1, self.design.seeds_of(cell.parametrization))
+            repeats += [(cell, step, seed) for step in sorted(steps) for seed in seeds]
+        self._train(repeats, label)
+        return {cell: _lowest(self.first_seed(cell)) for cell in begin}
+
+    def _missing(self, asked: Mapping[Cell, Iterable[int]]) -> list[Key]:
+        """What is asked for of the first seed and was not measured yet."""
+        keys: list[Key] = []
+        for cell, steps in asked.items():
+            keys += [(cell, step, 0) for step in sorted(steps)]
+        return [key for key in keys if key not in self.runs]
+
+    def _train(self, wanted: Sequence[Key], label: str) -> None:
+        recipes = [_recipe(self.corpus, self.design, *key) for key in wanted]
+        found = fleet(self.lab, self.corpus, recipes, self.watch, label)
+        for key, run in zip(wanted, found, strict=True):
+            self.runs[key] = run
+            self.losses[key] = final_loss(run)
+
+    def first_seed(self, cell: Cell) -> dict[int, float | None]:
+        """The losses of a cell's runs with the first seed, by step of the grid."""
+        here = self._of(cell).items()
+        return {step: loss for (step, seed), loss in here if seed == 0}
+
+    def _of(self, cell: Cell) -> dict[tuple[int, int], float | None]:
+        """All losses of a cell, by step and seed."""
+        found = self.losses.items()
+        return {(step, seed): loss for (at, step, seed), loss in found if at == cell}
+
+    def rows(self) -> list[TransferRow]:
+        """The study's table."""
+        rows = []
+        for (cell, step, _), run in sorted(self.runs.items(), key=_in_order):
+            rows += rows_at_end(
+                TransferRow,
+                run,
+                "run",
+                parametrization=cell.parametrization,
+                width=cell.size.width,
+                depth=cell.size.depth,
+                batch=self.design.batch,
+                lr=self.design.rate(step),
+            )
+        return rows
+
+    def result(self, cells: Sequence[Cell]) -> ParametrizationRates:
+        """What the runs say of one parametrization, of whose cells the first is the smallest."""
+        bowls = {cell: self._bowl(cell) for cell in cells}
+        found = {cell: here for cell, here in bowls.items() if here}
+        width, depth = self.design.widths[0], self.design.depths[0]
+        wide = {c.size.width: here for c, here in found.items() if c.size.depth == depth}
+        deep = {c.size.depth: here for c, here in found.items() if c.size.width == width}
+        over_width = drift_over(wide)
+        return ParametrizationRates(
+            sizes=tuple(self._size_rate(cell, bowls[cell], bowls[cells[0]]) for cell in cells),
+            drift=Drifts(width=_found(over_width), depth=_found(drift_over(deep))),
+            passes=over_width is not None
+            and len(wide) == len(self.design.widths)
+            and within(over_width),
         )
-    return ("pass" if results[design.parametrizations[0]]["passes"] else "fail"), _summary(results)
+
+    def _bowl(self, cell: Cell) -> Bowl | None:
+        """In octaves of lr, through the points about the best rate that came to their end; None
+        where these are too few or curve the wrong way.
+        """
+        near = around_best(self.first_seed(cell))
+        steps, losses, seeds = [], [], []
+        for (step, seed), loss in self._of(cell).items():
+            if step in near and loss is not None:
+                steps.append(step / 2)
+                losses.append(loss)
+                seeds.append(seed)
+        # a constant for each seed, a slope, a curvature, and one more to tell the noise
+        if len(losses) < self.design.seeds_of(cell.parametrization) + 3:
+            return None
+        return bowl(steps, losses, seeds)
+
+    def _size_rate(self, cell: Cell, found: Bowl | None, smallest: Bowl | None) -> SizeRate:
+        run = next(run for (at, _, _), run in self.runs.items() if at == cell)
+        measured = [loss for loss in self._of(cell).values() if loss is not None]
+        lr = interval = noise = regret = None
+        if found is not None:
+            # the bowl is over octaves, the grid in half-octaves
+            lr, *ends = (self.design.rate(2 * x) for x in (found.vertex, *found.interval))
+            interval, noise = (ends[0], ends[1]), found.noise
+            regret = found.regret(smallest.vertex) if smallest else None
+        return SizeRate(
+            width=cell.size.width,
+            depth=cell.size.depth,
+            params=count(run.recipe.model).params,
+            best_loss=min(measured, default=None),
+            lr=lr,
+            interval=interval,
+            noise=noise,
+            regret=regret,
+        )
 
 
-def _measure(
-    lab: Path,
-    corpus: Corpus,
-    design: Design,
-    begin: dict[Size, int],
-    runs: dict[tuple[Size, int, int], Run],
-    watch: Watch,
-) -> dict[Size, int]:
-    """Measure one size of every parametrization from its step of the grid on: with one seed until
-    the best rate has neighbours on either side, then with all seeds. Returns the best steps.
+def _recipe(corpus: Corpus, design: Design, cell: Cell, step: int, seed: int) -> Recipe:
+    lr = design.rate(step)
+    return proxy(
+        corpus,
+        cell.size.width,
+        cell.size.depth,
+        design.tokens,
+        name=f"{cell.parametrization}-{cell.size}-lr{lr:.2g}",
+        seed=seed,
+        model={"parametrization": cell.parametrization},
+        optimizer={"lr": lr},
+        train={"batch": design.batch},
+    )
+
+
+def around_best(losses: Mapping[int, float | None]) -> set[int]:
+    """The steps that must be measured for the best one to have neighbours on either side. A loss of
+    None is that of a run that diverged.
     """
-    label = "transfer: " + ", ".join(f"{s.parametrization} {s.width}x{s.depth}" for s in begin)
-
-    def train(wanted: list[tuple[Size, int, int]]) -> None:
-        recipes = [design.recipe(corpus, *key) for key in wanted]
-        runs.update(zip(wanted, fleet(lab, corpus, recipes, watch, label), strict=True))
-
-    def losses(size: Size) -> dict[int, float]:
-        return {
-            step: _loss(run) for (s, step, seed), run in runs.items() if s == size and seed == 0
-        }
-
-    asked = {size: set(range(step - _REACH, step + _REACH + 1)) for size, step in begin.items()}
-    while wanted := [
-        (s, step, 0) for s in begin for step in sorted(asked[s]) if (s, step, 0) not in runs
-    ]:
-        train(wanted)
-        asked = {size: around_best(losses(size)) for size in begin}
-    train(
-        [
-            (s, step, seed)
-            for s in begin
-            for step in sorted(asked[s])
-            for seed in range(1, design.seeds_of(s.parametrization))
-        ]
-    )
-    return {size: min(found := losses(size), key=found.__getitem__) for size in begin}
+    return {step for step in _around(_lowest(losses)) if abs(step) <= _FARTHEST}
 
 
-def around_best(losses: dict[int, float]) -> set[int]:
-    """The steps that must be measured for the best one to have neighbours on either side."""
-    best = min(losses, key=losses.__getitem__)
-    wanted = range(best - _REACH, best + _REACH + 1)
-    return {step for step in wanted if abs(step) <= _FARTHEST}
+def _around(step: int) -> set[int]:
+    return set(range(step - _REACH, step + _REACH + 1))
 
 
-def _loss(run: Run) -> float:
-    validation = final(run)
-    return math.inf if validation is None else validation.loss
+def _lowest(losses: Mapping[int, float | None]) -> int:
+    """The step with the lowest loss; the first one where every run diverged."""
+
+    def height(step: int) -> float:
+        loss = losses[step]
+        return math.inf if loss is None else loss
+
+    return min(losses, key=height)
 
 
-def _result(
-    design: Design, chain: Sequence[Size], runs: dict[tuple[Size, int, int], Run]
-) -> dict[str, Any]:
-    bowls = {size: _bowl(design, size, runs) for size in chain}
-    widths = [size for size in chain if size.depth == design.depths[0] and bowls[size]]
-    depths = [size for size in chain if size.width == design.widths[0] and bowls[size]]
-    proxy_best = bowls[chain[0]]
-    found = {
-        "width": _drift_of([s.width for s in widths], [b for s in widths if (b := bowls[s])]),
-        "depth": _drift_of([s.depth for s in depths], [b for s in depths if (b := bowls[s])]),
-    }
-    passes = (
-        found["width"] is not None and len(widths) == len(design.widths) and within(found["width"])
-    )
-    return {
-        "sizes": [_size_result(design, size, bowls[size], proxy_best, runs) for size in chain],
-        "drift": {
-            axis: d and {"slope": d.slope, "interval": d.interval} for axis, d in found.items()
-        },
-        "passes": passes,
-    }
+def drift_over(bowls: Mapping[int, Bowl]) -> Drift | None:
+    """The drift of the best rate over sizes, octave by octave; None of fewer than two."""
+    if len(bowls) < 2:
+        return None
+    octaves = np.log2(np.array(list(bowls), float))
+    return drift(octaves.tolist(), list(bowls.values()))
 
 
-def _drift_of(sizes: Sequence[int], bowls: Sequence[Bowl]) -> Drift | None:
-    return drift(np.log2(np.asarray(sizes, float)).tolist(), bowls) if len(bowls) > 1 else None
+def _found(drift: Drift | None) -> DriftFound | None:
+    return drift and DriftFound(slope=drift.slope, interval=drift.interval)
 
 
 def within(found: Drift) -> bool:
     """Whether the whole interval lies inside of what is allowed."""
-    return found.interval[0] >= -ALLOWED_DRIFT and found.interval[1] <= ALLOWED_DRIFT
+    low, high = found.interval
+    return low >= -ALLOWED_DRIFT and high <= ALLOWED_DRIFT
 
 
-def _bowl(design: Design, size: Size, runs: dict[tuple[Size, int, int], Run]) -> Bowl | None:
-    """In octaves of lr, through the points about the best rate that every seed has and that did
-    not diverge.
-    """
-    here = {(step, seed): _loss(run) for (s, step, seed), run in runs.items() if s == size}
-    first = {step: loss for (step, seed), loss in here.items() if seed == 0}
-    points = [
-        (step, seed)
-        for step, seed in here
-        if step in around_best(first) and math.isfinite(here[step, seed])
-    ]
-    if len(points) < design.seeds_of(size.parametrization) + 3:
-        return None
-    return bowl(
-        [step / 2 for step, _ in points], [here[p] for p in points], [seed for _, seed in points]
-    )
-
-
-def _size_result(
-    design: Design,
-    size: Size,
-    found: Bowl | None,
-    proxy_best: Bowl | None,
-    runs: dict[tuple[Size, int, int], Run],
-) -> dict[str, Any]:
-    one = next(run for (s, _, _), run in runs.items() if s == size)
-    losses = {(step, seed): _loss(run) for (s, step, seed), run in runs.items() if s == size}
-    result: dict[str, Any] = {
-        "width": size.width,
-        "depth": size.depth,
-        "params": count(one.recipe.model).params,
-        "best_loss": min(losses.values()),
-    }
-    if found is None:
-        return result | {"lr": None, "interval": None, "noise": None, "regret": None}
-    octaves = [2 * found.vertex, 2 * found.interval[0], 2 * found.interval[1]]
-    lr, low, high = (design.rate(step) for step in octaves)
-    regret = found.regret(proxy_best.vertex) if proxy_best else None
-    return result | {"lr": lr, "interval": [low, high], "noise": found.noise, "regret": regret}
-
-
-def _summary(results: dict[str, Any]) -> str:
+def _summary(results: Mapping[str, ParametrizationRates]) -> str:
     parts = []
     for name, result in results.items():
-        for axis, found in result["drift"].items():
+        for axis, found in (("width", result.drift.width), ("depth", result.drift.depth)):
             if found:
-                low, high = found["interval"]
-                parts.append(f"{name} {found['slope']:+.2f} [{low:+.2f}, {high:+.2f}] over {axis}")
+                low, high = found.interval
+                parts.append(f"{name} {found.slope:+.2f} [{low:+.2f}, {high:+.2f}] over {axis}")
     return "drift of the best lr in octaves an octave (90%): " + "; ".join(parts)
 
 
-def _in_order(item: tuple[tuple[Size, int, int], Run]) -> tuple[Any, ...]:
-    (size, step, seed), _ = item
-    return size.parametrization, size.depth, size.width, step, seed
+def _in_order(item: tuple[Key, Run]) -> tuple[str, int, int, int, int]:
+    (cell, step, seed), _ = item
+    return cell.parametrization, cell.size.depth, cell.size.width, step, seed

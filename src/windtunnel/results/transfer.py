@@ -1,0 +1,83 @@
+"""What `windtunnel transfer` finds: the best learning rate by size, and how far it drifts."""
+
+from windtunnel.results.record import Record
+from windtunnel.results.study import Experiment, Numbers, Row
+
+
+class TransferRow(Row):
+    """One run."""
+
+    parametrization: str
+    width: int
+    depth: int
+    batch: int
+    """Tokens a step."""
+    lr: float
+    """The base learning rate."""
+
+
+class SizeRate(Record):
+    """The best rate of one size; None in its fields where no minimum was in reach."""
+
+    width: int
+    depth: int
+    params: int
+    """Parameters without embeddings."""
+    best_loss: float | None
+    """The lowest loss of any run, nats/token; None where all diverged."""
+    lr: float | None
+    """The best base learning rate."""
+    interval: tuple[float, float] | None
+    """Its 90% interval."""
+    noise: float | None
+    """Standard deviation of one loss about the parabola, nats/token."""
+    regret: float | None
+    """What the best rate of the smallest size costs here, nats/token."""
+
+
+class DriftFound(Record):
+    """The drift of the best rate."""
+
+    slope: float
+    """Octaves of learning rate an octave of size."""
+    interval: tuple[float, float]
+    """Its 90% interval."""
+
+
+class Drifts(Record):
+    """The drift over each axis; None where fewer than two sizes have a minimum."""
+
+    width: DriftFound | None
+    depth: DriftFound | None
+
+
+class ParametrizationRates(Record):
+    """What was found of one parametrization."""
+
+    sizes: tuple[SizeRate, ...]
+    drift: Drifts
+    passes: bool
+    """Whether the drift's whole interval over the width lies inside of what is allowed."""
+
+
+class TransferNumbers(Numbers):
+    """The numbers of a transfer study."""
+
+    tokens: int
+    """Of each run."""
+    batch: int
+    """Tokens a step."""
+    seeds: tuple[int, ...]
+    """Seeds of the points about the best rate, one number a parametrization."""
+    corpus: str | None = None
+    parametrizations: dict[str, ParametrizationRates]
+    core_minutes: float | None = None
+    """Minutes of one core that training took."""
+
+
+TRANSFER = Experiment(
+    name="transfer",
+    help="whether the best learning rate stays where it is while the model grows",
+    numbers=TransferNumbers,
+    row=TransferRow,
+)
