@@ -17,7 +17,7 @@ Lab = Annotated[
     ),
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run: its id or the start of it, its name, or path.")
+    str, typer.Argument(metavar="RUN", help="The run: its id, the start of it, its name, or path.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
