@@ -111,7 +111,14 @@ def _designs(unit: int) -> dict[str, Any]:
     return {
         "check": coordinates.Design(),
         "search": search.Design(
-            32, 2, unit, trials=12, start=6, batch_trials=3, candidates=2, fresh_seeds=2
+            width=32,
+            depth=2,
+            tokens=unit,
+            trials=12,
+            start=6,
+            batch_trials=3,
+            candidates=2,
+            fresh_seeds=2,
         ),
         "transfer": transfer.Design(
             parametrizations=("minicpm",),
