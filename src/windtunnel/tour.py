@@ -204,9 +204,9 @@ def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
         name = "stdlib"
         fetched = fetch([name], lab / "downloads", progress)
     watch.say(
-        f"building corpus '{name}': vocabulary of {_VOCAB}, {', '.join(f.source.id for f in fetched)}"
+        f"building corpus '{name}': vocabulary of {_VOCAB}, {', '.join(f.source.name for f in fetched)}"
     )
-    documents = {f.source.id: f.documents() for f in fetched}
+    documents = {f.source.name: f.documents() for f in fetched}
     return build(lab / "corpora" / name, documents, vocab=_VOCAB, progress=progress)
 
 

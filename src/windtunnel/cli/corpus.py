@@ -39,7 +39,7 @@ def fetch(
 
     if not names:
         rows = {
-            s.id: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic}
+            s.name: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic}
             for s in SOURCES.values()
         }
         print(
@@ -50,7 +50,7 @@ def fetch(
         return
     with display() as shown:
         fetched = fetch_sources(names, lab / "downloads", shown.show)
-    found = {f.source.id: str(f.path) for f in fetched}
+    found = {f.source.name: str(f.path) for f in fetched}
     print(
         json.dumps(found, indent=1)
         if as_json
@@ -111,7 +111,7 @@ def build(
     documents: dict[str, Documents] = {}
     with display() as shown:
         for fetched in fetch_sources(known, lab / "downloads", shown.show) if known else []:
-            documents[fetched.source.id] = fetched.documents()
+            documents[fetched.source.name] = fetched.documents()
         documents |= {
             key: from_paths(given, text_field, max_bad=max_bad) for key, given in paths.items()
         }
