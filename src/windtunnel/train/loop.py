@@ -16,6 +16,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Prefetched, Windows
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
+from windtunnel.model.roles import multipliers
 from windtunnel.model.shape import flops_per_token
 from windtunnel.quantities import about
 from windtunnel.recipe import Recipe
@@ -103,7 +104,9 @@ def population_key(run: Run) -> Hashable:
             include={"batch", "micro_batch", "precision", "compile", "device"}
         ).items()
     )
-    shared = (model, recipe.data.context, recipe.data.mask_documents, recipe.train.evaluate_tokens)
+    attention = multipliers(recipe.model).attention  # which kernels take as a plain number
+    text = (recipe.data.context, recipe.data.mask_documents, recipe.train.evaluate_tokens)
+    shared = (model, attention, text)
     return (run.corpus, shared, carried_out, run.begun_on(), run.id if replays(run) else None)
 
 

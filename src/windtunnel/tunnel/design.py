@@ -218,6 +218,17 @@ def words(known: Callable[[], Table[Any]]) -> Kind[tuple[Any, ...]]:
     return _listed(word(known), "WORD,...")
 
 
+def any_words(known: Callable[[], Table[Any]]) -> Kind[tuple[Any, ...]]:
+    """Names of a table, each once, or none."""
+    several = words(known)
+    return Kind(
+        parse=lambda flag, text: tuple(dict.fromkeys(several.parse(flag, text))) if text else (),
+        show=several.show,
+        metavar=several.metavar,
+        known=known,
+    )
+
+
 def optional(kind: Kind[T]) -> Kind[T | None]:
     """A value, or nothing where the text is empty."""
     return Kind(

@@ -27,8 +27,8 @@ def _of_text(figures: _OfText) -> Figures:
 
 FIGURES: dict[str, Figures] = {
     "check": _of_text(check.figures),
-    "search": _of_text(search.figures),
-    "transfer": _of_text(transfer.figures),
+    "search": search.figures,
+    "transfer": transfer.figures,
     "batch": batch.figures,
     "dynamics": _of_text(dynamics.figures),
     "scaling": _of_text(scaling.figures),

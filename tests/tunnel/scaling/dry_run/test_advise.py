@@ -133,7 +133,7 @@ def test_what_is_proposed_is_better_on_draws_that_it_was_not_chosen_by(tmp_path:
     texts = [" ".join(random.Random(seed).choices(words, k=200)) for seed in range(25_000)]
     corpus = build(
         tmp_path / "corpora" / "text",
-        {"all": Documents(lambda: iter(texts), "generated", "words")},
+        {"all": Documents(read=lambda: iter(texts), origin="generated", licence="words")},
         vocab=320,
     )
     assert corpus.sources["all"].train.tokens > Design().audit_tokens, "one epoch"
