@@ -70,7 +70,7 @@ def test_the_same_seed_writes_the_same(model: Decoder) -> None:
     texts = [list(generate(model, [1, 2], 50, seed=seed)) for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
     for text in texts:
-        assert 0 <= min(text) and max(text) < 320
+        assert min(text) >= 0 and max(text) < 320
 
 
 def test_it_does_not_touch_torchs_own_random_numbers(model: Decoder) -> None:

@@ -130,8 +130,8 @@ def _muon(group: Group) -> None:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the orthogonal matrix that is nearest to each, (..., layers, out, in): all its singular values
-    brought near 1, and nothing else changed. Zero stays zero.
+    """About the orthogonal matrix that is nearest to each, (..., layers, out, in): all its singular
+    values brought near 1, and nothing else changed. Zero stays zero.
     """
     a, b, c = _QUINTIC
     size = matrices.square().sum((-2, -1), keepdim=True).sqrt()
