@@ -84,7 +84,7 @@ def _default(section: type[Section], name: str) -> str:
     if section.model_fields[name].is_required():
         return "must be given"
     value = section.default(name)
-    if value in ([], {}):
+    if value in (None, [], {}):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

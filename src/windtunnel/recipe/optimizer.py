@@ -183,7 +183,8 @@ OPTIMIZERS = Table(
         ),
         OptimizerKind(
             name="muon",
-            help="Muon for the matrices of the layers; AdamW for embedding, head, gains and routers",
+            help="Muon for the matrices of the layers; "
+            "AdamW for embedding, head, gains and routers",
             update_of=_muon_on_matrices,
         ),
     ],
