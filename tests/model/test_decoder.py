@@ -214,11 +214,11 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
         least = chance.sort(-1, descending=True).values[..., m.experts_per_token - 1, None]
         share = torch.where(chance >= least, chance, 0.0)
         share = share / share.sum(-1, keepdim=True)
-        outputs = [
-            swiglu(h, *(at[name][e] for name in ("gate", "up", "down"))) for e in range(m.experts)
-        ]
-        # pyright: ignore
-        return sum(share[..., e, None] * output for e, output in enumerate(outputs))
+        total = torch.zeros_like(h)
+        for e in range(m.experts):
+            output = swiglu(h, at["gate"][e], at["up"][e], at["down"][e])
+            total = total + share[..., e, None] * output
+        return total
 
     seen = torch.ones(T, T, dtype=torch.bool).tril().expand(len(tokens), T, T)
     if documents is not None:
@@ -241,11 +241,8 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
             mixed.append(scores.masked_fill(~seen, -math.inf).softmax(-1) @ value[..., theirs])
         x = x + torch.cat(mixed, -1) @ at["output"].T * residual
         h = norm(x, at["ffn_norm"])
-        x = (
-            x
-            + (experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"]))
-            * residual
-        )
+        added = experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"])
+        x = x + added * residual
     head = w["embedding"] if m.tied else w["head"]
     return norm(x, w["norm"]) @ head.T / (m.width / m.base_width)
 

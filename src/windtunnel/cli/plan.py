@@ -74,7 +74,7 @@ def plan(
         ),
     ] = None,
     quantisation: Annotated[
-        str, typer.Option(help="How its weights are held there: f32, f16, q8 or q4.")
+        str, typer.Option(help="The precision of the weights on --fit-device: f32, f16, q8 or q4.")
     ] = "q4",
     corpus: Annotated[
         str | None,
@@ -121,7 +121,7 @@ def plan(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Plan a run: what to train with a budget, the loss to expect, and how sure that is.
+    """Plan what to train, and predict the loss.
 
     The plan is a recipe that `windtunnel train` runs as it is, and a report of where each number
     came from. Give a budget (--flops, --hours or --tokens), a size (--params or --shape), a device
@@ -180,12 +180,12 @@ def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | Non
     """The corpus that was asked for, or the study's where the lab has it. A plan from a table
     needs none: the recipe then names it, to be built.
     """
-    from windtunnel.data.shards import Corpus
-
     name = asked or evidence.corpus
     folder = lab / "corpora" / name if name else None
     if folder is None or (not folder.exists() and (evidence.lab is None or asked is None)):
         return None
+    from windtunnel.data.shards import Corpus
+
     return Corpus.open(folder)
 
 

@@ -13,7 +13,7 @@ from windtunnel.cli.display import display, stopping
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
-from windtunnel.recipe import DECAY_SHAPES, RESULTS_VERSION
+from windtunnel.recipe import DECAY_SHAPES
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -95,7 +95,7 @@ def branch(
     ] = None,
     batch: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="Tokens in a step; by default as many as the stem's."),
+        typer.Option(metavar="TOKENS", help="Batch, in tokens per step; by default the stem's."),
     ] = None,
     context: Annotated[
         int | None,
@@ -170,6 +170,8 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
 
 def _say_what_is_old(there: "list[Run]") -> None:
     """What the ids of an earlier release mean now, on stderr."""
+    from windtunnel.recipe import RESULTS_VERSION
+
     old = sum(run.results_version < RESULTS_VERSION for run in there)
     if not old:
         return

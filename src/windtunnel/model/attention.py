@@ -80,6 +80,7 @@ class _Block(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float
     ) -> Tensor:
+        """What the queries take from the values, shaped like the queries."""
         scores = (query @ key.mT).unflatten(2, (-1, hidden.shape[-2])).float() * scale + hidden
         weights = (scores - scores.amax(-1, keepdim=True)).exp().flatten(2, 3)
         # divided after the product: one pass over the weights less than with softmax
@@ -92,8 +93,8 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        # by_x: the derivative by x. For p = w / t, by_scores = p (by_p - sum p by_p), where by_p
-        # is by_out value^T.
+        """Derivatives by query, key and value; `grad`: by what was taken."""
+        # By p = w / t it is by_p = grad value^T, and by the scores p (by_p - sum p by_p).
         query, key, value, weights, total = ctx.saved_tensors
         by_mixed = (grad.float() / total).to(grad.dtype)
         by_weights, held = (by_mixed @ value.mT).float(), weights.float()

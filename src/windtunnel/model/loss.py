@@ -29,12 +29,14 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        """Losses, (tokens,) or (P, tokens)."""
         parts = [_loss_and_slope(h, head, t) for h, t in _chunks(hidden, head, targets)]
         ctx.save_for_backward(hidden, head, targets, *([parts[0][1]] if len(parts) == 1 else []))
         return torch.cat([losses for losses, _ in parts], dim=-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
+        """Derivatives by `hidden` and `head`, shaped like them; `grad`: by the losses."""
         hidden, head, targets, *kept = ctx.saved_tensors
         by_hidden, by_head = [], torch.zeros((), device=head.device)
         grads = grad[..., None].split(_rows(head), dim=-2)

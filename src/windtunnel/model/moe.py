@@ -76,11 +76,13 @@ class _Permuted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        """x (rows, width), order and back (rows,) -> (rows, width)."""
         ctx.save_for_backward(back)
         return x[order]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        """The derivative by x."""
         return grad[ctx.saved_tensors[0]], None, None
 
 

@@ -60,7 +60,7 @@ def write_plan(folder: Path, recipe: Recipe, plan: PlanResult) -> None:
 
 def rewrite_plan(folder: Path, plan: PlanResult) -> None:
     """Write what the plan says anew, beside the same recipe. Raises InputError."""
-    plan.write(folder / _RESULT)
+    write_whole(folder / _RESULT, plan.to_json() + "\n")
 
 
 def audited(plan: PlanResult, run: str, loss: float) -> PlanResult:

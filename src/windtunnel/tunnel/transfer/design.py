@@ -1,10 +1,9 @@
 """What the transfer study measures."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from windtunnel.choices import Table
 from windtunnel.errors import InputError
+from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
     NUMBER,
@@ -13,12 +12,6 @@ from windtunnel.tunnel.design import (
     option,
     words,
 )
-
-
-def _parametrizations() -> Table[Any]:
-    from windtunnel.recipe import PARAMETRIZATIONS
-
-    return PARAMETRIZATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +33,13 @@ class Design:
     parametrizations: tuple[str, ...] = option(
         ("minicpm", "standard"),
         "Parametrizations to compare, out of {words}. The verdict is on the first one.",
-        words(_parametrizations),
+        words(lambda: PARAMETRIZATIONS),
         flag="--parametrization",
     )
     tokens: int = option(
         819_200, "Length of each run in tokens. A verdict needs at least 400 steps.", TOKENS
     )
-    batch: int = option(2048, "Tokens a step.", TOKENS)
+    batch: int = option(2048, "Batch, in tokens per step.", TOKENS)
     seeds: tuple[int, ...] = option(
         (3, 2),
         "Seeds for the points near the best rate: one number, or one for each parametrization.",
