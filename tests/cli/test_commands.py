@@ -67,17 +67,17 @@ def test_help_comes_at_once() -> None:
     "arguments", [["--help"], ["--version"], ["train", "--help"], ["corpus", "--help"]]
 )
 def test_what_is_slow_to_import_is_imported_only_where_it_is_needed(arguments: list[str]) -> None:
-    slow = {"torch", "numpy", "tokenizers", "optuna"}
+    heavy = {"torch", "numpy", "tokenizers", "optuna"}
     if arguments == ["--help"]:
-        slow.add("pydantic")  # typer imports it once a command is named
+        heavy.add("pydantic")  # typer brings it itself once there is an argument to read
     code = (
         "import sys; from windtunnel.cli import main\n"
         "try: main()\n"
-        f"finally: print('slow:', *sorted({slow} & set(sys.modules)))"
+        f"finally: print('heavy:', *sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].strip() == "slow:"
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
 
 
 def test_help_names_the_commands(lab: Any) -> None:

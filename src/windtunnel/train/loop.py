@@ -133,7 +133,7 @@ class _Seat:
         check_fit(self.recipe, corpus, self.run.parent)
         if self.run.corpus != corpus.digest:
             raise InputError(
-                f"{corpus.folder}: not the content that run {self.run.id} was begun on"
+                f"{corpus.folder}: its content is not that on which run {self.run.id} began"
             )
         self.windows = Windows(corpus, self.recipe.data, self.recipe.seed)
 

@@ -52,7 +52,7 @@ def parse_budget(flag: str, text: str) -> "Budget":
 
 
 def _budget(text: str) -> "Budget | None":
-    from windtunnel.results.dry_run import Budget
+    from windtunnel.results.dry_run import Budget  # brings pydantic, which --help does without
 
     match = _FLOPS_OR_HOURS.fullmatch(text.strip())
     if match is None:
