@@ -86,6 +86,7 @@ def packed(lengths: Sequence[int], context: int) -> list[list[int]]:
     windows: list[list[int]] = []
     room: dict[int, int] = {}  # of the windows that may still be filled, oldest first
     for index, length in enumerate(lengths):
+        # First fit: oldest window first, so that windows fill up and leave.
         window = next((w for w, left in room.items() if left >= length), None)
         if window is None:
             window = len(windows)
@@ -136,6 +137,7 @@ def _render(
             cut += longer
         if progress and seen % _REPORT_EVERY == 1:
             progress("read conversations", seen, None)
+    # The hash decides the order, so that it does not depend on that of the files' lines.
     left = sorted((one for one in kept.values() if one), key=lambda one: one.key[1])
     if len(left) < 2:
         raise InputError(
@@ -174,6 +176,7 @@ def _write(
     """Write the corpus's folder, which appears whole. Raises InputError."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     ones = rendered.conversations
+    # Held out by the hash, as documents of any corpus are.
     share = validation_share(VALIDATION, sum(one.bytes for one in ones))
     out = held_out(np.array([one.key[0] for one in ones], np.uint64), share)
     held = [one for one, is_out in zip(ones, out, strict=True) if is_out]
@@ -234,7 +237,7 @@ def _split(
             starts.append(start)
             sizes.append(one.bytes)
             start = end
-    # The tokens that fill up a window are counted with the conversation before them.
+    # A document is a conversation and the tokens that fill up the window after it.
     lengths = np.diff([*starts, len(ids)])
     writer = ShardWriter(folder, SOURCE, name, tokenizer.dtype, _SHARD)
     try:

@@ -43,6 +43,7 @@ class ChatFormat:
     @property
     def template(self) -> str:
         """The Jinja template that transformers and llama.cpp read, as text."""
+        # if ... elif ... over the roles; a role without a branch writes its content alone
         branches = []
         for role, (token, text) in self.opening.items():
             word = "elif" if branches else "if"

@@ -88,6 +88,7 @@ def _rate(parent: Run, lr: float | None) -> float:
             f"--lr: {parent.id} is imported and brings no rate; expected one, usually between 1e-5 "
             "and 1e-3"
         )
+    # A run that was fine-tuned already has a rate for it, which was `RATE` of the base rate.
     tuned = open_corpus(parent.lab, parent.recipe).manifest.packing
     return parent.recipe.optimizer.lr * (1 if tuned else RATE)
 
@@ -98,6 +99,7 @@ def _length(parent: Run, corpus: Corpus, context: int, asked: Asked) -> tuple[in
     """
     if asked.tokens and asked.epochs:
         raise InputError("--epochs and --tokens say the same: expected one of them")
+    # Each split ends with one token more, the last target, which no window begins with.
     epoch = sum(source.train.tokens - 1 for source in corpus.sources.values())
     tokens = asked.tokens or round((asked.epochs or EPOCHS) * epoch)
     most = min(parent.recipe.train.batch, tokens // _STEPS)

@@ -98,5 +98,6 @@ def _mixture(parent: Run, corpus: Corpus, at: int) -> Mixture:
     if corpus.digest != parent.corpus:
         return {}
     data = parent.recipe.data
+    # a stage holds from its token on, until the next
     begun = [stage.mixture for stage in data.stages if stage.at < at]
     return begun[-1] if begun else data.mixture

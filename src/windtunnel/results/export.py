@@ -33,7 +33,8 @@ class Agreement(Record):
     most: float | None
     """What `max_difference` may be at most, nats; null: anything."""
     most_change: float | None
-    """What |`bits_per_byte_change`| may be at most, as a share of `bits_per_byte`; null: anything."""
+    """What |`bits_per_byte_change`| may be at most, as a share of `bits_per_byte`; null:
+    anything."""
     lines: int
     """How many lines had their token ids compared."""
     wrong_lines: int

@@ -93,6 +93,7 @@ def _step(run: Run, end: int) -> str:
             f"- imported `{run.id}`, {recipe.name}: trained elsewhere; {run.origin.layout} layout, "
             f"weights `{run.origin.weights[:12]}`"
         )
+    # how far `end` is into the decay: a checkpoint may be before it, or in it
     decayed = end - (recipe.total_tokens - recipe.decay_tokens)
     decay = f", decay over the last {about(decayed)}" if decayed > 0 else ""
     return (
@@ -130,6 +131,7 @@ def _manifests(subject: Subject) -> dict[str, Manifest]:
         opened[subject.corpus.folder] = subject.corpus
     found = {}
     for run in reversed(subject.lineage):
+        # A corpus that was built again under its name is another one, and says nothing of this run.
         folder = run.lab / "corpora" / run.recipe.data.corpus
         if not run.corpus or not (folder / "manifest.json").exists():
             continue
@@ -160,6 +162,7 @@ def _evaluation(subject: Subject) -> str:
     if not recorded:
         return ""
     last = recorded[-1]
+    # the overall score comes last, as a total does
     named: dict[str, Score] = {**last.validation.sources, "all": last.validation}
     rows = [
         [name, f"{score.loss:.4f}", f"{score.bits_per_byte:.4f}", f"{score.tokens:,}"]

@@ -85,6 +85,8 @@ class OwnModel:
             if token in ends:
                 break
             given.append(token)
+            # All of it each time: a token alone may be a part of a character, or of a word that
+            # takes a space with it.
             text = self._tokenizer.decode(given)
             if not text.endswith("\ufffd"):  # else its last character is not whole yet
                 say(text[len(said) :])

@@ -41,9 +41,11 @@ def by_transformers(folder: Path, held: HeldOut) -> Scores:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
+    # dropout is off in evaluation mode alone
     model.eval()
     scores = windows_scored(lambda ids: model(ids).logits, held.windows)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # A special token written in a line is text, as it is for us.
     ids = [
         tokenizer.encode(line, add_special_tokens=False, split_special_tokens=True)
         for line in held.lines

@@ -43,6 +43,7 @@ def export(
     dtype = layout.dtype_of(dtype)
     layout.check(run.recipe.model)
     subject = Subject.of(run, at)
+    # Every choice that changes the files is in the folder's name.
     if out is None:
         checkpoint = [format_tokens(subject.tokens)] if at is not None else []
         parts = [plain_name(run.recipe.name), run.id, *checkpoint, to, dtype.lower()]
@@ -76,6 +77,7 @@ def _appearing(out: Path, overwrite: bool) -> Iterator[Path]:
     comes first. Raises InputError where it cannot be written.
     """
     _refuse_taken(out, overwrite)
+    # Hidden, and this process's own: exports that run beside each other do not meet here.
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
@@ -94,6 +96,7 @@ def _refuse_taken(out: Path, overwrite: bool) -> None:
     """Raises InputError unless the place is empty, or holds an export that may be overwritten."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
+    # An export is known by what every layout writes; anything else is somebody's own folder.
     if not out.is_dir() or not (any(out.glob("*.gguf")) or (out / "config.json").exists()):
         raise InputError(f"{out}: exists and is not an export; choose another --out")
     if not overwrite:

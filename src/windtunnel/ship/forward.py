@@ -31,7 +31,9 @@ def log_probabilities(
 
 @torch.no_grad()
 def windows_scored(logits_of: Callable[[Tensor], Tensor], windows: np.ndarray) -> np.ndarray:
-    """The same as `log_probabilities`, by any function from ids (n, T) to logits (n, T, vocabulary)."""
+    """The same as `log_probabilities`, by any function from ids (n, T) to logits (n, T,
+    vocabulary).
+    """
     found = []
     for part in rows(windows):
         log_probabilities = logits_of(part[:, :-1]).double().log_softmax(-1)

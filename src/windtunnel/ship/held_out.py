@@ -21,7 +21,8 @@ ODD_LINES = (
     "12345 1,234.5 ½ Ⅷ ٣٤٥ 四十二 ²³ x₁",
     "I'm, they'll, WE'VE, 'tis, don’t — “quoted” … ¿qué?",
     "naïve café, Ελληνικά, кириллица, עברית, العربية, हिन्दी, ไทย, 한국어, 日本語, 繁體中文",
-    "e\u0301 (combining) \u00a0 (no break) \u200b (no width) \u2028 (line) \u3000 (wide) \ufeff (mark)",
+    "e\u0301 (combining) \u00a0 (no break) \u200b (no width) "
+    "\u2028 (line) \u3000 (wide) \ufeff (mark)",
     "🙂 👩‍👩‍👧‍👦 🇫🇷 👍🏽 ﷽ \U0001f9ff \U00020000 \U000e0041",
     "a\u0000b \u0001\u001f\u007f\u0085 \ufffd \ufdd0",
 )
@@ -94,6 +95,7 @@ def _lines(corpus: Corpus, sources: Sequence[Source], count: int) -> list[str]:
     others.
     """
     lines: list[str] = []
+    # Smallest first, so that what a short source leaves goes to those after it.
     smallest_first = sorted(sources, key=lambda source: source.validation.tokens)
     for left, source in zip(range(len(sources), 0, -1), smallest_first, strict=True):
         share = math.ceil(max(0, count - len(lines)) / left)
@@ -108,6 +110,7 @@ def _lines_of(corpus: Corpus, source: Source) -> Iterator[str]:
     end = corpus.tokenizer.eos
     for stream in (source.validation, source.train):
         for start in range(0, stream.tokens, _DECODED):
+            # a line that is cut here is two lines, which is no harm
             ids = stream.read(np.array([start]), min(_DECODED, stream.tokens - start))[0]
             for document in np.split(ids, np.flatnonzero(ids == end)):
                 text = corpus.tokenizer.decode(document[document != end])

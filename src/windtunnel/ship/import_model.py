@@ -77,6 +77,7 @@ def _recipe(name: str, model: Model, context: int) -> Recipe:
     weight at every step, whatever the rate, and what is right for a first training would wear a
     finished model away.
     """
+    # What trains on it says how long and at which rate: `branch`, `sft` and `upcycle` ask for it.
     values = {
         "name": name,
         "model": model.model_dump(),
@@ -90,6 +91,7 @@ def _recipe(name: str, model: Model, context: int) -> Recipe:
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
     """sha256 of every tensor's name, type, shape and numbers."""
+    # A tensor at a time, as safetensors writes it: the whole is never in memory twice.
     content = hashlib.sha256()
     for name in sorted(weights):
         content.update(save({name: weights[name].contiguous()}))

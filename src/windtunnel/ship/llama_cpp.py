@@ -118,6 +118,7 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         pieces: list[str] = []
 
         def hear(chunk: Any) -> None:
+            # one event of the stream, or several at once
             _raise_error(chunk)
             for part in chunk if isinstance(chunk, list) else [chunk]:
                 for choice in part.get("choices", ()):
@@ -148,9 +149,11 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         return [self._log_probability(ids[:at], ids[at]) for at in range(1, len(ids))]
 
     def _log_probability(self, before: list[int], token: int) -> float:
+        # The bias leaves one choice, so one probability is enough where the token has a text.
         sampled, asked_for = token, [1]
         if self._kinds[token] is Kind.PART:
-            # any token with a text will do as the one that is sampled
+            # Any token with a text will do as the one that is sampled; the one that is meant is
+            # looked for among the likeliest, and then among all.
             sampled = self._kinds.index(Kind.WHOLE)
             asked_for = [min(_LIKELIEST, len(self._kinds)), len(self._kinds)]
         asked = {
@@ -257,21 +260,30 @@ def _server(
     host, port = address
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
-    params.hostnames = [host]
-    params.port = port
-    params.n_ctx = context
-    params.n_parallel = 1
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
-    params.warmup = False
-    params.fit_params = False
-    params.verbosity = -1
-    params.offline = True
-    params.ui = False
-    params.use_jinja = True
+    # One conversation at a time, and nothing that reaches out of this machine or writes a log.
+    settings = {
+        "hostnames": [host],
+        "port": port,
+        "n_ctx": context,
+        "n_parallel": 1,
+        "warmup": False,
+        "fit_params": False,
+        "verbosity": -1,
+        "offline": True,
+        "ui": False,
+        "use_jinja": True,
+    }
+    # By default keys and values are kept in fp16, and the fused attention rounds on its way.
     if exact:
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        settings |= {
+            "cache_type_k": xllamacpp.ggml_type.GGML_TYPE_F32,
+            "cache_type_v": xllamacpp.ggml_type.GGML_TYPE_F32,
+            "flash_attn_type": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        }
+    for name, value in settings.items():
+        setattr(params, name, value)
     try:
         return xllamacpp.Server(params)
     except RuntimeError:  # its reasons go to a log that is off

@@ -48,6 +48,9 @@ def with_multipliers(plain: Model, given: Multipliers) -> tuple[Model, dict[str,
             "parametrization": "minicpm",
         }
         model = Model.model_validate(plain.model_dump() | scales)
+    # Scores are c q.k with c = given.attention, where ours are q.k / sqrt(head_size): q takes the
+    # ratio. Logits are s_o U n with n the last norm, whose gain takes what base_width / width,
+    # a ratio of whole numbers, leaves of s_o.
     own = multipliers(model)
     factors = {"query": given.attention / own.attention, "norm": given.logits / own.logits}
     return model, {name: f for name, f in factors.items() if abs(f - 1) >= _NEAR}
@@ -61,6 +64,7 @@ def scaled(weights: Mapping[str, Tensor], factors: Mapping[str, float]) -> dict[
     for name, tensor in weights.items():
         factor = factors.get(name.rsplit(".", 1)[-1], 1.0)
         if factor != 1:
+            # bf16 times a factor would round twice
             exact = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
             made[name] = exact * factor
     return made

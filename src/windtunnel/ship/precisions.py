@@ -37,6 +37,7 @@ def precisions(subject: Subject, folder: Path) -> list[Precision]:
             "none: branch it first"
         )
     context = run.recipe.data.context
+    # No lines: all files have the same tokenizer, which `--to gguf` compares.
     held = held_out(corpus, context, _HELD_OUT, lines=0)
     return table(subject.portable, folder, calibration(corpus, context), held)
 
@@ -56,6 +57,7 @@ def table(
     encoded = calibrated(portable.model, portable.weights, calibration)
     write(files[name], portable, _CALIBRATED, encoded)
     ours = log_probabilities(portable.model, portable.weights, held.windows)
+    # Half of a window is the prompt, and what is generated must fit into the rest of the context.
     window = held.windows[0].tolist()
     prompt = window[: len(window) // 2]
     timed = min(_TIMED, len(window) - len(prompt) - 1)

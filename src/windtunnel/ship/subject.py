@@ -13,7 +13,9 @@ from windtunnel.ship.portable import PortableModel
 from windtunnel.train.loop import load_model
 from windtunnel.train.run import Run, checkpoint_at, lineage, open_corpus
 
-_WINDOW = 257  # tokens of a held-out sequence, at most: 256 of them are scored
+# Tokens of a held-out sequence, at most: 256 of them are scored. Enough for RoPE to matter, and
+# few enough for llama.cpp, which scores them one by one.
+_WINDOW = 257
 
 
 @dataclass(frozen=True, kw_only=True)

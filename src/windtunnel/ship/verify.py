@@ -24,6 +24,7 @@ def verify(
     found = layout.engine(path, held)
     difference = np.abs(ours - found.log_probabilities)
     bits_per_byte = held.bits_per_byte(ours)
+    # An engine that makes no ids gives none, and then none are compared.
     expected = portable.tokenizer.encode_batch(held.lines[: len(found.ids)])
     wrong = sum(ids.tolist() != its for ids, its in zip(expected, found.ids, strict=True))
     bound = layout.bounds[dtype]

@@ -40,6 +40,7 @@ def calibrated(
     for layer in range(model.depth):
         names = [f"layers.{layer}.{kind}" for kind in _MATRICES]
         matrices = {name: decoder.get_parameter(name) for name in names}
+        # The layers before this one are rounded already, so its inputs are those that it will see.
         with _Inputs(matrices) as inputs:
             for part in rows(windows):
                 decoder(part)
@@ -57,25 +58,32 @@ def gptq(weight: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     already rounded to fp16.
     """
     size = weight.shape[1]
+    # H = X X^T is the second derivative of the error |W X - Q X|^2 by a row of Q (GPTQ, equation
+    # 1). Inputs that are always zero would make it singular, so its diagonal is raised.
     damping = _DAMPING * products.diagonal().mean().double() + 1e-12
     hessian = products.double() + torch.eye(size) * damping
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    # Row j says how column j's error is spread over the columns behind it.
+    # The columns that are rounded leave the problem one after the other. The upper Cholesky factor
+    # of H^-1 holds what is needed of each smaller inverse: row j says how the error of column j is
+    # spread over the columns behind it (GPTQ, algorithm 1).
     spread = torch.linalg.cholesky(inverse, upper=True).float()
     rest = weight.clone()  # what is left to round, with the errors so far
     codes = torch.empty_like(rest)
     scales, minima = [], []
     for start in range(0, size, BLOCK):
         end = start + BLOCK
+        # The grid of a group is chosen when its turn comes, with the errors before it taken up.
         scale, least = _grid(rest[:, start:end])
         errors = torch.empty_like(rest[:, start:end])
         for column in range(start, end):
             exact = rest[:, column]
             codes[:, column] = _nearest(exact, scale, least)
             off = exact - codes[:, column] * scale - least
+            # e_j = (w_j - q_j) / U_jj, and then w_k -= e_j U_jk for every k >= j
             error = off / spread[column, column]
             errors[:, column - start] = error
             rest[:, column:end] -= error[:, None] * spread[column, column:end]
+        # The same for all columns behind the group, in one product.
         rest[:, end:] -= errors @ spread[start:end, end:]
         scales.append(scale)
         minima.append(least)
@@ -98,9 +106,11 @@ class _Inputs(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch instead of every function of tensors."""
+        # The memory of the second factor tells which matrix it is; `.mT` keeps its beginning.
         if func in _PRODUCTS and args[1].data_ptr() in self._names:
             products = self.products[self._names[args[1].data_ptr()]]
             if func is _EXPERTS_PRODUCT:
+                # rows sorted by expert (rows, in), and where those of each expert end
                 inputs, _, ends = args
                 for each, its in zip(
                     products, inputs.tensor_split(ends[:-1].tolist()), strict=True
@@ -144,6 +154,7 @@ def _blocks(codes: Tensor, scales: Tensor, minima: Tensor) -> np.ndarray:
     """Blocks of Q4_1: scale and minimum as fp16, then 16 bytes, each with a code of the group's
     first half in its low bits and one of its second half in its high bits.
     """
+    # (out, groups, 2, BLOCK / 2): the halves of each group
     groups = codes.to(torch.uint8).unflatten(1, (-1, 2, BLOCK // 2)).numpy()
     packed = groups[:, :, 0] | groups[:, :, 1] << 4
     heads = np.stack([scales.half().numpy(), minima.half().numpy()], -1).view(np.uint8)

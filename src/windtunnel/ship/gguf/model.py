@@ -82,9 +82,11 @@ def write(
     model = portable.model
     vocabulary = tokens.from_tokenizer(portable.tokenizer, model.vocab)
     if len(vocabulary.tokens) != model.vocab:
+        tokens_there = len(vocabulary.tokens)
         raise InputError(
-            f"gguf: the tokenizer has {len(vocabulary.tokens)} tokens, but the model has {model.vocab}"
+            f"gguf: the tokenizer has {tokens_there} tokens, but the model has {model.vocab}"
         )
+    # Written beside its place, so that a reader never sees half of a file.
     part = file.with_name(f"{file.name}.part")
     try:
         writer = gguf.GGUFWriter(part, _architecture_of(model))
@@ -144,35 +146,42 @@ def _architecture_of(model: Model) -> str:
 
 def _write_settings(writer: Any, portable: PortableModel, dtype: str) -> None:
     gguf = package("gguf")
-    kinds = gguf.LlamaFileType
-    model = portable.model
-    writer.add_name(portable.name)
-    if portable.chat_template:
-        writer.add_chat_template(portable.chat_template)
-    writer.add_size_label(quantities.about(count(model).params_total).upper())
-    writer.add_file_type(int(kinds.ALL_F32 if dtype == "F32" else kinds[f"MOSTLY_{dtype}"]))
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(portable.context)
-    writer.add_embedding_length(model.width)
-    writer.add_block_count(model.depth)
-    writer.add_feed_forward_length(model.ffn)
-    if model.experts:
-        writer.add_expert_count(model.experts)
-        writer.add_expert_used_count(model.experts_per_token)
-    writer.add_head_count(model.heads)
-    writer.add_head_count_kv(model.kv_heads)
-    writer.add_key_length(model.head_size)
-    writer.add_value_length(model.head_size)
-    writer.add_rope_dimension_count(model.head_size)
-    writer.add_rope_freq_base(model.rope_base)
-    writer.add_layer_norm_rms_eps(model.norm_eps)
-    writer.add_vocab_size(model.vocab)
-    if _architecture_of(model) != "llama":
-        m = multipliers(model)
-        writer.add_embedding_scale(m.embedding)
-        writer.add_residual_scale(m.residual)
-        writer.add_logit_scale(1 / m.logits)
-        writer.add_attention_scale(m.attention)
+    files = gguf.LlamaFileType
+    model, m = portable.model, multipliers(portable.model)
+    settings: dict[str, Any] = {
+        "name": portable.name,
+        "chat_template": portable.chat_template,
+        "size_label": quantities.about(count(model).params_total).upper(),
+        "file_type": int(files.ALL_F32 if dtype == "F32" else files[f"MOSTLY_{dtype}"]),
+        "quantization_version": gguf.GGML_QUANT_VERSION,
+        "context_length": portable.context,
+        "embedding_length": model.width,
+        "block_count": model.depth,
+        "feed_forward_length": model.ffn,
+        "expert_count": model.experts,
+        "expert_used_count": model.experts_per_token,
+        "head_count": model.heads,
+        "head_count_kv": model.kv_heads,
+        "key_length": model.head_size,
+        "value_length": model.head_size,
+        "rope_dimension_count": model.head_size,
+        "rope_freq_base": model.rope_base,
+        "layer_norm_rms_eps": model.norm_eps,
+        "vocab_size": model.vocab,
+        "embedding_scale": m.embedding,
+        "residual_scale": m.residual,
+        "logit_scale": 1 / m.logits,
+        "attention_scale": m.attention,
+    }
+    # A file says nothing of what the model does not have.
+    unsaid = set() if portable.chat_template else {"chat_template"}
+    if not model.experts:
+        unsaid |= {"expert_count", "expert_used_count"}
+    if _architecture_of(model) == "llama":
+        unsaid |= {name for name in settings if name.endswith("_scale")}
+    for name, value in settings.items():
+        if name not in unsaid:
+            getattr(writer, f"add_{name}")(value)
 
 
 def _write_encoded(writer: Any, model: Model, name: str, blocks: np.ndarray, dtype: str) -> None:
@@ -220,6 +229,7 @@ def _paired(rows: np.ndarray, heads: int) -> np.ndarray:
     """The rows of each head from (first half, second half) to neighbouring pairs."""
     if not heads:
         return np.ascontiguousarray(rows)
+    # (heads, 2, half, in): rows j and j + half of each head become neighbours
     halves = rows.reshape(heads, 2, len(rows) // heads // 2, -1)
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
 
@@ -240,10 +250,12 @@ def _read_tensors(file: Path, model: Model, tensors: dict[str, Any]) -> dict[str
         found = tensors.pop(theirs, None)
         if found is None:
             raise InputError(f"{file}: tensor {theirs} is missing")
+        # GGUF lists the fastest dimension first
         there = tuple(int(n) for n in found.shape[::-1])
         if there != shape:
             raise InputError(f"{file}: tensor {theirs} is {there}; its metadata say {shape}")
         values = _dequantised(file, found).reshape(shape)
+        # a copy, because the file stays mapped while its memory is looked at
         weights[name] = torch.from_numpy(_unpaired(values, _rotated_heads(model, name)).copy())
     if tensors:
         name = next(iter(tensors))
@@ -271,6 +283,7 @@ def _read_settings(
     name = fields["general.architecture"]
     if name not in _ARCHITECTURES:
         raise InputError(f"architecture '{name}'; expected one of {', '.join(_ARCHITECTURES)}")
+    # the keys of this architecture, such as `granite.block_count`, without its name
     own = {key.removeprefix(f"{name}."): value for key, value in fields.items()}
     scaling = own.get("rope.scaling.type", "none")
     if scaling != "none" or any(tensor.startswith("rope_") for tensor in tensors):
@@ -285,6 +298,7 @@ def _read_settings(
         "head_size": own.get("attention.key_length", width // heads),
         "ffn": own["feed_forward_length"],
         "vocab": len(fields["tokenizer.ggml.tokens"]),
+        # llama.cpp takes the embedding for a head that is missing
         "tied": "output.weight" not in tensors,
         "rope_base": _short(own.get("rope.freq_base", 10_000.0)),
         "norm_eps": _short(own["attention.layer_norm_rms_epsilon"]),
@@ -312,6 +326,8 @@ def _read_multipliers(
     embedding, residual, divisor = unsaid
     residual = own.get("residual_scale", residual)
     divisor = own.get("logit_scale", divisor)
+    # A recipe says scale_depth, and the file scale_depth / sqrt(L) in 32 bits: what was typed is
+    # found again before the division.
     scale_depth = _short(residual * math.sqrt(depth))
     usual = 1 / math.sqrt(settings["head_size"])
     base_width = max(1, round(width / divisor))

@@ -76,6 +76,7 @@ def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
             f"gguf: the tokenizer normalises text ({normalizer['type']}); llama.cpp would not"
         )
     split = _name_of(definition["pre_tokenizer"])
+    # A model often has more rows than its tokenizer has tokens; llama.cpp wants a name for each.
     tokens = [f"[unused {index}]" for index in range(max(size, tokenizer.vocab))]
     types = [UNUSED] * len(tokens)
     for token, index in model["vocab"].items():
@@ -84,6 +85,7 @@ def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
     for added in definition["added_tokens"]:
         tokens[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    # tokenizer.json has merges as "a b" in old files, and as ["a", "b"] in new ones
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     return Vocabulary(split=split, tokens=tokens, types=types, merges=merges, end=tokenizer.eos)
 
@@ -99,6 +101,7 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
     added: list[dict[str, Any]] = []
     numbered = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
     for index, (token, kind) in numbered:
+        # Special tokens are in the vocabulary and among the added ones, as when they are trained.
         if kind in (NORMAL, CONTROL):
             tokens[token] = index
         if kind != NORMAL:
@@ -131,17 +134,21 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
 
 def write(vocabulary: Vocabulary, writer: Any) -> None:
     """Write it with a gguf.GGUFWriter. No token is put before or after a text: ours never are."""
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.split)
-    writer.add_token_list(list(vocabulary.tokens))
-    writer.add_token_types(list(vocabulary.types))
-    writer.add_token_merges(list(vocabulary.merges))
-    # Where a file names none, llama.cpp takes ids of its own.
-    writer.add_bos_token_id(vocabulary.end)
-    writer.add_eos_token_id(vocabulary.end)
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(False)
+    settings = {
+        "tokenizer_model": "gpt2",
+        "tokenizer_pre": vocabulary.split,
+        "token_list": list(vocabulary.tokens),
+        "token_types": list(vocabulary.types),
+        "token_merges": list(vocabulary.merges),
+        # Where a file names no token for the beginning or the end, llama.cpp takes its own.
+        "bos_token_id": vocabulary.end,
+        "eos_token_id": vocabulary.end,
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "add_space_prefix": False,
+    }
+    for name, value in settings.items():
+        getattr(writer, f"add_{name}")(value)
 
 
 def read(field: Callable[[str], Any]) -> Vocabulary:

@@ -51,33 +51,25 @@ class Fields:
         self.config = config
         self.where = where
 
-    def number(self, key: str, default: Any = _REQUIRED) -> float:
-        """A number above zero; `default` where the field is missing or null. Raises InputError."""
-        return float(self._above_zero(key, "a number", default))
+    def number(self, key: str, default: Any = _REQUIRED, whole: bool = False) -> Any:
+        """A number above zero, float or `whole`; `default` where the field is missing or null.
+        Raises InputError.
+        """
+        value = self.config.get(key)
+        if value is None and default is _REQUIRED:
+            raise InputError(f"{self.where}: {key}: missing{did_you_mean(key, self.config)}")
+        if value is None:
+            return default
+        # bool is a kind of int in Python, and 8.0 is a whole number in JSON
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        if not right or not 0 < value < math.inf or (whole and value != int(value)):
+            kind = "a whole number" if whole else "a number"
+            raise InputError(f"{self.where}: {key}: expected {kind} above zero, got {value!r}")
+        return int(value) if whole else float(value)
 
     def whole(self, key: str, default: Any = _REQUIRED) -> int:
-        """A whole number above zero; `default` where the field is missing or null. Raises
-        InputError.
-        """
-        value = self._above_zero(key, "a whole number", default)
-        if value != int(value):
-            raise InputError(self._expected("a whole number", key, value))
-        return int(value)
-
-    def _above_zero(self, key: str, kind: str, default: Any) -> Any:
-        value = self.config.get(key)
-        if value is None:
-            if default is _REQUIRED:
-                near = did_you_mean(key, self.config)
-                raise InputError(f"{self.where}: {key}: missing{near}")
-            return default
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
-            raise InputError(self._expected(kind, key, value))
-        return value
-
-    def _expected(self, kind: str, key: str, value: Any) -> str:
-        return f"{self.where}: {key}: expected {kind} above zero, got {value!r}"
+        """A whole number above zero, as `number` gives it."""
+        return self.number(key, default, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # each is only itself, and hashes
@@ -114,8 +106,10 @@ class Architecture:
         if not model.experts and not self.dense:
             return f"a {self.name} always has experts"
         if not self.own_head_size and model.head_size * model.heads != model.width:
-            heads = f"{model.heads} heads of {model.head_size}"
-            return f"a {self.name} has no head size of its own: {heads} are not the width of {model.width}"
+            return (
+                f"a {self.name} has no head size of its own: {model.heads} heads of "
+                f"{model.head_size} are not the width of {model.width}"
+            )
         return ""
 
 

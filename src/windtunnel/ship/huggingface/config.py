@@ -81,6 +81,7 @@ def read_config(
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "init_std": fields.number("initializer_range", 0.02),
     }
+    # MiniCPM's config may leave the field out, or say 0, for a model without experts.
     optional = architecture.dense and not config.get(architecture.expert_count)
     if architecture.expert_count and not optional:
         shape["experts"] = fields.whole(architecture.expert_count)
@@ -139,6 +140,7 @@ def _rope_base(config: dict[str, Any], where: str) -> float:
     """RoPE's base. A `dynamic` scaling does nothing up to max_position_embeddings and is accepted;
     any other is refused.
     """
+    # new versions of transformers write `rope_parameters`, old ones `rope_theta` beside the others
     said = config
     for part in (config.get("rope_parameters") or {}, config.get("rope_scaling") or {}):
         kind = part.get("rope_type", part.get("type", "default"))

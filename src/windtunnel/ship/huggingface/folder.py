@@ -50,6 +50,7 @@ def write(
     """Write a model with its tokenizer into an empty folder. Its weights are folded where the
     architecture asks for it, and then rounded to `dtype`.
     """
+    # Folded in fp32, and rounded only then.
     model, weights = portable.model, portable.weights
     if architecture.folds:
         model, weights = fold(model, weights)
@@ -111,6 +112,7 @@ def special_ids(
 
 
 def _generation_config(begin: int | None, end: int, document_end: int) -> dict[str, Any]:
+    # A model that was fine-tuned elsewhere may end a message and a document in different ways.
     ends = sorted({end, document_end})
     tokens = {
         "bos_token_id": begin,
@@ -168,6 +170,8 @@ def _read_weights(folder: Path, architecture: Architecture, model: Model) -> dic
     for name in asked:
         if name not in files:
             raise InputError(f"{folder}: the tensor {name} is missing{did_you_mean(name, spare)}")
+    # Every tensor is cut into the parts that are ours as it is read, so that no more than one is
+    # in memory twice.
     parts: dict[Part, Tensor] = {}
     for name, tensor in _tensors(folder, files):
         if name in asked:
@@ -187,6 +191,7 @@ def _files_of(folder: Path) -> dict[str, str]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         files = _read_json(index).get("weight_map")
+        # a name with a folder in it could point anywhere
         if not isinstance(files, dict) or any(f != Path(str(f)).name for f in files.values()):
             raise InputError(f"{index}: no weight_map from tensors to files of this folder")
         for file in sorted(set(files.values())):
@@ -209,6 +214,7 @@ def _tensors(folder: Path, files: dict[str, str]) -> Iterator[tuple[str, Tensor]
         with _opened(folder / file) as tensors:
             there = set(tensors.keys())
             asked = [name for name, its in files.items() if its == file]
+            # `lm_head` sorts before `model.`, and must come after the embedding
             for name in sorted(asked, key=lambda name: (not name.startswith("model."), name)):
                 where = folder / file
                 if name not in there:
@@ -260,6 +266,7 @@ def _read_tokenizer_config(
     file = folder / "tokenizer_config.json"
     template = folder / "chat_template.jinja"
     settings = _read_json(file) if file.exists() else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    # code to run, and paths on the machine of whoever published it
     for key in ("auto_map", "name_or_path", "tokenizer_file"):
         settings.pop(key, None)
     if template.exists():

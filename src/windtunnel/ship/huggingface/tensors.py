@@ -60,11 +60,13 @@ def published_tensors(architecture: Architecture, model: Model) -> dict[str, Pub
         *layer, leaf = name.split(".")
         prefix = f"model.{'.'.join(layer)}." if layer else ""
         theirs = f"{prefix}{names[leaf]}.weight"
+        # an expert's matrix is a tensor of its own: (out, in) out of (experts, out, in)
         if "*" in theirs:
             for expert in range(model.experts):
                 its = PublishedTensor((Part(name, expert),), shape[1:])
                 found[theirs.replace("*", str(expert))] = its
         elif theirs in found:
+            # the rows of both in one tensor: (..., out + out, in)
             first = found[theirs]
             *outer, rows, columns = first.shape
             both = (*outer, rows + shape[-2], columns)
