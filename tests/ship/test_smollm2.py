@@ -17,7 +17,7 @@ from windtunnel.data.chat_format import Message
 from windtunnel.data.readers import Documents
 from windtunnel.data.windows import Windows
 from windtunnel.family.sft import Asked, sft
-from windtunnel.recipe import dump
+from windtunnel.recipe import OBJECTIVES, dump
 from windtunnel.ship.chat import OwnModel, Sampling
 from windtunnel.ship.export import export
 from windtunnel.ship.forward import log_probabilities
@@ -190,7 +190,12 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
         for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
     engine = choose_engine(run.recipe)
-    losses = [validate(model, windows, engine, 128, True)[0].loss for model in (before, after)]
+    losses = [
+        validate(
+            model, windows, engine, tokens=128, mask_documents=True, objective=OBJECTIVES["answers"]
+        )[0].loss
+        for model in (before, after)
+    ]
     assert losses[1] < losses[0]
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))

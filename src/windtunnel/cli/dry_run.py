@@ -57,7 +57,7 @@ def dry(
                 aim,
                 spending,
                 studies,
-                Watch(shown.say, stop=stop, show=shown.show),
+                Watch(say=shown.say, stop=stop, show=shown.show),
             )
         except Interrupted:
             raise typer.Exit(130) from None

@@ -33,7 +33,7 @@ def tour(
 
     with display() as shown, stopping() as stop:
         try:
-            done = take_tour(lab, minutes, corpus, Watch(shown.say, stop=stop, show=shown.show))
+            done = take_tour(lab, minutes, corpus, Watch(say=shown.say, stop=stop, show=shown.show))
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None

@@ -8,6 +8,13 @@ table of records, so that a name is known before anything is trained.
 from windtunnel.recipe.decay import DECAY_SHAPES, Decay, DecayShape, DecayShapeName
 from windtunnel.recipe.file import dump, load
 from windtunnel.recipe.identity import RESULTS_VERSION, identity
+from windtunnel.recipe.objective import (
+    OBJECTIVES,
+    DataKind,
+    ObjectiveKind,
+    ObjectiveName,
+    objective_of,
+)
 from windtunnel.recipe.optimizer import OPTIMIZERS, OptimizerKind, OptimizerName, Update
 from windtunnel.recipe.parametrization import (
     PARAMETRIZATIONS,
@@ -32,16 +39,20 @@ from windtunnel.recipe.sections import (
 
 __all__ = [
     "DECAY_SHAPES",
+    "OBJECTIVES",
     "OPTIMIZERS",
     "PARAMETRIZATIONS",
     "RESULTS_VERSION",
     "Data",
+    "DataKind",
     "Decay",
     "DecayShape",
     "DecayShapeName",
     "Mixture",
     "Model",
     "Multipliers",
+    "ObjectiveKind",
+    "ObjectiveName",
     "Optimizer",
     "OptimizerKind",
     "OptimizerName",
@@ -58,5 +69,6 @@ __all__ = [
     "dump",
     "identity",
     "load",
+    "objective_of",
     "parse",
 ]

@@ -91,7 +91,7 @@ def _default(section: type[Section], name: str) -> str:
         return f"`{value}`".lower()
     return (
         "none"
-        if value in ([], {})
+        if value in ([], {}, None)
         else f"`{value:g}`"
         if isinstance(value, float)
         else f"`{value}`"

@@ -32,7 +32,7 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import role_of
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
-from windtunnel.recipe import DecayShapeName, Recipe
+from windtunnel.recipe import DecayShapeName, Recipe, objective_of
 from windtunnel.results.dynamics import DYNAMICS, DynamicsNumbers, DynamicsRow
 from windtunnel.results.run import StepLine
 from windtunnel.results.study import write_study
@@ -338,7 +338,9 @@ class _Recorder:
         for p in model.parameters():
             _gradient(p).zero_()
         cut = self.corpus.tokenizer.eos if self.run.recipe.data.mask_documents else None
-        Objective(model, engine, cut).add_gradient(torch.from_numpy(batch).to(engine.device))
+        asked = objective_of(self.run.recipe.train.objective, self.corpus.holds)
+        objective = Objective(model, engine, cut, kind=asked)
+        objective.add_gradient(torch.from_numpy(batch).to(engine.device))
         again = _flat(model, _gradient)
         for p, before in zip(model.parameters(), held, strict=True):
             _gradient(p).copy_(before)
