@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from windtunnel.tunnel.search.sampler import promise, suggest
-from windtunnel.tunnel.search.space import Octaves, Setting, Space
-from windtunnel.tunnel.search.surface import fit
+from windtunnel.tunnel.search.settings import Setting
+from windtunnel.tunnel.search.space import Octaves, Space
+from windtunnel.tunnel.search.surface import fit_surface
 
 Vector = NDArray[np.float64]
 NEAR = 0.005  # nats above the cell's best
@@ -43,6 +44,10 @@ BOWLS = (
 SHARE = 5  # so many times fewer repeats of the bowls
 LEVEL, RESAMPLES = (0.05, 0.95), 4000
 OURS = "surface (ours)"
+
+
+def axis(name: str, section: str, low: float, middle: float, high: float) -> Setting:
+    return Setting(name=name, help="", section=section, default=middle, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Cell:
         low, high = 2 ** self.points.min(0), 2 ** self.points.max(0)
         middle = np.sqrt(low * high)
         names = (("lr", "optimizer"), ("batch", "train"))
-        return Space(tuple(Setting(*names[i], middle[i], low[i], high[i]) for i in range(2)))
+        ends = zip(names, low, middle, high, strict=True)
+        return Space(tuple(axis(*name, *values) for name, *values in ends))
 
     @property
     def axes(self) -> list[Vector]:
@@ -94,7 +100,7 @@ class Ours:
         if index < len(self.start):
             at = self.start[index]
         elif self.grid:
-            surface = fit(np.array(self.asked), self.losses, [0] * told)
+            surface = fit_surface(np.array(self.asked), self.losses, [0] * told)
             tried = [self.grid.nearest(point) for point in self.asked]
             left = np.delete(self.grid.points, tried, axis=0)
             at = left[promise(surface, left).argmax()]
@@ -232,7 +238,7 @@ class Bowl:
 
     @property
     def space(self) -> Space:
-        return Space(tuple(Setting(f"x{i}", "none", 1.0, 0.25, 4.0) for i in range(len(self.best))))
+        return Space(tuple(axis(f"x{i}", "none", 0.25, 1.0, 4.0) for i in range(len(self.best))))
 
     def true(self, at: Vector) -> float:
         z = self.skew * ((at - self.best) @ self.axes)
@@ -259,7 +265,7 @@ def on_bowl(asker: Asker, bowl: Bowl) -> dict[str, float]:
             asker.tell(at, losses[-1])
         tried += batch
     heights = [bowl.true(at) for at in tried]
-    surface = fit(np.array(tried), losses, [0] * len(tried))
+    surface = fit_surface(np.array(tried), losses, [0] * len(tried))
     near = next((i + 1 for i, height in enumerate(heights) if height <= NEAR), BOWL_TRIALS + 1)
     return {
         "trials": near,

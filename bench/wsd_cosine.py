@@ -54,7 +54,7 @@ def core(lab: Path) -> Corpus:
     if (folder / "manifest.json").exists():
         return Corpus.open(folder)
     fetched = fetch(["core"], lab / "downloads")
-    return build(folder, {f.source.id: f.documents() for f in fetched}, vocab=2048)
+    return build(folder, {f.source.name: f.documents() for f in fetched}, vocab=2048)
 
 
 def new_lab(folder: Path, corpus: Corpus) -> Path:

@@ -118,7 +118,7 @@ def _text(seed: int, count: int) -> str:
 
 def _documents(texts: list[str]) -> Documents:
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return Documents(lambda: iter(texts), origin="generated", identity=digest)
+    return Documents(read=lambda: iter(texts), origin="generated", identity=digest)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A table of named choices: one record a name, and an unknown name is refused with the known ones."""
+"""A table of named choices: one record a name, and an unknown name is refused."""
 
 from dataclasses import dataclass
 from typing import Annotated

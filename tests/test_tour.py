@@ -7,17 +7,31 @@ from typing import Any
 
 import pytest
 
-from windtunnel.tour import _FEWEST, _STEP, _designs
-from windtunnel.tunnel.scaling import scaling
+from windtunnel.results.study import Verdict
+from windtunnel.results.tour import TourStep
+from windtunnel.tour import _FEWEST, _STEP, designs_of, summary_of
+from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
 
 
 @pytest.mark.parametrize("unit", [_STEP * 4, _FEWEST, 300_000 - 300_000 % _STEP, 10 * _FEWEST])
 def test_its_designs_fit_every_length(unit: int) -> None:
-    designs = _designs(unit)
-    design = designs["scaling"]
-    chain = scaling.lay_out(design, scaling.LAPTOP_BATCH)
+    designs = designs_of(unit)
+    design = designs.scaling
+    chain = lay_out(design, LAPTOP_BATCH)
     assert len(chain.points) == design.points and chain.points[-1].tokens <= 4.2 * unit
-    assert designs["batch"].points[-1][1] <= 2 * unit
+    assert designs.batch.points[-1][1] <= 2 * unit
+
+
+def step(study: str, verdict: Verdict) -> TourStep:
+    return TourStep(study=study, verdict=verdict, summary="", minutes=1.0)
+
+
+def test_the_summary_says_how_many_passed_failed_and_had_no_verdict() -> None:
+    steps = [step("check", "pass"), step("search", "pass"), step("batch", None)]
+    assert summary_of(steps) == (
+        "3 studies: 2 passed (check, search); none failed; 1 had no verdict (batch)"
+    )
+    assert "1 failed (plan)" in summary_of([*steps, step("plan", "fail")])
 
 
 @pytest.mark.slow

@@ -15,10 +15,12 @@ class Length:
     """A length in tokens: either fixed, or a share of another length."""
 
     tokens: int = 0
+    """The length; 0 where it is a share."""
     share: float = 0.0
+    """The share, from 0 to 1; 0 where it is fixed."""
 
     def of(self, whole: int) -> int:
-        """Tokens, where a share is taken of `whole` tokens."""
+        """The length in tokens, where a share is taken of `whole` tokens."""
         return self.tokens or round(self.share * whole)
 
     def __str__(self) -> str:
@@ -27,7 +29,10 @@ class Length:
 
 def parse_tokens(value: object) -> int:
     """`20M`, `1.1T`, `4_096` or a number -> a whole number of tokens >= 0. Raises InputError."""
-    expected = f"{value!r} is not a number of tokens; expected something like 4096, 20M or 1.1T, zero or more"
+    expected = (
+        f"{value!r} is not a number of tokens; expected something like 4096, 20M or 1.1T, "
+        "zero or more"
+    )
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InputError(expected)
     if isinstance(value, str):
@@ -35,7 +40,9 @@ def parse_tokens(value: object) -> int:
         if not match or match[2].lower() not in _SUFFIXES:
             raise InputError(expected)
         value = float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
-    if not math.isfinite(value) or value < 0 or abs(value - round(value)) > 1e-6 * max(1.0, value):
+    # 1.1T as a floating-point number is not quite whole
+    whole = math.isfinite(value) and abs(value - round(value)) <= 1e-6 * max(1.0, value)
+    if not whole or value < 0:
         raise InputError(expected)
     return round(value)
 
@@ -65,7 +72,7 @@ def format_tokens(tokens: int) -> str:
 
 
 def about(number: float) -> str:
-    """Three digits and a suffix, for reading: 1234567 -> `1.23M`."""
+    """A number for reading, with three digits and a suffix: 1234567 -> `1.23M`."""
     for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= unit:
             return f"{number / unit:.3g}{suffix}"

@@ -2,18 +2,15 @@
 from what they found, its run, predicted against got, and what that model writes.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from windtunnel.data.build import build
 from windtunnel.data.shards import Corpus
 from windtunnel.data.sources import fetch
 from windtunnel.errors import InputError
-from windtunnel.files import write_whole
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.audit import audit
@@ -25,18 +22,23 @@ from windtunnel.quantities import about
 from windtunnel.recipe import load
 from windtunnel.results.scaling import SCALING
 from windtunnel.results.study import Numbers, StudyResult, read_study, write_study
-from windtunnel.results.tour import TOUR, TourNumbers
+from windtunnel.results.tour import TOUR, Asked, TourNumbers, TourSize, TourStep
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, find_run
 from windtunnel.train.speed import tokens_per_second
-from windtunnel.tunnel.batch import batch
-from windtunnel.tunnel.check import check as coordinates
+from windtunnel.tunnel.batch.batch import batch
+from windtunnel.tunnel.batch.design import Design as BatchDesign
+from windtunnel.tunnel.check.check import check
+from windtunnel.tunnel.check.design import Design as CheckDesign
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Interrupted
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.scaling import scaling
-from windtunnel.tunnel.search import search
-from windtunnel.tunnel.transfer import transfer
+from windtunnel.tunnel.scaling.design import Design as ScalingDesign
+from windtunnel.tunnel.scaling.scaling import scaling
+from windtunnel.tunnel.search.design import Design as SearchDesign
+from windtunnel.tunnel.search.search import search
+from windtunnel.tunnel.transfer.design import Design as TransferDesign
+from windtunnel.tunnel.transfer.transfer import transfer
 
 _VOCAB = 2048
 _FEWEST = 102_400  # tokens of a basic run; below that a size hardly matters
@@ -49,71 +51,71 @@ _EVALUATED = 1.3  # time with evaluations and checkpoints over time of training 
 _FIXED = 370.0  # seconds of fetching, building, checking and compiling, on 2 cores
 
 
-@dataclass(frozen=True)
-class Step:
-    """One study of the chain: its verdict, its sentence, and how long it took here."""
-
-    study: str
-    verdict: str | None
-    summary: str
-    minutes: float
-
-
-@dataclass(frozen=True)
-class Tour:
-    steps: list[Step]
-    sample: str
-    folder: Path
-
-
-def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Tour:
-    """Run the chain, or what is missing of it. Raises InputError, Interrupted."""
+def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
+    """Run the chain, or what is missing of it, in about so many minutes; returns the folder of its
+    study. `corpus`: a name in the lab; None for the core corpus. Raises InputError, Interrupted.
+    """
     opened = _corpus(lab, corpus, watch)
     unit = _basic_tokens(lab, opened, minutes, watch)
-    designs = _designs(unit)
-    studies: dict[str, Callable[[], Path]] = {
-        "check": lambda: coordinates.check(lab, opened, designs["check"], watch),
-        "search": lambda: search.search(lab, opened, designs["search"], watch),
-        "transfer": lambda: transfer.transfer(lab, opened, designs["transfer"], watch),
-        "batch": lambda: batch.batch(lab, opened, designs["batch"], watch),
-        "scaling": lambda: scaling.scaling(lab, opened, designs["scaling"], watch),
-    }
-    steps = [_carry_out(study, watch) for study in studies.values()]
+    designs = designs_of(unit)
+    studies: list[Callable[[], Path]] = [
+        lambda: check(lab, opened, designs.check, watch),
+        lambda: search(lab, opened, designs.search, watch),
+        lambda: transfer(lab, opened, designs.transfer, watch),
+        lambda: batch(lab, opened, designs.batch, watch),
+        lambda: scaling(lab, opened, designs.scaling, watch),
+    ]
+    steps = [_carry_out(study, watch) for study in studies]
     planned = _plan(lab, opened, watch)
-    steps += [planned[0]] if planned else []
-    best = planned[1] if planned else _best_run(lab)
-    sample = _sample(best, opened)
-    numbers = {
-        "steps": [vars(step) for step in steps],
-        "sample": sample,
-        "corpus": opened.folder.name,
-        "written_by": best.id,
-        "basic_tokens": unit,
-    }
-    failed = [step.study for step in steps if step.verdict == "fail"]
-    summary = f"{len(steps)} studies, " + (
-        f"of which {', '.join(failed)} failed" if failed else "none failed"
+    if planned:
+        step, best = planned
+        steps.append(step)
+    else:
+        best = _best_run(lab)
+    numbers = TourNumbers(
+        steps=tuple(steps),
+        sample=_sample(best, opened),
+        corpus=opened.folder.name,
+        written_by=best.id,
+        basic_tokens=unit,
     )
-    folder = write_study(
+    return write_study(
         lab,
         TOUR,
         rows=[],
         verdict=None,
-        summary=summary,
-        numbers=TourNumbers.model_validate(numbers),
+        summary=summary_of(steps),
+        numbers=numbers,
         runs=[best.id],
     )
-    return Tour(steps, sample, folder)
 
 
-def _designs(unit: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Designs:
+    """What each study of the tour measures."""
+
+    check: CheckDesign
+    search: SearchDesign
+    transfer: TransferDesign
+    batch: BatchDesign
+    scaling: ScalingDesign
+
+
+def designs_of(unit: int) -> Designs:
     """The studies, each with basic runs of `unit` tokens."""
-    return {
-        "check": coordinates.Design(),
-        "search": search.Design(
-            32, 2, unit, trials=12, start=6, batch_trials=3, candidates=2, fresh_seeds=2
+    return Designs(
+        check=CheckDesign(),
+        search=SearchDesign(
+            width=32,
+            depth=2,
+            tokens=unit,
+            trials=12,
+            start=6,
+            batch_trials=3,
+            candidates=2,
+            fresh_seeds=2,
         ),
-        "transfer": transfer.Design(
+        transfer=TransferDesign(
             parametrizations=("minicpm",),
             widths=(32, 64, 96),
             depths=(2,),
@@ -121,33 +123,50 @@ def _designs(unit: int) -> dict[str, Any]:
             seeds=(2,),
         ),
         # the best batch of runs this short is some hundred tokens
-        "batch": batch.Design(
+        batch=BatchDesign(
             sizes=(Size(32, 2),),
             batches=(256, 512, 1024, 2048),
             lengths=(unit // 2, unit, 2 * unit),
             lr_batch=1024,
         ),
-        "scaling": scaling.Design(
-            tuple(scaling.Size(*size) for size in ((32, 2), (64, 2), (96, 3))),
+        scaling=ScalingDesign(
+            sizes=(Size(32, 2), Size(64, 2), Size(96, 3)),
             shortest=unit,
             longest=4 * unit,
             points=5,
             repeated=0,
-            audit=None,
+            audit=False,
         ),
-    }
+    )
 
 
-def _carry_out(study: Callable[[], Path], watch: Watch) -> Step:
+def summary_of(steps: Sequence[TourStep]) -> str:
+    """How many studies passed, failed, and came to no verdict, and which."""
+    counts = [
+        _counted("passed", [step.study for step in steps if step.verdict == "pass"]),
+        _counted("failed", [step.study for step in steps if step.verdict == "fail"]),
+        _counted("had no verdict", [step.study for step in steps if step.verdict is None]),
+    ]
+    return f"{len(steps)} studies: {'; '.join(counts)}"
+
+
+def _counted(what: str, studies: Sequence[str]) -> str:
+    return f"{len(studies)} {what} ({', '.join(studies)})" if studies else f"none {what}"
+
+
+def _carry_out(study: Callable[[], Path], watch: Watch) -> TourStep:
     begun = time.perf_counter()
-    folder = study()
-    result = StudyResult[Numbers].read(folder / "result.json")
+    result = StudyResult[Numbers].read(study() / "result.json")
     watch.say(f"{result.study}: {result.summary}")
-    minutes = (time.perf_counter() - begun) / 60
-    return Step(result.study, result.verdict, result.summary, round(minutes, 1))
+    return TourStep(
+        study=result.study,
+        verdict=result.verdict,
+        summary=result.summary,
+        minutes=_minutes_since(begun),
+    )
 
 
-def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[Step, Run] | None:
+def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[TourStep, Run] | None:
     """Plan a run dearer than any in the fit, train it as planned, and hold what it gave against
     what was predicted. None where the tour's few points tell no law.
     """
@@ -163,16 +182,26 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[Step, Run] | None:
     if train(run, corpus, watch).status == "interrupted":
         raise Interrupted
     said = read_plan(audit(lab, run, "tour"))
-    got, (low, high) = said.audit, said.interval90
-    assert got is not None
+    got = said.audit
+    assert got
+    low, high = said.interval90
     summary = (
-        f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {_AHEAD:g} times the FLOPs of "
-        f"any run in the fit: predicted {said.loss:.4f}, 90% [{low:.3f}, {high:.3f}], got {got.loss:.4f}, "
-        f"{got.error:+.2%} off"
+        f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {_AHEAD:g} times "
+        f"the FLOPs of any run in the fit: predicted {said.loss:.4f}, 90% [{low:.3f}, {high:.3f}], "
+        f"got {got.loss:.4f}, {got.error:+.2%} off"
     )
     watch.say(f"plan: {summary}")
-    minutes = round((time.perf_counter() - begun) / 60, 1)
-    return Step("plan", "pass" if got.inside90 else "fail", summary, minutes), run
+    step = TourStep(
+        study="plan",
+        verdict="pass" if got.inside90 else "fail",
+        summary=summary,
+        minutes=_minutes_since(begun),
+    )
+    return step, run
+
+
+def _minutes_since(begun: float) -> float:
+    return round((time.perf_counter() - begun) / 60, 1)
 
 
 def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
@@ -196,10 +225,9 @@ def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
         watch.say(f"{error}; going on with Python's own standard library as the corpus")
         name = "stdlib"
         fetched = fetch([name], lab / "downloads", progress)
-    watch.say(
-        f"building corpus '{name}': vocabulary of {_VOCAB}, {', '.join(f.source.id for f in fetched)}"
-    )
-    documents = {f.source.id: f.documents() for f in fetched}
+    sources = ", ".join(each.source.name for each in fetched)
+    watch.say(f"building corpus '{name}': vocabulary of {_VOCAB}, {sources}")
+    documents = {each.source.name: each.documents() for each in fetched}
     return build(lab / "corpora" / name, documents, vocab=_VOCAB, progress=progress)
 
 
@@ -207,45 +235,45 @@ def _basic_tokens(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> in
     """How long the basic runs may be in the time. Decided once a lab and corpus, so that the same
     command finds its runs again.
     """
-    file = lab / "studies" / "tour" / "size.json"
-    asked = {"minutes": minutes, "corpus": corpus.digest}
+    file = TOUR.folder(lab) / "size.json"
+    asked = Asked(minutes=minutes, corpus=corpus.digest)
     if file.exists():
-        decided = json.loads(file.read_text())
-        if decided["asked"] == asked:
-            return decided["tokens"]
+        decided = TourSize.read(file)
+        if decided.asked == asked:
+            return decided.tokens
     watch.say("measuring how fast this machine trains (and compiling, the first time)")
     small = proxy(corpus, 64, 2)
-    speed = tokens_per_second(small) * flops_per_token(small.model, small.data.context)  # FLOP/s
-    work = sum(
-        share * flops_per_token(proxy(corpus, *size).model, small.data.context)
-        for size, share in _WORK.items()
-    )
-    tokens = int((minutes * 60 - _FIXED) * speed / work / _EVALUATED)
+    flops_per_s = tokens_per_second(small) * flops_per_token(small.model, small.data.context)
+    work = 0  # FLOPs for each token of a basic run
+    for (width, depth), times in _WORK.items():
+        work += times * flops_per_token(proxy(corpus, width, depth).model, small.data.context)
+    tokens = int((minutes * 60 - _FIXED) * flops_per_s / work / _EVALUATED)
     once = sum(source.train.tokens for source in corpus.sources.values())
-    tokens = min(max(_FEWEST, tokens), once // 4)
+    tokens = min(max(_FEWEST, tokens), once // 4)  # the longest run is of four basic ones
     tokens = max(_STEP * 4, tokens - tokens % _STEP)
-    watch.say(f"{about(speed)} FLOP/s: basic runs of {about(tokens)} tokens")
-    write_whole(
-        file,
-        json.dumps({"asked": asked, "tokens": tokens, "flops_per_s": round(speed)}),
-        make_folder=True,
-    )
+    watch.say(f"{about(flops_per_s)} FLOP/s: basic runs of {about(tokens)} tokens")
+    decided = TourSize(asked=asked, tokens=tokens, flops_per_s=round(flops_per_s))
+    decided.write(file, make_folder=True)
     return tokens
 
 
 def _best_run(lab: Path) -> Run:
     """The run of the scaling study with the lowest loss."""
-    runs: Sequence[Run] = [find_run(lab, run) for run in read_study(lab, SCALING).runs]
-    scored = [(run.status().loss, run.id, run) for run in runs if run.kind == "branch"]
-    return min((loss, name, run) for loss, name, run in scored if loss)[2]
+    scored = []
+    for name in read_study(lab, SCALING).runs:
+        run = find_run(lab, name)
+        loss = run.status().loss
+        if run.kind == "branch" and loss:
+            scored.append((loss, run.id, run))
+    return min(scored)[2]
 
 
 def _sample(run: Run, corpus: Corpus) -> str:
     """What the best model writes."""
     tokenizer = corpus.tokenizer
     prompt = "The " if "wiki" in corpus.sources else "def "
-    written = generate(
-        load_model(run), tokenizer.encode(prompt).tolist(), most=160, end=tokenizer.eos
-    )
+    begun = tokenizer.encode(prompt).tolist()
+    written = generate(load_model(run), begun, most=160, end=tokenizer.eos)
     parameters = about(count(run.recipe.model).params_total)
-    return f"({parameters} parameters, {about(run.recipe.total_tokens)} tokens) {prompt}{tokenizer.decode(written)}"
+    length = about(run.recipe.total_tokens)
+    return f"({parameters} parameters, {length} tokens) {prompt}{tokenizer.decode(written)}"

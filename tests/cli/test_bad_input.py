@@ -223,7 +223,7 @@ class TestCommands:
         assert_refused(untouched.run("runs", "--jason"), "--jason")
 
     def test_missing_argument(self, untouched: Any) -> None:
-        assert_refused(untouched.run("train"), "Missing argument", "recipe")
+        assert_refused(untouched.run("train"), "Missing argument", "RECIPE.toml")
 
     @pytest.mark.parametrize(
         ("arguments", "names"),

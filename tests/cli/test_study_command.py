@@ -16,7 +16,7 @@ from windtunnel.cli.options import DEFAULT_LAB, Lab
 from windtunnel.errors import InputError
 from windtunnel.tunnel.design import NUMBER, SIZES, SWITCH, Size, option, options_of, word
 
-STUDIES = ("batch", "transfer")
+STUDIES = ("batch", "search", "transfer")
 # what a command may be asked beside its Design: where to work, and how to print
 BESIDE = {"--corpus", "--lab", "--json", "--help", "--storage"}
 

@@ -37,7 +37,7 @@ def words(seed: int, count: int) -> str:
 
 def source(texts: list[str], **about: object) -> Documents:
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return Documents(lambda: iter(texts), origin="a test", identity=digest, **about)  # type: ignore[arg-type]
+    return Documents(read=lambda: iter(texts), origin="a test", identity=digest, **about)  # type: ignore[arg-type]
 
 
 def documents(corpus: Corpus, stream: TokenStream) -> list[str]:
@@ -62,6 +62,40 @@ def contents(folder: Path) -> dict[str, str]:
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in files
     }
+
+
+# Of the corpus of the next test: its settings, and the first digits of the sha256 of each file but
+# tokenizer.json, whose layout is the tokenizers package's own.
+FINGERPRINT = "4a04abbb2aa59497aeca011bc8f00c29f93ca57a9e408dc80f9a81a428dc3cf7"
+GOLDEN = {
+    "books/train-00000.bin": "2c0fde3587fe",
+    "books/train-00000.offsets.npy": "7d77aa132497",
+    "books/train-00001.bin": "0218ddcf8302",
+    "books/train-00001.offsets.npy": "ef6a9cb79066",
+    "books/validation-00000.bin": "e4009d112afd",
+    "books/validation-00000.offsets.npy": "f6df0000bed6",
+    "web/train-00000.bin": "34180b67015e",
+    "web/train-00000.offsets.npy": "b59e7f37ebf2",
+    "web/train-00001.bin": "c242c3a27546",
+    "web/train-00001.offsets.npy": "e73e0b82df45",
+    "web/train-00002.bin": "3e5102bacfc1",
+    "web/train-00002.offsets.npy": "5932d26d109f",
+    "web/validation-00000.bin": "b7a5999bedc5",
+    "web/validation-00000.offsets.npy": "ce94ce97836b",
+}
+
+
+def test_the_same_texts_give_the_bytes_that_they_always_gave(tmp_path: Path) -> None:
+    """Runs are named by the bytes of their corpus: a change here would lose them all."""
+    sources = {
+        "web": source([f"Document {i}: {words(i, 30)} ü 漢字 {i * 7919}" for i in range(300)]),
+        "books": source([words(i, 6000) + "\n\n" + words(-i, 200) for i in (1, 2)]),
+    }
+    corpus = build(tmp_path / "c", sources, vocab=400, shard_tokens=6000)
+    found = contents(corpus.folder)
+    del found["manifest.json"], found["tokenizer.json"]
+    assert {name: sha256[:12] for name, sha256 in sorted(found.items())} == GOLDEN
+    assert corpus.manifest.fingerprint == FINGERPRINT
 
 
 def test_every_document_comes_back_once_and_in_one_split(tmp_path: Path) -> None:
@@ -181,12 +215,12 @@ def test_malformed_documents_are_counted_or_refused_with_nothing_left(tmp_path: 
         yield from good
         yield from (Malformed(f"a.jsonl line {i}", "not JSON") for i in range(bad))
 
-    corpus = build(tmp_path / "c", {"a": Documents(lambda: read(2), "x")}, vocab=300)
+    corpus = build(tmp_path / "c", {"a": Documents(read=lambda: read(2), origin="x")}, vocab=300)
     assert (corpus.manifest.sources["a"].read, corpus.manifest.sources["a"].malformed) == (302, 2)
     with pytest.raises(InputError, match=r"a\.jsonl line 0: not JSON; 30 of the first 330"):
         build(
             tmp_path / "d",
-            {"first": source(good), "a": Documents(lambda: read(30), "x")},
+            {"first": source(good), "a": Documents(read=lambda: read(30), origin="x")},
             vocab=300,
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
@@ -217,7 +251,8 @@ from windtunnel.data.build import build
 from windtunnel.data.readers import from_paths
 if __name__ == "__main__":
     here = Path(sys.argv[1])
-    build(Path(sys.argv[2]), {n: from_paths(here / f"{n}.jsonl") for n in "abc"}, vocab=600, workers=2)
+    sources = {n: from_paths(here / f"{n}.jsonl") for n in "abc"}
+    build(Path(sys.argv[2]), sources, vocab=600, workers=2)
 """
 
 

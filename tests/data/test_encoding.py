@@ -26,8 +26,8 @@ WORDS = (
     "\tdef f(x):\n    return"
 )
 LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 byte_level = pre_tokenizers.ByteLevel
 
@@ -202,7 +202,7 @@ def test_a_corpus_is_the_same_by_either_engine_and_tells_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"{i} {WORDS} \0 {i * i}" for i in range(300)] + [f"{i} {WORDS}" for i in range(300)]
-    source = Documents(lambda: iter(texts), origin="a test")
+    source = Documents(read=lambda: iter(texts), origin="a test")
     fast = build(tmp_path / "fast", {"a": source}, vocab=400, workers=1)
     monkeypatch.setattr(fast_bpe, "DIGITS", r"\s+|\S+")
     slow = build(tmp_path / "slow", {"a": source}, vocab=400, workers=1)

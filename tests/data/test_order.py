@@ -34,6 +34,14 @@ def orders(draw: st.DrawFn, stages: int = 2) -> Order:
     return Order(draw(seeds), held, staged)
 
 
+def test_the_order_is_the_one_that_it_always_was() -> None:
+    """A run is named by its seed and its corpus, and would not be the same with another order."""
+    stages = [OrderStage(0, {"a": 2, "b": 1}), OrderStage(8, {"b": 1})]
+    sources, windows = Order(7, {"a": 5, "b": 3}, stages).at(0, 12)
+    assert sources.tolist() == [0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert windows.tolist() == [2, 0, 4, 0, 1, 3, 1, 2, 1, 1, 0, 2]
+
+
 def windows_of(order: Order, source: int, count: int) -> list[int]:
     """The windows of one source among the first `count`, in the order in which they are read."""
     sources, windows = order.at(0, count)

@@ -21,7 +21,7 @@ TEXTS = [f"Document {i} says {i * 7919 % 1000} and {'more ' * (i % 13)}" for i i
 def folder(tmp_path: Path) -> Path:
     build(
         tmp_path / "letters",
-        {"a": Documents(lambda: iter(TEXTS), "a test")},
+        {"a": Documents(read=lambda: iter(TEXTS), origin="a test")},
         vocab=300,
         shard_tokens=1000,
     )
@@ -29,7 +29,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_windows_are_the_same_wherever_the_shards_end(folder: Path, tmp_path: Path) -> None:
-    build(tmp_path / "whole", {"a": Documents(lambda: iter(TEXTS), "a test")}, vocab=300)
+    build(
+        tmp_path / "whole", {"a": Documents(read=lambda: iter(TEXTS), origin="a test")}, vocab=300
+    )
     pieces, whole = (
         Corpus.open(place).sources["a"].train for place in (folder, tmp_path / "whole")
     )
@@ -128,7 +130,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path, folder: Path) -> Non
         {f"filler{i}": i for i in range(len(definition["model"]["vocab"]), 70_001)}
     )
     (tmp_path / "big.json").write_text(json.dumps(definition))
-    texts = Documents(lambda: iter(TEXTS), "a test")
+    texts = Documents(read=lambda: iter(TEXTS), origin="a test")
     big = build(tmp_path / "big", {"a": texts}, tokenizer=tmp_path / "big.json", shard_tokens=1000)
     small = Corpus.open(folder)
     assert big.manifest.dtype == "<u4" and small.manifest.dtype == "<u2"

@@ -6,14 +6,22 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from windtunnel.data import sources
-from windtunnel.data.readers import from_paths, read_path
-from windtunnel.data.sources import GROUPS, SOURCES, Fetched, fetch, known, read_documents
+from windtunnel.data import readers, sources
+from windtunnel.data.readers import READERS, Reader, from_paths, read_path
+from windtunnel.data.sources import (
+    GROUPS,
+    SOURCES,
+    Fetched,
+    KnownSource,
+    fetch,
+    known,
+    read_documents,
+)
 from windtunnel.errors import InputError
 
 
@@ -88,6 +96,20 @@ def test_folders_are_recursive_and_sorted_and_globs_work(tmp_path: Path) -> None
     assert list(read_path(f"{tmp_path}/?.*")) == ["first", "second"]
 
 
+def test_a_reader_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(file: Path, text_field: str) -> Iterator[str]:
+        yield from file.read_text().splitlines()
+
+    monkeypatch.setattr(readers, "READERS", [*READERS, Reader((".lines",), lines)])
+    (tmp_path / "a.lines").write_text("one\ntwo\n")
+    (tmp_path / "b.txt").write_text("three")
+    assert list(read_path(tmp_path)) == ["one", "two", "three"], "in a folder"
+    assert list(read_path(tmp_path / "a.lines")) == ["one", "two"]
+    with pytest.raises(InputError, match=r"expected files ending in \.txt, .*, \.lines"):
+        (tmp_path / "empty").mkdir()
+        list(read_path(tmp_path / "empty"))
+
+
 def test_any_text_file_may_be_named_directly(tmp_path: Path) -> None:
     (tmp_path / "notes.rst").write_bytes(b"\xef\xbb\xbfwith a byte order mark")
     assert list(read_path(tmp_path / "notes.rst")) == ["with a byte order mark"]
@@ -98,7 +120,10 @@ def test_any_text_file_may_be_named_directly(tmp_path: Path) -> None:
     [(_jsonl(["one", "two"]), ["one", "two"]), (b"plain text\n{}\n", ["plain text\n{}\n"])],
 )
 def test_standard_input(given: bytes, documents: list[str]) -> None:
-    script = "import json; from windtunnel.data.readers import read_path; print(json.dumps(list(read_path('-'))))"
+    script = (
+        "import json; from windtunnel.data.readers import read_path; "
+        "print(json.dumps(list(read_path('-'))))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", script], input=given, capture_output=True, check=True
     ).stdout
@@ -185,8 +210,8 @@ def test_the_identity_of_paths_changes_with_their_content(tmp_path: Path) -> Non
 
 
 def test_the_table_of_known_sources() -> None:
-    assert [source.id for source in known(["core", "wiki"])] == list(GROUPS["core"])
-    with pytest.raises(InputError, match="did you mean shakespeare"):
+    assert [source.name for source in known(["core", "wiki"])] == list(GROUPS["core"])
+    with pytest.raises(InputError, match="did you mean 'shakespeare'"):
         known(["shakspeare"])
     for source in SOURCES.values():
         assert source.kind == "installed" or (
@@ -253,3 +278,24 @@ def test_another_hash_than_the_pinned_one_is_refused(
     with pytest.raises(InputError, match="another sha256") as refused:
         fetch(["essay"], tmp_path)
     assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_source_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wind = KnownSource(
+        name="wind",
+        package="wind",
+        version="1",
+        kind="installed",
+        file="",
+        sha256="",
+        read=lambda folder: iter(["a breeze", "", "a gale"]),
+        licence="MIT",
+        help="two documents",
+        domain="weather",
+        stage="coarse",
+    )
+    monkeypatch.setitem(SOURCES, "wind", wind)
+    (fetched,) = fetch(["wind"], tmp_path)
+    assert list(fetched.documents().read()) == ["a breeze", "a gale"]
+    with pytest.raises(InputError, match=r"'wnd': expected one of core, .*, wind; did you mean"):
+        known(["wnd"])

@@ -74,7 +74,8 @@ def test_a_long_text_without_a_space_is_encoded(tokenizer: Tokenizer) -> None:
 def test_training_is_deterministic_across_processes() -> None:
     script = (
         "from windtunnel.data.tokenizer import Tokenizer; import random; r = random.Random(1)\n"
-        "print(Tokenizer.train([' '.join(str(r.getrandbits(20)) + 'abcdefg'[r.randrange(7):] for _ in range(5000))"
+        "print(Tokenizer.train([' '.join(str(r.getrandbits(20)) + 'abcdefg'[r.randrange(7):] "
+        "for _ in range(5000))"
         " for _ in range(20)], 1000).sha256)"
     )
     hashes = {subprocess.check_output([sys.executable, "-c", script], text=True) for _ in range(2)}

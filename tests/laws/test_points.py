@@ -107,7 +107,8 @@ def test_points_whose_stem_is_not_known_are_each_their_own(
                 f"{HEADER},kind",
                 *(f"{row},{kind}" for row, kind in zip(ROWS, "abcdabcda", strict=True)),
             ],
-            "column kind says 'a', 'b', 'c' and so on; expected branch or run or final, or no such column",
+            "column kind says 'a', 'b', 'c' and so on; expected branch or run or final, or no such "
+            "column",
         ),
         (
             [f"{HEADER},kind", "1,2,,branch", "1,2,3,audit"],
@@ -120,7 +121,8 @@ def test_points_whose_stem_is_not_known_are_each_their_own(
         ),
         (
             [HEADER],
-            "needs columns params, tokens and loss; params, tokens, loss missing; the table is empty",
+            "needs columns params, tokens and loss; params, tokens, loss missing; the table is "
+            "empty",
         ),
     ],
 )

@@ -4,6 +4,7 @@ by transformers.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import Model, Recipe
+from windtunnel.recipe import PARAMETRIZATIONS, Model, Multipliers, Recipe
 from windtunnel.train.optimizer import FlatOptimizer
 
 Make = Callable[..., Recipe]
@@ -164,6 +165,23 @@ def test_members_that_can_not_be_computed_together_are_refused(
         Decoder([shape_of(recipe), shape_of(recipe, **other)], CONTEXT, [0, 1])
 
 
+def test_members_whose_attention_is_scaled_otherwise_are_refused(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel takes the scale for all members; today's parametrizations agree in it."""
+    minicpm = PARAMETRIZATIONS["minicpm"]
+
+    def by_size(model: Model) -> Multipliers:
+        return replace(minicpm.multipliers(model), attention=1 / model.head_size)
+
+    other = replace(minicpm, name="by size", multipliers=by_size)
+    monkeypatch.setitem(PARAMETRIZATIONS, other.name, other)
+    shapes = [shape_of(recipe), shape_of(recipe, parametrization=other.name)]
+    assert Decoder([shapes[1]] * 2, CONTEXT, [0, 1]).members == 2
+    with pytest.raises(ValueError, match="members"):
+        Decoder(shapes, CONTEXT, [0, 1])
+
+
 # --- the published formula
 
 
@@ -196,11 +214,11 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
         least = chance.sort(-1, descending=True).values[..., m.experts_per_token - 1, None]
         share = torch.where(chance >= least, chance, 0.0)
         share = share / share.sum(-1, keepdim=True)
-        outputs = [
-            swiglu(h, *(at[name][e] for name in ("gate", "up", "down"))) for e in range(m.experts)
-        ]
-        # pyright: ignore
-        return sum(share[..., e, None] * output for e, output in enumerate(outputs))
+        total = torch.zeros_like(h)
+        for e in range(m.experts):
+            output = swiglu(h, at["gate"][e], at["up"][e], at["down"][e])
+            total = total + share[..., e, None] * output
+        return total
 
     seen = torch.ones(T, T, dtype=torch.bool).tril().expand(len(tokens), T, T)
     if documents is not None:
@@ -223,11 +241,8 @@ def reference(model: Decoder, tokens: Tensor, documents: Tensor | None = None) -
             mixed.append(scores.masked_fill(~seen, -math.inf).softmax(-1) @ value[..., theirs])
         x = x + torch.cat(mixed, -1) @ at["output"].T * residual
         h = norm(x, at["ffn_norm"])
-        x = (
-            x
-            + (experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"]))
-            * residual
-        )
+        added = experts(h, at) if m.experts else swiglu(h, at["gate"], at["up"], at["down"])
+        x = x + added * residual
     head = w["embedding"] if m.tied else w["head"]
     return norm(x, w["norm"]) @ head.T / (m.width / m.base_width)
 

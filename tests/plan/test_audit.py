@@ -1,6 +1,7 @@
 """A plan that is trained as it stands, and held against what the run reached."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from windtunnel.plan.request import Request
 from windtunnel.recipe import load
 from windtunnel.report.page import write_page
 from windtunnel.report.plans import sizes_figure
-from windtunnel.train.run import Run, create, find_run
+from windtunnel.train.run import Run, create, find_run, open_run
 
 EAGER = {"TORCHDYNAMO_DISABLE": "1"}
 FIRST = Request(shape=(32, 2), tokens=12_000, name="first")
@@ -67,6 +68,16 @@ class TestAPlanThatIsTrained:
         plan(lab, from_lab(lab, "sizes"), FIRST, corpus)
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
         assert (said := read_plan(folder).audit) and said.run == run.id
+
+    def test_a_run_of_an_earlier_release_is_audited_though_its_id_is_another(
+        self, trained: Trained
+    ) -> None:
+        lab, run, _ = trained
+        old = open_run(Path(shutil.copytree(run.path, lab / "runs" / "0123456789ab")))
+        assert (old.id, old.present_id) == ("0123456789ab", run.id)
+        said = read_plan(audit(lab, old)).audit
+        assert said is not None and said.run == old.id
+        shutil.rmtree(old.path)
 
     def test_what_can_not_be_audited(self, trained: Trained, recipe: Any) -> None:
         lab, run, corpus = trained

@@ -519,7 +519,7 @@ class TestStem:
         texts = [f"another text {i} of words" * 20 for i in range(50)]
         other = build(
             lab.path / "corpora/other",
-            {"a": Documents(lambda: iter(texts), "generated")},
+            {"a": Documents(read=lambda: iter(texts), origin="generated")},
             vocab=300,
         )
         said = f"not the tokenizer of {stem.id}; build it with .*--tokenizer {stem.id}"
@@ -556,7 +556,7 @@ class TestStem:
         )
         train(stem, corpus)
         texts = [f"other words {i} " * 40 for i in range(60)]
-        words = {"more": Documents(lambda: iter(texts), "generated")}
+        words = {"more": Documents(read=lambda: iter(texts), origin="generated")}
         other = build(lab.path / "corpora/other", words, tokenizer=stem.tokenizer)
         made = branch(stem, other, 10 * 128, 2 * 128)
         assert (made.recipe.data.corpus, made.corpus, made.at_tokens) == (

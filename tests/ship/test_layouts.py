@@ -111,3 +111,10 @@ def test_what_is_written_is_found_and_read_in_its_layout(
     assert found.tokenizer.definition == corpus.tokenizer.definition or name == "gguf"
     if name != "llama":
         assert all(torch.equal(found.weights[n], w) for n, w in portable.weights.items())
+
+
+def test_the_page_on_shipping_names_every_layout() -> None:
+    page = (Path(__file__).parents[2] / "docs/ship.md").read_text()
+    for layout in LAYOUTS.values():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{layout.name}` |")]
+        assert all(architecture.name in row for architecture in layout.architectures)

@@ -159,7 +159,7 @@ def test_it_is_a_stem_like_any_other(file: Path, tmp_path: Path) -> None:
     lab = tmp_path / "lab"
     stem = _stem(file, lab)
     words = ["The wind tunnel is ready. " * 40 + str(i) for i in range(20)]
-    text = {"wind": Documents(lambda: iter(words), "generated")}
+    text = {"wind": Documents(read=lambda: iter(words), origin="generated")}
     corpus = build(lab / "corpora/wind", text, tokenizer=stem.tokenizer, workers=1)
     made = branch(stem, corpus, 0, 256, lr=1e-4, batch=128, context=128)
     assert train(made, corpus).status == "done"

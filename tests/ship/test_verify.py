@@ -75,7 +75,9 @@ def test_a_corpus_that_is_too_short_says_so(corpus: Corpus) -> None:
 def test_lines_are_those_of_documents(tmp_path: Path) -> None:
     texts = [f"line {i} of one\n\nand its end {i}" for i in range(300)]
     made = build(
-        tmp_path / "c", {"s": Documents(lambda: iter(texts), origin="x", identity="x")}, vocab=300
+        tmp_path / "c",
+        {"s": Documents(read=lambda: iter(texts), origin="x", identity="x")},
+        vocab=300,
     )
     lines = held_out(made, 8, 10, 200).lines[len(ODD_LINES) :]
     there = {line for text in texts for line in text.split("\n")} - {""}

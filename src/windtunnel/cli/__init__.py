@@ -29,6 +29,7 @@ _SPINS = "3000"
 # each adds its commands to `app`, which lists them in this order
 _COMMANDS = (
     "tour",
+    "report",
     "corpus",
     "train",
     "check",

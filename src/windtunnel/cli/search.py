@@ -1,105 +1,72 @@
-"""`windtunnel search`: the best learning rate, scale_depth, scale_emb and init_std, jointly, on a
-small shape.
-"""
+"""`windtunnel search`: the best learning rate, scale_depth, scale_emb and init_std, jointly."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab, words_of
-from windtunnel.cli.study import carry_out
-from windtunnel.quantities import parse_tokens
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import carry_out, study_command
+from windtunnel.tunnel.search.design import Design
+
+if TYPE_CHECKING:
+    from windtunnel.results.search import SearchNumbers
+    from windtunnel.results.study import StudyResult
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Where the trials are kept: any Optuna storage URL, for its dashboard or a shared "
+        "database. By default they are in an SQLite file beside the study.",
+        metavar="URL",
+    ),
+]
 
 
-@app.command()
+@study_command(Design)
 def search(
+    design: Design,
+    storage: Storage = None,
     corpus: Corpora = "core",
-    width: Annotated[int, typer.Option(help="Of the small shape.", min=16)] = 32,
-    depth: Annotated[int, typer.Option(help="Of the small shape.", min=1)] = 3,
-    tokens: Annotated[
-        str,
-        typer.Option(
-            help="Of each run; 0: ten a parameter without embeddings, at least 400 steps."
-        ),
-    ] = "0",
-    batch: Annotated[str, typer.Option(help="Tokens a step.")] = "2048",
-    trials: Annotated[
-        int, typer.Option(help="In all; the same command with more goes on.", min=2)
-    ] = 48,
-    start: Annotated[
-        int, typer.Option(help="Of the trials: the paper's point, then a Sobol sequence.", min=2)
-    ] = 16,
-    batch_trials: Annotated[
-        int, typer.Option(help="Asked for at once after the start.", min=1)
-    ] = 8,
-    candidates: Annotated[
-        int, typer.Option(help="Best trials that run again with fresh seeds.", min=1)
-    ] = 4,
-    fresh_seeds: Annotated[
-        int, typer.Option(help="For the choice, and as many more for the comparison.", min=2)
-    ] = 3,
-    also: Annotated[
-        str, typer.Option(help="Search weight_decay, beta2, warmup too; any of them.")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="Of the trials and of what is asked.", min=0)] = 0,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            help="Any Optuna storage URL, for its dashboard; by default the study's SQLite file."
-        ),
-    ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Search lr, scale_depth, scale_emb and init_std, and compare the chosen point with the
-    paper's.
+    """Search for the best learning rate, scale_depth, scale_emb and init_std of a small model, all
+    at once, and compare the chosen point with the paper's.
     """
     from windtunnel.results.search import SEARCH
-    from windtunnel.tunnel.search.search import Design
-    from windtunnel.tunnel.search.search import search as run_search
-    from windtunnel.tunnel.search.space import Also
+    from windtunnel.tunnel.search.search import search as study
 
-    more = tuple(dict.fromkeys(words_of("--also", also, Also))) if also else ()
-    design = Design(
-        width,
-        depth,
-        parse_tokens(tokens),
-        parse_tokens(batch),
-        trials,
-        start,
-        batch_trials,
-        candidates,
-        fresh_seeds,
-        seed,
-        more,
-    )
     carry_out(
         lab,
         corpus,
         as_json,
         SEARCH,
-        lambda opened, watch: run_search(lab, opened, design, watch, storage),
-        lambda result: _print(result.model_dump(mode="json")),
+        lambda opened, watch: study(lab, opened, design, watch, storage),
+        _print,
     )
 
 
-def _print(result: dict[str, Any]) -> None:
-    numbers = result["numbers"]
-    chosen, paper = numbers["chosen"], numbers["defaults"]
+def _print(result: "StudyResult[SearchNumbers]") -> None:
+    numbers = result.numbers
+    chosen, paper = numbers.chosen.point, numbers.defaults.point
     print(f"{'':12} {'chosen':>8} {'paper':>8}  {'best is in (90%)':20} {'explains alone':>14}")
-    for name in numbers["settings"]:
-        low, high = numbers["bowls"][name]["best"]
+    for name in numbers.settings:
+        low, high = numbers.bowls[name].best
         print(
             f"{name:12} {chosen[name]:8.4g} {paper[name]:8.4g}  {f'{low:.3g} to {high:.3g}':20} "
-            f"{numbers['importances'][name]:14.0%}"
+            f"{numbers.importances[name]:14.0%}"
         )
     print(f"\n{'candidate':>9} {'its trial':>9} {'posterior':>9}  with fresh seeds")
-    for one in numbers["candidates"]:
-        fresh = "  ".join("diverged" if loss is None else f"{loss:.4f}" for loss in one["losses"])
-        print(f"{one['trial']:9} {one['trial_loss']:9.4f} {one['posterior_mean']:9.4f}  {fresh}")
-    noise = numbers["noise"]
+    for one in numbers.candidates:
+        fresh = "  ".join(map(_loss, one.losses))
+        print(f"{one.trial:9} {_loss(one.trial_loss):>9} {one.posterior_mean:9.4f}  {fresh}")
+    noise = numbers.noise
     print(
-        f"\n{numbers['failed']} of {numbers['trials']} trials diverged; noise of a seed {noise['seed']:.4f}, "
-        f"of a point with a seed {noise['run']:.4f} nats/token"
+        f"\n{numbers.failed} of {numbers.trials} trials diverged. Noise (SD): {noise.seed:.4f} "
+        f"nats/token that all runs of a seed share, and {noise.run:.4f} of a run on its own."
     )
+
+
+def _loss(loss: float | None) -> str:
+    return "diverged" if loss is None else f"{loss:.4f}"

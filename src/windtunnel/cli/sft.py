@@ -33,8 +33,8 @@ def sft(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Base learning rate; by default a tenth of the run's. An imported run has none, "
-            "and needs this."
+            help="Base learning rate; by default a tenth of the run's, or the run's own if it was "
+            "fine-tuned already. An imported run has none, and needs this."
         ),
     ] = None,
     batch: Annotated[
@@ -52,7 +52,7 @@ def sft(
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Begin with the checkpoint at this many tokens, not with the last."),
+        typer.Option(help="Begin with the checkpoint at this many tokens instead of the last."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="A name for the new run; by default the run's with -sft.")

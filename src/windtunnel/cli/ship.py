@@ -42,7 +42,9 @@ def export(
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Export the checkpoint at this many tokens, such as 20M, not the last."),
+        typer.Option(
+            help="Export the checkpoint at this many tokens, such as 20M, instead of the last."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help=_dtypes_help(), show_default=False)] = "",
     table: Annotated[

@@ -21,26 +21,32 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
-def study_command(design: type) -> Callable[[Command], Command]:
+def study_command(design: type, **more: type) -> Callable[[Command], Command]:
     """Register a function as a command. In place of its parameter `design` the command has an
-    option for each field of that Design, and the function is given the Design that was typed.
+    option for each field of that Design, and the function is given the Design that was typed;
+    `more` are further ones, by the parameters that they stand for.
     """
-    options = options_of(design)
+    designs = {"design": design} | more
+    options = {name: options_of(each) for name, each in designs.items()}
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
         def command(**given: Any) -> None:
-            values = {option.name: _value(option, given.pop(option.name)) for option in options}
-            function(design=design(**values), **given)
+            typed = {}
+            for name, each in designs.items():
+                values = {o.name: _value(o, given.pop(o.name)) for o in options[name]}
+                typed[name] = each(**values)
+            function(**typed, **given)
 
         parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(function).parameters.values():
-            parameters += map(_parameter, options) if parameter.name == "design" else [parameter]
+        for name, parameter in inspect.signature(function).parameters.items():
+            parameters += map(_parameter, options[name]) if name in options else [parameter]
         # typer reads both, and would follow __wrapped__ for what it doesn't find
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         del command.__wrapped__  # type: ignore[attr-defined]
-        return app.command(cls=_with_words(options))(command)
+        every = [option for named in options.values() for option in named]
+        return app.command(cls=_with_words(every))(command)
 
     return register
 

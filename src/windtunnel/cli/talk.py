@@ -24,7 +24,7 @@ _HELP = "An empty line or Ctrl-D ends the conversation; /new starts another."
 def chat(
     model: Annotated[
         str,
-        typer.Argument(help="A GGUF file, or a run: its id or the start of it, its name, or path."),
+        typer.Argument(help="A GGUF file, or a run: its id, the start of it, its name, or path."),
     ],
     system: Annotated[
         str, typer.Option(help="A system message to put before the conversation.")
@@ -68,13 +68,11 @@ def serve(
     ] = 8080,
     host: Annotated[
         str,
-        typer.Option(help="The address to listen on; by default only this machine can connect."),
+        typer.Option(help="The address to listen on; the default lets only this machine connect."),
     ] = "127.0.0.1",
     context: Annotated[
         int,
-        typer.Option(
-            min=0, help="The longest conversation, in tokens; 0: as long as the file says."
-        ),
+        typer.Option(min=0, help="The longest conversation in tokens; 0 takes what the file says."),
     ] = 0,
 ) -> None:
     """Serve a GGUF file to programs, with llama.cpp's own server and the interface of OpenAI's."""

@@ -1,6 +1,6 @@
-"""`windtunnel tour` and `report`."""
+"""`windtunnel tour`: the whole chain at a laptop's scale."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,49 +9,56 @@ from windtunnel.cli.display import display, stopping
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
 from windtunnel.errors import InputError
 
+if TYPE_CHECKING:
+    from windtunnel.results.tour import TourNumbers
+
 
 @app.command()
 def tour(
     minutes: Annotated[
-        float, typer.Option(help="How long it may take; the lengths of the runs follow.")
+        float,
+        typer.Option(
+            help="About how long the tour may take. The lengths of its runs follow from it."
+        ),
     ] = 11.0,
     corpus: Annotated[
-        str | None, typer.Option(help="A corpus of the lab instead of the core one.")
+        str | None,
+        typer.Option(
+            help="A corpus of the lab to use in place of the core corpus.", metavar="NAME"
+        ),
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """The whole chain at a laptop's scale: check, search, transfer, batch, scaling, a plan and
-    its run, and a page.
+    """Go through the whole chain at a laptop's scale: check, search, transfer, batch, scaling, a
+    plan and its run, and a page that shows it all.
     """
     if minutes <= 0:
         raise InputError(f"--minutes {minutes}: expected more than zero")
     from windtunnel.report.page import write_page
+    from windtunnel.results.study import read_study
+    from windtunnel.results.tour import TOUR
     from windtunnel.tour import tour as take_tour
     from windtunnel.train.loop import Watch
     from windtunnel.tunnel.fleet.fleet import Interrupted
 
     with display() as shown, stopping() as stop:
         try:
-            done = take_tour(lab, minutes, corpus, Watch(say=shown.say, stop=stop, show=shown.show))
+            take_tour(lab, minutes, corpus, Watch(say=shown.say, stop=stop, show=shown.show))
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None
     page = write_page(lab)
+    result = read_study(lab, TOUR)
     if as_json:
-        print((done.folder / "result.json").read_text())
+        print(result.to_json())
         return
-    for step in done.steps:
-        print(
-            f"\n{step.study.upper()} ({step.verdict or 'no verdict'}, {step.minutes} minutes)\n  {step.summary}"
-        )
-    print(f"\nThe best model writes:\n\n{done.sample}\n")
-    print(f"{page} shows it all; `windtunnel runs --lab {lab}` lists the runs.")
+    _print(result.numbers)
+    print(f"{result.summary}\n{page} shows it all; `windtunnel runs --lab {lab}` lists the runs.")
 
 
-@app.command()
-def report(lab: Lab = DEFAULT_LAB) -> None:
-    """Write the lab's page: every run and study in one file that needs no network."""
-    from windtunnel.report.page import write_page
-
-    print(write_page(lab))
+def _print(numbers: "TourNumbers") -> None:
+    for step in numbers.steps:
+        verdict = step.verdict or "no verdict"
+        print(f"\n{step.study.upper()} ({verdict}, {step.minutes} minutes)\n  {step.summary}")
+    print(f"\nThe best model writes:\n\n{numbers.sample}\n")

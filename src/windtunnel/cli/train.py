@@ -10,10 +10,10 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, Shape, number_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of, word_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
-from windtunnel.recipe import DECAY_SHAPES, RESULTS_VERSION
+from windtunnel.recipe import DECAY_SHAPES
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -23,22 +23,30 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: a TOML file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe to train.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.tokens=20M.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the recipe, such as schedule.tokens=20M. May be given several "
+            "times.",
+        ),
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Train what a recipe says: start, resume what was interrupted, extend a stem, or find it
-    done.
+    """Train what a recipe says.
+
+    A new run is started, an interrupted one goes on, and a stem that is shorter than the recipe
+    says is extended. A run that is finished already is only shown.
     """
     from windtunnel.recipe import load
     from windtunnel.train.run import create, open_corpus
 
     wanted = load(recipe, settings or ())
     corpus = open_corpus(lab, wanted)
-    # brings torch: what is wrong with a recipe is said before that
+    # this brings torch; what is wrong with a recipe is said before that
     from windtunnel.train.device import choose_engine
 
     choose_engine(wanted)  # refuses a device that is not there
@@ -47,36 +55,64 @@ def train(
 
 @app.command()
 def branch(
-    run: Annotated[str, typer.Argument(help="A run's id (or its beginning), name or path.")],
-    at: Annotated[str, typer.Option(help="Tokens at which to leave the stem, such as 20M.")],
+    run: RunName,
+    at: Annotated[
+        str,
+        typer.Option(metavar="TOKENS", help="Where to leave the stem, in tokens, such as 20M."),
+    ],
     decay: Annotated[
-        str, typer.Option(help="Length of the decay: tokens, or a share of --at.")
+        str, typer.Option(help="Length of the decay, in tokens or as a share of --at.")
     ] = "10%",
     shape: Shape = "linear",
     floor: Annotated[
         float,
         typer.Option(
-            help="Share of the peak rate at which the decay ends; 0: the shape's own end."
+            help="Share of the peak learning rate at which the decay ends; 0 takes the usual end "
+            "of its shape."
         ),
     ] = 0.0,
     mixture: Annotated[
-        str, typer.Option(help="SOURCE=WEIGHT,... from --at on; as before if not given.")
+        str,
+        typer.Option(
+            metavar="SOURCE=WEIGHT,...",
+            help="Data mixture of the decay, such as books=3,web=1; by default the stem's.",
+        ),
     ] = "",
     corpus: Annotated[
-        str | None, typer.Option(help="Another corpus, where the stem has a checkpoint.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another corpus with the same tokenizer, where the stem has a checkpoint at "
+            "--at. An imported run has none, and needs this.",
+        ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Another base rate; an imported model needs one.")
+        float | None,
+        typer.Option(
+            help="Base learning rate; by default the stem's. An imported run has none, and needs "
+            "this."
+        ),
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="Another batch, tokens a step.")] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="TOKENS", help="Tokens in a step; by default as many as the stem's."),
+    ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Shorter windows, where the stem has a checkpoint.")
+        int | None,
+        typer.Option(
+            help="Tokens in a window; by default as many as the stem's, and fewer where the stem "
+            "has a checkpoint at --at."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the branch.")] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Leave a stem at any point and decay, with a shape, length and mixture of its own."""
+    """Leave a stem at any point, and let the learning rate decay.
+
+    The branch has a decay length, decay shape and data mixture of its own. The stem stays as it
+    is.
+    """
     from windtunnel.data.shards import Corpus
     from windtunnel.train.branch import branch as make_branch
     from windtunnel.train.run import find_run, open_corpus
@@ -92,7 +128,7 @@ def branch(
     )
     length = parse_length(decay).of(start)
     if not length:
-        raise InputError(f"--decay {decay}: nothing of --at {at}; expected tokens such as 1M")
+        raise InputError(f"--decay {decay}: no tokens; expected a length such as 1M or 10%")
     made = make_branch(
         parent,
         text,
@@ -111,7 +147,7 @@ def branch(
 
 @app.command()
 def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
-    """The runs of a lab as a tree of stems and branches."""
+    """List the runs of a lab as a tree of stems and branches."""
     from windtunnel.train.run import list_runs
 
     there = list_runs(lab)
@@ -134,6 +170,8 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
 
 def _say_what_is_old(there: "list[Run]") -> None:
     """What the ids of an earlier release mean now, on stderr."""
+    from windtunnel.recipe import RESULTS_VERSION
+
     old = sum(run.results_version < RESULTS_VERSION for run in there)
     if not old:
         return
@@ -207,5 +245,5 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
         print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
         raise typer.Exit(1)
     if summary.status == "interrupted":
-        print("the same command goes on from here", file=sys.stderr)
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
         raise typer.Exit(130)

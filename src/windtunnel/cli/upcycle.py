@@ -40,7 +40,9 @@ def upcycle(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens in a window; by default as many as the run's, not more."),
+        typer.Option(
+            min=2, help="Tokens in a window; by default as many as the run's, and never more."
+        ),
     ] = None,
     corpus: Annotated[
         str | None,

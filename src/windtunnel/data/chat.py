@@ -145,7 +145,7 @@ def _render(
             f"{context} tokens; expected at least 2, one of which is held out"
         )
     dropped = len(kept) - len(left)
-    packing = Packing(context, form.template, cut - dropped, dropped)
+    packing = Packing(context=context, template=form.template, cut=cut - dropped, dropped=dropped)
     return _Rendered(left, tally, seen - len(kept), packing)
 
 

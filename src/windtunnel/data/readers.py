@@ -17,20 +17,18 @@ import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from windtunnel.errors import InputError
 
 LONGEST = 64 << 20  # bytes that one line, or one document of plain text, may have
-IN_FOLDERS = (".txt", ".md", ".py", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-ALWAYS_FORGIVEN = (
-    100  # malformed documents before the share is looked at while a source is still being read
-)
+# Malformed documents before the share is looked at while a source is still being read.
+ALWAYS_FORGIVEN = 100
 
+# Called with what is being done, how much is done, and how much there is to do (None: not known).
 Progress = Callable[[str, float, float | None], None]
-"""Called with what is being done, how much is done, and how much there is to do (None: not known)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Record:
     value: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Documents:
     """One source of a corpus before it is built: how to read it, and what has to be known about
     it.
@@ -58,8 +56,8 @@ class Documents:
     read: Callable[[], Iterator[str | Malformed]]
     origin: str
     licence: str = "unknown"
-    synthetic: bool = False
-    max_bad: float = 0.01
+    synthetic: bool = False  # written by a model
+    max_bad: float = 0.01  # share of malformed documents to put up with
     identity: str = ""  # changes whenever the content does; `origin` stands in for it
 
 
@@ -67,9 +65,9 @@ class Documents:
 class Tally:
     """What `accepted` saw."""
 
-    documents: int = 0
+    documents: int = 0  # the malformed ones included
     malformed: int = 0
-    first: Malformed | None = field(default=None)
+    first: Malformed | None = None
 
 
 def read_path(path: str | Path, text_field: str = "text", max_bad: float = 0.01) -> Iterator[str]:
@@ -77,7 +75,8 @@ def read_path(path: str | Path, text_field: str = "text", max_bad: float = 0.01)
 
     A plain text file is one document (past 64 MiB it is cut at line ends), .jsonl holds one a
     line and .parquet one a row, in the field `text_field`. Standard input is jsonl when its first
-    character is `{`, otherwise plain text.
+    character is `{`, otherwise plain text. Raises InputError for what can't be read, and where
+    more than the share `max_bad` is malformed.
     """
     return accepted(items(path, text_field), str(path), max_bad)
 
@@ -89,8 +88,8 @@ def from_paths(
     synthetic: bool = False,
     max_bad: float = 0.01,
 ) -> Documents:
-    """A source made of the person's own files; what does not exist is refused here, before
-    anything is built.
+    """A source made of the person's own files. Raises InputError here, before anything is built,
+    for what does not exist.
     """
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
     stamps = [stamp for path in named for stamp in _stamps(path)]
@@ -101,14 +100,21 @@ def from_paths(
 
     origin = ", ".join(str(path) for path in named)
     identity = hashlib.sha256(json.dumps([text_field, stamps]).encode()).hexdigest()
-    return Documents(read, origin, licence, synthetic, max_bad, identity)
+    return Documents(
+        read=read,
+        origin=origin,
+        licence=licence,
+        synthetic=synthetic,
+        max_bad=max_bad,
+        identity=identity,
+    )
 
 
 def accepted(
     found: Iterable[str | Malformed], name: str, max_bad: float = 0.01, tally: Tally | None = None
 ) -> Iterator[str]:
-    """The readable documents among `found`; raises once more than the share `max_bad` is
-    malformed, or none is left.
+    """The readable documents among `found`, counted in `tally`. Raises InputError once more than
+    the share `max_bad` is malformed, or where none is left; `name` says of what.
     """
     tally = tally if tally is not None else Tally()
     for item in found:
@@ -129,23 +135,28 @@ def accepted(
 
 
 def items(path: str | Path, text_field: str = "text") -> Iterator[str | Malformed]:
-    """Every document under `path`, the malformed ones included."""
+    """Every document under `path`, the malformed ones included. Raises InputError for what can't
+    be read.
+    """
     if str(path) == "-":
         yield from _standard_input(text_field)
         return
     for file in files(path):
         with _whole(file):
-            yield from _file_items(file, text_field)
+            yield from _reader(file).read(file, text_field)
 
 
 def json_records(file: Path) -> Iterator[Record | Malformed]:
-    """Every line of a .jsonl file, perhaps .gz or .zst, that is not blank."""
+    """Every line of a .jsonl file, perhaps .gz or .zst, that is not blank. Raises InputError where
+    the file can't be read to its end.
+    """
     with _whole(file), _opened(file) as stream:
         yield from _json_lines(stream, str(file))
 
 
 @contextlib.contextmanager
 def _whole(file: Path) -> Iterator[None]:
+    """What goes wrong with a file inside is an InputError that names it."""
     try:
         yield
     except (EOFError, zlib.error, OSError) as error:
@@ -157,15 +168,21 @@ def _whole(file: Path) -> Iterator[None]:
 def _refuse(tally: Tally, max_bad: float) -> None:
     assert tally.first is not None
     raise InputError(
-        f"{tally.first.where}: {tally.first.why}; {tally.malformed:,} of the first {tally.documents:,} documents are "
-        f"malformed ({tally.malformed / tally.documents:.1%}), at most {max_bad:.1%} may be"
+        f"{tally.first.where}: {tally.first.why}; {tally.malformed:,} of the first "
+        f"{tally.documents:,} documents are malformed ({tally.malformed / tally.documents:.1%}), "
+        f"at most {max_bad:.1%} may be"
     )
 
 
 def _stamps(path: str | Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of each file: what changes whenever the content does."""
     if str(path) == "-":
         return [(uuid.uuid4().hex, 0, 0)]  # what a pipe holds is not known before it is read
-    return [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files(path)]
+    stamps = []
+    for file in files(path):
+        stat = file.stat()
+        stamps.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return stamps
 
 
 def files(path: str | Path) -> list[Path]:
@@ -174,17 +191,7 @@ def files(path: str | Path) -> list[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        found = (
-            file
-            for file in path.rglob("*")
-            if file.name.lower().endswith(IN_FOLDERS) and file.is_file()
-        )
-        files = sorted(file for file in found if not _hidden(file.relative_to(path)))
-        if not files:
-            raise InputError(
-                f"{path}: no document in this folder; expected files ending in {', '.join(IN_FOLDERS)}"
-            )
-        return files
+        return _in_folder(path)
     if path.exists():
         return [path]
     if any(mark in str(path) for mark in "*?["):
@@ -195,8 +202,19 @@ def files(path: str | Path) -> list[Path]:
     raise InputError(f"{path}: no such file or folder{_nearest(path)}")
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _in_folder(folder: Path) -> list[Path]:
+    """Every file below a folder that a reader takes, but for what is hidden, sorted."""
+    endings = tuple(ending for reader in READERS for ending in reader.endings)
+    found = []
+    for file in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.name.lower().endswith(endings) and not hidden and file.is_file():
+            found.append(file)
+    if not found:
+        raise InputError(
+            f"{folder}: no document in this folder; expected files ending in {', '.join(endings)}"
+        )
+    return sorted(found)
 
 
 def _nearest(path: Path) -> str:
@@ -205,20 +223,8 @@ def _nearest(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
-def _file_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
-    if file.name.lower().endswith(".parquet"):
-        yield from _parquet_items(file, text_field)
-        return
-    with _opened(file) as stream:
-        inner = file.name.lower().removesuffix(".gz").removesuffix(".zst")
-        yield from (
-            _json_texts(stream, str(file), text_field)
-            if inner.endswith(".jsonl")
-            else _plain(stream, str(file))
-        )
-
-
 def _opened(file: Path) -> BinaryIO:
+    """A file's bytes, as they were before it was compressed."""
     if file.name.lower().endswith(".gz"):
         return gzip.open(file, "rb")  # type: ignore[return-value]
     if file.name.lower().endswith(".zst"):
@@ -239,25 +245,28 @@ class _Zstandard(io.RawIOBase):
 
     def __init__(self, file: Path, decompressor: Any):
         self._source = open(file, "rb")  # noqa: SIM115 - closed by close()
-        self._new_frame, self._frame, self._ready, self._unread = (
-            decompressor.decompressobj,
-            None,
-            b"",
-            b"",
-        )
+        self._new_frame = decompressor.decompressobj
+        self._frame = None
+        self._ready = b""  # decompressed, not asked for yet
+        self._unread = b""  # behind the end of a frame: the next one
 
     def readable(self) -> bool:
+        """Yes."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fills the buffer, frame after frame. Raises OSError for what is no zstandard, EOFError
+        where a frame does not end.
+        """
         while not self._ready and (chunk := self._unread or self._source.read(1 << 17)):
             self._frame = self._frame or self._new_frame()
             try:
                 self._ready = self._frame.decompress(chunk)
             except Exception as error:  # zstandard.ZstdError, which may not be imported here
                 raise OSError(str(error)) from error
-            self._unread = self._frame.unused_data if self._frame.eof else b""
-            self._frame = None if self._frame.eof else self._frame
+            self._unread = b""
+            if self._frame.eof:
+                self._unread, self._frame = self._frame.unused_data, None
         if not self._ready and self._frame is not None:
             raise EOFError("the compressed data ends too early")
         size = min(len(buffer), len(self._ready))
@@ -265,15 +274,23 @@ class _Zstandard(io.RawIOBase):
         return size
 
     def close(self) -> None:
+        """The file as well."""
         self._source.close()
         super().close()
 
 
 def _standard_input(text_field: str) -> Iterator[str | Malformed]:
-    stream = sys.stdin.buffer
+    stream, name = sys.stdin.buffer, "standard input"
     beginning = stream.peek(1).lstrip()[:1] if isinstance(stream, io.BufferedReader) else b""
-    name = "standard input"
-    yield from _json_texts(stream, name, text_field) if beginning == b"{" else _plain(stream, name)
+    if beginning == b"{":
+        yield from _json_texts(stream, name, text_field)
+    else:
+        yield from _plain(stream, name)
+
+
+def _json_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
+    with _opened(file) as stream:
+        yield from _json_texts(stream, str(file), text_field)
 
 
 def _json_texts(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | Malformed]:
@@ -284,6 +301,11 @@ def _json_texts(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | 
             yield Malformed(line.where, f"expected an object with the field {text_field!r}")
         else:
             yield _text(line.value[text_field], line.where, text_field)
+
+
+def _plain_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
+    with _opened(file) as stream:
+        yield from _plain(stream, str(file))
 
 
 def _json_lines(stream: BinaryIO, name: str) -> Iterator[Record | Malformed]:
@@ -309,6 +331,7 @@ def _json_line(line: bytes, where: str) -> Record | Malformed:
 
 
 def _text(value: object, where: str, text_field: str) -> str | Malformed:
+    """What a field holds, if it is text of whole characters."""
     if not isinstance(value, str) or not value.strip():
         return Malformed(where, f"the field {text_field!r} holds no text")
     try:
@@ -321,6 +344,7 @@ def _text(value: object, where: str, text_field: str) -> str | Malformed:
 
 
 def _plain(stream: BinaryIO, name: str) -> Iterator[str | Malformed]:
+    """Plain text as one document; past LONGEST it is cut at line ends."""
     line = 1
     while block := stream.read(LONGEST):
         if len(block) == LONGEST:
@@ -336,7 +360,7 @@ def _plain(stream: BinaryIO, name: str) -> Iterator[str | Malformed]:
         line += block.count(b"\n")
 
 
-def _parquet_items(file: Path, text_field: str) -> Iterator[str | Malformed]:
+def _parquet_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -365,3 +389,25 @@ def _parquet_document(value: Any, where: str, text_field: str) -> str | Malforme
         return _text(value.as_py(), where, text_field)
     except UnicodeDecodeError:
         return Malformed(where, "not UTF-8")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How files with some endings are read: (file, text field) -> documents."""
+
+    endings: tuple[str, ...]
+    read: Callable[[Path, str], Iterator[str | Malformed]]
+
+
+# What is read in a folder. A file that is named itself and has none of these endings is read as
+# plain text.
+READERS = [
+    Reader((".txt", ".md", ".py"), _plain_file),
+    Reader((".jsonl", ".jsonl.gz", ".jsonl.zst"), _json_file),
+    Reader((".parquet",), _parquet_file),
+]
+
+
+def _reader(file: Path) -> Reader:
+    name = file.name.lower()
+    return next((reader for reader in READERS if name.endswith(reader.endings)), READERS[0])

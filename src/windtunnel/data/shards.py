@@ -65,7 +65,7 @@ class Split:
     shards: tuple[Shard, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceEntry:
     """A source, as the manifest has it."""
 
@@ -80,7 +80,7 @@ class SourceEntry:
     validation: Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Packing:
     """Conversations that lie whole in windows of `context` tokens, by the template of this text."""
 
@@ -90,7 +90,7 @@ class Packing:
     dropped: int  # of those, what had nothing to learn in their beginning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a corpus holds, and what it was built from."""
 

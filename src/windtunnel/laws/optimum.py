@@ -35,8 +35,9 @@ class Optimum:
 
 
 def exponents(law: LossLaw) -> tuple[float, float]:
-    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta (the paper's Eq. 3). The same for the coupled law: its outer power
-    moves no optimum. Raises ValueError for a law in which size or data is worth nothing.
+    """K^2 and eta of N_opt / D_opt = K^2 (C/6)^eta (the paper's Eq. 3). The same for
+    the coupled law: its outer power moves no optimum. Raises ValueError for a law in which size or
+    data is worth nothing.
     """
     log_k, eta = _log_k(law)
     return math.exp(2 * log_k), eta

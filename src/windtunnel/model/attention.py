@@ -1,8 +1,9 @@
-"""Causal attention with grouped key/value heads, over whole windows or against a cache.
+"""Causal attention with grouped key and value heads (Ainslie et al. 2023), over whole windows or
+against a cache: softmax(scale query key^T) value.
 
-On CUDA and MPS torch's fused kernel is used. On CPU it is written out in causal blocks: torch's
-fused CPU attention took about half of a small model's step for a few percent of its arithmetic;
-this form compiles into plain products.
+On CUDA and MPS it is torch's fused kernel. On a CPU it is written out in causal blocks: torch's
+fused attention took about half of a small model's step there, for a few percent of its
+arithmetic; this form compiles into plain products.
 """
 
 from typing import Any
@@ -11,17 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# queries a block on CPU: small enough to skip most of the masked half, large enough to fill a
-# product
+# Queries of a block on a CPU: few enough to skip most of the masked half, enough to fill a
+# product.
 _BLOCK = 64
 
 
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None
 ) -> Tensor:
-    """Attend from (B, heads, T, head_size) to keys and values (B, kv_heads, S, head_size), S >=
-    T; the last query sees all S keys. `documents` (B, S) numbers the document of each position:
-    attention stays within one.
+    """Attend from queries (B, heads, T, head_size) to keys and values (B, kv_heads, S, head_size)
+    with S >= T -> like the queries. The last query sees all S keys, the one before all but the
+    last, and so on.
+
+    `documents`, (B, S), numbers the document of each position: attention stays within one.
     """
     if query.device.type == "cpu" and query.shape[-2] > 1:
         return _blocked(query, key, value, scale, documents)
@@ -31,9 +34,8 @@ def causal_attention(
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=T == S and T > 1, scale=scale, enable_gqa=grouped
         )
-    mask = _mask(
-        torch.arange(S - T, S, device=query.device), torch.arange(S, device=query.device), documents
-    )
+    positions = torch.arange(S, device=query.device)
+    mask = _mask(positions[S - T :], positions, documents)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
@@ -42,19 +44,23 @@ def causal_attention(
 def _blocked(
     query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None
 ) -> Tensor:
+    """The same in blocks of queries, each against the keys up to its own end."""
     B, heads, T, size = query.shape
     kv_heads, S = key.shape[1], key.shape[2]
-    group = heads // kv_heads
+    group = heads // kv_heads  # query heads that share a head of keys and values
     lengths = [min(_BLOCK, T - start) for start in range(0, T, _BLOCK)]
     queries = query.reshape(B, kv_heads, group, T, size).split(lengths, dim=3)
     # split and joined again, not sliced: the gradient of overlapping slices is a slow sum of
     # padded tensors
-    keys, values = (x.split([S - T + lengths[0], *lengths[1:]], dim=2) for x in (key, value))
+    parts = [S - T + lengths[0], *lengths[1:]]
+    keys = key.split(parts, dim=2)
+    values = value.split(parts, dim=2)
     blocks = []
     for index, rows in enumerate(queries):
-        seen, seen_values = (torch.cat(x[: index + 1], dim=2) for x in (keys, values))
+        seen = torch.cat(keys[: index + 1], dim=2)
+        seen_values = torch.cat(values[: index + 1], dim=2)
         hidden = _hidden(rows.shape[3], seen.shape[2], documents, query.device)
-        # pyright: ignore
+        # (B, kv_heads, group * T, head_size): one product for all query heads of a group
         mixed: Tensor = _Block.apply(rows.flatten(2, 3), seen, seen_values, hidden, scale)
         blocks.append(mixed.unflatten(2, (group, -1)))
     return torch.cat(blocks, dim=3).reshape(B, heads, T, size)
@@ -62,20 +68,22 @@ def _blocked(
 
 class _Block(torch.autograd.Function):
     """A block of queries (B, kv_heads, group * T, head_size) against all keys and values (B,
-    kv_heads, S, head_size) that it may see. `hidden` (T, S), or (B, 1, 1, T, S), is -inf where a
+    kv_heads, S, head_size) that it may see. `hidden`, (T, S) or (B, 1, 1, T, S), is -inf where a
     query may not look, else 0.
 
-    The gradient is written out so that it takes the weights as the product did, in the values'
-    dtype: no second mask, no second exponential, and no weights in fp32 to keep.
+    With w = exp(scores - max) and their sum t, out = w value / t. The gradient is written out so
+    that it takes w as the product did, in the values' dtype: no second mask, no second
+    exponential, and no weights in fp32 to keep.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float
     ) -> Tensor:
+        """What the queries take from the values, shaped like the queries."""
         scores = (query @ key.mT).unflatten(2, (-1, hidden.shape[-2])).float() * scale + hidden
         weights = (scores - scores.amax(-1, keepdim=True)).exp().flatten(2, 3)
-        # normalised after the product: one pass less than with softmax
+        # divided after the product: one pass over the weights less than with softmax
         total = weights.sum(-1, keepdim=True)
         weights = weights.to(value.dtype)
         mixed = ((weights @ value).float() / total).to(value.dtype)
@@ -85,6 +93,8 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        """Derivatives by query, key and value; `grad`: by what was taken."""
+        # By p = w / t it is by_p = grad value^T, and by the scores p (by_p - sum p by_p).
         query, key, value, weights, total = ctx.saved_tensors
         by_mixed = (grad.float() / total).to(grad.dtype)
         by_weights, held = (by_mixed @ value.mT).float(), weights.float()

@@ -1,5 +1,11 @@
-"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, of one kind or of experts,
-tied or untied head; with or without members.
+"""The decoder: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU or a mixture of them, tied or
+untied head; with or without members. With E the embedding, s the multipliers of the
+parametrization (`roles.multipliers`), and each layer's a = attention and f = feed-forward:
+
+    x = s_embedding E[tokens]
+    x = x + s_residual a(norm(x))        of every layer
+    x = x + s_residual f(norm(x))
+    logits = head (s_logits norm(x))
 
 Everything is written on trailing axes. A parameter may carry a leading members axis, (P, out, in)
 instead of (out, in): then one model is a population of P same-shaped models in batched kernels,
@@ -9,8 +15,6 @@ and activations are (P, tokens, width) instead of (tokens, width). The same code
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,24 +31,24 @@ from windtunnel.recipe import Model
 
 
 class Decoder(nn.Module):
-    """One model, or a population of them.
+    """One model, or a population of them."""
 
-    `model`: one settings object, or a sequence of P of the same shape, which may differ in
-    init_std, scale_emb, scale_depth and parametrization. `seed`: one, or P of them. `context`:
-    the longest sequence.
-    """
-
-    embedding: Tensor
-    head: Tensor  # where it is not tied
-    norm: Tensor
-    rope: Tensor
-    embedding_multiplier: Tensor  # each of them (), or (P, 1, 1)
+    # of a population each has a P before; but for rope, which all share
+    embedding: Tensor  # (vocab, width)
+    head: Tensor  # (vocab, width), where it is not tied
+    norm: Tensor  # (width,)
+    rope: Tensor  # (2, context, head_size / 2)
+    embedding_multiplier: Tensor  # (), or (P, 1, 1), as the other two
     residual_multiplier: Tensor
     logit_multiplier: Tensor
 
     def __init__(
         self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] = 0
     ) -> None:
+        """`model`: one shape, or a sequence of P that are alike but for init_std, scale_emb,
+        scale_depth and parametrization. `seed`: one, or P of them. `context`: tokens of the
+        longest sequence. Raises ValueError for members that can't be computed together.
+        """
         super().__init__()
         models = [model] if isinstance(model, Model) else list(model)
         seeds = [seed] if isinstance(seed, int) else list(seed)
@@ -60,11 +64,8 @@ class Decoder(nn.Module):
         for name in tensor_shapes(self.model):
             tensors = [member[name] for member in initial]
             self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
-        self.register_buffer(
-            "rope",
-            rope_table(context, self.model.head_size, self.model.rope_base),
-            persistent=False,
-        )
+        rope = rope_table(context, self.model.head_size, self.model.rope_base)
+        self.register_buffer("rope", rope, persistent=False)
         constants = [multipliers(m) for m in models]
         self._register_multiplier("embedding_multiplier", [c.embedding for c in constants])
         self._register_multiplier("residual_multiplier", [c.residual for c in constants])
@@ -90,8 +91,8 @@ class Decoder(nn.Module):
         return self.embedding if self.model.tied else self.head
 
     def compile_parts(self) -> None:
-        """Compile a layer once for all layers, and the loss: the time to compile does not grow
-        with the depth.
+        """Compile a layer once for all of them, and the loss: so the time to compile does not
+        grow with the depth.
         """
         for layer in self.layers:
             layer.compile(dynamic=False)
@@ -104,28 +105,30 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """tokens (batch, T), or (P, batch, T) where each member has its own -> what the head
-        multiplies to give logits: (batch * T, width), or (P, batch * T, width). `documents` like
-        tokens: attention stays within a document.
+        """What the head makes logits of: tokens (batch, T), or (P, batch, T) where each member has
+        its own -> (batch * T, width), or (P, batch * T, width).
+
+        `documents`, like tokens, numbers the document of each: attention stays within one. `cache`
+        holds what was seen before these tokens, and takes them in.
         """
         x, _ = self._trunk(tokens, documents, cache)
         return rms_norm(x, self.norm, self.model.norm_eps) * self.logit_multiplier
 
     def logits(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """fp32 logits (batch, T, vocab), or (P, batch, T, vocab)."""
+        """tokens as in `forward` -> fp32 logits (batch, T, vocab), or (P, batch, T, vocab)."""
         flat = (self(tokens, cache=cache) @ self.unembedding.mT).float()
         return flat.unflatten(-2, tokens.shape[-2:])
 
     def losses(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Cross-entropy of every target, nats: (batch * T,), or (P, batch * T). `targets` like
-        tokens.
+        """Cross-entropy of every target, nats: targets like tokens -> (batch * T,), or
+        (P, batch * T).
         """
         return self.losses_and_unevenness(tokens, targets, documents)[0]
 
     def losses_and_unevenness(
         self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The same, and where there are experts the `unevenness` of every window, (batch,), or
+        """The losses, and where there are experts the `unevenness` of every window, (batch,), or
         (P, batch), summed over the layers.
         """
         x, unevenness = self._trunk(tokens, documents, None)
@@ -145,35 +148,35 @@ class Decoder(nn.Module):
         """The residual stream behind the last layer, and each layer's unevenness."""
         T, start = tokens.shape[-1], cache.tokens if cache else 0
         table = self.rope[:, start : start + T]
-        if documents is not None:
-            batch = tokens.shape[-2] * (self.members or 1)
-            documents = documents.expand(self.members or 1, *documents.shape[-2:]).reshape(batch, T)
+        if documents is not None:  # (members * batch, T): in attention all windows are alike
+            members = self.members or 1
+            documents = documents.expand(members, *documents.shape[-2:]).reshape(-1, T)
         x, unevenness = self._embed(tokens) * self.embedding_multiplier, []
         for index, layer in enumerate(self.layers):
-            through = (
-                partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False)
-                if self._again
-                else layer
-            )
-            x, uneven = cast(
-                tuple[Tensor, Tensor | None],
-                through(x, table, self.residual_multiplier, documents, cache and cache.of(index)),
-            )
+            seen = cache and cache.of(index)
+            x, uneven = self._through(layer, x, table, self.residual_multiplier, documents, seen)
             if uneven is not None:
                 unevenness.append(uneven)
         return x, unevenness
 
+    def _through(self, layer: nn.Module, *inputs: object) -> tuple[Tensor, Tensor | None]:
+        if self._again:
+            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return layer(*inputs)
+
     def _embed(self, tokens: Tensor) -> Tensor:
+        """(batch * T, width), or (P, batch * T, width)."""
         if self.members is None:
             return nn.functional.embedding(tokens.flatten(), self.embedding)
+        # one look-up for all: the rows of member p begin at p * vocab
         tokens = tokens.expand(self.members, *tokens.shape[-2:])
         first = torch.arange(self.members, device=tokens.device)[:, None] * self.model.vocab
         return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each added to the residual stream. Parameters by the names of
-    `shape.tensor_shapes`.
+    """Attention and a feed-forward, each added to the residual stream. Names and shapes of the
+    parameters are those of `shape.tensor_shapes`.
     """
 
     attention_norm: Tensor
@@ -201,33 +204,32 @@ class Layer(nn.Module):
         documents: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x (tokens, width), or (P, tokens, width); table: RoPE of the T positions; -> like x,
-        and the `unevenness` of every window where there are experts.
+        """The residual stream x, (tokens, width), or (P, tokens, width), after this layer, and the
+        `unevenness` of every window where there are experts.
+
+        `table`: RoPE of the window's T positions; `residual`: the multiplier of what is added,
+        (), or (P, 1, 1); `documents`: (members * batch, T).
         """
-        x = (
-            x
-            + self._attend(rms_norm(x, self.attention_norm, self.eps), table, documents, cache)
-            * residual
-        )
+        h = rms_norm(x, self.attention_norm, self.eps)
+        x = x + self._attend(h, table, documents, cache) * residual
         h = rms_norm(x, self.ffn_norm, self.eps)
+        added, unevenness = self._feed_forward(h, window=table.shape[1])
+        return x + added * residual, unevenness
+
+    def _feed_forward(self, h: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
+        """SwiGLU (Shazeer 2020): down (silu(gate h) * up h), by experts where there are any."""
         if self.chosen:
-            mixed, unevenness = mixture(
-                h, self.router, self.gate, self.up, self.down, self.chosen, window=table.shape[1]
-            )
-            return x + mixed * residual, unevenness
-        return x + (
-            (nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)) @ self.down.mT
-        ) * residual, None
+            return mixture(h, self.router, self.gate, self.up, self.down, self.chosen, window)
+        gated = nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)
+        return gated @ self.down.mT, None
 
     def _attend(
         self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
-            return (
-                (h @ weight.mT)
-                .reshape(-1, table.shape[1], weight.shape[-2] // self.head_size, self.head_size)
-                .transpose(1, 2)
-            )
+            count = weight.shape[-2] // self.head_size
+            projected = (h @ weight.mT).reshape(-1, table.shape[1], count, self.head_size)
+            return projected.transpose(1, 2)
 
         query, key, value = heads(self.query), heads(self.key), heads(self.value)
         query, key = rotate(query, table), rotate(key, table)
@@ -238,8 +240,8 @@ class Layer(nn.Module):
 
 
 class LayerCache:
-    """Keys and values of the tokens that one layer has seen: (batch, kv_heads, tokens, head_size)
-    each.
+    """Keys and values of the tokens that one layer has seen, (batch, kv_heads, tokens, head_size)
+    each; None before the first.
     """
 
     def __init__(self) -> None:
@@ -249,7 +251,8 @@ class LayerCache:
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append new keys and values and return all of them."""
         if self.key is not None and self.value is not None:
-            key, value = torch.cat([self.key, key], dim=-2), torch.cat([self.value, value], dim=-2)
+            key = torch.cat([self.key, key], dim=-2)
+            value = torch.cat([self.value, value], dim=-2)
         self.key, self.value = key, value
         return key, value
 
@@ -261,30 +264,28 @@ class Cache:
         self.layers = [LayerCache() for _ in range(depth)]
 
     def of(self, layer: int) -> LayerCache:
+        """That of one layer, counted from 0."""
         return self.layers[layer]
 
     @property
     def tokens(self) -> int:
+        """How many have been seen."""
         key = self.layers[0].key
         return 0 if key is None else key.shape[-2]
 
 
 def _shared(model: Model) -> tuple[object, ...]:
-    """What all members of a population must have in common."""
+    """What all members of a population must have in common: whatever is a plain number in the
+    kernels, and no tensor with one number a member.
+    """
+    heads = (model.heads, model.kv_heads, multipliers(model).attention)
     routed = model.experts_per_token if model.experts else 0
-    return (
-        *tensor_shapes(model).items(),
-        model.heads,
-        model.kv_heads,
-        routed,
-        model.rope_base,
-        model.norm_eps,
-    )
+    return (*tensor_shapes(model).items(), *heads, routed, model.rope_base, model.norm_eps)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * gain over the last axis, in fp32. gain: (width,), or (P, width) for x (P,
-    tokens, width).
+    """x / sqrt(mean(x^2) + eps) * gain over the last axis, in fp32 (Zhang and Sennrich 2019).
+    gain: (width,), or (P, width) for x (P, tokens, width).
     """
     x = x.float()
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain[..., None, :]

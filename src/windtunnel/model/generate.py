@@ -18,19 +18,21 @@ def generate(
     seed: int = 0,
     end: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to `most` tokens after `prompt` (at least one token), until `end`. Temperature 0
-    takes the likeliest.
+    """Yield up to `most` tokens after `prompt`, which has at least one, until `end`.
 
-    Past the model's context the older half of what it has seen is dropped.
+    `temperature` divides the logits, and 0 takes the likeliest token; `top_p` is that of `_sample`.
+    Past the model's context the older half of what it has seen is dropped. The same seed gives the
+    same tokens.
     """
     device = model.embedding.device
     generator = torch.Generator().manual_seed(seed)
     seen = list(prompt)[-model.context + 1 :]
-    cache, fresh = Cache(model.model.depth), seen
+    cache, fresh = Cache(model.model.depth), seen  # fresh: what the cache has not taken in yet
     for _ in range(most):
         if cache.tokens + len(fresh) > model.context:
             seen = seen[-model.context // 2 :]
             cache, fresh = Cache(model.model.depth), seen
+        # (1, fresh, vocab), of which the last tells what comes next
         logits = model.logits(torch.tensor([fresh], device=device), cache)[0, -1].cpu()
         token = _sample(logits, temperature, top_p, generator)
         if token == end:
@@ -41,7 +43,9 @@ def generate(
 
 
 def _sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """From the smallest set of likeliest tokens that holds `top_p` of the probability."""
+    """A token by its probability, out of the fewest likeliest that hold `top_p` of it together
+    (nucleus sampling, Holtzman et al. 2020). logits: (vocab,).
+    """
     if temperature == 0:
         return int(logits.argmax())
     chances, tokens = (logits / temperature).softmax(-1).sort(descending=True)

@@ -15,29 +15,34 @@ def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
     nor on a device.
     """
     table = rules(model)
-    return {
-        name: _drawn(name, shape, seed) * table[role_of(name)].std + table[role_of(name)].mean
-        for name, shape in tensor_shapes(model).items()
-    }
+    tensors = {}
+    for name, shape in tensor_shapes(model).items():
+        rule = table[role_of(name)]
+        tensors[name] = _drawn(name, shape, seed) * rule.std + rule.mean
+    return tensors
 
 
 def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Tensor]:
-    """The weights of a model without experts as those of `model`, which is the same with experts:
-    each a copy of the feed-forward, so that it computes what it did, whatever the routers say.
-    Those are drawn with the plain init_std (paper 7.3: variance 0.01, at a width of 2304),
-    without the table's share of the width.
+    """The weights of a model without experts as those of `model`, which is the same with experts.
+
+    Each expert is a copy of the feed-forward, so that the model computes what it did, whatever the
+    routers say. Those are drawn with the plain init_std (paper section 7.3: variance 0.01, at a
+    width of 2304), without the table's share of the width.
     """
-    return {
-        name: _drawn(name, shape, seed) * model.init_std
-        if name.endswith(".router")
-        else dense[name].expand(shape)
-        for name, shape in tensor_shapes(model).items()
-    }
+    tensors = {}
+    for name, shape in tensor_shapes(model).items():
+        if name.endswith(".router"):
+            tensors[name] = _drawn(name, shape, seed) * model.init_std
+        else:
+            tensors[name] = dense[name].expand(shape)
+    return tensors
 
 
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(_seed_of(name, seed)))
 
 
 def _seed_of(name: str, seed: int) -> int:
+    # torch takes 63 bits
     return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()) >> 1

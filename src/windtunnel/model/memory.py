@@ -59,8 +59,8 @@ def training_memory(
 ) -> Memory:
     """What training with `tokens` of each member through the model at once holds.
 
-    `optimizer`: the recipe's `optimizer.kind`. `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only what enters them, and
-    are computed again in the backward pass.
+    `optimizer`: the recipe's `optimizer.kind`. `precision`: of products, "bf16" or "fp32".
+    `recompute`: layers keep only what enters them, and are computed again in the backward pass.
     """
     params = members * count(model).params_total
     logits = min(members * tokens * model.vocab, LOGITS_AT_ONCE)

@@ -1,8 +1,8 @@
-"""A feed-forward of many experts: each token goes through the few that its router gives the most
-weight (paper 7.3).
+"""A feed-forward of many experts: each token goes through the few to which its router gives the
+most weight (paper section 7.3).
 
 No token is dropped: rows are sorted by expert, and each product takes them all at once, whatever
-each expert's share. Experts of all members of a population are experts of one product.
+each expert's share. The experts of all members of a population are groups of one product.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BLOCK = 128  # rows
+_BLOCK = 128  # rows; the products of a CPU have a multiple of it
 
 
 def mixture(
     h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, chosen: int, window: int
 ) -> tuple[Tensor, Tensor]:
-    """SwiGLU by the `chosen` best experts of each token, weighted: h (tokens, width), or (P,
-    tokens, width) -> like h; and the `unevenness` of every window of `window` tokens.
+    """SwiGLU by the `chosen` best experts of each token, weighted by their probabilities, which
+    are made to add up to 1: h (tokens, width), or (P, tokens, width) -> like h; and the
+    `unevenness` of every window of `window` tokens.
 
     router (experts, width), gate and up (experts, ffn, width), down (experts, width, ffn), or
     with a P before.
@@ -28,11 +29,13 @@ def mixture(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h.dtype
     with torch.autocast(device, enabled=False):  # near a tie, 16 bits would choose by rounding
         probabilities = (h.float() @ router.float().mT).softmax(-1)
+    # (tokens, chosen), or (P, tokens, chosen)
     shares, experts = probabilities.topk(chosen, dim=-1)
     shares = shares / shares.sum(-1, keepdim=True)
 
+    # A row of the products is a token at one of its experts; a group, an expert of a member.
     count = router.shape[-2]
-    groups = router.shape[:-1].numel()  # an expert of a member each
+    groups = router.shape[:-1].numel()
     member = torch.arange(groups // count, device=h.device) * count
     group = (experts.reshape(groups // count, -1) + member[:, None]).flatten()
     order = group.argsort(stable=True)
@@ -42,24 +45,24 @@ def mixture(
     def product(rows: Tensor, weight: Tensor) -> Tensor:
         return grouped_product(rows, weight.to(dtype).reshape(groups, *weight.shape[-2:]), ends)
 
-    tokens = h.to(dtype).flatten(0, -2)
-    rows: Tensor = _Permuted.apply(
-        tokens[:, None].expand(-1, chosen, -1).flatten(0, 1), order, back
-    )  # pyright: ignore
+    each = h.to(dtype).flatten(0, -2)[:, None].expand(-1, chosen, -1).flatten(0, 1)
+    rows: Tensor = _Permuted.apply(each, order, back)
     out = product(F.silu(product(rows, gate)) * product(rows, up), down)
-    mine: Tensor = _Permuted.apply(out, back, order)  # pyright: ignore
+    mine: Tensor = _Permuted.apply(out, back, order)
     mixed = (mine.view(*shares.shape, -1) * shares[..., None]).sum(-2)
+    by_window = (-1, window)
     return mixed, unevenness(
-        probabilities.unflatten(-2, (-1, window)), experts.unflatten(-2, (-1, window))
+        probabilities.unflatten(-2, by_window), experts.unflatten(-2, by_window)
     )
 
 
 def unevenness(probabilities: Tensor, experts: Tensor) -> Tensor:
-    """The load-balancing loss of Switch Transformer (2101.03961, eq. 4) for the best few of the
-    experts: about 1 where all get the same; experts / chosen where all goes to the same few.
+    """The load-balancing loss of Switch Transformer (2101.03961, eq. 4) for the best few of n
+    experts: n times the sum, over experts, of the share of choices times the mean probability.
+    About 1 where all get the same; n / chosen where all goes to the same few.
 
     Of each window for itself, so that it does not depend on how a batch is cut: probabilities
-    (..., window, experts) and the experts chosen (..., window, chosen) -> (...).
+    (..., window, n) and the experts chosen (..., window, chosen) -> (...).
     """
     count = probabilities.shape[-1]
     used = F.one_hot(experts, count).float().mean((-3, -2))
@@ -73,11 +76,13 @@ class _Permuted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        """x (rows, width), order and back (rows,) -> (rows, width)."""
         ctx.save_for_backward(back)
         return x[order]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        """The derivative by x."""
         return grad[ctx.saved_tensors[0]], None, None
 
 
@@ -92,9 +97,8 @@ def grouped_product(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
         return F.grouped_mm(rows, weights.mT, offs=ends)
     out = rows.new_empty(len(rows), weights.shape[1])
     for weight, start, end in _groups(weights, ends):
-        first = max(
-            0, min(start, len(rows) - _whole_blocks(end - start))
-        )  # neighbours fill up the last block
+        # neighbours fill up the last block
+        first = max(0, min(start, len(rows) - _whole_blocks(end - start)))
         product = rows[first : first + _whole_blocks(end - start)] @ weight.mT
         out[start:end] = product[start - first : end - first]
     return out
@@ -123,8 +127,8 @@ def _groups(tensors: Tensor, ends: Tensor) -> Iterator[tuple[Tensor, int, int]]:
 
 
 def _whole_blocks(rows: int) -> int:
-    """A CPU's products are generated for each size anew, which takes longer than they do; so
-    there are few sizes.
+    """`rows` rounded up to blocks. A CPU's products are generated anew for each size, which takes
+    longer than they do, so there must be few sizes.
     """
     return -(-rows // _BLOCK) * _BLOCK
 

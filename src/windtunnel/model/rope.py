@@ -1,5 +1,6 @@
-"""Rotary position embedding, in fp32 (half-rotation layout, as Hugging Face's Llama-like
-checkpoints have it).
+"""Rotary position embedding (Su et al. 2021), in fp32: number i of a head's first half and number
+i of its second turn together by position * base^(-2 i / head_size). The Llama-like checkpoints of
+Hugging Face have this layout.
 """
 
 import torch
@@ -14,8 +15,8 @@ def rope_table(positions: int, head_size: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn (..., positions, head_size) by the table's angles; computed in fp32, returned in x's
-    dtype.
+    """Turn x, (..., positions, head_size), by the table's angles; computed in fp32, returned in
+    x's dtype.
     """
     cos, sin = table[0], table[1]
     first, second = x.float().chunk(2, dim=-1)

@@ -28,7 +28,7 @@ def _plan_of(lab: Path, run: Run, name: str) -> Path:
     names = [folder.name for folder in known]
     if name and name not in names:
         raise InputError(f"--name {name}: {lab} has no such plan{did_you_mean(name, names)}")
-    for folder in plans_of_run(lab, run.id, run.corpus):
+    for folder in plans_of_run(lab, run.present_id, run.corpus):
         if not name or folder.name == name:
             return folder
     which = f"the plan '{name}'" if name else f"any plan of {lab}"

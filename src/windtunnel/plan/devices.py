@@ -182,14 +182,14 @@ def training(recipe: Recipe, flops: int, speed: Speed | None, request: Request) 
 
 def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
     """With as much through the model at once as the engine would choose on such a device."""
-    model, context = recipe.model, recipe.data.context
+    model, context, optimizer = recipe.model, recipe.data.context, recipe.optimizer.kind
     kind = speed.device.kind if speed else "cpu"
     room = math.inf
     if speed and speed.memory:
-        room = tokens_that_fit(model, speed.memory)
+        room = tokens_that_fit(model, speed.memory, optimizer=optimizer)
     micro_batch = largest_part(recipe.train.batch, context, min(AT_ONCE[kind], room))
     recompute = micro_batch > room
-    memory = training_memory(model, micro_batch, recompute=recompute)
+    memory = training_memory(model, micro_batch, optimizer=optimizer, recompute=recompute)
     return TrainingBytes(
         micro_batch=micro_batch,
         recompute=recompute,

@@ -5,8 +5,8 @@ they should reach, and how sure that is. `windtunnel train` runs the recipe as i
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws.choice import Candidate, Prediction, Predictor, choose
 from windtunnel.laws.intervals import Profile
@@ -50,6 +50,9 @@ from windtunnel.results.plan import (
     Training,
     WeighedLaw,
 )
+
+if TYPE_CHECKING:  # a corpus is opened by whoever has one
+    from windtunnel.data.shards import Corpus
 
 _WARMUP, _MOST_WARMUP_STEPS = 0.02, 2000
 _WEIGHT_DECAY = 1e-3  # where no run of the fit says another
@@ -105,7 +108,7 @@ class _Draft:
         return Reach(**self.predictor.extrapolation(self.params, self.tokens))
 
 
-def plan(lab: Path, evidence: Evidence, request: Request, corpus: Corpus | None) -> Path:
+def plan(lab: Path, evidence: Evidence, request: Request, corpus: "Corpus | None") -> Path:
     """Make the plan and write `plans/NAME/plan.toml` and `plan.json`; returns its folder. The
     same request on the same evidence gives the same bytes. Raises InputError for a request that
     nothing can satisfy.
@@ -124,7 +127,7 @@ def work_out(
     evidence: Evidence,
     predictor: Predictor,
     request: Request,
-    corpus: Corpus | None,
+    corpus: "Corpus | None",
     folder: Path,
 ) -> tuple[Recipe, PlanResult]:
     """The recipe and everything that the plan says about it, named after the folder that it is
@@ -141,7 +144,7 @@ def _draft(
     evidence: Evidence,
     predictor: Predictor,
     request: Request,
-    corpus: Corpus | None,
+    corpus: "Corpus | None",
     name: str,
 ) -> _Draft:
     """Choose the size, then the settings for it, then whole steps, and predict their loss."""

@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.optimum import FLOPS
@@ -12,6 +11,9 @@ from windtunnel.plan.devices import QUANTISATIONS
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.request import Request
 from windtunnel.plan.shapes import Band, Family
+
+if TYPE_CHECKING:
+    from windtunnel.data.shards import Corpus
 
 _INHERITED = (
     "base_width",
@@ -45,7 +47,7 @@ class Premises:
 
 
 def premises_of(
-    evidence: Evidence, request: Request, corpus: Corpus | None, budget: float | None
+    evidence: Evidence, request: Request, corpus: "Corpus | None", budget: float | None
 ) -> Premises:
     """The corpus's vocabulary and tokens, the measured runs' context and settings; where nothing
     is known, what suits a model of about the size that is asked for. `budget`: FLOPs. Raises
@@ -88,7 +90,7 @@ def _about_size(request: Request, budget: float | None) -> float:
     return math.sqrt((budget or 1e18) / (FLOPS * _TOKENS_EACH))
 
 
-def _known_vocab(evidence: Evidence, request: Request, corpus: Corpus | None) -> int | None:
+def _known_vocab(evidence: Evidence, request: Request, corpus: "Corpus | None") -> int | None:
     known = evidence.template.model.vocab if evidence.template else None
     if corpus:
         known = corpus.manifest.vocab
@@ -120,7 +122,7 @@ def _fixed(evidence: Evidence, request: Request, size: float) -> dict[str, Any]:
     return fixed
 
 
-def _unique_tokens(request: Request, corpus: Corpus | None) -> int | None:
+def _unique_tokens(request: Request, corpus: "Corpus | None") -> int | None:
     """Tokens that there are to read, of those in hand and those of the corpus the fewer."""
     held = None
     if corpus:

@@ -18,7 +18,7 @@ def plans(lab: Path) -> list[Path]:
 
 def plans_of_run(lab: Path, run: str, corpus: str) -> list[Path]:
     """Folders of the lab's plans whose recipe, on the corpus of this digest, is the run of this
-    id.
+    id: that which the run would have today, `Run.present_id`.
     """
     return [folder for folder in plans(lab) if identity(recipe_of(folder), corpus) == run]
 
@@ -60,7 +60,7 @@ def write_plan(folder: Path, recipe: Recipe, plan: PlanResult) -> None:
 
 def rewrite_plan(folder: Path, plan: PlanResult) -> None:
     """Write what the plan says anew, beside the same recipe. Raises InputError."""
-    plan.write(folder / _RESULT)
+    write_whole(folder / _RESULT, plan.to_json() + "\n")
 
 
 def audited(plan: PlanResult, run: str, loss: float) -> PlanResult:

@@ -5,9 +5,10 @@ What a recipe may choose by name (a decay shape, a parametrization) stands here 
 table of records, so that a name is known before anything is trained.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from windtunnel.recipe.decay import DECAY_SHAPES, Decay, DecayShape, DecayShapeName
-from windtunnel.recipe.file import dump, load
-from windtunnel.recipe.identity import RESULTS_VERSION, identity
 from windtunnel.recipe.objective import (
     OBJECTIVES,
     DataKind,
@@ -24,18 +25,22 @@ from windtunnel.recipe.parametrization import (
     Role,
     Rule,
 )
-from windtunnel.recipe.sections import (
-    Data,
-    Mixture,
-    Model,
-    Optimizer,
-    Recipe,
-    Schedule,
-    Section,
-    Stage,
-    Train,
-    parse,
-)
+
+if TYPE_CHECKING:
+    from windtunnel.recipe.file import dump, load
+    from windtunnel.recipe.identity import RESULTS_VERSION, identity
+    from windtunnel.recipe.sections import (
+        Data,
+        Mixture,
+        Model,
+        Optimizer,
+        Recipe,
+        Schedule,
+        Section,
+        Stage,
+        Train,
+        parse,
+    )
 
 __all__ = [
     "DECAY_SHAPES",
@@ -72,3 +77,19 @@ __all__ = [
     "objective_of",
     "parse",
 ]
+
+# What needs pydantic, by the module that has it: imported when it is asked for, so that a command
+# says at once what it can do.
+_LATER = {
+    "dump": "file",
+    "load": "file",
+    "RESULTS_VERSION": "identity",
+    "identity": "identity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LATER.get(name, 'sections')}")
+    return getattr(module, name)

@@ -74,28 +74,21 @@ def _tables(field: FieldInfo) -> list[Table[Any]]:
 
 def _allowed(field: FieldInfo) -> str:
     """The values of a key that takes one of a few words."""
-    words = [
-        word
-        for kind in (field.annotation, *get_args(field.annotation))
-        if get_origin(kind) is Literal
-        for word in get_args(kind)
-    ]
-    return f" One of {', '.join(f'`{word}`' for word in words)}." if len(words) > 1 else ""
+    kind = field.annotation
+    if get_origin(kind) is not Literal:
+        return ""
+    return f" One of {', '.join(f'`{word}`' for word in get_args(kind))}."
 
 
 def _default(section: type[Section], name: str) -> str:
     if section.model_fields[name].is_required():
         return "must be given"
     value = section.default(name)
+    if value in (None, [], {}):
+        return "none"
     if isinstance(value, bool):
-        return f"`{value}`".lower()
-    return (
-        "none"
-        if value in ([], {}, None)
-        else f"`{value:g}`"
-        if isinstance(value, float)
-        else f"`{value}`"
-    )
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 if __name__ == "__main__":

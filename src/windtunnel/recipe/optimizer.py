@@ -130,8 +130,8 @@ def _muon(group: Group) -> None:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the orthogonal matrix that is nearest to each, (..., layers, out, in): all its singular values
-    brought near 1, and nothing else changed. Zero stays zero.
+    """About the orthogonal matrix that is nearest to each, (..., layers, out, in): all its singular
+    values brought near 1, and nothing else changed. Zero stays zero.
     """
     a, b, c = _QUINTIC
     size = matrices.square().sum((-2, -1), keepdim=True).sqrt()
@@ -183,7 +183,8 @@ OPTIMIZERS = Table(
         ),
         OptimizerKind(
             name="muon",
-            help="Muon for the matrices of the layers; AdamW for embedding, head, gains and routers",
+            help="Muon for the matrices of the layers; "
+            "AdamW for embedding, head, gains and routers",
             update_of=_muon_on_matrices,
         ),
     ],

@@ -69,7 +69,7 @@ class Rule:
     """Multiplies the recipe's `optimizer.weight_decay`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Multipliers:
     """Constants of the forward pass."""
 

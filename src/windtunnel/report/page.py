@@ -102,20 +102,15 @@ def _tour(lab: Path) -> str:
     result = find_study(lab, TOUR)
     if result is None:
         return ""
-    numbers = result.numbers.model_dump()
-    rows = [
-        [
-            f'<a href="#{step["study"]}">{step["study"]}</a>',
-            step["verdict"] or "–",
-            f"{step['minutes']:.1f}",
-        ]
-        for step in numbers["steps"]
-    ]
-    return (
-        f"<h2>Tour</h2><p>On corpus <b>{escape(numbers['corpus'])}</b>, {escape(result.summary)}.</p>"
-        + _table(("study", "verdict", "minutes"), rows)
-        + f"<h2>The best model writes</h2><pre>{escape(numbers['sample'])}</pre>"
-    )
+    numbers = result.numbers
+    rows = []
+    for step in numbers.steps:
+        link = f'<a href="#{step.study}">{step.study}</a>'
+        rows.append([link, step.verdict or "–", f"{step.minutes:.1f}"])
+    where = f"On corpus <b>{escape(numbers.corpus)}</b>, {escape(result.summary)}."
+    table = _table(("study", "verdict", "minutes"), rows)
+    sample = f"<h2>The best model writes</h2><pre>{escape(numbers.sample)}</pre>"
+    return f"<h2>Tour</h2><p>{where}</p>{table}{sample}"
 
 
 def _studies(lab: Path) -> Iterator[str]:

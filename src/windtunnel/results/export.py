@@ -78,6 +78,7 @@ class Exported(Record):
     tokens: int
     """Tokens that the run was trained on at the exported checkpoint."""
     agreement: Agreement
+    """What the engine that reads it made of it."""
 
 
 class Precision(Record):
@@ -86,6 +87,7 @@ class Precision(Record):
     name: str
     """The precision, such as Q4_1, and whether it was calibrated."""
     file: Path
+    """Where it is."""
     bytes: int
     """The size of the file."""
     bits_per_byte: float

@@ -35,7 +35,7 @@ class Origin(Record):
     name: str
     """The folder or file, without its path."""
     layout: str
-    """As it was found: a name of `windtunnel export --to`, or that of an architecture."""
+    """The layout that it was in, by a name of `windtunnel export --to`."""
     weights: str
     """sha256 of the weights, in hex."""
 

@@ -1,20 +1,262 @@
-"""What `windtunnel scaling` finds."""
+"""What `windtunnel scaling` finds: the loss by size and length, what it cost, the laws fitted to it,
+and what they said of the audit run.
+"""
 
-from pydantic import ConfigDict
-
+from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row
 
 
 class ScalingRow(Row):
-    """A row, its own columns not yet typed."""
+    """One decayed branch of a stem (`branch`), or the run that no fit sees (`audit`)."""
 
-    model_config = ConfigDict(extra="allow")
+    params_with_head: int
+    """Parameters without input embeddings, the head included."""
+    width: int
+    depth: int
+    batch: int
+    """Tokens a step at the end."""
+    lr: float
+    """The base learning rate at the end."""
+    stem: str = ""
+    """The id of the stem that the branch left; empty for the audit run."""
+
+
+class Segment(Record):
+    """A stretch of a stem with one batch."""
+
+    begin: int
+    """Tokens at which it begins."""
+    end: int
+    """Tokens at which it ends."""
+    batch: int
+    """Tokens a step."""
+
+
+class BatchAlong(Record):
+    """How the batch went along a stem: by batch = c D^p, in tokens."""
+
+    origin: str
+    """Where c and p come from."""
+    c: int | float
+    p: float
+    segments: tuple[Segment, ...]
+
+
+class StudyCost(Record):
+    """What the stems and branches cost; `cosine`: what a run from scratch for each point would
+    have.
+    """
+
+    flops: int
+    flops_cosine: int
+    ratio: float
+    """`flops` over `flops_cosine`."""
+    tokens: int
+    tokens_cosine: int
+    core_minutes: float
+    """Minutes of one core that training took."""
+
+
+class SizeLosses(Record):
+    """One size: its parameters, what it cost a seed, and its losses with seed 0."""
+
+    size: str
+    """Width x depth, such as 64x4."""
+    params: int
+    """Parameters without embeddings."""
+    params_with_head: int
+    params_total: int
+    flops: int
+    """Of a stem and its branches."""
+    flops_cosine: int
+    """Of a run from scratch for each of its points."""
+    first_loss: float | None
+    """At the shortest length, nats/token; None where all branches diverged."""
+    last_loss: float | None
+    """At the longest length, nats/token."""
+    gain_per_doubling: float | None
+    """How far the loss falls for twice the tokens, nats/token, between these two."""
+    seeds: int
+
+
+class Beyond(Record):
+    """How many times the audit run is larger, and longer, than the largest and longest of the fit,
+    by each count of parameters.
+    """
+
+    params: float
+    params_with_head: float
+    params_total: float
+    tokens: float
+
+
+class AuditRun(Record):
+    """A larger and longer run, which no fit sees."""
+
+    run: str
+    """Its id."""
+    params: int
+    """Parameters without embeddings."""
+    params_with_head: int
+    params_total: int
+    tokens: int
+    batch: int
+    """Tokens a step."""
+    flops: int
+    core_minutes: float
+    """Minutes of one core that training took."""
+    beyond: Beyond
+    loss: float | None
+    """nats/token; None where it diverged."""
+
+
+class LawInterval(Record):
+    """A number of a law, and what the points pin down of it."""
+
+    value: float
+    interval90: tuple[float | None, float | None]
+    """Of the profile likelihood; None at an end that is open."""
+    identified: bool
+    """Whether it may be quoted alone: else the points fit about as well with quite another one."""
+
+
+class Growth(Record):
+    """How fast a prediction's error grows with the distance from the points, along each axis."""
+
+    params: float
+    tokens: float
+
+
+class Extrapolation(Record):
+    """How far a form was off where it was not fitted."""
+
+    axis: str
+    """What the points were cut by: `params`, `tokens` or `flops`."""
+    fitted_to: float
+    """The largest value of the axis that the fit saw."""
+    error: float
+    """Mean absolute error of the points beyond, relative to their losses."""
+    bias: float
+    """Mean relative error there; above zero the form predicted too much."""
+
+
+class FormFound(Record):
+    """One form of the law, fitted by one count of N: L = E + (A/N^alpha + B/D^beta)^c."""
+
+    form: str
+    count: str
+    """Which count of parameters N is."""
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+    c: float
+    weight: float
+    """In a prediction; over all forms they add up to 1."""
+    extrapolation_error: float | None
+    """Mean relative error where it was not fitted; None where nothing could be held out."""
+    inflation: float
+    """By how much its own intervals had to be widened to hold those errors."""
+    growth: Growth
+    misfit: float
+    """Root mean square of the residuals, relative to the loss."""
+    noise_sd: float
+    """Standard deviation of one point, relative to the loss."""
+    converged: bool
+    """Whether two optimisers came to one optimum."""
+    optimisers_differ: float
+    """By how much their objectives differ."""
+    intervals: dict[str, LawInterval]
+    """By the name of the number."""
+    record: tuple[Extrapolation, ...]
+
+
+class AuditForecast(Record):
+    """What the weighed forms said of the audit run."""
+
+    predicted: float
+    """nats/token."""
+    interval50: tuple[float, float]
+    interval90: tuple[float, float]
+    error: float | None
+    """Predicted over got, less 1; None where the audit run diverged."""
+    inside90: bool | None
+    """Whether the 90% interval holds what was got."""
+
+
+class PaperLaw(Record):
+    """The law as the paper fits it, for comparison: additive, by `curve_fit`, N without
+    embeddings, C = 6 N D (section 4.5).
+    """
+
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+    c: float
+    standard_errors: dict[str, float]
+    """By the name of the number."""
+    K2: float
+    """N_opt / D_opt = K^2 (C/6)^eta (Eq. 3)."""
+    eta: float
+    flops: float
+    """FLOPs at which `tokens_per_param` is meant: those of the audit run, or of the dearest
+    point.
+    """
+    tokens_per_param: float
+    """The best ratio there."""
+    warning: str | None
+    """Where that ratio lies outside of the points."""
+    audit_error: float | None
+    """Predicted over got, less 1, of the audit run."""
+    refused: None = None
+
+
+class PaperRefusal(Record):
+    """Why the paper's way finds no law."""
+
+    refused: str
+
+
+class StudyLaw(Record):
+    """The law of the study: every form with its record."""
+
+    forms: tuple[FormFound, ...] = ()
+    audit: AuditForecast | None = None
+    paper: PaperLaw | PaperRefusal | None = None
+    refused: str | None = None
+    """Why the table is too small for a law."""
 
 
 class ScalingNumbers(Numbers):
-    """The numbers, not yet typed."""
+    """The numbers of a scaling study."""
 
-    model_config = ConfigDict(extra="allow")
+    corpus: str
+    lengths: tuple[int, ...]
+    """Tokens at the ends of the branches."""
+    decay: float
+    """The decay's share of each length."""
+    shape: str
+    """Of the decay."""
+    floor: float
+    """Share of the peak rate at the decay's end."""
+    batch: BatchAlong
+    cost: StudyCost
+    sizes: tuple[SizeLosses, ...]
+    span: float
+    """All parameters of the largest size over those of the smallest."""
+    fewest_steps: int
+    """Steps of the shortest branch, from its stem's beginning."""
+    epochs: float
+    """How often the longest run reads the corpus."""
+    seed_sd: float | None
+    """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""
+    seed_freedom: int
+    """Degrees of freedom of that."""
+    audit: AuditRun | None = None
+    law: StudyLaw = StudyLaw()
 
 
 SCALING = Experiment(

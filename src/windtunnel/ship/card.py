@@ -144,7 +144,7 @@ def _manifests(subject: Subject) -> dict[str, Manifest]:
 
 def _plan(run: Run) -> str:
     """What the plan said that the run was made from."""
-    folders = plans_of_run(run.lab, run.id, run.corpus)
+    folders = plans_of_run(run.lab, run.present_id, run.corpus)
     if not folders:
         return ""
     plan = read_plan(folders[0])

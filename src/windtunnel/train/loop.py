@@ -14,6 +14,7 @@ from torch import Tensor
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Prefetched
 from windtunnel.model.decoder import Decoder
+from windtunnel.model.roles import multipliers
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import objective_of
 from windtunnel.results.run import RunSummary, StepLine
@@ -90,6 +91,7 @@ def population_key(run: Run) -> Hashable:
     shared = (
         run.corpus,
         tuple(recipe.model.model_dump(exclude=_OWN).items()),
+        multipliers(recipe.model).attention,  # which kernels take as a plain number
         recipe.data.context,
         recipe.data.mask_documents,
         recipe.optimizer.kind,

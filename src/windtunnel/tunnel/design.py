@@ -5,12 +5,12 @@ of these, so this module and every `design.py` import in no time.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from windtunnel.choices import Table
 from windtunnel.errors import InputError
-from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
+from windtunnel.quantities import format_tokens, parse_length, parse_tokens
 
 T = TypeVar("T")
 
@@ -70,7 +70,6 @@ def options_of(design: type) -> list[Option]:
     found = []
     for each in fields(design):
         if _OPTION in each.metadata:
-            assert each.default is not MISSING
             help, kind, flag = each.metadata[_OPTION]
             flag = flag or f"--{each.name.replace('_', '-')}"
             found.append(
@@ -94,111 +93,76 @@ def typed(design: Any) -> list[str]:
     return words
 
 
+def _kind(
+    read: Callable[[str], T], expected: str, metavar: str, show: Callable[[T], str] = str
+) -> Kind[T]:
+    """A kind whose `read` raises ValueError or InputError for text that is not what is expected."""
+
+    def parse(flag: str, text: str) -> T:
+        try:
+            return read(text)
+        except (ValueError, InputError):
+            raise InputError(f"{flag} {text}: expected {expected}") from None
+
+    return Kind(parse=parse, show=show, metavar=metavar)
+
+
+def _held(value: T, holds: bool) -> T:
+    if not holds:
+        raise ValueError
+    return value
+
+
 def whole(least: int = 1) -> Kind[int]:
     """A whole number, `least` or more."""
 
-    def parse(flag: str, text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= _MOST:
-            raise InputError(f"{flag} {text}: expected a whole number, {least} or more")
-        return number
+    def read(text: str) -> int:
+        number = int(text)
+        return _held(number, least <= number <= _MOST)
 
-    return Kind(parse=parse, metavar="N")
+    return _kind(read, f"a whole number, {least} or more", "N")
 
 
-def _number(flag: str, text: str) -> float:
-    number = _float(text)
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{flag} {text}: expected a number above zero")
-    return number
+def _number(text: str) -> float:
+    number = float(text)
+    return _held(number, 0 < number < math.inf)
 
 
-def _fraction(flag: str, text: str) -> float:
-    number = _float(text)
-    if not 0 <= number <= 1:
-        raise InputError(f"{flag} {text}: expected a number from 0 to 1")
-    return number
+def _fraction(text: str) -> float:
+    number = float(text)
+    return _held(number, 0 <= number <= 1)
 
 
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _tokens(text: str) -> int:
+    number = parse_tokens(text)
+    return _held(number, 1 <= number <= _MOST)
 
 
-def _tokens_or_zero(flag: str, text: str) -> int:
-    try:
-        return parse_tokens(text)
-    except InputError:
-        raise InputError(
-            f"{flag} {text}: expected a number of tokens such as 4096 or 20M"
-        ) from None
+def _share(text: str) -> float:
+    share = parse_length(text).share
+    return _held(share, 0 < share < 1)
 
 
-def _tokens(flag: str, text: str) -> int:
-    number = _tokens_or_zero(flag, text)
-    if not 1 <= number <= _MOST:
-        raise InputError(f"{flag} {text}: expected a number above zero, such as 16k or 20M")
-    return number
+def _wholes(text: str) -> tuple[int, ...]:
+    numbers = tuple(map(int, text.split(",")))
+    return _held(numbers, min(numbers) >= 1)
 
 
-def _length(flag: str, text: str) -> Length:
-    try:
-        return parse_length(text)
-    except InputError:
-        raise InputError(
-            f"{flag} {text}: expected tokens such as 2M, or a share such as 10%"
-        ) from None
+def _different(text: str) -> tuple[int, ...]:
+    numbers = _wholes(text)
+    return _held(numbers, len(set(numbers)) == len(numbers))
 
 
-def _share(flag: str, text: str) -> float:
-    try:
-        share = parse_length(text).share
-    except InputError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise InputError(f"{flag} {text}: expected a share such as 10%")
-    return share
-
-
-def _wholes(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"{flag} {text}: expected whole numbers above zero, such as 32,64,128")
-    return numbers
-
-
-def _different(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        numbers = _wholes(flag, text)
-    except InputError:
-        numbers = ()
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise InputError(
-            f"{flag} {text}: expected different whole numbers above zero, such as 32,64,128"
-        )
-    return numbers
-
-
-def _size(flag: str, text: str) -> Size:
-    width, _, depth = text.strip().partition("x")
-    if not (width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
-        raise InputError(f"{flag} {text}: expected WIDTHxDEPTH such as 64x4")
-    return Size(int(width), int(depth))
+def _size(text: str) -> Size:
+    width, depth = map(int, text.split("x"))
+    return _held(Size(width, depth), min(width, depth) >= 1)
 
 
 def _listed(one: Kind[T], metavar: str) -> Kind[tuple[T, ...]]:
     """Several of a kind, separated by commas."""
     return Kind(
         parse=lambda flag, text: tuple(one.parse(flag, part) for part in text.split(",")),
-        show=lambda values: ",".join(one.show(value) for value in values),
+        show=lambda values: ",".join(map(one.show, values)),
         metavar=metavar,
         known=one.known,
     )
@@ -218,6 +182,15 @@ def words(known: Callable[[], Table[Any]]) -> Kind[tuple[Any, ...]]:
     return _listed(word(known), "WORD,...")
 
 
+def any_words(known: Callable[[], Table[Any]]) -> Kind[tuple[Any, ...]]:
+    """Names of a table, each once, or none."""
+    several = words(known)
+    return replace(
+        several,
+        parse=lambda flag, text: tuple(dict.fromkeys(several.parse(flag, text))) if text else (),
+    )
+
+
 def optional(kind: Kind[T]) -> Kind[T | None]:
     """A value, or nothing where the text is empty."""
     return Kind(
@@ -232,15 +205,19 @@ def _commas(values: Iterable[int]) -> str:
     return ",".join(map(str, values))
 
 
-NUMBER = Kind(parse=_number, metavar="NUMBER")
-FRACTION = Kind(parse=_fraction, metavar="NUMBER")
-TOKENS = Kind(parse=_tokens, show=format_tokens, metavar="TOKENS")
-TOKENS_OR_ZERO = Kind(parse=_tokens_or_zero, show=format_tokens, metavar="TOKENS")
-LENGTH = Kind(parse=_length, metavar="TOKENS|SHARE")
-SHARE = Kind(parse=_share, show=lambda share: f"{100 * share:.12g}%", metavar="SHARE")
-SIZE = Kind(parse=_size, metavar="WIDTHxDEPTH")
-WHOLES = Kind(parse=_wholes, show=_commas, metavar="N,...")
-DIFFERENT_WHOLES = Kind(parse=_different, show=_commas, metavar="N,...")
+_WHOLES = "whole numbers above zero, such as 32,64,128"
+
+NUMBER = _kind(_number, "a number above zero", "NUMBER")
+FRACTION = _kind(_fraction, "a number from 0 to 1", "NUMBER")
+TOKENS = _kind(_tokens, "a number of tokens, such as 16k or 20M", "TOKENS", format_tokens)
+TOKENS_OR_ZERO = _kind(
+    parse_tokens, "a number of tokens, such as 16k or 20M, or 0", "TOKENS", format_tokens
+)
+LENGTH = _kind(parse_length, "tokens such as 2M, or a share such as 10%", "TOKENS|SHARE")
+SHARE = _kind(_share, "a share such as 10%", "SHARE", lambda share: f"{100 * share:.12g}%")
+SIZE = _kind(_size, "WIDTHxDEPTH such as 64x4", "WIDTHxDEPTH")
+WHOLES = _kind(_wholes, _WHOLES, "N,...", _commas)
+DIFFERENT_WHOLES = _kind(_different, f"different {_WHOLES}", "N,...", _commas)
 TOKENS_LIST = _listed(TOKENS, "TOKENS,...")
 SIZES = _listed(SIZE, "WIDTHxDEPTH,...")
 # typed as a flag that takes no value: its `flag` is `--on/--off`, or `--on` alone

@@ -164,7 +164,7 @@ def test_folding_is_exact(shape: str) -> None:
     weights = {name: tensor.double() for name, tensor in weights_of(model).items()}
     plain, folded = fold(model, weights)
     m, tokens = multipliers(model), some_tokens()
-    ones = Multipliers(1.0, 1.0, m.attention, 1.0)
+    ones = Multipliers(embedding=1.0, residual=1.0, attention=m.attention, logits=1.0)
     before, after = reference(model, weights, m, tokens), reference(plain, folded, ones, tokens)
     assert multipliers(plain) == ones
     assert (before - after).abs().max() < 1e-12 * before.abs().max()

@@ -10,35 +10,26 @@ usual values. Decay is therefore read off a step without a gradient, and eps is 
 share of the gradient, where that is above 1%.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-from tables import read_table
 
 from windtunnel.errors import InputError
 from windtunnel.model import decoder, init, roles
 from windtunnel.model.roles import Role
 from windtunnel.recipe import Model
 from windtunnel.report.experiments.check import figures
+from windtunnel.results.check import CHECK, Axis
+from windtunnel.results.study import read_study, read_table
 from windtunnel.train import optimizer
 from windtunnel.train.loop import Watch
-from windtunnel.tunnel.check.check import (
-    Design,
-    causes_of,
-    check,
-    generated_window,
-    judge,
-    measure,
-    passes,
-    slope_of,
-)
-from windtunnel.tunnel.check.theory import Axis
+from windtunnel.tunnel.check.check import check, generated_window, measure
+from windtunnel.tunnel.check.design import Design
+from windtunnel.tunnel.check.judge import causes_of, judge
 
 SMALL: dict[str, Any] = {"widths": (32, 256), "depths": (4, 16), "steps": (0, 1, 2, 10)}
 VOCAB = 512
@@ -244,56 +235,20 @@ def test_a_tied_embedding_that_shrinks_with_the_width_fails() -> None:
     ]
 
 
-def test_the_slope_of_a_power_law_and_its_interval() -> None:
-    sizes = [32, 64, 128]
-    exact = [[3 * size**-0.5] * 4 for size in sizes]
-    assert slope_of(sizes, exact) == pytest.approx((-0.5, -0.5, -0.5))
-    slopes = np.array([0.1, 0.2, 0.3])
-    mean, low, high = slope_of(sizes, [(size**slopes).tolist() for size in sizes])
-    # Student's t of 2 degrees of freedom at 97.5%: 4.3027
-    assert (mean, high - mean, mean - low) == pytest.approx(
-        (0.2, 4.3027 * 0.1 / math.sqrt(3), 4.3027 * 0.1 / math.sqrt(3)), rel=1e-4
-    )
-
-
-def test_what_has_no_slope_does_not_pass() -> None:
-    assert slope_of([1, 2], [[0.0, 0.0], [0.0, 0.0]]) == (0.0, 0.0, 0.0)
-    for bad in (0.0, math.inf, math.nan):
-        assert not passes(*slope_of([1, 2], [[1.0, 1.0], [1.0, bad]]), (-9, 9))
-
-
-@pytest.mark.parametrize(
-    ("slope", "low", "high", "good"),
-    [
-        (0.09, 0.0, 0.18, True),
-        (0.11, 0.1, 0.12, False),
-        (0.05, -0.21, 0.31, False),
-        (-0.59, -0.69, -0.5, True),
-    ],
-)
-def test_the_verdict_takes_the_slope_and_its_interval(
-    slope: float, low: float, high: float, good: bool
-) -> None:
-    assert passes(slope, low, high, (-0.5, 0.0)) is good
-
-
 def test_a_study_is_written_alike_each_time_and_drawn(tmp_path: Path) -> None:
     design = Design(widths=(16, 32), depths=(2, 4), width=16, seeds=3, steps=(0, 1))
-    results = [
-        json.loads((check(tmp_path / name, None, design, Watch()) / "result.json").read_text())
-        for name in "ab"
-    ]
-    tables = [(tmp_path / name / "studies" / "check" / "table.csv").read_bytes() for name in "ab"]
-    assert tables[0] == tables[1] and results[0] == results[1]
-    rows = read_table(tmp_path / "a" / "studies" / "check")
-    assert {(row["axis"], int(row["size"])) for row in rows} == {
+    folders = [check(tmp_path / name, None, design, Watch()) for name in "ab"]
+    for file in ("table.csv", "result.json"):
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+    result, rows = read_study(tmp_path / "a", CHECK), read_table(tmp_path / "a", CHECK)
+    assert {(row.axis, row.size) for row in rows} == {
         ("width", 16),
         ("width", 32),
         ("depth", 2),
         ("depth", 4),
     }
-    assert {row["seed"] for row in rows} == {"0", "1", "2"}
-    drawn = figures(results[0], rows)
+    assert {row.seed for row in rows} == {0, 1, 2}
+    drawn = figures(result, rows)
     assert len(drawn) == 2 and all(len(list(figure.data)) > 20 for _, figure in drawn)
 
 

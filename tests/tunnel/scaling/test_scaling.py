@@ -1,6 +1,5 @@
 """The scaling study: its arithmetic, a real small one with a growing batch, and a kill."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,29 @@ from typing import Any
 import numpy as np
 import pytest
 from patience import PATIENCE, wait_until
-from tables import read_table
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws.batch import ByTokens
 from windtunnel.report.experiments.scaling import figures
-from windtunnel.tunnel.scaling.scaling import (
-    LAPTOP_BATCH,
-    BatchLaw,
-    Chain,
-    Design,
-    Size,
-    batch_law,
-    judge,
-    lay_out,
-    pooled_sd,
+from windtunnel.results.batch import BATCH, BatchNumbers, FittedLaw
+from windtunnel.results.scaling import (
+    SCALING,
+    AuditForecast,
+    AuditRun,
+    BatchAlong,
+    Beyond,
+    ScalingNumbers,
+    ScalingRow,
+    SizeLosses,
+    StudyCost,
+    StudyLaw,
 )
+from windtunnel.results.study import StudyResult, read_study, read_table, write_study
+from windtunnel.tunnel.design import Size
+from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, BatchLaw, batch_law, lay_out, lengths_of
+from windtunnel.tunnel.scaling.design import RATE_RULES, Design, RateRule
+from windtunnel.tunnel.scaling.scaling import judge, pooled_sd
 
 TINY = (
     *(
@@ -55,12 +60,22 @@ def whole(make_lab: Any) -> Any:
     return lab
 
 
-def with_batch_study(lab: Any) -> None:
-    folder = lab.path / "studies" / "batch"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(
-        json.dumps({"numbers": {"corpus": "tiny", "laws": {"tokens": LAW}}})
+def with_batch_study(lab: Any, corpus: str = "tiny") -> None:
+    """Give the lab a batch study of a corpus that found LAW."""
+    intervals = {"c": (4.0, 16.0), "p": (0.4, 0.6)}
+    numbers = BatchNumbers(
+        sizes=(),
+        batches=(),
+        lengths=(),
+        lr=0.01,
+        form="hyperbola",
+        misfit={},
+        laws={"tokens": FittedLaw(constants=LAW, intervals=intervals)},
+        chosen="tokens",
+        arms={},
+        corpus=corpus,
     )
+    write_study(lab.path, BATCH, rows=[], verdict=None, summary="", numbers=numbers, runs=[])
 
 
 def study(lab: Any) -> str:
@@ -70,11 +85,12 @@ def study(lab: Any) -> str:
 
 
 def folder_of(lab: Any) -> Path:
-    return lab.path / "studies" / "scaling"
+    return SCALING.folder(lab.path)
 
 
-def lengths(chain: Chain) -> list[int]:
-    return [point.tokens for point in chain.points]
+def points_of(lab: Any) -> list[ScalingRow]:
+    """The rows of all held-out text together."""
+    return [row for row in read_table(lab.path, SCALING) if row.source == "all"]
 
 
 def test_the_default_study_is_large_enough_and_costs_at_most_two_fifths_of_retraining() -> None:
@@ -82,8 +98,8 @@ def test_the_default_study_is_large_enough_and_costs_at_most_two_fifths_of_retra
     chain = lay_out(design, LAPTOP_BATCH)
     assert chain.trained / chain.retrained <= 0.4
     assert chain.fewest_steps >= 400
-    assert lengths(chain) == pytest.approx(design.lengths, rel=0.02)
-    assert design.audit_tokens >= 2 * max(lengths(chain))
+    assert chain.lengths == pytest.approx(lengths_of(design), rel=0.02)
+    assert design.audit_tokens >= 2 * max(chain.lengths)
     assert [point.decay / point.tokens for point in chain.points] == pytest.approx(
         [0.1] * 7, rel=0.05
     )
@@ -152,6 +168,18 @@ def test_a_stem_a_size_and_more_seeds_for_the_smallest() -> None:
     ]
 
 
+def test_sizes_that_are_one_are_refused() -> None:
+    with pytest.raises(InputError, match="--sizes 16x2,16x2: expected different sizes"):
+        Design(sizes=(Size(16, 2), Size(16, 2)))
+
+
+def test_a_rule_of_the_rate_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RATE_RULES, "linear", RateRule("linear", "as the batch", lambda r: r))
+    assert Design(lr_with_batch="linear").rate(1024) == pytest.approx(0.005)
+    with pytest.raises(InputError, match="'cubic': expected one of fixed, sqrt, linear"):
+        Design(lr_with_batch="cubic").rate(1024)
+
+
 def test_the_rate_stays_or_goes_by_the_root_of_the_batch() -> None:
     assert [Design().rate(batch) for batch in (512, 8192)] == [0.01, 0.01]
     assert [
@@ -168,98 +196,133 @@ def test_seed_noise_is_pooled_over_points(rng: np.random.Generator) -> None:
 
 
 def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus) -> None:
-    assert batch_law(lab.path, corpus) is LAPTOP_BATCH
+    assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
     with_batch_study(lab)
-    found = batch_law(lab.path, corpus)
+    found = batch_law(lab.path, corpus, Design())
     assert (found.law.c, found.law.p) == (LAW["c"], LAW["p"])
-    file = lab.path / "studies" / "batch" / "result.json"
-    file.write_text(file.read_text().replace('"tiny"', '"another"'))
-    assert batch_law(lab.path, corpus) is LAPTOP_BATCH
-    file.write_text('{"numbers": {}}')
+    assert batch_law(lab.path, corpus, Design(batch=1024)).batch(10**9) == 1024
+    with_batch_study(lab, corpus="another")
+    assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
+    (BATCH.folder(lab.path) / "result.json").write_text('{"numbers": {}}')
     with pytest.raises(InputError, match=r"batch/result\.json"):
-        batch_law(lab.path, corpus)
+        batch_law(lab.path, corpus, Design())
 
 
-NUMBERS: dict[str, Any] = {
-    "lengths": [240_000, 1_920_000],
-    "span": 16.0,
-    "fewest_steps": 468,
-    "epochs": 0.2,
-    "seed_sd": 0.012,
-    "sizes": [{"first_loss": 5.0, "last_loss": 4.0}] * 5,
-    "cost": {"ratio": 0.39},
-    "audit": None,
-    "law": {"forms": [], "audit": None, "refused": None},
-}
-
-
-def audited(got: float) -> dict[str, Any]:
-    said = {
-        "predicted": 3.75,
-        "interval90": [3.69, 3.8],
-        "error": 3.75 / got - 1,
-        "inside90": 3.69 <= got <= 3.8,
+def numbers_of(audit: float | None = None, **changes: Any) -> ScalingNumbers:
+    """Of a study that is large enough, with some changes; `audit`: what its audit run got, where
+    3.75 was predicted.
+    """
+    size = SizeLosses(
+        size="64x4",
+        params=1,
+        params_with_head=1,
+        params_total=1,
+        flops=1,
+        flops_cosine=1,
+        first_loss=5.0,
+        last_loss=4.0,
+        gain_per_doubling=0.3,
+        seeds=1,
+    )
+    values: dict[str, Any] = {
+        "corpus": "tiny",
+        "lengths": (240_000, 1_920_000),
+        "decay": 0.1,
+        "shape": "exponential",
+        "floor": 0.1,
+        "batch": BatchAlong(origin="given", c=512, p=0.0, segments=()),
+        "cost": cost_of(0.39),
+        "sizes": (size,) * 5,
+        "span": 16.0,
+        "fewest_steps": 468,
+        "epochs": 0.2,
+        "seed_sd": 0.012,
+        "seed_freedom": 14,
     }
-    audit = {"params_total": 2_787_072, "tokens": 3_840_000, "loss": got}
-    return {"audit": audit, "law": {"forms": [], "audit": said, "refused": None}}
+    if audit is not None:
+        values |= {"audit": audit_of(audit), "law": StudyLaw(audit=forecast_of(audit))}
+    return ScalingNumbers(**values | changes)
+
+
+def cost_of(ratio: float) -> StudyCost:
+    return StudyCost(
+        flops=1, flops_cosine=1, ratio=ratio, tokens=1, tokens_cosine=1, core_minutes=1.0
+    )
+
+
+def audit_of(loss: float) -> AuditRun:
+    return AuditRun(
+        run="audited",
+        params=2_000_000,
+        params_with_head=2_787_072,
+        params_total=2_787_072,
+        tokens=3_840_000,
+        batch=2048,
+        flops=1,
+        core_minutes=1.0,
+        beyond=Beyond(params=4.5, params_with_head=4.5, params_total=4.5, tokens=2.0),
+        loss=loss,
+    )
+
+
+def forecast_of(got: float) -> AuditForecast:
+    low, high = 3.69, 3.8
+    return AuditForecast(
+        predicted=3.75,
+        interval50=(3.73, 3.77),
+        interval90=(low, high),
+        error=3.75 / got - 1,
+        inside90=low <= got <= high,
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "failed", "verdict", "said"),
+    ("numbers", "failed", "verdict", "said"),
     [
-        ({}, 0, "pass", "0.390 of what"),
-        ({}, 1, "fail", "1 runs diverged"),
-        ({"span": 15.0}, 0, None, "needs a span of 16x"),
-        ({"cost": {"ratio": 0.41}}, 0, None, "needs a cost of at most 0.4x"),
-        ({"fewest_steps": 300}, 0, None, "needs 400 steps"),
-        ({"epochs": 1.5}, 0, None, "more than once"),
-        (audited(3.70), 0, "pass", "3.7000, predicted 3.7500, 90% [3.690, 3.800], +1.35% off"),
-        (audited(3.60), 0, "fail", "outside of the interval"),
+        (numbers_of(), 0, "pass", "0.390 of what"),
+        (numbers_of(), 1, "fail", "1 runs diverged"),
+        (numbers_of(span=15.0), 0, None, "needs a span of 16x"),
+        (numbers_of(cost=cost_of(0.41)), 0, None, "needs a cost of at most 0.4x"),
+        (numbers_of(fewest_steps=300), 0, None, "needs 400 steps"),
+        (numbers_of(epochs=1.5), 0, None, "more than once"),
+        (numbers_of(3.70), 0, "pass", "3.7000, predicted 3.7500, 90% [3.690, 3.800], +1.35% off"),
+        (numbers_of(3.60), 0, "fail", "outside of the interval"),
     ],
 )
 def test_a_smaller_study_has_no_verdict_and_a_diverged_run_fails_it(
-    change: dict[str, Any], failed: int, verdict: str | None, said: str
+    numbers: ScalingNumbers, failed: int, verdict: str | None, said: str
 ) -> None:
-    found, summary = judge(NUMBERS | change, failed)
+    found, summary = judge(numbers, failed)
     assert found == verdict
     assert said in summary
 
 
 def test_a_study_measures_every_size_and_length_and_the_audit_run(whole: Any) -> None:
-    table, result = (
-        read_table(folder_of(whole)),
-        json.loads((folder_of(whole) / "result.json").read_text()),
-    )
-    points = [row for row in table if row["source"] == "all"]
-    assert len(table) == 4 * len(points), "a row for each of three sources and one for all"
-    branches = [row for row in points if row["kind"] == "branch"]
+    result, points = read_study(whole.path, SCALING), points_of(whole)
+    numbers = result.numbers
+    rows = read_table(whole.path, SCALING)
+    assert len(rows) == 4 * len(points), "a row for each of three sources and one for all"
+    branches = [row for row in points if row.kind == "branch"]
     assert len(branches) == 3 * 3
-    assert len({row["stem"] for row in branches}) == 3
-    assert [row["batch"] for row in branches] == ["512", "512", "1024"] * 3
-    assert {int(row["tokens"]) for row in branches} == set(result["numbers"]["lengths"])
+    assert len({row.stem for row in branches}) == 3
+    assert [row.batch for row in branches] == [512, 512, 1024] * 3
+    assert {row.tokens for row in branches} == set(numbers.lengths)
     for row in branches:
-        assert float(row["flops"]) / int(row["tokens"]) > 6 * int(row["params_with_head"])
-    (audit,) = [row for row in points if row["kind"] == "audit"]
-    assert (audit["width"], audit["depth"], audit["stem"]) == ("32", "1", "")
-    assert len(result["runs"]) == RUNS
-    assert result["verdict"] is None
-    assert "2 sizes" in result["numbers"]["law"]["refused"]
-    assert result["numbers"]["seed_freedom"] == 3
-    assert result["numbers"]["audit"]["loss"] == float(audit["loss"])
-    cost = result["numbers"]["cost"]
-    for key, exact in (
-        ("flops", trained_flops(whole)),
-        ("flops_cosine", sum(float(b["flops"]) for b in branches)),
-    ):
-        assert cost[key] == exact
+        assert row.flops and row.flops / row.tokens > 6 * row.params_with_head
+    (audit,) = [row for row in points if row.kind == "audit"]
+    assert (audit.width, audit.depth, audit.stem) == (32, 1, "")
+    assert len(result.runs) == RUNS
+    assert result.verdict is None
+    assert numbers.law.refused and "2 sizes" in numbers.law.refused
+    assert numbers.seed_freedom == 3
+    assert numbers.audit and numbers.audit.loss == audit.loss
+    assert numbers.cost.flops == trained_flops(whole)
+    assert numbers.cost.flops_cosine == sum(branch.flops or 0 for branch in branches)
 
 
 def trained_flops(lab: Any) -> float:
     """Of the stems and branches, from what each run itself recorded."""
-    each = {
-        row["params_total"]: float(row["flops"]) / int(row["tokens"])
-        for row in read_table(folder_of(lab))
-    }
+    each = {row.params_total: (row.flops or 0) / row.tokens for row in points_of(lab)}
     total = 0.0
     for run in lab.json("runs"):
         if run["kind"] != "run":
@@ -270,11 +333,14 @@ def trained_flops(lab: Any) -> float:
     return total
 
 
+def test_the_result_is_read_as_it_was_written(whole: Any) -> None:
+    file = folder_of(whole) / "result.json"
+    assert StudyResult[ScalingNumbers].read(file).to_json() == file.read_text()
+
+
 def test_figures_show_every_point(whole: Any) -> None:
-    result = json.loads((folder_of(whole) / "result.json").read_text())
-    losses, envelope, costs = (
-        figure for _, figure in figures(result, read_table(folder_of(whole)))
-    )
+    result, rows = read_study(whole.path, SCALING), read_table(whole.path, SCALING)
+    losses, envelope, costs = (figure for _, figure in figures(result, rows))
     assert [len(trace.x) for trace in losses.data] == [3, 3, 3, 1]
     lowest = list(envelope.data[-1].y)
     assert lowest == sorted(lowest, reverse=True)

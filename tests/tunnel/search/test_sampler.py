@@ -9,8 +9,9 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from windtunnel.tunnel.search.sampler import APART, believing, log_improvement, promise, suggest
-from windtunnel.tunnel.search.space import SETTINGS, Octaves, Space
-from windtunnel.tunnel.search.surface import Noise, fit
+from windtunnel.tunnel.search.settings import SETTINGS
+from windtunnel.tunnel.search.space import Octaves, Space
+from windtunnel.tunnel.search.surface import TrialNoise, fit_surface
 
 PAIR = Space((SETTINGS["lr"], SETTINGS["init_std"]))
 LOW, HIGH = PAIR.bounds
@@ -80,7 +81,7 @@ def test_when_all_that_was_tried_diverged_it_still_asks() -> None:
 def test_what_is_running_is_believed() -> None:
     """It moves no mean, and takes the promise from about it."""
     points = PAIR.spread(10, 4)
-    surface = fit(points, bowl(points).tolist(), [0] * 10, Noise(0.01, 0.003))
+    surface = fit_surface(points, bowl(points).tolist(), [0] * 10, TrialNoise(0.01, 0.003))
     grid = PAIR.spread(256, 9)
     first = grid[promise(surface, grid).argmax()][None]
     believed = believing(surface, first)

@@ -17,21 +17,25 @@ import pytest
 from numpy.typing import NDArray
 from patience import wait_until
 from scipy.optimize import approx_fprime
-from tables import read_table
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.report.experiments.search import figures
+from windtunnel.results.search import SEARCH, SearchNumbers, SearchRow
+from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import list_runs
+from windtunnel.tunnel.design import options_of
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.search.search import Design, choose, compare, pick, search
-from windtunnel.tunnel.search.space import SETTINGS, Octaves, Space, changes, space
+from windtunnel.tunnel.search.design import Design
+from windtunnel.tunnel.search.search import choose, compare, pick, search
+from windtunnel.tunnel.search.settings import SETTINGS, Setting
+from windtunnel.tunnel.search.space import Octaves, Space, changes, space
 from windtunnel.tunnel.search.surface import (
-    Noise,
     Surface,
+    TrialNoise,
     expected_gain,
-    fit,
+    fit_surface,
     importances,
     minus_log_likelihood,
     noise_of,
@@ -41,7 +45,7 @@ from windtunnel.tunnel.search.trials import Outcome, Trials, open_trials
 
 PAIR = Space((SETTINGS["lr"], SETTINGS["init_std"]))
 BEST = np.log2([0.02, 0.07])
-NOISE = Noise(0.012, 0.004)
+NOISE = TrialNoise(0.012, 0.004)
 
 
 def bowl(at: Octaves) -> NDArray[np.float64]:
@@ -56,7 +60,7 @@ def measured(at: Octaves, rng: np.random.Generator, shift: float = 0.0) -> list[
 
 def surface_of(points: int, rng: np.random.Generator) -> Surface:
     at = PAIR.spread(points, 1)
-    return fit(at, measured(at, rng), [0] * points)
+    return fit_surface(at, measured(at, rng), [0] * points)
 
 
 # the space
@@ -71,6 +75,21 @@ def test_points_are_rounded_and_lie_within_the_bounds() -> None:
     assert spread.shape == (33, 7) and (spread >= low).all() and (spread <= high).all()
     assert all(len(f"{where.point(x)['lr']:.10g}".lstrip("0.")) <= 4 for x in spread)
     assert all(0.8 <= where.point(x)["beta2"] <= 0.997 for x in spread)
+
+
+def test_a_setting_is_one_record(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
+    eps = Setting(name="eps", help="Adam's", section="optimizer", default=1e-8, low=1e-9, high=1e-7)
+    monkeypatch.setitem(SETTINGS, "eps", eps)
+    also = next(each for each in options_of(Design) if each.flag == "--also")
+    assert "eps" in also.full_help
+    where = space(also.kind.parse("--also", "eps"))
+    assert where.names == ["lr", "scale_depth", "scale_emb", "init_std", "eps"]
+    recipe = proxy(corpus, 16, 1, 40_960, **changes({"eps": 2e-8}, 40_960, 2048))
+    assert recipe.optimizer.eps == 2e-8
+    with pytest.raises(InputError, match="setting of a search 'epsilon': expected one of lr, "):
+        space(["epsilon"])
+    with pytest.raises(InputError, match="--also lr: expected one of weight_decay, beta2, "):
+        also.kind.parse("--also", "lr")
 
 
 def test_a_point_changes_the_recipe(corpus: Corpus) -> None:
@@ -90,7 +109,7 @@ def test_the_gradient_of_the_likelihood(rng: np.random.Generator) -> None:
 
     def surface(logs: Any) -> Surface:
         *lengths, height, seed, run = np.exp(logs)
-        return Surface(at, heights, np.array(lengths), height, Noise(seed, run), 4.8, seeds)
+        return Surface(at, heights, np.array(lengths), height, TrialNoise(seed, run), 4.8, seeds)
 
     numeric = approx_fprime(logs, lambda x: minus_log_likelihood(surface(x))[0], 1e-6)
     assert minus_log_likelihood(surface(logs))[1] == pytest.approx(numeric, rel=1e-3, abs=1e-3)
@@ -116,7 +135,9 @@ def test_what_seeds_share_is_not_taken_for_the_settings(rng: np.random.Generator
     at = PAIR.spread(24, 1)
     again = np.repeat(BEST[None], 3, axis=0)
     losses = [*measured(at, rng), *measured(again, rng, shift=0.05)]
-    surface = fit(np.vstack([at, again]), losses, [0] * 24 + [1] * 3, Noise(0.05, NOISE.run))
+    surface = fit_surface(
+        np.vstack([at, again]), losses, [0] * 24 + [1] * 3, TrialNoise(0.05, NOISE.run)
+    )
     aside = BEST + 0.8
     above, low, high = surface.above(aside, BEST)
     assert low < float((bowl(aside[None]) - 4.8)[0]) < high and above > 0
@@ -127,7 +148,7 @@ def test_shares_of_the_variance() -> None:
     additive = 3 * at[:, 0] + at[:, 1]
     low, high = PAIR.bounds
     variance = np.array([9, 1]) * (high - low) ** 2
-    surface = fit(at, (4.8 + 0.002 * additive).tolist(), [0] * 32, Noise(1e-4, 1e-4))
+    surface = fit_surface(at, (4.8 + 0.002 * additive).tolist(), [0] * 32, TrialNoise(1e-4, 1e-4))
     assert importances(surface, PAIR) == pytest.approx(
         (variance / variance.sum()).tolist(), abs=0.03
     )
@@ -164,14 +185,14 @@ def test_the_winner_is_not_the_luckiest(rng: np.random.Generator) -> None:
     lucky = int(np.argsort(bowl(points))[12])
     assert bowl(points)[lucky] > 4.81
     losses[lucky] = min(losses) - 0.004
-    picked = pick(fit(points, losses, [0] * len(points)), points, 4)
+    picked = pick(fit_surface(points, losses, [0] * len(points)), points, 4)
     assert len(picked) == 4
     for i, j in ((i, j) for i in picked for j in picked if i != j):
         assert np.abs(points[i] - points[j]).max() >= 0.25
     candidates = points[[*dict.fromkeys([lucky, *picked])]]
     again = np.array([measured(candidates, rng, shift=0.01 * seed) for seed in (1, 2, 3)])
     noise = noise_of(again.T.tolist())
-    surface = fit(
+    surface = fit_surface(
         np.vstack([points, *[candidates] * 3]),
         [*losses, *again.ravel()],
         [0] * len(points) + [s for s in (1, 2, 3) for _ in candidates],
@@ -307,7 +328,8 @@ import json, sys
 from pathlib import Path
 from windtunnel.data.shards import Corpus
 from windtunnel.train.loop import Watch
-from windtunnel.tunnel.search.search import Design, search
+from windtunnel.tunnel.search.design import Design
+from windtunnel.tunnel.search.search import search
 lab = Path(sys.argv[1])
 search(lab, Corpus.open(lab / "corpora" / "tiny"), Design(**json.loads(sys.argv[2])), Watch())
 """
@@ -333,33 +355,31 @@ def test_killed_it_gives_the_same_table(make_lab: Any) -> None:
     folders = [studied(lab) for lab in (killed, whole)]
     tables = [(folder / "table.csv").read_bytes() for folder in folders]
     assert tables[0] == tables[1]
+    table = read_table(whole.path, SEARCH)
     for lab in (killed, whole):
-        assert (
-            len(list_runs(lab.path)) == len({row["run"] for row in read_table(folders[0])}) <= RUNS
-        )
-    result = json.loads((folders[0] / "result.json").read_text())
-    judged(result, read_table(folders[0]))
+        assert len(list_runs(lab.path)) == len({row.run for row in table}) <= RUNS
+    judged(read_study(killed.path, SEARCH), table)
 
 
 def studied(lab: Any) -> Path:
     return search(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), Design(**TINY), Watch())
 
 
-def judged(result: dict[str, Any], table: Sequence[dict[str, str]]) -> None:
+def judged(result: StudyResult[SearchNumbers], table: Sequence[SearchRow]) -> None:
     """The result says what the table holds."""
-    numbers, rows = result["numbers"], [row for row in table if row["source"] == "all"]
-    kinds = [row["kind"] for row in rows]
-    assert [kinds.count(kind) for kind in ("trial", "candidate", "chosen", "paper")] == [6, 4, 2, 2]
-    assert {row["seed"] for row in rows if row["kind"] == "trial"} == {"0"}
-    assert {row["seed"] for row in rows if row["kind"] == "candidate"} == {"1", "2"}
-    assert {row["seed"] for row in rows if row["kind"] in ("chosen", "paper")} == {"3", "4"}
-    assert [float(rows[0][name]) for name in numbers["settings"]] == [0.01, 1.4, 12.0, 0.1]
-    chosen, paper = (
-        [float(r["loss"]) for r in rows if r["kind"] == kind] for kind in ("chosen", "paper")
-    )
-    assert numbers["difference"]["mean"] == pytest.approx(np.mean(chosen) - np.mean(paper))
-    assert result["verdict"] == ("fail" if numbers["outcome"] == "loses" else "pass")
-    assert {row["lr"] for row in rows if row["kind"] == "chosen"} == {str(numbers["chosen"]["lr"])}
-    assert all(math.isfinite(x) and x >= 0 for x in numbers["expected_gain"]["gain"])
-    drawn = figures(result, list(table))
+    numbers, rows = result.numbers, [row for row in table if row.source == "all"]
+    by_kind: dict[str, list[SearchRow]] = {}
+    for row in rows:
+        by_kind.setdefault(row.kind, []).append(row)
+    counts = {kind: len(found) for kind, found in by_kind.items()}
+    assert counts == {"trial": 6, "candidate": 4, "chosen": 2, "paper": 2}
+    seeds = {kind: {row.seed for row in found} for kind, found in by_kind.items()}
+    assert seeds == {"trial": {0}, "candidate": {1, 2}, "chosen": {3, 4}, "paper": {3, 4}}
+    assert [rows[0].point[name] for name in numbers.settings] == [0.01, 1.4, 12.0, 0.1]
+    mean = {kind: np.mean([row.loss or math.nan for row in by_kind[kind]]) for kind in seeds}
+    assert numbers.difference.mean == pytest.approx(mean["chosen"] - mean["paper"])
+    assert result.verdict == ("fail" if numbers.outcome == "loses" else "pass")
+    assert {row.point["lr"] for row in by_kind["chosen"]} == {numbers.chosen.point["lr"]}
+    assert all(math.isfinite(x) and x >= 0 for x in numbers.expected_gain.gain)
+    drawn = figures(result, table)
     assert len(drawn) == 4 and all(figure.to_json() and caption for caption, figure in drawn)

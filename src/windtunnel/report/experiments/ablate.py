@@ -1,44 +1,52 @@
-"""Figures of the decay ablation: each arm's loss over that of the base arm, on each held-out
-source.
-"""
+"""Figures of the ablation: each arm's loss over that of the base arm, on each held-out source."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from windtunnel.report.figures import styled
+from windtunnel.results.ablate import AblateNumbers, AblateRow, Difference
+from windtunnel.results.study import StudyResult
 
 _ROW = 34  # pixels
 
+# by the name of the arm, and by held-out source
+_Arms = Mapping[str, Mapping[str, Difference]]
 
-def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
+
+def figures(
+    result: StudyResult[AblateNumbers], table: Sequence[AblateRow]
+) -> list[tuple[str, go.Figure]]:
     """(caption, figure) each; none where no arm can be held against the base arm."""
-    numbers = result["numbers"]
-    arms = [arm for arm in numbers["arms"] if arm["difference"]]
+    numbers = result.numbers
+    arms = {arm.name: arm.difference for arm in numbers.arms if arm.difference}
     if not arms:
         return []
-    measured = f"against '{numbers['base']}' ({numbers['seeds']} seeds, {numbers['size']})"
+    measured = f"against '{numbers.base}' ({numbers.seeds} seeds, {numbers.size})"
     return [
         (
-            f"Loss on each held-out source after each arm's decay {measured}, nats/token: blue is lower, so better.",
-            _map(arms, numbers["sources"]),
+            f"Loss on each held-out source after each arm's decay {measured}, nats/token: blue is "
+            "lower, so better.",
+            _map(arms, numbers.sources),
         ),
         (
-            f"The same on all held-out text {measured}. Bars: 90% intervals, with the noise of a difference pooled "
-            "over the arms.",
+            f"The same on all held-out text {measured}. Bars: 90% intervals, with the noise of a "
+            "difference pooled over the arms.",
             _bars(arms),
         ),
     ]
 
 
-def _map(arms: list[dict[str, Any]], sources: list[str]) -> go.Figure:
-    values = [[arm["difference"][source]["mean"] for source in sources] for arm in arms]
-    largest = max(abs(value) for row in values for value in row) or 1.0
+def _map(arms: _Arms, sources: Sequence[str]) -> go.Figure:
+    values = []
+    for difference in arms.values():
+        values.append([difference[source].mean for source in sources])
+    largest = max(max(map(abs, row)) for row in values) or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=values,
             x=sources,
-            y=[arm["name"] for arm in arms],
+            y=list(arms),
             zmin=-largest,
             zmax=largest,
             colorscale="RdBu_r",
@@ -48,24 +56,30 @@ def _map(arms: list[dict[str, Any]], sources: list[str]) -> go.Figure:
     )
     styled(figure)
     figure.update_xaxes(title="held-out source", type="category")
-    figure.update_yaxes(title="arm", type="category", autorange="reversed", automargin=True)
-    return figure.update_layout(height=_ROW * len(arms) + 120)
+    return _a_row_an_arm(figure, arms)
 
 
-def _bars(arms: list[dict[str, Any]]) -> go.Figure:
-    found = [arm["difference"]["all"] for arm in arms]
-    reach = [d["interval"][1] - d["mean"] if d["interval"] else 0.0 for d in found]
+def _bars(arms: _Arms) -> go.Figure:
+    found = [difference["all"] for difference in arms.values()]
     figure = go.Figure(
         go.Scatter(
-            x=[d["mean"] for d in found],
-            y=[arm["name"] for arm in arms],
+            x=[difference.mean for difference in found],
+            y=list(arms),
             mode="markers",
-            error_x={"type": "data", "array": reach},
+            error_x={"type": "data", "array": [_reach(difference) for difference in found]},
             marker={"size": 9, "color": "#33658a"},
         )
     )
     styled(figure)
     figure.add_vline(x=0, line={"color": "#555", "width": 1, "dash": "dash"})
     figure.update_xaxes(title="loss over the base arm's, nats/token", exponentformat="none")
+    return _a_row_an_arm(figure, arms)
+
+
+def _reach(difference: Difference) -> float:
+    return difference.interval[1] - difference.mean if difference.interval else 0.0
+
+
+def _a_row_an_arm(figure: go.Figure, arms: _Arms) -> go.Figure:
     figure.update_yaxes(title="arm", type="category", autorange="reversed", automargin=True)
     return figure.update_layout(height=_ROW * len(arms) + 120)

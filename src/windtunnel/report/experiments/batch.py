@@ -1,14 +1,13 @@
 """Figures of the batch study: measured losses, and the best batches with the laws through them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import interval_bars, styled
 from windtunnel.results.batch import ArmFound, BatchNumbers, BatchRow, BestBatch
 from windtunnel.results.study import StudyResult
 from windtunnel.tunnel.batch.design import ARMS
@@ -81,16 +80,21 @@ def _lines_of(
     return lines
 
 
-def _best_batches(found: ArmFound, batches: Sequence[int]) -> go.Figure:
+def _best_batches(found: ArmFound, sampled: Sequence[int]) -> go.Figure:
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
     for index, size in enumerate(found.sizes):
-        inside = [level for level in size.levels if level.batch is not None]
-        x = {"loss": [here.loss for here in inside], "tokens": [here.tokens for here in inside]}
-        for column, values in enumerate(x.values(), 1):
+        best: list[float] = []
+        intervals: list[tuple[float, float]] = []
+        for level in size.levels:
+            if level.batch is not None and level.interval is not None:
+                best.append(level.batch)
+                intervals.append(level.interval)
+        inside = _inside(size.levels)
+        for column, x in enumerate(([at.loss for at in inside], [at.tokens for at in inside]), 1):
             figure.add_scatter(
-                x=values,
-                y=[level.batch for level in inside],
-                error_y=_bars(inside),
+                x=x,
+                y=best,
+                error_y=interval_bars(best, intervals) | {"thickness": 1, "width": 2},
                 mode="markers",
                 marker={"color": _COLOURS[index % len(_COLOURS)], "size": 7},
                 name=f"{size.width}x{size.depth}",
@@ -104,26 +108,21 @@ def _best_batches(found: ArmFound, batches: Sequence[int]) -> go.Figure:
     figure.update_xaxes(type="log")
     figure.update_xaxes(title="loss, nats/token", dtick="D1", autorange="reversed", col=1)
     figure.update_xaxes(title="tokens", col=2)
-    figure.update_yaxes(type="log", tickvals=batches)
+    figure.update_yaxes(type="log", tickvals=sampled)
     figure.update_yaxes(title="best batch, tokens", col=1)
     return figure.update_layout(height=_PANEL + 60)
 
 
-def _bars(inside: Sequence[BestBatch]) -> dict[str, Any]:
-    """Error bars of best batches, from their 90% intervals."""
-    up, down = [], []
-    for level in inside:
-        if level.batch is not None and level.interval is not None:
-            low, high = level.interval
-            up.append(high - level.batch)
-            down.append(level.batch - low)
-    sizes = {"array": up, "arrayminus": down, "thickness": 1, "width": 2}
-    return {"type": "data", "symmetric": False} | sizes
+def _inside(levels: Sequence[BestBatch]) -> list[BestBatch]:
+    """Those whose best batch lies inside the sampled ones."""
+    return [level for level in levels if level.batch is not None]
 
 
 def _draw_laws(figure: go.Figure, found: ArmFound) -> None:
     """The laws of one variable, over the range of the best batches that they are fitted to."""
-    inside = [level for size in found.sizes for level in size.levels if level.batch is not None]
+    inside: list[BestBatch] = []
+    for size in found.sizes:
+        inside += _inside(size.levels)
     if law := found.laws.get("loss"):
         _draw_law(figure, 1, [level.loss for level in inside], law.constants, -1, "k")
     if law := found.laws.get("tokens"):

@@ -1,16 +1,19 @@
 """Figures of the decay-stage study: every step's numbers against tokens."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from windtunnel.report.figures import styled
+from windtunnel.results.dynamics import DynamicsNumbers, DynamicsRow
+from windtunnel.results.study import StudyResult
 
 _SMOOTHED = 25  # steps of the running median
-_STEP, _MEDIAN, _MARK = "#b9c6d3", "#33658a", "#555"
+_STEP = "#b9c6d3"
+_MEDIAN = "#33658a"
+_MARK = {"color": "#555", "width": 1, "dash": "dash"}
 _PANEL = 170  # pixels
 
 Panel = tuple[str, str, bool]  # title, column, on a log axis
@@ -33,38 +36,45 @@ _CURVATURE: tuple[Panel, ...] = (
 )
 
 
-def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
+def figures(
+    result: StudyResult[DynamicsNumbers], table: Sequence[DynamicsRow]
+) -> list[tuple[str, go.Figure]]:
     """(caption, figure) each: what moves, how gradients agree, and how the loss bends along the
     path.
     """
-    numbers = result["numbers"]
-    about = f"Pale: each step; dark: a running median of {_SMOOTHED} steps; dashed: where the decay begins."
+    numbers = result.numbers
+    about = (
+        f"Pale: each step; dark: a running median of {_SMOOTHED} steps; dashed: where the decay "
+        "begins."
+    )
     return [
         (
             f"How far the weights move, and how large the gradient is. {about}",
             _panels(_PATH, table, numbers),
         ),
         (
-            "How a step's gradient agrees with the next one's, and the next one's with the step: above zero, D1 says "
-            "that the step went too far. The two gradients are of different batches, and most of both is noise: hence "
-            f"the small cosine. {about}",
+            "How a step's gradient agrees with the next one's, and the next one's with the step: "
+            "above zero, D1 says that the step went too far. The two gradients are of different "
+            f"batches, and most of both is noise: hence the small cosine. {about}",
             _panels(_GRADIENTS, table, numbers),
         ),
         (
-            "How the loss bends along the path. A step follows its own batch's noise, which the next batch does not "
-            "share: D2 and K hold that noise over the length of the step, and so grow as steps shorten. With one batch "
-            f"at both ends it is not there. {about}",
+            "How the loss bends along the path. A step follows its own batch's noise, which the "
+            "next batch does not share: D2 and K hold that noise over the length of the step, and "
+            "so grow as steps shorten. With one batch at both ends it is not there. "
+            f"{about}",
             _panels(_CURVATURE, table, numbers),
         ),
         (
-            "The largest weight change of each role, and of the query and gate matrices, as running medians.",
+            "The largest weight change of each role, and of the query and gate matrices, as "
+            "running medians.",
             _changes(table, numbers),
         ),
     ]
 
 
 def _panels(
-    panels: Sequence[Panel], table: list[dict[str, str]], numbers: dict[str, Any]
+    panels: Sequence[Panel], table: Sequence[DynamicsRow], numbers: DynamicsNumbers
 ) -> go.Figure:
     figure = make_subplots(
         rows=len(panels),
@@ -74,21 +84,20 @@ def _panels(
         subplot_titles=[title for title, _, _ in panels],
     )
     tokens = _column(table, "tokens")
-    for row, (_, key, log) in enumerate(panels, 1):
-        values = _column(table, key)
-        smooth = _running_median(values)
-        figure.add_scatter(
-            x=tokens, y=values, mode="lines", line={"color": _STEP, "width": 0.7}, row=row, col=1
-        )
-        figure.add_scatter(
-            x=tokens, y=smooth, mode="lines", line={"color": _MEDIAN, "width": 1.8}, row=row, col=1
-        )
+    for row, (_, name, log) in enumerate(panels, 1):
+        values = _column(table, name)
+        for line, drawn in (
+            ({"color": _STEP, "width": 0.7}, values),
+            ({"color": _MEDIAN, "width": 1.8}, _running_median(values)),
+        ):
+            figure.add_scatter(x=tokens, y=drawn, mode="lines", line=line, row=row, col=1)
         if log:
             figure.update_yaxes(type="log", exponentformat="power", dtick="D2", row=row, col=1)
         else:
-            figure.update_yaxes(range=_range(values[tokens > numbers["warmup"]]), row=row, col=1)
+            inside = _range(values[tokens > numbers.warmup])
+            figure.update_yaxes(range=inside, row=row, col=1)
     styled(figure)
-    figure.add_vline(x=numbers["decay_begins"], line={"color": _MARK, "width": 1, "dash": "dash"})
+    figure.add_vline(x=numbers.decay_begins, line=_MARK)
     figure.update_xaxes(title="")
     figure.update_xaxes(title="tokens", row=len(panels), col=1)
     figure.update_annotations(font={"size": 13})
@@ -97,32 +106,35 @@ def _panels(
     )
 
 
-def _changes(table: list[dict[str, str]], numbers: dict[str, Any]) -> go.Figure:
+def _changes(table: Sequence[DynamicsRow], numbers: DynamicsNumbers) -> go.Figure:
     figure = go.Figure()
-    keys = [key for key in table[0] if key.startswith("max_change_")]
-    for key in keys:
-        smooth = _running_median(_column(table, key))
+    tokens = _column(table, "tokens")
+    for name in table[0].max_changes:
+        values = np.array([row.max_changes[name] for row in table])
         figure.add_scatter(
-            x=_column(table, "tokens"), y=smooth, mode="lines", name=key.removeprefix("max_change_")
+            x=tokens,
+            y=_running_median(values),
+            mode="lines",
+            name=name.removeprefix("max_change_"),
         )
-    figure.add_vline(x=numbers["decay_begins"], line={"color": _MARK, "width": 1, "dash": "dash"})
+    figure.add_vline(x=numbers.decay_begins, line=_MARK)
     figure.update_yaxes(type="log", exponentformat="power", title="largest change of a weight")
     return styled(figure)
 
 
-def _column(table: list[dict[str, str]], key: str) -> np.ndarray:
-    return np.array([float(row[key]) for row in table])
+def _column(table: Sequence[DynamicsRow], name: str) -> np.ndarray:
+    return np.array([float(getattr(row, name)) for row in table])
 
 
 def _running_median(values: np.ndarray) -> np.ndarray:
     """Centred; shorter at the ends."""
     half = _SMOOTHED // 2
-    return np.array(
-        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-    )
+    windows = [values[max(0, place - half) : place + half + 1] for place in range(len(values))]
+    return np.array([np.median(window) for window in windows])
 
 
 def _range(values: np.ndarray) -> list[float]:
     """What holds 98% of the values, with a margin: single steps would squeeze the rest."""
     low, high = np.quantile(values, (0.01, 0.99))
-    return [float(low - 0.1 * (high - low)), float(high + 0.1 * (high - low))]
+    margin = 0.1 * (high - low)
+    return [float(low - margin), float(high + margin)]

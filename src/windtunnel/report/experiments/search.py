@@ -1,28 +1,35 @@
 """Figures of a search: how it went, a bowl for each setting, what more trials would give."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from windtunnel.report.figures import styled
+from windtunnel.results.search import SearchNumbers, SearchRow, SettingBowl
+from windtunnel.results.study import StudyResult
 
 _CHOSEN, _PAPER, _TRIAL, _BAND = "#d1495b", "#33658a", "#8f8f8f", "rgba(51,101,138,0.18)"
-_HIGHEST = 0.5  # nats/token that the bowls show
+_HIGHEST, _LOWEST = 0.5, -0.1  # nats/token that the bowls show at most
+_COLUMNS = 4
 
 
-def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
-    """From a study's `result.json` and `table.csv`."""
-    numbers = result["numbers"]
+def figures(
+    result: StudyResult[SearchNumbers], rows: Sequence[SearchRow]
+) -> list[tuple[str, go.Figure]]:
+    """(caption, figure) each."""
+    numbers = result.numbers
     return [
         (
-            "Every trial's loss in the order of asking, and the best so far. The first is the paper's point, then a "
-            "Sobol sequence, then the sampler's.",
-            _course(table),
+            "The loss of each trial in the order in which it was asked for, and the best so far. "
+            "The first is the paper's point; then come a Sobol sequence and the sampler's choices.",
+            _course(rows),
         ),
         (
-            "Bowls: nats/token above the chosen point as one setting moves and the others are at their best for it; the "
-            "band holds 90% of the posterior. Lines: the chosen value and the paper's.",
+            "Bowls: nats/token above the chosen point as one setting moves, with the others at "
+            "their best for it; the band holds 90% of the posterior. Dotted lines: the chosen "
+            "value (red) and the paper's (grey).",
             _bowls(numbers),
         ),
         (
@@ -30,18 +37,23 @@ def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[s
             _importances(numbers),
         ),
         (
-            "What so many further trials would gain at most, on average over the posterior.",
+            "What this many further trials would gain at most, averaged over the posterior.",
             _gain(numbers),
         ),
     ]
 
 
-def _course(table: list[dict[str, str]]) -> go.Figure:
-    trials = [row for row in table if row["kind"] == "trial" and row["source"] == "all"]
-    done = [(int(row["trial"]), float(row["loss"])) for row in trials if row["loss"]]
-    numbers, losses = [trial for trial, _ in done], [loss for _, loss in done]
-    best = [min(losses[: i + 1]) for i in range(len(losses))]
-    failed = [int(row["trial"]) for row in trials if not row["loss"]]
+def _course(rows: Sequence[SearchRow]) -> go.Figure:
+    trials = [row for row in rows if row.kind == "trial" and row.source == "all"]
+    failed = [row.trial for row in trials if row.loss is None]
+    numbers: list[int] = []
+    losses: list[float] = []
+    best: list[float] = []
+    for row in trials:
+        if row.loss is not None:
+            numbers.append(row.trial)
+            losses.append(row.loss)
+            best.append(min(losses))
     figure = go.Figure()
     figure.add_scatter(
         x=numbers, y=losses, mode="markers", name="trial", marker={"color": _TRIAL, "size": 7}
@@ -63,47 +75,32 @@ def _course(table: list[dict[str, str]]) -> go.Figure:
     return figure
 
 
-def _bowls(numbers: dict[str, Any]) -> go.Figure:
-    names = list(numbers["bowls"])
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
+def _bowls(numbers: SearchNumbers) -> go.Figure:
+    columns = min(_COLUMNS, len(numbers.bowls))
+    rows = -(-len(numbers.bowls) // columns)
     figure = make_subplots(
-        rows, columns, subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.03
+        rows,
+        columns,
+        subplot_titles=list(numbers.bowls),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
     )
-    highest = max(min(_HIGHEST, max(bowl["above"])) for bowl in numbers["bowls"].values()) + 0.02
-    lowest = max(-0.1, min(min(bowl["low"]) for bowl in numbers["bowls"].values())) - 0.01
-    for index, name in enumerate(names):
-        bowl, row, col = numbers["bowls"][name], index // columns + 1, index % columns + 1
-        figure.add_scatter(
-            x=bowl["value"] + bowl["value"][::-1],
-            y=bowl["high"] + bowl["low"][::-1],
-            fill="toself",
-            mode="lines",
-            fillcolor=_BAND,
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            row=row,
-            col=col,
-        )
-        figure.add_scatter(
-            x=bowl["value"],
-            y=bowl["above"],
-            mode="lines",
-            line={"color": _PAPER},
-            showlegend=False,
-            row=row,
-            col=col,
-        )
-        for at, colour in ((numbers["chosen"][name], _CHOSEN), (numbers["defaults"][name], _TRIAL)):
+    heights = [max(bowl.above) for bowl in numbers.bowls.values()]
+    depths = [min(bowl.low) for bowl in numbers.bowls.values()]
+    highest = min(_HIGHEST, max(heights)) + 0.02
+    lowest = max(_LOWEST, min(depths)) - 0.01
+    for index, (name, bowl) in enumerate(numbers.bowls.items()):
+        panel = {"row": index // columns + 1, "col": index % columns + 1}
+        _draw_bowl(figure, bowl, panel)
+        marks = ((numbers.chosen.point[name], _CHOSEN), (numbers.defaults.point[name], _TRIAL))
+        for at, colour in marks:
             figure.add_scatter(
                 x=[at, at],
                 y=[lowest, highest],
                 mode="lines",
                 line={"color": colour, "dash": "dot"},
                 showlegend=False,
-                row=row,
-                col=col,
+                **panel,
             )
     styled(figure)
     figure.update_layout(height=320 * rows + 60, margin={"t": 40})
@@ -113,32 +110,60 @@ def _bowls(numbers: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def _importances(numbers: dict[str, Any]) -> go.Figure:
-    shares = sorted(numbers["importances"].items(), key=lambda item: item[1])
+def _draw_bowl(figure: go.Figure, bowl: SettingBowl, panel: dict[str, Any]) -> None:
+    """The surface along one setting, and its band."""
+    # a closed outline: along the upper edge and back along the lower one
+    figure.add_scatter(
+        x=[*bowl.value, *reversed(bowl.value)],
+        y=[*bowl.high, *reversed(bowl.low)],
+        fill="toself",
+        mode="lines",
+        fillcolor=_BAND,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        **panel,
+    )
+    figure.add_scatter(
+        x=bowl.value,
+        y=bowl.above,
+        mode="lines",
+        line={"color": _PAPER},
+        showlegend=False,
+        **panel,
+    )
+
+
+def _importances(numbers: SearchNumbers) -> go.Figure:
+    shares = sorted(numbers.importances.items(), key=lambda item: item[1])
     joint = max(0.0, 1 - sum(share for _, share in shares))
-    shares = [("only together", joint), *shares]
-    figure = go.Figure(
-        go.Bar(
-            x=[s for _, s in shares], y=[n for n, _ in shares], orientation="h", marker_color=_PAPER
-        )
+    bars = [("only together", joint), *shares]
+    figure = go.Figure()
+    figure.add_bar(
+        x=[share for _, share in bars],
+        y=[name for name, _ in bars],
+        orientation="h",
+        marker_color=_PAPER,
     )
     styled(figure)
     figure.update_xaxes(title="share of variance", range=[0, 1])
-    figure.update_layout(height=60 + 40 * len(shares), margin={"l": 110})
+    figure.update_layout(height=60 + 40 * len(bars), margin={"l": 110})
     return figure
 
 
-def _gain(numbers: dict[str, Any]) -> go.Figure:
-    gain, noise = numbers["expected_gain"], numbers["noise"]["seed"]
+def _gain(numbers: SearchNumbers) -> go.Figure:
+    gain = numbers.expected_gain
     figure = go.Figure()
     figure.add_scatter(
-        x=gain["trials"], y=gain["gain"], mode="lines+markers", name="gain", line={"color": _PAPER}
+        x=gain.trials, y=gain.gain, mode="lines+markers", name="gain", line={"color": _PAPER}
     )
     figure.add_hline(
-        y=noise, line={"color": _TRIAL, "dash": "dot"}, annotation_text="noise of a seed"
+        y=numbers.noise.seed,
+        line={"color": _TRIAL, "dash": "dot"},
+        annotation_text="noise of a seed",
     )
     styled(figure)
-    figure.update_xaxes(title="further trials", type="log", tickvals=gain["trials"])
+    figure.update_xaxes(title="further trials", type="log", tickvals=gain.trials)
     figure.update_yaxes(title="nats/token", rangemode="tozero")
     figure.update_layout(height=300)
     return figure

@@ -1,71 +1,70 @@
 """Figures of the transfer study: loss against the rate by size, and where the best rate goes."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from windtunnel.recipe import PARAMETRIZATIONS
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import interval_bars, styled
+from windtunnel.results.study import StudyResult
+from windtunnel.results.transfer import ParametrizationRates, TransferNumbers, TransferRow
 
 # by parametrization, in the order of their table; those that a lab has beside them come after
 _COLOURS = ("#33658a", "#6a994e", "#d1495b", "#f4a259", "#8d6a9f", "#2f2f2f")
 
+Found = Mapping[str, ParametrizationRates]
 
-def figures(result: dict[str, Any], table: list[dict[str, str]]) -> list[tuple[str, go.Figure]]:
+
+def figures(
+    result: StudyResult[TransferNumbers], rows: Sequence[TransferRow]
+) -> list[tuple[str, go.Figure]]:
     """(caption, figure): the bowls by parametrization, and the best rate against width."""
-    found = result["numbers"]["parametrizations"]
+    found = result.numbers.parametrizations
     return [
         (
-            "Held-out loss after the decay against the base learning rate: thin, each run; thick, the mean of the seeds. "
-            "Where the rate transfers, the bowls of all sizes have their bottom above one another.",
-            _bowls(found, table),
+            "Held-out loss after the decay against the base learning rate. Points: runs; lines: "
+            "the mean over seeds. Where the rate transfers, the bowls of all sizes have their "
+            "lowest points at the same rate.",
+            _bowls(found, rows),
         ),
         (
-            "The best learning rate with its 90% interval, from a parabola through the points about it.",
+            "The best learning rate with its 90% interval, from a parabola through the points "
+            "near it.",
             _best(found),
         ),
     ]
 
 
-def _bowls(found: dict[str, Any], table: list[dict[str, str]]) -> go.Figure:
+def _bowls(found: Found, rows: Sequence[TransferRow]) -> go.Figure:
     figure = make_subplots(
         1, len(found), subplot_titles=list(found), shared_yaxes=True, horizontal_spacing=0.04
     )
-    whole = [row for row in table if row["source"] == "all" and row["loss"]]
-    for column, (name, numbers) in enumerate(found.items(), 1):
-        sizes = [(size["width"], size["depth"]) for size in numbers["sizes"]]
-        shades = sample_colorscale(
-            "Viridis", [0.9 * i / max(1, len(sizes) - 1) for i in range(len(sizes))]
-        )
-        for size, colour in zip(sizes, shades, strict=True):
-            here = [
-                r
-                for r in whole
-                if r["parametrization"] == name and (int(r["width"]), int(r["depth"])) == size
-            ]
-            points: dict[float, list[float]] = {}
-            for row in here:
-                points.setdefault(float(row["lr"]), []).append(float(row["loss"]))
-            line = sorted(points.items())
+    measured = _by_size(rows)
+    for column, (name, rates) in enumerate(found.items(), 1):
+        steps = max(1, len(rates.sizes) - 1)
+        shades = sample_colorscale("Viridis", [0.9 * i / steps for i in range(len(rates.sizes))])
+        for size, colour in zip(rates.sizes, shades, strict=True):
+            here = measured.get((name, size.width, size.depth), [])
+            line = _mean_by_rate(here)
             figure.add_scatter(
-                x=[lr for lr, _ in line],
-                y=[sum(losses) / len(losses) for _, losses in line],
+                x=list(line),
+                y=list(line.values()),
                 mode="lines",
                 line={"color": colour, "width": 2},
-                name=f"{size[0]} wide, {size[1]} deep",
-                legendgroup=str(size),
+                name=f"{size.width} wide, {size.depth} deep",
+                legendgroup=str((size.width, size.depth)),
                 showlegend=column == 1,
                 row=1,
                 col=column,
             )
             figure.add_scatter(
-                x=[float(r["lr"]) for r in here],
-                y=[float(r["loss"]) for r in here],
+                x=[lr for lr, _ in here],
+                y=[loss for _, loss in here],
                 mode="markers",
                 marker={"color": colour, "size": 5},
-                legendgroup=str(size),
+                legendgroup=str((size.width, size.depth)),
                 showlegend=False,
                 row=1,
                 col=column,
@@ -76,26 +75,47 @@ def _bowls(found: dict[str, Any], table: list[dict[str, str]]) -> go.Figure:
     return figure.update_layout(margin={"t": 40})
 
 
-def _best(found: dict[str, Any]) -> go.Figure:
+def _by_size(
+    rows: Sequence[TransferRow],
+) -> dict[tuple[str, int, int], list[tuple[float, float]]]:
+    """(rate, loss) of the runs that came to their end, by parametrization, width and depth."""
+    found: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.source == "all" and row.loss is not None:
+            here = found.setdefault((row.parametrization, row.width, row.depth), [])
+            here.append((row.lr, row.loss))
+    return found
+
+
+def _mean_by_rate(points: Sequence[tuple[float, float]]) -> dict[float, float]:
+    """The mean loss at each rate, over seeds, from the lowest rate on."""
+    losses: dict[float, list[float]] = {}
+    for lr, loss in points:
+        losses.setdefault(lr, []).append(loss)
+    return {lr: sum(here) / len(here) for lr, here in sorted(losses.items())}
+
+
+def _best(found: Found) -> go.Figure:
     figure = go.Figure()
     known = list(dict.fromkeys([*PARAMETRIZATIONS, *found]))
-    for name, numbers in found.items():
-        first = numbers["sizes"][0]["depth"]
-        sizes = [size for size in numbers["sizes"] if size["lr"] and size["depth"] == first]
-        drift = numbers["drift"]["width"]
-        label = f"{name}: {drift['slope']:+.2f} octaves an octave" if drift else name
+    for name, rates in found.items():
+        widths: list[int] = []
+        best: list[float] = []
+        intervals: list[tuple[float, float]] = []
+        for size in rates.sizes:
+            # further depths are of the first width
+            if size.depth == rates.sizes[0].depth and size.lr and size.interval:
+                widths.append(size.width)
+                best.append(size.lr)
+                intervals.append(size.interval)
+        drift = rates.drift.width
         figure.add_scatter(
-            x=[size["width"] for size in sizes],
-            y=[size["lr"] for size in sizes],
-            name=label,
+            x=widths,
+            y=best,
+            name=f"{name}: {drift.slope:+.2f} octaves an octave" if drift else name,
             mode="lines+markers",
             line={"color": _COLOURS[known.index(name) % len(_COLOURS)]},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [size["interval"][1] - size["lr"] for size in sizes],
-                "arrayminus": [size["lr"] - size["interval"][0] for size in sizes],
-            },
+            error_y=interval_bars(best, intervals),
         )
     styled(figure)
     figure.update_xaxes(type="log", title="width", dtick=0.30103)

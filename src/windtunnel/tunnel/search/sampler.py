@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import erfcx, ndtr
 
 from windtunnel.tunnel.search.space import Octaves, Space
-from windtunnel.tunnel.search.surface import Surface, Vector, fit
+from windtunnel.tunnel.search.surface import Surface, Vector, fit_surface
 
 # Octaves, in some setting, between any two points: what lies closer differs by less than a run
 # can tell, and a model that is wrong about its best point would ask for it for ever.
@@ -34,7 +34,7 @@ def suggest(
     Every trial has the same seed. One that diverged comes with the worst loss of those that did
     not.
     """
-    surface = believing(fit(tried, losses, [0] * len(tried)), running)
+    surface = believing(fit_surface(tried, losses, [0] * len(tried)), running)
     rng = np.random.default_rng(seed)
     best = surface.points[np.argsort(surface.mean(surface.points), kind="stable")[:4]]
     at = np.vstack([where.spread(_WIDE, seed), where.clip(_around(best, _ABOUT, 0.5, rng))])

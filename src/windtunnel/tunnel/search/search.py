@@ -3,10 +3,10 @@ Bayesian search as in the paper (section A.1), whose winner is what the surface 
 says, not the luckiest run.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.stats import t as student
@@ -15,24 +15,38 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.shape import count
 from windtunnel.recipe import RESULTS_VERSION, Recipe
-from windtunnel.results.search import SEARCH, SearchNumbers, SearchRow
+from windtunnel.results.search import (
+    SEARCH,
+    Candidate,
+    Chosen,
+    ExpectedGain,
+    PairedDifference,
+    PaperPoint,
+    SearchNoise,
+    SearchNumbers,
+    SearchRow,
+    SettingBowl,
+    SettingRange,
+    Tried,
+)
 from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.search.space import Octaves, Point, Space, changes, space
+from windtunnel.tunnel.search.design import Design
+from windtunnel.tunnel.search.space import Octaves, SearchPoint, Space, changes, space
 from windtunnel.tunnel.search.surface import (
-    Noise,
     Surface,
+    TrialNoise,
     expected_gain,
-    fit,
+    fit_surface,
     importances,
     noise_of,
     profiles,
 )
 from windtunnel.tunnel.search.trials import SAMPLER, Outcome, Trials, open_trials, worst_loss
-from windtunnel.tunnel.study import core_minutes, final, ids, rows_at_end
+from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
 
 LEVEL = 0.9
 _FEWEST_STEPS = 400
@@ -40,84 +54,23 @@ _TOKENS_A_PARAMETER = 10  # the paper's; its pilot ranked alike at 20
 _APART = 0.25  # octaves, in some setting, between candidates
 _MORE = (1, 2, 4, 8, 16, 32)  # further trials whose gain is estimated
 
-
-@dataclass(frozen=True)
-class Design:
-    """What is searched and how long.
-
-    The trials share one seed, so that what they differ by is the settings. The best few of the
-    surface run again with `fresh_seeds` further seeds; then the chosen one and the paper's point,
-    with as many seeds that had no part in the choice. `tokens` 0: ten a parameter, and at least
-    400 steps. `train`: changes of that section of the recipe.
-    """
-
-    width: int = 32
-    depth: int = 3
-    tokens: int = 0
-    batch: int = 2048
-    trials: int = 48
-    start: int = 16  # of the trials: the paper's point, then a Sobol sequence
-    batch_trials: int = 8  # asked for at once
-    candidates: int = 4
-    fresh_seeds: int = 3
-    seed: int = 0
-    also: tuple[str, ...] = ()
-    train: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def space(self) -> Space:
-        return space(self.also)
-
-    @property
-    def seeds(self) -> tuple[list[int], list[int]]:
-        """Those of the choice and those of the comparison."""
-        fresh = [self.seed + 1 + i for i in range(2 * self.fresh_seeds)]
-        return fresh[: self.fresh_seeds], fresh[self.fresh_seeds :]
-
-    def length(self, corpus: Corpus) -> int:
-        params = count(proxy(corpus, self.width, self.depth).model).params
-        return self.tokens or self.batch * max(
-            _FEWEST_STEPS, round(_TOKENS_A_PARAMETER * params / self.batch)
-        )
-
-    def recipe(self, corpus: Corpus, point: Point, seed: int) -> Recipe:
-        tokens = self.length(corpus)
-        sections = changes(point, tokens, self.batch)
-        sections["train"] = {"batch": self.batch, **self.train}
-        name = f"search-{self.width}x{self.depth}-" + "-".join(
-            f"{value:.3g}" for value in point.values()
-        )
-        return proxy(corpus, self.width, self.depth, tokens, name=name, seed=seed, **sections)
-
-    def batches(self) -> list[tuple[int, int]]:
-        """First and last of the trials that are asked for together: the start, then batches of
-        the sampler.
-        """
-        ends = [min(self.start, self.trials)]
-        while ends[-1] < self.trials:
-            ends.append(min(self.trials, ends[-1] + self.batch_trials))
-        return list(zip([0, *ends], ends, strict=False))
+Role = Literal["trial", "candidate", "chosen", "paper"]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One run of the search. `role`: trial, candidate, chosen or paper; `trial`: the one whose
-    point it has.
-    """
+@dataclass(frozen=True, kw_only=True)
+class TrialRun:
+    """One run of the search: what it was for, and the trial whose point it has."""
 
     run: Run
-    point: Point
-    role: str
+    point: SearchPoint
+    role: Role
     trial: int
+    loss: float | None  # nats/token; None where it diverged
 
     @property
     def seed(self) -> int:
+        """The run's seed."""
         return self.run.recipe.seed
-
-    @property
-    def loss(self) -> float | None:
-        validation = final(self.run)
-        return None if validation is None else validation.loss
 
 
 def search(
@@ -127,90 +80,231 @@ def search(
     takes, by default the study's own SQLite file. Raises InputError where no trial comes to its
     end.
     """
-    trials = _open(lab, corpus, design, storage)
-    measured: list[Measured] = []
+    work = _Search(lab, corpus, design, watch)
+    work.carry_out(_open(lab, corpus, design, storage))
+    candidates = work.candidates()
+    work.again(candidates, "candidate", design.choosing, "best trials, new seeds")
+    noise = work.noise()
+    # by which is chosen; the runs of the comparison have no part in it
+    choice = surface_of(work.runs, work.space, noise)
+    best = choose(choice, work.space.octaves([one.point for one in candidates]))
+    chosen = candidates[best]
+    work.again([chosen], "chosen", design.comparing, "the chosen point, new seeds")
+    work.paper()
+    numbers = work.numbers(candidates, chosen, choice, noise)
+    distinct = work.distinct()
+    return write_study(
+        lab,
+        SEARCH,
+        rows=work.rows(),
+        verdict="fail" if numbers.outcome == "loses" else "pass",
+        summary=_summary(numbers, len(distinct)),
+        numbers=numbers,
+        runs=ids(distinct),
+    )
 
-    def train(
-        points: Sequence[Point], role: str, of: Sequence[int], seeds: Sequence[int], label: str
+
+class _Search:
+    """The runs of a search so far, in the order in which they were asked for."""
+
+    def __init__(self, lab: Path, corpus: Corpus, design: Design, watch: Watch) -> None:
+        self.lab, self.corpus, self.design, self.watch = lab, corpus, design, watch
+        self.space = space(design.also)
+        self.tokens = length(corpus, design)
+        self.runs: list[TrialRun] = []
+
+    def carry_out(self, trials: Trials) -> None:
+        """Every trial, batch by batch. Raises InputError where all of them diverge."""
+        for first, end in self.design.batches():
+            points = trials.ask(end)[first:]
+            numbered = list(zip(points, range(first, end), strict=True))
+            label = f"trials {first + 1} to {end} of {self.design.trials}"
+            self._train(numbered, "trial", [self.design.seed], label)
+            trials.tell(first, [_outcome(one) for one in self.runs[first:]])
+        if all(one.loss is None for one in self.runs):
+            raise InputError(
+                f"search: all {self.design.trials} trials diverged; expected at least one to come "
+                "to its end"
+            )
+
+    def candidates(self) -> list[TrialRun]:
+        """The trials that run again: those of least posterior mean."""
+        ended = [one for one in self.runs if one.loss is not None]
+        surface = surface_of(self.runs, self.space)
+        tried = self.space.octaves([one.point for one in ended])
+        return [ended[i] for i in pick(surface, tried, self.design.candidates)]
+
+    def again(
+        self, trials: Sequence[TrialRun], role: Role, seeds: Sequence[int], label: str
     ) -> None:
-        wanted = [
-            (point, trial, seed) for point, trial in zip(points, of, strict=True) for seed in seeds
-        ]
-        runs = fleet(
-            lab,
-            corpus,
-            [design.recipe(corpus, p, seed) for p, _, seed in wanted],
-            watch,
-            f"search: {label}",
-        )
-        measured.extend(
-            Measured(run, p, role, trial) for run, (p, trial, _) in zip(runs, wanted, strict=True)
+        """Run the points of these trials with other seeds."""
+        self._train([(one.point, one.trial) for one in trials], role, seeds, label)
+
+    def paper(self) -> None:
+        """Run the paper's point, which is the first trial's, with the seeds of the comparison."""
+        label = "the paper's point, new seeds"
+        self._train([(self.space.defaults, 0)], "paper", self.design.comparing, label)
+
+    def _train(
+        self,
+        points: Iterable[tuple[SearchPoint, int]],
+        role: Role,
+        seeds: Sequence[int],
+        label: str,
+    ) -> None:
+        """Run points, each with the number of its trial, with every seed."""
+        wanted = [(point, trial, seed) for point, trial in points for seed in seeds]
+        recipes = [self._recipe(point, seed) for point, _, seed in wanted]
+        found = fleet(self.lab, self.corpus, recipes, self.watch, f"search: {label}")
+        for run, (point, trial, _) in zip(found, wanted, strict=True):
+            loss = final_loss(run)
+            self.runs.append(TrialRun(run=run, point=point, role=role, trial=trial, loss=loss))
+
+    def _recipe(self, point: SearchPoint, seed: int) -> Recipe:
+        design = self.design
+        sections = changes(point, self.tokens, design.batch)
+        sections["train"] = {"batch": design.batch, **design.train}
+        values = "-".join(f"{value:.3g}" for value in point.values())
+        return proxy(
+            self.corpus,
+            design.width,
+            design.depth,
+            self.tokens,
+            name=f"search-{design.width}x{design.depth}-{values}",
+            seed=seed,
+            **sections,
         )
 
-    for first, end in design.batches():
-        points = trials.ask(end)[first:]
-        train(
-            points,
-            "trial",
-            range(first, end),
-            [design.seed],
-            f"trials {first + 1} to {end} of {design.trials}",
+    def noise(self) -> TrialNoise | None:
+        """From the candidates that came to their end with every seed; None where they can't tell
+        it.
+        """
+        losses: dict[int, list[float]] = {}
+        for one in self.runs:
+            if one.role == "candidate" and one.loss is not None:
+                losses.setdefault(one.trial, []).append(one.loss)
+        seeds = len(self.design.choosing)
+        return noise_of([found for found in losses.values() if len(found) == seeds])
+
+    def losses(self, role: Role, trial: int | None = None) -> tuple[float | None, ...]:
+        """Losses of runs of one role, and of one trial where it is given."""
+        here = [one for one in self.runs if one.role == role]
+        return tuple(one.loss for one in here if trial is None or one.trial == trial)
+
+    def distinct(self) -> list[Run]:
+        """Every run once: the paper's point may be the chosen one."""
+        return list({one.run.id: one.run for one in self.runs}.values())
+
+    def rows(self) -> list[SearchRow]:
+        """The study's table."""
+        rows = []
+        for one in self.runs:
+            rows += rows_at_end(
+                SearchRow,
+                one.run,
+                one.role,
+                trial=one.trial,
+                width=self.design.width,
+                depth=self.design.depth,
+                batch=self.design.batch,
+                point=one.point,
+            )
+        return rows
+
+    def numbers(
+        self,
+        candidates: Sequence[TrialRun],
+        chosen: TrialRun,
+        choice: Surface,
+        noise: TrialNoise | None,
+    ) -> SearchNumbers:
+        """What was found. `choice` is the surface by which was chosen, `noise` what was measured of
+        it.
+        """
+        design, where = self.design, self.space
+        found = compare(self.losses("chosen"), self.losses("paper"))
+        surface = surface_of(self.runs, where, noise)
+        at = where.octaves([chosen.point])[0]
+        known = noise or surface.noise
+        shares = importances(surface, where)
+        return SearchNumbers(
+            corpus=self.corpus.folder.name,
+            width=design.width,
+            depth=design.depth,
+            tokens=self.tokens,
+            batch=design.batch,
+            sampler=SAMPLER,
+            trials=design.trials,
+            seed=design.seed,
+            failed=self.losses("trial").count(None),
+            settings={
+                each.name: SettingRange(
+                    low=each.low, high=each.high, paper=each.default, searched=each.label
+                )
+                for each in where.settings
+            },
+            chosen=Chosen(point=chosen.point, trial=chosen.trial, losses=self.losses("chosen")),
+            defaults=PaperPoint(point=where.defaults, losses=self.losses("paper")),
+            difference=PairedDifference(
+                mean=found.mean, interval=found.interval, seeds=design.fresh_seeds
+            ),
+            outcome=found.outcome,
+            luckiest=self._luckiest(),
+            candidates=tuple(self._candidate(one, choice) for one in candidates),
+            noise=SearchNoise(seed=known.seed, run=known.run, measured=noise is not None),
+            bowls=_bowls(surface, where, at),
+            importances=dict(zip(where.names, shares, strict=True)),
+            expected_gain=ExpectedGain(
+                trials=_MORE, gain=tuple(expected_gain(surface, where, at, _MORE))
+            ),
+            core_minutes=core_minutes(self.distinct()),
         )
-        trials.tell(first, [_outcome(one) for one in measured[first:]])
-    if all(one.loss is None for one in measured):
-        raise InputError(
-            f"search: all {design.trials} trials diverged; is there a bound of the space that fits?"
+
+    def _luckiest(self) -> Tried:
+        trials = [one for one in self.runs if one.role == "trial" and one.loss is not None]
+        best = min(trials, key=lambda one: one.loss or 0.0)
+        return Tried(point=best.point, trial=best.trial, loss=best.loss)
+
+    def _candidate(self, one: TrialRun, choice: Surface) -> Candidate:
+        height = float(choice.mean(self.space.octaves([one.point]))[0])
+        return Candidate(
+            point=one.point,
+            trial=one.trial,
+            trial_loss=one.loss,
+            losses=self.losses("candidate", one.trial),
+            posterior_mean=choice.loss(height),
         )
-    choosing, comparing = design.seeds
-    tried = [one for one in measured if one.loss is not None]
-    best = pick(
-        surface_of(measured, design.space),
-        design.space.octaves([m.point for m in tried]),
-        design.candidates,
-    )
-    candidates = [tried[i] for i in best]
-    train(
-        [c.point for c in candidates],
-        "candidate",
-        [c.trial for c in candidates],
-        choosing,
-        "best trials, new seeds",
-    )
-    noise = _noise(measured, choosing)
-    surface = surface_of(measured, design.space, noise)
-    chosen = candidates[choose(surface, design.space.octaves([c.point for c in candidates]))]
-    train([chosen.point], "chosen", [chosen.trial], comparing, "the chosen point, new seeds")
-    train([design.space.defaults], "paper", [0], comparing, "the paper's point, new seeds")
-    return _write(lab, corpus, design, measured, candidates, chosen, surface, noise)
 
 
-def surface_of(measured: Sequence[Measured], where: Space, noise: Noise | None = None) -> Surface:
+def length(corpus: Corpus, design: Design) -> int:
+    """Tokens of each run: as given, or by the model's size."""
+    params = count(proxy(corpus, design.width, design.depth).model).params
+    steps = max(_FEWEST_STEPS, round(_TOKENS_A_PARAMETER * params / design.batch))
+    return design.tokens or steps * design.batch
+
+
+def surface_of(runs: Sequence[TrialRun], where: Space, noise: TrialNoise | None = None) -> Surface:
     """Through every run; one that diverged as high as the worst that did not."""
-    worst = worst_loss([one.loss for one in measured])
-    losses = [worst if one.loss is None else one.loss for one in measured]
-    return fit(
-        where.octaves([one.point for one in measured]),
-        losses,
-        [one.seed for one in measured],
-        noise,
-    )
+    worst = worst_loss([one.loss for one in runs])
+    losses = [worst if one.loss is None else one.loss for one in runs]
+    points = where.octaves([one.point for one in runs])
+    return fit_surface(points, losses, [one.seed for one in runs], noise)
 
 
 def pick(surface: Surface, tried: Octaves, number: int) -> list[int]:
     """Which of the tried points have the least posterior mean, best first, no two of them closer
-    than a quarter octave in every setting.
+    than a quarter octave in every setting. `tried`: (points, settings).
     """
     picked: list[int] = []
     for i in np.argsort(surface.mean(tried), kind="stable").tolist():
-        if len(picked) < number and all(
-            np.abs(tried[i] - tried[j]).max() >= _APART for j in picked
-        ):
+        apart = [np.abs(tried[i] - tried[j]).max() for j in picked]
+        if len(picked) < number and min(apart, default=_APART) >= _APART:
             picked.append(i)
     return picked
 
 
 def choose(surface: Surface, candidates: Octaves) -> int:
-    """The one with the least posterior mean given all its runs."""
+    """The one of (points, settings) with the least posterior mean given all its runs."""
     return int(surface.mean(candidates).argmin())
 
 
@@ -226,27 +320,30 @@ class Comparison:
 
 
 def compare(chosen: Sequence[float | None], paper: Sequence[float | None]) -> Comparison:
-    """Paired by position. What diverges with fewer seeds is better."""
+    """Losses with the same seeds, paired by position. What diverges with fewer seeds is better."""
     failures = chosen.count(None) - paper.count(None)
+    if failures:
+        return Comparison("loses" if failures > 0 else "beats", None, None)
     pairs = [c - p for c, p in zip(chosen, paper, strict=True) if c is not None and p is not None]
-    if failures or len(pairs) < 2:
-        return Comparison(
-            "loses" if failures > 0 else "beats" if failures < 0 else "ties", None, None
-        )
-    mean, error = float(np.mean(pairs)), float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
+    if len(pairs) < 2:
+        return Comparison("ties", None, None)
+    mean = float(np.mean(pairs))
+    error = float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
     reach = float(student.ppf((1 + LEVEL) / 2, len(pairs) - 1)) * error
     low, high = mean - reach, mean + reach
-    return Comparison("beats" if high < 0 else "loses" if low > 0 else "ties", mean, (low, high))
+    outcome = "beats" if high < 0 else "loses" if low > 0 else "ties"
+    return Comparison(outcome, mean, (low, high))
 
 
 def _open(lab: Path, corpus: Corpus, design: Design, storage: str | None) -> Trials:
-    file = lab / "studies" / "search" / "optuna.db"
+    folder = SEARCH.folder(lab)
     if storage is None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{file.parent}: could not be made: {error.strerror}") from None
-    tokens = design.length(corpus)
+            raise InputError(f"{folder}: could not be made: {error.strerror}") from None
+    tokens = length(corpus, design)
+    # a search with another of these is another search, with trials of its own
     what = [
         corpus.digest,
         RESULTS_VERSION,
@@ -257,143 +354,44 @@ def _open(lab: Path, corpus: Corpus, design: Design, storage: str | None) -> Tri
         design.batch_trials,
         dict(design.train),
     ]
-    title = f"{corpus.folder.name} {design.width}x{design.depth} {tokens}"
     return open_trials(
-        storage or f"sqlite:///{file.resolve()}",
-        design.space,
+        storage or f"sqlite:///{(folder / 'optuna.db').resolve()}",
+        space(design.also),
         design.start,
         design.seed,
-        title,
+        f"{corpus.folder.name} {design.width}x{design.depth} {tokens}",
         what,
     )
 
 
-def _outcome(one: Measured) -> Outcome:
+def _outcome(one: TrialRun) -> Outcome:
     return Outcome(one.run.id, one.loss, one.run.status().reason)
 
 
-def _noise(measured: Sequence[Measured], seeds: Sequence[int]) -> Noise | None:
-    """From the candidates that came to their end with every seed."""
-    tables: dict[int, list[float]] = {}
-    for one in measured:
-        if one.role == "candidate" and one.loss is not None:
-            tables.setdefault(one.trial, []).append(one.loss)
-    return noise_of([losses for losses in tables.values() if len(losses) == len(seeds)])
-
-
-def _write(
-    lab: Path,
-    corpus: Corpus,
-    design: Design,
-    measured: Sequence[Measured],
-    candidates: Sequence[Measured],
-    chosen: Measured,
-    choice: Surface,
-    noise: Noise | None,
-) -> Path:
-    """`choice`: the surface by which was chosen; the comparison had no part in it."""
-    where = design.space
-    losses = {
-        role: [one.loss for one in measured if one.role == role]
-        for role in ("trial", "chosen", "paper")
-    }
-    found = compare(losses["chosen"], losses["paper"])
-    surface = surface_of(measured, where, noise)
-    at = where.octaves([chosen.point])[0]
-    trials = [one for one in measured if one.role == "trial"]
-    runs = list({one.run.id: one.run for one in measured}.values())
-    luckiest = min((one for one in trials if one.loss is not None), key=lambda one: one.loss or 0.0)
-    known = noise or surface.noise
-    numbers = {
-        "corpus": corpus.folder.name,
-        "width": design.width,
-        "depth": design.depth,
-        "tokens": design.length(corpus),
-        "batch": design.batch,
-        "sampler": SAMPLER,
-        "trials": design.trials,
-        "seed": design.seed,
-        "failed": sum(one.loss is None for one in trials),
-        "settings": {
-            s.name: {"low": s.low, "high": s.high, "paper": s.default, "searched": s.label}
-            for s in where.settings
-        },
-        "chosen": chosen.point | {"trial": chosen.trial, "losses": losses["chosen"]},
-        "defaults": where.defaults | {"losses": losses["paper"]},
-        "difference": {"mean": found.mean, "interval": found.interval, "seeds": design.fresh_seeds},
-        "outcome": found.outcome,
-        "luckiest": luckiest.point | {"trial": luckiest.trial, "loss": luckiest.loss},
-        "candidates": [_candidate(one, choice, where, measured) for one in candidates],
-        "noise": {"seed": known.seed, "run": known.run, "measured": noise is not None},
-        "bowls": _bowls(surface, where, at),
-        "importances": dict(zip(where.names, importances(surface, where), strict=True)),
-        "expected_gain": {"trials": list(_MORE), "gain": expected_gain(surface, where, at, _MORE)},
-        "core_minutes": core_minutes(runs),
-    }
-    rows = [row for one in measured for row in _rows(one, design)]
-    verdict: Literal["pass", "fail"] = "fail" if found.outcome == "loses" else "pass"
-    return write_study(
-        lab,
-        SEARCH,
-        rows=rows,
-        verdict=verdict,
-        summary=_summary(numbers, len(runs)),
-        numbers=SearchNumbers.model_validate(numbers),
-        runs=ids(runs),
-    )
-
-
-def _rows(one: Measured, design: Design) -> list[SearchRow]:
-    return rows_at_end(
-        SearchRow,
-        one.run,
-        one.role,
-        trial=one.trial,
-        width=design.width,
-        depth=design.depth,
-        batch=design.batch,
-        point=one.point,
-    )
-
-
-def _candidate(
-    one: Measured, surface: Surface, where: Space, measured: Sequence[Measured]
-) -> dict[str, Any]:
-    """Its trial's loss, its losses with fresh seeds, and its height on the surface."""
-    fresh = [m.loss for m in measured if m.role == "candidate" and m.trial == one.trial]
-    mean = surface.loss(float(surface.mean(where.octaves([one.point]))[0]))
-    return one.point | {
-        "trial": one.trial,
-        "trial_loss": one.loss,
-        "losses": fresh,
-        "posterior_mean": mean,
-    }
-
-
-def _bowls(surface: Surface, where: Space, chosen: np.ndarray) -> dict[str, dict[str, Any]]:
+def _bowls(surface: Surface, where: Space, chosen: np.ndarray) -> dict[str, SettingBowl]:
+    """By setting; `chosen` (settings,) in octaves."""
     bowls = {}
     for setting, profile in zip(where.settings, profiles(surface, where, chosen), strict=True):
-        best = sorted(setting.rounded(2**x) for x in profile.best)
-        mean, low, high = zip(*profile.above, strict=True)
-        bowls[setting.name] = {
-            "value": [setting.rounded(2.0**x) for x in profile.octaves],
-            "above": mean,
-            "low": low,
-            "high": high,
-            "best": best,
-        }
+        ends = sorted(setting.rounded(2**x) for x in profile.best)
+        bowls[setting.name] = SettingBowl(
+            value=tuple(setting.rounded(2.0**x) for x in profile.octaves),
+            above=tuple(mean for mean, _, _ in profile.above),
+            low=tuple(low for _, low, _ in profile.above),
+            high=tuple(high for _, _, high in profile.above),
+            best=(ends[0], ends[1]),
+        )
     return bowls
 
 
-def _summary(numbers: dict[str, Any], runs: int) -> str:
-    found, names = numbers["difference"], list(numbers["settings"])
-    point = ", ".join(f"{name} {numbers['chosen'][name]:.3g}" for name in names)
+def _summary(numbers: SearchNumbers, runs: int) -> str:
+    found = numbers.difference
+    point = ", ".join(f"{name} {value:.3g}" for name, value in numbers.chosen.point.items())
     by = ""
-    if found["mean"] is not None:
-        low, high = found["interval"]
-        by = f": {found['mean']:+.4f} [{low:+.4f}, {high:+.4f}] nats/token (90%)"
+    if found.mean is not None and found.interval is not None:
+        low, high = found.interval
+        by = f": {found.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats/token (90%)"
     return (
-        f"{point} {numbers['outcome']} the paper's defaults over {found['seeds']} fresh seeds{by}; "
-        f"{numbers['trials']} trials, {runs} runs, {numbers['core_minutes']} core-minutes; 32 more trials would gain "
-        f"about {numbers['expected_gain']['gain'][-1]:.4f}"
+        f"{point} {numbers.outcome} the paper's defaults over {found.seeds} fresh seeds{by}; "
+        f"{numbers.trials} trials, {runs} runs, {numbers.core_minutes} core-minutes; "
+        f"{_MORE[-1]} more trials would gain about {numbers.expected_gain.gain[-1]:.4f}"
     )

@@ -1,114 +1,81 @@
-"""The settings that a search varies, each log-uniform between two bounds, and points of that
-space.
-"""
+"""The space that a search explores: points of several settings, and their coordinates in octaves."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-_DIGITS = 4  # of a setting's value in a recipe: nobody can use more
+from windtunnel.tunnel.search.settings import SETTINGS, Setting
 
-Also = Literal["weight_decay", "beta2", "warmup"]
-Point = dict[str, float]  # setting -> its value as the recipe has it
+SearchPoint = dict[str, float]  # setting -> its value as the recipe has it
 Octaves = NDArray[np.float64]  # (points, settings): log2 of what is searched
 
 
 @dataclass(frozen=True)
-class Setting:
-    """`low` to `high` are in what is searched: the value itself, or 1 - value where
-    `complement`.
-    """
-
-    name: str
-    section: str  # of the recipe
-    default: float  # the paper's (section A.1), or the recipe's where the paper did not search
-    low: float
-    high: float
-    complement: bool = False
-
-    @property
-    def label(self) -> str:
-        return f"1-{self.name}" if self.complement else self.name
-
-    def searched(self, value: float) -> float:
-        """From the recipe's value to what is searched, or back."""
-        return float(f"{1 - value:.10g}") if self.complement else value
-
-    def rounded(self, searched: float) -> float:
-        """The recipe's value of what a sampler asked for."""
-        return self.searched(float(f"{searched:.{_DIGITS}g}"))
-
-
-# Two octaves about the paper's point; a smaller model may want a higher rate than the paper's.
-SETTINGS = {
-    setting.name: setting
-    for setting in (
-        Setting("lr", "optimizer", 0.01, 0.0025, 0.08),
-        Setting("scale_depth", "model", 1.4, 0.35, 5.6),
-        Setting("scale_emb", "model", 12.0, 3.0, 48.0),
-        Setting("init_std", "model", 0.1, 0.025, 0.4),
-        Setting("weight_decay", "optimizer", 1e-3, 1e-4, 1e-2),
-        Setting("beta2", "optimizer", 0.95, 0.003, 0.2, complement=True),
-        Setting("warmup", "schedule", 0.02, 0.005, 0.16),  # a share of the run
-    )
-}
-ALWAYS = ("lr", "scale_depth", "scale_emb", "init_std")
-
-
-@dataclass(frozen=True)
 class Space:
+    """Some settings, each an axis, in octaves."""
+
     settings: tuple[Setting, ...]
 
     @property
     def names(self) -> list[str]:
+        """The settings' names, in the order of the axes."""
         return [setting.name for setting in self.settings]
 
     @property
-    def defaults(self) -> Point:
+    def defaults(self) -> SearchPoint:
+        """The paper's point."""
         return {setting.name: setting.default for setting in self.settings}
 
     @property
     def bounds(self) -> tuple[Octaves, Octaves]:
         """Lower and upper, in octaves, (settings,) each."""
-        low, high = zip(
-            *((math.log2(s.low), math.log2(s.high)) for s in self.settings), strict=True
-        )
+        low = [math.log2(setting.low) for setting in self.settings]
+        high = [math.log2(setting.high) for setting in self.settings]
         return np.array(low), np.array(high)
 
-    def octaves(self, points: Sequence[Point]) -> Octaves:
+    def octaves(self, points: Sequence[SearchPoint]) -> Octaves:
         """Points as coordinates, (points, settings)."""
-        return np.log2([[s.searched(point[s.name]) for s in self.settings] for point in points])
+        searched = []
+        for point in points:
+            searched.append([each.searched(point[each.name]) for each in self.settings])
+        return np.log2(searched)
 
-    def point(self, octaves: NDArray[np.float64]) -> Point:
+    def point(self, octaves: NDArray[np.float64]) -> SearchPoint:
         """The point at these coordinates, (settings,), with values rounded as in a recipe."""
-        return {s.name: s.rounded(float(2**x)) for s, x in zip(self.settings, octaves, strict=True)}
+        axes = zip(self.settings, octaves, strict=True)
+        return {setting.name: setting.rounded(float(2**x)) for setting, x in axes}
 
     def spread(self, count: int, seed: int) -> Octaves:
         """A scrambled Sobol sequence that fills the space, (count, settings)."""
-        unit = qmc.Sobol(len(self.settings), rng=seed).random_base2(max(0, count - 1).bit_length())[
-            :count
-        ]
+        # its sequences come in powers of two
+        power = max(0, count - 1).bit_length()
+        unit = qmc.Sobol(len(self.settings), rng=seed).random_base2(power)[:count]
         low, high = self.bounds
         return low + unit * (high - low)
 
     def clip(self, octaves: Octaves) -> Octaves:
+        """The nearest coordinates within the bounds."""
         return np.clip(octaves, *self.bounds)
 
 
 def space(also: Sequence[str] = ()) -> Space:
-    """The paper's four settings and some more."""
-    return Space(tuple(SETTINGS[name] for name in (*ALWAYS, *also)))
+    """The paper's four settings, and those asked for beside them. Raises InputError for an unknown
+    name.
+    """
+    always = [setting for setting in SETTINGS.values() if setting.always]
+    return Space((*always, *(SETTINGS[name] for name in also)))
 
 
-def changes(point: Point, tokens: int, batch: int) -> dict[str, dict[str, Any]]:
+def changes(point: SearchPoint, tokens: int, batch: int) -> dict[str, dict[str, Any]]:
     """A point as the sections of a recipe of `tokens` tokens, for `Recipe.change`."""
     sections: dict[str, dict[str, Any]] = {}
     for name, value in point.items():
+        # a share of the run here, tokens there: at least one step
         given = max(batch, round(value * tokens)) if name == "warmup" else value
         sections.setdefault(SETTINGS[name].section, {})[name] = given
     return sections

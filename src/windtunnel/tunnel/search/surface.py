@@ -32,7 +32,7 @@ Z90 = 1.6449  # half of a 90% interval, in standard deviations
 
 
 @dataclass(frozen=True)
-class Noise:
+class TrialNoise:
     """Standard deviations in nats/token."""
 
     seed: float  # what all runs of a seed share
@@ -50,7 +50,7 @@ class Surface:
     heights: Vector
     lengths: Vector  # octaves
     height: float  # prior standard deviation of f
-    noise: Noise
+    noise: TrialNoise
     floor: float  # the best measured loss
     _seeds: NDArray[np.int64]
     _level: float = field(init=False)
@@ -102,8 +102,8 @@ class Surface:
         return self.height**2 * _matern(a, b, self.lengths)
 
 
-def fit(
-    points: Octaves, losses: Sequence[float], seeds: Sequence[int], noise: Noise | None = None
+def fit_surface(
+    points: Octaves, losses: Sequence[float], seeds: Sequence[int], noise: TrialNoise | None = None
 ) -> Surface:
     """The surface through runs: points (n, settings) in octaves, their losses, the seed of each.
 
@@ -117,7 +117,7 @@ def fit(
 
     def surface(logs: Vector) -> Surface:
         values = np.exp(logs)
-        known = noise or Noise(float(values[-2]), float(values[-1]))
+        known = noise or TrialNoise(float(values[-2]), float(values[-1]))
         return Surface(points, heights, values[:-3], float(values[-3]), known, floor, codes)
 
     settings = points.shape[1]
@@ -139,7 +139,7 @@ def fit(
     return surface(min(found, key=lambda one: one.fun).x)
 
 
-def noise_of(losses: Sequence[Sequence[float]]) -> Noise | None:
+def noise_of(losses: Sequence[Sequence[float]]) -> TrialNoise | None:
     """The noise in tables of losses, (points, seeds), every point with the same seeds: two-way
     analysis of variance.
 
@@ -152,7 +152,7 @@ def noise_of(losses: Sequence[Sequence[float]]) -> Noise | None:
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     run = float((rest**2).sum() / ((rows - 1) * (columns - 1)))
     seed = max(0.0, float(table.mean(0).var(ddof=1)) - run / rows)
-    return Noise(max(math.sqrt(seed), 1e-4), max(math.sqrt(run), 1e-4))
+    return TrialNoise(max(math.sqrt(seed), 1e-4), max(math.sqrt(run), 1e-4))
 
 
 def minus_log_likelihood(surface: Surface) -> tuple[float, Vector]:
@@ -179,7 +179,7 @@ def _matern(a: Octaves, b: Octaves, lengths: Vector) -> Vector:
     return (1 + distance + distance**2 / 3) * np.exp(-distance)
 
 
-def _between_runs(seeds: NDArray[np.int64], noise: Noise) -> Vector:
+def _between_runs(seeds: NDArray[np.int64], noise: TrialNoise) -> Vector:
     return noise.seed**2 * _same(seeds) + noise.run**2 * np.eye(len(seeds))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from windtunnel.errors import InputError
 from windtunnel.tunnel.search.sampler import suggest
-from windtunnel.tunnel.search.space import Octaves, Point, Space
+from windtunnel.tunnel.search.space import Octaves, SearchPoint, Space
 
 if TYPE_CHECKING:
     import optuna
@@ -48,7 +48,7 @@ class Trials:
     start: int  # trials before the surface suggests: the paper's point, then a Sobol sequence
     seed: int
 
-    def ask(self, count: int) -> list[Point]:
+    def ask(self, count: int) -> list[SearchPoint]:
         """The first `count` points; those that were not asked before are asked now, given what
         has been told.
         """
@@ -133,7 +133,7 @@ class Trials:
                 )  # killed while it was being asked
         return whole
 
-    def _point(self, params: dict[str, Any]) -> Point:
+    def _point(self, params: dict[str, Any]) -> SearchPoint:
         return {s.name: s.rounded(params[s.label]) for s in self.space.settings}
 
 

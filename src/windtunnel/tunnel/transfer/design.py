@@ -1,10 +1,9 @@
 """What the transfer study measures."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from windtunnel.choices import Table
 from windtunnel.errors import InputError
+from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
     NUMBER,
@@ -13,12 +12,6 @@ from windtunnel.tunnel.design import (
     option,
     words,
 )
-
-
-def _parametrizations() -> Table[Any]:
-    from windtunnel.recipe import PARAMETRIZATIONS
-
-    return PARAMETRIZATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +33,7 @@ class Design:
     parametrizations: tuple[str, ...] = option(
         ("minicpm", "standard"),
         "Parametrizations to compare, out of {words}. The verdict is on the first one.",
-        words(_parametrizations),
+        words(lambda: PARAMETRIZATIONS),
         flag="--parametrization",
     )
     tokens: int = option(

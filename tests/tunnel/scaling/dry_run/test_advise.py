@@ -14,12 +14,14 @@ from windtunnel.data.build import build
 from windtunnel.data.readers import Documents
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.results.dry_run import Advice, Budget, DesignAdvice, Expectation, ParameterFound
 from windtunnel.train.loop import Watch
+from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Interrupted
-from windtunnel.tunnel.scaling.dry_run.advise import advise, command, doubts
-from windtunnel.tunnel.scaling.dry_run.cost import Budget
-from windtunnel.tunnel.scaling.dry_run.simulate import Expectation, Parameter, Target
-from windtunnel.tunnel.scaling.scaling import Design, Size
+from windtunnel.tunnel.scaling.design import Design
+from windtunnel.tunnel.scaling.dry_run.advise import advise, command
+from windtunnel.tunnel.scaling.dry_run.against import doubts
+from windtunnel.tunnel.scaling.dry_run.design import DryRun, Target
 
 STUDIES = 2  # each truth once
 NARROW = Design(
@@ -31,20 +33,22 @@ NARROW = Design(
 )
 
 
-def advice(lab: Any, corpus: Corpus, design: Design, **more: Any) -> dict[str, Any]:
-    given = {"target": None, "budget": None, "studies": STUDIES, "watch": Watch()} | more
-    return advise(lab.path, corpus, design, **given)
+def advice(
+    lab: Any, corpus: Corpus, design: Design, watch: Watch | None = None, **more: Any
+) -> Advice:
+    dry_run = DryRun(simulations=STUDIES, **more)
+    return advise(lab.path, corpus, design, dry_run, watch or Watch())
 
 
-def said(judged: dict[str, Any]) -> str:
-    return "; ".join(judged["against"])
+def said(judged: DesignAdvice) -> str:
+    return "; ".join(judged.against)
 
 
 def test_a_narrow_design_is_called_bad_and_why(lab: Any, corpus: Corpus) -> None:
     before = lab.files()
-    given = advice(lab, corpus, NARROW)["given"]
+    given = advice(lab, corpus, NARROW).given
     assert lab.files() == before
-    assert not given["go"]
+    assert not given.go
     for words in (
         "3 sizes",
         "needs 16x or more",
@@ -53,14 +57,14 @@ def test_a_narrow_design_is_called_bad_and_why(lab: Any, corpus: Corpus) -> None
         "four times the compute",
     ):
         assert words in said(given)
-    assert given["expected"]["width90"] > 0.05
+    assert given.expected and given.expected.width90 > 0.05
 
 
 def test_one_size_or_one_ray_is_told_without_a_simulation(lab: Any, corpus: Corpus) -> None:
-    given = advice(lab, corpus, replace(NARROW, sizes=(Size(64, 4),)))["given"]
+    given = advice(lab, corpus, replace(NARROW, sizes=(Size(64, 4),))).given
     assert "on one ray" in said(given)
     assert "no law can be fitted" in said(given)
-    assert given["expected"] is None and not given["go"]
+    assert given.expected is None and not given.go
 
 
 @pytest.mark.parametrize(
@@ -75,27 +79,34 @@ def test_one_size_or_one_ray_is_told_without_a_simulation(lab: Any, corpus: Corp
 def test_what_a_simulation_shows_is_said(
     exponent: tuple[float, float], width: float, coverage: float, words: list[str]
 ) -> None:
-    expected = Expectation(40, width / 3, width, (-0.01, 0.0, 0.01), 0.5, coverage)
-    sure = Parameter(0.12, 0.11, 0.13)
-    found = doubts(
-        expected,
-        {"coupled": {"N's exponent": Parameter(0.07, *exponent), "D's exponent": sure}},
-        0.05,
+    expected = Expectation(
+        studies=40,
+        width50=width / 3,
+        width90=width,
+        error=(-0.01, 0.0, 0.01),
+        coverage50=0.5,
+        coverage90=coverage,
     )
+    low, high = exponent
+    parameters = {
+        "N's exponent": ParameterFound(truth=0.07, low=low, high=high),
+        "D's exponent": ParameterFound(truth=0.12, low=0.11, high=0.13),
+    }
+    found = doubts(expected, {"coupled": parameters}, 0.05)
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
 
 
 def test_the_default_design_tells_much_more_at_the_same_target(lab: Any, corpus: Corpus) -> None:
     report = advice(lab, corpus, Design())
-    given = report["given"]
-    assert given["expected"]["width90"] < 0.06
-    assert max(abs(error) for error in given["expected"]["error"]) < 0.04
+    given = report.given
+    assert given.expected and given.expected.width90 < 0.06
+    assert max(abs(error) for error in given.expected.error) < 0.04
     assert "exponent" not in said(given)
-    assert report["target"]["beyond"]["tokens"] == pytest.approx(2, rel=0.01)
-    cost = given["cost"]
-    assert cost["all"]["flops"] == cost["fit"]["flops"] + cost["audit"]["flops"]
-    assert set(given["parameters"]) == {"additive", "coupled"}
+    assert report.target.beyond.tokens == pytest.approx(2, rel=0.01)
+    cost = given.cost
+    assert cost.all.flops == cost.fit.flops + cost.audit.flops
+    assert set(given.parameters) == {"additive", "coupled"}
 
 
 def test_a_budget_that_pays_for_nothing_says_what_the_cheapest_design_costs(
@@ -103,15 +114,19 @@ def test_a_budget_that_pays_for_nothing_says_what_the_cheapest_design_costs(
 ) -> None:
     one_size = replace(NARROW, sizes=(Size(64, 4),))
     report = advice(
-        lab, corpus, one_size, target=Target(Size(96, 4), 10**6), budget=Budget(1e9, "FLOPs")
+        lab,
+        corpus,
+        one_size,
+        target=Target(Size(96, 4), 10**6),
+        budget=Budget(amount=1e9, unit="FLOPs"),
     )
-    assert "times the budget of 1e+09 FLOPs" in said(report["given"])
-    assert report["proposed"] is None and report["within"] == 0
+    assert "times the budget of 1e+09 FLOPs" in said(report.given)
+    assert report.proposed is None and report.within == 0
 
 
 def test_without_an_audit_run_a_target_is_needed(lab: Any, corpus: Corpus) -> None:
     with pytest.raises(InputError, match="--target must say"):
-        advice(lab, corpus, replace(Design(), audit=None))
+        advice(lab, corpus, replace(Design(), audit=False))
 
 
 def test_a_person_can_stop_it(lab: Any, corpus: Corpus) -> None:
@@ -120,10 +135,10 @@ def test_a_person_can_stop_it(lab: Any, corpus: Corpus) -> None:
 
 
 def test_the_command_is_the_design(lab: Any, corpus: Corpus) -> None:
-    line = command(corpus, replace(NARROW, decay=0.15, batch=1024, audit=None))
+    line = command(corpus, replace(NARROW, decay=0.15, batch=1024, audit=False))
     assert line == (
-        "windtunnel scaling --corpus tiny --sizes 64x3,64x4,80x4 --shortest 480k --longest 960k --points 4 --seeds 1 "
-        "--repeated 2 --decay 15% --batch 1024 --no-audit"
+        "windtunnel scaling --corpus tiny --sizes 64x3,64x4,80x4 --shortest 480k --longest 960k "
+        "--points 4 --decay 15% --batch 1024 --seeds 1 --no-audit"
     )
 
 
@@ -133,15 +148,15 @@ def test_what_is_proposed_is_better_on_draws_that_it_was_not_chosen_by(tmp_path:
     texts = [" ".join(random.Random(seed).choices(words, k=200)) for seed in range(25_000)]
     corpus = build(
         tmp_path / "corpora" / "text",
-        {"all": Documents(lambda: iter(texts), "generated", "words")},
+        {"all": Documents(read=lambda: iter(texts), origin="generated", licence="words")},
         vocab=320,
     )
     assert corpus.sources["all"].train.tokens > Design().audit_tokens, "one epoch"
     sparse = replace(Design(), points=5)
     report = advise(tmp_path, corpus, sparse, None, Budget(1.1e14, "FLOPs"), 8, Watch())
-    given, proposed = report["given"], report["proposed"]
+    given, proposed = report.given, report["proposed"]
     assert report["within"] >= 3
-    assert proposed["expected"]["width90"] < 0.95 * given["expected"]["width90"]
+    assert proposed["expected"]["width90"] < 0.95 * given.expected.width90
     assert proposed["expected"]["coverage90"] >= 0.75
     assert proposed["cost"]["all"]["flops"] <= 1.1e14
     assert "--points 5 " not in proposed["command"]

@@ -2,7 +2,6 @@
 runs.
 """
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,19 @@ import pytest
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
+from windtunnel.results.dry_run import Budget, Cost, Speed, Unit
+from windtunnel.results.run import StepLine
+from windtunnel.results.scaling import ScalingNumbers
+from windtunnel.results.study import StudyResult
 from windtunnel.train.run import create
+from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.scaling.dry_run.cost import (
-    Budget,
-    Cost,
-    Speed,
-    fit_cost,
-    parse_budget,
-    shape_of,
-    speed_of,
-)
-from windtunnel.tunnel.scaling.scaling import LAPTOP_BATCH, Design, Size, lay_out
+from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
+from windtunnel.tunnel.scaling.design import Design
+from windtunnel.tunnel.scaling.dry_run.cost import counts_of, fit_cost, speed_of
+from windtunnel.tunnel.scaling.dry_run.design import BUDGET, parse_budget
 
-SPEED = Speed(1e-11, 2e-6, 0.01, "known")
+SPEED = Speed(flop=1e-11, token=2e-6, step=0.01, origin="known")
 
 
 @pytest.mark.parametrize(
@@ -38,32 +36,31 @@ SPEED = Speed(1e-11, 2e-6, 0.01, "known")
     ],
 )
 def test_a_budget_is_flops_core_hours_or_tokens(text: str, amount: float, unit: str) -> None:
-    assert (parse_budget(text).amount, parse_budget(text).unit) == (pytest.approx(amount), unit)
+    found = parse_budget("--budget", text)
+    assert (found.amount, found.unit) == (pytest.approx(amount), unit)
+    assert parse_budget("--budget", BUDGET.show(found)).amount == pytest.approx(amount)
 
 
 @pytest.mark.parametrize("text", ["", "much", "0", "-1e13", "1e13x", "1..2h", "h", "1e999", "10%"])
 def test_what_is_no_budget_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is not a budget"):
-        parse_budget(text)
+    with pytest.raises(InputError, match=r"^--budget .*: is not a budget"):
+        parse_budget("--budget", text)
 
 
 @pytest.mark.parametrize(("unit", "share"), [("FLOPs", 0.5), ("tokens", 2.0), ("core-hours", 1.0)])
-def test_a_budget_covers_what_costs_no_more(unit: str, share: float) -> None:
-    budget = Budget(100, unit)  # type: ignore[arg-type]
-    assert budget.share(Cost(50, 200, 100)) == share
-    assert budget.covers(Cost(50, 200, 100)) == (share <= 1)
+def test_a_cost_is_a_share_of_a_budget(unit: Unit, share: float) -> None:
+    cost = Cost(flops=50, tokens=200, core_hours=100)
+    assert Budget(amount=100, unit=unit).share(cost) == share
 
 
 def test_a_study_costs_its_stems_once_and_every_decay(corpus: Corpus) -> None:
     design = Design()
-    chain, shapes = (
-        lay_out(design, LAPTOP_BATCH),
-        {size: shape_of(corpus, size) for size in design.sizes},
-    )
-    cost = fit_cost(design, chain, shapes, SPEED)
+    chain = lay_out(design, LAPTOP_BATCH)
+    counts = {size: counts_of(corpus, size) for size in design.sizes}
+    cost = fit_cost(design, chain, counts, SPEED)
     assert cost.tokens == chain.trained * 7  # five sizes, two of them twice
-    assert cost.flops == sum(shapes[size].flops * chain.trained for size, _ in design.stems)
-    one = fit_cost(Design(sizes=(Size(16, 2),), seeds=1), chain, shapes, SPEED)
+    assert cost.flops == sum(counts[size].flops * chain.trained for size, _ in design.stems)
+    one = fit_cost(Design(sizes=(Size(16, 2),), seeds=1), chain, counts, SPEED)
     steps = sum((s.end - s.begin) / s.batch for s in chain.segments)
     steps += sum(p.decay / chain.segments[p.segment].batch for p in chain.points)
     assert one.core_hours * 3600 == pytest.approx(
@@ -80,15 +77,24 @@ def test_the_speed_is_that_of_the_labs_runs(tmp_path: Path, corpus: Corpus) -> N
         run = create(tmp_path, recipe, corpus)
         flops = flops_per_token(recipe.model, recipe.data.context)
         seconds = SPEED.flop * flops * batch + depth * (SPEED.token * batch + SPEED.step)
-        lines = [
-            {"tokens": (i + 1) * batch, "loss": 3.0, "lr": 0.01, "tokens_per_s": batch / seconds}
-            for i in range(steps)
-        ]
-        (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        step = StepLine(
+            tokens=batch,
+            loss=3.0,
+            lr=0.01,
+            grad_norm=1.0,
+            tokens_per_s=round(batch / seconds),
+            peak_share=0.1,
+        )
+        (run.path / "metrics.jsonl").write_text(f"{step.to_json()}\n" * steps)
         runs.append(run.id)
-    found = speed_of(tmp_path, {"runs": runs})
+    found = speed_of(tmp_path, study_of(runs))
     assert (found.flop, found.token, found.step) == pytest.approx(
         (SPEED.flop, SPEED.token, SPEED.step), rel=1e-3
     )
     assert "lab" in found.origin
-    assert speed_of(tmp_path, {"runs": runs[:5]}) == speed_of(tmp_path, None), "too few to tell"
+    assert speed_of(tmp_path, study_of(runs[:5])) == speed_of(tmp_path, None), "too few to tell"
+
+
+def study_of(runs: list[str]) -> StudyResult[ScalingNumbers]:
+    """A study of these runs, of which only they matter."""
+    return StudyResult[ScalingNumbers].model_construct(study="scaling", runs=tuple(runs))

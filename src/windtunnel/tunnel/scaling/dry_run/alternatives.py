@@ -13,49 +13,39 @@ import numpy as np
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws.loss import Array, Frame, slopes
-from windtunnel.tunnel.scaling.dry_run.cost import Shape, shape_of
-from windtunnel.tunnel.scaling.dry_run.simulate import Layout, Noise, Target, Truth, World
-from windtunnel.tunnel.scaling.scaling import BatchLaw, Chain, Design, Size, lay_out
+from windtunnel.results.dry_run import StudyNoise
+from windtunnel.tunnel.design import Size
+from windtunnel.tunnel.scaling.chain import BatchLaw, Chain, lay_out
+from windtunnel.tunnel.scaling.design import Design
+from windtunnel.tunnel.scaling.dry_run.assumptions import Assumptions, Truth
+from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
+from windtunnel.tunnel.scaling.dry_run.design import Target
+from windtunnel.tunnel.scaling.dry_run.simulate import PointGrid
 
+# Four widths to an octave from 128 on, every multiple of 16 below.
 _WIDTHS = (
-    16,
-    32,
-    48,
-    64,
-    80,
-    96,
-    112,
-    128,
-    160,
-    192,
-    224,
-    256,
-    320,
-    384,
-    448,
-    512,
-    640,
-    768,
-    896,
-    1024,
+    *range(16, 129, 16),
+    *range(160, 257, 32),
+    *range(320, 513, 64),
+    *range(640, 1025, 128),
 )
 _SPACINGS = (1.3, 1.6, 2.0, 2.6)  # from size to size, in all parameters
 _SPANS = (16.0, 24.0, 40.0, 64.0)  # the largest over the smallest
 _POINTS = (5, 7, 9, 12, 16)
 _SHORTEST = (0.5, 0.7, 0.85, 1.0, 1.4, 2.0, 4.0)  # of the given design's
 _REACHES = (8.0, 12.0, 16.0, 24.0)  # the longest over the shortest
-_SEEDS = (
-    (2, 2),
-    (2, 8),
-    (3, 3),
-    (3, 8),
-)  # seeds (one would leave the noise unknown), and how many sizes have them
+# Seeds, and how many sizes have them; a single seed would leave the noise unknown.
+_SEEDS = ((2, 2), (2, 8), (3, 3), (3, 8))
 _NEAR = 1.1  # the largest size may miss the wanted one by so much
-_AUDIT_SIZE, _AUDIT_LENGTH = 4, 2  # an audit run is larger and longer than the fit by so much
+# An audit run is so many times larger, and longer, than anything in the fit.
+_AUDIT_SIZE = 4
+_AUDIT_LENGTH = 2
+
+Sizes = Mapping[Size, SizeCounts]
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Alternative:
     """A design, and the standard deviation that it would leave at the target, relative to the
     loss.
     """
@@ -70,54 +60,59 @@ def alternatives(
     given: Design,
     law: BatchLaw,
     target: Target,
-    world: World,
-    allowed: Callable[[Design, Chain, Mapping[Size, Shape]], bool],
-) -> list[Ranked]:
+    assumed: Assumptions,
+    allowed: Callable[[Design, Chain, Sizes], bool],
+) -> list[Alternative]:
     """Every allowed design of a grid around the given one, the surest first. None is larger than
     a quarter of the audit run or longer than half of it, and none reaches beyond the target.
     """
     pool = _pool(corpus, given, target)
-    aim = shape_of(corpus, target.size)
-    ranked = []
+    aim = counts_of(corpus, target.size)
+    found = []
     for design, chain in _designs(given, law, target, pool):
         if allowed(design, chain, pool):
-            layout = Layout.of(design, chain, pool)
-            ranked.append(Ranked(design, chain, spread(layout, world, aim, target.tokens)))
-    return sorted(ranked, key=lambda each: each.spread)
+            left = spread(PointGrid.of(design, chain, pool), assumed, aim, target.tokens)
+            found.append(Alternative(design, chain, left))
+    return sorted(found, key=lambda each: each.spread)
 
 
-def varied(ranked: Sequence[Ranked], most: int) -> list[Ranked]:
+def varied(ranked: Sequence[Alternative], most: int) -> list[Alternative]:
     """The first few that differ from each other in sizes or in reach."""
-    first: dict[tuple[object, ...], Ranked] = {}
+    first: dict[tuple[object, ...], Alternative] = {}
     for each in ranked:
-        first.setdefault((tuple(each.design.sizes), each.design.longest), each)
+        first.setdefault((each.design.sizes, each.design.longest), each)
     return list(first.values())[:most]
 
 
-def spread(layout: Layout, world: World, target: Shape, tokens: int) -> float:
+# -- how surely a design tells the loss at the target
+
+
+def spread(grid: PointGrid, assumed: Assumptions, target: SizeCounts, tokens: int) -> float:
     """Relative standard deviation of a prediction at the target, root mean square over the
     truths: to first order, by least squares with every parameter free, so that what the points
     can't tell (a floor from a coupling) counts.
     """
-    found = [_spread(layout, truth, world.noise, target, tokens) for truth in world.truths]
+    found = [_spread(grid, truth, assumed.noise, target, tokens) for truth in assumed.truths]
     return math.sqrt(sum(each**2 for each in found) / len(found))
 
 
-def _spread(layout: Layout, truth: Truth, noise: Noise, target: Shape, tokens: int) -> float:
-    params = np.repeat(
-        [float(shape.params[truth.count]) for shape in layout.shapes], len(layout.tokens)
-    )
-    data = np.tile(np.array(layout.tokens, float), len(layout.shapes))
+def _spread(
+    grid: PointGrid, truth: Truth, noise: StudyNoise, target: SizeCounts, tokens: int
+) -> float:
+    stems, lengths = len(grid.sizes), len(grid.tokens)
+    params = np.repeat([float(size.params[truth.count]) for size in grid.sizes], lengths)
+    data = np.tile(np.array(grid.tokens, float), stems)
     frame = Frame.of(params, data)
     at = frame.coordinates(truth.law)
     _, jacobian = slopes(at, *frame.logs(params, data))
     loss, gradient = slopes(at, *frame.logs([target.params[truth.count]], [tokens]))
     # how the prediction follows each measured loss: (stems, lengths)
-    pull = (gradient[0] @ np.linalg.pinv(jacobian)).reshape(len(layout.shapes), len(layout.tokens))
+    pull = (gradient[0] @ np.linalg.pinv(jacobian)).reshape(stems, lengths)
     return math.sqrt(_variance(pull, noise)) / float(loss[0])
 
 
-def _variance(pull: Array, noise: Noise) -> float:
+def _variance(pull: Array, noise: StudyNoise) -> float:
+    """Of a sum of losses with the weights `pull` (stems, lengths), nats/token squared."""
     by_stem, by_length = pull.sum(1), pull.sum(0)
     return float(
         noise.stem**2 * by_stem @ by_stem
@@ -126,42 +121,43 @@ def _variance(pull: Array, noise: Noise) -> float:
     )
 
 
+# -- the grid of designs
+
+
 def _designs(
-    given: Design, law: BatchLaw, target: Target, pool: dict[Size, Shape]
+    given: Design, law: BatchLaw, target: Target, pool: Sizes
 ) -> Iterator[tuple[Design, Chain]]:
-    longest = min(
-        target.tokens, given.audit_tokens // _AUDIT_LENGTH if given.audit else target.tokens
-    )
+    longest = target.tokens
+    if given.audit:
+        longest = min(longest, given.audit_tokens // _AUDIT_LENGTH)
     ladders = _ladders(pool)
     for part, reach, points in product(_SHORTEST, _REACHES, _POINTS):
         shortest = _rounded(part * given.shortest)
         if reach * shortest > longest:
             continue
-        lengths = replace(
-            given, shortest=shortest, longest=_rounded(reach * shortest), points=points
-        )
+        reaching = _rounded(reach * shortest)
+        lengths = replace(given, shortest=shortest, longest=reaching, points=points)
         try:
             chain = lay_out(lengths, law)
         except InputError:  # lengths that fall on one step: not a design
             continue
-        for sizes, (seeds, repeated) in product(ladders, _SEEDS):
-            yield (
-                replace(lengths, sizes=sizes, seeds=seeds, repeated=min(repeated, len(sizes))),
-                chain,
-            )
+        for sizes, (seeds, most) in product(ladders, _SEEDS):
+            repeated = min(most, len(sizes))
+            yield replace(lengths, sizes=sizes, seeds=seeds, repeated=repeated), chain
 
 
-def _pool(corpus: Corpus, given: Design, target: Target) -> dict[Size, Shape]:
-    """Shapes by size, up to what the audit run and the target leave room for; the given sizes
-    among them.
+def _pool(corpus: Corpus, given: Design, target: Target) -> dict[Size, SizeCounts]:
+    """Counts by size, up to what the audit run and the target leave room for, the smallest first;
+    the given sizes among them.
     """
-    limit = shape_of(corpus, target.size).counts.params_total
+    limit = counts_of(corpus, target.size).counts.params_total
     if given.audit:
-        limit = min(limit, shape_of(corpus, given.audit).counts.params_total // _AUDIT_SIZE)
+        audit = counts_of(corpus, given.audit_size).counts.params_total
+        limit = min(limit, audit // _AUDIT_SIZE)
     sizes = {*given.sizes, *(Size(width, _depth(width)) for width in _WIDTHS)}
-    shapes = {size: shape_of(corpus, size) for size in sizes}
-    ordered = sorted(shapes.items(), key=lambda item: item[1].counts.params_total)
-    return {size: shape for size, shape in ordered if shape.counts.params_total <= limit}
+    counts = {size: counts_of(corpus, size) for size in sizes}
+    ordered = sorted(counts.items(), key=lambda item: item[1].counts.params_total)
+    return {size: each for size, each in ordered if each.counts.params_total <= limit}
 
 
 def _depth(width: int) -> int:
@@ -171,19 +167,19 @@ def _depth(width: int) -> int:
     return max(2, min(4, width // 16), width // 64)
 
 
-def _ladders(pool: dict[Size, Shape]) -> list[tuple[Size, ...]]:
+def _ladders(pool: Sizes) -> list[tuple[Size, ...]]:
     """Sizes evenly spaced in the logarithm, as far as the pool has them."""
-    totals = np.array([shape.counts.params_total for shape in pool.values()], float)
-    sizes, found = list(pool), set()
-    for spacing, span, first in product(_SPACINGS, _SPANS, range(len(sizes))):
-        if totals[first] * span > totals[-1] * _NEAR:
+    totals = np.array([each.counts.params_total for each in pool.values()], float)
+    sizes = list(pool)
+    found = set()
+    for spacing, span, first in product(_SPACINGS, _SPANS, totals):
+        if first * span > totals[-1] * _NEAR:
             continue
-        wanted = np.geomspace(
-            totals[first], totals[first] * span, 1 + round(math.log(span) / math.log(spacing))
-        )
+        rungs = 1 + round(math.log(span) / math.log(spacing))
+        wanted = np.geomspace(first, first * span, rungs)
         nearest = {int(np.argmin(np.abs(np.log(totals / each)))) for each in wanted}
         found.add(tuple(sizes[index] for index in sorted(nearest)))
-    return sorted(found, key=lambda ladder: [(size.width, size.depth) for size in ladder])
+    return sorted(found)
 
 
 def _rounded(tokens: float) -> int:

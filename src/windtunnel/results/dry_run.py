@@ -1,0 +1,207 @@
+"""What `windtunnel scaling --dry-run` says: what to expect of a scaling study before anything is
+trained, and whether the same money buys a better one.
+"""
+
+import math
+from typing import Literal, Self
+
+from windtunnel.results.record import Record
+from windtunnel.results.scaling import Beyond
+
+Unit = Literal["FLOPs", "core-hours", "tokens"]
+
+
+class Cost(Record):
+    """What training costs; evaluations and start-up are not in it."""
+
+    flops: int
+    tokens: int
+    core_hours: float
+
+    def __add__(self, other: Self) -> "Cost":
+        return Cost(
+            flops=self.flops + other.flops,
+            tokens=self.tokens + other.tokens,
+            core_hours=self.core_hours + other.core_hours,
+        )
+
+
+NOTHING = Cost(flops=0, tokens=0, core_hours=0)
+
+
+class Budget(Record):
+    """What a whole study may cost, its audit run included."""
+
+    amount: float
+    unit: Unit
+
+    def __str__(self) -> str:
+        return f"{self.amount:.3g} {self.unit}"
+
+    def share(self, cost: Cost) -> float:
+        """How much of the budget a cost is; above 1 it is too much."""
+        spent = {"FLOPs": cost.flops, "core-hours": cost.core_hours, "tokens": cost.tokens}
+        return spent[self.unit] / self.amount
+
+
+class TargetRun(Record):
+    """The run that the study is to predict."""
+
+    size: str
+    """Width x depth, such as 64x4."""
+    params: int
+    """Parameters without embeddings."""
+    params_with_head: int
+    params_total: int
+    tokens: int
+    beyond: Beyond
+    """Over the largest and longest of the given design."""
+
+
+class LawConstants(Record):
+    """L = E + (A/N^alpha + B/D^beta)^c, nats/token."""
+
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+    c: float
+
+
+class AssumedLaw(Record):
+    """A law that the simulation takes for true."""
+
+    form: str
+    count: str
+    """Which count of parameters N is."""
+    law: LawConstants
+    origin: str
+    """Where it comes from."""
+
+
+class StudyNoise(Record):
+    """Standard deviations of a loss about the law, nats/token."""
+
+    stem: float
+    """By which a seed moves all branches of a stem together."""
+    own: float
+    """By which it moves each branch by itself."""
+    length: float
+    """By which all stems depart from any law together at a length: they read the same text, and
+    change batch together.
+    """
+    origin: str
+    """Where these come from."""
+
+    @property
+    def seed_sd(self) -> float:
+        """From seed to seed, of one point."""
+        return math.hypot(self.stem, self.own)
+
+
+class Speed(Record):
+    """Seconds of one core that training takes."""
+
+    flop: float
+    """For each FLOP."""
+    token: float
+    """For each token and layer, beside the matrix products."""
+    step: float
+    """For each step and layer, beside the matrix products."""
+    origin: str
+    """Where these come from."""
+
+
+class Expectation(Record):
+    """What simulated studies predicted at the target, and how well."""
+
+    studies: int
+    """How many were simulated."""
+    width50: float
+    """Median width of the 50% interval, relative to the loss."""
+    width90: float
+    error: tuple[float, float, float]
+    """5, 50 and 95% quantiles of the relative error of the prediction."""
+    coverage50: float
+    """Share of the 50% intervals that held the loss."""
+    coverage90: float
+
+
+class ParameterFound(Record):
+    """How a study would determine a number of the law."""
+
+    truth: float
+    low: float
+    """5% of the fitted ones."""
+    high: float
+    """95% of the fitted ones."""
+
+    @property
+    def spread(self) -> float:
+        """Half of the inner 90%, relative to the truth."""
+        return (self.high - self.low) / 2 / abs(self.truth) if self.truth else math.inf
+
+
+class DesignCost(Record):
+    """What a design costs."""
+
+    fit: Cost
+    """The stems and branches that the law is fitted to."""
+    audit: Cost
+    all: Cost
+
+
+class DesignAdvice(Record):
+    """What to expect of a design, and what speaks against it."""
+
+    command: str
+    """The command line that runs it."""
+    sizes: tuple[str, ...]
+    params_total: tuple[int, ...]
+    """Of the sizes, each once."""
+    span: float
+    """All parameters of the largest size over those of the smallest."""
+    lengths: tuple[int, ...]
+    """Tokens at the ends of the branches."""
+    points: int
+    """How many losses it measures."""
+    fewest_steps: int
+    """Steps of the shortest branch."""
+    cost: DesignCost
+    expected: Expectation | None
+    """None where no law can be fitted to it."""
+    parameters: dict[str, dict[str, ParameterFound]]
+    """By the form that is taken for true, and by the name of the number."""
+    against: tuple[str, ...]
+    """What speaks against it, a sentence each."""
+    go: bool
+    """Whether nothing does."""
+
+
+class TriedDesign(Record):
+    """A design that was simulated in search of a better one."""
+
+    command: str
+    spread: float
+    """Standard deviation of its prediction at the target, relative to the loss, to first order."""
+    expected: Expectation
+
+
+class Advice(Record):
+    """All that a dry run says."""
+
+    corpus: str
+    target: TargetRun
+    budget: Budget | None
+    truths: tuple[AssumedLaw, ...]
+    noise: StudyNoise
+    speed: Speed
+    given: DesignAdvice
+    tried: tuple[TriedDesign, ...]
+    within: int
+    """Designs that meet what a law needs, and the budget."""
+    cheapest: float | None
+    """The least that any which meets what a law needs would cost, in the budget's unit."""
+    proposed: DesignAdvice | None
+    """The best of them; None where none is better than the given one."""

@@ -1,0 +1,132 @@
+"""What the scaling study measures."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from windtunnel.choices import Table
+from windtunnel.errors import InputError
+from windtunnel.recipe import DECAY_SHAPES
+from windtunnel.tunnel.design import (
+    FRACTION,
+    NUMBER,
+    SHARE,
+    SIZE,
+    SIZES,
+    SWITCH,
+    TOKENS,
+    TOKENS_OR_ZERO,
+    Size,
+    option,
+    whole,
+    word,
+)
+
+# What a law needs of its table; a smaller study gets no verdict.
+FEWEST_SIZES = 5
+SMALLEST_SPAN = 16  # all parameters of the largest size over those of the smallest
+FEWEST_STEPS = 400  # of the shortest branch
+HIGHEST_COST = 0.4  # of the FLOPs of a run from scratch for each point
+
+_LR_BATCH = 2048  # tokens a step that `lr` is meant for where it changes with the batch
+
+
+@dataclass(frozen=True)
+class RateRule:
+    """How the learning rate goes with the batch."""
+
+    name: str
+    help: str
+    factor: Callable[[float], float]
+    """Of the rate, by the batch over the one that the rate is meant for."""
+
+
+RATE_RULES = Table(
+    "rule of the rate",
+    [
+        RateRule("fixed", "one rate for every batch", lambda ratio: 1.0),
+        RateRule("sqrt", "as the square root of the batch", math.sqrt),
+    ],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """One stem a size, and branches that leave it at lengths evenly spaced in the logarithm.
+
+    By default the audit run is 4.5 times larger than the largest size and twice as long, and
+    takes nine or ten minutes of one core.
+    """
+
+    sizes: tuple[Size, ...] = option(
+        (Size(16, 2), Size(32, 2), Size(48, 3), Size(64, 4), Size(96, 4)),
+        "Width x depth of each model in the fit, such as 64x4, separated by commas. A verdict needs "
+        f"at least {FEWEST_SIZES} sizes that span a factor of {SMALLEST_SPAN} in parameters.",
+        SIZES,
+    )
+    shortest: int = option(
+        240_000,
+        f"Length of the shortest branch in tokens. A verdict needs at least {FEWEST_STEPS} steps.",
+        TOKENS,
+    )
+    longest: int = option(1_920_000, "Length of the longest branch in tokens.", TOKENS)
+    points: int = option(
+        7,
+        "Number of lengths, evenly spaced in the logarithm from the shortest to the longest.",
+        whole(2),
+    )
+    decay: float = option(0.1, "Share of each length over which the rate decays.", SHARE)
+    shape: str = option("exponential", "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES))
+    floor: float = option(0.1, "Share of the peak rate that is left when the decay ends.", FRACTION)
+    batch: int = option(
+        0,
+        "Tokens a step for all runs. With 0 the batch grows along the way, by the law of the lab's "
+        "batch study.",
+        TOKENS_OR_ZERO,
+    )
+    lr: float = option(0.01, "Base learning rate.", NUMBER)
+    lr_with_batch: str = option(
+        "fixed",
+        "How the rate goes with the batch: {words}. With sqrt it grows as the square root of the "
+        f"batch over {_LR_BATCH}.",
+        word(lambda: RATE_RULES),
+    )
+    seeds: int = option(
+        2, "Seeds of the smallest sizes, to measure the noise. Other sizes have one.", whole(1)
+    )
+    repeated: int = option(2, "How many of the smallest sizes have all seeds.", whole(0))
+    audit: bool = option(
+        True,
+        "Also train a larger and longer run, which no fit sees, to hold the law against.",
+        SWITCH,
+        flag="--audit/--no-audit",
+    )
+    audit_size: Size = option(
+        Size(256, 3),
+        "Width x depth of the audit run. It should have at least 4 times the parameters of the "
+        "largest size in the fit.",
+        SIZE,
+    )
+    audit_tokens: int = option(
+        3_840_000,
+        "Length of the audit run in tokens. It should be at least twice the longest branch.",
+        TOKENS,
+    )
+
+    def __post_init__(self) -> None:
+        if len(set(self.sizes)) < len(self.sizes):
+            raise InputError(f"--sizes {','.join(map(str, self.sizes))}: expected different sizes")
+
+    @property
+    def stems(self) -> list[tuple[Size, int]]:
+        """(size, seed) of each stem, the smallest sizes first."""
+        by_size = sorted(self.sizes, key=lambda size: size.width**2 * size.depth)
+        found = []
+        for index, size in enumerate(by_size):
+            seeds = self.seeds if index < self.repeated else 1
+            found += [(size, seed) for seed in range(seeds)]
+        return found
+
+    def rate(self, batch: int) -> float:
+        """The base learning rate of a run with this batch."""
+        return self.lr * RATE_RULES[self.lr_with_batch].factor(batch / _LR_BATCH)

@@ -1,0 +1,43 @@
+"""What the check expects comes from the record of the parametrization."""
+
+from dataclasses import replace
+
+import pytest
+
+from windtunnel.errors import InputError
+from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.tunnel.check import theory
+
+
+def test_an_added_parametrization_is_held_against_its_own_theory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One with an alpha of 3/4, whose head shrinks with the width instead of its logits."""
+    slopes = {"matrix init": -0.5, "matrix lr": -1.0, "head init": -1.0}
+    record = replace(
+        PARAMETRIZATIONS["completep"], name="other", residual_exponent=0.75, width_slopes=slopes
+    )
+    monkeypatch.setitem(PARAMETRIZATIONS, record.name, record)
+    by_width, by_depth = theory.rules("width", "other"), theory.rules("depth", "other")
+    assert by_width["head init"] == (-1.0, "head init not 1/m")
+    assert by_width["logit multiplier"] == (0.0, "logit multiplier not constant")
+    assert by_depth["residual multiplier"] == (-0.75, "residual multiplier not 1/L^0.75")
+    assert theory.allowed("depth", "other", "block", "value", 0) == (-0.75, -0.75)
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "power", "alpha"),
+    [("minicpm", "1/sqrt(L)", 0.5), ("completep", "1/L", 1.0), ("standard", "1/sqrt(L)", 0.5)],
+)
+def test_the_rules_of_each_parametrization(parametrization: str, power: str, alpha: float) -> None:
+    by_width, by_depth = (theory.rules(axis, parametrization) for axis in ("width", "depth"))
+    assert by_width["matrix init"] == (-0.5, "hidden init not 1/sqrt(m)")
+    assert by_width["attention scale"] == (0, "attention scale not constant at a fixed head size")
+    assert by_depth["residual multiplier"] == (-alpha, f"residual multiplier not {power}")
+    assert by_depth["matrix eps"] == (-alpha, f"hidden Adam eps not {power}")
+    assert by_depth["matrix decay"] == (0, "hidden weight decay not constant in the depth")
+
+
+def test_an_unknown_parametrization_is_refused() -> None:
+    with pytest.raises(InputError, match="'mup': expected one of minicpm, completep, standard"):
+        theory.rules("width", "mup")
