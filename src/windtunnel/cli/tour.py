@@ -30,8 +30,10 @@ def tour(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Go through the whole chain at a laptop's scale: check, search, transfer, batch, scaling, a
-    plan and its run, and a page that shows it all.
+    """Go through the whole chain at a laptop's scale.
+
+    A corpus, the studies check, search, transfer, batch and scaling, a plan and its run, and a page
+    that shows it all.
     """
     if minutes <= 0:
         raise InputError(f"--minutes {minutes}: expected more than zero")

@@ -95,7 +95,7 @@ def branch(
     ] = None,
     batch: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="Tokens in a step; by default as many as the stem's."),
+        typer.Option(metavar="TOKENS", help="Batch, in tokens per step; by default the stem's."),
     ] = None,
     context: Annotated[
         int | None,

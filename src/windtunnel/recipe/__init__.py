@@ -28,7 +28,7 @@ from windtunnel.recipe.parametrization import (
 
 if TYPE_CHECKING:
     from windtunnel.recipe.file import dump, load
-    from windtunnel.recipe.identity import RESULTS_VERSION, identity
+    from windtunnel.recipe.ids import RESULTS_VERSION, identity
     from windtunnel.recipe.sections import (
         Data,
         Mixture,
@@ -83,8 +83,8 @@ __all__ = [
 _LATER = {
     "dump": "file",
     "load": "file",
-    "RESULTS_VERSION": "identity",
-    "identity": "identity",
+    "RESULTS_VERSION": "ids",
+    "identity": "ids",
 }
 
 

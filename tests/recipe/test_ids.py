@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from windtunnel.recipe import Model, Optimizer, Recipe, Section, identity
-from windtunnel.recipe.identity import DEFAULTS, WITHOUT_EFFECT, apart
+from windtunnel.recipe.ids import DEFAULTS, WITHOUT_EFFECT, apart
 
 Make = Callable[..., Recipe]
 TOKENS = 6400  # of the tiny recipe
