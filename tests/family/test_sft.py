@@ -284,7 +284,7 @@ def test_an_imported_model_with_its_own_tokenizer(trained: tuple[Any, Run], tmp_
     at_once = stem.recipe.change(train={"precision": "fp32", "compile": False})
     (stem.path / "recipe.toml").write_text(dump(at_once))
     stem = open_run(stem.path)
-    with pytest.raises(InputError, match=r"--lr: .* is imported and brings no rate"):
+    with pytest.raises(InputError, match=r"--lr: .* is imported and has no learning rate"):
         sft(stem, [data_of(lab)], Asked())
     run, corpus = sft(stem, [data_of(lab)], Asked(lr=0.001, tokens=BATCH, batch=BATCH))
     assert (
@@ -353,7 +353,7 @@ class TestBadInput:
             (("--data", "nowhere.jsonl"), "nowhere.jsonl: no such file or folder"),
             (("--data", Path(__file__)), "expected conversations in JSON lines"),
             (("--epochs", 0), "--epochs 0: expected a number above zero"),
-            (("--epochs", 2, "--tokens", "1M"), "--epochs and --tokens say the same"),
+            (("--epochs", 2, "--tokens", "1M"), "--epochs and --tokens both say how long"),
             (("--tokens", "x"), "'x' is not a number of tokens"),
             (("--batch", 33), "train.batch=33 must be a multiple of data.context=32"),
             (("--batch", "1M"), "less than one batch of 1M; an epoch is"),

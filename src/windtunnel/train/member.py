@@ -61,7 +61,9 @@ class Member:
         """
         check_fit(run.recipe, corpus, run.parent)
         if run.corpus != corpus.digest:
-            raise InputError(f"{corpus.folder}: not the content that run {run.id} was begun on")
+            raise InputError(
+                f"{corpus.folder}: its content is not that on which run {run.id} began"
+            )
         windows = Windows(corpus, run.recipe.data, run.recipe.seed)
         return cls(run=run, watch=watch, windows=windows)
 

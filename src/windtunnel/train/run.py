@@ -353,7 +353,7 @@ def context_of(run: Run, asked: int | None = None) -> int:
     """
     known = max(one.recipe.data.context for one in lineage(run))
     if asked and asked > known:
-        raise InputError(f"--context {asked}: {run.id} knows {known} positions")
+        raise InputError(f"--context {asked}: {run.id} was made for at most {known} tokens")
     return asked or known
 
 
