@@ -43,8 +43,9 @@ def main() -> None:
     for a in found:
         ids = f"{a.lines - a.wrong_lines:,} of {a.lines:,}" if a.lines else "-"
         print(
-            f"| {a.layout} | {a.engine} | {a.tokens:,} | {a.max_difference:.2g} | {a.mean_difference:.2g} | "
-            f"{a.bits_per_byte:.4f} | {a.bits_per_byte_change:+.2g} | {ids} |"
+            f"| {a.layout} | {a.engine} | {a.tokens:,} | {a.max_difference:.2g} "
+            f"| {a.mean_difference:.2g} | {a.bits_per_byte:.4f} | {a.bits_per_byte_change:+.2g} "
+            f"| {ids} |"
         )
     claims = [
         {

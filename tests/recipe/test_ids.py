@@ -62,6 +62,7 @@ OTHER: dict[str, Any] = {
     "schedule.floor": 0.1,
     "schedule.half_life": "5%",
     "train.batch": 256,
+    "train.objective": "answers",
     "train.micro_batch": 64,
     "train.precision": "bf16",
     "train.compile": True,

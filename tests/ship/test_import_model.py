@@ -667,7 +667,8 @@ class TestBadInput:
                     }
                 ),
                 [
-                    "model.layers.1.mlp.up_proj.weight is missing; did you mean 'model.layers.1.mlp.up_proj.wieght'"
+                    "model.layers.1.mlp.up_proj.weight is missing; "
+                    "did you mean 'model.layers.1.mlp.up_proj.wieght'"
                 ],
             ),
             (

@@ -46,7 +46,7 @@ def tour(
 
     with display() as shown, stopping() as stop:
         try:
-            take_tour(lab, minutes, corpus, Watch(shown.say, stop=stop, show=shown.show))
+            take_tour(lab, minutes, corpus, Watch(say=shown.say, stop=stop, show=shown.show))
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None

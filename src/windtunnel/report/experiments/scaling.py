@@ -45,8 +45,8 @@ def figures(
             _losses(points, "tokens", "tokens", forecast),
         ),
         (
-            "The same against training FLOPs. Dashed: the envelope, the lowest loss that any branch "
-            "reaches at that cost or below.",
+            "The same against training FLOPs. Dashed: the envelope, the lowest loss that any "
+            "branch reaches at that cost or below.",
             _with_envelope(_losses(points, "flops", "FLOPs of the run", forecast), points),
         ),
         (
