@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ def study_command(design: type, **more: type) -> Callable[[Command], Command]:
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         del command.__wrapped__  # type: ignore[attr-defined]
-        every = [option for named in options.values() for option in named]
+        every = itertools.chain.from_iterable(options.values())
         return app.command(cls=_with_words(every))(command)
 
     return register
@@ -70,7 +71,7 @@ def _value(option: Option, given: Any) -> Any:
     return given if option.kind is SWITCH else option.kind.parse(option.flag, given)
 
 
-def _with_words(options: list[Option]) -> type[TyperCommand]:
+def _with_words(options: Iterable[Option]) -> type[TyperCommand]:
     """A command whose help names the words of tables. They are asked for only when that help is
     shown: a table may be slow to import, and `windtunnel --help` builds every command.
     """

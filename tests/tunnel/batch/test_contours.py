@@ -1,4 +1,4 @@
-"""Contours of surfaces whose best batch is known."""
+"""Contours of losses whose best batch is known."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from windtunnel.tunnel.batch.contours import (
     Form,
-    Surface,
+    LossGrid,
     better_form,
     noise_of,
     valleys,
@@ -29,20 +29,20 @@ def tokens_needed(loss: float, batch: float, form: Form, best: float) -> float:
     return fewest * np.exp(worse)
 
 
-def surface(
+def grid_of(
     form: Form = "hyperbola", best: Callable[[float], float] = lambda loss: C / loss**K
-) -> Surface:
+) -> LossGrid:
     def loss(batch: float, tokens: float) -> float:
         return brentq(
             lambda level: tokens_needed(level, batch, form, best(level)) - tokens, 2.0, 12.0
         )
 
-    return Surface(BATCHES, TOKENS, np.array([[loss(b, t) for t in TOKENS] for b in BATCHES]))
+    return LossGrid(BATCHES, TOKENS, np.array([[loss(b, t) for t in TOKENS] for b in BATCHES]))
 
 
 @pytest.mark.parametrize("form", ["parabola", "hyperbola"])
 def test_the_best_batch_of_each_contour_is_found(form: Form) -> None:
-    made = surface(form)
+    made = grid_of(form)
     assert better_form([made])[0] == form
     (found,) = valleys([made], form, noise=0.0, draws=20)
     assert len(found) == 8 and all(valley.where == "inside" for valley in found)
@@ -53,18 +53,18 @@ def test_the_best_batch_of_each_contour_is_found(form: Form) -> None:
 
 @pytest.mark.parametrize(("best", "where"), [(100.0, "below"), (40_000.0, "above")])
 def test_a_vertex_outside_of_the_sampled_batches_is_dropped(best: float, where: str) -> None:
-    (found,) = valleys([surface(best=lambda loss: best)], "hyperbola", noise=0.0, draws=20)
+    (found,) = valleys([grid_of(best=lambda loss: best)], "hyperbola", noise=0.0, draws=20)
     assert found
     assert all((v.where, v.batch, v.interval) == (where, None, None) for v in found)
 
 
 def test_noise_is_measured_and_intervals_hold_the_truth(rng: np.random.Generator) -> None:
-    """15 noisy surfaces of 8 contours; neighbouring contours share their noise, hence the wide
+    """15 noisy grids of 8 contours; neighbouring contours share their noise, hence the wide
     margin.
     """
-    exact, held, number, sigmas = surface(), 0, 0, []
+    exact, held, number, sigmas = grid_of(), 0, 0, []
     for _ in range(15):
-        noisy = Surface(BATCHES, TOKENS, exact.loss + 0.01 * rng.normal(size=exact.loss.shape))
+        noisy = LossGrid(BATCHES, TOKENS, exact.loss + 0.01 * rng.normal(size=exact.loss.shape))
         sigmas.append(noise_of([noisy], "hyperbola"))
         (found,) = valleys([noisy], "hyperbola", sigmas[-1], draws=200)
         for valley in found:
@@ -76,8 +76,8 @@ def test_noise_is_measured_and_intervals_hold_the_truth(rng: np.random.Generator
 
 
 def test_a_run_that_failed_leaves_the_others(rng: np.random.Generator) -> None:
-    whole = surface()
-    failed = Surface(BATCHES, TOKENS, whole.loss.copy())
+    whole = grid_of()
+    failed = LossGrid(BATCHES, TOKENS, whole.loss.copy())
     failed.loss[-1, 1:] = np.nan  # one length is no curve
     (found,) = valleys([failed], "hyperbola", noise=0.0, draws=20)
     assert found and all(v.batch == pytest.approx(C / v.loss**K, rel=0.03) for v in found)
@@ -87,15 +87,15 @@ def test_a_run_that_failed_leaves_the_others(rng: np.random.Generator) -> None:
 
 
 def test_losses_that_do_not_fall_do_not_break_the_curve() -> None:
-    bumpy = surface()
+    bumpy = grid_of()
     bumpy.loss[2, 1], bumpy.loss[2, 2] = bumpy.loss[2, 2], bumpy.loss[2, 1]
-    needed = bumpy.log_tokens(bumpy.levels())
+    needed = bumpy.log_tokens(bumpy.levels(), bumpy.loss)
     assert (np.diff(needed[2]) > 0).all()
 
 
 def test_regret_is_what_the_batch_costs() -> None:
     losses = 4.0 + 0.03 * (np.log2(BATCHES) - 10.3) ** 2
-    flat = Surface(BATCHES, TOKENS[:1], losses[:, None])
+    flat = LossGrid(BATCHES, TOKENS[:1], losses[:, None])
     assert flat.best(0) == pytest.approx(4.0, abs=1e-5)
     assert flat.regret(0, 2**10.3) == pytest.approx(0, abs=1e-5)
     assert flat.regret(0, 2**12.3) == pytest.approx(0.12, abs=1e-5)

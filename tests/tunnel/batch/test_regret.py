@@ -1,23 +1,23 @@
-"""Regret of laws on surfaces whose best batch is known."""
+"""Regret of laws on losses whose best batch is known."""
 
 import numpy as np
 import pytest
 
 from windtunnel.laws.batch import ByTokens, Optima
 from windtunnel.laws.batch_cost import ThreeTerm
-from windtunnel.tunnel.batch.contours import Surface
-from windtunnel.tunnel.batch.regret import Fold, Measured, three_term
+from windtunnel.tunnel.batch.contours import LossGrid
+from windtunnel.tunnel.batch.regret import Fold, MeasuredSizes, three_term
 from windtunnel.tunnel.design import Size
 
 TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=8, b=0.3, C=6, c=0.25, rmse=0)  # best batch about D^0.55
 PARAMS = {Size(32, 2): 20_000, Size(32, 4): 40_000, Size(64, 2): 80_000}
 BATCHES, TOKENS = 2.0 ** np.arange(6, 14), 2e5 * 2.0 ** np.arange(4)
-SURFACES = {
-    size: Surface(BATCHES, TOKENS, np.asarray(TRUTH.loss(params, TOKENS, BATCHES[:, None])))
+GRIDS = {
+    size: LossGrid(BATCHES, TOKENS, np.asarray(TRUTH.loss(params, TOKENS, BATCHES[:, None])))
     for size, params in PARAMS.items()
 }
-EVERYWHERE: list[tuple[Size, int | None]] = [(size, None) for size in SURFACES]
-MEASURED = Measured(SURFACES, PARAMS)
+EVERYWHERE: list[tuple[Size, int | None]] = [(size, None) for size in GRIDS]
+MEASURED = MeasuredSizes(GRIDS, PARAMS)
 
 
 def optima() -> Optima:
@@ -44,23 +44,23 @@ def test_the_true_law_has_no_regret_and_another_has_what_its_batch_costs() -> No
     assert MEASURED.regret(None, EVERYWHERE) is None
 
 
-def test_laws_are_held_out_from_the_optima_and_the_three_terms_from_the_surfaces() -> None:
+def test_laws_are_held_out_from_the_optima_and_the_three_terms_from_the_losses() -> None:
     found = optima()
     folds = []
     for size, params in PARAMS.items():
-        others = {other: SURFACES[other] for other in SURFACES if other != size}
-        folds.append(Fold(kept=found.params != params, surfaces=others, tried=[(size, None)]))
+        others = {other: GRIDS[other] for other in GRIDS if other != size}
+        folds.append(Fold(kept=found.params != params, grids=others, tried=[(size, None)]))
     regret = MEASURED.held_out(found, folds)
     assert regret["three_term"] == pytest.approx(0, abs=2e-4)
     assert regret["tokens"] == pytest.approx(0, abs=2e-4)
     assert regret["constant"] is not None and regret["constant"] > 0.003
     assert found.select(found.params < 0).batch.size == 0
-    nothing = Fold(kept=found.params < 0, surfaces={}, tried=EVERYWHERE)
+    nothing = Fold(kept=found.params < 0, grids={}, tried=EVERYWHERE)
     assert set(MEASURED.held_out(found, [nothing]).values()) == {None}
 
 
 def test_diverged_runs_are_left_out_of_the_three_terms() -> None:
-    holes = {size: Surface(s.batches, s.tokens, s.loss.copy()) for size, s in SURFACES.items()}
+    holes = {size: LossGrid(s.batches, s.tokens, s.loss.copy()) for size, s in GRIDS.items()}
     holes[Size(32, 2)].loss[-1] = np.nan
     law = three_term(holes, PARAMS)
     assert law is not None and law.exponent == pytest.approx(TRUTH.exponent, rel=0.01)

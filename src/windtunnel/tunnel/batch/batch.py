@@ -30,9 +30,9 @@ from windtunnel.results.batch import (
 from windtunnel.results.study import Verdict, write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
-from windtunnel.tunnel.batch.contours import Form, Surface, Valley, better_form, noise_of, valleys
+from windtunnel.tunnel.batch.contours import Form, LossGrid, Valley, better_form, noise_of, valleys
 from windtunnel.tunnel.batch.design import Design
-from windtunnel.tunnel.batch.regret import Fold, Measured, three_term
+from windtunnel.tunnel.batch.regret import Fold, MeasuredSizes, three_term
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
@@ -150,11 +150,14 @@ def analyse(
     """The study's numbers, from the measured losses alone. A loss of None is that of a run that
     diverged.
     """
-    surfaces = {arm: _surfaces(design, losses, arm) for arm in design.arms}
-    form, misfit = better_form([here for each in surfaces.values() for here in each.values()])
+    grids = {arm: _grids(design, losses, arm) for arm in design.arms}
+    every: list[LossGrid] = []
+    for by_size in grids.values():
+        every += by_size.values()
+    form, misfit = better_form(every)
     arms = {}
     for arm in design.arms:
-        arms[arm] = _arm(design, Measured(surfaces[arm], params), form)
+        arms[arm] = _arm(design, MeasuredSizes(grids[arm], params), form)
     first = arms[design.arms[0]]
     return BatchNumbers(
         sizes=tuple(
@@ -165,16 +168,16 @@ def analyse(
         lengths=tuple(end for _, end in design.points),
         lr=design.lr,
         form=form,
-        misfit=dict(misfit),
+        misfit=misfit,
         laws=first.laws,
         chosen=first.chosen,
         arms=arms,
     )
 
 
-def _surfaces(
+def _grids(
     design: Design, losses: Mapping[Branching, float | None], arm: str
-) -> dict[Size, Surface]:
+) -> dict[Size, LossGrid]:
     """The losses of an arm by size, batch and length, a diverged run's as nan."""
     batches = sorted(design.batches)
     ends = np.array([end for _, end in design.points], float)
@@ -184,15 +187,15 @@ def _surfaces(
         for batch in batches:
             rows.append([losses[Branching(size, arm, batch, *point)] for point in design.points])
         # in an array of floats None is nan
-        found[size] = Surface(np.array(batches, float), ends, np.array(rows, float))
+        found[size] = LossGrid(np.array(batches, float), ends, np.array(rows, float))
     return found
 
 
-def _arm(design: Design, measured: Measured, form: Form) -> ArmFound:
+def _arm(design: Design, measured: MeasuredSizes, form: Form) -> ArmFound:
     """What one arm says."""
-    surfaces = list(measured.surfaces.values())
-    noise = noise_of(surfaces, form)
-    found = dict(zip(design.sizes, valleys(surfaces, form, noise), strict=True))
+    grids = list(measured.grids.values())
+    noise = noise_of(grids, form)
+    found = dict(zip(design.sizes, valleys(grids, form, noise), strict=True))
     best = _best_batches(found, measured.params)
     laws = {}
     for name in BATCH_LAWS:
@@ -203,7 +206,7 @@ def _arm(design: Design, measured: Measured, form: Form) -> ArmFound:
         size=measured.held_out(best.optima, _sizes_left_out(design, measured, best)),
         longest=measured.held_out(best.optima, [_longest_left_out(design, measured, best)]),
     )
-    three = three_term(measured.surfaces, measured.params)
+    three = three_term(measured.grids, measured.params)
     return ArmFound(
         noise=noise,
         sizes=tuple(_size(size, measured, found[size]) for size in design.sizes),
@@ -267,24 +270,24 @@ def _law(fitted: BatchFit) -> FittedLaw:
     )
 
 
-def _sizes_left_out(design: Design, measured: Measured, best: _Best) -> list[Fold]:
+def _sizes_left_out(design: Design, measured: MeasuredSizes, best: _Best) -> list[Fold]:
     """One size after the other left out, and the law tried at all of its lengths."""
     folds = []
     for index, size in enumerate(design.sizes):
-        others = {other: here for other, here in measured.surfaces.items() if other != size}
-        folds.append(Fold(kept=best.size != index, surfaces=others, tried=[(size, None)]))
+        others = {other: here for other, here in measured.grids.items() if other != size}
+        folds.append(Fold(kept=best.size != index, grids=others, tried=[(size, None)]))
     return folds
 
 
-def _longest_left_out(design: Design, measured: Measured, best: _Best) -> Fold:
+def _longest_left_out(design: Design, measured: MeasuredSizes, best: _Best) -> Fold:
     """The longest length left out, and the law tried there."""
     last = len(design.points) - 1
     shorter = {}
-    for size, here in measured.surfaces.items():
-        shorter[size] = Surface(here.batches, here.tokens[:last], here.loss[:, :last])
+    for size, here in measured.grids.items():
+        shorter[size] = LossGrid(here.batches, here.tokens[:last], here.loss[:, :last])
     return Fold(
         kept=best.optima.tokens <= design.points[last - 1][1],
-        surfaces=shorter,
+        grids=shorter,
         tried=[(size, last) for size in design.sizes],
     )
 
@@ -304,8 +307,8 @@ def _chosen(laws: Iterable[str], regret: Regrets) -> str | None:
     return None
 
 
-def _size(size: Size, measured: Measured, found: Sequence[Valley]) -> SizeBatches:
-    here = measured.surfaces[size]
+def _size(size: Size, measured: MeasuredSizes, found: Sequence[Valley]) -> SizeBatches:
+    here = measured.grids[size]
     return SizeBatches(
         width=size.width,
         depth=size.depth,
@@ -332,7 +335,7 @@ def judge(numbers: BatchNumbers) -> tuple[Verdict, str]:
     batch inside of those sampled, else none.
     """
     main = next(iter(numbers.arms.values()))
-    inside = [sum(level.where == "inside" for level in size.levels) for size in main.sizes]
+    inside = [_inside(size) for size in main.sizes]
     total = sum(len(size.levels) for size in main.sizes)
     enough = sum(here >= _ENOUGH_LEVELS for here in inside) >= _ENOUGH_SIZES
     passed = enough and main.chosen is not None
@@ -354,6 +357,11 @@ def judge(numbers: BatchNumbers) -> tuple[Verdict, str]:
 def formula(name: str, law: FittedLaw) -> str:
     """The law in one line, such as `bs = 1.75 D^0.50`: L is the loss, D tokens, N parameters."""
     return BATCH_LAWS[name].formula.format(**law.constants)
+
+
+def _inside(size: SizeBatches) -> int:
+    """How many of its contours have their best batch inside of those sampled."""
+    return sum(level.where == "inside" for level in size.levels)
 
 
 def _sentence(found: ArmFound, name: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima
 from windtunnel.laws.batch_cost import ThreeTerm
-from windtunnel.tunnel.batch.contours import Surface
+from windtunnel.tunnel.batch.contours import LossGrid
 from windtunnel.tunnel.design import Size
 
 # the laws that are held out beside those of BATCH_LAWS: the three-term law, and one batch for all
@@ -22,17 +22,17 @@ class Fold:
     """What a law is fitted to, and where it is then tried."""
 
     kept: NDArray[np.bool_]  # (optima,): the best batches that it is fitted to
-    surfaces: Mapping[Size, Surface]  # the losses that the three-term law is fitted to
+    grids: Mapping[Size, LossGrid]  # the losses that the three-term law is fitted to
     tried: Sequence[tuple[Size, int | None]]  # at one length, by index, or at all of a size
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSizes:
     """The losses that regrets are read off: of each size by batch and length, and its parameters
     without embeddings.
     """
 
-    surfaces: Mapping[Size, Surface]
+    grids: Mapping[Size, LossGrid]
     params: Mapping[Size, int]
 
     def regret(
@@ -45,7 +45,7 @@ class Measured:
             return None
         regrets = []
         for size, only in tried:
-            here = self.surfaces[size]
+            here = self.grids[size]
             for at in here.compared():
                 if only is None or at == only:
                     said = law.at(here.best(at), here.tokens[at], self.params[size])
@@ -70,7 +70,7 @@ class Measured:
     def _law(self, name: str, optima: Optima, fold: Fold) -> BatchLaw | ThreeTerm | None:
         """The law of that name through what a fold keeps; None where that can't tell it."""
         if name == THREE_TERM:
-            return three_term(fold.surfaces, self.params)
+            return three_term(fold.grids, self.params)
         kept = optima.select(fold.kept)
         if not len(kept):
             return None
@@ -83,10 +83,10 @@ class Measured:
             return None
 
 
-def three_term(surfaces: Mapping[Size, Surface], params: Mapping[Size, int]) -> ThreeTerm | None:
-    """The three-term law through every loss of the surfaces; None where they can't tell it."""
+def three_term(grids: Mapping[Size, LossGrid], params: Mapping[Size, int]) -> ThreeTerm | None:
+    """The three-term law through every loss of the grids; None where they can't tell it."""
     points = []
-    for size, here in surfaces.items():
+    for size, here in grids.items():
         for batch, losses in zip(here.batches, here.loss, strict=True):
             for tokens, loss in zip(here.tokens, losses, strict=True):
                 if np.isfinite(loss):

@@ -21,13 +21,14 @@ from windtunnel.tunnel.search.space import Octaves, Space
 Vector = NDArray[np.float64]
 
 _SCALE = 0.25  # nats above the best where losses begin to count less
-_JITTER = 1e-7
-_SLICES = 32
-# medians and log standard deviations of the log-normal priors
-_LENGTH, _LENGTH_SPREAD = 3.0, 0.7  # octaves
-_HEIGHT, _HEIGHT_SPREAD = 0.3, 1.0  # nats
-_NOISE, _NOISE_SPREAD = 0.005, 1.0  # nats; what point and seed do together
-_SEED, _SEED_SPREAD = 0.012, 0.7  # nats; what all runs of a seed share
+_JITTER = 1e-7  # of the prior variance, on the diagonal: else rounding can make it indefinite
+_SLICES = 32  # values of a setting over which the others' means are taken
+# (median, standard deviation of the logarithm) of the log-normal priors
+_LENGTH = (3.0, 0.7)  # octaves
+_HEIGHT = (0.3, 1.0)  # nats
+_SEED = (0.012, 0.7)  # nats; what all runs of a seed share
+_RUN = (0.005, 1.0)  # nats; what point and seed do together
+_LEAST_NOISE = 1e-4  # nats; without any the surface would go through every point
 Z90 = 1.6449  # half of a 90% interval, in standard deviations
 
 
@@ -58,6 +59,8 @@ class Surface:
     _weights: Vector = field(init=False)
 
     def __post_init__(self) -> None:
+        # The level is the prior mean, by generalised least squares: 1 K^-1 y / 1 K^-1 1. What
+        # every question needs, K = L L^T and K^-1 (y - level), is computed once.
         covariance = self._kernel(self.points, self.points) + _between_runs(self._seeds, self.noise)
         factor = cho_factor(covariance, lower=True)
         ones = np.ones(len(self.points))
@@ -86,12 +89,13 @@ class Surface:
         (settings,).
         """
         both = np.stack([at, reference])
-        mean, covariance = self.mean(both), self.covariance(both)
-        error = Z90 * math.sqrt(
-            max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-        )
-        base = self.loss(mean[1])
-        return tuple(self.loss(mean[0] + shift) - base for shift in (0.0, -error, error))  # type: ignore[return-value]
+        here, there = self.mean(both)
+        (own, shared), (_, other) = self.covariance(both)
+        # the variance of a difference; a hair below zero where the two points are the same
+        error = Z90 * math.sqrt(max(0.0, own + other - 2 * shared))
+        base = self.loss(there)
+        low, high = self.loss(here - error), self.loss(here + error)
+        return self.loss(here) - base, low - base, high - base
 
     def loss(self, height: float) -> float:
         """Nats/token at a height."""
@@ -111,31 +115,32 @@ def fit_surface(
     than that). The noise is what has been measured, or else what is most likely together with the
     lengths (maximum a posteriori).
     """
-    losses_, codes = np.asarray(losses, float), np.unique(np.asarray(seeds), return_inverse=True)[1]
-    floor = float(losses_.min())
-    heights = floor + _SCALE * np.log1p((losses_ - floor) / _SCALE)
+    measured = np.asarray(losses, float)
+    codes = np.unique(np.asarray(seeds), return_inverse=True)[1]
+    floor = float(measured.min())
+    heights = floor + _SCALE * np.log1p((measured - floor) / _SCALE)
 
     def surface(logs: Vector) -> Surface:
-        values = np.exp(logs)
-        known = noise or TrialNoise(float(values[-2]), float(values[-1]))
-        return Surface(points, heights, values[:-3], float(values[-3]), known, floor, codes)
+        *lengths, height, seed, run = np.exp(logs)
+        known = noise or TrialNoise(float(seed), float(run))
+        return Surface(points, heights, np.array(lengths), float(height), known, floor, codes)
 
-    settings = points.shape[1]
-    centre = np.log([*[_LENGTH] * settings, _HEIGHT, _SEED, _NOISE])
-    spread = np.array([*[_LENGTH_SPREAD] * settings, _HEIGHT_SPREAD, _SEED_SPREAD, _NOISE_SPREAD])
+    priors = [*[_LENGTH] * points.shape[1], _HEIGHT, _SEED, _RUN]
+    centre = np.log([median for median, _ in priors])
+    spread = np.array([deviation for _, deviation in priors])
 
     def unlikely(logs: Vector) -> tuple[float, Vector]:
         value, gradient = minus_log_likelihood(surface(logs))
         if noise:
-            gradient[-2:] = 0.0
+            gradient[-2:] = 0.0  # measured: only the prior has a say, which leaves them alone
         away = (logs - centre) / spread
         return value + 0.5 * float(away @ away), gradient + away / spread
 
     bounds = list(zip(centre - 4 * spread, centre + 4 * spread, strict=True))
     starts = [centre + shift * spread for shift in (0.0, -1.0, 1.0)]
-    found = [
-        minimize(unlikely, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts
-    ]
+    found = []
+    for start in starts:
+        found.append(minimize(unlikely, start, jac=True, method="L-BFGS-B", bounds=bounds))
     return surface(min(found, key=lambda one: one.fun).x)
 
 
@@ -149,10 +154,11 @@ def noise_of(losses: Sequence[Sequence[float]]) -> TrialNoise | None:
     if table.ndim != 2 or min(table.shape) < 2:
         return None
     rows, columns = table.shape
+    # loss = point + seed + rest; the mean squares of the last two, by their degrees of freedom
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     run = float((rest**2).sum() / ((rows - 1) * (columns - 1)))
     seed = max(0.0, float(table.mean(0).var(ddof=1)) - run / rows)
-    return TrialNoise(max(math.sqrt(seed), 1e-4), max(math.sqrt(run), 1e-4))
+    return TrialNoise(max(math.sqrt(seed), _LEAST_NOISE), max(math.sqrt(run), _LEAST_NOISE))
 
 
 def minus_log_likelihood(surface: Surface) -> tuple[float, Vector]:
@@ -163,6 +169,7 @@ def minus_log_likelihood(surface: Surface) -> tuple[float, Vector]:
     factor, weights = surface._factor, surface._weights
     residual = surface.heights - surface._level
     value = 0.5 * float(residual @ weights) + float(np.log(np.diag(factor[0])).sum())
+    # d/dt of the value is tr(inner dK/dt) / 2, with inner = K^-1 - (K^-1 y)(K^-1 y)^T
     inner = cho_solve(factor, np.eye(len(residual))) - np.outer(weights, weights)
     squares = ((surface.points[:, None] - surface.points[None]) / surface.lengths) ** 2
     distance = np.sqrt(5 * squares.sum(axis=-1))
@@ -175,6 +182,7 @@ def minus_log_likelihood(surface: Surface) -> tuple[float, Vector]:
 
 
 def _matern(a: Octaves, b: Octaves, lengths: Vector) -> Vector:
+    """(1 + r + r^2/3) exp(-r), r = sqrt(5) |a - b| in lengths (eq. 4.17), (a, b)."""
     distance = math.sqrt(5) * cdist(a / lengths, b / lengths)
     return (1 + distance + distance**2 / 3) * np.exp(-distance)
 
@@ -204,9 +212,12 @@ class Profile:
 def profiles(
     surface: Surface, where: Space, chosen: Vector, values: int = 13, seed: int = 0
 ) -> list[Profile]:
-    """One a setting, in the space's order."""
+    """One a setting, in the space's order; `chosen` (settings,) in octaves, `values` points a
+    setting.
+    """
     low, high = where.bounds
     dense = _dense(where, chosen, seed)
+    # each draw of the whole surface has its best point: where these lie is where the best may lie
     drawn = surface.draws(dense, 1000, np.random.default_rng(seed))
     best = dense[drawn.argmin(axis=1)]
     result = []
@@ -247,16 +258,18 @@ def expected_gain(
     draws); half of the draws choose them, the other half say what they gain. Their losses are
     taken as known afterwards, so this is an upper bound of what more trials give.
     """
-    draws = 1000
+    draws = 1000  # to choose by, and as many to judge by: else the luckiest choice gains too much
     at = np.vstack([chosen[None], _dense(where, chosen, seed)])
     drawn = surface.draws(at, 2 * draws, np.random.default_rng(seed))
     gains = np.maximum(0.0, drawn[:, :1] - drawn[:, 1:])
     choosing, judging = gains[:draws], gains[draws:]
-    so_far, judged = np.zeros(draws), np.zeros(draws)
+    so_far = np.zeros(draws)
+    judged = np.zeros(draws)
     curve = [0.0]
     for _ in range(max(counts)):
         pick = int(np.maximum(so_far[:, None], choosing).mean(axis=0).argmax())
-        so_far, judged = np.maximum(so_far, choosing[:, pick]), np.maximum(judged, judging[:, pick])
+        so_far = np.maximum(so_far, choosing[:, pick])
+        judged = np.maximum(judged, judging[:, pick])
         curve.append(float(judged.mean()))
     return [curve[count] for count in counts]
 
