@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from windtunnel.model.decoder import Decoder, Layer, rms_norm
-from windtunnel.model.roles import Role, role_of
+from windtunnel.model.roles import ROLE_OF, Role, role_of
 from windtunnel.model.rope import rotate
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import OPTIMIZERS, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import FlatOptimizer
@@ -220,12 +220,17 @@ def _responses(recipe: Recipe) -> dict[str, float]:
     found = {}
     for role, (moved, size) in idle.items():
         lr, slowed = full[role][0], small[role][0]
-        found |= {
-            f"{role} decay": moved / size,
-            f"{role} lr": lr,
-            f"{role} eps": tiny * (lr / slowed - 1),
-        }
+        found |= {f"{role} decay": moved / size, f"{role} lr": lr}
+        if _has_eps(recipe, role):
+            found[f"{role} eps"] = tiny * (lr / slowed - 1)
     return found
+
+
+def _has_eps(recipe: Recipe, role: Role) -> bool:
+    """Whether the update of a role is told Adam's eps."""
+    tensor = next(tensor for tensor, its in ROLE_OF.items() if its == role)
+    update = OPTIMIZERS[recipe.optimizer.kind].update_of(tensor, role)
+    return "eps" in update.settings(recipe, role, (recipe.model.width,) * 2)
 
 
 def _moved(recipe: Recipe, gradient: float) -> dict[Role, tuple[float, float]]:
