@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, size_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length
 from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.tunnel.design import SIZE
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -147,7 +148,7 @@ def plan(
             tokens=number_of("--tokens", tokens),
             epochs=_above_zero("--epochs", epochs),
             params=number_of("--params", params),
-            shape=size_of("--shape", shape) if shape else None,
+            shape=SIZE.parse("--shape", shape) if shape else None,
             bytes_served=bytes_of(fit_device) if fit_device else None,
             quantisation=QUANTISATIONS.choose(quantisation, f"--quantisation {quantisation}").name,
             corpus=corpus,
@@ -203,7 +204,9 @@ def _device(name: str | None) -> str | None:
 
 
 def _parametrization(name: str | None) -> str | None:
-    return None if name is None else word_of("--parametrization", name, PARAMETRIZATIONS)
+    if name is None:
+        return None
+    return PARAMETRIZATIONS.choose(name, f"--parametrization {name}").name
 
 
 def _number(option: str, text: str | None) -> float | None:

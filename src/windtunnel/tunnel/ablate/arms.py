@@ -1,5 +1,5 @@
-"""The ways to decay that an ablation compares. To add a way in which arms may differ, add its record
-to `WAYS`.
+"""The ways to decay that an ablation compares. To add a way in which arms may differ, add its
+record to `WAYS`.
 """
 
 import math

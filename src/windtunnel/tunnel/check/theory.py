@@ -1,8 +1,8 @@
 """What every quantity of the coordinate check does with the size by theory: one table of slopes
 of log2 on log2.
 
-Width (Tensor Programs IV and V for Adam; 2310.17813 for orthogonal steps): everything that a model computes, and everything that
-training changes of it, is O(1). A few quantities reach that only late: a sum over the width of
+Width (Tensor Programs IV and V for Adam, 2310.17813 for orthogonal steps): everything that a
+model computes, and everything that training changes of it, is O(1). A few quantities reach that only late: a sum over the width of
 terms without common direction shrinks as 1/sqrt(m). So logits begin between -1/2 (no direction)
 and 0, and so does what matrices learn times their input, until the batch is learnt.
 
@@ -15,11 +15,9 @@ Table 7). With 1 the stream's change may fall by 1/2 until the batch is learnt, 
 after.
 """
 
-from typing import Literal
-
 from windtunnel.recipe import OPTIMIZERS, PARAMETRIZATIONS
+from windtunnel.results.check import Axis
 
-Axis = Literal["width", "depth"]
 Slopes = tuple[float, float]  # the lowest and the highest that the theory allows
 
 LEARNT = 30  # steps from which on the batch is learnt: no early allowance any more
@@ -99,11 +97,11 @@ def allowed(
     if axis == "width" and statistic == "update" and quantity == "matrix":
         return OPTIMIZERS[optimizer].update_of("query", "matrix").size_slope
     if axis == "width":
-        return _width(quantity, statistic, t)
+        return _width(quantity, t)
     return _depth(PARAMETRIZATIONS[parametrization].residual_exponent, quantity, statistic, t)
 
 
-def _width(quantity: str, statistic: str, t: int) -> Slopes:
+def _width(quantity: str, t: int) -> Slopes:
     if quantity in ("logits", "matrix product") and t < LEARNT:
         return (-0.5, 0.0)
     return 0.0, 0.0
