@@ -67,11 +67,15 @@ def measure(lab: Path, corpus: Corpus, seed: int) -> dict[tuple[str, int], float
     with display() as shown:
 
         def final(run: Run) -> float:
-            train(run, corpus, Watch(shown.say, shown.training(f"seed {seed} {run.recipe.name}")))
+            train(
+                run,
+                corpus,
+                Watch(say=shown.say, step=shown.training(f"seed {seed} {run.recipe.name}")),
+            )
             return validation_at(run, run.recipe.total_tokens).loss
 
         stem = create(lab, stem_recipe, corpus)
-        train(stem, corpus, Watch(shown.say, shown.training(f"seed {seed} stem")))
+        train(stem, corpus, Watch(say=shown.say, step=shown.training(f"seed {seed} stem")))
         losses, like = {}, stem
         for shape, floor in SHAPES:
             for decay in DECAYS:

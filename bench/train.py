@@ -15,6 +15,7 @@ AdamW moves 32 bytes a parameter. Prints a table and, last, one JSON list.
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import platform
@@ -174,10 +175,9 @@ def granite(recipe: Recipe) -> Step:
     """transformers' own model of this architecture, multipliers included, at its best setting:
     bf16 autocast, compiled whole, torch's fused attention and fused AdamW.
     """
-    from transformers import GraniteConfig, GraniteForCausalLM
-
+    transformers = importlib.import_module("transformers")  # of the extra `bench`
     model, scale = recipe.model, multipliers(recipe.model)
-    config = GraniteConfig(
+    config = transformers.GraniteConfig(
         vocab_size=model.vocab,
         hidden_size=model.width,
         intermediate_size=model.ffn,
@@ -193,8 +193,7 @@ def granite(recipe: Recipe) -> Step:
         use_cache=False,
     )
     engine = choose_engine(recipe)
-    network = GraniteForCausalLM(config)
-    network.to(device=engine.torch_device)
+    network = transformers.GraniteForCausalLM(config).to(engine.device)
     network.config._attn_implementation = "sdpa"
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.001, betas=(0.9, 0.95), fused=True)
 

@@ -102,7 +102,11 @@ def measure(lab: Path, corpus: Corpus, seed: int, tokens: int) -> dict[str, floa
     with display() as shown:
 
         def done(run: Run) -> Run:
-            train(run, corpus, Watch(shown.say, shown.training(f"seed {seed} {run.recipe.name}")))
+            train(
+                run,
+                corpus,
+                Watch(say=shown.say, step=shown.training(f"seed {seed} {run.recipe.name}")),
+            )
             return run
 
         def final(run: Run) -> float:

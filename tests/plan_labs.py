@@ -45,6 +45,7 @@ def table_of(path: Path, law: LossLaw = TRUTH, noise: float = 0.003, **columns: 
                 "run": f"{width}x{depth}-{tokens}",
                 **vars(counts),
                 "tokens": tokens,
+                "flops": 6 * counts.params * tokens,
                 "loss": loss,
                 "source": "all",
                 "kind": "branch",
@@ -52,6 +53,7 @@ def table_of(path: Path, law: LossLaw = TRUTH, noise: float = 0.003, **columns: 
                 "stem": f"{width}x{depth}",
                 "width": width,
                 "depth": depth,
+                "batch": 256,
                 "lr": 0.01,
             }
             rows.append(row | columns)
@@ -62,23 +64,122 @@ def table_of(path: Path, law: LossLaw = TRUTH, noise: float = 0.003, **columns: 
     return path
 
 
-def with_study(lab: Path, study: str = "scaling") -> Path:
+def with_study(lab: Path, study: str = "scaling", runs: tuple[str, ...] = ()) -> Path:
     """The lab, with a scaling study of that name and nothing else."""
     folder = lab / "studies" / study
     folder.mkdir(parents=True)
     table_of(folder / "table.csv")
-    known = {
-        "corpus": "tiny",
-        "decay": 0.1,
-        "shape": "exponential",
-        "floor": 0.1,
-        "lengths": list(LENGTHS),
-        "seed_sd": 0.01,
-        "batch": {"c": 2.0, "p": 0.5, "origin": "measured at laptop scale"},
-        "cost": {"flops": 6e12, "core_minutes": 1.0},
-        "audit": None,
+    cost = {"flops": 6 * 10**12, "flops_cosine": 10**13, "ratio": 0.6, "core_minutes": 1.0}
+    write_result(
+        lab,
+        study,
+        {
+            "corpus": "tiny",
+            "lengths": list(LENGTHS),
+            "decay": 0.1,
+            "shape": "exponential",
+            "floor": 0.1,
+            "batch": {"origin": "measured at laptop scale", "c": 2.0, "p": 0.5, "segments": []},
+            "cost": {**cost, "tokens": 10**7, "tokens_cosine": 2 * 10**7},
+            "sizes": [],
+            "span": 16.0,
+            "fewest_steps": 400,
+            "epochs": 0.5,
+            "seed_sd": 0.01,
+            "seed_freedom": 3,
+        },
+        runs=runs,
+    )
+    return lab
+
+
+def with_batch_study(lab: Path, batches: dict[float, float], runs: tuple[str, ...] = ()) -> Path:
+    """The lab, with a batch study that found the law of the tokens, through the best batch of each
+    length.
+    """
+    levels = [
+        {
+            "batch": batch,
+            "loss": 5 - i / 10,
+            "tokens": tokens,
+            "where": "inside",
+            "interval": [0.8 * batch, 1.25 * batch],
+        }
+        for i, (tokens, batch) in enumerate(batches.items())
+    ]
+    size = {"width": 48, "depth": 2, "params": 50_000}
+    arm = {
+        "noise": 0.01,
+        "sizes": [size | {"levels": levels}],
+        "laws": {},
+        "three_term": None,
+        "regret": {"size": {}, "longest": {}},
+        "chosen": "tokens",
     }
-    write_result(lab, study, known)
+    numbers = {
+        "sizes": [size],
+        "batches": [256],
+        "lengths": [100_000],
+        "lr": 0.01,
+        "form": "parabola",
+        "misfit": {},
+        "laws": {},
+        "chosen": "tokens",
+        "arms": {"fixed": arm},
+        "corpus": "tiny",
+    }
+    write_result(lab, "batch", numbers, runs=runs)
+    return lab
+
+
+def with_transfer_study(
+    lab: Path, lr: float, interval: tuple[float, float], corpus: str = "tiny", **result: Any
+) -> Path:
+    """The lab, with a transfer study of a narrow and a wide model: the best rate of the wide."""
+    nothing = {"best_loss": None, "noise": None, "regret": None}
+    narrow = {"width": 32, "depth": 2, "params": 20_000, "lr": 0.5, "interval": [0.4, 0.6]}
+    wide = {"width": 64, "depth": 2, "params": 80_000, "lr": lr, "interval": interval}
+    rates = {
+        "sizes": [narrow | nothing, wide | nothing],
+        "drift": {"width": None, "depth": None},
+        "passes": True,
+    }
+    numbers = {
+        "tokens": 800_000,
+        "batch": 256,
+        "seeds": [1],
+        "corpus": corpus,
+        "parametrizations": {"minicpm": rates},
+    }
+    write_result(lab, "transfer", numbers, **result)
+    return lab
+
+
+def with_search_study(lab: Path, lr: float, outcome: str, runs: tuple[str, ...] = ()) -> Path:
+    """The lab, with a search that chose this rate."""
+    numbers = {
+        "corpus": "tiny",
+        "width": 32,
+        "depth": 2,
+        "tokens": 800_000,
+        "batch": 256,
+        "sampler": "surface",
+        "trials": 1,
+        "seed": 0,
+        "failed": 0,
+        "settings": {},
+        "chosen": {"lr": lr, "trial": 0, "losses": [4.0]},
+        "defaults": {"lr": 0.01, "losses": [4.1]},
+        "difference": {"mean": -0.1, "interval": [-0.2, 0.0], "seeds": 1},
+        "outcome": outcome,
+        "luckiest": {"lr": lr, "trial": 0, "loss": 4.0},
+        "candidates": [],
+        "noise": {"seed": 0.01, "run": 0.01, "measured": True},
+        "bowls": {},
+        "importances": {},
+        "expected_gain": {"trials": [], "gain": []},
+    }
+    write_result(lab, "search", numbers, runs=runs)
     return lab
 
 

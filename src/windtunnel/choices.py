@@ -75,12 +75,14 @@ class Table(dict[str, T]):
         return self.choose(name, f"{self.kind} '{name}'")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> "CoreSchema":
-        """Text that is one of the names; anything else is refused as `choose` refuses it."""
+        """Text that is one of the names, and None where the annotation allows it; anything else
+        is refused as `choose` refuses it.
+        """
         from pydantic_core import core_schema
 
-        def known(name: str) -> str:
+        def known(name: str | None) -> str | None:
             try:
-                return self.choose(name, f"'{name}'").name
+                return None if name is None else self.choose(name, f"'{name}'").name
             except InputError as error:
                 raise ValueError(str(error)) from None
 

@@ -1,5 +1,6 @@
 """`windtunnel export` and `import` as a person meets them."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_an_export_that_is_off_fails_and_is_not_left(
 
     def wrong(model: Any) -> Any:
         found = right(model)
-        return type(found)(found.embedding, found.residual * 2, found.attention, found.logits)
+        return dataclasses.replace(found, residual=found.residual * 2)
 
     monkeypatch.setattr(config, "multipliers", wrong)
     monkeypatch.setattr(ship_multipliers, "multipliers", wrong)

@@ -141,6 +141,10 @@ def test_a_run_that_is_not_there(
 
 @pytest.mark.parametrize("command", [("serve", "no.gguf"), ("chat", "no.gguf")])
 def test_a_file_needs_no_torch(command: tuple[str, str]) -> None:
-    code = "import sys; from windtunnel.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    code = (
+        "import sys; from windtunnel.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "False\n"

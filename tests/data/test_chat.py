@@ -262,7 +262,8 @@ def test_a_damaged_record_of_what_is_learnt_is_named(corpus: Corpus, tmp_path: P
 
 def test_windows_of_another_length_are_refused(chats: Corpus) -> None:
     with pytest.raises(
-        InputError, match=r"data\.context=16: the conversations of .* are packed for 32"
+        InputError,
+        match=r"data\.context=16: the conversations of .* are packed into windows of 32 tokens",
     ):
         windows_of(chats, 16)
 

@@ -39,8 +39,8 @@ def test_the_format_is_that_of_the_tokens(corpus: Corpus, chatml: Tokenizer) -> 
 def test_ours_as_text(corpus: Corpus) -> None:
     ids = OURS.encode(corpus.tokenizer, TALK)
     assert corpus.tokenizer.decode(ids) == (
-        "<|system|>Be short.<|end|><|user|>wind <tunnel>\n\n'quoted' 日本 \\n<|end|><|assistant|>sel<|end|>"
-        "<|user|>  more <|end|><|assistant|>"
+        "<|system|>Be short.<|end|><|user|>wind <tunnel>\n\n'quoted' 日本 \\n<|end|>"
+        "<|assistant|>sel<|end|><|user|>  more <|end|><|assistant|>"
     )
 
 

@@ -24,7 +24,7 @@ from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
 from windtunnel.family.sft import Asked, sft
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import Recipe, dump
+from windtunnel.recipe import OBJECTIVES, Recipe, dump
 from windtunnel.ship.import_model import import_model
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.ship.subject import Subject
@@ -64,8 +64,19 @@ def made(trained: tuple[Any, Run], **asked: Any) -> tuple[Run, Corpus]:
 def held_out_loss(run: Run, model: Decoder, corpus: Corpus) -> float:
     windows = Windows(corpus, run.recipe.data, 0)
     return validate(
-        model, windows, choose_engine(run.recipe), run.recipe.train.evaluate_tokens, True
+        model,
+        windows,
+        choose_engine(run.recipe),
+        tokens=run.recipe.train.evaluate_tokens,
+        mask_documents=True,
+        objective=OBJECTIVES["answers"],
     )[0].loss
+
+
+def answers_of(model: Decoder, run: Run, corpus: Corpus) -> Objective:
+    """What a step of the run minimises."""
+    engine, kind = choose_engine(run.recipe), OBJECTIVES["answers"]
+    return Objective(model, engine, corpus.document_end, kind=kind)
 
 
 def alone(model: Decoder, corpus: Corpus, conversation: dict[str, Any]) -> np.ndarray:
@@ -128,7 +139,14 @@ def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_se
     windows, model = Windows(corpus, run.recipe.data, 0), load_model(trained[1])
     held = windows.validation("chat", 10**6)
     nats = np.concatenate([alone(model, corpus, one) for one in packed_in(corpus, held)])
-    score = validate(model, windows, choose_engine(run.recipe), 10**6, True)[0]
+    score = validate(
+        model,
+        windows,
+        choose_engine(run.recipe),
+        tokens=10**6,
+        mask_documents=True,
+        objective=OBJECTIVES["answers"],
+    )[0]
     assert (score.loss, score.tokens) == (pytest.approx(nats.mean(), abs=1e-5), len(nats))
     sizes = sum(corpus.tokenizer.token_bytes[held[:, 1:][held[:, 1:] >= 0] & 0xFFFFFFFF])
     assert score.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / sizes, rel=1e-5)
@@ -136,9 +154,7 @@ def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_se
     batch = windows.read(0, 8 * 32)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    loss = Objective(model, choose_engine(run.recipe), corpus.document_end).add_gradient(
-        torch.from_numpy(batch)
-    )
+    loss = answers_of(model, run, corpus).add_gradient(torch.from_numpy(batch))
     nats = np.concatenate([alone(model, corpus, one) for one in packed_in(corpus, batch)])
     assert len(nats) == (batch[:, 1:] >= 0).sum() < batch[:, 1:].size / 2
     assert loss.item() == pytest.approx(nats.mean(), abs=1e-5)
@@ -160,9 +176,7 @@ def test_a_word_of_the_user_changes_no_gradient_as_a_target(trained: tuple[Any, 
         model = load_model(trained[1])
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        Objective(model, choose_engine(run.recipe), corpus.document_end).add_gradient(
-            torch.from_numpy(one)
-        )
+        answers_of(model, run, corpus).add_gradient(torch.from_numpy(one))
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -270,7 +284,7 @@ def test_an_imported_model_with_its_own_tokenizer(trained: tuple[Any, Run], tmp_
     at_once = stem.recipe.change(train={"precision": "fp32", "compile": False})
     (stem.path / "recipe.toml").write_text(dump(at_once))
     stem = open_run(stem.path)
-    with pytest.raises(InputError, match=r"--lr: .* is imported and brings no rate"):
+    with pytest.raises(InputError, match=r"--lr: .* is imported and has no learning rate"):
         sft(stem, [data_of(lab)], Asked())
     run, corpus = sft(stem, [data_of(lab)], Asked(lr=0.001, tokens=BATCH, batch=BATCH))
     assert (
@@ -339,7 +353,7 @@ class TestBadInput:
             (("--data", "nowhere.jsonl"), "nowhere.jsonl: no such file or folder"),
             (("--data", Path(__file__)), "expected conversations in JSON lines"),
             (("--epochs", 0), "--epochs 0: expected a number above zero"),
-            (("--epochs", 2, "--tokens", "1M"), "--epochs and --tokens say the same"),
+            (("--epochs", 2, "--tokens", "1M"), "--epochs and --tokens both say how long"),
             (("--tokens", "x"), "'x' is not a number of tokens"),
             (("--batch", 33), "train.batch=33 must be a multiple of data.context=32"),
             (("--batch", "1M"), "less than one batch of 1M; an epoch is"),

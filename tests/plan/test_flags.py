@@ -15,6 +15,7 @@ from windtunnel.plan.settings import BatchChoice, RateChoice
 from windtunnel.plan.sizes import by_6nd
 from windtunnel.recipe import Recipe
 from windtunnel.results.plan import BestRatio, Provenance, Reach, StudiedRate
+from windtunnel.results.study import Numbers, StudyResult
 
 MEASURED = Provenance(how="measured")
 
@@ -124,11 +125,15 @@ def test_memory_of_all_devices_together(evidence: Evidence) -> None:
 
 
 def test_a_failed_study_and_a_check_that_was_not_made(evidence: Evidence) -> None:
-    failed = replace(evidence, verdicts={"scaling": ("fail", "bad; worse"), "other": ("fail", "")})
+    bad = StudyResult[Numbers](
+        study="scaling", verdict="fail", summary="bad; worse", numbers=Numbers()
+    )
+    failed = replace(evidence, verdicts={"scaling": bad, "ablate": bad})
     found = list(flags.of_studies(failed))
     assert said(found) == [("scaling", "stop"), ("check", "note")]
     assert found[0].text == "The scaling study failed: bad."
-    assert not said(flags.of_studies(replace(evidence, verdicts={"check": ("pass", "")})))
+    good = bad.model_copy(update={"verdict": "pass"})
+    assert not said(flags.of_studies(replace(evidence, verdicts={"check": good})))
 
 
 def test_another_corpus_and_an_assumed_vocabulary() -> None:

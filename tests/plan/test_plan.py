@@ -1,13 +1,12 @@
 """Plans: each kind of budget, what is kept of the runs in the fit, and where numbers come from."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from plan_labs import CHINCHILLA, LENGTHS, SIZES, TRUTH, VOCAB, table_of, with_study, write_result
+from plan_labs import CHINCHILLA, LENGTHS, SIZES, TRUTH, VOCAB, table_of, with_study
 from shared_data import shared
 
 from windtunnel.data.shards import Corpus
@@ -116,16 +115,10 @@ def test_more_epochs_of_few_tokens_are_priced_and_flagged(
 def test_settings_of_a_measured_run_are_kept(
     evidence: Evidence, predictor: Predictor, tmp_path: Path, recipe: Any
 ) -> None:
-    lab = with_study(tmp_path)
+    lab = with_study(tmp_path, runs=("abc",))
     run = lab / "runs" / "abc"
     run.mkdir(parents=True)
     (run / "recipe.toml").write_text(dump(recipe(optimizer={"beta2": 0.9, "weight_decay": 2e-3})))
-    write_result(
-        lab,
-        "scaling",
-        json.loads((lab / "studies/scaling/result.json").read_text())["numbers"],
-        runs=("abc",),
-    )
     made, _ = work_out(from_lab(lab, "scaling"), predictor, Request(flops=1e11), None, FOLDER)
     assert (made.data.context, made.model.base_width, made.model.vocab) == (32, 16, VOCAB)
     assert (made.optimizer.beta2, made.optimizer.weight_decay) == (0.9, 2e-3)

@@ -478,7 +478,7 @@ class TestStem:
         assert train(made, corpus).status == "done"
         losses = [step.loss for step in made.steps()]
         assert len(losses) == 20 and losses[-1] < 0.9 * losses[0]
-        with pytest.raises(InputError, match="brings no rate; expected one such as 3e-4"):
+        with pytest.raises(InputError, match="has no learning rate; give one, such as 3e-4"):
             upcycle.upcycle(stem, corpus, dataclasses.replace(asked, lr=None))
 
     def test_a_branch_that_was_stopped_goes_on_to_the_same_bits(
@@ -499,9 +499,9 @@ class TestStem:
     @pytest.mark.parametrize(
         ("how", "says"),
         [
-            ({"lr": None}, "--lr: .* brings no rate"),
+            ({"lr": None}, "--lr: .* has no learning rate"),
             ({"at": 128}, "--at 128"),
-            ({"context": 128}, "--context 128: .* knows 64 positions"),
+            ({"context": 128}, "--context 128: .* was made for at most 64 tokens"),
             ({"context": 48}, "must be a multiple of data.context=48"),
             ({"mixture": {"verse": 1.0}}, "verse"),
         ],
@@ -522,7 +522,7 @@ class TestStem:
             {"a": Documents(read=lambda: iter(texts), origin="generated")},
             vocab=300,
         )
-        said = f"not the tokenizer of {stem.id}; build it with .*--tokenizer {stem.id}"
+        said = f"its tokenizer is not that of {stem.id}; build it with .*--tokenizer {stem.id}"
         with pytest.raises(InputError, match=said):
             upcycle.upcycle(stem, other, upcycle.Asked(tokens=256, lr=1e-3, batch=128, context=32))
         with pytest.raises(InputError, match=said):
@@ -565,7 +565,7 @@ class TestStem:
             10 * 128,
         )
         assert train(made, other).status == "done"
-        with pytest.raises(InputError, match="begins at a checkpoint of"):
+        with pytest.raises(InputError, match="can only begin at a checkpoint of"):
             branch(stem, other, 5 * 128, 2 * 128)
 
     def test_more_rows_than_tokens_are_for_imported_models_alone(
@@ -667,7 +667,8 @@ class TestBadInput:
                     }
                 ),
                 [
-                    "model.layers.1.mlp.up_proj.weight is missing; did you mean 'model.layers.1.mlp.up_proj.wieght'"
+                    "model.layers.1.mlp.up_proj.weight is missing; "
+                    "did you mean 'model.layers.1.mlp.up_proj.wieght'"
                 ],
             ),
             (

@@ -5,11 +5,13 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ship_models import SHAPES, model_of, portable_of, weights_of
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.gguf.model import write
 from windtunnel.ship.llama_cpp import LlamaCpp, apart
 
@@ -37,6 +39,23 @@ def test_what_llama_cpp_does_to_its_process_is_said_in_one_line(tmp_path: Path) 
         apart(_abort, tmp_path / "x.gguf")
     with pytest.raises(InputError, match=r"x\.gguf: cannot be read"):
         apart(LlamaCpp, tmp_path / "x.gguf")
+
+
+def test_llama_cpp_scores_every_kind_of_token(tmp_path: Path, corpus: Corpus) -> None:
+    """Parts of characters, special tokens in the middle, and the end of a text: none of these
+    does its server report by itself.
+    """
+    model, tokenizer = model_of("grouped"), corpus.tokenizer
+    weights = weights_of(model)
+    write(tmp_path / "x.gguf", portable_of(model, weights, tokenizer, 128), "F32")
+    texts = ["naïve 日本語 🙂 then wind", "wind <end> sel", "日本", ""]
+    ids = [part for text in texts for part in (*tokenizer.encode(text).tolist(), tokenizer.eos)]
+    ids += [1, 2, 3, *tokenizer.encode("日").tolist()[:2]]
+    windows = np.array([ids, list(reversed(ids))])  # and characters that are no UTF-8 at all
+    with LlamaCpp(tmp_path / "x.gguf", exact=True) as engine:
+        found = engine.log_probabilities(windows)
+        assert np.abs(found - engine.log_probabilities(windows)).max() == 0
+    assert np.abs(found - log_probabilities(model, weights, windows)).max() <= 1e-4
 
 
 def _abort(_: Path) -> None:

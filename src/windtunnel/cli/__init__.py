@@ -14,7 +14,7 @@ from windtunnel import __version__
 from windtunnel.errors import InputError
 
 app = typer.Typer(
-    help="How a good small language model gets made: measured small, fitted, predicted, then trained.",
+    help="Measure tiny language models, fit laws to them, predict a larger one, and train it.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

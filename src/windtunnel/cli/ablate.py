@@ -22,8 +22,8 @@ Mixtures = Annotated[
     list[str] | None,
     typer.Option(
         "--arm",
-        help="A mixture of the decay, NAME=SOURCE=WEIGHT,SOURCE=WEIGHT,..., to hold against the "
-        "natural one in place of --arms. May be given several times.",
+        help="A mixture of the decay, NAME=SOURCE=WEIGHT,SOURCE=WEIGHT,..., to compare with "
+        "the natural one, instead of --arms. May be given several times.",
         metavar="MIXTURE",
     ),
 ]
@@ -37,7 +37,11 @@ def ablate(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Decay one stem in several ways and compare the losses on each held-out source."""
+    """Compare several ways to decay.
+
+    One stem is decayed with several mixtures, shapes or lengths, and the losses on each held-out
+    source are compared.
+    """
     mixtures = [_mixture(text) for text in arm or ()]
     from windtunnel.results.ablate import ABLATE
 

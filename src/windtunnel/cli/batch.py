@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def batch(
     design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
 ) -> None:
-    """Find the batch that reaches each loss with the fewest tokens, and the law by which it grows."""
+    """Find the best batch, and the law by which it grows.
+
+    The best batch is the one that reaches a loss with the fewest tokens.
+    """
     from windtunnel.results.batch import BATCH
     from windtunnel.tunnel.batch.batch import batch as study
 

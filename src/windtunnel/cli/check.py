@@ -18,8 +18,8 @@ Read = Annotated[
     str | None,
     typer.Option(
         "--corpus",
-        help="A corpus of the lab. If it is not given, `core` where the lab has it, else generated "
-        "tokens.",
+        help="A corpus of the lab. By default `core` if the lab has it, and generated tokens if "
+        "not.",
         metavar="NAME",
     ),
 ]
@@ -29,8 +29,11 @@ Read = Annotated[
 def check(
     design: Design, corpus: Read = None, lab: Lab = DEFAULT_LAB, as_json: Json = False
 ) -> None:
-    """The coordinate check: does everything that a model computes and learns keep its size as the
-    model grows?
+    """Check that everything keeps its size as the model grows.
+
+    This is the coordinate check: a few training steps at several widths and depths show whether
+    what a model computes, and what it learns, grows or shrinks with the model. A rule of the
+    parametrization that is broken is named.
     """
     from windtunnel.results.check import CHECK
     from windtunnel.tunnel.check.check import check as study

@@ -25,7 +25,7 @@ def advise_on(lab: Path, corpus: str, design: Design, dry_run: DryRun, as_json: 
 
     opened = Corpus.open(lab / "corpora" / corpus)
     with display() as shown, stopping() as stop:
-        watch = Watch(shown.say, stop=stop, show=shown.show)
+        watch = Watch(say=shown.say, stop=stop, show=shown.show)
         try:
             advice = advise(lab, opened, design, dry_run, watch)
         except Interrupted:

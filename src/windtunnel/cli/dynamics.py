@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 def dynamics(
     design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
 ) -> None:
-    """Show what the decay does, step by step: how far weights move, the gradients, and the
-    curvature along the path.
+    """Show what the decay does, step by step.
+
+    How far the weights move, what the gradients do, and how curved the path is, against what the
+    paper says of each.
     """
     from windtunnel.results.dynamics import DYNAMICS
 

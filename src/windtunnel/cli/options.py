@@ -13,13 +13,13 @@ from windtunnel.recipe import DECAY_SHAPES, PARAMETRIZATIONS
 Lab = Annotated[
     Path,
     typer.Option(
-        "--lab", help="The folder that holds corpora, runs, studies and the report.", metavar="DIR"
+        "--lab", help="The folder that holds corpora, runs, studies and plans.", metavar="DIR"
     ),
 ]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="The run: its id, the start of it, its name, or path.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
 Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
 Parametrization = Annotated[

@@ -74,7 +74,7 @@ def plan(
         ),
     ] = None,
     quantisation: Annotated[
-        str, typer.Option(help="How its weights are held there: f32, f16, q8 or q4.")
+        str, typer.Option(help="The precision of the weights on --fit-device: f32, f16, q8 or q4.")
     ] = "q4",
     corpus: Annotated[
         str | None,
@@ -121,7 +121,7 @@ def plan(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Plan a run: what to train with a budget, the loss to expect, and how sure that is.
+    """Plan what to train, and predict the loss.
 
     The plan is a recipe that `windtunnel train` runs as it is, and a report of where each number
     came from. Give a budget (--flops, --hours or --tokens), a size (--params or --shape), a device

@@ -6,7 +6,10 @@ from windtunnel.cli.options import DEFAULT_LAB, Lab
 
 @app.command()
 def report(lab: Lab = DEFAULT_LAB) -> None:
-    """Write the lab's page: every run and study in one file that needs no network."""
+    """Write the lab's page, LAB/report.html.
+
+    It shows every run, study and plan in one file, and needs no network.
+    """
     from windtunnel.report.page import write_page
 
     print(write_page(lab))

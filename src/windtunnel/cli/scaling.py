@@ -40,8 +40,10 @@ def scaling(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Measure how the loss falls with size and data: one stem for each size, branches at many
-    lengths, and an audit run.
+    """Measure how the loss falls with size and data.
+
+    One stem is trained for each size, with branches at many lengths. Laws are fitted to their
+    losses, and tried on an audit run that is larger and longer than any in the fit.
     """
     if dry_run:
         advise_on(lab, corpus, design, simulation, as_json)

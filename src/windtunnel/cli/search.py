@@ -31,8 +31,10 @@ def search(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Search for the best learning rate, scale_depth, scale_emb and init_std of a small model, all
-    at once, and compare the chosen point with the paper's.
+    """Search for the best learning rate and multipliers.
+
+    A Bayesian search over the learning rate, scale_depth, scale_emb and init_std of a small model,
+    all at once. The chosen point is compared with the paper's on new seeds.
     """
     from windtunnel.results.search import SEARCH
     from windtunnel.tunnel.search.search import search as study

@@ -40,8 +40,8 @@ def sft(
     batch: Annotated[
         str | None,
         typer.Option(
-            help="Tokens in a step; by default as many as the run's, or fewer so that there are "
-            "100 steps."
+            help="Batch, in tokens per step; by default the run's, or a smaller one so that there "
+            "are 100 steps."
         ),
     ] = None,
     context: Annotated[
@@ -64,7 +64,11 @@ def sft(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a run on conversations: it learns to say what the assistant says in them."""
+    """Fine-tune a run on conversations.
+
+    The model learns to say what the assistant says in them. Any run will do, an imported one
+    included.
+    """
     from windtunnel.train.run import find_run
 
     if epochs is not None and not (math.isfinite(epochs) and epochs > 0):

@@ -59,7 +59,11 @@ def export(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Write a run's model for other tools, and check it with the engine that reads it."""
+    """Write a run's model for other tools.
+
+    Before the export counts, the engine that will read it is compared with the run's own forward
+    pass.
+    """
     from windtunnel.train.run import find_run
 
     if (to is None) != table:
@@ -106,7 +110,10 @@ def import_(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Take a model from elsewhere as a stem of the lab, to branch it or to export it."""
+    """Take a model from elsewhere as a stem of the lab.
+
+    The stem can then be branched, fine-tuned and exported like any other.
+    """
     from windtunnel.ship.import_model import import_model
 
     made = import_model(source, lab, name)

@@ -117,7 +117,7 @@ def watched(
 
     with display() as shown, stopping() as stop:
         try:
-            folder = study(Watch(shown.say, stop=stop, show=shown.show))
+            folder = study(Watch(say=shown.say, stop=stop, show=shown.show))
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None

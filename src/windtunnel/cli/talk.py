@@ -35,7 +35,9 @@ def chat(
     top_p: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Choose among the likeliest tokens that have this probability."
+            min=0,
+            max=1,
+            help="Choose among the likeliest tokens that together have this probability.",
         ),
     ] = 0.95,
     most: Annotated[
@@ -72,10 +74,16 @@ def serve(
     ] = "127.0.0.1",
     context: Annotated[
         int,
-        typer.Option(min=0, help="The longest conversation in tokens; 0 takes what the file says."),
+        typer.Option(
+            min=0,
+            help="The longest conversation, in tokens; 0 takes the limit that the file states.",
+        ),
     ] = 0,
 ) -> None:
-    """Serve a GGUF file to programs, with llama.cpp's own server and the interface of OpenAI's."""
+    """Serve a GGUF file to other programs.
+
+    This starts llama.cpp's own server, which has the interface of OpenAI's.
+    """
     from windtunnel.ship.serve import serve as run
 
     def ready(url: str) -> None:

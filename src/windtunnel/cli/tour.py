@@ -30,8 +30,10 @@ def tour(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Go through the whole chain at a laptop's scale: check, search, transfer, batch, scaling, a
-    plan and its run, and a page that shows it all.
+    """Go through the whole chain at a laptop's scale.
+
+    A corpus, the studies check, search, transfer, batch and scaling, a plan and its run, and a page
+    that shows it all.
     """
     if minutes <= 0:
         raise InputError(f"--minutes {minutes}: expected more than zero")
@@ -44,7 +46,7 @@ def tour(
 
     with display() as shown, stopping() as stop:
         try:
-            take_tour(lab, minutes, corpus, Watch(shown.say, stop=stop, show=shown.show))
+            take_tour(lab, minutes, corpus, Watch(say=shown.say, stop=stop, show=shown.show))
         except Interrupted:
             shown.say("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None

@@ -95,7 +95,7 @@ def branch(
     ] = None,
     batch: Annotated[
         str | None,
-        typer.Option(metavar="TOKENS", help="Tokens in a step; by default as many as the stem's."),
+        typer.Option(metavar="TOKENS", help="Batch, in tokens per step; by default the stem's."),
     ] = None,
     context: Annotated[
         int | None,
@@ -229,7 +229,8 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
     from windtunnel.train.loop import Watch, train
 
     with display() as shown, stopping() as stop:
-        summary = train(run, corpus, Watch(shown.say, shown.training(run.recipe.name), stop))
+        progress = shown.training(run.recipe.name)
+        summary = train(run, corpus, Watch(say=shown.say, step=progress, stop=stop))
     if as_json:
         print(summary.to_json())
     else:

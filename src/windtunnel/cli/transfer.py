@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 def transfer(
     design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
 ) -> None:
-    """Find the best learning rate at several widths and depths, and how far it drifts as the model
-    grows, for one or more parametrizations.
+    """See whether the best learning rate holds as models grow.
+
+    The best rate is measured at several widths and depths, for one or more parametrizations, and
+    with it how far it drifts as the model grows.
     """
     from windtunnel.results.transfer import TRANSFER
     from windtunnel.tunnel.transfer.transfer import transfer as study

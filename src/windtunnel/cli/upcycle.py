@@ -16,10 +16,10 @@ def upcycle(
     run: RunName,
     tokens: Annotated[str, typer.Option(help="How many tokens to train it for, such as 20M.")],
     experts: Annotated[
-        int, typer.Option(min=2, help="How many copies to make of each feed-forward.")
+        int, typer.Option(min=2, help="How many experts each feed-forward becomes.")
     ] = 8,
     per_token: Annotated[
-        int, typer.Option(min=1, help="How many of them each token goes through.")
+        int, typer.Option(min=1, help="How many of the experts each token goes through.")
     ] = 2,
     decay: Annotated[
         str,
@@ -36,7 +36,7 @@ def upcycle(
         ),
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(help="Tokens in a step; by default as many as the run's.")
+        str | None, typer.Option(help="Batch, in tokens per step; by default the run's.")
     ] = None,
     context: Annotated[
         int | None,
@@ -65,7 +65,11 @@ def upcycle(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Turn a run's feed-forwards into experts, each a copy at first, and go on training."""
+    """Continue a run as a mixture of experts.
+
+    Each feed-forward becomes several experts, which are copies of it at first, and training goes
+    on.
+    """
     from windtunnel.data.shards import Corpus
     from windtunnel.family.upcycle import Asked
     from windtunnel.family.upcycle import upcycle as begin

@@ -31,6 +31,7 @@ import numpy as np
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
+from windtunnel.recipe import DataKind
 
 FORMAT = 1
 # Of a token in a window: from here on stands the number of its document, see `TokenStream.marked`.
@@ -186,6 +187,11 @@ class Corpus:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of its tokens."""
         return Tokenizer.load(self.folder / "tokenizer.json")
+
+    @property
+    def holds(self) -> DataKind:
+        """What it was built from: conversations say which of their tokens are to be learnt."""
+        return "conversations" if self.manifest.packing else "text"
 
     @property
     def document_end(self) -> int:

@@ -24,7 +24,7 @@ class Windows:
         if packing and packing.context != data.context:
             raise InputError(
                 f"data.context={data.context}: the conversations of {corpus.folder} are packed "
-                f"for {packing.context}"
+                f"into windows of {packing.context} tokens"
             )
         self.corpus, self.context = corpus, data.context
         settings = json.dumps(data.model_dump(mode="json"), sort_keys=True)

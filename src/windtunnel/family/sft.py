@@ -85,8 +85,8 @@ def _rate(parent: Run, lr: float | None) -> float:
         return lr
     if parent.recipe.is_imported:
         raise InputError(
-            f"--lr: {parent.id} is imported and brings no rate; expected one, usually between 1e-5 "
-            "and 1e-3"
+            f"--lr: {parent.id} is imported and has no learning rate; give one, usually between "
+            "1e-5 and 1e-3"
         )
     # A run that was fine-tuned already has a rate for it, which was `RATE` of the base rate.
     tuned = open_corpus(parent.lab, parent.recipe).manifest.packing
@@ -98,7 +98,7 @@ def _length(parent: Run, corpus: Corpus, context: int, asked: Asked) -> tuple[in
     tokens that fill them up. Raises InputError.
     """
     if asked.tokens and asked.epochs:
-        raise InputError("--epochs and --tokens say the same: expected one of them")
+        raise InputError("--epochs and --tokens both say how long to train: give only one of them")
     # Each split ends with one token more, the last target, which no window begins with.
     epoch = sum(source.train.tokens - 1 for source in corpus.sources.values())
     tokens = asked.tokens or round((asked.epochs or EPOCHS) * epoch)

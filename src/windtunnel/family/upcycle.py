@@ -51,7 +51,7 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         raise InputError(f"{parent.id} has {old.model.experts} experts already")
     if old.is_imported and asked.lr is None:
         raise InputError(
-            f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4"
+            f"--lr: {parent.id} is imported and has no learning rate; give one, such as 3e-4"
         )
     batch = asked.batch or old.train.batch
     if asked.tokens < batch:

@@ -2,10 +2,9 @@
 each of it came from.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,15 @@ from windtunnel.errors import InputError, did_you_mean
 from windtunnel.laws.batch import ByTokens, Optima
 from windtunnel.laws.points import LossPoints, measured, points_of, read_rows
 from windtunnel.recipe import DecayShapeName, Recipe, load
+from windtunnel.results.experiments import outcomes
 from windtunnel.results.plan import Provenance
+from windtunnel.results.scaling import SCALING, ScalingNumbers
+from windtunnel.results.study import Numbers, StudyResult, find_study, read_table
 
 # Of the natural logarithm of a best batch that a table gives without its error.
 _BATCH_ERROR = 0.2
 
-Row = dict[str, str]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,8 @@ class Evidence:
     corpus: str | None = None  # its name
     template: Recipe | None = None  # of a run that the law was measured with
     core_speed: CoreSpeed | None = None
-    # (verdict, summary) of each of the lab's studies
-    verdicts: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
+    # what each of the lab's studies came to, by name
+    verdicts: "Mapping[str, StudyResult[Numbers]]" = field(default_factory=dict)
     batch_law: KeptBatch | None = None
     batches: Optima | None = None  # best ones of a table
     rates: Sequence[tuple[float, float]] = ()  # (parameters, rate) of the points in the fit
@@ -76,52 +78,54 @@ def from_lab(lab: Path, study: str) -> Evidence:
     """From the lab's scaling study of this name, and what its other studies add. Raises InputError
     where the lab has no such study, saying what to do.
     """
-    result = read_result(lab, study)
-    folder = lab / "studies" / study
+    experiment = replace(SCALING, name=study)
+    folder = experiment.folder(lab)
+    result = find_study(lab, experiment)
     if result is None:
         there = [path.parent.name for path in (lab / "studies").glob("*/result.json")]
         raise InputError(
             f"{folder}: there is no such study{did_you_mean(study, there)}; run `windtunnel "
             "scaling` first, or give a table of runs with --from"
         )
-    points, rows = _measured(folder / "table.csv")
-    try:
-        numbers, law = result["numbers"], result["numbers"]["batch"]
-        runs = tuple(dict.fromkeys(row["run"] for row in rows))
-        how = f"the {study} study: {len(points)} points of {len(runs)} runs"
-        source = Provenance(study=study, how=how, runs=runs)
-        return Evidence(
-            points=points,
-            provenance=source,
-            seed_sd=numbers.get("seed_sd"),
-            decay=KeptDecay(
-                share=float(numbers["decay"]),
-                shape=numbers["shape"],
-                floor=float(numbers["floor"]),
-                provenance=source.but(f"as the branches of the {study} study decayed"),
-            ),
-            sizes=tuple(sorted({(int(row["width"]), int(row["depth"])) for row in rows})),
-            corpus=numbers["corpus"],
-            template=_template(lab, result["runs"]),
-            core_speed=_core_speed(numbers, source),
-            verdicts=_verdicts(lab),
-            batch_law=KeptBatch(
-                law=ByTokens(float(law["c"]), float(law["p"])),
-                origin=law["origin"],
-                longest=max(numbers["lengths"]),
-            ),
-            rates=_rates(folder / "table.csv", rows),
-            lab=lab,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: not a scaling study that a plan can use: {error!r}") from None
+    file, rows = folder / "table.csv", [row.model_dump() for row in read_table(lab, experiment)]
+    points, taken = _points(file, rows)
+    numbers, runs = result.numbers, tuple(dict.fromkeys(row["run"] for row in taken))
+    how = f"the {study} study: {len(points)} points of {len(runs)} runs"
+    source = Provenance(study=study, how=how, runs=runs)
+    return Evidence(
+        points=points,
+        provenance=source,
+        seed_sd=numbers.seed_sd,
+        decay=KeptDecay(
+            share=numbers.decay,
+            shape=numbers.shape,
+            floor=numbers.floor,
+            provenance=source.but(f"as the branches of the {study} study decayed"),
+        ),
+        sizes=tuple(sorted({(row["width"], row["depth"]) for row in taken})),
+        corpus=numbers.corpus,
+        template=_template(lab, result.runs),
+        core_speed=_core_speed(numbers, source),
+        verdicts=outcomes(lab),
+        batch_law=KeptBatch(
+            law=ByTokens(numbers.batch.c, numbers.batch.p),
+            origin=numbers.batch.origin,
+            longest=max(numbers.lengths),
+        ),
+        rates=_rates(file, taken),
+        lab=lab,
+    )
 
 
 def from_table(path: Path) -> Evidence:
     """From a CSV with params, tokens and loss, and where it has them lr and batch: of several
     runs of one size and length the best one counts. Raises InputError naming file and line.
     """
-    points, rows = _measured(path)
+    try:
+        table = read_rows(path)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    points, rows = _points(path, table)
     best = _best_of_each(points)
     kept = [rows[i] for i in best]
     how = f"{path.name}: {len(best)} points"
@@ -145,27 +149,10 @@ def from_table(path: Path) -> Evidence:
     )
 
 
-def read_result(lab: Path, study: str) -> dict[str, Any] | None:
-    """A study's result.json; None where there is none. Raises InputError for a damaged one."""
-    file = lab / "studies" / study / "result.json"
-    if not file.exists():
-        return None
+def _points(file: Path, rows: Sequence[Row]) -> tuple[LossPoints, list[Row]]:
+    """The points of a table, and the row of each. Raises InputError naming file and line."""
     try:
-        result = json.loads(file.read_text())
-        return (
-            {"study": study, "verdict": None, "summary": "", "runs": []}
-            | result
-            | {"numbers": result["numbers"]}
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not the result of a study: {error!r}") from None
-
-
-def _measured(path: Path) -> tuple[LossPoints, list[Row]]:
-    """A table's points, and the row of each."""
-    try:
-        rows = read_rows(path)
-        return points_of(rows, str(path)), [rows[i] for i in measured(rows)]
+        return points_of(rows, str(file)), [rows[i] for i in measured(rows)]
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -221,21 +208,13 @@ def _template(lab: Path, runs: Sequence[str]) -> Recipe | None:
     return None
 
 
-def _core_speed(numbers: dict[str, Any], source: Provenance) -> CoreSpeed | None:
+def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None:
     """Of the study's audit run, or of all that was trained for it."""
-    audit, cost = numbers.get("audit") or {}, numbers.get("cost") or {}
-    audited = source.model_copy(update={"runs": (audit.get("run", ""),)})
-    for part, which, by in ((audit, "audit run", audited), (cost, "runs", source)):
-        if part.get("core_minutes") and part.get("flops"):
-            reached = float(part["flops"]) / (60 * float(part["core_minutes"]))
+    audit = numbers.audit
+    audited = source.model_copy(update={"runs": (audit.run if audit else "",)})
+    for part, which, by in ((audit, "audit run", audited), (numbers.cost, "runs", source)):
+        if part and part.core_minutes and part.flops:
+            reached = part.flops / (60 * part.core_minutes)
             how = f"FLOP/s that the {source.study} study's {which} reached on one core"
             return CoreSpeed(reached, by.but(how))
     return None
-
-
-def _verdicts(lab: Path) -> dict[str, tuple[str | None, str]]:
-    names = sorted(path.parent.name for path in (lab / "studies").glob("*/result.json"))
-    found = {name: read_result(lab, name) for name in names}
-    return {
-        name: (result["verdict"], result["summary"]) for name, result in found.items() if result
-    }

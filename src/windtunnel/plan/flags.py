@@ -176,9 +176,9 @@ def of_memory(needed: int, speed: Speed | None) -> Iterator[Flag]:
 
 def of_studies(evidence: Evidence) -> Iterator[Flag]:
     """What the lab's studies found wrong."""
-    for name, (verdict, summary) in evidence.verdicts.items():
-        if verdict == "fail" and name in _FAILED:
-            reason = summary.split(";")[0]
+    for name, study in sorted(evidence.verdicts.items()):
+        if study.verdict == "fail" and name in _FAILED:
+            reason = study.summary.split(";")[0]
             text = f"The {name} study failed: {reason}."
             yield Flag(level=_FAILED[name], about=name, text=text)
     if evidence.lab and "check" not in evidence.verdicts:

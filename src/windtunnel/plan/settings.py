@@ -3,15 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import BATCH_LAWS, ByTokens, Optima, best_available, fit_batch
-from windtunnel.plan.evidence import Evidence, KeptBatch, read_result
+from windtunnel.plan.evidence import Evidence, KeptBatch
+from windtunnel.results.batch import BATCH, BatchNumbers
 from windtunnel.results.plan import Provenance, StudiedRate
+from windtunnel.results.search import SEARCH, SearchNumbers
+from windtunnel.results.study import Experiment, StudyResult, find_study
+from windtunnel.results.transfer import TRANSFER, TransferNumbers
+
+# The studies that say something of the corpus that they were made on.
+Studied = TypeVar("Studied", BatchNumbers, SearchNumbers, TransferNumbers)
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 _DRAWS = 400  # of best batches, for the interval of a law through them
@@ -77,48 +84,39 @@ def batch_for(evidence: Evidence, run: PlannedRun) -> BatchChoice:
 
 
 def rate_for(evidence: Evidence, params: float) -> RateChoice:
-    """The rate that the law was measured with: the expected loss holds for no other. Without one
-    that of the transfer or search study, else the paper's. `params`: of the planned model.
+    """The rate that the law was measured with: the expected loss holds for no other. The paper's
+    where a table does not say it. `params`: of the planned model.
     """
+    if not evidence.rates:
+        how = "the paper's (section 3.3); no run here says another"
+        return RateChoice(PAPER_RATE, Provenance(how=how), ())
+    lr, how = _fitted_rate(evidence.rates, params)
     studied = (_transferred(evidence), _searched(evidence))
     beside = tuple(found for found in studied if found is not None)
-    if evidence.rates:
-        lr, how = _fitted_rate(evidence.rates, params)
-        return RateChoice(lr, evidence.provenance.but(how), beside)
-    if beside:
-        first = beside[0]
-        how = f"the best rate of the {first.study} study"
-        provenance = Provenance(study=first.study, how=how, runs=first.runs)
-        return RateChoice(first.lr, provenance, beside)
-    how = "the paper's (section 3.3); no run here says another"
-    return RateChoice(PAPER_RATE, Provenance(how=how), ())
+    return RateChoice(lr, evidence.provenance.but(how), beside)
 
 
 def _studied_batch(evidence: Evidence, run: PlannedRun) -> BatchChoice | None:
     """By the lab's batch study on this corpus: its chosen law, through the best batches that it
     was fitted to.
     """
-    result = _on_this_corpus(evidence, "batch")
-    if result is None:
+    result = _on_this_corpus(evidence, BATCH)
+    chosen = result.numbers.chosen if result else None
+    if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
         return None
-    numbers = result["numbers"]
-    chosen, arms = numbers.get("chosen"), numbers.get("arms") or {}
-    if chosen not in BATCH_LAWS or not arms:
-        return None
+    first_arm = next(iter(result.numbers.arms.values()))
     found = []
-    for size in next(iter(arms.values()))["sizes"]:
-        for level in size["levels"]:
-            if level["batch"]:
-                low, high = level["interval"]
+    for size in first_arm.sizes:
+        for level in size.levels:
+            if level.batch and level.interval:
+                low, high = level.interval
                 width = math.log(high / low)
-                row = (level["batch"], level["loss"], level["tokens"], size["params"], width)
-                found.append(row)
+                found.append((level.batch, level.loss, level.tokens, size.params, width))
     batch, loss, tokens, params, width = np.array(found, float).T
     error = np.maximum(width / _SD_IN_90, 1e-3)
     optima = Optima(batch=batch, loss=loss, tokens=tokens, params=params, error=error)
-    provenance = Provenance(
-        study="batch", how=f"the batch study's {chosen} law", runs=tuple(result["runs"])
-    )
+    how = f"the batch study's {chosen} law"
+    provenance = Provenance(study=BATCH.name, how=how, runs=result.runs)
     return _fitted(chosen, optima, run, provenance)
 
 
@@ -192,47 +190,49 @@ def _transferred(evidence: Evidence) -> StudiedRate | None:
     """The best rate of the widest model of the transfer study, of the template's
     parametrization.
     """
-    result = _on_this_corpus(evidence, "transfer")
+    result = _on_this_corpus(evidence, TRANSFER)
     if result is None:
         return None
     table = evidence.template.model.parametrization if evidence.template else "minicpm"
-    sizes = result["numbers"].get("parametrizations", {}).get(table, {}).get("sizes", [])
-    known = [size for size in sizes if size.get("lr")]
+    rates = result.numbers.parametrizations.get(table)
+    known = [size for size in rates.sizes if size.lr] if rates else []
     if not known:
         return None
-    widest = max(known, key=lambda size: size["width"])
+    widest = max(known, key=lambda size: size.width)
     return StudiedRate(
-        study="transfer",
-        lr=widest["lr"],
-        interval=widest["interval"],
-        at=f"{widest['width']}x{widest['depth']}, {result['numbers']['tokens']} tokens",
-        runs=result["runs"],
+        study=TRANSFER.name,
+        lr=widest.lr or 0.0,
+        interval=widest.interval,
+        at=f"{widest.width}x{widest.depth}, {result.numbers.tokens} tokens",
+        runs=result.runs,
     )
 
 
 def _searched(evidence: Evidence) -> StudiedRate | None:
     """The search's chosen rate, where it did not lose to the paper's defaults."""
-    result = _on_this_corpus(evidence, "search")
+    result = _on_this_corpus(evidence, SEARCH)
     if result is None:
         return None
-    numbers = result["numbers"]
-    outcome = numbers.get("outcome")
-    if outcome not in ("beats", "ties") or "lr" not in numbers.get("chosen", {}):
+    numbers = result.numbers
+    lr, outcome = numbers.chosen.point.get("lr"), numbers.outcome
+    if lr is None or outcome == "loses":
         return None
-    where = f"{numbers['width']}x{numbers['depth']}, {numbers['tokens']} tokens"
+    where = f"{numbers.width}x{numbers.depth}, {numbers.tokens} tokens"
     return StudiedRate(
-        study="search",
-        lr=numbers["chosen"]["lr"],
+        study=SEARCH.name,
+        lr=lr,
         interval=None,
         at=f"{where}; {outcome} the paper's",
         outcome=outcome,
-        runs=result["runs"],
+        runs=result.runs,
     )
 
 
-def _on_this_corpus(evidence: Evidence, study: str) -> dict[str, Any] | None:
-    """The result of a study of the lab, if it was made on the law's corpus."""
-    result = read_result(evidence.lab, study) if evidence.lab else None
-    if result is None or result["numbers"].get("corpus", evidence.corpus) != evidence.corpus:
+def _on_this_corpus(
+    evidence: Evidence, experiment: Experiment[Studied, Any]
+) -> "StudyResult[Studied] | None":
+    """The lab's study, if it was made on the law's corpus."""
+    result = find_study(evidence.lab, experiment) if evidence.lab else None
+    if result is None or result.numbers.corpus not in (None, evidence.corpus):
         return None
     return result

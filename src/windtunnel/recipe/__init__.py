@@ -9,6 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.recipe.decay import DECAY_SHAPES, Decay, DecayShape, DecayShapeName
+from windtunnel.recipe.objective import (
+    OBJECTIVES,
+    DataKind,
+    ObjectiveKind,
+    ObjectiveName,
+    objective_of,
+)
 from windtunnel.recipe.optimizer import OPTIMIZERS, OptimizerKind, OptimizerName, Update
 from windtunnel.recipe.parametrization import (
     PARAMETRIZATIONS,
@@ -21,7 +28,7 @@ from windtunnel.recipe.parametrization import (
 
 if TYPE_CHECKING:
     from windtunnel.recipe.file import dump, load
-    from windtunnel.recipe.identity import RESULTS_VERSION, identity
+    from windtunnel.recipe.ids import RESULTS_VERSION, identity
     from windtunnel.recipe.sections import (
         Data,
         Mixture,
@@ -37,16 +44,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DECAY_SHAPES",
+    "OBJECTIVES",
     "OPTIMIZERS",
     "PARAMETRIZATIONS",
     "RESULTS_VERSION",
     "Data",
+    "DataKind",
     "Decay",
     "DecayShape",
     "DecayShapeName",
     "Mixture",
     "Model",
     "Multipliers",
+    "ObjectiveKind",
+    "ObjectiveName",
     "Optimizer",
     "OptimizerKind",
     "OptimizerName",
@@ -63,6 +74,7 @@ __all__ = [
     "dump",
     "identity",
     "load",
+    "objective_of",
     "parse",
 ]
 
@@ -71,8 +83,8 @@ __all__ = [
 _LATER = {
     "dump": "file",
     "load": "file",
-    "RESULTS_VERSION": "identity",
-    "identity": "identity",
+    "RESULTS_VERSION": "ids",
+    "identity": "ids",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from windtunnel.choices import Table
-from windtunnel.recipe.identity import WITHOUT_EFFECT
+from windtunnel.recipe.ids import WITHOUT_EFFECT
 from windtunnel.recipe.sections import Recipe, Section
 
 _HEAD = """# The keys of a recipe

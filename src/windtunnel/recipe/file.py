@@ -55,4 +55,4 @@ def _suggest_file(path: Path) -> str:
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
     kept = {k: _without_empty(v) if isinstance(v, dict) else v for k, v in values.items()}
-    return {k: v for k, v in kept.items() if v not in ({}, [], ())}
+    return {k: v for k, v in kept.items() if v not in ({}, [], (), None)}

@@ -17,6 +17,7 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import Length, format_tokens, parse_length, parse_tokens
 from windtunnel.recipe.decay import DECAY_SHAPES, DecayShapeName
 from windtunnel.recipe.faults import first_fault
+from windtunnel.recipe.objective import ObjectiveName
 from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
 
@@ -238,12 +239,15 @@ class Schedule(Section):
 
 
 class Train(Section):
-    """How the run is carried out. Only `batch`, `micro_batch`, `precision` and `compile` change
-    what comes out.
+    """How the run is carried out. Only `batch`, `objective`, `micro_batch`, `precision` and
+    `compile` change what comes out.
     """
 
     batch: Tokens
     """Tokens in each step; a multiple of `data.context`."""
+    objective: ObjectiveName = None
+    """What a batch asks the model to learn; none means `answers` from a corpus of conversations
+    and `next-token` from any other."""
     micro_batch: Tokens = 0
     """Tokens that go through the model at once; 0 means as many as the device has room for."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

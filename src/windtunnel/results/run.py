@@ -44,7 +44,7 @@ class AboutRun(_Sparse):
     """run.json: what a run is, written once when its folder is made."""
 
     id: str
-    """Twelve hex digits: `recipe.identity`."""
+    """Twelve hex digits: `recipe.ids`."""
     kind: Kind
     """A stem has no decay; a branch decays from its parent's stem; a run is anything else."""
     parent: str | None

@@ -91,7 +91,7 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
         or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable
     ):
         raise InputError(
-            f"--at {about(at)}: a branch must leave the stable phase, of {parent.id} between "
+            f"--at {about(at)}: a branch must leave {parent.id} in its stable phase, between "
             f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
         )
     reached = parent.status().tokens
@@ -101,14 +101,15 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
         )
     if recipe.is_imported and lr is None:
         raise InputError(
-            f"--lr: {parent.id} is imported and brings no rate; expected one such as 3e-4"
+            f"--lr: {parent.id} is imported and has no learning rate; give one, such as 3e-4"
         )
     batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
     if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (
         at % batch or at % recipe.train.batch
     ):
         raise InputError(
-            f"--at {at}: another batch or rate begins at a multiple of both batches, {recipe.train.batch} and {batch}"
+            f"--at {at}: another batch or learning rate can only begin at a multiple of both "
+            f"batches, {recipe.train.batch} and {batch}"
         )
     return batch, lr
 
@@ -126,12 +127,14 @@ def _text(
     there = checkpoint.positions(parent.checkpoints)
     if at not in there:
         raise InputError(
-            f"--at {about(at)}: another corpus or context begins at a checkpoint of {parent.id}; there are: "
-            f"{', '.join(map(str, there)) or 'none'}"
+            f"--at {about(at)}: another corpus or context can only begin at a checkpoint of "
+            f"{parent.id}; there are: {', '.join(map(str, there)) or 'none'}"
         )
     check_tokenizer(parent, corpus)
     if context and context > own.context:
-        raise InputError(f"--context {context}: {parent.id} knows {own.context} positions")
+        raise InputError(
+            f"--context {context}: {parent.id} was made for at most {own.context} tokens"
+        )
     return {
         "corpus": corpus.folder.name,
         "context": context or own.context,
@@ -144,6 +147,6 @@ def check_tokenizer(parent: Run, corpus: Corpus) -> None:
     """Raises InputError for a corpus whose tokens mean something else to the parent's model."""
     if Tokenizer.load(parent.tokenizer).sha256 != corpus.manifest.tokenizer_sha256:
         raise InputError(
-            f"{corpus.folder}: not the tokenizer of {parent.id}; build it with `windtunnel corpus build NAME "
-            f"SOURCE=PATH --tokenizer {parent.id}`"
+            f"{corpus.folder}: its tokenizer is not that of {parent.id}; build it with "
+            f"`windtunnel corpus build NAME SOURCE=PATH --tokenizer {parent.id}`"
         )

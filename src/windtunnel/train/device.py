@@ -138,9 +138,8 @@ def _device(asked: str) -> str:
     if asked == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[asked]:
-        raise InputError(
-            f"train.device: '{asked}' is not on this machine; expected one of auto, cpu or what is there"
-        )
+        known = ", ".join(["auto", *(name for name, is_there in there.items() if is_there)])
+        raise InputError(f"train.device: '{asked}' is not on this machine; expected one of {known}")
     return asked
 
 

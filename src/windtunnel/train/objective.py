@@ -1,16 +1,16 @@
-"""What a training step minimises: the mean next-token loss of a batch of windows.
-
-A token of a window that is read but not learnt (what a user says in a chat) stands there below 0,
-and the number of its document may stand above its bits (`data.shards.TokenStream.marked`).
+"""What a training step minimises: what its objective makes of a batch of windows, and how
+unevenly experts are used.
 """
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from windtunnel.data.shards import NUMBER_BIT
 from windtunnel.model.decoder import Decoder
+from windtunnel.recipe import OBJECTIVES, ObjectiveKind
 from windtunnel.results.run import Engine
 from windtunnel.train.device import autocast
 from windtunnel.train.graphs import Replayed
@@ -21,6 +21,42 @@ from windtunnel.train.graphs import Replayed
 warnings.filterwarnings(
     "ignore", "grad and param do not obey the gradient layout contract", UserWarning
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What windows of a corpus say; each field is (..., windows, T)."""
+
+    inputs: Tensor
+    """Tokens that the model reads."""
+    targets: Tensor
+    """The token after each of them."""
+    marked: Tensor
+    """Which targets the corpus marks as to be learnt: all of a text, the assistant's words of a
+    conversation."""
+    numbers: Tensor
+    """Of the document in which each input stands, where the corpus says so; else 0."""
+
+    @classmethod
+    def read(cls, windows: Tensor) -> "Batch":
+        """From windows (..., windows, T + 1), as `data.shards.TokenStream.marked` gives them: a
+        token that is read but not learnt is below 0, and the number of its document stands above
+        its own bits.
+        """
+        plain = torch.where(windows < 0, ~windows, windows)
+        tokens, numbers = plain & ((1 << NUMBER_BIT) - 1), plain >> NUMBER_BIT
+        return cls(
+            inputs=tokens[..., :-1].contiguous(),
+            targets=tokens[..., 1:].contiguous(),
+            marked=windows[..., 1:] >= 0,
+            numbers=numbers[..., :-1],
+        )
+
+    def documents(self, end: int | None) -> Tensor | None:
+        """The document of each input, for attention to stay within it: a token `end` is the last
+        of its own. None, where attention crosses documents, without such a token.
+        """
+        return None if end is None else self.numbers + document_numbers(self.inputs, end)
 
 
 class Objective:
@@ -35,18 +71,13 @@ class Objective:
         engine: Engine,
         document_end: int | None = None,
         balance: float | Tensor = 0.0,
+        kind: ObjectiveKind = OBJECTIVES["next-token"],
     ) -> None:
-        self._model, self._engine, self._document_end, self._balance = (
-            model,
-            engine,
-            document_end,
-            balance,
-        )
-        self._part = (
-            Replayed(self._add_part, torch.device(engine.device))
-            if _replayable(model, engine)
-            else self._add_part
-        )
+        self._model, self._engine = model, engine
+        self._document_end, self._balance, self._kind = document_end, balance, kind
+        self._part = self._add_part
+        if _replayable(model, engine):
+            self._part = Replayed(self._add_part, torch.device(engine.device))
 
     def add_gradient(self, batch: Tensor) -> Tensor:
         """Add the gradient of the mean loss of what is to be learnt, and of how unevenly experts
@@ -56,25 +87,33 @@ class Objective:
         each member has its own. It goes through the model `engine.micro_batch` tokens of each
         member at a time. Nothing waits for the device.
         """
-        learnt = (batch[..., 1:] >= 0).sum((-2, -1)).clamp(min=1)
+        learnt = self._kind.learnt(batch[..., 1:] >= 0).sum((-2, -1)).clamp(min=1)
         parts = batch.split(self._engine.micro_batch // (batch.shape[-1] - 1), dim=-2)
         windows = torch.full((), batch.shape[-2], device=batch.device)
         return torch.stack([self._part(part, learnt, windows) for part in parts]).sum(0)
 
     def _add_part(self, part: Tensor, learnt: Tensor, windows: Tensor) -> Tensor:
         """`learnt`: targets of the whole batch, () or (P,); `windows` of it, ()."""
-        inputs, targets, asked, numbers = split(part)
-        documents = (
-            None
-            if self._document_end is None
-            else numbers + document_numbers(inputs, self._document_end)
-        )
+        read = Batch.read(part)
+        documents = read.documents(self._document_end)
         with autocast(self._engine):
-            losses, unevenness = self._model.losses_and_unevenness(inputs, targets, documents)
-        loss = torch.where(asked.flatten(-2), losses, 0.0).sum(-1) / learnt
-        learn = loss if unevenness is None else loss + self._balance * unevenness.sum(-1) / windows
-        learn.sum().backward()
+            nats, unevenness = self._model.losses_and_unevenness(
+                read.inputs, read.targets, documents
+            )
+        loss = self._kind.loss(nats, self._kind.learnt(read.marked).flatten(-2), learnt)
+        minimised = loss
+        if unevenness is not None:
+            minimised = loss + self._balance * unevenness.sum(-1) / windows
+        minimised.sum().backward()
         return loss.detach()
+
+
+def document_numbers(inputs: Tensor, end: int) -> Tensor:
+    """Number the documents of each window: an end token is the last of its document. (..., T) ->
+    (..., T).
+    """
+    ends = (inputs == end).long()
+    return ends.cumsum(-1) - ends
 
 
 def _replayable(model: Decoder, engine: Engine) -> bool:
@@ -84,25 +123,3 @@ def _replayable(model: Decoder, engine: Engine) -> bool:
     if not model.model.experts or engine.device != "cuda":
         return True
     return engine.precision == "bf16" and torch.cuda.get_device_capability()[0] in (9, 10)
-
-
-def split(windows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Windows (..., T + 1) -> inputs, targets, which targets are to be learnt, and the numbers of
-    documents that the inputs carry, (..., T) each.
-    """
-    marked, asked = torch.where(windows < 0, ~windows, windows), windows[..., 1:] >= 0
-    tokens = marked & ((1 << NUMBER_BIT) - 1)
-    return (
-        tokens[..., :-1].contiguous(),
-        tokens[..., 1:].contiguous(),
-        asked,
-        marked[..., :-1] >> NUMBER_BIT,
-    )
-
-
-def document_numbers(inputs: Tensor, end: int) -> Tensor:
-    """Number the documents of each window: an end token is the last of its document. (..., T) ->
-    (..., T).
-    """
-    ends = (inputs == end).long()
-    return ends.cumsum(-1) - ends

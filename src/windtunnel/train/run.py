@@ -26,7 +26,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import write_whole
-from windtunnel.recipe import RESULTS_VERSION, Recipe, dump, identity, load
+from windtunnel.recipe import RESULTS_VERSION, Recipe, dump, identity, load, objective_of
 from windtunnel.results.run import (
     AboutRun,
     Engine,
@@ -292,8 +292,8 @@ def _make(
 
 
 def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -> None:
-    """Raises InputError for a vocabulary or a mixture that the corpus does not have. A model that
-    comes from elsewhere may have more rows than its tokenizer has tokens: engines like multiples
+    """Raises InputError for a vocabulary, a mixture or an objective for which the corpus is not
+    made. A model that comes from elsewhere may have more rows than its tokenizer has tokens: engines like multiples
     of 64.
     """
     asked, vocab = recipe.model.vocab, corpus.manifest.vocab
@@ -302,6 +302,7 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
             f"model.vocab={asked}, but corpus '{recipe.data.corpus}' has a vocabulary of {vocab}: "
             f"set model.vocab={vocab}"
         )
+    objective_of(recipe.train.objective, corpus.holds)
     Windows(corpus, recipe.data, recipe.seed)
 
 
@@ -352,7 +353,7 @@ def context_of(run: Run, asked: int | None = None) -> int:
     """
     known = max(one.recipe.data.context for one in lineage(run))
     if asked and asked > known:
-        raise InputError(f"--context {asked}: {run.id} knows {known} positions")
+        raise InputError(f"--context {asked}: {run.id} was made for at most {known} tokens")
     return asked or known
 
 

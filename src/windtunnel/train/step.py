@@ -1,5 +1,5 @@
-"""One training step on a device: the gradient of a batch, then the update. The loop and every measure
-of speed take it.
+"""One training step on a device: the gradient of a batch, then the optimiser's update. The loop and
+every measure of speed take it.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.compiled import keep_shapes
 from windtunnel.train.device import keep_memory, to_device
@@ -21,25 +21,23 @@ from windtunnel.train.optimizer import FlatOptimizer
 class Step:
     """`recipes`: one, for a model without members, or one a member. They differ in what the
     optimiser is told, in the init and in the multipliers; all of that stands in tensors, so
-    nothing is compiled anew for another value.
+    nothing is compiled anew for another value. `document_end`: the token at which attention is
+    cut, or None to let it cross documents.
     """
 
     def __init__(
-        self, recipes: Sequence[Recipe], engine: Engine, document_end: int | None = None
+        self,
+        recipes: Sequence[Recipe],
+        engine: Engine,
+        document_end: int | None = None,
+        objective: ObjectiveKind = OBJECTIVES["next-token"],
     ) -> None:
-        self.engine, self._document_end = engine, document_end
+        self.engine = engine
+        self._document_end, self._kind = document_end, objective
         self._device = torch.device(engine.device)
         if engine.device == "cpu":
             keep_memory()
-        models, seeds, context = (
-            [r.model for r in recipes],
-            [r.seed for r in recipes],
-            recipes[0].data.context,
-        )
-        one = len(recipes) == 1
-        self.model = Decoder(models[0] if one else models, context, seeds[0] if one else seeds).to(
-            engine.device
-        )
+        self.model = _model_of(recipes).to(engine.device)
         if engine.recompute:
             self.model.recompute_layers()
         if engine.compiled:
@@ -48,16 +46,18 @@ class Step:
         self.take_up(recipes)
 
     def take_up(self, recipes: Sequence[Recipe]) -> None:
-        """Go on with these settings of the optimiser, and no moments."""
+        """Go on with these settings of the optimiser, which then remembers nothing."""
         self.optimizer = FlatOptimizer(self.model, recipes, self.engine.precision)
         if self.engine.compiled:
             self.optimizer.compile_parts()
-        balance = torch.tensor([r.optimizer.balance for r in recipes], device=self._device)
+        weights = [recipe.optimizer.balance for recipe in recipes]
+        balance = torch.tensor(weights, device=self._device)
         self._objective = Objective(
             self.model,
             self.engine,
             self._document_end,
             balance if self.model.members else balance[0],
+            self._kind,
         )
         self._update = Replayed(self.optimizer.step, self._device)
 
@@ -72,3 +72,13 @@ class Step:
         norm, () or (P,).
         """
         return self._update(self.optimizer.shares(rates))
+
+
+def _model_of(recipes: Sequence[Recipe]) -> Decoder:
+    """Without members for one recipe, else with one a recipe."""
+    context = recipes[0].data.context
+    if len(recipes) == 1:
+        return Decoder(recipes[0].model, context, recipes[0].seed)
+    return Decoder(
+        [recipe.model for recipe in recipes], context, [recipe.seed for recipe in recipes]
+    )

@@ -13,7 +13,6 @@ from ship_models import (
     logits_of,
     model_of,
     portable_of,
-    reference,
     some_tokens,
     weights_of,
 )
@@ -23,14 +22,13 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.generate import generate
-from windtunnel.model.roles import Multipliers, multipliers
+from windtunnel.model.roles import multipliers
 from windtunnel.recipe import Model
 from windtunnel.ship.engines import by_transformers
 from windtunnel.ship.held_out import ODD_LINES
 from windtunnel.ship.huggingface.architectures import GRANITE, GRANITE_MOE, Architecture
 from windtunnel.ship.huggingface.folder import write
 from windtunnel.ship.layouts import LAYOUTS, FolderLayout, layout_of
-from windtunnel.ship.multipliers import fold
 from windtunnel.ship.portable import PortableModel
 
 EXACT = 1e-4  # nats, of a log-probability in fp32
@@ -155,19 +153,6 @@ def test_granite_and_minicpm_come_back_as_they_were(
         assert list(found.weights) == list(weights)
         assert all(torch.equal(found.weights[name], weights[name]) for name in weights)
         assert (found.context, found.tokenizer.sha256) == (64, corpus.tokenizer.sha256)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_folding_is_exact(shape: str) -> None:
-    """In fp64, where nothing but the algebra can differ."""
-    model = model_of(shape)
-    weights = {name: tensor.double() for name, tensor in weights_of(model).items()}
-    plain, folded = fold(model, weights)
-    m, tokens = multipliers(model), some_tokens()
-    ones = Multipliers(embedding=1.0, residual=1.0, attention=m.attention, logits=1.0)
-    before, after = reference(model, weights, m, tokens), reference(plain, folded, ones, tokens)
-    assert multipliers(plain) == ones
-    assert (before - after).abs().max() < 1e-12 * before.abs().max()
 
 
 def test_minicpm_has_no_head_size_of_its_own(tmp_path: Path, corpus: Corpus) -> None:

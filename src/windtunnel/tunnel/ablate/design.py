@@ -18,11 +18,11 @@ def _ways() -> Table[Any]:
 class Design:
     """One stem a seed, which all its arms leave; every arm ends at the same token."""
 
-    arms: str = option("mixture", "What the arms differ in, of their decay: {words}.", word(_ways))
+    arms: str = option("mixture", "What differs from one decay to the next: {words}.", word(_ways))
     share: float = option(
         0.5,
-        "With --arms mixture: share of the decay that each arm gives to one source more than its "
-        "natural share.",
+        "With --arms mixture: share of the decay that each mixture gives to one source, on top of "
+        "that source's natural share.",
         SHARE,
     )
     width: int = option(64, "Width of the model.", whole(16))
@@ -30,7 +30,7 @@ class Design:
     tokens: int = option(2_560_000, "Length of every arm in tokens, its decay included.", TOKENS)
     decay: float = option(0.2, "Share of that length over which the rate decays.", SHARE)
     shape: str = option("linear", "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES))
-    batch: int = option(2048, "Tokens a step.", TOKENS)
+    batch: int = option(2048, "Batch, in tokens per step.", TOKENS)
     lr: float = option(0.01, "Base learning rate.", NUMBER)
     seeds: int = option(
         2, "Number of stems, each with its own seed. Intervals need at least two.", whole()

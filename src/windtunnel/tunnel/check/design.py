@@ -30,7 +30,7 @@ class Design:
 
     parametrization: str = option(
         "minicpm",
-        "Parametrization, whose rules are checked: {words}.",
+        "Parametrization whose rules are checked: {words}.",
         word(lambda: PARAMETRIZATIONS),
     )
     widths: tuple[int, ...] = option(
@@ -49,7 +49,7 @@ class Design:
     embedding_as: str = option(
         "vector",
         "What the embedding counts as: {words}. As a matrix, its init and rate shrink with the "
-        "width, too.",
+        "width.",
         word(lambda: EMBEDDING_AS),
     )
     tied: bool = option(

@@ -20,6 +20,6 @@ class Design:
     shape: str = option("exponential", "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES))
     floor: float = option(0.1, "Share of the peak rate that is left when the decay ends.", FRACTION)
     batch: int = option(
-        2048, "Tokens a step. A larger batch shows gradients with less noise.", TOKENS
+        2048, "Batch, in tokens per step. A larger one shows gradients with less noise.", TOKENS
     )
     seed: int = option(0, "Seed of the run.", whole(0))

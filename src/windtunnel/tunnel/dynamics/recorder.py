@@ -18,6 +18,7 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import role_of
+from windtunnel.recipe import objective_of
 from windtunnel.results.dynamics import StepNumbers, StepRecord
 from windtunnel.train import checkpoint
 from windtunnel.train.device import choose_engine
@@ -150,7 +151,9 @@ class Recorder:
         for p in model.parameters():
             _gradient(p).zero_()
         cut = self.corpus.tokenizer.eos if self.run.recipe.data.mask_documents else None
-        Objective(model, engine, cut).add_gradient(torch.from_numpy(batch).to(engine.device))
+        asked = objective_of(self.run.recipe.train.objective, self.corpus.holds)
+        objective = Objective(model, engine, cut, kind=asked)
+        objective.add_gradient(torch.from_numpy(batch).to(engine.device))
         again = _flat(map(_gradient, model.parameters()))
         for p, before in zip(model.parameters(), held, strict=True):
             _gradient(p).copy_(before)

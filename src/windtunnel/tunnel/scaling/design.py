@@ -80,8 +80,8 @@ class Design:
     floor: float = option(0.1, "Share of the peak rate that is left when the decay ends.", FRACTION)
     batch: int = option(
         0,
-        "Tokens a step for all runs. With 0 the batch grows along the way, by the law of the lab's "
-        "batch study.",
+        "Batch of all runs, in tokens per step. With 0 it grows during training, by the law of the "
+        "lab's batch study.",
         TOKENS_OR_ZERO,
     )
     lr: float = option(0.01, "Base learning rate.", NUMBER)
@@ -97,7 +97,7 @@ class Design:
     repeated: int = option(2, "How many of the smallest sizes have all seeds.", whole(0))
     audit: bool = option(
         True,
-        "Also train a larger and longer run, which no fit sees, to hold the law against.",
+        "Also train a larger and longer run that is in no fit, to test the law on.",
         SWITCH,
         flag="--audit/--no-audit",
     )

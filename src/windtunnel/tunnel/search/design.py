@@ -21,11 +21,11 @@ class Design:
     depth: int = option(3, "Depth of the small model.", whole())
     tokens: int = option(
         0,
-        "Length of each run in tokens. 0 stands for ten tokens a parameter without embeddings, and "
-        "at least 400 steps.",
+        "Length of each run in tokens. 0 stands for ten tokens per parameter (embeddings not "
+        "counted), and at least 400 steps.",
         TOKENS_OR_ZERO,
     )
-    batch: int = option(2048, "Tokens a step.", TOKENS)
+    batch: int = option(2048, "Batch, in tokens per step.", TOKENS)
     trials: int = option(
         48,
         "Number of trials in all. Ask for more later, and the search goes on from there.",

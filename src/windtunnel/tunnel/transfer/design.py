@@ -39,7 +39,7 @@ class Design:
     tokens: int = option(
         819_200, "Length of each run in tokens. A verdict needs at least 400 steps.", TOKENS
     )
-    batch: int = option(2048, "Tokens a step.", TOKENS)
+    batch: int = option(2048, "Batch, in tokens per step.", TOKENS)
     seeds: tuple[int, ...] = option(
         (3, 2),
         "Seeds for the points near the best rate: one number, or one for each parametrization.",

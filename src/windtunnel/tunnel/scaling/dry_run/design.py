@@ -3,11 +3,14 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from windtunnel.errors import InputError
 from windtunnel.quantities import format_tokens, parse_tokens
-from windtunnel.results.dry_run import Budget
 from windtunnel.tunnel.design import SIZE, Kind, Size, option, optional, whole
+
+if TYPE_CHECKING:
+    from windtunnel.results.dry_run import Budget
 
 _HOURS = {"h": 1.0, "min": 1 / 60}
 _FLOPS_OR_HOURS = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*(h|min)?", re.IGNORECASE)
@@ -32,7 +35,7 @@ def parse_target(flag: str, text: str) -> Target:
     return Target(SIZE.parse(flag, size), parse_tokens(tokens))
 
 
-def parse_budget(flag: str, text: str) -> Budget:
+def parse_budget(flag: str, text: str) -> "Budget":
     """`1e14` is FLOPs, `2h` and `90min` are hours of one core, `20M` is tokens. Raises
     InputError.
     """
@@ -48,7 +51,9 @@ def parse_budget(flag: str, text: str) -> Budget:
     return found
 
 
-def _budget(text: str) -> Budget | None:
+def _budget(text: str) -> "Budget | None":
+    from windtunnel.results.dry_run import Budget  # brings pydantic, which --help does without
+
     match = _FLOPS_OR_HOURS.fullmatch(text.strip())
     if match is None:
         return Budget(amount=parse_tokens(text), unit="tokens")
@@ -60,7 +65,7 @@ def _budget(text: str) -> Budget | None:
     return Budget(amount=amount, unit="FLOPs")
 
 
-def _show_budget(budget: Budget) -> str:
+def _show_budget(budget: "Budget") -> str:
     if budget.unit == "tokens":
         return format_tokens(round(budget.amount))
     return f"{budget.amount:g}h" if budget.unit == "core-hours" else f"{budget.amount:g}"
@@ -80,7 +85,7 @@ class DryRun:
         "the audit run.",
         optional(TARGET),
     )
-    budget: Budget | None = option(
+    budget: "Budget | None" = option(
         None,
         "With --dry-run: also look for the best design that costs no more than this, in FLOPs "
         "(1e14), hours of one core (2h) or tokens (20M).",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from windtunnel.recipe import Model, Optimizer, Recipe, Section, identity
-from windtunnel.recipe.identity import DEFAULTS, WITHOUT_EFFECT, apart
+from windtunnel.recipe.ids import DEFAULTS, WITHOUT_EFFECT, apart
 
 Make = Callable[..., Recipe]
 TOKENS = 6400  # of the tiny recipe
@@ -62,6 +62,7 @@ OTHER: dict[str, Any] = {
     "schedule.floor": 0.1,
     "schedule.half_life": "5%",
     "train.batch": 256,
+    "train.objective": "answers",
     "train.micro_batch": 64,
     "train.precision": "bf16",
     "train.compile": True,

@@ -51,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
     "schedule.decay_shape": "linear",
     "schedule.floor": 0.0,
     "schedule.half_life": 0,
+    "train.objective": None,
     "train.micro_batch": "0",
     "train.precision": "auto",
     "train.compile": "auto",

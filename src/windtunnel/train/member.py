@@ -1,0 +1,154 @@
+"""A run in training: where it stands, what it has been told to keep, and who watches it. A run
+that trains alone is the only member.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from torch import Tensor
+
+from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
+from windtunnel.errors import InputError
+from windtunnel.model.decoder import Decoder
+from windtunnel.quantities import Length, about
+from windtunnel.recipe import Recipe
+from windtunnel.results.run import Engine, Score, Status, StepLine, Validation, ValidationLine
+from windtunnel.train import checkpoint
+from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.recorder import Diverged, Recorder
+from windtunnel.train.run import Run, check_fit
+from windtunnel.train.schedule import rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What the caller hears of a run, or of a study, while it is made, and how it asks it to
+    stop.
+    """
+
+    say: Callable[[str], None] = lambda line: None
+    """A line for a person."""
+    step: Callable[[int, int, StepLine], None] = lambda tokens, total, line: None
+    """Steps were recorded: tokens so far, tokens of the whole run, and the last step."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether to save and end; asked after each step."""
+    show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
+    """How far something has come: its name, what is done, of how much if that is known, a note."""
+    gradient: Callable[[Decoder, int], None] = lambda model, position: None
+    """Of a run alone: the gradient of the batch at this position stands in the model's parameters,
+    and the step has not been taken."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Member:
+    """One run in training."""
+
+    run: Run
+    watch: Watch
+    windows: Windows
+    position: int = 0  # tokens
+    steps: int = 0
+    over: bool = False
+    score: Score | None = None  # of its last validation
+
+    @classmethod
+    def of(cls, run: Run, corpus: Corpus, watch: Watch) -> Self:
+        """Raises InputError for a corpus that the recipe does not fit, or that is not the one on
+        which the run was begun.
+        """
+        check_fit(run.recipe, corpus, run.parent)
+        if run.corpus != corpus.digest:
+            raise InputError(
+                f"{corpus.folder}: its content is not that on which run {run.id} began"
+            )
+        windows = Windows(corpus, run.recipe.data, run.recipe.seed)
+        return cls(run=run, watch=watch, windows=windows)
+
+    def begin(self, position: int, steps: int, engine: Engine) -> None:
+        """Go on from a position, in tokens and in updates."""
+        self.position, self.steps = position, steps
+        self.run.keep_metrics_until(position)
+        self._recorder = Recorder(self.run)
+        # an earlier process may have made the last validation before this position
+        made = self.run.validations()
+        self.score = made[-1].validation if made else None
+        total = self.recipe.total_tokens
+        stands = f"{about(position)} of {about(total)} tokens"
+        self.watch.say(f"{self.run.id} {self.recipe.name}: {stands}; {engine}")
+        self.write_status("running")
+        if position >= total:
+            self.end("done")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return self.run.recipe
+
+    @property
+    def rate(self) -> float:
+        """Share of the peak rate in the next step; a member that is over stands still."""
+        return 0.0 if self.over else rate(self.recipe, self.position, self.recipe.train.batch)
+
+    @cached_property
+    def branch_points(self) -> set[int]:
+        """Positions at which a checkpoint is kept for branches."""
+        return {self.recipe.whole_steps(tokens) for tokens in self.recipe.train.branch_points}
+
+    @cached_property
+    def milestones(self) -> set[int]:
+        """The branch points, where a decay begins, and the end."""
+        end = self.recipe.total_tokens
+        return {end, end - self.recipe.decay_tokens, *self.branch_points}
+
+    def due(self, every: Length) -> bool:
+        """Whether what is done every so many tokens, and at the milestones, is due now."""
+        tokens = every.of(self.recipe.total_tokens)
+        before = self.position - self.recipe.train.batch
+        passed = tokens > 0 and self.position // tokens > before // tokens
+        return passed or self.position in self.milestones
+
+    def step_taken(self) -> None:
+        """Count a step."""
+        self.position += self.recipe.train.batch
+        self.steps += 1
+
+    def record_steps(self, lines: list[StepLine]) -> None:
+        """Write steps that were taken; the run fails where they diverge."""
+        try:
+            self._recorder.steps(lines)
+        except Diverged as error:
+            self.end("failed", str(error))
+        else:
+            self.watch.step(self.position, self.recipe.total_tokens, lines[-1])
+
+    def record_validation(self, found: Validation) -> None:
+        """Write a validation of this position; the run fails where it is not a number."""
+        try:
+            self._recorder.validation(ValidationLine(tokens=self.position, validation=found))
+        except Diverged as error:
+            self.end("failed", str(error))
+        else:
+            self.score = found
+            self.write_status("running")
+
+    def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        """Write a checkpoint of this position, and remove those that the recipe does not keep."""
+        folder = self.run.checkpoints
+        checkpoint.save(folder, Checkpoint(self.position, self.steps, weights, moments))
+        # all that are there: a process may have been killed between saving one and pinning it
+        for tokens in self.branch_points.intersection(checkpoint.positions(folder)):
+            checkpoint.pin(folder, tokens)
+        checkpoint.prune(folder, self.recipe.train.keep)
+        self.write_status("running")
+
+    def end(self, status: Status, reason: str | None = None) -> None:
+        """Take no more steps."""
+        self.over = True
+        self.write_status(status, reason)
+
+    def write_status(self, status: Status, reason: str | None = None) -> None:
+        """Write status.json as of this position."""
+        self.run.write_status(status, self.position, self.score, reason)
