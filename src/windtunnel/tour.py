@@ -14,10 +14,10 @@ from windtunnel.errors import InputError
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.audit import audit
-from windtunnel.plan.evidence import from_lab
 from windtunnel.plan.plan import plan
 from windtunnel.plan.record import read_plan
 from windtunnel.plan.request import Request
+from windtunnel.plan.studies import from_lab
 from windtunnel.quantities import about
 from windtunnel.recipe import load
 from windtunnel.results.scaling import SCALING
@@ -65,6 +65,7 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
         lambda: batch(lab, opened, designs.batch, watch),
         lambda: scaling(lab, opened, designs.scaling, watch),
     ]
+    # in this order: a study takes what an earlier one found, such as the law of the batch
     steps = [_carry_out(study, watch) for study in studies]
     planned = _plan(lab, opened, watch)
     if planned:
@@ -216,6 +217,7 @@ def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
     name = "core"
 
     def progress(what: str, done: float, total: float | None) -> None:
+        """Of fetching and building."""
         watch.show(what, done, total, "")
 
     try:
@@ -247,6 +249,7 @@ def _basic_tokens(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> in
     work = 0  # FLOPs for each token of a basic run
     for (width, depth), times in _WORK.items():
         work += times * flops_per_token(proxy(corpus, width, depth).model, small.data.context)
+    # what is left of the time after all that takes as long however short the runs are
     tokens = int((minutes * 60 - _FIXED) * flops_per_s / work / _EVALUATED)
     once = sum(source.train.tokens for source in corpus.sources.values())
     tokens = min(max(_FEWEST, tokens), once // 4)  # the longest run is of four basic ones

@@ -150,7 +150,7 @@ def test_a_no_go_is_a_failed_verdict_and_a_size_out_of_reach_is_said(run: Any, t
         (["--flops", "1e18", "--mfu", "120%"], ["120%"]),
         (["--flops", "1e18", "--mfu", "fast"], ["--mfu fast"]),
         (["--tokens", "0"], ["--tokens 0"]),
-        (["--tokens", "many"], ["'many'"]),
+        (["--tokens", "many"], ["--tokens many: expected a number above zero"]),
         (["--epochs", "2", "--flops", "1e18", "--from", "TABLE"], ["--epochs", "--tokens"]),
         (["--fit-device", "fone-6gb"], ["--fit-device fone-6gb", "did you mean 'phone-6gb'"]),
         (["--fit-device", "10", "--from", "TABLE"], ["--fit-device", "smallest"]),

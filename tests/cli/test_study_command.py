@@ -15,10 +15,12 @@ from windtunnel.cli import app, study
 from windtunnel.cli.options import DEFAULT_LAB, Lab
 from windtunnel.errors import InputError
 from windtunnel.tunnel.design import NUMBER, SIZES, SWITCH, Size, option, options_of, word
+from windtunnel.tunnel.scaling.dry_run.design import DryRun
 
-STUDIES = ("batch", "search", "transfer")
+STUDIES = ("check", "search", "transfer", "batch", "scaling", "dynamics", "ablate")
 # what a command may be asked beside its Design: where to work, and how to print
-BESIDE = {"--corpus", "--lab", "--json", "--help", "--storage"}
+BESIDE = {"--corpus", "--lab", "--json", "--help", "--storage", "--dry-run"}
+REPEATED = {"--arm"}  # an option that can be given several times is no field
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class Higher(Kite):
     """The same with another default."""
 
     lr: float = option(0.5, "How high it flies.", NUMBER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class String:
+    """A second design of the same command."""
+
+    length: float = option(10.0, "How long the string is.", NUMBER)
 
 
 def made(design: type, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Any]]:
@@ -95,6 +104,19 @@ def test_a_mistake_names_the_flag_and_a_new_word_is_known_at_once(
     assert called[-1][0].wind == "west"
 
 
+def test_a_second_design_stands_for_its_own_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, called = typer.Typer(rich_markup_mode=None), list[Any]()
+    monkeypatch.setattr(study, "app", own)
+
+    @study.study_command(Kite, string=String)
+    def kite(string: Any, design: Any) -> None:
+        """Fly."""
+        called.append((design, string))
+
+    assert CliRunner().invoke(own, ["--length", "30", "--lr", "0.2"]).exit_code == 0
+    assert called == [(Kite(lr=0.2), String(length=30.0))]
+
+
 def test_a_changed_default_shows_in_the_help_and_in_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,7 +147,8 @@ def test_every_flag_of_a_study_is_a_field_of_its_design(
     )
     flags = {flag for each in command.params for flag in each.opts}
     of_design = {option.flag.partition("/")[0] for option in options_of(design)}
-    assert of_design <= flags <= of_design | BESIDE
+    of_dry_run = {option.flag for option in options_of(DryRun)}
+    assert of_design <= flags <= of_design | BESIDE | REPEATED | of_dry_run
     assert inspect.signature(commands[name]).parameters.keys() >= {
         o.name for o in options_of(design)
     }

@@ -14,7 +14,7 @@ from windtunnel.tunnel import design
 from windtunnel.tunnel.design import Kind, Size, option, options_of, typed
 
 # the modules that hold a Design
-DESIGNS = ("batch", "search", "transfer")
+DESIGNS = ("check", "search", "transfer", "batch", "scaling", "dynamics", "ablate")
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def test_what_is_typed_is_read_and_shown_again(
         (design.NUMBER, "0", "a number above zero"),
         (design.NUMBER, "nan", "a number above zero"),
         (design.FRACTION, "1.1", "a number from 0 to 1"),
-        (design.TOKENS, "0", "a number of tokens, such as 16k or 20M"),
+        (design.TOKENS, "0", "a number above zero, such as 16k or 20M"),
         (design.TOKENS_OR_ZERO, "x", "a number of tokens, such as 16k or 20M, or 0"),
-        (design.TOKENS_LIST, "2M,x", "a number of tokens, such as"),
+        (design.TOKENS_LIST, "2M,x", "a number above zero, such as"),
         (design.LENGTH, "x", "tokens such as 2M, or a share such as 10%"),
         (design.SHARE, "100%", "a share such as 10%"),
         (design.SHARE, "0.1", "a share such as 10%"),

@@ -46,6 +46,7 @@ def ablate(
     from windtunnel.results.ablate import ABLATE
 
     def study(opened: "Corpus", watch: "Watch") -> Path:
+        """On the corpus, once it is open."""
         from windtunnel.tunnel.ablate.ablate import ablate
         from windtunnel.tunnel.ablate.arms import Arm, arms_of, base_arm
 
@@ -81,9 +82,7 @@ def _mixture(text: str) -> tuple[str, dict[str, float]]:
 
 def _print(result: "StudyResult[AblateNumbers]") -> None:
     numbers = result.numbers
-    print(
-        f"loss over that of {numbers.base}, nats/token; * where the 90% interval is clear of zero\n"
-    )
+    print(f"loss minus that of {numbers.base}, nats/token; * marks a 90% interval without zero\n")
     _print_line("arm", "decay", [f"{source[:10]:>10}" for source in numbers.sources])
     for arm in numbers.arms:
         cells = [f"{_cell(arm, source):>10}" for source in numbers.sources]

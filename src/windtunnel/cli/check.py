@@ -63,7 +63,10 @@ def _print(result: "StudyResult[CheckNumbers]") -> None:
 
 def _print_axis(numbers: "CheckNumbers", axis: str) -> None:
     steps = numbers.design.steps
-    print(f"\nslope of log2 on log2 of the {axis}, after steps; ! is out of what the theory allows")
+    print(
+        f"\nslope of log2 of each quantity on log2 of the {axis}, by steps trained; ! marks what "
+        "the theory does not allow"
+    )
     print(f"{'':26}" + "".join(f"{t:>8}" for t in steps))
     table: dict[str, dict[int, Slope]] = {}
     for slope in numbers.quantities:

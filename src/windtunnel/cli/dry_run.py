@@ -41,9 +41,10 @@ def advise_on(lab: Path, corpus: str, design: Design, dry_run: DryRun, as_json: 
 def _print(advice: "Advice") -> None:
     target, noise = advice.target, advice.noise
     print(
-        f"simulated, nothing trained: {target.size} ({about(target.params_total)} parameters) at "
-        f"{about(target.tokens)} tokens is to be predicted, {target.beyond.params_total:.1f} times "
-        f"the largest in the fit and {target.beyond.tokens:.1f} times the longest"
+        f"simulated, nothing trained: the run to be predicted is {target.size} "
+        f"({about(target.params_total)} parameters) at {about(target.tokens)} tokens, "
+        f"{target.beyond.params_total:.1f} times the largest in the fit and "
+        f"{target.beyond.tokens:.1f} times the longest"
     )
     for truth in advice.truths:
         _print_truth(truth)
@@ -59,14 +60,14 @@ def _print(advice: "Advice") -> None:
 
 def _print_truth(truth: "AssumedLaw") -> None:
     law = ", ".join(f"{name} {value:.4g}" for name, value in truth.law)
-    print(f"taken for true: {truth.form}, N as {truth.count}: {law} ({truth.origin})")
+    print(f"assumed law: {truth.form}, N as {truth.count}: {law} ({truth.origin})")
 
 
 def _print_search(advice: "Advice", budget: "Budget") -> None:
     if advice.proposed:
         print(
-            f"\nthe best of {advice.within} other designs for {budget}, judged on draws that it "
-            "was not chosen by"
+            f"\nthe best of {advice.within} other designs for {budget}, judged by other "
+            "simulations than those it was chosen by"
         )
         _print_design(advice.proposed)
         print(f"\n{advice.proposed.command}")

@@ -26,6 +26,7 @@ def dynamics(
     from windtunnel.results.dynamics import DYNAMICS
 
     def study(opened: "Corpus", watch: "Watch") -> Path:
+        """On the corpus, once it is open."""
         from windtunnel.tunnel.dynamics.dynamics import dynamics, recipe_of
 
         return dynamics(lab, opened, recipe_of(opened, design), watch)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, size_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length
 from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.tunnel.design import SIZE
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -107,8 +108,8 @@ def plan(
     parametrization: Annotated[
         str | None,
         typer.Option(
-            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that of "
-            "the runs in the fit."
+            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that "
+            "of the runs in the fit."
         ),
     ] = None,
     audit: Annotated[
@@ -147,7 +148,7 @@ def plan(
             tokens=number_of("--tokens", tokens),
             epochs=_above_zero("--epochs", epochs),
             params=number_of("--params", params),
-            shape=size_of("--shape", shape) if shape else None,
+            shape=SIZE.parse("--shape", shape) if shape else None,
             bytes_served=bytes_of(fit_device) if fit_device else None,
             quantisation=QUANTISATIONS.choose(quantisation, f"--quantisation {quantisation}").name,
             corpus=corpus,
@@ -168,12 +169,22 @@ def plan(
 
 
 def _plan(lab: Path, request: "Request", study: str, table: Path | None) -> Path:
-    from windtunnel.plan.evidence import from_lab, from_table
     from windtunnel.plan.plan import plan as make
 
     request.check()
-    evidence = from_table(table) if table else from_lab(lab, study)
+    evidence = _evidence(lab, study, table)
     return make(lab, evidence, request, _corpus(lab, request.corpus, evidence))
+
+
+def _evidence(lab: Path, study: str, table: Path | None) -> "Evidence":
+    """From the table where one was given, else from the lab's study."""
+    if table:
+        from windtunnel.plan.evidence import from_table
+
+        return from_table(table)
+    from windtunnel.plan.studies import from_lab
+
+    return from_lab(lab, study)
 
 
 def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | None":
@@ -203,7 +214,9 @@ def _device(name: str | None) -> str | None:
 
 
 def _parametrization(name: str | None) -> str | None:
-    return None if name is None else word_of("--parametrization", name, PARAMETRIZATIONS)
+    if name is None:
+        return None
+    return PARAMETRIZATIONS.choose(name, f"--parametrization {name}").name
 
 
 def _number(option: str, text: str | None) -> float | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Dry = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Train nothing: simulate the study, and say what to expect of it."
+        "--dry-run", help="Train nothing. Simulate the study and say what to expect of it."
     ),
 ]
 
@@ -50,8 +50,8 @@ def scaling(
         return
     if simulation != DryRun():
         raise InputError(
-            "--budget, --target and --simulations go with --dry-run: what a study costs follows "
-            "from its design"
+            "--target, --budget and --simulations need --dry-run: what a study costs follows from "
+            "its design"
         )
     from windtunnel.results.scaling import SCALING
     from windtunnel.tunnel.scaling.scaling import scaling as study

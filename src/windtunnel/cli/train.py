@@ -10,7 +10,7 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of, word_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length, parse_tokens
 from windtunnel.recipe import DECAY_SHAPES
@@ -117,9 +117,9 @@ def branch(
     from windtunnel.train.branch import branch as make_branch
     from windtunnel.train.run import find_run, open_corpus
 
-    chosen = word_of("--shape", shape, DECAY_SHAPES)
+    chosen = DECAY_SHAPES.choose(shape, f"--shape {shape}")
     start = parse_tokens(at)
-    floor = floor or DECAY_SHAPES[chosen].floor
+    floor = floor or chosen.floor
     parent = find_run(lab, run)
     text = (
         Corpus.open(parent.lab / "corpora" / corpus)
@@ -134,7 +134,7 @@ def branch(
         text,
         start,
         length,
-        chosen,
+        chosen.name,
         floor,
         _mixture(mixture),
         number_of("--batch", batch),

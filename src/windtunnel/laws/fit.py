@@ -189,9 +189,9 @@ def refine(
     at: Array = np.clip(starts, _LOWEST, _HIGHEST)
     damping = np.full(at.shape[:-1], 1e-3)
     model, pull = objective.slopes(at, data)
-    cost = objective.cost(objective.residuals(model, data.loss), data.weights)
+    residuals = objective.residuals(model, data.loss)
+    cost = objective.cost(residuals, data.weights)
     for _ in range(steps):
-        residuals = objective.residuals(model, data.loss)
         weighted = pull * (data.weights * objective.influence(residuals))[..., None]
         gradient = (weighted * residuals[..., None]).sum(-2)
         curvature = np.swapaxes(weighted, -1, -2) @ pull
@@ -199,16 +199,16 @@ def refine(
         step = _damped_step(gradient, curvature, damping, held=~free | outwards)
         tried = np.clip(at + step, _LOWEST, _HIGHEST)
         new_model, new_pull = objective.slopes(tried, data)
-        new_cost = objective.cost(objective.residuals(new_model, data.loss), data.weights)
+        new_residuals = objective.residuals(new_model, data.loss)
+        new_cost = objective.cost(new_residuals, data.weights)
         better = new_cost < cost
-        gained = np.where(better, cost - new_cost, 0.0)
+        damping = np.clip(damping * np.where(better, 0.2, 6.0), 1e-12, 1e12)
+        stuck = ~better & (damping > 1e9)
+        arrived = better & (cost - new_cost <= 1e-13 * new_cost)
         at = np.where(better[..., None], tried, at)
-        model = np.where(better[..., None], new_model, model)
+        residuals = np.where(better[..., None], new_residuals, residuals)
         pull = np.where(better[..., None, None], new_pull, pull)
         cost = np.where(better, new_cost, cost)
-        damping = np.clip(np.where(better, damping * 0.2, damping * 6), 1e-12, 1e12)
-        stuck = ~better & (damping > 1e9)
-        arrived = better & (gained <= 1e-13 * cost)
         if (stuck | arrived).all():
             break
     return at

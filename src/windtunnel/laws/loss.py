@@ -158,7 +158,8 @@ def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     (..., n, 6).
     """
     losses, derivatives = slopes(coordinates, x, y)
-    return losses, derivatives / losses[..., None]
+    derivatives /= losses[..., None]
+    return losses, derivatives
 
 
 def _terms(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array, Array, Array]:

@@ -27,8 +27,8 @@ _LEGEND = (
 )
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2rem auto;
-       padding: 0 1.25rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem;
+       margin: 2rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
 p.what { color: #555; margin-top: .2rem; }
 div.scroll { overflow-x: auto; }
@@ -36,7 +36,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; white-space: nowrap; }
 th { color: #555; font-weight: 600; border-bottom: 1px solid #ccc; }
 td.name, th.name { text-align: left; }
-.verdict { font-size: .8rem; padding: .1rem .5rem; border-radius: .6rem; color: #fff; vertical-align: middle; }
+.verdict { font-size: .8rem; padding: .1rem .5rem; border-radius: .6rem; color: #fff;
+           vertical-align: middle; }
 .verdict.pass { background: #3a7d44; } .verdict.fail { background: #b00020; }
 .verdict.care { background: #9a6b00; }
 .sources th, .sources td { text-align: left; white-space: normal; vertical-align: top; }
@@ -69,19 +70,23 @@ def write_page(lab: Path) -> Path:
             "<h2>Runs</h2>",
             _run_table(alone),
         ]
-    if len(alone) < len(runs):
-        rest = [run for run in runs if run.id in studied]
-        body += [
-            f"<details><summary>{len(rest)} runs of studies</summary>{_run_table(rest)}</details>"
-        ]
+    rest = [run for run in runs if run.id in studied]
+    if rest:
+        summary = f"<summary>{len(rest)} runs of studies</summary>"
+        body.append(f"<details>{summary}{_run_table(rest)}</details>")
     page = lab / "report.html"
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(lab.resolve().name)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
-        f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
-    )
-    write_whole(page, text)
+    write_whole(page, _document(lab.resolve().name, "".join(body)))
     return page
+
+
+def _document(title: str, body: str) -> str:
+    """The whole page. plotly's script is in it, so that it needs no network."""
+    head = (
+        f'<meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+        f"<script>{get_plotlyjs()}</script>"
+    )
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
 
 
 def _what(runs: Sequence[Run]) -> str:
@@ -122,57 +127,56 @@ def _studies(lab: Path) -> Iterator[str]:
             continue
         verdict = result.verdict
         mark = f' <span class="verdict {verdict}">{verdict}</span>' if verdict else ""
-        yield f'<h2 id="{name}">{escape(name.capitalize())}{mark}</h2><p>{escape(result.summary)}.</p>'
+        title = f"{escape(name.capitalize())}{mark}"
+        yield f'<h2 id="{name}">{title}</h2><p>{escape(result.summary)}.</p>'
         for caption, figure in figures(result, read_table(lab, experiment)):
             yield f'{_figure(figure)}<p class="what">{escape(caption)}</p>'
 
 
 def _run_table(runs: Sequence[Run]) -> str:
+    """The runs as a tree: each with its branches below it, in the order in which they leave."""
     summaries = {run.id: run.summary() for run in runs}
-    recipes = {run.id: run.recipe for run in runs}
-    ordered: list[tuple[RunSummary, int]] = []
+    params = {run.id: count(run.recipe.model).params_total for run in runs}
+    children: dict[str | None, list[RunSummary]] = {}
+    for one in sorted(summaries.values(), key=lambda one: one.at_tokens or 0):
+        children.setdefault(one.parent, []).append(one)
+    rows: list[list[str]] = []
 
     def add(one: RunSummary, depth: int) -> None:
-        ordered.append((one, depth))
-        children = [child for child in summaries.values() if child.parent == one.id]
-        for child in sorted(children, key=lambda child: child.at_tokens or 0):
-            add(child, depth + 1)
+        child = "child" if depth else ""
+        rows.append(
+            [
+                f'<span class="{child}">{escape(one.name)}</span> <code>{one.id}</code>',
+                one.kind,
+                about(params[one.id]),
+                about(one.tokens),
+                _score(one.loss),
+                _score(one.bits_per_byte),
+                f'<span class="{one.status}">{one.status}</span>',
+            ]
+        )
+        for branch in children.get(one.id, ()):
+            add(branch, depth + 1)
 
     for one in summaries.values():
         if one.parent not in summaries:
             add(one, 0)
-    rows = []
-    for one, depth in ordered:
-        child = "child" if depth else ""
-        name = f'<span class="{child}">{escape(one.name)}</span> <code>{one.id}</code>'
-        scores = [
-            "–" if score is None else f"{score:.4f}" for score in (one.loss, one.bits_per_byte)
-        ]
-        status = f'<span class="{one.status}">{one.status}</span>'
-        rows.append(
-            [
-                name,
-                one.kind,
-                about(count(recipes[one.id].model).params_total),
-                about(one.tokens),
-                *scores,
-                status,
-            ]
-        )
     return _table(("run", "kind", "parameters", "tokens", "loss", "bits/byte", "status"), rows)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(
-                f"<{tag}{' class=name' if i == 0 else ''}>{c}</{tag}>" for i, c in enumerate(cells)
-            )
-            + "</tr>"
-        )
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
-    return f'<div class="scroll"><table>{line(heads, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [_line(heads, "th"), *(_line(row, "td") for row in rows)]
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _line(cells: Sequence[str], tag: str) -> str:
+    first, *others = cells
+    rest = "".join(f"<{tag}>{cell}</{tag}>" for cell in others)
+    return f"<tr><{tag} class=name>{first}</{tag}>{rest}</tr>"
 
 
 def _figure(figure: go.Figure) -> str:

@@ -1,4 +1,6 @@
-"""What `windtunnel ablate` finds: what each way to decay does to the loss on each held-out source."""
+"""What `windtunnel ablate` finds: what each way to decay does to the loss on each held-out
+source.
+"""
 
 from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row

@@ -65,7 +65,9 @@ class Causes(Record):
 
 
 class Slope(Record):
-    """How a quantity goes with the size after t steps: the slope of its log2 on log2 of the size."""
+    """How a quantity goes with the size after t steps: the slope of its log2 on log2 of the
+    size.
+    """
 
     axis: Axis
     quantity: str

@@ -13,7 +13,7 @@ Speedups = dict[int, float]
 
 
 class Populations(Record, RootModel[dict[str, dict[str, Speedups]]]):
-    """Speedups by machine, and by what a measurement depends on (a shape, its batch, its engine)."""
+    """Speedups by machine, and by what a measurement depends on: a shape, its batch and engine."""
 
     model_config = ConfigDict(extra=None)  # the file has no keys of its own that could be unknown
 

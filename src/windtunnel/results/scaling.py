@@ -1,5 +1,5 @@
-"""What `windtunnel scaling` finds: the loss by size and length, what it cost, the laws fitted to it,
-and what they said of the audit run.
+"""What `windtunnel scaling` finds: the loss by size and length, what it cost, the laws fitted to
+it, and what they said of the audit run.
 """
 
 from windtunnel.results.record import Record

@@ -209,7 +209,7 @@ _WHOLES = "whole numbers above zero, such as 32,64,128"
 
 NUMBER = _kind(_number, "a number above zero", "NUMBER")
 FRACTION = _kind(_fraction, "a number from 0 to 1", "NUMBER")
-TOKENS = _kind(_tokens, "a number of tokens, such as 16k or 20M", "TOKENS", format_tokens)
+TOKENS = _kind(_tokens, "a number above zero, such as 16k or 20M", "TOKENS", format_tokens)
 TOKENS_OR_ZERO = _kind(
     parse_tokens, "a number of tokens, such as 16k or 20M, or 0", "TOKENS", format_tokens
 )

@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batch_study import with_batch_study
 from patience import PATIENCE, wait_until
 
-from windtunnel.data.shards import Corpus
-from windtunnel.errors import InputError
-from windtunnel.laws.batch import ByTokens
 from windtunnel.report.experiments.scaling import figures
-from windtunnel.results.batch import BATCH, BatchNumbers, FittedLaw
 from windtunnel.results.scaling import (
     SCALING,
     AuditForecast,
@@ -25,10 +22,7 @@ from windtunnel.results.scaling import (
     StudyCost,
     StudyLaw,
 )
-from windtunnel.results.study import StudyResult, read_study, read_table, write_study
-from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, BatchLaw, batch_law, lay_out, lengths_of
-from windtunnel.tunnel.scaling.design import RATE_RULES, Design, RateRule
+from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.tunnel.scaling.scaling import judge, pooled_sd
 
 TINY = (
@@ -46,7 +40,6 @@ TINY = (
     ),
     *("--repeated", 1, "--audit-size", "32x1", "--audit-tokens", "14k"),
 )
-LAW = {"c": 8.0, "p": 0.5}  # a batch of 512 up to 8192 tokens, then of 1024
 RUNS = 1 + 3 * (2 + 3)  # the audit; three stems of two segments and three branches
 EAGER = {"TORCHDYNAMO_DISABLE": "1"}  # compiling would take longer than the runs
 
@@ -58,24 +51,6 @@ def whole(make_lab: Any) -> Any:
     with_batch_study(lab)
     study(lab)
     return lab
-
-
-def with_batch_study(lab: Any, corpus: str = "tiny") -> None:
-    """Give the lab a batch study of a corpus that found LAW."""
-    intervals = {"c": (4.0, 16.0), "p": (0.4, 0.6)}
-    numbers = BatchNumbers(
-        sizes=(),
-        batches=(),
-        lengths=(),
-        lr=0.01,
-        form="hyperbola",
-        misfit={},
-        laws={"tokens": FittedLaw(constants=LAW, intervals=intervals)},
-        chosen="tokens",
-        arms={},
-        corpus=corpus,
-    )
-    write_study(lab.path, BATCH, rows=[], verdict=None, summary="", numbers=numbers, runs=[])
 
 
 def study(lab: Any) -> str:
@@ -93,119 +68,12 @@ def points_of(lab: Any) -> list[ScalingRow]:
     return [row for row in read_table(lab.path, SCALING) if row.source == "all"]
 
 
-def test_the_default_study_is_large_enough_and_costs_at_most_two_fifths_of_retraining() -> None:
-    design = Design()
-    chain = lay_out(design, LAPTOP_BATCH)
-    assert chain.trained / chain.retrained <= 0.4
-    assert chain.fewest_steps >= 400
-    assert chain.lengths == pytest.approx(lengths_of(design), rel=0.02)
-    assert design.audit_tokens >= 2 * max(chain.lengths)
-    assert [point.decay / point.tokens for point in chain.points] == pytest.approx(
-        [0.1] * 7, rel=0.05
-    )
-
-
-def test_the_cost_is_that_of_one_stem_and_every_decay() -> None:
-    design = Design(shortest=256_000, longest=1_024_000, points=3, batch=2048, decay=0.2)
-    chain = lay_out(design, BatchLaw(ByTokens(2048, 0), "given"))
-    # 0.8 of the longest on the stem; decays of 0.2 of 256k, 512k, 1024k: to whole steps of 2048
-    assert chain.segments[-1].end == 819_200
-    assert chain.trained == 819_200 + 51_200 + 102_400 + 204_800
-    assert chain.retrained == pytest.approx(256_000 + 512_000 + 1_024_000, abs=3 * 2048)
-
-
-@pytest.mark.parametrize(
-    "law",
-    [
-        LAPTOP_BATCH,
-        BatchLaw(ByTokens(0.2, 0.7), "steep"),
-        BatchLaw(ByTokens(1e-3, 1.3), "very steep"),
-    ],
-)
-def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law: BatchLaw) -> None:
-    chain = lay_out(Design(shortest=200_000, longest=6_400_000, points=11), law)
-    for before, after in zip(chain.segments, chain.segments[1:], strict=False):
-        assert before.end == after.begin
-        assert after.batch == 2 * before.batch
-        assert after.begin % after.batch == 0
-        tie = law.border(
-            before.batch
-        )  # where the law's batch is as near to the one as to the other
-        assert law.law.predict(tie) == pytest.approx(before.batch * 2**0.5)
-        assert 0 <= tie - after.begin < after.batch
-    for point in chain.points:
-        segment = chain.segments[point.segment]
-        assert segment.begin < point.at <= segment.end
-        assert point.at % segment.batch == point.decay % segment.batch == 0
-    assert chain.points[-1].at == chain.segments[-1].end, "the stem goes further than it is used"
-    assert len(chain.segments) > 1
-
-
-def test_one_batch_for_all_where_the_law_says_so_or_a_person() -> None:
-    falling = lay_out(Design(), BatchLaw(ByTokens(100_000, -0.3), "falls with the length"))
-    assert len(falling.segments) == 1
-    assert [
-        s.batch for s in lay_out(Design(batch=3072), BatchLaw(ByTokens(3072, 0), "given")).segments
-    ] == [3072]
-
-
-def test_lengths_that_fall_on_one_step_are_refused() -> None:
-    with pytest.raises(InputError, match="differ by a step"):
-        lay_out(
-            Design(shortest=30_000, longest=34_000, batch=4096),
-            BatchLaw(ByTokens(4096, 0), "given"),
-        )
-
-
-def test_a_stem_a_size_and_more_seeds_for_the_smallest() -> None:
-    design = Design(sizes=(Size(64, 4), Size(16, 2), Size(32, 2)), seeds=3, repeated=1)
-    assert design.stems == [
-        (Size(16, 2), 0),
-        (Size(16, 2), 1),
-        (Size(16, 2), 2),
-        (Size(32, 2), 0),
-        (Size(64, 4), 0),
-    ]
-
-
-def test_sizes_that_are_one_are_refused() -> None:
-    with pytest.raises(InputError, match="--sizes 16x2,16x2: expected different sizes"):
-        Design(sizes=(Size(16, 2), Size(16, 2)))
-
-
-def test_a_rule_of_the_rate_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RATE_RULES, "linear", RateRule("linear", "as the batch", lambda r: r))
-    assert Design(lr_with_batch="linear").rate(1024) == pytest.approx(0.005)
-    with pytest.raises(InputError, match="'cubic': expected one of fixed, sqrt, linear"):
-        Design(lr_with_batch="cubic").rate(1024)
-
-
-def test_the_rate_stays_or_goes_by_the_root_of_the_batch() -> None:
-    assert [Design().rate(batch) for batch in (512, 8192)] == [0.01, 0.01]
-    assert [
-        Design(lr_with_batch="sqrt").rate(batch) for batch in (512, 2048, 8192)
-    ] == pytest.approx([0.005, 0.01, 0.02])
-
-
 def test_seed_noise_is_pooled_over_points(rng: np.random.Generator) -> None:
     groups = [list(3.0 + index + rng.normal(0, 0.02, 3)) for index in range(400)]
     noise, freedom = pooled_sd([*groups, [9.0]])
     assert freedom == 800
     assert noise == pytest.approx(0.02, rel=0.1)  # its own standard error is 2.5%
     assert pooled_sd([[1.0], [2.0]]) == (None, 0)
-
-
-def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus) -> None:
-    assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
-    with_batch_study(lab)
-    found = batch_law(lab.path, corpus, Design())
-    assert (found.law.c, found.law.p) == (LAW["c"], LAW["p"])
-    assert batch_law(lab.path, corpus, Design(batch=1024)).batch(10**9) == 1024
-    with_batch_study(lab, corpus="another")
-    assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
-    (BATCH.folder(lab.path) / "result.json").write_text('{"numbers": {}}')
-    with pytest.raises(InputError, match=r"batch/result\.json"):
-        batch_law(lab.path, corpus, Design())
 
 
 def numbers_of(audit: float | None = None, **changes: Any) -> ScalingNumbers:
@@ -280,13 +148,13 @@ def forecast_of(got: float) -> AuditForecast:
     ("numbers", "failed", "verdict", "said"),
     [
         (numbers_of(), 0, "pass", "0.390 of what"),
-        (numbers_of(), 1, "fail", "1 runs diverged"),
+        (numbers_of(), 1, "fail", "1 run diverged"),
         (numbers_of(span=15.0), 0, None, "needs a span of 16x"),
         (numbers_of(cost=cost_of(0.41)), 0, None, "needs a cost of at most 0.4x"),
         (numbers_of(fewest_steps=300), 0, None, "needs 400 steps"),
         (numbers_of(epochs=1.5), 0, None, "more than once"),
         (numbers_of(3.70), 0, "pass", "3.7000, predicted 3.7500, 90% [3.690, 3.800], +1.35% off"),
-        (numbers_of(3.60), 0, "fail", "outside of the interval"),
+        (numbers_of(3.60), 0, "fail", "outside the interval"),
     ],
 )
 def test_a_smaller_study_has_no_verdict_and_a_diverged_run_fails_it(

@@ -38,6 +38,7 @@ def ablate(lab: Path, corpus: Corpus, design: Design, arms: Sequence[Arm], watch
         stem = _stem(corpus, design, arms, seed)
         wanted += [stem, *(_leave(stem, design, arm) for arm in arms)]
     runs = fleet(lab, corpus, wanted, watch, "ablate")
+    # seed by seed: the stem, then its arms
     each = len(arms) + 1
     by_seed = [runs[first : first + each] for first in range(0, len(runs), each)]
     numbers = _numbers(corpus, design, arms, by_seed)
@@ -107,9 +108,13 @@ def _numbers(
 ) -> AblateNumbers:
     """`by_seed`: each seed's stem, and its runs of the arms."""
     sources = ["all", *corpus.sources]
-    whole = [found for _, *found in by_seed if all(final(run) is not None for run in found)]
-    runs = [run for found in by_seed for run in found]
-    noise, found = _compared(corpus, design, arms, whole, sources)
+    runs: list[Run] = []
+    whole = []
+    for stem, *found in by_seed:
+        runs += [stem, *found]
+        if not any(_failed(run) for run in found):
+            whole.append(found)
+    noise, compared = _compared(corpus, design, arms, whole, sources)
     return AblateNumbers(
         corpus=corpus.folder.name,
         size=f"{design.width}x{design.depth}",
@@ -119,8 +124,8 @@ def _numbers(
         sources=tuple(sources),
         natural=natural_mixture(corpus),
         noise=noise,
-        arms=tuple(found),
-        failed=sum(final(run) is None for run in runs),
+        arms=tuple(compared),
+        failed=sum(map(_failed, runs)),
         core_minutes=core_minutes(runs),
     )
 
@@ -137,12 +142,15 @@ def _compared(
     """
     if not whole:
         return None, [_arm_found(design, arm) for arm in arms]
-    losses = np.array([[_losses(run, sources) for run in found] for found in whole])
+    measured = []
+    for found in whole:
+        measured.append([_losses(run, sources) for run in found])
+    losses = np.array(measured)  # (seeds, arms, sources)
     apart, noise = differences(losses)
-    found = []
+    arms_found = []
     for index, arm in enumerate(arms):
         mean = losses[:, index].mean(0).tolist()
-        found.append(
+        arms_found.append(
             _arm_found(
                 design,
                 arm,
@@ -151,7 +159,7 @@ def _compared(
                 epochs=_epochs(whole[0][index], corpus),
             )
         )
-    return dict(zip(sources, noise, strict=True)), found
+    return dict(zip(sources, noise, strict=True)), arms_found
 
 
 def _arm_found(
@@ -172,6 +180,10 @@ def _arm_found(
     )
 
 
+def _failed(run: Run) -> bool:
+    return final(run) is None
+
+
 def _losses(run: Run, sources: Sequence[str]) -> list[float]:
     validation = final(run)
     assert validation
@@ -187,27 +199,24 @@ def _epochs(run: Run, corpus: Corpus) -> dict[str, float]:
 
 def _summary(numbers: AblateNumbers) -> str:
     measured = {arm.name: arm.difference for arm in numbers.arms if arm.difference}
+    # differences are of whole seeds: without any, nothing was measured
     if not measured:
-        return "no seed has all its arms: runs diverged"
+        return "no seed has all its arms, since runs diverged"
     best = min(measured, key=lambda name: measured[name]["all"].mean)
     text = (
-        f"against {numbers.base}, of {len(measured)} arms {best} does best on all held-out text: "
-        f"{_said(measured[best]['all'])} nats/token"
+        f"compared with {numbers.base}, {best} is the best of {len(measured)} arms on all held-out "
+        f"text: {_said(measured[best]['all'])} nats/token"
     )
-    own = [
-        (difference.mean, name, source)
-        for name in measured
-        for source, difference in measured[name].items()
-        if source != "all"
-    ]
-    _, name, source = min(own, key=lambda found: found[0])
-    text += (
-        f"; the largest gain on one source is {name} on {source}: {_said(measured[name][source])}"
-    )
-    elsewhere = [mean for mean, arm, other in own if arm == name and other != source]
+    own = {}  # on single sources
+    for name, difference in measured.items():
+        own |= {(name, source): difference[source] for source in difference if source != "all"}
+    name, source = min(own, key=lambda key: own[key].mean)
+    text += f"; the largest gain on one source is {name} on {source}: {_said(own[name, source])}"
+    elsewhere = [own[key].mean for key in own if key[0] == name and key[1] != source]
     if elsewhere:
         text += f", with {np.mean(elsewhere):+.4f} on the others"
-    return f"{text} ({numbers.seeds} seeds, 90% intervals with noise pooled over the arms)"
+    seeds = "1 seed" if numbers.seeds == 1 else f"{numbers.seeds} seeds"
+    return f"{text} ({seeds}, 90% intervals with the noise pooled over the arms)"
 
 
 def _said(difference: Difference) -> str:

@@ -21,14 +21,14 @@ class Design:
     arms: str = option("mixture", "What differs from one decay to the next: {words}.", word(_ways))
     share: float = option(
         0.5,
-        "With --arms mixture: share of the decay that each mixture gives to one source, on top of "
-        "that source's natural share.",
+        "With --arms mixture: share of the decay that each mixture gives to one source alone. The "
+        "rest follows the natural mixture.",
         SHARE,
     )
     width: int = option(64, "Width of the model.", whole(16))
     depth: int = option(4, "Depth of the model.", whole())
     tokens: int = option(2_560_000, "Length of every arm in tokens, its decay included.", TOKENS)
-    decay: float = option(0.2, "Share of that length over which the rate decays.", SHARE)
+    decay: float = option(0.2, "Share of --tokens over which the rate decays.", SHARE)
     shape: str = option("linear", "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES))
     batch: int = option(2048, "Batch, in tokens per step.", TOKENS)
     lr: float = option(0.01, "Base learning rate.", NUMBER)

@@ -19,6 +19,7 @@ def differences(losses: NDArray[np.float64]) -> tuple[list[list[Difference]], li
     Arms share the base arm's noise, so pooled intervals of different arms are not independent of
     each other.
     """
+    # what a seed does to all arms falls out of the differences to the base arm of that seed
     paired = losses[:, 1:] - losses[:, :1]
     means = paired.mean(0)
     seeds, arms, sources = paired.shape

@@ -136,6 +136,7 @@ def generated_window(context: int, vocab: int = _VOCAB, seed: int = 0) -> np.nda
     follower = rng.permutation(vocab)
     follows = rng.random(context + 1) < _FOLLOWS
     tokens = drawn.copy()
+    # one by one: a follower may itself be followed
     for i in range(1, len(tokens)):
         tokens[i] = follower[tokens[i - 1]] if follows[i] else drawn[i]
     return tokens[None].astype(np.int64)
@@ -200,8 +201,11 @@ def _summary(design: Design, slopes: Sequence[Slope], causes: Causes) -> str:
     )
     if not failed:
         return (
-            f"{design.parametrization} passes over {sizes}: {len(slopes)} slopes, none out of what "
-            "the theory allows"
+            f"{design.parametrization} passes over {sizes}: all {len(slopes)} slopes are what the "
+            "theory allows"
         )
     named = "; ".join(f"{axis}: {', '.join(faults)}" for axis, faults in causes if faults)
-    return f"{design.parametrization} fails over {sizes}: {failed} of {len(slopes)} slopes; {named}"
+    return (
+        f"{design.parametrization} fails over {sizes}: {failed} of {len(slopes)} slopes are not "
+        f"what the theory allows; {named}"
+    )

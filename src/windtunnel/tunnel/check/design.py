@@ -41,11 +41,13 @@ class Design:
     )
     seeds: int = option(
         4,
-        "Models of each size. The intervals come from them, so at least 3 are needed.",
+        "Number of models of each size, from which the intervals come. At least 3.",
         whole(),
     )
     lr: float = option(0.003, "Base learning rate, constant over the steps.", NUMBER)
-    eps: float = option(1e-8, "Adam's eps.", NUMBER)
+    eps: float = option(
+        1e-8, "Adam's epsilon, which is added to the denominator of its update.", NUMBER
+    )
     embedding_as: str = option(
         "vector",
         "What the embedding counts as: {words}. As a matrix, its init and rate shrink with the "
@@ -54,7 +56,7 @@ class Design:
     )
     tied: bool = option(
         True,
-        "Whether the head is the embedding, or has weights of its own.",
+        "Whether the head shares the weights of the embedding or has its own.",
         SWITCH,
         flag="--tied/--untied",
     )

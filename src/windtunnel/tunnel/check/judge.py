@@ -58,6 +58,7 @@ def judge(sizes: Sequence[SizeReadings], axis: Axis, parametrization: str) -> li
             continue
         if statistic == "eps" and np.max(values) < theory.NEGLIGIBLE_EPS:
             continue
+        # a slope that could not be measured is NaN, which passes nothing and which JSON has not
         slope, low, high = slope_of(along, values)
         good = passes(slope, low, high, expected)
         causes: tuple[str, ...] = ()
@@ -92,8 +93,9 @@ def slope_of(sizes: Sequence[int], values: _Values) -> tuple[float, float, float
         return 0.0, 0.0, 0.0
     if not (np.isfinite(table).all() and (table > 0).all()):
         return np.nan, np.nan, np.nan
+    # least squares of each seed by itself: slope = sum x (y - mean y) / sum x^2, with x centred
     x = np.log2(sizes) - np.log2(sizes).mean()
-    slopes = x @ np.log2(table) / (x @ x)  # least squares, one a seed
+    slopes = x @ np.log2(table) / (x @ x)
     seeds = len(slopes)
     mean = float(slopes.mean())
     quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, seeds - 1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -26,9 +25,10 @@ from windtunnel.results.run import Engine
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import FlatOptimizer
 
-Activations = dict[
-    str, list[Tensor]
-]  # by place; tensors are (P, ...), several where a place has one a layer
+# By place in the model; tensors are (P, ...), several where a place has one a layer.
+Activations = dict[str, list[Tensor]]
+# Input (P, tokens, in) and output (P, tokens, out) of each product with a parameter, by its name.
+Products = dict[str, tuple[Tensor, Tensor]]
 Weights = dict[str, Tensor]
 
 
@@ -64,31 +64,29 @@ def readings(
         micro_batch=recipe.train.batch,
         threads=torch.get_num_threads(),
     )
-    objective, tokens = Objective(model, engine), torch.from_numpy(batch[:, :-1].copy())
-    weights = partial(_weights, model)
-    begun, (first, products) = weights(), _activations(model, tokens)
-    result = _values(0, first) + _rules(model, tokens, first, products)
+    objective = Objective(model, engine)
+    tokens = torch.from_numpy(batch[:, :-1].copy())
+    begun = _weights(model)
+    first, products = _activations(model, tokens)
+    found = [*_values(0, first), *_rules(model, tokens, first, products)]
     responses = _responses(recipe)
-    result += [Reading(0, name, "rule", (value,) * len(seeds)) for name, value in responses.items()]
+    for name, value in responses.items():
+        found.append(Reading(0, name, "rule", (value,) * len(seeds)))
     for t in range(1, max(steps) + 1):
-        before = weights() if t in steps else {}
+        before = _weights(model) if t in steps else {}
         objective.add_gradient(torch.from_numpy(batch))
         optimizer.step(1.0)
         if t == 1:
-            result += _eps_shares(recipe, optimizer, responses)
+            found += _eps_shares(recipe, optimizer, responses)
         if t in steps:
             now, products = _activations(model, tokens)
-            result += _values(t, now) + _changes(t, first, now)
-            learnt = [
-                y - x @ begun[name].mT
-                for name, (x, y) in products.items()
-                if role_of(name) == "matrix"
-            ]
-            result += [
-                Reading(t, "matrix product", "change", _rms(learnt)),
-                *_updates(t, before, weights()),
-            ]
-    return result
+            found += [*_values(t, now), *_changes(t, first, now)]
+            found.append(Reading(t, "matrix product", "change", _learnt(begun, products)))
+            found += _updates(t, before, _weights(model))
+    return found
+
+
+# -- activations
 
 
 class _Products(TorchFunctionMode):
@@ -96,23 +94,27 @@ class _Products(TorchFunctionMode):
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()
-        self.seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self.seen: Products = {}
         self._names = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.__name__ in ("matmul", "__matmul__") and args[1].data_ptr() in self._names:
-            self.seen[self._names[args[1].data_ptr()]] = (args[0], result)
+        if func.__name__ in ("matmul", "__matmul__"):
+            # the parameter enters transposed: a view of the same memory
+            name = self._names.get(args[1].data_ptr())
+            if name:
+                self.seen[name] = (args[0], result)
         return result
 
 
 @torch.no_grad()
-def _activations(
-    model: Decoder, tokens: Tensor
-) -> tuple[Activations, dict[str, tuple[Tensor, Tensor]]]:
-    stream: list[tuple[Tensor, Tensor]] = []  # before and after each layer
+def _activations(model: Decoder, tokens: Tensor) -> tuple[Activations, Products]:
+    """Every activation that is read, and the products that they come from, of one forward pass of
+    `tokens` (windows, context).
+    """
+    stream: list[tuple[Tensor, Tensor]] = []  # the residual stream before and after each layer
 
     def keep(layer: object, inputs: tuple[Any, ...], output: Any) -> None:
         stream.append((inputs[0], output[0]))
@@ -122,19 +124,20 @@ def _activations(
         logits = model.logits(tokens)
     for hook in hooks:
         hook.remove()
-    seen, layers = products.seen, range(len(model.layers))
+    seen = products.seen
+    layers = range(len(model.layers))
 
     def outputs(leaf: str) -> list[Tensor]:
         return [seen[f"layers.{i}.{leaf}"][1] for i in layers]
 
+    attention = []
+    for i, query, key in zip(layers, outputs("query"), outputs("key"), strict=True):
+        attention.append(_attention_logits(model, i, query, key, tokens.shape[-1]))
     end = stream[-1][1]
     places = {
         "embedding": [stream[0][0]],
         "attention branch": outputs("output"),
-        "attention logits": [
-            _attention_logits(model, i, q, k, tokens.shape[-1])
-            for i, q, k in zip(layers, outputs("query"), outputs("key"), strict=True)
-        ],
+        "attention logits": attention,
         "ffn input": outputs("up"),
         "ffn branch": outputs("down"),
         "block": [after - before for before, after in stream],
@@ -148,15 +151,15 @@ def _activations(
 
 def _attention_logits(model: Decoder, index: int, query: Tensor, key: Tensor, T: int) -> Tensor:
     """What the softmax of a layer takes, at the pairs of positions that see each other: (P,
-    windows, heads, pairs).
+    windows, heads, pairs). `query`, `key`: (P, windows * T, heads * head_size).
     """
     layer = cast(Layer, model.layers[index])
 
     def heads(x: Tensor) -> Tensor:
-        x = x.reshape(x.shape[0], -1, T, x.shape[-1] // layer.head_size, layer.head_size).transpose(
-            2, 3
-        )
-        return rotate(x, model.rope[:, :T])
+        """(P, windows, heads, T, head_size), turned by position."""
+        members, _, width = x.shape
+        by_head = x.reshape(members, -1, T, width // layer.head_size, layer.head_size)
+        return rotate(by_head.transpose(2, 3), model.rope[:, :T])
 
     q, k = heads(query), heads(key)
     scores = q @ k.repeat_interleave(q.shape[2] // k.shape[2], dim=2).mT
@@ -168,63 +171,84 @@ def _values(t: int, places: Activations) -> list[Reading]:
 
 
 def _changes(t: int, first: Activations, now: Activations) -> list[Reading]:
-    pairs = {place: zip(now[place], first[place], strict=True) for place in now}
-    return [
-        Reading(t, place, "change", _rms(a - b for a, b in both)) for place, both in pairs.items()
-    ]
+    found = []
+    for place, tensors in now.items():
+        changed = (a - b for a, b in zip(tensors, first[place], strict=True))
+        found.append(Reading(t, place, "change", _rms(changed)))
+    return found
+
+
+def _learnt(begun: Weights, products: Products) -> tuple[float, ...]:
+    """RMS of what training has added to the products of matrices: W x - W_0 x."""
+    added = []
+    for name, (x, y) in products.items():
+        if role_of(name) == "matrix":
+            added.append(y - x @ begun[name].mT)
+    return _rms(added)
 
 
 def _updates(t: int, before: Weights, after: Weights) -> list[Reading]:
-    result = []
+    """By role, the step over the parameters that it changed."""
+    found = []
     for role, names in _by_role(before).items():
-        moved, there = _rms(after[n] - before[n] for n in names), _rms(before[n] for n in names)
-        result.append(
-            Reading(t, role, "update", tuple(a / b for a, b in zip(moved, there, strict=True)))
-        )
-    return result
+        step = [after[name] - before[name] for name in names]
+        found.append(Reading(t, role, "update", _ratio(step, [before[name] for name in names])))
+    return found
+
+
+# -- the factors of the table of roles, as they are really carried out
 
 
 @torch.no_grad()
-def _rules(
-    model: Decoder, tokens: Tensor, first: Activations, seen: dict[str, tuple[Tensor, Tensor]]
-) -> list[Reading]:
+def _rules(model: Decoder, tokens: Tensor, first: Activations, products: Products) -> list[Reading]:
     """Init and multipliers, as they show in the weights and in a forward pass."""
     weights = _weights(model)
-    found = {
-        f"{role} init": _rms(weights[n] for n in names) for role, names in _by_role(weights).items()
-    }
+    found = {}
+    for role, names in _by_role(weights).items():
+        found[f"{role} init"] = _rms(weights[name] for name in names)
     head = "embedding" if model.model.tied else "head"
-    found["logit multiplier"] = _ratio([seen[head][0]], first["final norm"])
-    found["embedding multiplier"] = _ratio(
-        first["embedding"], [model.embedding[:, tokens.flatten()]]
-    )
-    # block = multiplier * (attention branch + ffn branch), solved for the multiplier by least
-    # squares
-    branches = [a + b for a, b in zip(first["attention branch"], first["ffn branch"], strict=True)]
-    across = sum((a * b).flatten(1).sum(1) for a, b in zip(first["block"], branches, strict=True))
-    along = sum(b.square().flatten(1).sum(1) for b in branches)
-    found["residual multiplier"] = tuple((cast(Tensor, across) / along).tolist())
-    found["attention scale"] = (cast(Layer, model.layers[0]).attention_scale,) * len(
-        model.embedding
-    )
+    entering, _ = products[head]
+    found["logit multiplier"] = _ratio([entering], first["final norm"])
+    looked_up = model.embedding[:, tokens.flatten()]
+    found["embedding multiplier"] = _ratio(first["embedding"], [looked_up])
+    found["residual multiplier"] = _residual_multiplier(first)
+    scale = cast(Layer, model.layers[0]).attention_scale
+    found["attention scale"] = (scale,) * len(model.embedding)
     return [Reading(0, name, "rule", values) for name, values in found.items()]
+
+
+def _residual_multiplier(first: Activations) -> tuple[float, ...]:
+    """block = multiplier * (attention branch + ffn branch), solved for the multiplier by least
+    squares over all layers.
+    """
+    across = torch.zeros(())
+    along = torch.zeros(())
+    places = first["block"], first["attention branch"], first["ffn branch"]
+    for block, attention, ffn in zip(*places, strict=True):
+        branches = attention + ffn
+        across = across + (block * branches).flatten(1).sum(1)
+        along = along + branches.square().flatten(1).sum(1)
+    return tuple((across / along).tolist())
 
 
 def _responses(recipe: Recipe) -> dict[str, float]:
     """What one step of the optimiser does to each role for gradients that are known: its decay,
     lr and eps.
+
+    A first step of Adam with a gradient g everywhere moves a weight by lr g / (g + eps): by lr
+    where g is large, and by less where it is far below eps, which tells eps. Without a gradient
+    it only decays.
     """
     bare = recipe.change(optimizer={"clip": 0.0, "weight_decay": 0.0})
     tiny = recipe.optimizer.eps / 1000
     idle, full, small = _moved(recipe, 0.0), _moved(bare, 1.0), _moved(bare, tiny)
     found = {}
     for role, (moved, size) in idle.items():
-        lr, slowed = full[role][0], small[role][0]
-        found |= {
-            f"{role} decay": moved / size,
-            f"{role} lr": lr,
-            f"{role} eps": tiny * (lr / slowed - 1),
-        }
+        lr, _ = full[role]
+        slowed, _ = small[role]
+        found[f"{role} decay"] = moved / size
+        found[f"{role} lr"] = lr
+        found[f"{role} eps"] = tiny * (lr / slowed - 1)
     return found
 
 
@@ -233,33 +257,39 @@ def _moved(recipe: Recipe, gradient: float) -> dict[Role, tuple[float, float]]:
     in, by role.
     """
     model = Decoder([recipe.model], recipe.data.context, [0])
-    optimizer, before = FlatOptimizer(model, [recipe]), _weights(model)
+    optimizer = FlatOptimizer(model, [recipe])
+    before = _weights(model)
     for parameter in model.parameters():
         cast(Tensor, parameter.grad).fill_(gradient)
     optimizer.step(1.0)
     after = _weights(model)
-    return {
-        role: (_rms(after[n] - before[n] for n in names)[0], _rms(before[n] for n in names)[0])
-        for role, names in _by_role(before).items()
-    }
+    found = {}
+    for role, names in _by_role(before).items():
+        (step,) = _rms(after[name] - before[name] for name in names)
+        (there,) = _rms(before[name] for name in names)
+        found[role] = (step, there)
+    return found
 
 
 def _eps_shares(
     recipe: Recipe, optimizer: FlatOptimizer, responses: dict[str, float]
 ) -> list[Reading]:
-    """Adam's eps over the RMS of the first gradient that it saw (clipped), by role."""
-    second = {
-        n.removeprefix("second."): m
-        for n, m in optimizer.state().items()
-        if n.startswith("second.")
-    }
+    """Adam's eps over the RMS of the first gradient that it saw (clipped), by role. After one step
+    the second moment is (1 - beta2) g^2.
+    """
+    prefix = "second."
+    state = optimizer.state().items()
+    second = {name.removeprefix(prefix): m for name, m in state if name.startswith(prefix)}
     scale = (1 - recipe.optimizer.beta2) ** -0.5
-    result = []
+    found = []
     for role, names in _by_role(second).items():
-        gradients = _rms(second[n].sqrt() for n in names)
+        gradients = _rms(second[name].sqrt() for name in names)
         shares = tuple(responses[f"{role} eps"] / (scale * gradient) for gradient in gradients)
-        result.append(Reading(1, role, "eps", shares))
-    return result
+        found.append(Reading(1, role, "eps", shares))
+    return found
+
+
+# -- weights, and sizes of tensors
 
 
 def _weights(model: Decoder) -> Weights:
@@ -267,13 +297,14 @@ def _weights(model: Decoder) -> Weights:
 
 
 def _by_role(weights: Weights) -> dict[Role, list[str]]:
-    result: dict[Role, list[str]] = {}
+    found: dict[Role, list[str]] = {}
     for name in weights:
-        result.setdefault(role_of(name), []).append(name)
-    return result
+        found.setdefault(role_of(name), []).append(name)
+    return found
 
 
-def _ratio(above: list[Tensor], below: list[Tensor]) -> tuple[float, ...]:
+def _ratio(above: Sequence[Tensor], below: Sequence[Tensor]) -> tuple[float, ...]:
+    """Of their RMS: P numbers."""
     return tuple(a / b for a, b in zip(_rms(above), _rms(below), strict=True))
 
 

@@ -15,11 +15,9 @@ Table 7). With 1 the stream's change may fall by 1/2 until the batch is learnt, 
 after.
 """
 
-from typing import Literal
-
 from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.results.check import Axis
 
-Axis = Literal["width", "depth"]
 Slopes = tuple[float, float]  # the lowest and the highest that the theory allows
 
 LEARNT = 30  # steps from which on the batch is learnt: no early allowance any more

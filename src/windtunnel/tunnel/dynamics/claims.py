@@ -98,7 +98,7 @@ def _cosine(phases: Phases) -> Claim:
     before = (_values(phases.stable, "cosine") > 0).astype(float)
     after = (_values(phases.end, "cosine") > 0).astype(float)
     turned = interval(_difference, before, after)
-    share = interval(_mean, after)
+    share = interval(_mean, after)  # of steps with a cosine above zero
     return Claim(
         name="cosine > 0",
         says="the cosine of successive gradients becomes mostly positive",
@@ -124,8 +124,8 @@ def same_batch(phases: Phases) -> SameBatch:
 
 
 def interval(statistic: Callable[..., float], *samples: NDArray[Any]) -> Interval:
-    """(value, low, high): the 95% interval by a bootstrap over blocks of neighbouring steps, each
-    sample on its own.
+    """(value, low, high), to four digits: the 95% interval by a bootstrap over blocks of
+    neighbouring steps, each sample on its own.
 
     Samples: (steps,) or (steps, ...). Circular blocks (Politis and Romano 1992), always the same
     draws.
@@ -133,13 +133,14 @@ def interval(statistic: Callable[..., float], *samples: NDArray[Any]) -> Interva
     rng = np.random.default_rng(0)
 
     def draw(sample: NDArray[Any]) -> NDArray[Any]:
+        """As many steps as the sample has, in blocks that begin anywhere and go round its end."""
         steps = len(sample)
         block = min(BLOCK, steps)
         starts = rng.integers(0, steps, -(-steps // block))
         places = (starts[:, None] + np.arange(block)).ravel()[:steps]
         return sample[places % steps]
 
-    drawn = [statistic(*(draw(sample) for sample in samples)) for _ in range(_DRAWS)]
+    drawn = [statistic(*map(draw, samples)) for _ in range(_DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return _short(statistic(*samples)), _short(low), _short(high)
 
@@ -149,9 +150,9 @@ def summary_of(claims: Sequence[Claim], d2: SameBatch) -> str:
     shown = [claim for claim in claims if claim.shown]
     rest = [claim for claim in claims if not claim.shown]
     return (
-        f"of the paper's claims on the decay this run shows: {_listed(shown)}; not: "
-        f"{_listed(rest)}; with one batch at both ends of a step the ratio of D2 is "
-        f"{_text(d2.ratio)}: a rise beyond that is between two batches"
+        f"of the paper's claims about the decay this run shows: {_listed(shown)}; it does not "
+        f"show: {_listed(rest)}; with one batch at both ends of a step the ratio of D2 is "
+        f"{_text(d2.ratio)}, and any rise beyond that comes from the noise between two batches"
     )
 
 

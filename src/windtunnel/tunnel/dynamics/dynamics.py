@@ -3,7 +3,9 @@
 One run, stable then decay, with the mini-batch gradient of every step. With x the parameters and
 g the gradient, each as one flat vector, and v_t = x_{t+1} - x_t the move of a step:
 
-    D1 = g_{t+1}.v_t / |v_t|      D2 = (g_{t+1} - g_t).v_t / |v_t|^2      K = |D2| / (1 + D1^2)^(3/2)
+    D1 = g_{t+1}.v_t / |v_t|
+    D2 = (g_{t+1} - g_t).v_t / |v_t|^2
+    K  = |D2| / (1 + D1^2)^(3/2)
 
 g_t and g_{t+1} are of different batches. A step follows the noise of its own batch, which the
 next one does not share: so D2 is the curvature along the path plus a term of noise over |v_t|,
@@ -62,6 +64,7 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
     recorder = Recorder(run, corpus)
 
     def step(tokens: int, total: int, line: StepLine) -> None:
+        """Keep what was recorded, before the loop saves a checkpoint."""
         recorder.keep(tokens)
         note = f"{about(tokens)}/{about(total)} tokens  loss {line.loss:.3f}"
         watch.show(recipe.name, tokens, total, note)

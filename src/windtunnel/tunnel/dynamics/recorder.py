@@ -92,6 +92,7 @@ class Recorder:
         InputError where it can't be written.
         """
         assert self._last
+        # a run may go on from any checkpoint that it keeps, and needs x and g of the step before
         needed: set[int] = set()
         if tokens < self.run.recipe.total_tokens:
             needed = {*checkpoint.positions(self.run.checkpoints), tokens}
@@ -100,6 +101,7 @@ class Recorder:
         try:
             with self.file.open("a") as file:
                 file.writelines(record.model_dump_json() + "\n" for record in self._waiting)
+                # on the disk before the checkpoint: else a resumed run would lack these steps
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -71,6 +71,7 @@ def _train_missing(tasks: Tasks, watch: Watch, label: str) -> None:
         while dispatcher.busy or any(not task.over() for task in tasks.all):
             if watch.stop():
                 stop.set()
+            # once asked to stop, the workers save what they train and hand it back
             if not stop.is_set():
                 dispatcher.dispatch()
             elif not dispatcher.busy:
@@ -125,7 +126,8 @@ class _Dispatcher:
             return
         waiting = self._waiting()
         while free and waiting:
-            # the task with most work, and all that could train together with it
+            # The task with most work, and all that could train together with it: the longest run
+            # decides when the study ends, so it must not wait.
             key = next(iter(waiting.values()))
             alike = [task for task, other in waiting.items() if other == key]
             if self._wants_measurement(key, alike):
@@ -154,6 +156,7 @@ class _Dispatcher:
         wait(self._futures)
         self.workers.stop.clear()
         self._collect()
+        # what this fleet has compiled: workers report all that they ever have
         new = Compiled()
         for process, now in self._compiled.items():
             new += now - _compiled_before.get(process, Compiled())
@@ -165,7 +168,7 @@ class _Dispatcher:
         """Tasks that no worker has, those with most work first, by what they need in common with
         others to train together.
         """
-        taken = {task for members in self._training.values() for task in members}
+        taken = set[Task]().union(*self._training.values())
         free = [task for task in self._tasks.waiting() if task not in taken]
         return {task: population_key(task.begun) for task in free}
 
@@ -184,6 +187,7 @@ class _Dispatcher:
         self._measuring[self.workers.measure(recipe, most)] = key, recipe
 
     def _wants_measurement(self, key: Hashable, alike: list[Task]) -> bool:
+        # With fewer runs than workers each is best alone.
         under_way = any(key == other for other, _ in self._measuring.values())
         if key in self._speedups or under_way or len(alike) <= self.workers.count:
             return False
@@ -213,8 +217,7 @@ class _Dispatcher:
                 self._progress[key] = value
 
 
-# By process, at the end of the last fleet: workers stay from one fleet to the next, and report
-# all that they have ever compiled.
+# By process, at the end of the last fleet: workers stay from one fleet to the next.
 _compiled_before: dict[int, Compiled] = {}
 
 

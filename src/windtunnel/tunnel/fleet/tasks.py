@@ -107,6 +107,7 @@ class Task:
         if self.over():
             return 0.0
         recipe, wanted = self.recipe, self.wanted
+        # a run may not exist yet, so the length is that which was asked for
         end = wanted.end if isinstance(wanted, Branch) else recipe.total_tokens
         reached = max(self.at, self.run.status().tokens if self.run else 0)
         each = flops_per_token(recipe.model, recipe.data.context)
@@ -142,11 +143,13 @@ class Tasks:
             return self._by_key.setdefault(run.path, Task(wanted, run=run))
         stem = self.add(wanted.stem)
         stem.points.add(wanted.at)
+        # a branch has no run yet, and so no path: it is known by its stem and what is asked of it
         return self._by_key.setdefault((id(stem), wanted.key), Task(wanted, stem))
 
     def open_stems(self) -> None:
         """Tell the stems where their branches leave, so that they keep checkpoints there."""
         for task in self.all:
+            # branch points are no part of a run's id: this is the same run, told of them
             if isinstance(task.wanted, Recipe) and task.points:
                 told = task.wanted.change(train={"branch_points": sorted(task.points)})
                 task.run = create(self.lab, told, self.corpus)

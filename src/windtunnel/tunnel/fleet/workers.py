@@ -72,6 +72,7 @@ def workers() -> Workers:
     reports = context.SimpleQueue()
     stop = context.Event()
     free = context.SimpleQueue()
+    # each worker that starts takes one of these, and with it a GPU of its own
     for index in range(count):
         free.put(index)
     device = torch.cuda.get_device_name() if gpus else f"{cores} cores"
@@ -159,6 +160,9 @@ def _progress(run: Run) -> Callable[[int, int, StepLine], None]:
     begun: int | None = None
 
     def step(tokens: int, total: int, line: StepLine) -> None:
+        """`begun` is where the first report finds the run, so that a resumed run counts from
+        there.
+        """
         nonlocal begun
         if begun is None:
             begun = tokens

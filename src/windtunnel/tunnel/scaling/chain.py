@@ -121,12 +121,14 @@ def lay_out(design: Design, law: BatchLaw) -> Chain:
     """
     lengths = lengths_of(design)
     leaving = [round((1 - design.decay) * length) for length in lengths]
+    # segments first: a branch leaves in whole steps of the segment that it leaves
     segments = _segments(design.batch or law.batch(leaving[0]), leaving[-1], law)
     points = []
     for length, at in zip(lengths, leaving, strict=True):
         points.append(_branch_point(segments, length, at))
     warmup = round(_WARMUP * math.sqrt(design.shortest * design.longest))
     ends = [point.at for point in points]
+    # two branches at one token would be one run, and one inside of the warm-up has no stable phase
     if len(set(ends)) < len(ends) or ends[0] <= warmup:
         raise InputError(
             f"lengths {', '.join(map(about, lengths))}: in steps of {segments[0].batch} to "

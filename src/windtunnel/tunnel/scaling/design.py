@@ -60,8 +60,8 @@ class Design:
 
     sizes: tuple[Size, ...] = option(
         (Size(16, 2), Size(32, 2), Size(48, 3), Size(64, 4), Size(96, 4)),
-        "Width x depth of each model in the fit, such as 64x4, separated by commas. A verdict needs "
-        f"at least {FEWEST_SIZES} sizes that span a factor of {SMALLEST_SPAN} in parameters.",
+        "Width x depth of each model in the fit, such as 64x4, separated by commas. A verdict "
+        f"needs at least {FEWEST_SIZES} sizes that span a factor of {SMALLEST_SPAN} in parameters.",
         SIZES,
     )
     shortest: int = option(
@@ -87,14 +87,18 @@ class Design:
     lr: float = option(0.01, "Base learning rate.", NUMBER)
     lr_with_batch: str = option(
         "fixed",
-        "How the rate goes with the batch: {words}. With sqrt it grows as the square root of the "
-        f"batch over {_LR_BATCH}.",
+        "How the learning rate depends on the batch: {words}. With sqrt it grows as the square "
+        f"root of the batch over {_LR_BATCH}.",
         word(lambda: RATE_RULES),
     )
     seeds: int = option(
-        2, "Seeds of the smallest sizes, to measure the noise. Other sizes have one.", whole(1)
+        2,
+        "Number of seeds of the smallest sizes, which measure the noise. The others have one.",
+        whole(1),
     )
-    repeated: int = option(2, "How many of the smallest sizes have all seeds.", whole(0))
+    repeated: int = option(
+        2, "How many of the smallest sizes are trained with all seeds.", whole(0)
+    )
     audit: bool = option(
         True,
         "Also train a larger and longer run that is in no fit, to test the law on.",

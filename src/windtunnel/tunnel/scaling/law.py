@@ -95,6 +95,7 @@ def _as_the_paper(points: LossPoints, audit: AuditRun | None) -> PaperLaw | Pape
     (C/6)^eta of it (Eq. 3); the ratio at the FLOPs of the audit run, or else of the dearest
     point.
     """
+    # C = 6 N D, in whose terms the paper's K and eta are
     n, d = points.size.max(), points.tokens.max()
     if audit:
         n, d = float(audit.params), float(audit.tokens)

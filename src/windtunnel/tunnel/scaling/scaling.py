@@ -6,6 +6,7 @@ number of points: one stem a size, and branches that decay from it at many lengt
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     chain = lay_out(design, law)
     stems, audit = _trained(lab, corpus, design, chain, law, watch)
     numbers, rows = _analysed(corpus, design, chain, law, stems, audit)
-    runs = _distinct([run for stem in stems for run in stem.runs] + ([audit] if audit else []))
+    runs = _runs_of(stems) + ([audit] if audit else [])
     verdict, summary = judge(numbers, failed=sum(final_loss(run) is None for run in runs))
     return write_study(
         lab,
@@ -76,9 +77,13 @@ class _Stem:
     segments: list[Run]
     branches: list[Run]
 
-    @property
-    def runs(self) -> list[Run]:
-        return [*self.segments, *self.branches]
+
+def _runs_of(stems: Sequence[_Stem]) -> list[Run]:
+    """Each run once."""
+    found: list[Run] = []
+    for stem in stems:
+        found += [*stem.segments, *stem.branches]
+    return _distinct(found)
 
 
 def _trained(
@@ -91,21 +96,16 @@ def _trained(
     for size, seed in design.stems:
         segments = _segments(corpus, design, chain, size, seed)
         wanted += [*segments, *_branches(design, chain, size, segments)]
-    runs = fleet(lab, corpus, wanted, watch, "scaling")
-    audit = runs.pop(0) if design.audit else None
+    # the runs come back in the order in which they were wanted
+    runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
+    audit = next(runs) if design.audit else None
     stems = []
     for size, seed in design.stems:
-        segments, branches = len(chain.segments), len(chain.points)
-        found = [runs.pop(0) for _ in range(segments + branches)]
-        stems.append(
-            _Stem(
-                size=size,
-                seed=seed,
-                segments=found[:segments],
-                # branches that a failed stem never came to all come back as that stem
-                branches=_distinct(found[segments:]),
-            )
-        )
+        segments = list(islice(runs, len(chain.segments)))
+        branches = list(islice(runs, len(chain.points)))
+        # branches that a failed stem never came to all come back as that stem
+        branches = _distinct(branches)
+        stems.append(_Stem(size=size, seed=seed, segments=segments, branches=branches))
     return stems, audit
 
 
@@ -126,6 +126,7 @@ def _segments(
         train={"batch": first.batch},
     )
     found: list[Recipe | Branch] = [stem]
+    # a batch holds for a whole run: with another one the stem goes on as a run of its own
     for segment in chain.segments[1:]:
         found.append(
             Branch(
@@ -158,7 +159,7 @@ def _branches(
 
 
 def _audit_recipe(corpus: Corpus, design: Design, law: BatchLaw) -> Recipe:
-    """A larger and longer run from scratch, with one batch, as a plan's run would be."""
+    """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
     size = design.audit_size
     batch = design.batch or law.batch(design.audit_tokens)
     return proxy(
@@ -202,6 +203,7 @@ def _analysed(
         rows += _rows(audit, "audit", design.audit_size, stem="")
     sizes = _sizes(chain, stems)
     totals = [size.params_total for size in sizes]
+    # laws are of text that is read once
     longest = max(*chain.lengths, design.audit_tokens if design.audit else 0)
     seed_sd, freedom = pooled_sd(_repeats(stems))
     audited = _audited(audit, chain, sizes) if audit else None
@@ -256,19 +258,17 @@ def _sizes(chain: Chain, stems: Sequence[_Stem]) -> list[SizeLosses]:
 
 def _size(chain: Chain, stem: _Stem, seeds: int) -> SizeLosses:
     recipe = stem.segments[0].recipe
-    counts = count(recipe.model)
     flops = flops_per_token(recipe.model, recipe.data.context)
     losses = _losses(stem)
     first = losses[min(losses)] if losses else None
     last = losses[max(losses)] if losses else None
+    # a doubling of tokens gains (first - last) / log2(longest / shortest)
     gain = None
     if first is not None and last is not None and len(losses) > 1:
         gain = (first - last) / math.log2(max(losses) / min(losses))
     return SizeLosses(
         size=str(stem.size),
-        params=counts.params,
-        params_with_head=counts.params_with_head,
-        params_total=counts.params_total,
+        **vars(count(recipe.model)),
         flops=flops * chain.trained,
         flops_cosine=flops * chain.retrained,
         first_loss=first,
@@ -281,36 +281,28 @@ def _size(chain: Chain, stem: _Stem, seeds: int) -> SizeLosses:
 def _cost(chain: Chain, stems: Sequence[_Stem], sizes: Sequence[SizeLosses]) -> StudyCost:
     flops = sum(size.flops * size.seeds for size in sizes)
     cosine = sum(size.flops_cosine * size.seeds for size in sizes)
-    trained = _distinct([run for stem in stems for run in stem.runs])
     return StudyCost(
         flops=flops,
         flops_cosine=cosine,
         ratio=flops / cosine,
         tokens=chain.trained * len(stems),
         tokens_cosine=chain.retrained * len(stems),
-        core_minutes=core_minutes(trained),
+        core_minutes=core_minutes(_runs_of(stems)),
     )
 
 
 def _audited(run: Run, chain: Chain, sizes: Sequence[SizeLosses]) -> AuditRun:
     recipe = run.recipe
-    counts = count(recipe.model)
-    beyond = Beyond(
-        params=counts.params / max(size.params for size in sizes),
-        params_with_head=counts.params_with_head / max(size.params_with_head for size in sizes),
-        params_total=counts.params_total / max(size.params_total for size in sizes),
-        tokens=recipe.total_tokens / max(chain.lengths),
-    )
+    counts = vars(count(recipe.model))
+    beyond = {name: counts[name] / max(getattr(size, name) for size in sizes) for name in counts}
     return AuditRun(
         run=run.id,
-        params=counts.params,
-        params_with_head=counts.params_with_head,
-        params_total=counts.params_total,
+        **counts,
         tokens=recipe.total_tokens,
         batch=recipe.train.batch,
         flops=flops_per_token(recipe.model, recipe.data.context) * recipe.total_tokens,
         core_minutes=core_minutes([run]),
-        beyond=beyond,
+        beyond=Beyond(**beyond, tokens=recipe.total_tokens / max(chain.lengths)),
         loss=final_loss(run),
     )
 
@@ -331,6 +323,7 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> tuple[float | None, int]:
     freedom = sum(len(group) - 1 for group in groups)
     if not freedom:
         return None, 0
+    # within groups: the groups' own means are no noise
     squares = sum(float(((np.asarray(group) - np.mean(group)) ** 2).sum()) for group in groups)
     return math.sqrt(squares / freedom), freedom
 
@@ -345,11 +338,11 @@ def judge(numbers: ScalingNumbers, failed: int) -> tuple[Verdict, str]:
     summary = _summary(numbers)
     forecast = numbers.law.audit
     if failed:
-        return "fail", f"{summary}; {failed} runs diverged"
+        return "fail", f"{summary}; {failed} {'run' if failed == 1 else 'runs'} diverged"
     if missing := _missing(numbers):
         return None, f"{summary}; too small for a verdict, which needs {', '.join(missing)}"
     if forecast and forecast.inside90 is False:
-        return "fail", f"{summary}: outside of the interval"
+        return "fail", f"{summary}, outside the interval"
     return "pass", summary
 
 

@@ -14,13 +14,12 @@ from windtunnel.data.build import build
 from windtunnel.data.readers import Documents
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.results.dry_run import Advice, Budget, DesignAdvice, Expectation, ParameterFound
+from windtunnel.results.dry_run import Advice, Budget, DesignAdvice
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Interrupted
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.advise import advise, command
-from windtunnel.tunnel.scaling.dry_run.against import doubts
 from windtunnel.tunnel.scaling.dry_run.design import DryRun, Target
 
 STUDIES = 2  # each truth once
@@ -65,36 +64,6 @@ def test_one_size_or_one_ray_is_told_without_a_simulation(lab: Any, corpus: Corp
     assert "on one ray" in said(given)
     assert "no law can be fitted" in said(given)
     assert given.expected is None and not given.go
-
-
-@pytest.mark.parametrize(
-    ("exponent", "width", "coverage", "words"),
-    [
-        ((0.06, 0.08), 0.02, 0.9, []),
-        ((0.03, 0.12), 0.02, 0.9, ["can't tell N's exponent"]),
-        ((0.06, 0.08), 0.08, 0.9, ["four times the compute"]),
-        ((0.06, 0.08), 0.02, 0.7, ["70% of the studies only"]),
-    ],
-)
-def test_what_a_simulation_shows_is_said(
-    exponent: tuple[float, float], width: float, coverage: float, words: list[str]
-) -> None:
-    expected = Expectation(
-        studies=40,
-        width50=width / 3,
-        width90=width,
-        error=(-0.01, 0.0, 0.01),
-        coverage50=0.5,
-        coverage90=coverage,
-    )
-    low, high = exponent
-    parameters = {
-        "N's exponent": ParameterFound(truth=0.07, low=low, high=high),
-        "D's exponent": ParameterFound(truth=0.12, low=0.11, high=0.13),
-    }
-    found = doubts(expected, {"coupled": parameters}, 0.05)
-    assert len(found) == len(words)
-    assert all(word in line for word, line in zip(words, found, strict=True))
 
 
 def test_the_default_design_tells_much_more_at_the_same_target(lab: Any, corpus: Corpus) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from windtunnel.data.shards import Corpus
-from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
 from windtunnel.results.dry_run import Budget, Cost, Speed, Unit
 from windtunnel.results.run import StepLine
@@ -19,32 +18,8 @@ from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.cost import counts_of, fit_cost, speed_of
-from windtunnel.tunnel.scaling.dry_run.design import BUDGET, parse_budget
 
 SPEED = Speed(flop=1e-11, token=2e-6, step=0.01, origin="known")
-
-
-@pytest.mark.parametrize(
-    ("text", "amount", "unit"),
-    [
-        ("1e14", 1e14, "FLOPs"),
-        ("3.5e13", 3.5e13, "FLOPs"),
-        ("2h", 2, "core-hours"),
-        ("90min", 1.5, "core-hours"),
-        ("20M", 2e7, "tokens"),
-        ("1.5 B", 1.5e9, "tokens"),
-    ],
-)
-def test_a_budget_is_flops_core_hours_or_tokens(text: str, amount: float, unit: str) -> None:
-    found = parse_budget("--budget", text)
-    assert (found.amount, found.unit) == (pytest.approx(amount), unit)
-    assert parse_budget("--budget", BUDGET.show(found)).amount == pytest.approx(amount)
-
-
-@pytest.mark.parametrize("text", ["", "much", "0", "-1e13", "1e13x", "1..2h", "h", "1e999", "10%"])
-def test_what_is_no_budget_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"^--budget .*: is not a budget"):
-        parse_budget("--budget", text)
 
 
 @pytest.mark.parametrize(("unit", "share"), [("FLOPs", 0.5), ("tokens", 2.0), ("core-hours", 1.0)])

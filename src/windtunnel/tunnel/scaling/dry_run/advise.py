@@ -100,6 +100,7 @@ class _Setup:
     def of(
         cls, lab: Path, corpus: Corpus, design: Design, dry_run: DryRun, watch: Watch
     ) -> "_Setup":
+        """Raises InputError for a design without an audit run where no target is given."""
         target = dry_run.target
         if target is None:
             if not design.audit:
@@ -139,6 +140,7 @@ class _Costed:
 
     @property
     def cost(self) -> Cost:
+        """Of all of it."""
         return self.fit + self.audit
 
 
@@ -164,20 +166,15 @@ def _audit_cost(setup: _Setup, design: Design) -> Cost:
 
 
 def _target_run(setup: _Setup, given: _Costed) -> TargetRun:
-    target, counts = setup.target, setup.aim.counts
-    fitted = [size.counts for size in given.grid.sizes]
+    target, params = setup.target, setup.aim.params
+    beyond = {}
+    for name, value in params.items():
+        beyond[name] = value / max(size.params[name] for size in given.grid.sizes)
     return TargetRun(
         size=str(target.size),
-        params=counts.params,
-        params_with_head=counts.params_with_head,
-        params_total=counts.params_total,
+        **params,
         tokens=target.tokens,
-        beyond=Beyond(
-            params=counts.params / max(each.params for each in fitted),
-            params_with_head=counts.params_with_head / max(e.params_with_head for e in fitted),
-            params_total=counts.params_total / max(each.params_total for each in fitted),
-            tokens=target.tokens / max(given.chain.lengths),
-        ),
+        beyond=Beyond(**beyond, tokens=target.tokens / max(given.chain.lengths)),
     )
 
 
@@ -192,6 +189,7 @@ def _judged(setup: _Setup, costed: _Costed, budget: Budget | None, what: str) ->
     if budget and budget.share(costed.cost) > 1:
         against.append(f"it costs {budget.share(costed.cost):.2f} times the budget of {budget}")
     expected, parameters = None, {}
+    # not the draws that alternatives are chosen by: the best of many would look better than it is
     draws = range(_FRESH, _FRESH + setup.simulations)
     try:
         studies = _simulated(setup, costed, draws, what)
@@ -227,6 +225,7 @@ def _simulated(
     setup.watch.show(what, 0, len(draws), "")
 
     def tell() -> None:
+        """After each simulated study."""
         nonlocal done
         done += 1
         setup.watch.show(what, done, len(draws), f"{done} of {len(draws)}")
@@ -275,6 +274,7 @@ def _better(setup: _Setup, given: _Costed, budget: Budget) -> _Search:
     corpus = setup.corpus
 
     def allowed(design: Design, chain: Chain, sizes: Mapping[Size, SizeCounts]) -> bool:
+        """Whether it meets what a law needs, and the budget."""
         if shortcomings(design, chain, PointGrid.of(design, chain, sizes), corpus):
             return False
         # the audit run stays the same from design to design

@@ -49,12 +49,13 @@ def shortcomings(design: Design, chain: Chain, grid: PointGrid, corpus: Corpus) 
     epochs = longest / sum(source.train.tokens for source in corpus.sources.values())
     if epochs > 1:
         found.append(
-            f"the longest run reads the corpus {epochs:.2f} times: laws are of text read once"
+            f"the longest run reads the corpus {epochs:.2f} times: a law is of text read once"
         )
     cost = chain.trained / chain.retrained
     if cost > HIGHEST_COST:
         found.append(
-            f"stems and branches cost {cost:.2f} of retraining: more lengths make better use"
+            f"stems and branches cost {cost:.2f} of retraining every point: more lengths would "
+            "make better use of the stems"
         )
     return found
 
@@ -77,8 +78,8 @@ def doubts(
         spread = max(named[name].spread for named in parameters.values())
         if spread > _LOOSE:
             found.append(
-                f"this budget can't tell {name}: it would come out within {spread:.0%} of the "
-                "true one"
+                f"this design can't tell {name}: it would come out within {spread:.0%} of the true "
+                "one"
             )
     if expected.width90 > doubled:
         found.append(
@@ -89,7 +90,7 @@ def doubts(
     deviation = math.sqrt(COVERAGE * (1 - COVERAGE) / expected.studies)
     if expected.coverage90 < COVERAGE - 2 * deviation:
         found.append(
-            f"the 90% intervals held the loss in {expected.coverage90:.0%} of the studies only: "
+            f"the 90% intervals held the loss in only {expected.coverage90:.0%} of the studies: "
             "don't trust them"
         )
     return found

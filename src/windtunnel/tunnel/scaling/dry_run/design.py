@@ -81,8 +81,8 @@ class DryRun:
 
     target: Target | None = option(
         None,
-        "With --dry-run: the run that is to be predicted, such as 512x8@20M. If it is not given, "
-        "the audit run.",
+        "With --dry-run: the run to be predicted, such as 512x8@20M. If it is not given, the audit "
+        "run.",
         optional(TARGET),
     )
     budget: "Budget | None" = option(

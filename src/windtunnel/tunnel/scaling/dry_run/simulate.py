@@ -76,8 +76,10 @@ def measured(grid: PointGrid, truth: Truth, noise: StudyNoise, draw: int) -> Los
     """
     losses = grid.losses(truth)
     for row, (size, seed) in enumerate(grid.stems):
+        # keyed by what the stem is, so that every design draws the same noise for it
         shared, *own = _normals(len(grid.tokens) + 1, draw, 1, size.width, size.depth, seed)
         losses[row] += noise.stem * shared + noise.own * np.array(own)
+    # and by the length, for what all stems share there
     losses += noise.length * np.array([_normals(1, draw, 2, tokens)[0] for tokens in grid.tokens])
     return grid.points(losses)
 
