@@ -138,6 +138,8 @@ def _best_of_each(points: LossPoints) -> list[int]:
     """Indices: of each size and length the run with the lowest loss; but points that only repeat
     a seed all count.
     """
+    # A grid of rates and batches, such as StepLaw's, has many runs of one size and length: the law
+    # is that of the best ones. Repeats with other seeds measure noise, and all belong to the fit.
     cells: dict[tuple[float, float], list[int]] = {}
     for i, cell in enumerate(zip(points.size.tolist(), points.tokens.tolist(), strict=True)):
         cells.setdefault(cell, []).append(i)

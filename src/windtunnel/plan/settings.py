@@ -88,6 +88,7 @@ def rate_for(evidence: Evidence, params: float) -> RateChoice:
 def _kept_batch(source: Provenance, kept: KeptBatch, run: PlannedRun) -> BatchChoice:
     provenance = source.but(f"c D^p that the runs in the fit kept to ({kept.origin})")
     interval = None
+    # only the law measured at laptop scale comes with the best batches that it goes through
     if kept.origin == laptop.ORIGIN:
         interval = _fitted("tokens", laptop.BATCH_OPTIMA, run, provenance).interval
     return BatchChoice(
@@ -100,6 +101,7 @@ def _kept_batch(source: Provenance, kept: KeptBatch, run: PlannedRun) -> BatchCh
 
 def _table_batch(source: Provenance, optima: Optima, run: PlannedRun) -> BatchChoice:
     lengths = np.unique(optima.tokens)
+    # a power of the tokens needs batches that differ, over lengths that do
     if len(np.unique(optima.batch)) < 3 or len(lengths) < 3:
         return BatchChoice(
             batch=float(np.exp(np.log(optima.batch).mean())),
@@ -136,6 +138,7 @@ def _fitted_rate(rates: Sequence[tuple[float, float]], params: float) -> tuple[f
     """The rate of the runs in the fit, (parameters, rate) each, and how it was found: straight in
     logarithms through those of the best runs, by size, where they differ.
     """
+    # rates that were meant to be one may differ in their last bits
     values = np.unique([round(lr, 12) for _, lr in rates])
     if len(values) == 1:
         return float(values[0]), "the rate of the runs in the fit: the expected loss holds for it"

@@ -118,6 +118,7 @@ def _best_batches(lab: Path, corpus: str) -> StudiedBatch | None:
     chosen = result.numbers.chosen if result else None
     if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
         return None
+    # `chosen` is the law of the first arm
     first_arm = next(iter(result.numbers.arms.values()))
     found = []
     for size in first_arm.sizes:
