@@ -108,8 +108,8 @@ def plan(
     parametrization: Annotated[
         str | None,
         typer.Option(
-            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that of "
-            "the runs in the fit."
+            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that "
+            "of the runs in the fit."
         ),
     ] = None,
     audit: Annotated[
@@ -169,12 +169,22 @@ def plan(
 
 
 def _plan(lab: Path, request: "Request", study: str, table: Path | None) -> Path:
-    from windtunnel.plan.evidence import from_lab, from_table
     from windtunnel.plan.plan import plan as make
 
     request.check()
-    evidence = from_table(table) if table else from_lab(lab, study)
+    evidence = _evidence(lab, study, table)
     return make(lab, evidence, request, _corpus(lab, request.corpus, evidence))
+
+
+def _evidence(lab: Path, study: str, table: Path | None) -> "Evidence":
+    """From the table where one was given, else from the lab's study."""
+    if table:
+        from windtunnel.plan.evidence import from_table
+
+        return from_table(table)
+    from windtunnel.plan.studies import from_lab
+
+    return from_lab(lab, study)
 
 
 def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | None":

@@ -45,7 +45,9 @@ def study_command(design: type, **more: type) -> Callable[[Command], Command]:
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         del command.__wrapped__  # type: ignore[attr-defined]
-        every = [option for named in options.values() for option in named]
+        every: list[Option] = []
+        for named in options.values():
+            every += named
         return app.command(cls=_with_words(every))(command)
 
     return register

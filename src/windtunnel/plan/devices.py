@@ -183,6 +183,7 @@ def training(recipe: Recipe, flops: int, speed: Speed | None, request: Request) 
 def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
     """With as much through the model at once as the engine would choose on such a device."""
     model, context, optimizer = recipe.model, recipe.data.context, recipe.optimizer.kind
+    # as if several devices held the model in parts: their memory is taken as one
     kind = speed.device.kind if speed else "cpu"
     room = math.inf
     if speed and speed.memory:

@@ -50,16 +50,16 @@ def figures(
             _with_envelope(_losses(points, "flops", "FLOPs of the run", forecast), points),
         ),
         (
-            "FLOPs of the study beside those of a cosine run from scratch for each of its points: the "
-            f"study took {numbers.cost.ratio:.3f} of them.",
+            "FLOPs of the study beside those of a cosine run from scratch for each of its points: "
+            f"the study took {numbers.cost.ratio:.3f} of them.",
             _costs(numbers.sizes),
         ),
     ]
     if any(form.record for form in numbers.law.forms):
         caption = (
             "How far each form of the law was off on the larger, the longer and the dearer runs "
-            "when it was fitted to the others: a dot for each cut. Beside its name stands its weight "
-            "in a prediction."
+            "when it was fitted to the others: a dot for each cut. Beside its name stands its "
+            "weight in a prediction."
         )
         found.append((caption, _records(numbers.law.forms)))
     return found
