@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from windtunnel.devices import QUANTISATIONS
 from windtunnel.errors import InputError
 from windtunnel.laws.choice import Candidate, Prediction, Predictor, choose
 from windtunnel.laws.intervals import Profile
@@ -15,7 +16,7 @@ from windtunnel.laws.optimum import FLOPS, closed_form, ratio_interval
 from windtunnel.laws.repetition import PUBLISHED
 from windtunnel.model.shape import flops_per_token
 from windtunnel.plan import flags
-from windtunnel.plan.devices import QUANTISATIONS, Speed, serving, speed_of, training
+from windtunnel.plan.devices import Speed, serving, speed_of, training
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.premises import Premises, premises_of
 from windtunnel.plan.record import recipe_path, write_plan

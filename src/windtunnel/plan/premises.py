@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from windtunnel.devices import QUANTISATIONS
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.optimum import FLOPS
-from windtunnel.plan.devices import QUANTISATIONS
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.request import Request
 from windtunnel.plan.shapes import Band, Family
