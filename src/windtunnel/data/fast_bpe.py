@@ -11,6 +11,7 @@ to tokenizers.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import tiktoken
@@ -128,12 +129,11 @@ def _ranks(definition: dict) -> dict[bytes, int]:
         raise Untranslatable("its model is not a plain byte-level BPE")
     special = {added["content"] for added in definition.get("added_tokens", [])}
     byte_of = {character: byte for byte, character in enumerate(_ALPHABET)}
+    ranks: dict[bytes, int] = {}
     try:
-        ranks = {
-            bytes(byte_of[character] for character in token): rank
-            for token, rank in model["vocab"].items()
-            if token not in special
-        }
+        for token, rank in model["vocab"].items():
+            if token not in special:
+                ranks[bytes(map(byte_of.__getitem__, token))] = rank
     except KeyError as error:
         raise Untranslatable(f"a token holds {error}, which stands for no byte") from None
     if any(bytes([byte]) not in ranks for byte in range(256)):
@@ -182,10 +182,10 @@ class _Characters:
 
     def __init__(self, pre_tokenizer: dict, pattern: str):
         singles = [bytes([byte]) for byte in range(256)]
-        pairs = [bytes([left, byte]) for left in b"a !1'" for byte in range(256)]
+        pairs = [bytes(pair) for pair in product(b"a !1'", range(256))]
         pairs += [bytes([byte, ord("!")]) for byte in range(128, 256)]
         ranks = {token: i for i, token in enumerate(singles + pairs)}
-        vocab = {"".join(_ALPHABET[byte] for byte in token): i for token, i in ranks.items()}
+        vocab = {"".join(map(_ALPHABET.__getitem__, token)): i for token, i in ranks.items()}
         merges = [(_ALPHABET[left], _ALPHABET[right]) for left, right in pairs]
         definition = json.loads(tokenizers.Tokenizer(models.BPE(vocab, merges)).to_str())
         definition["pre_tokenizer"] = pre_tokenizer

@@ -18,6 +18,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,7 +93,7 @@ def from_paths(
     for what does not exist.
     """
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    stamps = [stamp for path in named for stamp in _stamps(path)]
+    stamps = list(chain.from_iterable(map(_stamps, named)))
 
     def read() -> Iterator[str | Malformed]:
         for path in named:
@@ -204,7 +205,7 @@ def files(path: str | Path) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Every file below a folder that a reader takes, but for what is hidden, sorted."""
-    endings = tuple(ending for reader in READERS for ending in reader.endings)
+    endings = tuple(chain.from_iterable(reader.endings for reader in READERS))
     found = []
     for file in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)

@@ -18,6 +18,7 @@ further than in proportion. Nine published schedules of one size, fitted togethe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar, Self
 
 import numpy as np
@@ -139,9 +140,7 @@ class MultiPower(AnnealingLaw):
     there area is slow. The shape is (log C, log beta, gamma).
     """
 
-    starts = np.array(
-        [[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]
-    )
+    starts = np.array(list(product((2.0, 4.5, 7.0, 9.5), np.log([0.3, 0.6, 1.2]), (0.6,))))
     lowest = np.array([-8.0, -4.0, -0.5])
     # With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to
     # almost nothing would pay.
@@ -331,9 +330,11 @@ class _Problem:
         return np.log(predicted / self.loss), jacobian / predicted[:, None]
 
     def objective(self, x: Array) -> float:
+        """Huber's loss of the log residuals, summed."""
         return _huber(self.residuals(x)[0])[0]
 
     def trust_region(self, start: Array) -> Array:
+        """The lowest point that scipy's trust region finds within the bounds."""
         return least_squares(
             lambda x: self.residuals(x)[0],
             np.clip(start, self.low, self.high),
@@ -348,7 +349,9 @@ class _Problem:
         ).x
 
     def quasi_newton(self, start: Array, known: Array) -> Array:
-        """Where an optimum that is known lies on a bound, that parameter stays there."""
+        """The lowest point that BFGS finds. Where an optimum that is known lies on a bound, that
+        parameter stays there.
+        """
         free = (known > self.low + _ON_BOUND) & (known < self.high - _ON_BOUND)
 
         def whole(x: Array) -> Array:

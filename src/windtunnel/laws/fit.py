@@ -9,7 +9,7 @@ part is solved by non-negative least squares; for c other than 1 after L is stra
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, islice, product
 from typing import Any, Literal
 
 import numpy as np
@@ -311,8 +311,8 @@ def _starts(form: str, data: LossData) -> Array:
         best += _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
     best.sort(key=lambda start: start.misfit)
     others = best[len(best) // 9 :: 6]
-    by_turns = [start for pair in zip(best, others, strict=False) for start in pair]
-    return np.array([start.coordinates for start in by_turns[:_STARTS]])
+    by_turns = chain.from_iterable(zip(best, others, strict=False))
+    return np.array([start.coordinates for start in islice(by_turns, _STARTS)])
 
 
 def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple[float, float]]:

@@ -132,11 +132,10 @@ def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Lo
     taken = measured(rows)
     if not taken:
         raise ValueError(f"{where}: no row of it is a point{_not_taken(rows)}")
-    values = {
-        name: np.array([_number(where, i, name, rows[i][name]) for i in taken])
-        for name in (*COUNTS, "tokens", "loss", "flops")
-        if name in columns
-    }
+    values = {}
+    for name in (*COUNTS, "tokens", "loss", "flops"):
+        if name in columns:
+            values[name] = np.array([_number(where, i, name, rows[i][name]) for i in taken])
     seeds = _numbered([rows[i]["seed"] for i in taken]) if "seed" in columns else None
     points = LossPoints.of(
         {name: values[name] for name in COUNTS if name in values},
