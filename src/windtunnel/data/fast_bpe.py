@@ -40,6 +40,7 @@ class FastBpe:
         definition = json.loads(tokenizer.definition)
         pattern = _pattern(definition)
         ranks = _ranks(definition)
+        # The end token parts the documents of a batch, and must come from nothing else.
         if tokenizer.eos in ranks.values():
             raise Untranslatable("its end token may come from text")
         self._tokenizer = tokenizer
@@ -71,6 +72,7 @@ class FastBpe:
         for index, text in enumerate(texts):
             flat += chunks(text)
             last[index] = len(flat) - 1
+        # One string, each chunk with an end token that only its own special name can make.
         joined = "".join(chunk + END for chunk in flat)
         found = self._fast.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
         ids = found.astype(self._tokenizer.dtype)
@@ -139,6 +141,8 @@ def _ranks(definition: dict) -> dict[bytes, int]:
     if any(bytes([byte]) not in ranks for byte in range(256)):
         raise Untranslatable("some bytes have no token")
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    # tiktoken merges by rank of the result; that is the order of merges only if the ids rise with
+    # it.
     made = [model["vocab"]["".join(pair)] for pair in pairs]
     if made != sorted(made):
         raise Untranslatable("its ids are not in the order of its merges")
@@ -152,6 +156,7 @@ def _alphabet() -> list[str]:
     """The character that stands for each byte in a byte-level vocabulary (GPT-2): itself where it
     can be printed.
     """
+    # The three ranges of Latin-1 that print; the other bytes are moved behind them.
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]
@@ -202,6 +207,7 @@ class _Characters:
                 found.update("".join(NOT_ASCII.findall(text)))
         for character in found - self._tried:
             probe = self.PROBE.format(character)
+            # Ids of a BPE that merges over every border tell where the words end.
             if self._slow.encode(probe).ids != self._fast.encode_ordinary(probe):
                 self._disputed.add(character)
         self._tried |= found

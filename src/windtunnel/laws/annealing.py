@@ -34,9 +34,11 @@ POWERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 _STARTS = 4  # best points of the grid from which an optimiser starts
 _AGREE = 1e-6  # relative, of the objectives of two optimisers
 _NOTHING = 1e-15  # an objective that is zero but for rounding
+# nats/token: of a law on the way to its optimum, whose logarithm must exist.
 _LEAST_LOSS = 1e-3
 _LEAST_GAIN = 1e-3  # of a start, where least squares find none
 _ON_BOUND = 1e-6
+# A rate of 0 to the power of -gamma has no number.
 _NO_RATE = 1e-60  # below it a rate is as good as zero; then no area comes either
 _ALPHAS = (0.25, 0.5, 1.0)  # of the starts
 # Bounds of (L0, log A, log alpha, log gain), in units of the curves.
@@ -174,6 +176,7 @@ class MultiPower(AnnealingLaw):
         scaled = self.C * rate**-self.gamma * distance
         logs = np.log1p(scaled)
         left = np.exp(-self.beta * logs)
+        # dG / dlog C; dG / dgamma is that times -log rate, since both change only what is scaled.
         rise = self.beta * left * scaled / (1 + scaled)
         return 1 - left, [rise, self.beta * logs * left, -np.log(rate) * rise]
 
@@ -206,6 +209,7 @@ def fit_annealing(
     alpha and the gain fitted. Raises ValueError where the curves can't tell, for a `like` of
     another kind, and for an unknown name.
     """
+    # Two ways to one optimum: from the best starts, and from half-way between.
     problem = _Problem(ANNEALING_LAWS[name], curves, power if like is None else like.power, like)
     starts = sorted(problem.starts(), key=problem.objective)[:_STARTS]
     found = min((problem.trust_region(start) for start in starts), key=problem.objective)
@@ -322,6 +326,7 @@ class _Problem:
         L0, (A, alpha, gain) = x[0], np.exp(x[1:4])
         falling = A * np.exp(-alpha * self.log_progress)
         annealed, slopes = self._annealed(self._whole(x)[4:])
+        # The columns are dL / d parameter; divided by L below they are of its logarithm.
         predicted = np.maximum(L0 + falling - gain * annealed, _LEAST_LOSS)
         by_level = np.ones_like(falling)
         by_alpha = -alpha * self.log_progress * falling
@@ -362,6 +367,8 @@ class _Problem:
         def value(x: Array) -> tuple[float, Array]:
             residuals, jacobian = self.residuals(whole(x))
             total, slope = _huber(residuals)
+            # Huber's loss is of the order of DELTA^2: in units of it the tolerance of BFGS means
+            # something.
             return total / DELTA**2, (jacobian.T @ slope)[free] / DELTA**2
 
         options = {"maxiter": 1000, "gtol": 1e-5}
