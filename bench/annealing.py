@@ -1,7 +1,7 @@
 """Do laws of annealing, fitted to three runs, predict runs with other schedules? (Multi-power
 law, arXiv 2503.12811.)
 
-    .venv/bin/python bench/annealing.py [--data DIR]
+    .venv/bin/python bench/annealing.py [--data DIR]      # about a minute
 
 On the published loss curves of models of 25M and 100M parameters: the laws are fitted to
 cosine_24000, constant_24000 and wsdcon_9, and predict the six others, two of them three times as
@@ -9,15 +9,15 @@ long. Prints for each size the mean absolute error of each curve by the multi-po
 published constants, fitted here, and fitted here with shape and power of the nine curves of the
 other size, and by Tissue's law; then what decays end at, by the fitted law; last, one JSON list.
 The targets are the errors of the published constants: the largest of the six, and their mean.
+Needs the published curves, `DIR/multi_power_law`.
 """
 
-import argparse
 import csv
-import json
 import time
 from pathlib import Path
 
 import numpy as np
+from claims import Claim, arguments, claim, header, last_line, row
 
 from windtunnel.laws.annealing import (
     AnnealingFit,
@@ -46,11 +46,10 @@ TOTAL, LENGTHS = 24_000, (1200, 2400, 4800, 7200, 9600)  # steps
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--data", type=Path, default=Path("../shared/data"))
-    folder = arguments.parse_args().data / "multi_power_law"
+    """Fit, predict and compare for both sizes."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    folder = parser.parse_args().data / "multi_power_law"
     if not folder.exists():
         print(f"skipped: no published curves in {folder}")
         return
@@ -65,38 +64,33 @@ def main() -> None:
         fits = {
             "multi-power": own,
             f"shape of {OTHER[size]}M": fit_annealing(
-                MultiPower, three, like=whole[OTHER[size]].law
+                "multi-power", three, like=whole[OTHER[size]].law
             ),
             "Tissue": fit_annealing("tissue", three),
         }
         errors = show(size, of_size, fits)
         show_decays(own.law)
-        claims += [claim(size, name, "largest", max(errors[name]), TARGETS[size]) for name in fits]
-        means = {name: float(np.mean(errors[name])) for name in errors}
-        claims += [claim(size, name, "mean", means[name], means["published"]) for name in fits]
+        for name in fits:
+            claims.append(error_claim(size, name, "largest", max(errors[name]), TARGETS[size]))
+        known = float(np.mean(errors["published"]))
+        for name in fits:
+            claims.append(error_claim(size, name, "mean", float(np.mean(errors[name])), known))
         claims.append(
-            {
-                "claim": f"{size}M: seconds of the fit",
-                "value": round(seconds, 1),
-                "unit": "s",
-                "target": 10,
-                "ok": seconds <= 10,
-                "machine": "any",
-            }
+            claim(f"{size}M: seconds of the fit", round(seconds, 1), "s", 10, seconds <= 10)
         )
-    print(json.dumps(claims))
+    last_line(claims)
 
 
 def read(folder: Path) -> dict[str, Curve]:
+    """The published curves of one size, by name. Raises ValueError where a curve's rates are not
+    those of its name.
+    """
     found = {}
     for path in sorted(folder.glob("*.csv")):
         with path.open() as file:
-            table = np.array(
-                [
-                    [float(row[key]) for key in ("step", "lr", "loss")]
-                    for row in csv.DictReader(file)
-                ]
-            )
+            rows = list(csv.DictReader(file))
+        columns = [[float(row[key]) for row in rows] for key in ("step", "lr", "loss")]
+        table = np.array(columns).T
         steps = table[:, 0].astype(int)
         rates = rates_of(path.stem, steps[-1] + 1)
         if not np.allclose(rates[steps], table[:, 1], rtol=1e-6):
@@ -129,20 +123,20 @@ def show(
     laws: dict[str, AnnealingLaw] = {"published": PUBLISHED[size]} | {
         name: found.law for name, found in fits.items()
     }
-    print(
-        f"\n{size}M: mean absolute error, nats/token\n\n| curve | {' | '.join(laws)} |\n|---|{'---|' * len(laws)}"
-    )
+    print(f"\n{size}M: mean absolute error, nats/token\n")
+    print(header("curve", *laws))
     errors: dict[str, list[float]] = {name: [] for name in laws}
     for curve in sorted(curves, key=lambda name: (name not in FITTED, name)):
         of_curve = {name: law.error(curves[curve]) for name, law in laws.items()}
+        fitted = curve in FITTED
         print(
-            f"| {curve}{' (fitted)' * (curve in FITTED)} | {' | '.join(f'{e:.4f}' for e in of_curve.values())} |"
+            row(f"{curve} (fitted)" if fitted else curve, *(f"{e:.4f}" for e in of_curve.values()))
         )
-        if curve not in FITTED:
+        if not fitted:
             for name, error in of_curve.items():
                 errors[name].append(error)
-    print(f"| **largest of the six** | {' | '.join(f'{max(e):.4f}' for e in errors.values())} |")
-    print(f"| **mean of the six** | {' | '.join(f'{np.mean(e):.4f}' for e in errors.values())} |\n")
+    print(row("**largest of the six**", *(f"{max(e):.4f}" for e in errors.values())))
+    print(row("**mean of the six**", *(f"{np.mean(e):.4f}" for e in errors.values())) + "\n")
     for name, found in fits.items():
         state = "converged" if found.converged else "NOT converged"
         print(f"{name}: {state}, objective {found.objective:.5e}, {found.law}")
@@ -160,32 +154,29 @@ def show_decays(law: AnnealingLaw) -> None:
         "power 1.5": (1 - done) ** 1.5,
         "power 2": (1 - done) ** 2,
     }
-    floored = {name: 0.1 + 0.9 * shape for name, shape in shapes.items()} | {
-        "exponential": 0.1**done
-    }
+    floored = {name: 0.1 + 0.9 * shape for name, shape in shapes.items()}
+    floored["exponential"] = 0.1**done
     stem = Schedule.of_steps(rates_of(f"constant_{TOTAL}", TOTAL))
     priced = {
         (decay.shape, decay.length): decay.loss
         for decay in price_decays(law, stem, TOTAL, LENGTHS, floored)
     }
     print(f"\ndecays to a tenth that end at step {TOTAL}: the loss by the law\n")
-    print(f"| decay, steps | {' | '.join(floored)} |\n|---|{'---|' * len(floored)}")
+    print(header("decay, steps", *floored))
     for length in LENGTHS:
-        cells = [priced[name, length] for name in floored]
-        print(
-            f"| {length} ({length / TOTAL:.0%}) | {' | '.join(f'{cell:.4f}' for cell in cells)} |"
-        )
+        cells = [f"{priced[name, length]:.4f}" for name in floored]
+        print(row(f"{length} ({length / TOTAL:.0%})", *cells))
 
 
-def claim(size: int, name: str, which: str, value: float, target: float) -> dict[str, object]:
-    return {
-        "claim": f"{size}M: {name}: {which} error of six curves",
-        "value": round(value, 5),
-        "unit": "nats/token",
-        "target": round(target, 5),
-        "ok": bool(value <= target),
-        "machine": "any",
-    }
+def error_claim(size: int, name: str, which: str, value: float, target: float) -> Claim:
+    """That an error of the six curves that were not fitted is no larger than the target."""
+    return claim(
+        f"{size}M: {name}: {which} error of six curves",
+        round(value, 5),
+        "nats/token",
+        round(target, 5),
+        value <= target,
+    )
 
 
 if __name__ == "__main__":

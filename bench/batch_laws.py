@@ -6,20 +6,20 @@ StepLaw's runs (arXiv 2503.04715): 17 cells of one size and length, each with ab
 and twelve rates. A law is fitted without a size, or a length, and the batch that it says there is
 held against that cell's best: the regret, in nats/token, on a smoothing spline through the cell's
 losses. Twice: the rate tuned at each batch, and one rate for all runs. Prints the table of
-held-out regret, with R2 of the fit to all cells beside it, and, last, one JSON list.
+held-out regret, with R2 of the fit to all cells beside it, and, last, one JSON list. Needs the
+published runs, `DIR/steplaw/dense_lr_bs_loss.csv`.
 """
 
-import argparse
 import csv
-import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from claims import Claim, arguments, claim, end, header, row
 from scipy.interpolate import BSpline, make_smoothing_spline
 
 from windtunnel.laws.batch import BATCH_LAWS, Optima, by_regret
@@ -27,29 +27,29 @@ from windtunnel.laws.batch_cost import ThreeTerm
 from windtunnel.laws.fit import LossData, fit_loss
 
 SEQUENCE = 2048  # tokens
-# of the batches that the three-term law is fitted to: beyond, losses leave the power law
+# Of the batches that the three-term law is fitted to: beyond, losses leave the power law.
 LARGEST = 1_048_576
-FIXED = (
-    -19
-)  # rate of the second arm in half octaves, 2^-9.5 = 1.38e-3: the one nearest to most cells' best
-# of the spline: about where a batch left out of a cell is predicted best (median over the cells)
+# Rate of the second arm in half octaves, 2^-9.5 = 1.38e-3: the one nearest to most cells' best.
+FIXED = -19
+# Of the spline: about where a batch left out of a cell is predicted best (median over the cells).
 SMOOTHING = 0.01
 GROUPS = 5  # of cells with neighbouring lengths
 FEWEST = 6  # cells that a law is fitted to
 SCHEMES = ("size", "tokens", "larger", "longer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """Losses of one size and length by batch."""
 
     params: float
     tokens: float
-    batches: np.ndarray
-    losses: np.ndarray
+    batches: np.ndarray  # tokens, rising
+    losses: np.ndarray  # nats/token, at the best rate or at the one rate
 
     @cached_property
     def curve(self) -> BSpline:
+        """The loss over log2 of the batch."""
         return make_smoothing_spline(np.log2(self.batches), self.losses, lam=SMOOTHING)
 
     @cached_property
@@ -60,22 +60,20 @@ class Cell:
         return float(2 ** x[losses.argmin()]), float(losses.min())
 
     def regret(self, batch: float) -> float:
-        """Outside of the sampled batches the nearest one is taken."""
-        return (
-            float(self.curve(np.log2(np.clip(batch, self.batches[0], self.batches[-1]))))
-            - self.best[1]
-        )
+        """Nats above the cell's best; outside of the sampled batches the nearest one is taken."""
+        nearest = np.clip(batch, self.batches[0], self.batches[-1])
+        return float(self.curve(np.log2(nearest))) - self.best[1]
 
 
 Chooser = Callable[[Cell], float]  # the batch for a cell
+Fitter = Callable[[Sequence[Cell]], Chooser]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--data", type=Path, default=Path("../shared/data"))
-    file = arguments.parse_args().data / "steplaw" / "dense_lr_bs_loss.csv"
+    """Fit every law without some of the cells, and hold it against those."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    file = parser.parse_args().data / "steplaw" / "dense_lr_bs_loss.csv"
     if not file.exists():
         print(f"skipped: {file} is not there")
         return
@@ -86,9 +84,7 @@ def main() -> None:
     }
     show(found)
     show_fits(tuned)
-    results = claims(found)
-    print(json.dumps(results))
-    sys.exit(0 if all(claim["ok"] is not False for claim in results) else 1)
+    end(claims_of(found))
 
 
 def read(file: Path) -> tuple[list[Cell], list[Cell]]:
@@ -101,23 +97,22 @@ def read(file: Path) -> tuple[list[Cell], list[Cell]]:
             rates[round(2 * np.log2(float(row["lr"])))] = float(row["smooth loss"])
     tuned, fixed = [], []
     for (params, tokens), batches in sorted(losses.items()):
-        at = sorted(batches)
-        tuned.append(
-            Cell(
-                params,
-                tokens,
-                np.array(at, float),
-                np.array([min(batches[b].values()) for b in at]),
+        best = {batch: min(batches[batch].values()) for batch in sorted(batches)}
+        one = {batch: batches[batch][FIXED] for batch in best if FIXED in batches[batch]}
+        for arm, by_batch in ((tuned, best), (fixed, one)):
+            arm.append(
+                Cell(
+                    params=params,
+                    tokens=tokens,
+                    batches=np.array(list(by_batch), float),
+                    losses=np.array(list(by_batch.values())),
+                )
             )
-        )
-        at = [b for b in at if FIXED in batches[b]]
-        fixed.append(
-            Cell(params, tokens, np.array(at, float), np.array([batches[b][FIXED] for b in at]))
-        )
     return tuned, fixed
 
 
 def optima(cells: Sequence[Cell]) -> Optima:
+    """The best batches of these cells, all as sure."""
     batch, loss = np.array([cell.best for cell in cells]).T
     return Optima(
         batch=batch,
@@ -128,7 +123,9 @@ def optima(cells: Sequence[Cell]) -> Optima:
     )
 
 
-def by_law(name: str) -> Callable[[Sequence[Cell]], Chooser]:
+def by_law(name: str) -> Fitter:
+    """By one of `BATCH_LAWS` that needs no loss."""
+
     def fitted(cells: Sequence[Cell]) -> Chooser:
         law = BATCH_LAWS[name].fit(optima(cells))
         return lambda cell: float(law.at(math.nan, cell.tokens, cell.params))
@@ -139,34 +136,34 @@ def by_law(name: str) -> Callable[[Sequence[Cell]], Chooser]:
 def by_loss(cells: Sequence[Cell]) -> Chooser:
     """A plan knows no loss of a run to come: it is the one that the fitted cells predict."""
     at = optima(cells)
-    law, loss = (
-        BATCH_LAWS["loss"].fit(at),
-        fit_loss("additive", LossData.of(at.params, at.tokens, at.loss)).law,
-    )
+    law = BATCH_LAWS["loss"].fit(at)
+    loss = fit_loss("additive", LossData.of(at.params, at.tokens, at.loss)).law
     return lambda cell: float(law.at(loss.at(cell.params, cell.tokens), cell.tokens, cell.params))
 
 
 def three_term(cells: Sequence[Cell]) -> ThreeTerm:
-    points = [
-        (c.params, c.tokens, b, loss)
-        for c in cells
-        for b, loss in zip(c.batches, c.losses, strict=True)
-        if b <= LARGEST
-    ]
+    """The three-term law through the losses of all batches that are not too large."""
+    points = []
+    for cell in cells:
+        for batch, loss in zip(cell.batches, cell.losses, strict=True):
+            if batch <= LARGEST:
+                points.append((cell.params, cell.tokens, batch, loss))
     return ThreeTerm.fit(*np.array(points).T)
 
 
 def by_three_term(cells: Sequence[Cell]) -> Chooser:
+    """By the three-term law."""
     law = three_term(cells)
     return lambda cell: float(law.predict(cell.tokens))
 
 
 def constant(cells: Sequence[Cell]) -> Chooser:
+    """One batch for all: the geometric mean of the best ones."""
     mean = float(np.exp(np.log(optima(cells).batch).mean()))
     return lambda cell: mean
 
 
-CHOOSERS: dict[str, Callable[[Sequence[Cell]], Chooser]] = {
+CHOOSERS: dict[str, Fitter] = {
     "tokens_params": by_law("tokens_params"),
     "three_term": by_three_term,
     "tokens": by_law("tokens"),
@@ -188,26 +185,26 @@ def folds(cells: Sequence[Cell], scheme: str) -> Iterator[tuple[list[Cell], list
     """(fitted, held out): each size or group of lengths, out of all others (`size`, `tokens`) or
     of the smaller ones (`larger`, `longer`).
     """
-    by_size = scheme in ("size", "larger")
-    ordered = sorted(
-        cells,
-        key=lambda cell: (cell.params, cell.tokens) if by_size else (cell.tokens, cell.params),
-    )
-    groups = (
-        [[c for c in ordered if c.params == n] for n in sorted({c.params for c in cells})]
-        if by_size
-        else [list(group) for group in np.array_split(np.array(ordered, object), GROUPS)]
-    )
+    if scheme in ("size", "larger"):
+        ordered = sorted(cells, key=lambda cell: (cell.params, cell.tokens))
+        sizes = sorted({cell.params for cell in cells})
+        groups = [[cell for cell in ordered if cell.params == size] for size in sizes]
+    else:
+        ordered = sorted(cells, key=lambda cell: (cell.tokens, cell.params))
+        parts = np.array_split(np.arange(len(ordered)), GROUPS)
+        groups = [[ordered[at] for at in part] for part in parts]
     for i, held in enumerate(groups):
         others = groups[:i] if scheme in ("larger", "longer") else groups[:i] + groups[i + 1 :]
-        kept = [cell for group in others for cell in group]
+        kept = list(chain.from_iterable(others))
         if len(kept) >= FEWEST:
             yield kept, held
 
 
 @dataclass(frozen=True)
 class Measured:
-    regrets: dict[str, list[float]]  # by scheme
+    """How a law did."""
+
+    regrets: dict[str, list[float]]  # nats/token, by scheme
     r2: float  # of log batches, fitted to all cells
 
     @property
@@ -216,81 +213,70 @@ class Measured:
         return float(np.mean([np.mean(regrets) for regrets in self.regrets.values()]))
 
 
-def measure(fitted: Callable[[Sequence[Cell]], Chooser], cells: Sequence[Cell]) -> Measured:
-    regrets = {
-        scheme: [
-            cell.regret(chooser(cell))
-            for kept, held in folds(cells, scheme)
-            for chooser in [fitted(kept)]
-            for cell in held
-        ]
-        for scheme in SCHEMES
-    }
+def measure(fitted: Fitter, cells: Sequence[Cell]) -> Measured:
+    """A law's regret where it was not fitted, by every scheme."""
+    regrets: dict[str, list[float]] = {scheme: [] for scheme in SCHEMES}
+    for scheme in SCHEMES:
+        for kept, held in folds(cells, scheme):
+            chooser = fitted(kept)
+            regrets[scheme] += [cell.regret(chooser(cell)) for cell in held]
     chooser = fitted(cells)
-    truth, said = (
-        np.log([value(cell) for cell in cells]) for value in (lambda cell: cell.best[0], chooser)
-    )
-    return Measured(
-        regrets, float(1 - ((truth - said) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
-    )
+    truth = np.log([cell.best[0] for cell in cells])
+    said = np.log([chooser(cell) for cell in cells])
+    unexplained = ((truth - said) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+    return Measured(regrets, float(1 - unexplained))
 
 
 def show(found: dict[str, dict[str, Measured]]) -> None:
+    """A table for each arm, a row a law."""
     for arm, laws in found.items():
         print(
-            f"\nrate {'tuned at each batch' if arm == 'tuned' else 'fixed for all runs'}: held-out regret, 1e-3 nats"
-            "/token, mean / median / max\n"
+            f"\nrate {'tuned at each batch' if arm == 'tuned' else 'fixed for all runs'}: held-out "
+            "regret, 1e-3 nats/token, mean / median / max\n"
         )
-        print(
-            "| law | R2 | a size left out | lengths left out | larger sizes | longer runs | mean |"
-        )
-        print("|" + "---|" * 7)
+        schemes = ("a size left out", "lengths left out", "larger sizes", "longer runs")
+        print(header("law", "R2", *schemes, "mean"))
         for law, measured in laws.items():
-            cells = [
-                f"{np.mean(r) * 1e3:.2f} / {np.median(r) * 1e3:.2f} / {np.max(r) * 1e3:.1f}"
-                for r in measured.regrets.values()
-            ]
-            print(
-                f"| {CALLED[law]} | {measured.r2:.2f} | {' | '.join(cells)} | {measured.mean * 1e3:.2f} |"
-            )
+            cells = []
+            for regrets in measured.regrets.values():
+                milli = 1e3 * np.array(regrets)
+                cells.append(f"{milli.mean():.2f} / {np.median(milli):.2f} / {milli.max():.1f}")
+            mean = f"{measured.mean * 1e3:.2f}"
+            print(row(CALLED[law], f"{measured.r2:.2f}", *cells, mean))
 
 
 def show_fits(tuned: Sequence[Cell]) -> None:
     """The laws through all cells with the rate tuned."""
     print()
     for name, kind in BATCH_LAWS.items():
-        print(
-            f"{CALLED[name]}: "
-            + ", ".join(f"{k} {v:.4g}" for k, v in vars(kind.fit(optima(tuned))).items())
-        )
+        law = kind.fit(optima(tuned))
+        print(f"{CALLED[name]}: " + ", ".join(f"{k} {v:.4g}" for k, v in vars(law).items()))
     law = three_term(tuned)
     print(
-        f"three-term: exponents {law.a:.3f} {law.b:.3f} {law.c:.3f}, best batch as D^{law.exponent:.2f}, "
-        f"RMSE {law.rmse:.4f}\n"
+        f"three-term: exponents {law.a:.3f} {law.b:.3f} {law.c:.3f}, best batch as "
+        f"D^{law.exponent:.2f}, RMSE {law.rmse:.4f}\n"
     )
 
 
-def claims(found: dict[str, dict[str, Measured]]) -> list[dict]:
-    """The default must be the law of least held-out regret with the rate tuned, among those that
-    are fitted.
+def claims_of(found: dict[str, dict[str, Measured]]) -> list[Claim]:
+    """The law that is tried first must be the one of least held-out regret with the rate tuned,
+    among those that are fitted.
     """
-    results = []
+    claims = []
     for arm, laws in found.items():
-        fitted = {law: measured.mean for law, measured in laws.items() if law != "published"}
-        least = min(fitted.values())
+        least = min(laws[law].mean for law in laws if law != "published")
         for law, measured in laws.items():
-            ok = bool(measured.mean <= least) if (arm, law) == ("tuned", by_regret()[0]) else None
-            results.append(
-                {
-                    "claim": f"held-out regret of {law}, rate {arm}",
-                    "value": round(measured.mean, 6),
-                    "unit": "nats/token",
-                    "target": "the least" if ok is not None else None,
-                    "ok": ok,
-                    "machine": "any",
-                }
+            first = (arm, law) == ("tuned", by_regret()[0])
+            claims.append(
+                claim(
+                    f"held-out regret of {law}, rate {arm}",
+                    round(measured.mean, 6),
+                    "nats/token",
+                    "the least" if first else None,
+                    measured.mean <= least if first else None,
+                )
             )
-    return results
+    return claims
 
 
 if __name__ == "__main__":

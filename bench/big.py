@@ -11,10 +11,8 @@ in the same run. Prints a table and, last, one JSON list; without a GPU it says 
 skipped. That the loss is that of the plain reference is held by bench/gpu_check.py.
 """
 
-import argparse
-import json
-
 import torch
+from claims import Claim, arguments, claim, header, last_line, row
 from train import machine, measured_bandwidth
 
 from windtunnel.model.shape import count, flops_per_token
@@ -23,7 +21,8 @@ from windtunnel.train.device import choose_engine, matrix_peak, measured_peak
 from windtunnel.train.speed import tokens_per_second
 
 CONTEXT = 4096
-# the second and third are the paper's MiniCPM-1.2B and 2.4B
+# Shape, tokens a step, and the share of the peak to reach. The second and third are the paper's
+# MiniCPM-1.2B and 2.4B.
 SHAPES = {
     "0.5B": (
         {"width": 1280, "depth": 24, "heads": 20, "ffn": 3200, "vocab": 32_768},
@@ -47,33 +46,30 @@ PUBLISHED = (
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument(
-        "sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES)
-    )
-    arguments.add_argument("--seconds", type=float, default=20)
-    given = arguments.parse_args()
+    """Measure each size, where there is a GPU."""
+    parser = arguments(__doc__)
+    parser.add_argument("sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES))
+    parser.add_argument("--seconds", type=float, default=20)
+    given = parser.parse_args()
     if not torch.cuda.is_available():
         print("skipped: there is no GPU here")
-        print(json.dumps([]))
+        last_line([])
         return
     device = torch.device("cuda")
     bandwidth, peak = measured_bandwidth(device), measured_peak(device, torch.bfloat16, seconds=2)
     print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: measured {peak / 1e12:.0f} TFLOP/s of matrices, "
-        f"{bandwidth / 1e12:.2f} TB/s of memory\n{PUBLISHED}"
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: measured "
+        f"{peak / 1e12:.0f} TFLOP/s of matrices, {bandwidth / 1e12:.2f} TB/s of memory\n{PUBLISHED}"
     )
-    print(
-        "| size | parameters | tokens/s | of the peak | of the measured peak | floor: arithmetic | floor: bytes | "
-        "step | memory | at once |\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    claims = [measure(size, given.seconds, peak, bandwidth) for size in given.sizes]
-    print(json.dumps(claims))
+    shares = ("of the peak", "of the measured peak", "floor: arithmetic", "floor: bytes")
+    print(header("size", "parameters", "tokens/s", *shares, "step", "memory", "at once"))
+    last_line(measure(size, given.seconds, peak, bandwidth) for size in given.sizes)
 
 
-def measure(size: str, seconds: float, measured: float, bandwidth: float) -> dict[str, object]:
+def measure(size: str, seconds: float, peak: float, bandwidth: float) -> Claim:
+    """One row, and the claim of a size: `peak` in FLOP/s and `bandwidth` in bytes a second as they
+    were measured.
+    """
     model, batch, target = SHAPES[size]
     recipe = parse(
         {
@@ -94,22 +90,30 @@ def measure(size: str, seconds: float, measured: float, bandwidth: float) -> dic
     moved = params * (32 + parts * (4 + 2 + 2 * 2 + 2 + 4 + 4))
     share = flops / taken / matrix_peak(engine)
     print(
-        f"| {size} | {params:,} | {batch / taken:,.0f} | {share:.1%} | {flops / taken / measured:.1%} | "
-        f"{flops / measured * 1e3:.0f} ms | {moved / bandwidth * 1e3:.0f} ms | {taken * 1e3:.0f} ms | "
-        f"{torch.cuda.max_memory_allocated() / 2**30:.0f} GiB | {engine.micro_batch} tokens"
-        f"{', layers again' if engine.recompute else ''} |",
+        row(
+            size,
+            f"{params:,}",
+            f"{batch / taken:,.0f}",
+            f"{share:.1%}",
+            f"{flops / taken / peak:.1%}",
+            f"{flops / peak * 1e3:.0f} ms",
+            f"{moved / bandwidth * 1e3:.0f} ms",
+            f"{taken * 1e3:.0f} ms",
+            f"{torch.cuda.max_memory_allocated() / 2**30:.0f} GiB",
+            f"{engine.micro_batch} tokens{', layers again' if engine.recompute else ''}",
+        ),
         flush=True,
     )
     torch.cuda.empty_cache()
-    return {
-        "claim": f"{size} at context {CONTEXT}: share of the dense bf16 peak",
-        "value": round(share, 4),
-        "unit": "share",
-        "target": target,
-        "ok": share >= target,
-        "machine": f"{machine()}, {torch.cuda.get_device_name()}",
-        "tokens_per_s": round(batch / taken),
-    }
+    return claim(
+        f"{size} at context {CONTEXT}: share of the dense bf16 peak",
+        round(share, 4),
+        "share",
+        target,
+        share >= target,
+        f"{machine()}, {torch.cuda.get_device_name()}",
+        tokens_per_s=round(batch / taken),
+    )
 
 
 if __name__ == "__main__":

@@ -46,8 +46,13 @@ def header(*names: str) -> str:
     return row(*names) + "\n|" + "---|" * len(names)
 
 
+def last_line(claims: Iterable[Claim]) -> None:
+    """Print the claims as one JSON list."""
+    print(json.dumps(list(claims)))
+
+
 def end(claims: Iterable[Claim]) -> None:
     """Print the last line, and exit with 1 where a claim fails."""
     every = list(claims)
-    print(json.dumps(every))
+    last_line(every)
     sys.exit(0 if all(one["ok"] is not False for one in every) else 1)

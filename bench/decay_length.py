@@ -5,13 +5,13 @@ ends above cosine?
 
 From the stems of `wsd_cosine.py` in the same lab: branches that all end at 4.4M tokens, with
 decays of 0.4M, 0.88M and 1.76M tokens, linear to zero and exponential to a tenth, against the
-cosine runs of that length. Prints a table and one JSON list.
+cosine runs of that length. Needs the core corpus, which it fetches. Prints a table and, last, one
+JSON list.
 """
 
-import argparse
-import json
 from pathlib import Path
 
+from claims import arguments, claim, header, last_line, row
 from wsd_cosine import core, cosine, interval, recipe
 
 from windtunnel.cli.display import display
@@ -29,36 +29,28 @@ SHAPES: tuple[tuple[DecayShapeName, float], ...] = (("linear", 0.0), ("exponenti
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--lab", type=Path, default=Path("lab"))
-    arguments.add_argument("--seeds", type=int, default=3)
-    given = arguments.parse_args()
+    """Train what is missing, and compare."""
+    parser = arguments(__doc__)
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
     corpus = core(given.lab)
     losses = [measure(given.lab, corpus, seed) for seed in range(given.seeds)]
     print(
-        f"validation loss at {about(TOTAL)} tokens, minus that of a cosine to 0.1, mean of {given.seeds} seeds ± 90%\n"
+        f"validation loss at {about(TOTAL)} tokens, minus that of a cosine to 0.1, mean of "
+        f"{given.seeds} seeds ± 90%\n"
     )
-    print("| decay | linear to 0 | exponential to 0.1 |\n|---|---|---|")
+    print(header("decay", "linear to 0", "exponential to 0.1"))
     claims = []
     for decay in DECAYS:
         cells = []
         for shape, _ in SHAPES:
             mean, half = interval([seed[shape, decay] - seed["cosine", 0] for seed in losses])
             cells.append(f"{mean:+.4f} ± {half:.4f}")
-            claims.append(
-                {
-                    "claim": f"{shape} decay of {about(decay)} minus cosine",
-                    "value": round(mean, 4),
-                    "unit": "nats/token",
-                    "target": None,
-                    "ok": None,
-                    "machine": "any",
-                }
-            )
-        print(f"| {about(decay)} ({decay / TOTAL:.0%}) | " + " | ".join(cells) + " |")
-    print(json.dumps(claims))
+            what = f"{shape} decay of {about(decay)} minus cosine"
+            claims.append(claim(what, round(mean, 4), "nats/token"))
+        print(row(f"{about(decay)} ({decay / TOTAL:.0%})", *cells))
+    last_line(claims)
 
 
 def measure(lab: Path, corpus: Corpus, seed: int) -> dict[tuple[str, int], float]:

@@ -12,7 +12,8 @@ It ends with 1 where a figure misses its target.
   (files and subfolders) with the imports among them: how many pairs import one another, and the
   longest chain of such imports.
 * Imports: for each folder, how many imports of each other folder its files hold. One file that
-  imports one module counts once, wherever in the file it does so.
+  imports one module counts once, wherever in the file it does so. What only a type checker imports
+  does not count.
 * Density: how much stands on a line, what is explained, and what is nested.
 """
 
@@ -22,7 +23,7 @@ import subprocess
 import tarfile
 import tokenize
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
@@ -249,13 +250,21 @@ def _imported(texts: Texts) -> set[tuple[str, str]]:
     known = {_module(path): path for path in texts}
     found = set()
     for path, text in texts.items():
-        for node in ast.walk(ast.parse(text)):
+        for node in _run_time_nodes(ast.parse(text)):
             for name in _names(node):
                 # `from windtunnel.a import b`: b is a module, or else a name within a
                 target = known.get(name) or known.get(name.rpartition(".")[0])
                 if target and target != path:
                     found.add((path, target))
     return found
+
+
+def _run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node within, but for what stands below `if TYPE_CHECKING:`."""
+    yield node
+    for inner in ast.iter_child_nodes(node):
+        if not (isinstance(inner, ast.If) and ast.unparse(inner.test) == "TYPE_CHECKING"):
+            yield from _run_time_nodes(inner)
 
 
 def _names(node: ast.AST) -> list[str]:

@@ -6,15 +6,16 @@ they have not seen?
 Three tables: objectives and seconds of the fits; forward-chained errors by form (the top 30% of
 compute held out, and the top 25% of sizes), with the law that was chosen on the rest; and how
 often the 90% interval holds a run of a size that is larger than any in the fit. --quick leaves
-the last one out. About six minutes on one core. The last line is a JSON list.
+the last one out. About six minutes on one core. Needs the published runs in DIR. Prints tables
+and, last, one JSON list.
 """
 
-import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from claims import Claim, arguments, claim, header, last_line, row
 from published import DATA, SETS, chinchilla, cosine_runs, gemstones, wsd_branches
 
 from windtunnel.laws.choice import Predictor, choose
@@ -23,54 +24,51 @@ from windtunnel.laws.loss import FORMS
 from windtunnel.laws.points import LossPoints, fittable
 
 AT_MOST = 12  # sizes held out of one set, evenly spaced over the upper half of the points
+# Set, points, delta of Huber's loss, and the best objective that is known of the additive law.
+BEST_KNOWN = (
+    ("chinchilla", chinchilla, 1e-3, 1.01828e-3),
+    ("gemstones hot", partial(gemstones, "hot"), 1e-4, 2.075052e-4 * (1 + 1e-6)),
+    ("gemstones cool_end", partial(gemstones, "cool_end"), 1e-4, 2.047791e-4 * (1 + 1e-6)),
+)
+SECONDS = 2  # that a fit may take
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--data", type=Path, default=DATA)
-    arguments.add_argument("--quick", action="store_true")
-    given = arguments.parse_args()
+    """The tables, one after the other."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--quick", action="store_true", help="leave the intervals out")
+    given = parser.parse_args()
     if not given.data.exists():
         print(f"skipped: {given.data} is not there")
-        print(json.dumps([]))
+        last_line([])
         return
     claims = [*objectives(given.data), *cosine(given.data), *extrapolation(given.data)]
     if not given.quick:
         claims += coverage(given.data)
-    print(json.dumps(claims))
+    last_line(claims)
 
 
-def objectives(data: Path) -> list[dict[str, object]]:
+def objectives(data: Path) -> list[Claim]:
     """Against the best objectives known of the additive law, Huber on log loss."""
-    print(
-        "| set | delta | objective | at most | two optimisers differ by | seconds |\n|---|---|---|---|---|---|"
-    )
+    print(header("set", "delta", "objective", "at most", "two optimisers differ by", "seconds"))
     claims = []
-    for name, points, delta, target in (
-        ("chinchilla", chinchilla(data), 1e-3, 1.01828e-3),
-        ("gemstones hot", gemstones("hot", data), 1e-4, 2.075052e-4 * (1 + 1e-6)),
-        ("gemstones cool_end", gemstones("cool_end", data), 1e-4, 2.047791e-4 * (1 + 1e-6)),
-    ):
+    for name, read, delta, target in BEST_KNOWN:
+        points = read(data)
         begun = time.process_time()
-        found = fit_loss(
-            "additive",
-            LossData.of(points.size, points.tokens, points.loss),
-            Objective("log", delta),
-        )
+        of = LossData.of(points.size, points.tokens, points.loss)
+        found = fit_loss("additive", of, Objective("log", delta))
         seconds = time.process_time() - begun
-        print(
-            f"| {name} | {delta:g} | {found.objective:.6e} | {target:.6e} | {found.disagreement:.0e} | {seconds:.2f} |"
-        )
-        ok = found.objective <= target and found.converged and seconds < 2
+        cells = (f"{found.objective:.6e}", f"{target:.6e}", f"{found.disagreement:.0e}")
+        print(row(name, f"{delta:g}", *cells, f"{seconds:.2f}"))
+        ok = found.objective <= target and found.converged and seconds < SECONDS
         claims.append(
             _claim(f"objective on {name}", found.objective, "sum of Huber's loss", target, ok)
         )
     return claims
 
 
-def cosine(data: Path) -> list[dict[str, object]]:
+def cosine(data: Path) -> list[Claim]:
     """16 decay branches predict 24 cosine runs from scratch."""
     target = cosine_runs(data)
     predicted = choose(wsd_branches(data), draws=20).loss(target.params, target.tokens)
@@ -84,17 +82,13 @@ def cosine(data: Path) -> list[dict[str, object]]:
     ]
 
 
-def extrapolation(data: Path) -> list[dict[str, object]]:
+def extrapolation(data: Path) -> list[Claim]:
     """Mean absolute error of log loss, in percent, above a cut; what is chosen was chosen below
     it.
     """
-    print(
-        "\n| set | held out | "
-        + " | ".join(FORMS)
-        + " | chosen | weights |\n|---|---|"
-        + "---|" * (len(FORMS) + 2)
-    )
-    ours, additive = {}, {}
+    print("\n" + header("set", "held out", *FORMS, "chosen", "weights"))
+    ours: dict[str, list[float]] = {}
+    additive: dict[str, list[float]] = {}
     for name, get in SETS.items():
         points = get(data)
         for label, values, share in (
@@ -108,79 +102,64 @@ def extrapolation(data: Path) -> list[dict[str, object]]:
             predictor = choose(below, draws=5)
             by_form = {form: _by_form(predictor, form, above) for form in FORMS}
             chosen = _error(predictor.loss(above.params, above.tokens), above)
-            weights = ", ".join(
-                f"{form} {sum(c.weight for c in predictor.candidates if c.form == form):.2f}"
-                for form in FORMS
-            )
-            print(
-                f"| {name} | {label} | "
-                + " | ".join(f"{error:.2f}" for error in by_form.values())
-                + f" | **{chosen:.2f}** | {weights} |"
-            )
+            errors = [f"{error:.2f}" for error in by_form.values()]
+            print(row(name, label, *errors, f"**{chosen:.2f}**", _weights(predictor)))
             ours.setdefault(name, []).append(chosen)
             additive.setdefault(name, []).append(by_form["additive"])
     published = [name for name in ours if name != "laptop_scale"]
     better = sum(np.mean(ours[name]) <= np.mean(additive[name]) for name in published)
     print(
-        f"\nchosen law's mean error at or below the additive law's: {better} of {len(published)} published sets"
+        "\nchosen law's mean error at or below the additive law's: "
+        f"{better} of {len(published)} published sets"
     )
-    return [
-        _claim(
-            "sets where the chosen law extrapolates no worse than the additive",
-            int(better),
-            f"of {len(published)}",
-            4,
-            better >= 4,
-        )
-    ]
+    what = "sets where the chosen law extrapolates no worse than the additive"
+    return [_claim(what, int(better), f"of {len(published)}", 4, bool(better >= 4))]
 
 
-def coverage(data: Path) -> list[dict[str, object]]:
+def _weights(predictor: Predictor) -> str:
+    """The weight of each form, over all counts."""
+    weights = dict.fromkeys(FORMS, 0.0)
+    for candidate in predictor.candidates:
+        weights[candidate.form] += candidate.weight
+    return ", ".join(f"{form} {weight:.2f}" for form, weight in weights.items())
+
+
+def coverage(data: Path) -> list[Claim]:
     """Fit the sizes below one, predict every run of it, from the largest size down to half of the
     points.
     """
-    print(
-        "\n| set | sizes held out | runs | 90% interval holds | 50% | half width of the 90% | error |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    every = []
+    columns = ("set", "sizes held out", "runs", "90% interval holds", "50%")
+    print("\n" + header(*columns, "half width of the 90%", "error"))
+    inside, runs, shares = 0.0, 0, []
     for name, get in SETS.items():
         points = get(data)
-        cases = [case for size in _upper_sizes(points) for case in _held_out(points, size)]
+        sizes = _upper_sizes(points)
+        cases: list[tuple[float, float, float, float]] = []
+        for size in sizes:
+            cases += _held_out(points, size)
         inside90, inside50, width, error = np.array(cases).T
-        sizes = len(_upper_sizes(points))
+        held = (f"{inside90.mean():.2f}", f"{inside50.mean():.2f}")
         print(
-            f"| {name} | {sizes} | {len(cases)} | {inside90.mean():.2f} | {inside50.mean():.2f} | "
-            f"{width.mean():.1%} | {error.mean():.1%} |"
+            row(name, len(sizes), len(cases), *held, f"{width.mean():.1%}", f"{error.mean():.1%}")
         )
-        every.append((inside90.sum(), len(cases), inside90.mean()))
-    inside, total, by_set = np.array(every).T
-    print(f"\nover all runs {inside.sum() / total.sum():.3f}; mean over sets {by_set.mean():.3f}")
+        inside, runs = inside + float(inside90.sum()), runs + len(cases)
+        shares.append(float(inside90.mean()))
+    over_runs, over_sets = inside / runs, float(np.mean(shares))
+    print(f"\nover all runs {over_runs:.3f}; mean over sets {over_sets:.3f}")
+    held_out = "90% intervals on sizes held out"
     return [
-        _claim(
-            "90% intervals on sizes held out, all runs",
-            inside.sum() / total.sum(),
-            "share inside",
-            0.85,
-            inside.sum() / total.sum() >= 0.85,
-        ),
-        _claim(
-            "90% intervals on sizes held out, mean over sets",
-            by_set.mean(),
-            "share inside",
-            0.85,
-            by_set.mean() >= 0.85,
-        ),
+        _claim(f"{held_out}, all runs", over_runs, "share inside", 0.85, over_runs >= 0.85),
+        _claim(f"{held_out}, mean over sets", over_sets, "share inside", 0.85, over_sets >= 0.85),
     ]
 
 
 def _upper_sizes(points: LossPoints) -> list[float]:
     """Sizes that leave half of the points or more below them, and a table that can be fitted."""
-    sizes = [
-        float(size)
-        for size in np.unique(points.size)[::-1]
-        if (points.size < size).mean() >= 0.5 and fittable(points.select(points.size < size))
-    ]
+    sizes = []
+    for size in np.unique(points.size)[::-1]:
+        below = points.size < size
+        if below.mean() >= 0.5 and fittable(points.select(below)):
+            sizes.append(float(size))
     if len(sizes) <= AT_MOST:
         return sizes
     return [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, AT_MOST)]
@@ -194,14 +173,10 @@ def _held_out(points: LossPoints, size: float) -> list[tuple[float, float, float
     for at in np.flatnonzero(points.size == size):
         params = {count: float(values[at]) for count, values in points.params.items()}
         said, got = predictor.predict(params, float(points.tokens[at])), points.loss[at]
-        found.append(
-            (
-                float(said.interval90[0] <= got <= said.interval90[1]),
-                float(said.interval50[0] <= got <= said.interval50[1]),
-                float(np.log(said.interval90[1] / said.interval90[0]) / 2),
-                float(abs(np.log(said.loss / got))),
-            )
-        )
+        low, high = said.interval90
+        inside50 = said.interval50[0] <= got <= said.interval50[1]
+        width, error = float(np.log(high / low) / 2), float(abs(np.log(said.loss / got)))
+        found.append((float(low <= got <= high), float(inside50), width, error))
     return found
 
 
@@ -215,15 +190,8 @@ def _error(predicted: np.ndarray, above: LossPoints) -> float:
     return 100 * float(np.abs(np.log(predicted / above.loss)).mean())
 
 
-def _claim(claim: str, value: float, unit: str, target: float, ok: bool) -> dict[str, object]:
-    return {
-        "claim": claim,
-        "value": float(f"{value:.7g}"),
-        "unit": unit,
-        "target": float(f"{target:.7g}"),
-        "ok": bool(ok),
-        "machine": "any",
-    }
+def _claim(what: str, value: float, unit: str, target: float, ok: bool) -> Claim:
+    return claim(what, float(f"{value:.7g}"), unit, float(f"{target:.7g}"), ok)
 
 
 if __name__ == "__main__":

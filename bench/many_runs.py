@@ -1,13 +1,14 @@
 """A search's 24 trials of a small model: by the fleet, against 24 plain runs one after the other.
 
-    .venv/bin/python bench/many_runs.py --lab lab [--tokens 512k] [--trials 24]      # about 10 minutes on 2 cores
+    .venv/bin/python bench/many_runs.py --lab lab [--tokens 512k] [--trials 24]
 
-The trials differ in rate, init and multipliers, and are asked as a search asks: 16, then 8 at a
-time. *Separate*: each by `windtunnel train` in a process of its own, with all cores. *One
-process*: one after the other in one process, with all cores, so without 24 starts. *Fleet*:
-`tunnel.fleet`, which measures whether members pay, on a lab of its own. All find compiled code on
-the disk, but for the members in the first fleet of a shape: run it twice to see both. Compared:
-seconds, and the final losses. On the core corpus. Prints a table and, last, one JSON list.
+About 10 minutes on 2 cores. The trials differ in rate, init and multipliers, and are asked as a
+search asks: 16, then 8 at a time. *Separate*: each by `windtunnel train` in a process of its own,
+with all cores. *One process*: one after the other in one process, with all cores, so without 24
+starts. *Fleet*: `tunnel.fleet`, which measures whether members pay, on a lab of its own. All find
+compiled code on the disk, but for the members in the first fleet of a shape: run it twice to see
+both. Compared: seconds, and the final losses. On the core corpus. Prints a table and, last, one
+JSON list.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from claims import arguments, claim, header, last_line, row
 from train import machine
 from wsd_cosine import core, new_lab
 
@@ -35,42 +37,36 @@ TARGET = 2.0
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--lab", type=Path, default=Path("lab"))
-    arguments.add_argument("--tokens", default="512k")
-    arguments.add_argument("--batch", type=int, default=2048)
-    arguments.add_argument("--trials", type=int, default=24)
-    arguments.add_argument("--precision", default="auto")
-    given = arguments.parse_args()
+    """Train the trials in three ways, each in a lab of its own."""
+    parser = arguments(__doc__)
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--tokens", default="512k")
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--precision", default="auto")
+    given = parser.parse_args()
     corpus = core(given.lab)
-    trials = [trial(corpus, given, index) for index in range(given.trials)]
+    trials = [trial_of(corpus, given, index) for index in range(given.trials)]
     model = trials[0].model
     print(
-        f"{machine()}: {len(trials)} trials of {count(model).params_total:,} parameters, {given.tokens} tokens, "
-        f"batch {given.batch}",
+        f"{machine()}: {len(trials)} trials of {count(model).params_total:,} parameters, "
+        f"{given.tokens} tokens, batch {given.batch}",
         flush=True,
     )
     seconds, losses = {}, {}
     with tempfile.TemporaryDirectory() as place:
-        for name, arm in (
-            ("separate", separate),
-            ("one process", one_process),
-            ("fleet", by_fleet),
-        ):
+        for name, arm in ARMS.items():
             lab = new_lab(Path(place) / name.replace(" ", "-"), corpus)
-            arm(
-                lab, trials[:1], corpus
-            )  # compiled now, not on the clock; the run itself is done again below
+            arm(lab, trials[:1], corpus)  # compiled now, off the clock; the same run comes again
+            again = [trial.change(seed=trial.seed + 1) for trial in trials]
             start = time.perf_counter()
-            losses[name] = np.array(arm(lab, [t.change(seed=t.seed + 1) for t in trials], corpus))
+            losses[name] = np.array(arm(lab, again, corpus))
             seconds[name] = time.perf_counter() - start
             print(f"  {name}: {seconds[name]:.0f} s", flush=True)
     report(seconds, losses)
 
 
-def trial(corpus: Corpus, given: argparse.Namespace, index: int) -> Recipe:
+def trial_of(corpus: Corpus, given: argparse.Namespace, index: int) -> Recipe:
     """Settings from a fixed random sequence; about 50k parameters outside of the vocabulary's
     table.
     """
@@ -102,6 +98,7 @@ def trial(corpus: Corpus, given: argparse.Namespace, index: int) -> Recipe:
 
 
 def separate(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
+    """Each by a command of its own."""
     losses = []
     for recipe in trials:
         file = lab / "recipe.toml"
@@ -117,45 +114,56 @@ def separate(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
 
 
 def one_process(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
-    return [train(create(lab, recipe, corpus), corpus).loss for recipe in trials]
+    """One after the other, here."""
+    return [final(train(create(lab, recipe, corpus), corpus).loss) for recipe in trials]
 
 
 def by_fleet(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
+    """16 at first, then 8 at a time, as a search asks for them."""
     waves = [trials[:16], *(trials[at : at + 8] for at in range(16, len(trials), 8))]
     watch = Watch(say=lambda line: print(f"    {line}", flush=True))
-    return [
-        run.summary().loss for wave in waves for run in fleet(lab, corpus, wave, watch, "fleet")
-    ]
+    losses = []
+    for wave in waves:
+        losses += [final(run.summary().loss) for run in fleet(lab, corpus, wave, watch, "fleet")]
+    return losses
+
+
+def final(loss: float | None) -> float:
+    """The loss of a run that has ended, which has one."""
+    assert loss is not None
+    return loss
+
+
+ARMS = {"separate": separate, "one process": one_process, "fleet": by_fleet}
 
 
 def report(seconds: dict[str, float], losses: dict[str, np.ndarray]) -> None:
-    print(
-        "\n| trials | seconds | times the fleet's | largest difference of a final loss from the separate run's |"
-    )
-    print("|---|---|---|---|")
+    """A row a way, and what is claimed."""
+    difference = "largest difference of a final loss from the separate run's"
+    print("\n" + header("trials", "seconds", "times the fleet's", difference))
     for name, taken in seconds.items():
         apart = np.abs(losses[name] - losses["separate"]).max()
-        print(f"| {name} | {taken:.0f} | {taken / seconds['fleet']:.2f} | {apart:.4f} |")
+        print(row(name, f"{taken:.0f}", f"{taken / seconds['fleet']:.2f}", f"{apart:.4f}"))
     ratio = seconds["separate"] / seconds["fleet"]
-    claims = [
-        {
-            "claim": "24 trials by the fleet over 24 separate runs",
-            "value": round(ratio, 2),
-            "unit": "x",
-            "target": TARGET,
-            "ok": ratio >= TARGET,
-            "machine": machine(),
-        },
-        {
-            "claim": "24 trials by the fleet over one after the other in one process",
-            "value": round(seconds["one process"] / seconds["fleet"], 2),
-            "unit": "x",
-            "target": None,
-            "ok": None,
-            "machine": machine(),
-        },
-    ]
-    print(json.dumps(claims))
+    alone = seconds["one process"] / seconds["fleet"]
+    last_line(
+        [
+            claim(
+                "24 trials by the fleet over 24 separate runs",
+                round(ratio, 2),
+                "x",
+                TARGET,
+                ratio >= TARGET,
+                machine(),
+            ),
+            claim(
+                "24 trials by the fleet over one after the other in one process",
+                round(alone, 2),
+                "x",
+                machine=machine(),
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

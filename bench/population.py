@@ -12,13 +12,12 @@ run, and the bytes that AdamW must move (32 a parameter) over the memory bandwid
 same run. Trials an hour: of 20 tokens a parameter. Prints a table and, last, one JSON list.
 """
 
-import argparse
-import json
 import os
 import statistics
 import time
 
 import torch
+from claims import Claim, arguments, claim, header, last_line, row
 from train import machine, measured_bandwidth
 
 from windtunnel.model.shape import count, flops_per_token
@@ -26,6 +25,7 @@ from windtunnel.recipe import Recipe, parse
 from windtunnel.train.device import choose_engine, measured_peak
 from windtunnel.train.speed import timed_step
 
+# By device: shape, context, and tokens a step.
 SHAPES = {
     "cpu": {
         "50k, batch 512": ({"width": 32, "depth": 2, "heads": 1, "vocab": 1024}, 256, 512),
@@ -44,56 +44,58 @@ TARGET = 6.0  # of 9M members on a GPU, 16 to 64 of them
 
 
 def main() -> None:
+    """Measure each shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument(
-        "--sizes", default=";".join(SHAPES[device]), help="separated by semicolons"
-    )
-    arguments.add_argument("--members", default=MEMBERS[device])
-    arguments.add_argument("--rounds", type=int, default=9)
-    given = arguments.parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--sizes", default=";".join(SHAPES[device]), help="separated by semicolons")
+    parser.add_argument("--members", default=MEMBERS[device])
+    parser.add_argument("--rounds", type=int, default=9)
+    given = parser.parse_args()
     if device == "cpu":
         torch.set_num_threads(1)
         print("no GPU: its shapes are skipped, their claim is not measured")
-    kind, claims = torch.device(device), []
+    kind = torch.device(device)
     peak, bandwidth = measured_peak(kind, torch.bfloat16), measured_bandwidth(kind)
     print(
-        f"{machine()}; matrix peak {peak / 1e9:,.0f} GFLOP/s, memory {bandwidth / 1e9:,.1f} GB/s ({device})"
+        f"{machine()}; matrix peak {peak / 1e9:,.0f} GFLOP/s, memory {bandwidth / 1e9:,.1f} GB/s "
+        f"({device})"
     )
+    members = [int(text) for text in given.members.split(",")]
+    claims = []
     for name in given.sizes.split(";"):
         model, context, batch = SHAPES[device][name]
         recipe = recipe_of(name, model, context, batch)
-        claims += measure(
-            name, recipe, [int(p) for p in given.members.split(",")], given.rounds, peak, bandwidth
-        )
-    print(json.dumps(claims))
+        claims += measure(recipe, members, given.rounds, peak, bandwidth)
+    last_line(claims)
 
 
 def recipe_of(name: str, model: dict, context: int, batch: int) -> Recipe:
+    """Of a shape, on random tokens."""
     settings = {
         "name": name,
         "model": model | {"base_width": 64},
         "data": {"corpus": "none", "context": context},
+        "schedule": {"tokens": "1M"},
+        "train": {"batch": batch},
     }
-    return parse(settings | {"schedule": {"tokens": "1M"}, "train": {"batch": batch}}, "bench")
+    return parse(settings, "bench")
 
 
 def measure(
-    name: str, recipe: Recipe, members: list[int], rounds: int, peak: float, bandwidth: float
-) -> list[dict[str, object]]:
-    shape, batch = recipe.model, recipe.train.batch
+    recipe: Recipe, members: list[int], rounds: int, peak: float, bandwidth: float
+) -> list[Claim]:
+    """A row and a claim for each number of members; `peak` in FLOP/s, `bandwidth` in bytes a
+    second.
+    """
+    name, shape, batch = recipe.name, recipe.model, recipe.train.batch
     flops = flops_per_token(shape, recipe.data.context) * batch
-    floors = flops / peak, 32 * count(shape).params_total / bandwidth
+    arithmetic, moved = flops / peak, 32 * count(shape).params_total / bandwidth
     print(
-        f"\n{name}: {count(shape).params_total:,} parameters; floors of a member's step: arithmetic "
-        f"{floors[0] * 1e3:.3f} ms, optimiser's bytes {floors[1] * 1e3:.3f} ms"
+        f"\n{name}: {count(shape).params_total:,} parameters; floors of a member's step: "
+        f"arithmetic {arithmetic * 1e3:.3f} ms, optimiser's bytes {moved * 1e3:.3f} ms"
     )
-    print(
-        "| members | ms a member's step | of the matrix peak | times one after the other | trials an hour |"
-    )
-    print("|---|---|---|---|---|")
+    times = "times one after the other"
+    print(header("members", "ms a member's step", "of the matrix peak", times, "trials an hour"))
     clock = time.process_time if choose_engine(recipe).device == "cpu" else time.perf_counter
     alone, claims = timed_step(recipe), []
     for many in members:
@@ -102,23 +104,23 @@ def measure(
         seconds = statistics.median(b for _, b in pairs) / many
         ratios = [many * a / b for a, b in pairs]
         gain, quarters = statistics.median(ratios), statistics.quantiles(ratios, n=4)
+        share = flops / seconds / peak
         trials = 3600 / (seconds * 20 * count(shape).params_total / batch)
+        gained = f"{gain:.2f} ({quarters[0]:.2f} to {quarters[2]:.2f})"
         print(
-            f"| {many} | {seconds * 1e3:.3f} | {flops / seconds / peak:.1%} | {gain:.2f} ({quarters[0]:.2f} to "
-            f"{quarters[2]:.2f}) | {trials:,.0f} |",
-            flush=True,
+            row(many, f"{seconds * 1e3:.3f}", f"{share:.1%}", gained, f"{trials:,.0f}"), flush=True
         )
         aimed = name.startswith("9M") and many >= 16
         claims.append(
-            {
-                "claim": f"{name}: {many} members over one after the other",
-                "value": round(gain, 3),
-                "unit": "x",
-                "target": TARGET if aimed else None,
-                "ok": gain >= TARGET if aimed else None,
-                "peak_share": round(flops / seconds / peak, 4),
-                "machine": machine(),
-            }
+            claim(
+                f"{name}: {many} members over one after the other",
+                round(gain, 3),
+                "x",
+                TARGET if aimed else None,
+                gain >= TARGET if aimed else None,
+                machine(),
+                peak_share=round(share, 4),
+            )
         )
     return claims
 

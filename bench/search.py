@@ -7,23 +7,24 @@ lookups: trials until one lies within 0.005 nats of its cell's best. What a samp
 answered by the nearest grid point in octaves; the same Sobol start for all but random; a sampler
 that needs more than 60 trials counts as 61. Repeats are spread over the cells. First with
 continuous settings as in a real search, then with the grid known. Then synthetic bowls of 4 and 5
-settings, asked as the search asks (16 to start, batches of 8, 48 in all). Prints three tables and
-one JSON list. `--keep`: results as they come; the same command with the same file goes on from
-there. 51 repeats take some minutes.
+settings, asked as the search asks (16 to start, batches of 8, 48 in all). `--keep`: results as they
+come; the same command with the same file goes on from there. 51 repeats take some minutes. Needs
+the published runs, `DIR/steplaw/dense_lr_bs_loss.csv`. Prints tables and, last, one JSON list.
 """
 
-import argparse
 import csv
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import optuna
+from claims import Claim, arguments, claim, header, last_line, row
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
@@ -36,32 +37,62 @@ Vector = NDArray[np.float64]
 NEAR = 0.005  # nats above the cell's best
 MOST, START = 60, 5
 BOWL_TRIALS, BOWL_START, BOWL_BATCH = 48, 16, 8
-BOWLS = (
-    (4, 0.003),
-    (5, 0.003),
-    (4, 0.015),
-)  # settings, and nats of noise of a run: a larger model's, a tiny one's
+# Settings, and nats of noise of a run: a larger model's, a tiny one's.
+BOWLS = ((4, 0.003), (5, 0.003), (4, 0.015))
 SHARE = 5  # so many times fewer repeats of the bowls
 LEVEL, RESAMPLES = (0.05, 0.95), 4000
 OURS = "surface (ours)"
 
 
+def main() -> None:
+    """Try every sampler on the grids and on the bowls."""
+    parser = arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=51)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="go on from this file")
+    given = parser.parse_args()
+    table = given.data / "steplaw" / "dense_lr_bs_loss.csv"
+    if not table.exists():
+        print(f"skipped: {table} is not there")
+        return
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    found, cells, bowls = Results(given.keep), read_cells(table), max(2, given.repeats // SHARE)
+    for name, askers in (("continuous", continuous), ("known", known)):
+        for repeat in range(given.repeats):
+            cell = cells[repeat % len(cells)]
+            for sampler, asker in askers(cell, repeat).items():
+                found.measure(name, sampler, repeat, partial(on_grid, asker, cell))
+    for settings, noise in BOWLS:
+        for repeat in range(bowls):
+            bowl = Bowl.of(repeat, settings, noise)
+            for sampler, asker in bowl_askers(bowl, repeat).items():
+                found.measure(
+                    name_of(settings, noise), sampler, repeat, partial(on_bowl, asker, bowl)
+                )
+    report(found, given.repeats, bowls, len(cells))
+
+
+def name_of(settings: int, noise: float) -> str:
+    """What the bowls of a kind are called."""
+    return f"{settings} settings, noise {noise}"
+
+
 def axis(name: str, section: str, low: float, middle: float, high: float) -> Setting:
+    """A setting of the search, log-uniform from `low` to `high`."""
     return Setting(name=name, help="", section=section, default=middle, low=low, high=high)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The measured points of one size and length, (points, 2) log2 of rate and batch, and their
-    losses.
-    """
+    """What was measured of one size and length."""
 
-    name: str
-    points: Octaves
-    losses: Vector
+    points: Octaves  # (points, 2): log2 of rate and batch
+    losses: Vector  # (points,), nats/token
 
     @property
     def space(self) -> Space:
+        """The settings, between the least and the largest that were measured."""
         low, high = 2 ** self.points.min(0), 2 ** self.points.max(0)
         middle = np.sqrt(low * high)
         names = (("lr", "optimizer"), ("batch", "train"))
@@ -74,17 +105,24 @@ class Cell:
         return [np.unique(self.points[:, i].round(1)) for i in range(2)]
 
     def nearest(self, at: Vector) -> int:
+        """The index of the point that lies nearest, in octaves."""
         return int(((self.points - at) ** 2).sum(axis=1).argmin())
 
     def loss(self, at: Vector) -> float:
+        """The loss of the nearest point."""
         return float(self.losses[self.nearest(at)])
 
 
 class Asker(Protocol):
     """Asks for a point, (settings,) octaves; is told what came of it."""
 
-    def ask(self) -> Vector: ...
-    def tell(self, at: Vector, loss: float) -> None: ...
+    def ask(self) -> Vector:
+        """The next point to try."""
+        ...
+
+    def tell(self, at: Vector, loss: float) -> None:
+        """What came of a point."""
+        ...
 
 
 class Ours:
@@ -96,6 +134,7 @@ class Ours:
         self.losses: list[float] = []
 
     def ask(self) -> Vector:
+        """The next of the start, then what the surface suggests."""
         index, told = len(self.asked), len(self.losses)
         if index < len(self.start):
             at = self.start[index]
@@ -112,6 +151,7 @@ class Ours:
         return at
 
     def tell(self, at: Vector, loss: float) -> None:
+        """Points come in the order in which they were asked."""
         self.losses.append(loss)
 
 
@@ -130,29 +170,27 @@ class Optunas:
         self.space, self.axes = space, axes
         self.study = optuna.create_study(sampler=sampler)
         self.running: list[optuna.Trial] = []
-        low, high = space.bounds
-        ends = [(0, len(axis) - 1) for axis in axes] if axes else list(zip(low, high, strict=True))
-        kind: Any = (
-            optuna.distributions.IntDistribution if axes else optuna.distributions.FloatDistribution
-        )
+        distributions = optuna.distributions
+        kind: Any = distributions.IntDistribution if axes else distributions.FloatDistribution
+        ends = [(0, len(axis) - 1) for axis in axes] if axes else zip(*space.bounds, strict=True)
         self.distributions = {name: kind(*end) for name, end in zip(space.names, ends, strict=True)}
         for point in start:
-            at = (
-                [int(np.abs(axis - x).argmin()) for axis, x in zip(axes, point, strict=True)]
-                if axes
-                else point
-            )
+            at = point
+            if axes:
+                at = [int(np.abs(axis - x).argmin()) for axis, x in zip(axes, point, strict=True)]
             self.study.enqueue_trial(dict(zip(space.names, at, strict=True)))
 
     def ask(self) -> Vector:
+        """What the sampler suggests."""
         trial = self.study.ask(self.distributions)
         self.running.append(trial)
         at = [trial.params[name] for name in self.space.names]
-        return np.array(
-            [axis[i] for axis, i in zip(self.axes, at, strict=True)] if self.axes else at
-        )
+        if self.axes:
+            at = [axis[i] for axis, i in zip(self.axes, at, strict=True)]
+        return np.array(at)
 
     def tell(self, at: Vector, loss: float) -> None:
+        """Points come in the order in which they were asked."""
         self.study.tell(self.running.pop(0), loss)
 
 
@@ -163,24 +201,30 @@ class Untried:
         self.left = list(np.random.default_rng(seed).permutation(grid.points))
 
     def ask(self) -> Vector:
+        """One of those that are left."""
         return self.left.pop()
 
-    def tell(self, at: Vector, loss: float) -> None: ...
+    def tell(self, at: Vector, loss: float) -> None:
+        """It does not matter."""
 
 
 def random(seed: int) -> optuna.samplers.BaseSampler:
+    """Chance."""
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 def tpe(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)  # the start is given
+    """Tree-structured Parzen estimators; the start is given."""
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
 
 
 def gp(seed: int) -> optuna.samplers.BaseSampler:
+    """A Gaussian process; the start is given."""
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
 
 
 def continuous(cell: Cell, seed: int) -> dict[str, Callable[[], Asker]]:
+    """Samplers that may ask for any point, by name."""
     space, start = cell.space, cell.space.spread(START, seed)
     return {
         OURS: lambda: Ours(space, start, seed),
@@ -191,6 +235,7 @@ def continuous(cell: Cell, seed: int) -> dict[str, Callable[[], Asker]]:
 
 
 def known(cell: Cell, seed: int) -> dict[str, Callable[[], Asker]]:
+    """Samplers that know the grid, by name."""
     space, axes = cell.space, cell.axes
     start = np.array([cell.points[cell.nearest(point)] for point in space.spread(START, seed)])
     return {
@@ -201,18 +246,19 @@ def known(cell: Cell, seed: int) -> dict[str, Callable[[], Asker]]:
     }
 
 
-def until_near(asker: Asker, cell: Cell) -> int:
-    """Trials until one is near the cell's best; `MOST` + 1 where none is."""
+def on_grid(make: Callable[[], Asker], cell: Cell) -> dict[str, float]:
+    """`trials` until one is near the cell's best; `MOST` + 1 where none is."""
+    asker = make()
     for trial in range(1, MOST + 1):
         at = asker.ask()
         loss = cell.loss(at)
         if loss <= cell.losses.min() + NEAR:
-            return trial
+            return {"trials": trial}
         asker.tell(at, loss)
-    return MOST + 1
+    return {"trials": MOST + 1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bowl:
     """A known loss over settings of four octaves each, nats above its minimum.
 
@@ -230,34 +276,37 @@ class Bowl:
 
     @staticmethod
     def of(seed: int, settings: int, noise: float) -> "Bowl":
+        """One of so many settings, drawn by its seed."""
         rng = np.random.default_rng([seed, settings])
-        axes = np.linalg.qr(np.eye(settings) + 0.3 * rng.standard_normal((settings, settings)))[0]
+        turned = np.eye(settings) + 0.3 * rng.standard_normal((settings, settings))
+        axes = np.linalg.qr(turned)[0]
         curve = np.exp(rng.uniform(np.log(0.002), np.log(0.04), settings))
         skew = rng.choice([-1, 1], settings) * rng.uniform(0.3, 1.2, settings)
-        return Bowl(rng.uniform(-1.3, 1.3, settings), axes, curve, skew, noise, seed)
+        best = rng.uniform(-1.3, 1.3, settings)
+        return Bowl(best=best, axes=axes, curve=curve, skew=skew, noise=noise, seed=seed)
 
     @property
     def space(self) -> Space:
+        """Its settings."""
         return Space(tuple(axis(f"x{i}", "none", 0.25, 1.0, 4.0) for i in range(len(self.best))))
 
     def true(self, at: Vector) -> float:
+        """Nats above the minimum."""
         z = self.skew * ((at - self.best) @ self.axes)
         return float((2 * self.curve / self.skew**2 * (np.exp(z) - z - 1)).sum())
 
     def measured(self, at: Vector) -> float:
         """With a run's noise, which is the same whenever the same point is tried."""
         key = np.frombuffer(np.ascontiguousarray(at).tobytes(), np.uint32)
-        return (
-            self.true(at) + self.noise * np.random.default_rng([self.seed, *key]).standard_normal()
-        )
+        scatter = np.random.default_rng([self.seed, *key]).standard_normal()
+        return self.true(at) + self.noise * scatter
 
 
-def on_bowl(asker: Asker, bowl: Bowl) -> dict[str, float]:
+def on_bowl(make: Callable[[], Asker], bowl: Bowl) -> dict[str, float]:
     """`trials` until one is truly near the minimum; true nats above it of the `best` point that
     was tried, and of the one that the surface through all runs `chosen`.
     """
-    tried: list[Vector] = []
-    losses: list[float] = []
+    asker, tried, losses = make(), list[Vector](), list[float]()
     while len(tried) < BOWL_TRIALS:
         batch = [asker.ask() for _ in range(BOWL_BATCH if tried else BOWL_START)]
         for at in batch:
@@ -266,7 +315,7 @@ def on_bowl(asker: Asker, bowl: Bowl) -> dict[str, float]:
         tried += batch
     heights = [bowl.true(at) for at in tried]
     surface = fit_surface(np.array(tried), losses, [0] * len(tried))
-    near = next((i + 1 for i, height in enumerate(heights) if height <= NEAR), BOWL_TRIALS + 1)
+    near = next((i for i, height in enumerate(heights, 1) if height <= NEAR), BOWL_TRIALS + 1)
     return {
         "trials": near,
         "best": min(heights),
@@ -275,6 +324,7 @@ def on_bowl(asker: Asker, bowl: Bowl) -> dict[str, float]:
 
 
 def bowl_askers(bowl: Bowl, seed: int) -> dict[str, Callable[[], Asker]]:
+    """The samplers, by name; the fixed sequence asks for its points alone."""
     space = bowl.space
     start = np.vstack([np.zeros(len(bowl.best)), space.spread(BOWL_START - 1, seed)])
     sobol = qmc.Sobol(len(bowl.best), rng=seed).random(64)[:BOWL_TRIALS]
@@ -287,46 +337,6 @@ def bowl_askers(bowl: Bowl, seed: int) -> dict[str, Callable[[], Asker]]:
     }
 
 
-# what is printed
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--repeats", type=int, default=51)
-    arguments.add_argument("--data", type=Path, default=Path("../shared/data"))
-    arguments.add_argument("--keep", type=Path)
-    given = arguments.parse_args()
-    table = given.data / "steplaw" / "dense_lr_bs_loss.csv"
-    if not table.exists():
-        print(f"skipped: {table} is not there")
-        return
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    found = Results(given.keep)
-    cells = read_cells(table)
-    for name, askers in (("continuous", continuous), ("known", known)):
-        for repeat in range(given.repeats):
-            cell = cells[repeat % len(cells)]
-            for sampler, asker in askers(cell, repeat).items():
-                found.get(
-                    name, sampler, repeat, lambda a=asker, c=cell: {"trials": until_near(a(), c)}
-                )
-    bowls = max(2, given.repeats // SHARE)
-    for settings, noise in BOWLS:
-        for repeat in range(bowls):
-            bowl = Bowl.of(repeat, settings, noise)
-            for sampler, asker in bowl_askers(bowl, repeat).items():
-                found.get(
-                    f"{settings} settings, noise {noise}",
-                    sampler,
-                    repeat,
-                    lambda a=asker, b=bowl: on_bowl(a(), b),
-                )
-    report(found, given.repeats, bowls, len(cells))
-
-
 class Results:
     """What was measured, by (table, sampler) and repeat; kept in a file if there is one."""
 
@@ -337,58 +347,50 @@ class Results:
         for one in map(json.loads, lines):
             self.rows[one["table"], one["sampler"], one["repeat"]] = one["found"]
 
-    def get(
-        self, table: str, sampler: str, repeat: int, measure: Callable[[], dict[str, float]]
+    def measure(
+        self, table: str, sampler: str, repeat: int, once: Callable[[], dict[str, float]]
     ) -> None:
+        """Measure what has not been measured yet."""
         if (table, sampler, repeat) in self.rows:
             return
-        self.rows[table, sampler, repeat] = found = measure()
+        self.rows[table, sampler, repeat] = found = once()
         if self.file:
+            line = {"table": table, "sampler": sampler, "repeat": repeat, "found": found}
             with self.file.open("a") as lines:
-                print(
-                    json.dumps(
-                        {"table": table, "sampler": sampler, "repeat": repeat, "found": found}
-                    ),
-                    file=lines,
-                )
+                print(json.dumps(line), file=lines)
 
     def samplers(self, table: str) -> list[str]:
+        """In the order in which they were measured."""
         return list(dict.fromkeys(sampler for name, sampler, _ in self.rows if name == table))
 
     def values(self, table: str, sampler: str, what: str, repeats: int) -> Vector:
+        """One number of every repeat, (repeats,)."""
         return np.array([self.rows[table, sampler, repeat][what] for repeat in range(repeats)])
 
 
 def report(found: Results, repeats: int, bowls: int, cells: int) -> None:
+    """The tables and the claims."""
     claims = on_grids(found, "continuous", "settings continuous, as in a search", repeats, cells)
     claims += on_grids(found, "known", "the grid known", repeats, cells)
     print(f"\nSynthetic bowls, {bowls} each, {BOWL_TRIALS} trials in batches of {BOWL_BATCH}\n")
-    header = (
-        "bowl",
-        "sampler",
-        "median trials to within .005",
-        "best tried, mean mnats",
-        "chosen by the surface, mean mnats",
-        "ours minus it",
-    )
-    print(row(*header), row(*["---"] * len(header)), sep="\n")
+    best = ("best tried, mean mnats", "chosen by the surface, mean mnats")
+    print(header("bowl", "sampler", "median trials to within .005", *best, "ours minus it"))
     for settings, noise in BOWLS:
-        claims += on_bowls(found, f"{settings} settings, noise {noise}", bowls)
-    print(json.dumps(claims))
+        claims += on_bowls(found, name_of(settings, noise), bowls)
+    last_line(claims)
 
 
-def on_grids(
-    found: Results, table: str, title: str, repeats: int, cells: int
-) -> list[dict[str, Any]]:
+def on_grids(found: Results, table: str, title: str, repeats: int, cells: int) -> list[Claim]:
+    """One table of the grids, a row a sampler."""
     print(
-        f"\nTrials to within {NEAR} nats of a cell's best, {title}; {repeats} repeats, 90% intervals\n"
+        f"\nTrials to within {NEAR} nats of a cell's best, {title}; {repeats} repeats, 90% "
+        "intervals\n"
     )
-    header = ("sampler", "median", "mean", "within 10", f"not in {MOST}", "ours minus it, mean")
-    print(row(*header), row(*["---"] * len(header)), sep="\n")
+    missed = f"not in {MOST}"
+    print(header("sampler", "median", "mean", "within 10", missed, "ours minus it, mean"))
     ours = found.values(table, OURS, "trials", repeats)
-    claims = [
-        claim(f"{table}: trials, median of ours", float(np.median(ours)), "trials", None, None)
-    ]
+    middle = float(np.median(ours))
+    claims = [compared(f"{table}: trials, median of ours", middle, "trials")]
     for sampler in found.samplers(table):
         trials = found.values(table, sampler, "trials", repeats)
         shown = (
@@ -402,52 +404,39 @@ def on_grids(
             continue
         less = ours - trials
         print(row(sampler, *shown, interval(less, np.mean, cells)))
-        claims.append(
-            claim(
-                f"{table}: trials, ours minus {sampler}, mean",
-                float(less.mean()),
-                "trials",
-                "90% interval below 0",
-                spread(less, np.mean, cells)[1] < 0,
-            )
-        )
+        what = f"{table}: trials, ours minus {sampler}, mean"
+        ok = spread(less, np.mean, cells)[1] < 0
+        claims.append(compared(what, float(less.mean()), "trials", "90% interval below 0", ok))
     return claims
 
 
-def on_bowls(found: Results, table: str, bowls: int) -> list[dict[str, Any]]:
+def on_bowls(found: Results, table: str, bowls: int) -> list[Claim]:
+    """The rows of one kind of bowl."""
     ours = found.values(table, OURS, "chosen", bowls)
     claims = []
     for sampler in found.samplers(table):
-        trials, best, chosen = (
-            found.values(table, sampler, what, bowls) for what in ("trials", "best", "chosen")
-        )
-        shown = (
-            table,
-            sampler,
-            interval(trials, np.median, bowls),
-            f"{1e3 * best.mean():.2f}",
-            f"{1e3 * chosen.mean():.2f}",
-        )
+        trials = found.values(table, sampler, "trials", bowls)
+        best = found.values(table, sampler, "best", bowls)
+        chosen = found.values(table, sampler, "chosen", bowls)
+        heights = (f"{1e3 * best.mean():.2f}", f"{1e3 * chosen.mean():.2f}")
+        shown = (table, sampler, interval(trials, np.median, bowls), *heights)
         if sampler == OURS:
             print(row(*shown, ""))
             continue
         less = ours - chosen
         print(row(*shown, interval(1e3 * less, np.mean, bowls, 2)))
+        what = f"{table}: loss above the minimum, ours minus {sampler}, mean"
         ok = spread(less, np.mean, bowls)[0] <= 0
-        claims.append(
-            claim(
-                f"{table}: loss above the minimum, ours minus {sampler}, mean",
-                float(less.mean()),
-                "nats/token",
-                "90% interval not above 0",
-                ok,
-            )
-        )
+        mean = float(less.mean())
+        claims.append(compared(what, mean, "nats/token", "90% interval not above 0", ok))
     return claims
 
 
-def row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+def compared(
+    what: str, value: float, unit: str, target: str | None = None, ok: bool | None = None
+) -> Claim:
+    """A claim of this machine, in four digits."""
+    return claim(what, round(value, 4), unit, target, ok, platform.machine())
 
 
 def spread(values: Vector, of: Callable[..., Any], clusters: int) -> tuple[float, float]:
@@ -456,47 +445,32 @@ def spread(values: Vector, of: Callable[..., Any], clusters: int) -> tuple[float
     """
     rng = np.random.default_rng(0)
     groups = [values[i::clusters] for i in range(min(clusters, len(values)))]
-    drawn = [
-        of(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
-        for _ in range(RESAMPLES)
-    ]
+    drawn = []
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(len(groups), size=len(groups))
+        drawn.append(of(np.concatenate([groups[i] for i in chosen])))
     low, high = np.quantile(drawn, LEVEL)
     return float(low), float(high)
 
 
 def interval(values: Vector, of: Callable[..., Any], clusters: int, digits: int = 1) -> str:
+    """A number, and its 90% interval."""
     low, high = spread(values, of, clusters)
     return f"{of(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def claim(
-    what: str, value: float, unit: str, target: str | None, ok: bool | None
-) -> dict[str, Any]:
-    return {
-        "claim": what,
-        "value": round(value, 4),
-        "unit": unit,
-        "target": target,
-        "ok": ok,
-        "machine": platform.machine(),
-    }
-
-
 def read_cells(table: Path) -> list[Cell]:
+    """The published runs by size and length, in that order."""
     with table.open() as lines:
         rows = list(csv.DictReader(lines))
-    return list(_cells(rows))
-
-
-def _cells(rows: Sequence[dict[str, str]]) -> Iterator[Cell]:
-    for cell in sorted({(float(row["N"]), float(row["D"])) for row in rows}):
-        mine = [row for row in rows if (float(row["N"]), float(row["D"])) == cell]
-        points = np.log2([[float(row["lr"]), float(row["bs"])] for row in mine])
-        yield Cell(
-            "{:.3g} {:.3g}".format(*cell),
-            points,
-            np.array([float(row["smooth loss"]) for row in mine]),
-        )
+    by_cell: dict[tuple[float, float], list[dict[str, str]]] = {}
+    for one in rows:
+        by_cell.setdefault((float(one["N"]), float(one["D"])), []).append(one)
+    cells = []
+    for _, mine in sorted(by_cell.items()):
+        points = np.log2([[float(one["lr"]), float(one["bs"])] for one in mine])
+        cells.append(Cell(points, np.array([float(one["smooth loss"]) for one in mine])))
+    return cells
 
 
 if __name__ == "__main__":

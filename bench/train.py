@@ -14,25 +14,25 @@ reads its operands and writes its result once in bf16, attention keeps its weigh
 AdamW moves 32 bytes a parameter. Prints a table and, last, one JSON list.
 """
 
-import argparse
 import contextlib
-import json
+import importlib
 import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
+from claims import Claim, arguments, claim, end
 
 from windtunnel.model.roles import multipliers
 from windtunnel.model.shape import count, flops_per_token, tensor_shapes
 from windtunnel.recipe import Model, Recipe, parse
-from windtunnel.train.device import choose_engine, measured_peak, synchronize
+from windtunnel.train.device import autocast, choose_engine, measured_peak, synchronize
 from windtunnel.train.speed import training_step
 
 CONTEXT, BATCH, WARM_UP, IN_A_ROW = 256, 8192, 2, 5
@@ -41,29 +41,27 @@ SHAPES = {
     "1M": {"width": 128, "depth": 4, "heads": 4, "vocab": 2048},
     "6M": {"width": 256, "depth": 6, "heads": 8, "vocab": 4096},
 }
-TARGETS = {"eager fp32": 3.0, "granite": 1.3}
-SHARES = {"0.2M": 0.35, "6M": 0.5}
-Step = Callable[[np.ndarray], None]
+TARGETS = {"eager fp32": 3.0, "granite": 1.3}  # times as fast
+SHARES = {"0.2M": 0.35, "6M": 0.5}  # of the matrix peak
+Step = Callable[[np.ndarray], None]  # learns windows (n, context + 1)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument(
-        "sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES)
-    )
-    arguments.add_argument("--rounds", type=int, default=12)
-    given = arguments.parse_args()
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "3000"
-    )  # as `windtunnel` sets it: who waits leaves the cores to the others
-    results = [claim for size in given.sizes for claim in measure(size, given.rounds)]
-    print(json.dumps(results))
-    sys.exit(0 if all(claim["ok"] is not False for claim in results) else 1)
+    """Measure each size."""
+    parser = arguments(__doc__)
+    parser.add_argument("sizes", nargs="*", default=list(SHAPES), help="among " + ", ".join(SHAPES))
+    parser.add_argument("--rounds", type=int, default=12)
+    given = parser.parse_args()
+    # as `windtunnel` sets it: who waits leaves the cores to the others
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    claims: list[Claim] = []
+    for size in given.sizes:
+        claims += measure(size, given.rounds)
+    end(claims)
 
 
-def measure(size: str, rounds: int) -> list[dict]:
+def measure(size: str, rounds: int) -> list[Claim]:
+    """The loops of one size, in turns."""
     recipe = recipe_of(size)
     device = torch.device(choose_engine(recipe).device)
     loops = {name: Loop(name, size) for name in LOOPS}
@@ -84,12 +82,15 @@ def measure(size: str, rounds: int) -> list[dict]:
 
 
 def recipe_of(size: str) -> Recipe:
+    """Of a size, on random tokens."""
     settings = {
         "name": size,
         "model": SHAPES[size] | {"base_width": 64},
         "data": {"corpus": "none", "context": CONTEXT},
+        "schedule": {"tokens": "1M"},
+        "train": {"batch": BATCH},
     }
-    return parse(settings | {"schedule": {"tokens": "1M"}, "train": {"batch": BATCH}}, "bench")
+    return parse(settings, "bench")
 
 
 class Loop:
@@ -110,11 +111,15 @@ class Loop:
         return self._pipe.recv()
 
     def end(self) -> None:
+        """Waits until its process has ended."""
         self._pipe.send(None)
         self._process.join()
 
 
 def serve(pipe: Connection, name: str, size: str) -> None:
+    """What the process of a loop does: it answers each batch with the seconds of a step, until
+    None comes.
+    """
     recipe = recipe_of(size)
     step, device = LOOPS[name](recipe), torch.device(choose_engine(recipe).device)
     while (batch := pipe.recv()) is not None:
@@ -130,8 +135,8 @@ def serve(pipe: Connection, name: str, size: str) -> None:
 def measured_bandwidth(device: torch.device, seconds: float = 0.5) -> float:
     """Bytes a second, read and written, of the best of repeated copies of 256 MiB."""
     source = torch.zeros(2**26, device=device)
-    target, best, end = torch.empty_like(source), float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    target, best, until = torch.empty_like(source), float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
         start = time.perf_counter()
         target.copy_(source)
         synchronize(device)
@@ -145,15 +150,14 @@ def bytes_of_a_step(shape: Model) -> int:
     nothing.
     """
     matrices = [
-        s
-        for name, s in tensor_shapes(shape).items()
-        if len(s) == 2 and name not in ("embedding", "head")
+        size
+        for name, size in tensor_shapes(shape).items()
+        if len(size) == 2 and name not in ("embedding", "head")
     ]
     products = sum(out + into for out, into in matrices) + shape.vocab + shape.width
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    attention = shape.depth * (
-        (2 * q + 2 * kv) + (3 * q + 2 * kv) + (q + 2 * kv)
-    )  # forward; read, written backward
+    forward, read, written = 2 * q + 2 * kv, 3 * q + 2 * kv, q + 2 * kv  # the latter backward
+    attention = shape.depth * (forward + read + written)
     return 2 * BATCH * (3 * products + attention) + 32 * count(shape).params_total
 
 
@@ -171,10 +175,9 @@ def granite(recipe: Recipe) -> Step:
     """transformers' own model of this architecture, multipliers included, at its best setting:
     bf16 autocast, compiled whole, torch's fused attention and fused AdamW.
     """
-    from transformers import GraniteConfig, GraniteForCausalLM
-
+    transformers = importlib.import_module("transformers")  # of the extra `bench`
     model, scale = recipe.model, multipliers(recipe.model)
-    config = GraniteConfig(
+    config = transformers.GraniteConfig(
         vocab_size=model.vocab,
         hidden_size=model.width,
         intermediate_size=model.ffn,
@@ -190,11 +193,13 @@ def granite(recipe: Recipe) -> Step:
         use_cache=False,
     )
     engine = choose_engine(recipe)
-    network = GraniteForCausalLM(config).to(engine.device)
+    network = transformers.GraniteForCausalLM(config).to(engine.device)
     network.config._attn_implementation = "sdpa"
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.001, betas=(0.9, 0.95), fused=True)
 
     class Logits(torch.nn.Module):
+        """The model's logits and nothing else."""
+
         def __init__(self) -> None:
             super().__init__()
             self.network = network
@@ -203,12 +208,14 @@ def granite(recipe: Recipe) -> Step:
             return self.network(input_ids=tokens).logits
 
     compiled = torch.compile(Logits(), dynamic=False) if engine.compiled else Logits()
-    return torch_step(compiled, optimizer, engine.autocast)
+    return torch_step(compiled, optimizer, partial(autocast, engine))
 
 
 def torch_step(model: Callable, optimizer: torch.optim.Optimizer, context: Callable) -> Step:
-    device = optimizer.param_groups[0]["params"][0].device
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    """The loop that everybody writes."""
+    (group,) = optimizer.param_groups
+    parameters = group["params"]
+    device = parameters[0].device
 
     def step(batch: np.ndarray) -> None:
         tokens = torch.from_numpy(batch).to(device)
@@ -242,6 +249,11 @@ class PlainDecoder(torch.nn.Module):
 
 
 class PlainLayer(torch.nn.Module):
+    """One layer: attention with rotary positions, and a gated feed-forward."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, shape: Model) -> None:
         super().__init__()
         d, self.heads = shape.width, shape.heads
@@ -250,81 +262,69 @@ class PlainLayer(torch.nn.Module):
         self.output = torch.nn.Linear(d, d, bias=False)
         self.gate, self.up = (torch.nn.Linear(d, shape.ffn, bias=False) for _ in range(2))
         self.down = torch.nn.Linear(shape.ffn, d, bias=False)
-        angles = torch.arange(CONTEXT)[:, None] * 1e4 ** (
-            -torch.arange(0, d // self.heads, 2) / (d // self.heads)
-        )
+        size = d // self.heads
+        angles = torch.arange(CONTEXT)[:, None] * 1e4 ** (-torch.arange(0, size, 2) / size)
         self.register_buffer("cos", angles.cos().repeat(1, 2))
         self.register_buffer("sin", angles.sin().repeat(1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norms[0](x)
         q, k, v = (w(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w in self.qkv)
-        q, k = (
-            t * self.cos + torch.cat([-t.chunk(2, -1)[1], t.chunk(2, -1)[0]], -1) * self.sin
-            for t in (q, k)
-        )
+        q, k = self.turned(q), self.turned(k)
         mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.output(mixed.transpose(1, 2).flatten(-2))
         h = self.norms[1](x)
         return x + self.down(torch.nn.functional.silu(self.gate(h)) * self.up(h))
 
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        """Rotary positions of (..., context, head size)."""
+        low, high = x.chunk(2, -1)
+        return x * self.cos + torch.cat([-high, low], -1) * self.sin
+
 
 def report(
     size: str, shape: Model, seconds: dict[str, list[float]], peak: float, bandwidth: float
-) -> list[dict]:
+) -> list[Claim]:
+    """What is printed of a size, from the seconds of each loop's rounds; `peak` in FLOP/s,
+    `bandwidth` in bytes a second.
+    """
     flops = flops_per_token(shape, CONTEXT)
-    floors = BATCH * flops / peak, bytes_of_a_step(shape) / bandwidth
+    arithmetic, moved = BATCH * flops / peak, bytes_of_a_step(shape) / bandwidth
+    held = count(shape)
     print(
-        f"\n{size}: {count(shape).params_total:,} parameters ({count(shape).params:,} without embedding), "
-        f"{flops:,} FLOPs a token; peak {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.0f} GB/s\n"
-        f"  floors of a step: arithmetic {floors[0] * 1e3:.1f} ms, bytes {floors[1] * 1e3:.1f} ms"
+        f"\n{size}: {held.params_total:,} parameters ({held.params:,} without embedding), "
+        f"{flops:,} FLOPs a token; peak {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.0f} GB/s"
+        f"\n  floors of a step: arithmetic {arithmetic * 1e3:.1f} ms, bytes {moved * 1e3:.1f} ms"
     )
     for name, times in seconds.items():
         middle = statistics.median(times)
         print(
             f"  {name:12} {BATCH / middle:10,.0f} tokens/s  {middle * 1e3:7.1f} ms a step  "
-            f"{floors[0] / middle:6.1%} of the bf16 matrix peak"
+            f"{arithmetic / middle:6.1%} of the bf16 matrix peak"
         )
     claims = []
     for other, target in TARGETS.items():
-        ratios = [
-            theirs / mine for theirs, mine in zip(seconds[other], seconds["ours"], strict=True)
-        ]
+        pairs = zip(seconds[other], seconds["ours"], strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
         value = round(statistics.median(ratios), 3)
-        quarters = statistics.quantiles(ratios, n=4)
+        low, _, high = statistics.quantiles(ratios, n=4)
         print(
-            f"  ours is {value:.2f}x {other} (quartiles {quarters[0]:.2f} to {quarters[2]:.2f}; target {target})"
+            f"  ours is {value:.2f}x {other} (quartiles {low:.2f} to {high:.2f}; target {target})"
         )
-        claims.append(
-            {
-                "claim": f"{size}: speed over {other}",
-                "value": value,
-                "unit": "x",
-                "target": target,
-                "ok": value >= target,
-                "machine": machine(),
-            }
-        )
-    share, target = round(floors[0] / statistics.median(seconds["ours"]), 4), SHARES.get(size)
-    claims.append(
-        {
-            "claim": f"{size}: share of the bf16 matrix peak",
-            "value": share,
-            "unit": "share",
-            "target": target,
-            "ok": None if target is None else share >= target,
-            "machine": machine(),
-        }
-    )
-    return claims
+        what = f"{size}: speed over {other}"
+        claims.append(claim(what, value, "x", target, value >= target, machine()))
+    share, target = round(arithmetic / statistics.median(seconds["ours"]), 4), SHARES.get(size)
+    ok = None if target is None else share >= target
+    what = f"{size}: share of the bf16 matrix peak"
+    return [*claims, claim(what, share, "share", target, ok, machine())]
 
 
 def machine() -> str:
+    """The processor, its cores, and torch's version."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
-        name = next(
-            (line.split(":")[1].strip() for line in info if line.startswith("model name")), name
-        )
+        models = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
+        name = models[0] if models else name
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 

@@ -8,15 +8,14 @@ On the core corpus, per seed: a stem of 142,000 parameters (and 131,000 of embed
 stem for as many FLOPs as the experts need; 8 experts of which a token goes through 2, made of the
 stem, for as many tokens again; and such experts from scratch for all tokens together. Then the
 time of a step against that of a model with a feed-forward twice as wide, which has the same
-FLOPs. Prints a table and, last, one JSON list.
+FLOPs. Needs the core corpus, which it fetches. Prints a table and, last, one JSON list.
 """
 
-import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
+from claims import arguments, claim, header, last_line, row
 from wsd_cosine import core, interval, recipe
 
 from windtunnel.cli.display import display
@@ -38,58 +37,42 @@ _ROUNDS = 9
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--lab", type=Path, default=Path("lab"))
-    arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--tokens", default="1M")
-    given = arguments.parse_args()
+    """Train what is missing, and compare."""
+    parser = arguments(__doc__)
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tokens", default="1M")
+    given = parser.parse_args()
     tokens, corpus = parse_tokens(given.tokens), core(given.lab)
     losses = [measure(given.lab, corpus, seed, tokens) for seed in range(given.seeds)]
     dense = recipe(0, 2 * tokens, [])
     sparse = with_experts(dense)
     held = count(sparse.model)
-    sizes = [
-        about(n) for n in (count(dense.model).params, held.params, active_params(sparse.model))
-    ]
-    print("parameters without embeddings: {}; with experts {}, of which {} active\n".format(*sizes))
+    active = active_params(sparse.model)
+    print(
+        f"parameters without embeddings: {about(count(dense.model).params)}; with experts "
+        f"{about(held.params)}, of which {about(active)} active\n"
+    )
     print(f"validation loss, nats/token, mean of {given.seeds} seeds\n")
-    print("| run | loss | experts minus it (90%) |\n|---|---|---|")
+    print(header("run", "loss", "experts minus it (90%)"))
     claims = []
     for arm in ARMS:
-        level = statistics.mean(seed[arm] for seed in losses)
+        level = f"{statistics.mean(seed[arm] for seed in losses):.4f}"
         if arm == "experts":
-            print(f"| experts | {level:.4f} | |")
+            print(row(arm, level, ""))
             continue
         mean, half = interval([seed["experts"] - seed[arm] for seed in losses])
-        print(f"| {arm} | {level:.4f} | {mean:+.4f} ± {half:.4f} |")
-        claims.append(
-            {
-                "claim": f"upcycled minus {arm}",
-                "value": round(mean, 4),
-                "unit": "nats/token",
-                "target": None,
-                "ok": None,
-                "machine": "any",
-            }
-        )
+        print(row(arm, level, f"{mean:+.4f} ± {half:.4f}"))
+        claims.append(claim(f"upcycled minus {arm}", round(mean, 4), "nats/token"))
     ratio = slower(sparse, dense.change(model={"ffn": 2 * dense.model.ffn}))
     print(f"\na step of the experts takes {ratio:.2f} times that of a feed-forward twice as wide")
-    claims.append(
-        {
-            "claim": "time of a step over that of a dense one of the same FLOPs",
-            "value": round(ratio, 3),
-            "unit": "times",
-            "target": None,
-            "ok": None,
-            "machine": "this one",
-        }
-    )
-    print(json.dumps(claims))
+    what = "time of a step over that of a dense one of the same FLOPs"
+    claims.append(claim(what, round(ratio, 3), "times", machine="this one"))
+    last_line(claims)
 
 
 def with_experts(dense: Recipe) -> Recipe:
+    """8 experts, of which a token goes through 2."""
     return dense.change(model={"experts": 8, "experts_per_token": 2})
 
 

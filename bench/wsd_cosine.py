@@ -7,15 +7,14 @@ On the core corpus, a model of 272,000 parameters, per seed (init and data order
 branch at each length (decay: 10% of the stem, linear to zero, and the paper's exponential to a
 tenth), and a cosine from scratch to a tenth (the paper's baseline) and one to zero, as long as
 stem and decay together. Validation loss of all seven sources. What has been run already is not
-run again. Prints a table and, last, one JSON list.
+run again. Needs the core corpus, which it fetches. Prints a table and, last, one JSON list.
 """
 
-import argparse
-import json
 import math
-import sys
+from itertools import product
 from pathlib import Path
 
+from claims import Claim, arguments, claim, end, header, row
 from scipy import stats
 
 from windtunnel.cli.display import display
@@ -34,22 +33,20 @@ ARMS = ("WSD linear to 0", "WSD exponential to 0.1", "cosine to 0.1", "cosine to
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("--lab", type=Path, default=Path("lab"))
-    arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--tokens", nargs="+", default=["1M", "2M", "4M"])
-    given = arguments.parse_args()
+    """Train what is missing, and compare."""
+    parser = arguments(__doc__)
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tokens", nargs="+", default=["1M", "2M", "4M"])
+    given = parser.parse_args()
     lengths = [parse_tokens(text) for text in given.tokens]
     corpus = core(given.lab)
     losses = [measure(given.lab, corpus, seed, lengths) for seed in range(given.seeds)]
-    results = report(lengths, losses)
-    print(json.dumps(results))
-    sys.exit(0 if all(claim["ok"] is not False for claim in results) else 1)
+    end(report(lengths, losses))
 
 
 def core(lab: Path) -> Corpus:
+    """The core corpus of a lab, fetched and built where it is not there."""
     folder = lab / "corpora" / "core"
     if (folder / "manifest.json").exists():
         return Corpus.open(folder)
@@ -97,6 +94,7 @@ def measure(lab: Path, corpus: Corpus, seed: int, lengths: list[int]) -> dict[st
 
 
 def recipe(seed: int, tokens: int, branch_points: list[int]) -> Recipe:
+    """A stem."""
     values = {
         "name": f"stem-seed{seed}",
         "seed": seed,
@@ -109,6 +107,7 @@ def recipe(seed: int, tokens: int, branch_points: list[int]) -> Recipe:
 
 
 def cosine(stem: Recipe, like: Run, floor: float) -> Recipe:
+    """A cosine from scratch, as long as a branch."""
     tokens = like.recipe.total_tokens
     return stem.change(
         name=f"cosine-{floor}-{about(tokens)}-seed{stem.seed}",
@@ -117,41 +116,35 @@ def cosine(stem: Recipe, like: Run, floor: float) -> Recipe:
     )
 
 
-def report(lengths: list[int], losses: list[dict[str, list[float]]]) -> list[dict]:
+def report(lengths: list[int], losses: list[dict[str, list[float]]]) -> list[Claim]:
+    """The losses, and the differences within a seed."""
     print(f"validation loss, nats/token, mean of {len(losses)} seeds\n")
-    print("| tokens | stable | " + " | ".join(ARMS) + " |\n|" + "---|" * (len(ARMS) + 2))
+    print(header("tokens", "stable", *ARMS))
     for i, length in enumerate(lengths):
         means = [sum(seed[arm][i] for seed in losses) / len(losses) for arm in ("stable", *ARMS)]
-        print(f"| {about(length)} + 10% | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
+        print(row(f"{about(length)} + 10%", *(f"{mean:.4f}" for mean in means)))
     print("\ndifference within a seed, mean with its 90% t-interval\n")
-    pairs = [(wsd, cos) for cos in ARMS[2:] for wsd in ARMS[:2]]
-    print(
-        "| tokens | "
-        + " | ".join(f"{wsd} − {cos}" for wsd, cos in pairs)
-        + " |\n|"
-        + "---|" * (len(pairs) + 1)
-    )
+    pairs = list(product(ARMS[2:], ARMS[:2]))
+    print(header("tokens", *(f"{wsd} − {cos}" for cos, wsd in pairs)))
     claims = []
     for i, length in enumerate(lengths):
         cells = []
-        for wsd, cos in pairs:
-            differences = [seed[wsd][i] - seed[cos][i] for seed in losses]
-            mean, half = interval(differences)
+        for cos, wsd in pairs:
+            mean, half = interval([seed[wsd][i] - seed[cos][i] for seed in losses])
             cells.append(f"{mean:+.4f} ± {half:.4f}")
-            # the paper's claim is about its own baseline; the interval must not lie above zero
-            ok = bool(mean - half <= 0) if cos == ARMS[2] else None
+            # The paper's claim is about its own baseline; the interval must not lie above zero.
+            claimed = cos == ARMS[2]
             claims.append(
-                {
-                    "claim": f"{wsd} minus {cos} at {about(length)} + 10%",
-                    "value": round(mean, 4),
-                    "unit": "nats/token",
-                    "target": 0 if ok is not None else None,
-                    "ok": ok,
-                    "interval90": [round(mean - half, 4), round(mean + half, 4)],
-                    "machine": "any",
-                }
+                claim(
+                    f"{wsd} minus {cos} at {about(length)} + 10%",
+                    round(mean, 4),
+                    "nats/token",
+                    0 if claimed else None,
+                    mean - half <= 0 if claimed else None,
+                    interval90=[round(mean - half, 4), round(mean + half, 4)],
+                )
             )
-        print(f"| {about(length)} + 10% | " + " | ".join(cells) + " |")
+        print(row(f"{about(length)} + 10%", *cells))
     return claims
 
 

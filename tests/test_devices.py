@@ -2,7 +2,17 @@
 
 import pytest
 
-from windtunnel.devices import DEVICES, GB, Device, device_named, known_peak
+from windtunnel.devices import (
+    DEVICES,
+    GB,
+    QUANTISATIONS,
+    TARGETS,
+    Device,
+    Target,
+    bytes_of,
+    device_named,
+    known_peak,
+)
 from windtunnel.errors import InputError
 
 
@@ -44,3 +54,29 @@ def test_known_by_what_people_write(text: str, name: str) -> None:
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"--device h10: .*h200, h100, .*cpu; did you mean 'h100'"):
         device_named("h10", "--device h10")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500MB", 5e8), ("2gb", 2e9), ("1.5 GB", 1.5e9), ("800000", 8e5), ("phone-6gb", 3e9)],
+)
+def test_bytes(text: str, size: float) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1GB", "many", "nan", "1e400", "0"])
+def test_bytes_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="--fit-device"):
+        bytes_of(text)
+
+
+def test_a_target_more_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TARGETS, "watch", Target(name="watch", help="a watch", gigabytes=2))
+    assert bytes_of("watch") == GB
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"phone-6gb, .*did you mean 'phone-6gb'"):
+        bytes_of("fone-6gb")
+    with pytest.raises(InputError, match="f32, f16, q8, q4"):
+        QUANTISATIONS["q5"]

@@ -1,15 +1,18 @@
-"""Processors as their makers' data sheets have them: the one table that a run measures itself
-against and that a plan is priced by. It needs no torch.
+"""Devices by name: processors to train on, as their makers' data sheets have them, and what a
+trained model may have to fit. A run measures itself against these tables and a plan is priced by
+them; they need no torch.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from windtunnel.choices import Table
+from windtunnel.errors import InputError, did_you_mean
 
 Kind = Literal["cpu", "cuda", "mps"]
 
 GB = 10**9
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": GB, "tb": 10**12, "b": 1, "": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,31 @@ class Device:
     """Bytes."""
     reported_as: str = ""
     """A part of the name that its driver reports; empty where a driver reports no such name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How the weights of a served model are held."""
+
+    name: str
+    help: str
+    bytes: float
+    """A weight. The small formats of GGUF keep a scale for each block of 32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a served model may have to fit. Half of the memory is the system's."""
+
+    name: str
+    help: str
+    gigabytes: int
+    """Of memory."""
+
+    @property
+    def bytes(self) -> int:
+        """For the model and its cache."""
+        return self.gigabytes * GB // 2
 
 
 def _gpu(name: str, reported_as: str, teraflops: float, gigabytes: int) -> Device:
@@ -52,6 +80,29 @@ DEVICES = Table[Device](
 )
 
 
+QUANTISATIONS = Table[Quantisation](
+    "quantisation",
+    (
+        Quantisation(name="f32", help="32 bits a weight", bytes=4.0),
+        Quantisation(name="f16", help="16 bits a weight", bytes=2.0),
+        Quantisation(name="q8", help="8.5 bits a weight (q8_0)", bytes=8.5 / 8),
+        Quantisation(name="q4", help="4.5 bits a weight (q4_0)", bytes=4.5 / 8),
+    ),
+)
+TARGETS = Table[Target](
+    "target",
+    (
+        Target(name="phone-6gb", help="a phone with 6 GB", gigabytes=6),
+        Target(name="phone-8gb", help="a phone with 8 GB", gigabytes=8),
+        Target(name="phone-12gb", help="a phone with 12 GB", gigabytes=12),
+        Target(name="laptop-8gb", help="a laptop with 8 GB", gigabytes=8),
+        Target(name="laptop-16gb", help="a laptop with 16 GB", gigabytes=16),
+        Target(name="raspberry-pi-4gb", help="a Raspberry Pi with 4 GB", gigabytes=4),
+        Target(name="raspberry-pi-8gb", help="a Raspberry Pi with 8 GB", gigabytes=8),
+    ),
+)
+
+
 def device_named(text: str, where: str) -> Device:
     """The device that a person means by `h100`, `H100` or `RTX 4090`. Raises InputError that
     begins with `where`, such as `--device h10`.
@@ -67,3 +118,23 @@ def known_peak(reported: str) -> float | None:
         if device.reported_as and device.reported_as in reported:
             return device.peak
     return None
+
+
+def bytes_of(text: str) -> int:
+    """`500MB`, `1.5GB`, `800000000` or a known target such as `phone-6gb`, in bytes. Raises
+    InputError.
+    """
+    key = text.strip().lower()
+    if key in TARGETS:
+        return TARGETS[key].bytes
+    unit = next(unit for unit in _UNITS if key.endswith(unit))
+    try:
+        size = float(key.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e15:
+        raise InputError(
+            f"--fit-device {text}: expected bytes such as 500MB or 2GB, or one of "
+            f"{', '.join(TARGETS)}{did_you_mean(key, TARGETS)}"
+        )
+    return round(size)

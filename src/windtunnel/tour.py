@@ -14,10 +14,10 @@ from windtunnel.errors import InputError
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.audit import audit
-from windtunnel.plan.evidence import from_lab
 from windtunnel.plan.plan import plan
 from windtunnel.plan.record import read_plan
 from windtunnel.plan.request import Request
+from windtunnel.plan.studies import from_lab
 from windtunnel.quantities import about
 from windtunnel.recipe import load
 from windtunnel.results.scaling import SCALING

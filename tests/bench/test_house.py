@@ -48,6 +48,8 @@ def test_what_stands_in_a_folder() -> None:
 def test_a_circle_is_told_from_a_chain() -> None:
     circle = {"a.py": "import windtunnel.b\n", "b.py": "from windtunnel import a\n"}
     assert house.standing(circle, ".").longest == 0
+    for_types = circle | {"b.py": "if TYPE_CHECKING:\n    from windtunnel import a\n"}
+    assert house.standing(for_types, ".").longest == 2
 
 
 def test_density() -> None:

@@ -51,6 +51,13 @@ class Higher(Kite):
     lr: float = option(0.5, "How high it flies.", NUMBER)
 
 
+@dataclass(frozen=True, kw_only=True)
+class String:
+    """A second design of the same command."""
+
+    length: float = option(10.0, "How long the string is.", NUMBER)
+
+
 def made(design: type, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Any]]:
     """An app with one command `kite` of this Design, and the Designs that it was called with."""
     own, called = typer.Typer(rich_markup_mode=None), list[Any]()
@@ -95,6 +102,19 @@ def test_a_mistake_names_the_flag_and_a_new_word_is_known_at_once(
     assert "north, south or west." in CliRunner().invoke(own, ["--help"]).output
     CliRunner().invoke(own, ["--wind", "west"])
     assert called[-1][0].wind == "west"
+
+
+def test_a_second_design_stands_for_its_own_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, called = typer.Typer(rich_markup_mode=None), list[Any]()
+    monkeypatch.setattr(study, "app", own)
+
+    @study.study_command(Kite, string=String)
+    def kite(string: Any, design: Any) -> None:
+        """Fly."""
+        called.append((design, string))
+
+    assert CliRunner().invoke(own, ["--length", "30", "--lr", "0.2"]).exit_code == 0
+    assert called == [(Kite(lr=0.2), String(length=30.0))]
 
 
 def test_a_changed_default_shows_in_the_help_and_in_the_run(

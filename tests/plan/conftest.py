@@ -6,7 +6,8 @@ import pytest
 from plan_labs import with_study
 
 from windtunnel.laws.choice import Predictor, choose
-from windtunnel.plan.evidence import Evidence, from_lab
+from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.studies import from_lab
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from plan_labs import with_study
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.plan.audit import audit
-from windtunnel.plan.evidence import from_lab
 from windtunnel.plan.plan import plan
 from windtunnel.plan.record import read_plan
 from windtunnel.plan.request import Request
+from windtunnel.plan.studies import from_lab
 from windtunnel.recipe import load
 from windtunnel.report.page import write_page
 from windtunnel.report.plans import sizes_figure

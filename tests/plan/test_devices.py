@@ -1,74 +1,17 @@
-"""What a model costs on a device: bytes as people type them, speed, hours and memory."""
+"""What a model costs on a device: speed, hours and memory to train, bytes to serve."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from windtunnel.choices import Table
-from windtunnel.devices import DEVICES, GB, Device
+from windtunnel.devices import DEVICES, QUANTISATIONS, Device, Quantisation
 from windtunnel.errors import InputError
 from windtunnel.model.memory import training_memory
-from windtunnel.plan.devices import (
-    QUANTISATIONS,
-    TARGETS,
-    Quantisation,
-    Target,
-    bytes_of,
-    serving,
-    speed_of,
-    training,
-)
+from windtunnel.plan.devices import serving, speed_of, training
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.request import Request
 from windtunnel.recipe import Recipe
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("500MB", 5e8), ("2gb", 2e9), ("1.5 GB", 1.5e9), ("800000", 8e5), ("phone-6gb", 3e9)],
-)
-def test_bytes(text: str, size: float) -> None:
-    assert bytes_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "-1GB", "many", "nan", "1e400", "0"])
-def test_bytes_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="--fit-device"):
-        bytes_of(text)
-
-
-@pytest.mark.parametrize(
-    ("table", "record"),
-    [
-        (TARGETS, Target(name="watch", help="a watch", gigabytes=2)),
-        (QUANTISATIONS, Quantisation(name="q2", help="2.5 bits a weight", bytes=2.5 / 8)),
-        (DEVICES, Device(name="b200", help="a GPU", kind="cuda", peak=2e15, memory=180 * GB)),
-    ],
-)
-def test_one_more_is_one_record(
-    table: Table[Any],
-    record: Any,
-    recipe: Callable[..., Recipe],
-    evidence: Evidence,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(table, record.name, record)
-    if table is TARGETS:
-        assert bytes_of("watch") == GB
-    elif table is QUANTISATIONS:
-        assert serving(recipe().model, 32).bytes["q2"] > 0
-    else:
-        speed = speed_of(evidence, Request(hours=1, device="b200", share=0.5))
-        assert speed is not None and speed.each == 1e15
-
-
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"phone-6gb, .*did you mean 'phone-6gb'"):
-        bytes_of("fone-6gb")
-    with pytest.raises(InputError, match="f32, f16, q8, q4"):
-        QUANTISATIONS["q5"]
 
 
 def test_a_cpu_is_as_fast_as_the_labs_own_runs(evidence: Evidence) -> None:
@@ -113,3 +56,18 @@ def test_without_a_device_the_bytes_alone_are_known(recipe: Callable[..., Recipe
     assert (cost.device, cost.hours, cost.cost) == (None, None, None)
     assert cost.bytes.total > 0
     assert set(cost.model_dump()) == {"device", "hours", "cost", "bytes"}
+
+
+def test_one_more_device_and_quantisation_are_priced_at_once(
+    evidence: Evidence, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        DEVICES, "b200", Device(name="b200", help="a GPU", kind="cuda", peak=2e15, memory=10**11)
+    )
+    speed = speed_of(evidence, Request(hours=1, device="b200", share=0.5))
+    assert speed is not None and speed.each == 1e15
+    monkeypatch.setitem(
+        QUANTISATIONS, "q2", Quantisation(name="q2", help="2 bits a weight", bytes=0.25)
+    )
+    served = serving(recipe().model, 32).bytes
+    assert served["q2"] == pytest.approx(served["f32"] / 16, abs=1)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from plan_labs import CHINCHILLA, table_of, with_study
+from plan_labs import CHINCHILLA, table_of
 
 from windtunnel.errors import InputError
-from windtunnel.plan.evidence import from_lab, from_table
+from windtunnel.plan.evidence import from_table
 
 
 def test_rates_and_batches_stay_with_their_points(tmp_path: Path) -> None:
@@ -33,15 +33,3 @@ def test_rates_and_batches_stay_with_their_points(tmp_path: Path) -> None:
 def test_a_rate_that_is_none_is_refused(value: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lr is"):
         from_table(table_of(tmp_path / "t.csv", lr=value))
-
-
-def test_a_damaged_study_is_named(tmp_path: Path) -> None:
-    lab = with_study(tmp_path)
-    (lab / "studies/scaling/result.json").write_text("{")
-    with pytest.raises(InputError, match=r"scaling/result\.json"):
-        from_lab(lab, "scaling")
-
-
-def test_an_absent_study_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="windtunnel scaling"):
-        from_lab(tmp_path, "scaling")

@@ -14,11 +14,12 @@ from windtunnel.errors import InputError
 from windtunnel.laws.choice import Predictor, choose
 from windtunnel.laws.optimum import closed_form
 from windtunnel.model.shape import count, flops_per_token
-from windtunnel.plan.evidence import Evidence, from_lab, from_table
+from windtunnel.plan.evidence import Evidence, from_table
 from windtunnel.plan.plan import plan as make_plan
 from windtunnel.plan.plan import work_out
 from windtunnel.plan.record import read_plan
 from windtunnel.plan.request import Request
+from windtunnel.plan.studies import from_lab
 from windtunnel.recipe import dump, load
 from windtunnel.results.plan import PlanResult
 

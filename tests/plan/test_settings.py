@@ -6,14 +6,9 @@ import pytest
 from plan_labs import (
     CHINCHILLA,
     table_of,
-    with_batch_study,
-    with_search_study,
-    with_study,
-    with_transfer_study,
 )
 
-from windtunnel.plan import flags
-from windtunnel.plan.evidence import Evidence, from_lab, from_table
+from windtunnel.plan.evidence import Evidence, from_table
 from windtunnel.plan.settings import PAPER_RATE, PlannedRun, batch_for, rate_for
 
 
@@ -31,16 +26,6 @@ def test_of_many_runs_of_a_cell_the_best_counts(tmp_path: Path) -> None:
     batch = batch_for(found, PlannedRun(3.0, 64e8, 64e6))
     assert batch.batch == pytest.approx(64e8**0.6, rel=0.02) and batch.inside
     assert batch.interval and batch.interval[0] < batch.batch < batch.interval[1]
-
-
-def test_the_batch_study_of_the_lab_says_the_batch(tmp_path: Path) -> None:
-    best = {tokens: 3 * tokens**0.4 for tokens in (1e5, 2e5, 4e5, 8e5)}
-    lab = with_batch_study(with_study(tmp_path), best, runs=("r1",))
-    found = batch_for(from_lab(lab, "scaling"), PlannedRun(4.5, 1.6e6, 5e4))
-    assert found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01)
-    assert (found.provenance.study, found.provenance.runs) == ("batch", ("r1",))
-    assert found.interval and 1.1 < found.interval[1] / found.interval[0] < 2
-    assert found.inside
 
 
 def test_without_a_batch_study_the_law_that_the_runs_kept_to_says_the_batch(
@@ -61,31 +46,6 @@ def test_the_rate_is_that_of_the_runs_and_the_papers_where_a_table_says_none(
     file.write_text(file.read_text().replace(",lr", ",rate"))
     found = rate_for(from_table(file), 1e5)
     assert found.lr == PAPER_RATE and "section 3.3" in found.provenance.how
-
-
-def test_a_better_rate_elsewhere_is_said_and_not_taken(tmp_path: Path) -> None:
-    lab = with_study(tmp_path)
-    with_transfer_study(lab, 0.03, (0.025, 0.04), verdict="fail", runs=("t1", "t2"))
-    found = from_lab(lab, "scaling")
-    rate = rate_for(found, 1e5)
-    assert rate.lr == 0.01
-    (beside,) = rate.beside
-    assert (beside.study, beside.lr, beside.runs) == ("transfer", 0.03, ("t1", "t2"))
-    assert beside.interval == (0.025, 0.04) and beside.at == "64x2, 800000 tokens"
-    levels = {flag.about: flag.level for flag in flags.of_studies(found)}
-    assert levels == {"transfer": "caution", "check": "note"}
-
-
-@pytest.mark.parametrize(("outcome", "said"), [("beats", True), ("ties", True), ("loses", False)])
-def test_a_searched_rate_is_said_unless_it_lost(outcome: str, said: bool, tmp_path: Path) -> None:
-    lab = with_search_study(with_study(tmp_path), 0.02, outcome, runs=("s1",))
-    found = [beside.outcome for beside in rate_for(from_lab(lab, "scaling"), 1e5).beside]
-    assert found == ([outcome] if said else [])
-
-
-def test_a_study_of_another_corpus_says_nothing(tmp_path: Path) -> None:
-    lab = with_transfer_study(with_study(tmp_path), 0.03, (0.025, 0.04), corpus="other")
-    assert not rate_for(from_lab(lab, "scaling"), 1e5).beside
 
 
 def test_without_a_column_batch_small_runs_take_the_laptops_law_and_large_ones_published_runs(

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_labs import CHINCHILLA, outlook_of
 
+from windtunnel.devices import QUANTISATIONS
 from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.optimum import closed_form
 from windtunnel.laws.repetition import PUBLISHED
 from windtunnel.model.shape import count, flops_per_token
-from windtunnel.plan.devices import QUANTISATIONS, serving
+from windtunnel.plan.devices import serving
 from windtunnel.plan.sizes import (
     Limits,
     at_shape,

@@ -8,6 +8,7 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
+from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length
 from windtunnel.recipe import PARAMETRIZATIONS
@@ -35,8 +36,8 @@ def plan(
     device: Annotated[
         str | None,
         typer.Option(
-            help="The device to train on: h100, a100, rtx4090 and so on, or cpu, which is as fast "
-            "as the lab's own runs were."
+            help=f"The device to train on: {DEVICES.listed}. A cpu is as fast as the lab's own runs "
+            "were."
         ),
     ] = None,
     gpus: Annotated[int, typer.Option(help="How many of these devices.", min=1)] = 1,
@@ -75,7 +76,8 @@ def plan(
         ),
     ] = None,
     quantisation: Annotated[
-        str, typer.Option(help="The precision of the weights on --fit-device: f32, f16, q8 or q4.")
+        str,
+        typer.Option(help=f"The precision of the weights on --fit-device: {QUANTISATIONS.listed}."),
     ] = "q4",
     corpus: Annotated[
         str | None,
@@ -108,8 +110,8 @@ def plan(
     parametrization: Annotated[
         str | None,
         typer.Option(
-            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that of "
-            "the runs in the fit."
+            help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that "
+            "of the runs in the fit."
         ),
     ] = None,
     audit: Annotated[
@@ -135,7 +137,6 @@ def plan(
     if audit is not None:
         folder = _audit(lab, audit, name)
     else:
-        from windtunnel.plan.devices import QUANTISATIONS, bytes_of
         from windtunnel.plan.request import Request
 
         request = Request(
@@ -169,12 +170,22 @@ def plan(
 
 
 def _plan(lab: Path, request: "Request", study: str, table: Path | None) -> Path:
-    from windtunnel.plan.evidence import from_lab, from_table
     from windtunnel.plan.plan import plan as make
 
     request.check()
-    evidence = from_table(table) if table else from_lab(lab, study)
+    evidence = _evidence(lab, study, table)
     return make(lab, evidence, request, _corpus(lab, request.corpus, evidence))
+
+
+def _evidence(lab: Path, study: str, table: Path | None) -> "Evidence":
+    """From the table where one was given, else from the lab's study."""
+    if table:
+        from windtunnel.plan.evidence import from_table
+
+        return from_table(table)
+    from windtunnel.plan.studies import from_lab
+
+    return from_lab(lab, study)
 
 
 def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | None":
@@ -198,8 +209,6 @@ def _audit(lab: Path, reference: str, name: str) -> Path:
 
 
 def _device(name: str | None) -> str | None:
-    from windtunnel.devices import device_named
-
     return None if name is None else device_named(name, f"--device {name}").name
 
 

@@ -61,8 +61,7 @@ def export(
 ) -> None:
     """Write a run's model for other tools.
 
-    Before the export counts, the engine that will read it is compared with the run's own forward
-    pass.
+    The export counts only once it has been read back and agrees with the run's own forward pass.
     """
     from windtunnel.train.run import find_run
 

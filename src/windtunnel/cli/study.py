@@ -2,8 +2,7 @@
 
 import functools
 import inspect
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +45,9 @@ def study_command(design: type, **more: type) -> Callable[[Command], Command]:
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         del command.__wrapped__  # type: ignore[attr-defined]
-        every = itertools.chain.from_iterable(options.values())
+        every: list[Option] = []
+        for named in options.values():
+            every += named
         return app.command(cls=_with_words(every))(command)
 
     return register
@@ -71,7 +72,7 @@ def _value(option: Option, given: Any) -> Any:
     return given if option.kind is SWITCH else option.kind.parse(option.flag, given)
 
 
-def _with_words(options: Iterable[Option]) -> type[TyperCommand]:
+def _with_words(options: list[Option]) -> type[TyperCommand]:
     """A command whose help names the words of tables. They are asked for only when that help is
     shown: a table may be slow to import, and `windtunnel --help` builds every command.
     """

@@ -95,12 +95,14 @@ def build(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a corpus; choose another name")
+    # Beside the corpus, so that the last rename stays on one disk.
     scratch = folder.with_name(f".{folder.name}.building")
     try:
         with _claimed(scratch, fingerprint):
             if not (scratch / "manifest.json").exists():
                 manifest = _build(scratch, settings, fingerprint, workers, progress or _silent)
                 write_whole(scratch / "manifest.json", manifest.to_json())
+            # Nothing but the corpus itself is renamed into place.
             _remove_tools(scratch)
             os.rename(scratch, folder)
     except OSError as error:
@@ -149,6 +151,7 @@ class _Settings:
             [name, d.identity or d.origin, d.origin, d.licence, d.synthetic, d.max_bad]
             for name, d in self.sources.items()
         ]
+        # What the text is (or stands for it), and all that decides the bytes made of it.
         settings = [FORMAT, sources, self.vocab, taken, self.validation, self.shard_tokens]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
@@ -175,6 +178,7 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
             raise InputError(
                 f"{scratch}: another process is building this corpus; wait for it"
             ) from None
+        # Parts of other settings would end up in this corpus.
         marker = scratch / "fingerprint"
         if not marker.exists() or marker.read_text() != fingerprint:
             _empty(scratch, keep=lock)
@@ -201,6 +205,7 @@ def _build(
         name: read_source(scratch, name, documents, seen, settings.validation, progress)
         for name, documents in settings.sources.items()
     }
+    # 150 bytes a document, which the encoders can use better.
     seen.clear()
     tokenizer = _tokenizer(scratch, list(spools.values()), settings, progress)
     if workers is None:
@@ -268,6 +273,7 @@ def _write_source(
     for split in get_args(SplitName):
         writer = ShardWriter(part, name, split, dtype, settings.shard_tokens)
         batches = list(_batches(spool.chosen(split)))
+        # A generator: no more batches are under way than the workers can hold.
         encoded = encode((spool.text, batch) for batch in batches)
         try:
             for batch, (ids, lengths) in zip(batches, encoded, strict=True):
@@ -323,6 +329,7 @@ def _disk_trouble(scratch: Path, error: OSError) -> str:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or scratch}: {error.strerror or error}"
     place = scratch if scratch.exists() else scratch.parent
+    # Counted, since it says what will not have to be made again.
     used = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     free = shutil.disk_usage(place).free
     return (

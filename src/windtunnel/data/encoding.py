@@ -61,6 +61,7 @@ def _prove(tokenizer: Tokenizer, documents: Sequence[str]) -> None:
     """Raises Untranslatable where tiktoken can't stand in for the tokenizer."""
     fast = FastBpe(tokenizer)
     tokens = [token.decode(errors="ignore") for token in fast.tokens]
+    # Every token by itself as well: ids may differ in a token that no document happens to have.
     for texts in filter(len, (ODD, tokens, documents)):
         expected, lengths = with_ends(tokenizer, tokenizer.encode_batch(texts))
         ids, found = fast.encode(texts)
@@ -81,12 +82,14 @@ def encoders(path: Path, engine: str, workers: int) -> Iterator[Encode]:
         encode_texts = _encoder(path, engine)
         yield lambda tasks: (encode_texts(_texts(*task)) for task in tasks)
         return
+    # Started anew and not forked: a fork beside the threads of tokenizers may never begin.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (path, engine))
 
     def encode(tasks: Iterable[tuple[Path, np.ndarray]]) -> Iterator[Tokens]:
         waiting: deque[Future] = deque()
         for task in tasks:
             waiting.append(pool.submit(_work, *task))
+            # Enough to keep every worker busy, and no more: what is encoded waits in memory.
             if len(waiting) >= _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -116,6 +119,7 @@ _worker_encoder: Callable[[Sequence[str]], Tokens] | None = None
 
 def _start_worker(path: Path, engine: str) -> None:
     global _worker_encoder
+    # A worker is one thread: its cores are those of the other workers.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker_encoder = _encoder(path, engine)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -11,6 +11,7 @@ to tokenizers.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import tiktoken
@@ -39,6 +40,7 @@ class FastBpe:
         definition = json.loads(tokenizer.definition)
         pattern = _pattern(definition)
         ranks = _ranks(definition)
+        # The end token parts the documents of a batch, and must come from nothing else.
         if tokenizer.eos in ranks.values():
             raise Untranslatable("its end token may come from text")
         self._tokenizer = tokenizer
@@ -70,6 +72,7 @@ class FastBpe:
         for index, text in enumerate(texts):
             flat += chunks(text)
             last[index] = len(flat) - 1
+        # One string, each chunk with an end token that only its own special name can make.
         joined = "".join(chunk + END for chunk in flat)
         found = self._fast.encode_to_numpy(joined, allowed_special={END}, disallowed_special=())
         ids = found.astype(self._tokenizer.dtype)
@@ -128,17 +131,18 @@ def _ranks(definition: dict) -> dict[bytes, int]:
         raise Untranslatable("its model is not a plain byte-level BPE")
     special = {added["content"] for added in definition.get("added_tokens", [])}
     byte_of = {character: byte for byte, character in enumerate(_ALPHABET)}
+    ranks: dict[bytes, int] = {}
     try:
-        ranks = {
-            bytes(byte_of[character] for character in token): rank
-            for token, rank in model["vocab"].items()
-            if token not in special
-        }
+        for token, rank in model["vocab"].items():
+            if token not in special:
+                ranks[bytes(map(byte_of.__getitem__, token))] = rank
     except KeyError as error:
         raise Untranslatable(f"a token holds {error}, which stands for no byte") from None
     if any(bytes([byte]) not in ranks for byte in range(256)):
         raise Untranslatable("some bytes have no token")
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    # tiktoken merges by rank of the result; that is the order of merges only if the ids rise with
+    # it.
     made = [model["vocab"]["".join(pair)] for pair in pairs]
     if made != sorted(made):
         raise Untranslatable("its ids are not in the order of its merges")
@@ -152,6 +156,7 @@ def _alphabet() -> list[str]:
     """The character that stands for each byte in a byte-level vocabulary (GPT-2): itself where it
     can be printed.
     """
+    # The three ranges of Latin-1 that print; the other bytes are moved behind them.
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]
@@ -182,10 +187,10 @@ class _Characters:
 
     def __init__(self, pre_tokenizer: dict, pattern: str):
         singles = [bytes([byte]) for byte in range(256)]
-        pairs = [bytes([left, byte]) for left in b"a !1'" for byte in range(256)]
+        pairs = [bytes(pair) for pair in product(b"a !1'", range(256))]
         pairs += [bytes([byte, ord("!")]) for byte in range(128, 256)]
         ranks = {token: i for i, token in enumerate(singles + pairs)}
-        vocab = {"".join(_ALPHABET[byte] for byte in token): i for token, i in ranks.items()}
+        vocab = {"".join(map(_ALPHABET.__getitem__, token)): i for token, i in ranks.items()}
         merges = [(_ALPHABET[left], _ALPHABET[right]) for left, right in pairs]
         definition = json.loads(tokenizers.Tokenizer(models.BPE(vocab, merges)).to_str())
         definition["pre_tokenizer"] = pre_tokenizer
@@ -202,6 +207,7 @@ class _Characters:
                 found.update("".join(NOT_ASCII.findall(text)))
         for character in found - self._tried:
             probe = self.PROBE.format(character)
+            # Ids of a BPE that merges over every border tell where the words end.
             if self._slow.encode(probe).ids != self._fast.encode_ordinary(probe):
                 self._disputed.add(character)
         self._tried |= found

@@ -20,7 +20,8 @@ Ints = NDArray[np.int64]
 
 _BITS = 16
 _CYCLE = 1 << _BITS  # weights are met exactly over this many windows, to 1 / 65,536
-_ROUNDS = 4  # of the Feistel network
+# Of the Feistel network: four, after Luby and Rackoff (1988).
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Order:
         """
         numbers = np.arange(first, first + count, dtype=np.int64)
         source, rank = np.empty(count, np.int64), np.empty(count, np.int64)
+        # Ranks are counted over all stages, so a later one reads on where an earlier one ended.
         for stage in self.stages:  # a later stage takes over from where it begins
             here = numbers >= stage.first
             source[here], rank[here] = stage.at(numbers[here])
@@ -80,6 +82,7 @@ class _Interleaving:
         self.first = stage.first_window
         weights = np.array([stage.mixture.get(name, 0.0) for name in sources], dtype=np.float64)
         borders = np.round(np.cumsum(weights) / weights.sum() * _CYCLE).astype(np.int64)
+        # Another seed gives another interleaving: the shift keeps every stretch as even.
         shift = _digest(f"{seed}/interleaving") % _CYCLE
         self.slots = np.searchsorted(borders, _bit_reversed() ^ shift, side="right")
         owned = self.slots[:, None] == np.arange(len(sources))
@@ -122,10 +125,12 @@ def _permutation(values: Ints, size: int, key: str) -> Ints:
     """A keyed bijection of [0, size): a Feistel network over an even power of two, walked until
     it falls inside (Black and Rogaway 2002).
     """
+    # Both halves have the same number of bits, at least one.
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = [np.uint64(_digest(f"{key}/{round_}")) for round_ in range(_ROUNDS)]
     result = values.astype(np.uint64)
     outside = np.ones(len(values), bool)
+    # At most four times as many numbers as windows: few steps of the walk.
     while outside.any():
         result[outside] = _feistel(result[outside], np.uint64(half), keys)
         outside = result >= np.uint64(size)

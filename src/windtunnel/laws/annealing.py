@@ -18,6 +18,7 @@ further than in proportion. Nine published schedules of one size, fitted togethe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar, Self
 
 import numpy as np
@@ -33,9 +34,11 @@ POWERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 _STARTS = 4  # best points of the grid from which an optimiser starts
 _AGREE = 1e-6  # relative, of the objectives of two optimisers
 _NOTHING = 1e-15  # an objective that is zero but for rounding
+# nats/token: of a law on the way to its optimum, whose logarithm must exist.
 _LEAST_LOSS = 1e-3
 _LEAST_GAIN = 1e-3  # of a start, where least squares find none
 _ON_BOUND = 1e-6
+# A rate of 0 to the power of -gamma has no number.
 _NO_RATE = 1e-60  # below it a rate is as good as zero; then no area comes either
 _ALPHAS = (0.25, 0.5, 1.0)  # of the starts
 # Bounds of (L0, log A, log alpha, log gain), in units of the curves.
@@ -139,9 +142,7 @@ class MultiPower(AnnealingLaw):
     there area is slow. The shape is (log C, log beta, gamma).
     """
 
-    starts = np.array(
-        [[log_C, np.log(beta), 0.6] for log_C in (2.0, 4.5, 7.0, 9.5) for beta in (0.3, 0.6, 1.2)]
-    )
+    starts = np.array(list(product((2.0, 4.5, 7.0, 9.5), np.log([0.3, 0.6, 1.2]), (0.6,))))
     lowest = np.array([-8.0, -4.0, -0.5])
     # With gamma above 1 a gain would come the sooner, in steps, the lower the rate: a fall to
     # almost nothing would pay.
@@ -175,6 +176,7 @@ class MultiPower(AnnealingLaw):
         scaled = self.C * rate**-self.gamma * distance
         logs = np.log1p(scaled)
         left = np.exp(-self.beta * logs)
+        # dG / dlog C; dG / dgamma is that times -log rate, since both change only what is scaled.
         rise = self.beta * left * scaled / (1 + scaled)
         return 1 - left, [rise, self.beta * logs * left, -np.log(rate) * rise]
 
@@ -207,6 +209,7 @@ def fit_annealing(
     alpha and the gain fitted. Raises ValueError where the curves can't tell, for a `like` of
     another kind, and for an unknown name.
     """
+    # Two ways to one optimum: from the best starts, and from half-way between.
     problem = _Problem(ANNEALING_LAWS[name], curves, power if like is None else like.power, like)
     starts = sorted(problem.starts(), key=problem.objective)[:_STARTS]
     found = min((problem.trust_region(start) for start in starts), key=problem.objective)
@@ -323,6 +326,7 @@ class _Problem:
         L0, (A, alpha, gain) = x[0], np.exp(x[1:4])
         falling = A * np.exp(-alpha * self.log_progress)
         annealed, slopes = self._annealed(self._whole(x)[4:])
+        # The columns are dL / d parameter; divided by L below they are of its logarithm.
         predicted = np.maximum(L0 + falling - gain * annealed, _LEAST_LOSS)
         by_level = np.ones_like(falling)
         by_alpha = -alpha * self.log_progress * falling
@@ -331,9 +335,11 @@ class _Problem:
         return np.log(predicted / self.loss), jacobian / predicted[:, None]
 
     def objective(self, x: Array) -> float:
+        """Huber's loss of the log residuals, summed."""
         return _huber(self.residuals(x)[0])[0]
 
     def trust_region(self, start: Array) -> Array:
+        """The lowest point that scipy's trust region finds within the bounds."""
         return least_squares(
             lambda x: self.residuals(x)[0],
             np.clip(start, self.low, self.high),
@@ -348,7 +354,9 @@ class _Problem:
         ).x
 
     def quasi_newton(self, start: Array, known: Array) -> Array:
-        """Where an optimum that is known lies on a bound, that parameter stays there."""
+        """The lowest point that BFGS finds. Where an optimum that is known lies on a bound, that
+        parameter stays there.
+        """
         free = (known > self.low + _ON_BOUND) & (known < self.high - _ON_BOUND)
 
         def whole(x: Array) -> Array:
@@ -359,6 +367,8 @@ class _Problem:
         def value(x: Array) -> tuple[float, Array]:
             residuals, jacobian = self.residuals(whole(x))
             total, slope = _huber(residuals)
+            # Huber's loss is of the order of DELTA^2: in units of it the tolerance of BFGS means
+            # something.
             return total / DELTA**2, (jacobian.T @ slope)[free] / DELTA**2
 
         options = {"maxiter": 1000, "gtol": 1e-5}

@@ -194,6 +194,7 @@ def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> Batc
     if redrawn:
         refitted = [kind.fit(replace(drawn, error=optima.error)) for drawn in redrawn]
         draws = np.array([_logs(other) for other in refitted])
+        # About the median, since the draws have a bias of their own.
         centre = np.median(draws, axis=0)
         return BatchFit(law, logs + (draws - centre) * max(1.0, chi**0.5))
     if free < 1:
@@ -201,9 +202,11 @@ def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> Batc
             f"{len(optima)} independent points fix the {len(logs)} parameters and leave no error "
             "to see"
         )
+    # Of the parameters, with errors as large as the scatter says.
     covariance = chi * (estimator * optima.error**2) @ estimator.T
     rng = np.random.default_rng(0)
     normal = rng.multivariate_normal(np.zeros(len(logs)), covariance, _DRAWS)
+    # How large the errors are is known from `free` points alone.
     student = normal / np.sqrt(rng.chisquare(free, (_DRAWS, 1)) / free)
     return BatchFit(law, logs + student)
 
@@ -232,9 +235,11 @@ def _estimator(kind: type[BatchLaw], optima: Optima) -> Array:
     """The matrix (parameters, n) that takes log batches to (log c, exponents ...)."""
     columns = kind.columns(optima.loss, optima.tokens, optima.params)
     design = np.column_stack([np.ones(len(optima)), *columns])
+    # About their means: far from 0 two columns may look like one.
     middle = [0.0, *(column.mean() for column in columns)] if len(optima) else 0.0
     if np.linalg.matrix_rank(design - middle, tol=1e-6) < design.shape[1]:
         raise ValueError(f"{len(optima)} points can't tell {', '.join(kind.names())} apart")
+    # Weighted least squares: pinv(W X) W, with W = 1 / error.
     return np.linalg.pinv(design / optima.error[:, None]) / optima.error
 
 

@@ -46,6 +46,7 @@ class Hyperbola:
             raise ValueError(
                 f"{len(b)} batches: expected {terms} or more, and tokens that are positive numbers"
             )
+        # In units of the geometric means, where all three columns are near 1.
         middle, scale = np.exp(np.log(b).mean()), np.exp(np.log(t).mean(-1, keepdims=True))
         columns = np.column_stack([np.ones_like(b), b / middle, middle / b][:terms])
         design = columns / (t / scale)[..., None]
@@ -121,6 +122,7 @@ class ThreeTerm:
                 f"{len(losses)} points of {lengths} lengths and {batches} batches: expected "
                 f"{_FEWEST} or more, of two lengths and two batches at least"
             )
+        # Of one size the first term is a constant, which E is already.
         columns = [n, d / bs, bs] if sizes > 1 else [d / bs, bs]
         exponents, (floor, *weights), squares = _project(columns, losses)
         if min(weights[-2:]) <= 0:
@@ -174,6 +176,7 @@ def _project(columns: Sequence[Array], loss: Array) -> tuple[Array, Array, float
         exponents = np.exp(log_exponents)
         design, weights, total = solve(exponents)
         residual = design @ weights - loss
+        # dL/d exponent = -weight exponent log(column) column^-exponent, by log exponent.
         pull = ((residual * logs) @ design[:, 1:]).diagonal()
         return total, -2 * weights[1:] * exponents * pull
 

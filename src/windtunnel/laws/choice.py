@@ -145,6 +145,7 @@ class Predictor:
         wrong each has been, and that the more, the farther it is from the points.
         """
         sizes = self._sizes(params)
+        # A seed of its own, so that the same points give the same prediction.
         rng = np.random.default_rng(1)
         values, weights = [], []
         for candidate in self.candidates:
@@ -186,6 +187,7 @@ class Predictor:
         drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
         own = float(candidate.log_loss(size, tokens))
         stray = candidate.stray(_beyond(self.points, candidate.count, size, tokens))
+        # About its own law: wider by as much as it was too sure of itself, and strayed.
         return own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn))
 
     def _sizes(self, params: Mapping[str, ArrayLike] | ArrayLike) -> Mapping[str, Array]:
@@ -210,6 +212,7 @@ def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS
     found = []
     for count in _different(points):
         found += [_candidate(form, count, task) for form in FORMS]
+    # Errors that are as good as equal weigh as equal ones.
     weights = np.array([max(candidate.score, _TOLERANCE) ** -_SHARPNESS for candidate in found])
     weights /= weights.sum()
     weighted = [replace(c, weight=float(w)) for c, w in zip(found, weights, strict=True)]
@@ -228,9 +231,11 @@ def cuts(points: LossPoints) -> list[Cut]:
     found = []
     for axis, values in axes.items():
         ends = np.unique(values)[:-1]
+        # Many values: cuts at quantiles. Few: one between each two of them.
         if len(ends) >= 3 * _CUTS:
             ends = np.quantile(values, np.linspace(_DEEPEST, _SHALLOWEST, _CUTS))
         for at in ends[-_CUTS:]:
+            # The margin is for sizes that differ by rounding.
             kept = values <= at * (1 + 1e-9)
             if kept.mean() >= _DEEPEST and not kept.all() and fittable(points.select(kept)):
                 found.append(Cut(axis, float(at), kept))
@@ -264,6 +269,7 @@ def _objective(points: LossPoints) -> Objective:
     data = _data(points, points.counts[0])
     scatters = []
     for form in FORMS:
+        # Squares first: where Huber should bend is known only once the scatter is.
         fitted = surface(optimum(form, data, Objective("log")), data.x, data.y)
         scatters.append(_MAD * float(np.median(np.abs(np.log(fitted / data.loss)))))
     return Objective("log", max(_OUTLIER * min(scatters), _TOLERANCE))
@@ -356,4 +362,5 @@ def _quantiles(values: Array, weights: Array, levels: tuple[float, ...]) -> Arra
     """Quantiles (levels,) of weighted values (n,)."""
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order])
+    # Each value stands in the middle of its weight.
     return np.interp(levels, (cumulated - weights[order] / 2) / cumulated[-1], values[order])

@@ -51,6 +51,7 @@ def price_decays(
         rates = _rates(name, shape)
         for length in lengths:
             kept = _kept(stem, total, length)
+            # The shape is relative to the rate at which the stem is left.
             schedule = kept.then(kept.rates[-1] * rates, length)
             loss = float(law.at(schedule, schedule.end)[0])
             priced.append(Decay(shape=name, length=length, rates=rates, loss=loss))

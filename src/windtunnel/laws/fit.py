@@ -9,7 +9,7 @@ part is solved by non-negative least squares; for c other than 1 after L is stra
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, islice, product
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy.optimize import Bounds, curve_fit, minimize, nnls
 from windtunnel.laws.loss import FORMS, Array, Frame, LossLaw, log_slopes, slopes, surface
 
 AGREE = 1e-8  # in the objective: what two optimisers may differ by
+# Of the starts: from nearly flat to steeper than any law that was measured.
 _EXPONENTS = np.geomspace(0.03, 1.5, 9)
 _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
 _FLOORS = (0.0, 0.45, 0.85)  # E of the starts, of the lowest loss
@@ -26,10 +27,13 @@ _STARTS = 48  # the best of the grid, and others by turns
 _FEWER = 18  # the same where many fits are wanted
 _KEPT = 6  # starts that are polished
 # Bounds of the coordinates (E, p, a, q, b, log c).
+# At c = 0.02 the sum of the two terms is all but their maximum, at 10 all but a product.
 _LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, np.log(0.02)])
 _HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, np.log(10.0)])
 _FIRST_STEPS, _NEXT_STEPS, _LAST_STEPS = 40, 60, 300  # of Levenberg-Marquardt, by stage
+# No ftol: only a gradient of nothing ends it, since two optimisers must agree to AGREE.
 _PATIENT = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-13, "maxcor": 30}
+# A small delta leaves many valleys, which squares have not.
 _ANNEALED = (1e-1, 1e-2)  # deltas on the way to a smaller one
 
 
@@ -195,14 +199,17 @@ def refine(
         weighted = pull * (data.weights * objective.influence(residuals))[..., None]
         gradient = (weighted * residuals[..., None]).sum(-2)
         curvature = np.swapaxes(weighted, -1, -2) @ pull
+        # What wants to leave its bounds is held, or it would hold the others up.
         outwards = ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
         step = _damped_step(gradient, curvature, damping, held=~free | outwards)
         tried = np.clip(at + step, _LOWEST, _HIGHEST)
         new_model, new_pull = objective.slopes(tried, data)
         new_residuals = objective.residuals(new_model, data.loss)
         new_cost = objective.cost(new_residuals, data.weights)
+        # Marquardt: after a gain more like Gauss and Newton, else more like steepest descent.
         better = new_cost < cost
         damping = np.clip(damping * np.where(better, 0.2, 6.0), 1e-12, 1e12)
+        # All starts go on until each has arrived, or is damped to a standstill.
         stuck = ~better & (damping > 1e9)
         arrived = better & (cost - new_cost <= 1e-13 * new_cost)
         at = np.where(better[..., None], tried, at)
@@ -222,6 +229,7 @@ def _damped_step(
     """
     normal = np.where(held[..., None] | held[..., None, :], 0.0, curvature)
     diagonal = np.einsum("...ii->...i", normal)  # a view, to write to
+    # A coordinate without any curvature must not be thrown to its bound.
     least = 1e-12 * diagonal.max(-1, keepdims=True)
     scale = np.where(held, 1.0, damping[..., None] * np.maximum(diagonal, least))
     diagonal += np.maximum(scale, 1e-300)
@@ -257,6 +265,7 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
 
     def cost(part: Array, stage: Objective, whole: Array) -> tuple[float, Array]:
         whole[moved] = part
+        # `whole` is the row of `found` that is at work: what is written to it stays.
         model, pull = stage.slopes(whole, data)
         residuals = stage.residuals(model, data.loss)
         weighted = data.weights * stage.influence(residuals) * residuals
@@ -310,9 +319,10 @@ def _starts(form: str, data: LossData) -> Array:
     for c, floor in _powers_and_floors(free, float(data.loss.min())):
         best += _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
     best.sort(key=lambda start: start.misfit)
+    # So that no single region of the grid gives all of the starts.
     others = best[len(best) // 9 :: 6]
-    by_turns = [start for pair in zip(best, others, strict=False) for start in pair]
-    return np.array([start.coordinates for start in by_turns[:_STARTS]])
+    by_turns = chain.from_iterable(zip(best, others, strict=False))
+    return np.array([start.coordinates for start in islice(by_turns, _STARTS)])
 
 
 def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple[float, float]]:

@@ -51,6 +51,7 @@ def redraw(
     rng = np.random.default_rng(seed)
     shared, own = noise.draw(count, rng)
     _, index = np.unique(stem, return_inverse=True)
+    # One draw a stem, the same for all its points; then one a point.
     scatter = shared[:, None] * rng.standard_normal((count, index.max() + 1))[:, index]
     scatter += own[:, None] * rng.standard_normal((count, len(index)))
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
@@ -130,15 +131,18 @@ def _profile(
     effect: float,
 ) -> Profile:
     free = FORMS[form].free.copy()
+    # The degrees of freedom that the law leaves, with this number free.
     freedom = max(1, len(data.loss) - int(free.sum()))
     free[at] = False
     best = float(data.cost(coordinates, objective))
     # Above this the F test with (1, freedom) degrees of freedom refuses a value.
     allowed = best * (1 + effect * float(fdtri(1, freedom, LEVEL)) / freedom)
     value = float(coordinates[at])
+    # A floor above the lowest loss is no law at all.
     highest = 0.999 * float(data.loss.min()) if _PROFILED[at] == "E" else _STEEPEST
     ends: list[float | None] = []
     for end in (0.0, highest):
+        # Finer near the optimum, where an interval that is narrow would end.
         tried = value + (end - value) * np.linspace(0, 1, _GRID) ** 2
         starts = np.broadcast_to(coordinates, (_GRID, 6)).copy()
         starts[:, at] = tried

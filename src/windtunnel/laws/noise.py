@@ -36,10 +36,12 @@ class NoisePosterior:
         """
         freedom = len(residuals) - jacobian.shape[1]
         basis = _basis(jacobian)
+        # Of stems with one point each nothing tells what they would share.
         stems_share = len(np.unique(stem)) < len(stem)
         candidates = _SHARED if stems_share else np.zeros(1)
         found = [_restricted(share, residuals, basis, stem) for share in candidates]
         likelihood, variance = np.array(found).T
+        # Bayes with the flat prior; the largest is taken off so that nothing overflows.
         weights = np.exp(likelihood - likelihood.max())
         return cls(
             shared=candidates,
@@ -71,6 +73,7 @@ class NoisePosterior:
 
 def _basis(jacobian: Array) -> Array:
     """An orthonormal basis of what the fit can absorb: (n, at most its parameters)."""
+    # Columns of one length, so that a small parameter counts like a large one.
     scaled = jacobian / np.linalg.norm(jacobian, axis=0).clip(1e-300)
     left, values, _ = np.linalg.svd(scaled, full_matrices=False)
     return left[:, values > 1e-9 * values[0]]
@@ -96,6 +99,8 @@ def _restricted(
     freedom = len(residuals) - basis.shape[1]
     absorbed = moment @ np.linalg.solve(normal, moment)
     squares = max(float(residuals @ solved[:, -1] - absorbed), 1e-300)
+    # log det V, by the eigenvalues of each stem's block: own + share n once, and own n - 1 times.
     log_det = float((np.log(own + share * sizes) + (sizes - 1) * np.log(own)).sum())
+    # -2 l = log det V + log det X'V^-1 X + (n - p) log r'P r, up to a constant.
     likelihood = -0.5 * (log_det + np.linalg.slogdet(normal)[1] + freedom * np.log(squares))
     return likelihood, squares / max(1, freedom)

@@ -14,6 +14,7 @@ from windtunnel.laws.loss import Array, LossLaw
 FLOPS = 6  # a parameter and token, of training: C = 6ND
 _GRID = 400  # sizes between the ends of a search
 _STEP = 0.02  # of log N, in the derivative of the search: its error is of the sixth order in it
+# The central difference of sixth order.
 _CENTRAL = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # f' from f at -3 to 3 steps
 
 
@@ -73,12 +74,14 @@ def search(
         n = np.exp(log_n)
         return np.asarray(loss(n, tokens(n)), float)
 
+    # In logarithms of N: the loss falls by powers of it.
     grid: Array = np.asarray(np.linspace(math.log(low), math.log(high), _GRID), np.float64)
     lowest = int(np.argmin(at(grid)))
     at_edge = lowest in (0, len(grid) - 1)
     best = float(grid[lowest])
     if not at_edge:
         left, right = grid[lowest - 1], grid[lowest + 1]
+        # Where rounding hides the slope, the lowest point of the grid has to do.
         if slope(at, left) < 0 < slope(at, right):
             best = float(brentq(lambda x: slope(at, x), left, right, xtol=1e-13))  # type: ignore[arg-type]
     n = np.array([math.exp(best)])

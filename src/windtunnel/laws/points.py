@@ -15,6 +15,7 @@ from windtunnel.laws.loss import Array
 
 # Without embeddings (the paper's N), with the head, all.
 COUNTS = ("params", "params_with_head", "params_total")
+# Two points of an axis are fitted by any exponent; a law has five or six parameters.
 FEWEST_SIZES, FEWEST_LENGTHS, FEWEST_POINTS = 3, 3, 8
 _SPREAD = 1.5  # of tokens per parameter, largest over smallest: less is one ray D = kN
 _OFF_CURVE = 1.2  # the same of the distance from a curve D ~ N^p
@@ -112,6 +113,7 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     found = []
     for i, row in enumerate(rows):
         taken = all((row.get(name) or "") in words for name, words in _TAKEN.items())
+        # A table of anybody's has no kind, and a loss that is missing there is an error.
         diverged = row.get("kind") and not row.get("loss")
         if taken and not diverged:
             found.append(i)
@@ -132,11 +134,10 @@ def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Lo
     taken = measured(rows)
     if not taken:
         raise ValueError(f"{where}: no row of it is a point{_not_taken(rows)}")
-    values = {
-        name: np.array([_number(where, i, name, rows[i][name]) for i in taken])
-        for name in (*COUNTS, "tokens", "loss", "flops")
-        if name in columns
-    }
+    values = {}
+    for name in (*COUNTS, "tokens", "loss", "flops"):
+        if name in columns:
+            values[name] = np.array([_number(where, i, name, rows[i][name]) for i in taken])
     seeds = _numbered([rows[i]["seed"] for i in taken]) if "seed" in columns else None
     points = LossPoints.of(
         {name: values[name] for name in COUNTS if name in values},
@@ -204,6 +205,7 @@ def _spread_about_a_curve(points: LossPoints) -> float:
     n, d = np.log(points.size), np.log(points.tokens)
     spans = []
     for x, y in ((n, d), (d, n)):
+        # Straight in logarithms is D ~ N^p; both ways round, since either may be the steep one.
         straight = np.polyval(np.polyfit(x, y, 1), x)
         spans.append(float(np.ptp(y - straight)))
     return float(np.exp(min(spans)))

@@ -47,6 +47,7 @@ class Repetition:
 
     def loss(self, law: LossLaw, params: ArrayLike, tokens: ArrayLike, unique: ArrayLike) -> Array:
         """The loss that a law of fresh tokens says, at what repeated ones are worth."""
+        # Of more unique tokens than are read only those that are read feed anything.
         u = np.minimum(np.asarray(unique, float), tokens)
         return law.at(self.effective_params(params, fed(law, u)), self.effective(tokens, u))
 

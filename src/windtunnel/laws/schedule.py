@@ -57,6 +57,7 @@ class Schedule:
             raise ValueError(
                 f"positions {position.min():g} to {position.max():g}: expected 0 to {self.end:g}"
             )
+        # Straight between the ends of steps, since a step has one rate.
         summed = np.cumsum(self.rates**power * np.diff(self.ends, prepend=0.0))
         return np.interp(position, np.append(0.0, self.ends), np.append(0.0, summed))
 
@@ -118,6 +119,7 @@ def terms_of(schedule: Schedule, position: Array, power: float) -> Terms:
     size = np.abs(drop)
     # A piece is a run of changes with one label: a bin of the fall so far, one sign, and no
     # position of a loss between them.
+    # By how much the rate has changed so far, in the middle of each change.
     bins = np.floor((np.cumsum(size) - size / 2) / (peak / _PIECES))
     label = np.column_stack([bins, np.sign(drop), np.searchsorted(np.sort(position), begins)])
     fresh = (np.diff(label, axis=0) != 0).any(axis=1) | (np.diff(changed) > 1)

@@ -3,9 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from windtunnel.choices import Table
-from windtunnel.devices import DEVICES, GB, Device
-from windtunnel.errors import InputError, did_you_mean
+from windtunnel.devices import DEVICES, QUANTISATIONS, Device
+from windtunnel.errors import InputError
 from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit, training_memory
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.evidence import Evidence
@@ -16,55 +15,6 @@ from windtunnel.results.plan import Provenance, Serving, Training, TrainingBytes
 # The paper's 2.4B on A100s comes to 78 to 87 TFLOP/s a device, 25 to 28% of the peak.
 ASSUMED_SHARE = 0.25
 _CACHED = 2  # bytes of a key's or value's number in the cache, f16
-_UNITS = {"kb": 10**3, "mb": 10**6, "gb": GB, "tb": 10**12, "b": 1, "": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantisation:
-    """How the weights of a served model are held."""
-
-    name: str
-    help: str
-    bytes: float
-    """A weight. The small formats of GGUF keep a scale for each block of 32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What a served model may have to fit. Half of the memory is the system's."""
-
-    name: str
-    help: str
-    gigabytes: int
-    """Of memory."""
-
-    @property
-    def bytes(self) -> int:
-        """For the model and its cache."""
-        return self.gigabytes * GB // 2
-
-
-QUANTISATIONS = Table[Quantisation](
-    "quantisation",
-    (
-        Quantisation(name="f32", help="32 bits a weight", bytes=4.0),
-        Quantisation(name="f16", help="16 bits a weight", bytes=2.0),
-        Quantisation(name="q8", help="8.5 bits a weight (q8_0)", bytes=8.5 / 8),
-        Quantisation(name="q4", help="4.5 bits a weight (q4_0)", bytes=4.5 / 8),
-    ),
-)
-TARGETS = Table[Target](
-    "target",
-    (
-        Target(name="phone-6gb", help="a phone with 6 GB", gigabytes=6),
-        Target(name="phone-8gb", help="a phone with 8 GB", gigabytes=8),
-        Target(name="phone-12gb", help="a phone with 12 GB", gigabytes=12),
-        Target(name="laptop-8gb", help="a laptop with 8 GB", gigabytes=8),
-        Target(name="laptop-16gb", help="a laptop with 16 GB", gigabytes=16),
-        Target(name="raspberry-pi-4gb", help="a Raspberry Pi with 4 GB", gigabytes=4),
-        Target(name="raspberry-pi-8gb", help="a Raspberry Pi with 8 GB", gigabytes=8),
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,26 +46,6 @@ class Speed:
     def hours_for(self, flops: float) -> float:
         """Hours that so many FLOPs take."""
         return flops / self.flops_per_second / 3600
-
-
-def bytes_of(text: str) -> int:
-    """`500MB`, `1.5GB`, `800000000` or a known target such as `phone-6gb`, in bytes. Raises
-    InputError.
-    """
-    key = text.strip().lower()
-    if key in TARGETS:
-        return TARGETS[key].bytes
-    unit = next(unit for unit in _UNITS if key.endswith(unit))
-    try:
-        size = float(key.removesuffix(unit)) * _UNITS[unit]
-    except ValueError:
-        size = 0.0
-    if not 0 < size < 1e15:
-        raise InputError(
-            f"--fit-device {text}: expected bytes such as 500MB or 2GB, or one of "
-            f"{', '.join(TARGETS)}{did_you_mean(key, TARGETS)}"
-        )
-    return round(size)
 
 
 def speed_of(evidence: Evidence, request: Request) -> Speed | None:
@@ -183,6 +113,7 @@ def training(recipe: Recipe, flops: int, speed: Speed | None, request: Request) 
 def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
     """With as much through the model at once as the engine would choose on such a device."""
     model, context, optimizer = recipe.model, recipe.data.context, recipe.optimizer.kind
+    # as if several devices held the model in parts: their memory is taken as one
     kind = speed.device.kind if speed else "cpu"
     room = math.inf
     if speed and speed.memory:

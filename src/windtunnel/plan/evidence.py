@@ -4,20 +4,20 @@ each of it came from.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windtunnel.errors import InputError, did_you_mean
+from windtunnel.errors import InputError
 from windtunnel.laws.batch import ByTokens, Optima
 from windtunnel.laws.points import LossPoints, measured, points_of, read_rows
-from windtunnel.recipe import DecayShapeName, Recipe, load
-from windtunnel.results.experiments import outcomes
-from windtunnel.results.plan import Provenance
-from windtunnel.results.scaling import SCALING, ScalingNumbers
-from windtunnel.results.study import Numbers, StudyResult, find_study, read_table
+from windtunnel.recipe import DecayShapeName, Recipe
+from windtunnel.results.plan import Provenance, StudiedRate
+
+if TYPE_CHECKING:
+    from windtunnel.results.study import Numbers, StudyResult
 
 # Of the natural logarithm of a best batch that a table gives without its error.
 _BATCH_ERROR = 0.2
@@ -45,6 +45,17 @@ class KeptBatch:
 
 
 @dataclass(frozen=True)
+class StudiedBatch:
+    """What a batch study found: a law of `laws.batch.BATCH_LAWS`, by the best batches that it goes
+    through.
+    """
+
+    law: str
+    optima: Optima
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
 class CoreSpeed:
     """How fast a core of this machine trained."""
 
@@ -54,8 +65,8 @@ class CoreSpeed:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that a plan rests on. A table of published runs gives the first four, and of the rest
-    what its columns hold.
+    """All that a plan rests on. A table of published runs gives the first four, and batches and
+    rates where it has such columns; a lab (`plan.studies`) gives all but the table's batches.
     """
 
     points: LossPoints
@@ -68,53 +79,12 @@ class Evidence:
     core_speed: CoreSpeed | None = None
     # what each of the lab's studies came to, by name
     verdicts: "Mapping[str, StudyResult[Numbers]]" = field(default_factory=dict)
+    studied_batch: StudiedBatch | None = None
     batch_law: KeptBatch | None = None
     batches: Optima | None = None  # best ones of a table
     rates: Sequence[tuple[float, float]] = ()  # (parameters, rate) of the points in the fit
+    studied_rates: tuple[StudiedRate, ...] = ()  # of other studies on the same corpus
     lab: Path | None = None
-
-
-def from_lab(lab: Path, study: str) -> Evidence:
-    """From the lab's scaling study of this name, and what its other studies add. Raises InputError
-    where the lab has no such study, saying what to do.
-    """
-    experiment = replace(SCALING, name=study)
-    folder = experiment.folder(lab)
-    result = find_study(lab, experiment)
-    if result is None:
-        there = [path.parent.name for path in (lab / "studies").glob("*/result.json")]
-        raise InputError(
-            f"{folder}: there is no such study{did_you_mean(study, there)}; run `windtunnel "
-            "scaling` first, or give a table of runs with --from"
-        )
-    file, rows = folder / "table.csv", [row.model_dump() for row in read_table(lab, experiment)]
-    points, taken = _points(file, rows)
-    numbers, runs = result.numbers, tuple(dict.fromkeys(row["run"] for row in taken))
-    how = f"the {study} study: {len(points)} points of {len(runs)} runs"
-    source = Provenance(study=study, how=how, runs=runs)
-    return Evidence(
-        points=points,
-        provenance=source,
-        seed_sd=numbers.seed_sd,
-        decay=KeptDecay(
-            share=numbers.decay,
-            shape=numbers.shape,
-            floor=numbers.floor,
-            provenance=source.but(f"as the branches of the {study} study decayed"),
-        ),
-        sizes=tuple(sorted({(row["width"], row["depth"]) for row in taken})),
-        corpus=numbers.corpus,
-        template=_template(lab, result.runs),
-        core_speed=_core_speed(numbers, source),
-        verdicts=outcomes(lab),
-        batch_law=KeptBatch(
-            law=ByTokens(numbers.batch.c, numbers.batch.p),
-            origin=numbers.batch.origin,
-            longest=max(numbers.lengths),
-        ),
-        rates=_rates(file, taken),
-        lab=lab,
-    )
 
 
 def from_table(path: Path) -> Evidence:
@@ -125,7 +95,7 @@ def from_table(path: Path) -> Evidence:
         table = read_rows(path)
     except ValueError as error:
         raise InputError(str(error)) from None
-    points, rows = _points(path, table)
+    points, rows = points_in(path, table)
     best = _best_of_each(points)
     kept = [rows[i] for i in best]
     how = f"{path.name}: {len(best)} points"
@@ -145,11 +115,11 @@ def from_table(path: Path) -> Evidence:
             provenance=Provenance(how="the paper's: 10%, exponential to a tenth (section 4)"),
         ),
         batches=_optima(points, with_batch, batches),
-        rates=_rates(path, kept),
+        rates=rates_in(path, kept),
     )
 
 
-def _points(file: Path, rows: Sequence[Row]) -> tuple[LossPoints, list[Row]]:
+def points_in(file: Path, rows: Sequence[Row]) -> tuple[LossPoints, list[Row]]:
     """The points of a table, and the row of each. Raises InputError naming file and line."""
     try:
         return points_of(rows, str(file)), [rows[i] for i in measured(rows)]
@@ -157,8 +127,10 @@ def _points(file: Path, rows: Sequence[Row]) -> tuple[LossPoints, list[Row]]:
         raise InputError(str(error)) from None
 
 
-def _rates(path: Path, rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """(parameters, rate) of the rows whose rate is known."""
+def rates_in(path: Path, rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """(parameters, rate) of the rows whose rate is known. Raises InputError for a rate that is no
+    positive number.
+    """
     return [(float(row["params"]), _positive(path, row, "lr")) for row in rows if row.get("lr")]
 
 
@@ -166,6 +138,8 @@ def _best_of_each(points: LossPoints) -> list[int]:
     """Indices: of each size and length the run with the lowest loss; but points that only repeat
     a seed all count.
     """
+    # A grid of rates and batches, such as StepLaw's, has many runs of one size and length: the law
+    # is that of the best ones. Repeats with other seeds measure noise, and all belong to the fit.
     cells: dict[tuple[float, float], list[int]] = {}
     for i, cell in enumerate(zip(points.size.tolist(), points.tokens.tolist(), strict=True)):
         cells.setdefault(cell, []).append(i)
@@ -195,26 +169,3 @@ def _optima(points: LossPoints, indices: list[int], batches: np.ndarray) -> Opti
         params=points.size[indices],
         error=np.full(len(indices), _BATCH_ERROR),
     )
-
-
-def _template(lab: Path, runs: Sequence[str]) -> Recipe | None:
-    """The recipe of the study's last run that is still there: the audit run, or the largest
-    size's.
-    """
-    for run in reversed(runs):
-        file = lab / "runs" / run / "recipe.toml"
-        if file.exists():
-            return load(file)
-    return None
-
-
-def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None:
-    """Of the study's audit run, or of all that was trained for it."""
-    audit = numbers.audit
-    audited = source.model_copy(update={"runs": (audit.run if audit else "",)})
-    for part, which, by in ((audit, "audit run", audited), (numbers.cost, "runs", source)):
-        if part and part.core_minutes and part.flops:
-            reached = part.flops / (60 * part.core_minutes)
-            how = f"FLOP/s that the {source.study} study's {which} reached on one core"
-            return CoreSpeed(reached, by.but(how))
-    return None

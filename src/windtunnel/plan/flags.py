@@ -53,7 +53,7 @@ def outcome(flags: Iterable[Flag]) -> Verdict:
 
 def by_weight(flags: Iterable[Flag]) -> tuple[Flag, ...]:
     """The gravest first."""
-    levels = get_args(Level)
+    levels = get_args(Level)  # in the order of their weight
     return tuple(sorted(flags, key=lambda flag: levels.index(flag.level)))
 
 

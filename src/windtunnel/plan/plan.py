@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from windtunnel.devices import QUANTISATIONS
 from windtunnel.errors import InputError
 from windtunnel.laws.choice import Candidate, Prediction, Predictor, choose
 from windtunnel.laws.intervals import Profile
@@ -15,7 +16,7 @@ from windtunnel.laws.optimum import FLOPS, closed_form, ratio_interval
 from windtunnel.laws.repetition import PUBLISHED
 from windtunnel.model.shape import flops_per_token
 from windtunnel.plan import flags
-from windtunnel.plan.devices import QUANTISATIONS, Speed, serving, speed_of, training
+from windtunnel.plan.devices import Speed, serving, speed_of, training
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.premises import Premises, premises_of
 from windtunnel.plan.record import recipe_path, write_plan
@@ -56,7 +57,10 @@ if TYPE_CHECKING:  # a corpus is opened by whoever has one
 
 _WARMUP, _MOST_WARMUP_STEPS = 0.02, 2000
 _WEIGHT_DECAY = 1e-3  # where no run of the fit says another
-_DECAYED_STEPS = 2000  # of the runs that the default weight decay was found good for
+# Steps of the runs that the default weight decay was found good for. A weight is an average over
+# about 1 / weight_decay past steps, so in longer runs weight_decay falls as 1 / steps: the average
+# spans the same share of the run.
+_DECAYED_STEPS = 2000
 # Of the tokens: where a checkpoint stays for shorter branches, beside the decay's begin.
 _BRANCH_SHARES = (0.25, 0.5)
 _FEWEST_STEPS = 10
@@ -84,6 +88,7 @@ class _Draft:
 
     @property
     def tokens(self) -> int:
+        """To train on: whole steps."""
         return self.recipe.total_tokens
 
     @property
@@ -93,6 +98,7 @@ class _Draft:
 
     @property
     def tokens_per_param(self) -> float:
+        """By the paper's N."""
         return self.tokens / self.params["params"]
 
     @property
@@ -194,9 +200,11 @@ def _choose(outlook: Outlook, request: Request, budget: float | None) -> SizeCho
         bytes_per_weight=QUANTISATIONS[request.quantisation].bytes,
         tokens=in_hand or (outlook.unique * epochs if request.epochs else math.inf),
     )
+    # 1. the size, where one was asked for
     size = request.shape
     if request.params:
         size = nearest_shape(outlook, request.params)
+    # 2. else the best for the budget, or for the tokens, or the largest that fits
     if size is None and budget:
         return best_for_flops(outlook, budget, limits)
     if size is None and in_hand:
@@ -205,6 +213,7 @@ def _choose(outlook: Outlook, request: Request, budget: float | None) -> SizeCho
         if request.bytes_served:
             size = min(size, largest_shape(outlook, limits), key=lambda one: one[0] ** 2 * one[1])
     size = size or largest_shape(outlook, limits)
+    # 3. its tokens: those in hand, what the budget buys, or what it is the best size for
     if in_hand:
         return at_shape(outlook, *size, in_hand)
     own = outlook.family.costs([size[0]], [size[1]])
@@ -289,8 +298,10 @@ def _ratio(predictor: Predictor, flops: float) -> BestRatio:
     they might as well be, of every form with the same count of N.
     """
     best = predictor.best
+    # ratios by different counts of N are different numbers: only those by one count are compared
     same = [candidate for candidate in predictor.candidates if candidate.count == best.count]
     draws = _drawn(same)
+    # a law in which size or data is worth nothing has no best ratio
     told = [law for law in draws if min(law.alpha, law.beta, law.A, law.B) > 0]
     interval = ratio_interval(told, flops) if len(told) > 0.9 * len(draws) else None
     value = closed_form(best.law, flops).ratio if min(best.law.alpha, best.law.beta) > 0 else None

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from windtunnel.devices import QUANTISATIONS
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.optimum import FLOPS
-from windtunnel.plan.devices import QUANTISATIONS
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.request import Request
 from windtunnel.plan.shapes import Band, Family
@@ -15,6 +15,7 @@ from windtunnel.plan.shapes import Band, Family
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
 
+# What the model of a run in the fit says of those that the law describes, whatever their size.
 _INHERITED = (
     "base_width",
     "base_depth",
@@ -33,7 +34,9 @@ _LAPTOP_MODEL = {"base_width": laptop.BASE_WIDTH, "base_depth": laptop.BASE_DEPT
 _LAPTOP_VOCAB, _VOCAB = 2048, 32_768
 _LAPTOP_CONTEXT, _SHORT_CONTEXT, _CONTEXT = 256, 1024, 4096
 _SHORT_BELOW = 1e8  # parameters
-_TOKENS_EACH = 20  # a parameter, for a first guess of a size
+# Tokens a parameter for a first guess of a size, which only has to tell a laptop's models from the
+# paper's: about the best ratio of Chinchilla (arXiv 2203.15556).
+_TOKENS_EACH = 20
 
 
 @dataclass(frozen=True, kw_only=True)

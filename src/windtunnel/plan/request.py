@@ -22,7 +22,7 @@ class Request:
     params: float | None = None  # without embeddings
     shape: tuple[int, int] | None = None  # width, depth
     bytes_served: int | None = None  # for the weights and a full cache
-    quantisation: str = "q4"  # a name of plan.devices.QUANTISATIONS
+    quantisation: str = "q4"  # a name of devices.QUANTISATIONS
     corpus: str | None = None
     vocab: int | None = None
     context: int | None = None  # tokens of a window

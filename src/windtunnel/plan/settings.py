@@ -3,29 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
-from windtunnel.laws.batch import BATCH_LAWS, ByTokens, Optima, best_available, fit_batch
+from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch
 from windtunnel.plan.evidence import Evidence, KeptBatch
-from windtunnel.results.batch import BATCH, BatchNumbers
 from windtunnel.results.plan import Provenance, StudiedRate
-from windtunnel.results.search import SEARCH, SearchNumbers
-from windtunnel.results.study import Experiment, StudyResult, find_study
-from windtunnel.results.transfer import TRANSFER, TransferNumbers
-
-# The studies that say something of the corpus that they were made on.
-Studied = TypeVar("Studied", BatchNumbers, SearchNumbers, TransferNumbers)
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 _DRAWS = 400  # of best batches, for the interval of a law through them
 _FAR = 4  # times shorter or longer than what a law of the batch was fitted to, it is extrapolated
 # Of published runs of 2e9 to 1e11 tokens: 0.58 D^0.571 tokens (Step Law, arXiv 2503.04715).
 _STEP_LAW, _STEP_LAW_FROM, _STEP_LAW_TO = ByTokens(0.58, 0.571), 1e9, 4e11
-_SD_IN_90 = 3.3  # standard errors that a 90% interval is wide
 
 
 @dataclass(frozen=True)
@@ -61,9 +52,9 @@ def batch_for(evidence: Evidence, run: PlannedRun) -> BatchChoice:
     that the scaling study's runs kept to, or by the table's best batches; without any of them by
     published ones. Raises InputError for best batches that no law goes through.
     """
-    studied = _studied_batch(evidence, run)
+    studied = evidence.studied_batch
     if studied is not None:
-        return studied
+        return _fitted(studied.law, studied.optima, run, studied.provenance)
     if evidence.batch_law is not None:
         return _kept_batch(evidence.provenance, evidence.batch_law, run)
     if evidence.batches is not None:
@@ -91,38 +82,13 @@ def rate_for(evidence: Evidence, params: float) -> RateChoice:
         how = "the paper's (section 3.3); no run here says another"
         return RateChoice(PAPER_RATE, Provenance(how=how), ())
     lr, how = _fitted_rate(evidence.rates, params)
-    studied = (_transferred(evidence), _searched(evidence))
-    beside = tuple(found for found in studied if found is not None)
-    return RateChoice(lr, evidence.provenance.but(how), beside)
-
-
-def _studied_batch(evidence: Evidence, run: PlannedRun) -> BatchChoice | None:
-    """By the lab's batch study on this corpus: its chosen law, through the best batches that it
-    was fitted to.
-    """
-    result = _on_this_corpus(evidence, BATCH)
-    chosen = result.numbers.chosen if result else None
-    if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
-        return None
-    first_arm = next(iter(result.numbers.arms.values()))
-    found = []
-    for size in first_arm.sizes:
-        for level in size.levels:
-            if level.batch and level.interval:
-                low, high = level.interval
-                width = math.log(high / low)
-                found.append((level.batch, level.loss, level.tokens, size.params, width))
-    batch, loss, tokens, params, width = np.array(found, float).T
-    error = np.maximum(width / _SD_IN_90, 1e-3)
-    optima = Optima(batch=batch, loss=loss, tokens=tokens, params=params, error=error)
-    how = f"the batch study's {chosen} law"
-    provenance = Provenance(study=BATCH.name, how=how, runs=result.runs)
-    return _fitted(chosen, optima, run, provenance)
+    return RateChoice(lr, evidence.provenance.but(how), evidence.studied_rates)
 
 
 def _kept_batch(source: Provenance, kept: KeptBatch, run: PlannedRun) -> BatchChoice:
     provenance = source.but(f"c D^p that the runs in the fit kept to ({kept.origin})")
     interval = None
+    # only the law measured at laptop scale comes with the best batches that it goes through
     if kept.origin == laptop.ORIGIN:
         interval = _fitted("tokens", laptop.BATCH_OPTIMA, run, provenance).interval
     return BatchChoice(
@@ -135,6 +101,7 @@ def _kept_batch(source: Provenance, kept: KeptBatch, run: PlannedRun) -> BatchCh
 
 def _table_batch(source: Provenance, optima: Optima, run: PlannedRun) -> BatchChoice:
     lengths = np.unique(optima.tokens)
+    # a power of the tokens needs batches that differ, over lengths that do
     if len(np.unique(optima.batch)) < 3 or len(lengths) < 3:
         return BatchChoice(
             batch=float(np.exp(np.log(optima.batch).mean())),
@@ -171,6 +138,7 @@ def _fitted_rate(rates: Sequence[tuple[float, float]], params: float) -> tuple[f
     """The rate of the runs in the fit, (parameters, rate) each, and how it was found: straight in
     logarithms through those of the best runs, by size, where they differ.
     """
+    # rates that were meant to be one may differ in their last bits
     values = np.unique([round(lr, 12) for _, lr in rates])
     if len(values) == 1:
         return float(values[0]), "the rate of the runs in the fit: the expected loss holds for it"
@@ -184,55 +152,3 @@ def _fitted_rate(rates: Sequence[tuple[float, float]], params: float) -> tuple[f
 
 def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-def _transferred(evidence: Evidence) -> StudiedRate | None:
-    """The best rate of the widest model of the transfer study, of the template's
-    parametrization.
-    """
-    result = _on_this_corpus(evidence, TRANSFER)
-    if result is None:
-        return None
-    table = evidence.template.model.parametrization if evidence.template else "minicpm"
-    rates = result.numbers.parametrizations.get(table)
-    known = [size for size in rates.sizes if size.lr] if rates else []
-    if not known:
-        return None
-    widest = max(known, key=lambda size: size.width)
-    return StudiedRate(
-        study=TRANSFER.name,
-        lr=widest.lr or 0.0,
-        interval=widest.interval,
-        at=f"{widest.width}x{widest.depth}, {result.numbers.tokens} tokens",
-        runs=result.runs,
-    )
-
-
-def _searched(evidence: Evidence) -> StudiedRate | None:
-    """The search's chosen rate, where it did not lose to the paper's defaults."""
-    result = _on_this_corpus(evidence, SEARCH)
-    if result is None:
-        return None
-    numbers = result.numbers
-    lr, outcome = numbers.chosen.point.get("lr"), numbers.outcome
-    if lr is None or outcome == "loses":
-        return None
-    where = f"{numbers.width}x{numbers.depth}, {numbers.tokens} tokens"
-    return StudiedRate(
-        study=SEARCH.name,
-        lr=lr,
-        interval=None,
-        at=f"{where}; {outcome} the paper's",
-        outcome=outcome,
-        runs=result.runs,
-    )
-
-
-def _on_this_corpus(
-    evidence: Evidence, experiment: Experiment[Studied, Any]
-) -> "StudyResult[Studied] | None":
-    """The lab's study, if it was made on the law's corpus."""
-    result = find_study(evidence.lab, experiment) if evidence.lab else None
-    if result is None or result.numbers.corpus not in (None, evidence.corpus):
-        return None
-    return result

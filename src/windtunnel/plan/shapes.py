@@ -119,6 +119,8 @@ class Family:
         layer = (4 + 3 * _FFN) * w**2  # of matrices: attention's four, and the feed-forward's three
         table = self.vocab * w
         counts = self.counts(d * (layer + 2 * w) + w, table)  # two norms a layer, and the last
+        # 2 FLOPs a multiply-add, three times for forward and backward; a query meets half of the
+        # context on average, for scores and for values (`model.shape.flops_per_token`)
         products, attention = 6 * (d * layer + table), 6 * d * w * (self.context + 1)
         return Shapes(width=w, depth=d, params=counts, flops=products + attention)
 

@@ -17,7 +17,9 @@ from windtunnel.results.plan import SizeLoss, Smaller
 Array = NDArray[np.float64]
 
 INDIFFERENT = 0.005  # of the loss: sizes within it of the best are called as good
-_TIE = 2e-4  # of the loss: below it the better known proportions decide
+# Of the loss. Laws do not see proportions: of shapes that they tell apart by less than this, the
+# one that is proportioned as measured models were is chosen.
+_TIE = 2e-4
 _WIDTHS = (8.0, 32_768.0)
 _LOG_FLOPS = (math.log(1e8), math.log(1e30))
 # Of the planned model's serving cost: what smaller, over-trained models are looked for at.
@@ -152,6 +154,7 @@ def by_6nd(outlook: Outlook, flops: float) -> Optimum:
     only real shapes.
     """
 
+    # D = C / 6N; the other counts of N, which laws may take, go with the width
     def loss(n: Array, d: Array) -> Array:
         return np.asarray(outlook.law(_counts(outlook.family, n), outlook.effective(d)), float)
 
@@ -184,6 +187,8 @@ def over_trained(outlook: Outlook, chosen: SizeChoice) -> tuple[Smaller, ...]:
     own_flops = float(own.flops[0])
     shapes, found = outlook.family.shapes(), dict[tuple[int, int], Smaller]()
     for share in _SERVED:
+        # reading or writing a token takes a third of its training FLOPs, for any shape: so the
+        # ratio of the costs to serve is that of the costs to train
         near = np.abs(np.log(shapes.flops / (own_flops * share)))
         candidates = np.flatnonzero(near <= near.min() + 0.05)
         shape = shapes.select([_best_proportioned(shapes, candidates, outlook.family.band)])
@@ -213,13 +218,8 @@ def _tokens_to(outlook: Outlook, shape: Shapes, loss: float, about: float) -> fl
 
     if not reached(high):
         return None
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        if reached(middle):
-            high = middle
-        else:
-            low = middle
-    return math.exp(high)
+    _, fewest = _bisected(reached, low, high, 1e-9)
+    return math.exp(fewest)
 
 
 @dataclass(frozen=True)
@@ -251,13 +251,21 @@ def _budget(outlook: Outlook, of: Callable[[_Best], float], wanted: float) -> fl
     low, high = _LOG_FLOPS
     if not at(low) < wanted < at(high):
         raise ValueError("the laws give no budget for which this would be the best size and length")
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        if at(middle) < wanted:
-            low = middle
-        else:
-            high = middle
+    low, high = _bisected(lambda log_flops: at(log_flops) >= wanted, low, high, 1e-6)
     return math.exp((low + high) / 2)
+
+
+def _bisected(
+    enough: Callable[[float], bool], low: float, high: float, within: float
+) -> tuple[float, float]:
+    """Two values, nearer than `within`, between which `enough` becomes true."""
+    while high - low > within:
+        middle = (low + high) / 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return low, high
 
 
 def _counts(family: Family, params: Array) -> dict[str, Array]:

@@ -35,6 +35,8 @@ class CheckedDesign(Record):
     """The models that were compared, and how they were trained."""
 
     parametrization: str
+    optimizer: str = "adamw"
+    """Whose steps were checked."""
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     width: int

@@ -19,13 +19,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.model import decoder, init, roles
-from windtunnel.model.roles import Role
-from windtunnel.recipe import Model
+from windtunnel.recipe import PARAMETRIZATIONS, Model, Parametrization, Role, Rule
 from windtunnel.report.experiments.check import figures
 from windtunnel.results.check import CHECK, Axis
 from windtunnel.results.study import read_study, read_table
-from windtunnel.train import optimizer
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.check.check import check, generated_window, measure
 from windtunnel.tunnel.check.design import Design
@@ -69,7 +66,14 @@ def one_over(growth: Callable[[Model], float]) -> Callable[[Model], float]:
 COMPLETEP = {"parametrization": "completep"}
 UNTIED = COMPLETEP | {"tied": False}
 LARGE_EPS = COMPLETEP | {"eps": 1e-4}
+MUON = {"optimizer": "muon"}
 MUTATIONS = {
+    "Muon's lr with 1/m": Mutation(
+        "hidden lr not 1/m", "width", one_over(width), "lr", "matrix", MUON
+    ),
+    "Muon's lr with sqrt(L)": Mutation(
+        "hidden lr not constant in the depth", "depth", root_depth, "lr", "matrix", MUON
+    ),
     "logits without 1/m": Mutation("logit multiplier not 1/m", "width", width, "logits"),
     "logits with 1/sqrt(m)": Mutation("logit multiplier not 1/m", "width", root_width, "logits"),
     "hidden lr without 1/m": Mutation("hidden lr not 1/m", "width", width, "lr", "matrix"),
@@ -138,7 +142,7 @@ MUTATIONS = {
 }
 
 
-def checked(axis: Axis, **settings: Any) -> tuple[list[str], list[str]]:
+def checked(axis: Axis, **settings: Any) -> tuple[list[str], tuple[str, ...]]:
     """(failing quantities, causes) of the check on one axis at a test's size."""
     design = Design(**SMALL | settings)
     # the other axis is one size: nothing of it is judged
@@ -151,34 +155,37 @@ def checked(axis: Axis, **settings: Any) -> tuple[list[str], list[str]]:
         measure(design, generated_window(design.context, VOCAB), VOCAB),
         axis,
         design.parametrization,
+        design.optimizer,
     )
     return [f"{s.quantity} {s.statistic}" for s in slopes if s.verdict == "fail"], causes_of(
         slopes, axis
     )
 
 
-def mutate(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
-    def rules(model: Model) -> dict[Role, roles.Rule]:
-        table = dict(roles.rules(model))
+def mutated(record: Parametrization, mutation: Mutation) -> Parametrization:
+    def changed(row: Any, model: Model) -> Any:
+        value = getattr(row, mutation.field) * mutation.factor(model)
+        return replace(row, **{mutation.field: value})
+
+    def rules(model: Model) -> dict[Role, Rule]:
+        table = dict(record.rules(model))
         assert mutation.role
-        rule = table[mutation.role]
-        table[mutation.role] = replace(
-            rule, **{mutation.field: getattr(rule, mutation.field) * mutation.factor(model)}
-        )
+        table[mutation.role] = changed(table[mutation.role], model)
         return table
 
-    def multipliers(model: Model) -> roles.Multipliers:
-        constants = roles.multipliers(model)
-        return replace(
-            constants,
-            **{mutation.field: getattr(constants, mutation.field) * mutation.factor(model)},
-        )
+    def orthogonal_lr(model: Model, out: int, into: int) -> float:
+        return record.orthogonal_lr(model, out, into) * mutation.factor(model)
 
-    if mutation.role:
-        monkeypatch.setattr(init, "rules", rules)
-        monkeypatch.setattr(optimizer, "rules", rules)
-    else:
-        monkeypatch.setattr(decoder, "multipliers", multipliers)
+    if not mutation.role:
+        return replace(record, multipliers=lambda model: changed(record.multipliers(model), model))
+    if (mutation.role, mutation.field) == ("matrix", "lr"):
+        return replace(record, rules=rules, orthogonal_lr=orthogonal_lr)
+    return replace(record, rules=rules)
+
+
+def mutate(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
+    for name, record in list(PARAMETRIZATIONS.items()):
+        monkeypatch.setitem(PARAMETRIZATIONS, name, mutated(record, mutation))
 
 
 # the same rule is broken another way in a test that is not slow
@@ -205,10 +212,12 @@ def test_a_broken_rule_fails_and_is_named(name: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("axis", ["width", "depth"])
 @pytest.mark.parametrize(
-    "settings", [{}, COMPLETEP, UNTIED], ids=["minicpm", "completep", "untied completep"]
+    "settings",
+    [{}, COMPLETEP, UNTIED, MUON, COMPLETEP | MUON],
+    ids=["minicpm", "completep", "untied completep", "muon", "completep with muon"],
 )
 def test_the_table_as_it_is_passes(axis: Axis, settings: dict[str, Any]) -> None:
-    assert checked(axis, **settings) == ([], [])
+    assert checked(axis, **settings) == ([], ())
 
 
 @pytest.mark.parametrize("axis", ["width", "depth"])
@@ -225,6 +234,12 @@ def test_standard_fails_on_both_axes_by_the_rules_that_it_lacks() -> None:
     for cause in ("hidden lr not 1/m", "logit multiplier not 1/m"):
         assert any(found.startswith(cause) for found in by_width)
     assert by_depth[0].startswith("residual multiplier not 1/sqrt(L)")
+
+
+def test_muon_with_steps_as_large_as_adamws_fails() -> None:
+    """What torch calls match_rms_adamw: its effect grows as sqrt(m)."""
+    _, causes = checked("width", parametrization="standard", optimizer="muon")
+    assert "hidden lr not 1/m (slope -0.50, expected -1.00)" in causes
 
 
 def test_a_tied_embedding_that_shrinks_with_the_width_fails() -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.recipe import OPTIMIZERS, PARAMETRIZATIONS
+from windtunnel.recipe.optimizer import ADAMW
 from windtunnel.tunnel.check import theory
 
 
@@ -41,3 +42,20 @@ def test_the_rules_of_each_parametrization(parametrization: str, power: str, alp
 def test_an_unknown_parametrization_is_refused() -> None:
     with pytest.raises(InputError, match="'mup': expected one of minicpm, completep, standard"):
         theory.rules("width", "mup")
+
+
+def test_how_large_a_step_may_be_comes_from_the_record_of_the_optimiser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An orthogonal step of full rank is smaller than the matrix by a constant, Adam's by the
+    root of the width.
+    """
+    assert theory.allowed("width", "minicpm", "matrix", "update", 1) == (-0.5, -0.5)
+    assert theory.allowed("width", "minicpm", "matrix", "update", 1, "muon") == (-0.5, 0.0)
+    assert theory.allowed("width", "minicpm", "embedding", "update", 1, "muon") == (0.0, 0.0)
+    growing = replace(ADAMW, size_slope=(0.5, 0.5))
+    record = replace(OPTIMIZERS["adamw"], name="other", update_of=lambda tensor, role: growing)
+    monkeypatch.setitem(OPTIMIZERS, record.name, record)
+    assert theory.allowed("width", "minicpm", "matrix", "update", 1, "other") == (0.5, 0.5)
+    with pytest.raises(InputError, match="expected one of adamw, muon, other"):
+        theory.allowed("width", "minicpm", "matrix", "update", 1, "muom")

@@ -51,7 +51,7 @@ def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law
         tie = law.border(
             before.batch
         )  # where the law's batch is as near to the one as to the other
-        assert law.law.predict(tie) == pytest.approx(before.batch * 2**0.5)
+        assert law.by_tokens.predict(tie) == pytest.approx(before.batch * 2**0.5)
         assert 0 <= tie - after.begin < after.batch
     for point in chain.points:
         segment = chain.segments[point.segment]
@@ -81,7 +81,7 @@ def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus)
     assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
     with_batch_study(lab)
     found = batch_law(lab.path, corpus, Design())
-    assert (found.law.c, found.law.p) == (LAW["c"], LAW["p"])
+    assert (found.by_tokens.c, found.by_tokens.p) == (LAW["c"], LAW["p"])
     assert batch_law(lab.path, corpus, Design(batch=1024)).batch(10**9) == 1024
     with_batch_study(lab, corpus="another")
     assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH

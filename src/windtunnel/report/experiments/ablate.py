@@ -22,15 +22,15 @@ def figures(
     arms = {arm.name: arm.difference for arm in numbers.arms if arm.difference}
     if not arms:
         return []
-    measured = f"against '{numbers.base}' ({numbers.seeds} seeds, {numbers.size})"
+    measured = f"minus that of '{numbers.base}' ({numbers.seeds} seeds, {numbers.size})"
     return [
         (
-            f"Loss on each held-out source after each arm's decay {measured}, nats/token: blue is "
-            "lower, so better.",
+            f"Loss on each held-out source after each arm's decay, {measured}, nats/token. Blue is "
+            "lower, and so better.",
             _map(arms, numbers.sources),
         ),
         (
-            f"The same on all held-out text {measured}. Bars: 90% intervals, with the noise of a "
+            f"Loss on all held-out text, {measured}. Bars: 90% intervals, with the noise of a "
             "difference pooled over the arms.",
             _bars(arms),
         ),

@@ -35,8 +35,8 @@ def figures(
             continue
         named = f" Probable causes: {'; '.join(causes)}." if causes else ""
         caption = (
-            f"Root mean squares against the {axis}, geometric means over seeds; dark is early, "
-            "bright is late. Red and dashed: its slope is out of what the theory allows."
+            f"Root mean squares against the {axis} (geometric means over seeds), from early steps "
+            "(dark) to late ones (bright). Red and dashed: the slope is not what the theory allows."
             f"{named}"
         )
         found.append((caption, _panels(slopes, [row for row in table if row.axis == axis], axis)))

@@ -40,8 +40,8 @@ def figures(
     found = [
         (
             "Loss after the decay against tokens, a line for each size (parameters, embedding "
-            "included) and seed. The star is the audit run, which no fit sees; the bar is what the "
-            "law predicted of it, 90%.",
+            "included) and seed. The star is the audit run, which no fit sees; the bar is the 90% "
+            "interval that the law predicted for it.",
             _losses(points, "tokens", "tokens", forecast),
         ),
         (
@@ -50,16 +50,16 @@ def figures(
             _with_envelope(_losses(points, "flops", "FLOPs of the run", forecast), points),
         ),
         (
-            "FLOPs of the study against those of a cosine run from scratch for each of its points: "
-            f"{numbers.cost.ratio:.3f} of them.",
+            "FLOPs of the study beside those of a cosine run from scratch for each of its points: "
+            f"the study took {numbers.cost.ratio:.3f} of them.",
             _costs(numbers.sizes),
         ),
     ]
     if any(form.record for form in numbers.law.forms):
         caption = (
             "How far each form of the law was off on the larger, the longer and the dearer runs "
-            "when it was fitted to the others: a dot a cut. What it weighs in a prediction stands "
-            "beside its name."
+            "when it was fitted to the others: a dot for each cut. Beside its name stands its "
+            "weight in a prediction."
         )
         found.append((caption, _records(numbers.law.forms)))
     return found

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from windtunnel.choices import Table
 from windtunnel.recipe import DECAY_SHAPES, Mixture
-from windtunnel.tunnel.ablate.design import Design
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
+    from windtunnel.tunnel.ablate.design import Design
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.3, 0.4)  # shares of a run that decay
 
@@ -31,11 +31,11 @@ class Arm:
         """Share of the peak rate at its end."""
         return DECAY_SHAPES[self.shape].floor
 
-    def decay_tokens(self, design: Design) -> int:
+    def decay_tokens(self, design: "Design") -> int:
         """Tokens of its decay, in whole steps."""
         return max(design.batch, design.whole_steps(round(self.decay * design.tokens)))
 
-    def leaves_at(self, design: Design) -> int:
+    def leaves_at(self, design: "Design") -> int:
         """Tokens at which it leaves its stem."""
         return design.whole_steps(design.tokens) - self.decay_tokens(design)
 
@@ -50,12 +50,12 @@ class Way:
     """The base arm, and those that differ from it in this one way."""
 
 
-def arms_of(design: Design, corpus: "Corpus") -> list[Arm]:
+def arms_of(design: "Design", corpus: "Corpus") -> list[Arm]:
     """The arms of a design, the base arm first."""
     return WAYS[design.arms].arms(design, corpus)
 
 
-def base_arm(design: Design) -> Arm:
+def base_arm(design: "Design") -> Arm:
     """That of the natural mixture."""
     return Arm(name="natural", decay=design.decay, shape=design.shape)
 
@@ -75,7 +75,7 @@ def upweighted(natural: dict[str, float], source: str, share: float) -> dict[str
     return mixture
 
 
-def _mixtures(design: Design, corpus: "Corpus") -> list[Arm]:
+def _mixtures(design: "Design", corpus: "Corpus") -> list[Arm]:
     """One arm a source, which gets more of the decay; the others share what is left by their
     sizes.
     """
@@ -88,13 +88,13 @@ def _mixtures(design: Design, corpus: "Corpus") -> list[Arm]:
     return arms
 
 
-def _shapes(design: Design, corpus: "Corpus") -> list[Arm]:
+def _shapes(design: "Design", corpus: "Corpus") -> list[Arm]:
     others = [shape for shape in DECAY_SHAPES if shape != design.shape]
     names = [design.shape, *others]
     return [Arm(name=name, decay=design.decay, shape=name) for name in names]
 
 
-def _lengths(design: Design, corpus: "Corpus") -> list[Arm]:
+def _lengths(design: "Design", corpus: "Corpus") -> list[Arm]:
     others = [length for length in _LENGTHS if not math.isclose(length, design.decay)]
     lengths = [design.decay, *others]
     return [Arm(name=f"{length:.0%}", decay=length, shape=design.shape) for length in lengths]

@@ -50,8 +50,8 @@ def check(lab: Path, corpus: Corpus | None, design: Design, watch: Watch) -> Pat
     else:
         window, vocab = _first_window(corpus, design.context), corpus.manifest.vocab
     sizes = measure(design, window, vocab, watch.show)
-    by_width = judge(sizes, "width", design.parametrization)
-    by_depth = judge(sizes, "depth", design.parametrization)
+    by_width = judge(sizes, "width", design.parametrization, design.optimizer)
+    by_depth = judge(sizes, "depth", design.parametrization, design.optimizer)
     slopes = [*by_width, *by_depth]
     failed = any(slope.verdict == "fail" for slope in slopes)
     causes = Causes(width=causes_of(by_width, "width"), depth=causes_of(by_depth, "depth"))
@@ -119,7 +119,7 @@ def recipe_of(design: Design, width: int, depth: int, vocab: int) -> Recipe:
             "embedding_as": design.embedding_as,
         },
         "data": {"corpus": "check", "context": design.context},
-        "optimizer": {"lr": design.lr, "eps": design.eps},
+        "optimizer": {"kind": design.optimizer, "lr": design.lr, "eps": design.eps},
         "schedule": {"tokens": max(design.steps) * design.context, "warmup": 0, "decay": 0},
         "train": {"batch": design.context},
     }
@@ -195,17 +195,17 @@ def _rows(sizes: Sequence[SizeReadings]) -> list[CheckRow]:
 
 def _summary(design: Design, slopes: Sequence[Slope], causes: Causes) -> str:
     failed = sum(slope.verdict == "fail" for slope in slopes)
+    checked = design.parametrization
+    if design.optimizer != "adamw":
+        checked += f" with {design.optimizer}"
     sizes = (
         f"widths {min(design.widths)} to {max(design.widths)} and depths {min(design.depths)} to "
         f"{max(design.depths)}"
     )
     if not failed:
-        return (
-            f"{design.parametrization} passes over {sizes}: all {len(slopes)} slopes are what the "
-            "theory allows"
-        )
+        return f"{checked} passes over {sizes}: all {len(slopes)} slopes are what the theory allows"
     named = "; ".join(f"{axis}: {', '.join(faults)}" for axis, faults in causes if faults)
     return (
-        f"{design.parametrization} fails over {sizes}: {failed} of {len(slopes)} slopes are not "
+        f"{checked} fails over {sizes}: {failed} of {len(slopes)} slopes are not "
         f"what the theory allows; {named}"
     )

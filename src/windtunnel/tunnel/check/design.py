@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from windtunnel.choices import Table
-from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.recipe import OPTIMIZERS, PARAMETRIZATIONS
 from windtunnel.tunnel.design import DIFFERENT_WHOLES, NUMBER, SWITCH, option, whole, word
 
 
@@ -32,6 +32,11 @@ class Design:
         "minicpm",
         "Parametrization whose rules are checked: {words}.",
         word(lambda: PARAMETRIZATIONS),
+    )
+    optimizer: str = option(
+        "adamw",
+        "Optimiser whose steps are checked: {words}.",
+        word(lambda: OPTIMIZERS),
     )
     widths: tuple[int, ...] = option(
         (64, 128, 256, 512), "Widths to compare, multiples of 16.", DIFFERENT_WHOLES

@@ -39,7 +39,9 @@ class SizeReadings:
     readings: list[Reading]
 
 
-def judge(sizes: Sequence[SizeReadings], axis: Axis, parametrization: str) -> list[Slope]:
+def judge(
+    sizes: Sequence[SizeReadings], axis: Axis, parametrization: str, optimizer: str = "adamw"
+) -> list[Slope]:
     """The slope of everything the theory speaks of, with verdicts and causes."""
     here = [one for one in sizes if one.axis == axis]
     if len(here) < 2:
@@ -53,7 +55,7 @@ def judge(sizes: Sequence[SizeReadings], axis: Axis, parametrization: str) -> li
     broken = _broken(table, along, theory.rules(axis, parametrization))
     found = []
     for (quantity, statistic, t), values in table.items():
-        expected = theory.allowed(axis, parametrization, quantity, statistic, t)
+        expected = theory.allowed(axis, parametrization, quantity, statistic, t, optimizer)
         if expected is None:
             continue
         if statistic == "eps" and np.max(values) < theory.NEGLIGIBLE_EPS:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from windtunnel.model.decoder import Decoder, Layer, rms_norm
-from windtunnel.model.roles import Role, role_of
+from windtunnel.model.roles import ROLE_OF, Role, role_of
 from windtunnel.model.rope import rotate
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import OPTIMIZERS, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import FlatOptimizer
@@ -236,8 +236,9 @@ def _responses(recipe: Recipe) -> dict[str, float]:
     lr and eps.
 
     A first step of Adam with a gradient g everywhere moves a weight by lr g / (g + eps): by lr
-    where g is large, and by less where it is far below eps, which tells eps. Without a gradient
-    it only decays.
+    where g is large, and by less where it is far below eps, which tells eps. One of Muon turns
+    such a gradient, of rank one, into a matrix with one singular value near lr. Without a
+    gradient a step only decays.
     """
     bare = recipe.change(optimizer={"clip": 0.0, "weight_decay": 0.0})
     tiny = recipe.optimizer.eps / 1000
@@ -248,8 +249,16 @@ def _responses(recipe: Recipe) -> dict[str, float]:
         slowed, _ = small[role]
         found[f"{role} decay"] = moved / size
         found[f"{role} lr"] = lr
-        found[f"{role} eps"] = tiny * (lr / slowed - 1)
+        if _has_eps(recipe, role):
+            found[f"{role} eps"] = tiny * (lr / slowed - 1)
     return found
+
+
+def _has_eps(recipe: Recipe, role: Role) -> bool:
+    """Whether the update of a role is told Adam's eps."""
+    tensor = next(tensor for tensor, its in ROLE_OF.items() if its == role)
+    update = OPTIMIZERS[recipe.optimizer.kind].update_of(tensor, role)
+    return "eps" in update.settings(recipe, role, (recipe.model.width,) * 2)
 
 
 def _moved(recipe: Recipe, gradient: float) -> dict[Role, tuple[float, float]]:

@@ -1,8 +1,8 @@
 """What every quantity of the coordinate check does with the size by theory: one table of slopes
 of log2 on log2.
 
-Width (Tensor Programs IV and V, Adam): everything that a model computes, and everything that
-training changes of it, is O(1). A few quantities reach that only late: a sum over the width of
+Width (Tensor Programs IV and V for Adam, 2310.17813 for orthogonal steps): everything that a
+model computes, and everything that training changes of it, is O(1). A few quantities reach that only late: a sum over the width of
 terms without common direction shrinks as 1/sqrt(m). So logits begin between -1/2 (no direction)
 and 0, and so does what matrices learn times their input, until the batch is learnt.
 
@@ -15,7 +15,7 @@ Table 7). With 1 the stream's change may fall by 1/2 until the batch is learnt, 
 after.
 """
 
-from windtunnel.recipe import PARAMETRIZATIONS
+from windtunnel.recipe import OPTIMIZERS, PARAMETRIZATIONS
 from windtunnel.results.check import Axis
 
 Slopes = tuple[float, float]  # the lowest and the highest that the theory allows
@@ -78,23 +78,30 @@ def _power(size: str, exponent: float) -> str:
 
 
 def allowed(
-    axis: Axis, parametrization: str, quantity: str, statistic: str, t: int
+    axis: Axis,
+    parametrization: str,
+    quantity: str,
+    statistic: str,
+    t: int,
+    optimizer: str = "adamw",
 ) -> Slopes | None:
-    """The slopes that a quantity may have after t steps; None where the theory says nothing."""
+    """The slopes that a quantity may have after t steps; None where the theory says nothing.
+    Raises InputError for an unknown parametrization or optimiser.
+    """
     if statistic == "rule":
         return (0.0, 0.0) if quantity.endswith(" decay") else None
     if statistic == "eps":  # it may get smaller against the gradient, which clipping keeps up
         return (-0.5, 0.0) if quantity == "matrix" else None
     if statistic == "update" and t > UPDATES_UNTIL:
         return None
+    if axis == "width" and statistic == "update" and quantity == "matrix":
+        return OPTIMIZERS[optimizer].update_of("query", "matrix").size_slope
     if axis == "width":
-        return _width(quantity, statistic, t)
+        return _width(quantity, t)
     return _depth(PARAMETRIZATIONS[parametrization].residual_exponent, quantity, statistic, t)
 
 
-def _width(quantity: str, statistic: str, t: int) -> Slopes:
-    if statistic == "update":
-        return (-0.5, -0.5) if quantity == "matrix" else (0.0, 0.0)  # lr/m over std/sqrt(m)
+def _width(quantity: str, t: int) -> Slopes:
     if quantity in ("logits", "matrix product") and t < LEARNT:
         return (-0.5, 0.0)
     return 0.0, 0.0

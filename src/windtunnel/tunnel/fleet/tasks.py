@@ -48,7 +48,7 @@ class Branch:
         return tuple(repr(getattr(self, name)) for name in own)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Task:
     """One wanted run; `run` is None until it can be created."""
 
@@ -140,11 +140,11 @@ class Tasks:
         """
         if isinstance(wanted, Recipe):
             run = create(self.lab, wanted, self.corpus)
-            return self._by_key.setdefault(run.path, Task(wanted, run=run))
+            return self._by_key.setdefault(run.path, Task(wanted=wanted, run=run))
         stem = self.add(wanted.stem)
         stem.points.add(wanted.at)
         # a branch has no run yet, and so no path: it is known by its stem and what is asked of it
-        return self._by_key.setdefault((id(stem), wanted.key), Task(wanted, stem))
+        return self._by_key.setdefault((id(stem), wanted.key), Task(wanted=wanted, stem=stem))
 
     def open_stems(self) -> None:
         """Tell the stems where their branches leave, so that they keep checkpoints there."""

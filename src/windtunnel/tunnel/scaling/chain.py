@@ -28,16 +28,16 @@ class BatchLaw:
     divides the next one.
     """
 
-    law: ByTokens
+    by_tokens: ByTokens
     origin: str
 
     def batch(self, tokens: float) -> int:
         """Tokens a step of a run of this length."""
-        return max(_SMALLEST_BATCH, 2 ** round(math.log2(self.law.predict(tokens))))
+        return max(_SMALLEST_BATCH, 2 ** round(math.log2(self.by_tokens.predict(tokens))))
 
     def border(self, batch: int) -> float:
         """Tokens at which `batch` has become as wrong as twice that batch."""
-        return self.law.tokens(batch * math.sqrt(2)) if self.law.p > 0 else math.inf
+        return self.by_tokens.tokens(batch * math.sqrt(2)) if self.by_tokens.p > 0 else math.inf
 
 
 LAPTOP_BATCH = BatchLaw(laptop.BATCH_LAW, laptop.ORIGIN)
@@ -57,13 +57,14 @@ class BranchPoint:
         return self.at + self.decay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chain:
-    """A stem, whose batch grows along the way, and where it is left."""
+    """A stem, whose batch grows along the way by a law, and where it is left."""
 
+    law: BatchLaw
     segments: tuple[Segment, ...]
     points: tuple[BranchPoint, ...]
-    warmup: int
+    warmup: int  # tokens
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -135,7 +136,7 @@ def lay_out(design: Design, law: BatchLaw) -> Chain:
             f"{segments[-1].batch} tokens, and after {about(warmup)} tokens of warm-up, they must "
             "differ by a step or more"
         )
-    return Chain(tuple(segments), tuple(points), warmup)
+    return Chain(law=law, segments=tuple(segments), points=tuple(points), warmup=warmup)
 
 
 def _segments(batch: int, last: int, law: BatchLaw) -> list[Segment]:

@@ -32,7 +32,7 @@ from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.scaling.chain import BatchLaw, Chain, batch_law, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, batch_law, lay_out
 from windtunnel.tunnel.scaling.design import (
     FEWEST_SIZES,
     FEWEST_STEPS,
@@ -48,10 +48,9 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     """Run the study, or what is missing of it; returns its folder. Raises InputError for a design
     that can't be laid out.
     """
-    law = batch_law(lab, corpus, design)
-    chain = lay_out(design, law)
-    stems, audit = _trained(lab, corpus, design, chain, law, watch)
-    numbers, rows = _analysed(corpus, design, chain, law, stems, audit)
+    chain = lay_out(design, batch_law(lab, corpus, design))
+    stems, audit = _trained(lab, corpus, design, chain, watch)
+    numbers, rows = _analysed(corpus, design, chain, stems, audit)
     runs = _runs_of(stems) + ([audit] if audit else [])
     verdict, summary = judge(numbers, failed=sum(final_loss(run) is None for run in runs))
     return write_study(
@@ -87,12 +86,12 @@ def _runs_of(stems: Sequence[_Stem]) -> list[Run]:
 
 
 def _trained(
-    lab: Path, corpus: Corpus, design: Design, chain: Chain, law: BatchLaw, watch: Watch
+    lab: Path, corpus: Corpus, design: Design, chain: Chain, watch: Watch
 ) -> tuple[list[_Stem], Run | None]:
     """Every stem with its branches, and the audit run where the design has one."""
     wanted: list[Recipe | Branch] = []
     if design.audit:
-        wanted.append(_audit_recipe(corpus, design, law))
+        wanted.append(_audit_recipe(corpus, design, chain))
     for size, seed in design.stems:
         segments = _segments(corpus, design, chain, size, seed)
         wanted += [*segments, *_branches(design, chain, size, segments)]
@@ -158,10 +157,10 @@ def _branches(
     ]
 
 
-def _audit_recipe(corpus: Corpus, design: Design, law: BatchLaw) -> Recipe:
+def _audit_recipe(corpus: Corpus, design: Design, chain: Chain) -> Recipe:
     """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
     size = design.audit_size
-    batch = design.batch or law.batch(design.audit_tokens)
+    batch = design.batch or chain.law.batch(design.audit_tokens)
     return proxy(
         corpus,
         size.width,
@@ -190,7 +189,6 @@ def _analysed(
     corpus: Corpus,
     design: Design,
     chain: Chain,
-    law: BatchLaw,
     stems: Sequence[_Stem],
     audit: Run | None,
 ) -> tuple[ScalingNumbers, list[ScalingRow]]:
@@ -213,7 +211,12 @@ def _analysed(
         decay=design.decay,
         shape=design.shape,
         floor=design.floor,
-        batch=BatchAlong(origin=law.origin, c=law.law.c, p=law.law.p, segments=chain.segments),
+        batch=BatchAlong(
+            origin=chain.law.origin,
+            c=chain.law.by_tokens.c,
+            p=chain.law.by_tokens.p,
+            segments=chain.segments,
+        ),
         cost=_cost(chain, stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),

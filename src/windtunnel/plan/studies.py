@@ -1,0 +1,183 @@
+"""What a lab's studies give a plan: the points that laws are fitted to, how their runs were
+trained, and what the other studies on the same corpus found.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from windtunnel.errors import InputError, did_you_mean
+from windtunnel.laws.batch import BATCH_LAWS, ByTokens, Optima
+from windtunnel.plan.evidence import (
+    CoreSpeed,
+    Evidence,
+    KeptBatch,
+    KeptDecay,
+    StudiedBatch,
+    points_in,
+    rates_in,
+)
+from windtunnel.recipe import Recipe, load
+from windtunnel.results.batch import BATCH, BatchNumbers
+from windtunnel.results.experiments import outcomes
+from windtunnel.results.plan import Provenance, StudiedRate
+from windtunnel.results.scaling import SCALING, ScalingNumbers
+from windtunnel.results.search import SEARCH, SearchNumbers
+from windtunnel.results.study import Experiment, StudyResult, find_study, read_table
+from windtunnel.results.transfer import TRANSFER, TransferNumbers
+
+# The studies that say something of the corpus that they were made on.
+Studied = TypeVar("Studied", BatchNumbers, SearchNumbers, TransferNumbers)
+
+_SD_IN_90 = 3.3  # standard errors that a 90% interval is wide
+
+
+def from_lab(lab: Path, study: str) -> Evidence:
+    """From the lab's scaling study of this name, and what its other studies add. Raises InputError
+    where the lab has no such study, saying what to do, and for a study that is damaged.
+    """
+    experiment = replace(SCALING, name=study)
+    folder = experiment.folder(lab)
+    result = find_study(lab, experiment)
+    if result is None:
+        there = [path.parent.name for path in (lab / "studies").glob("*/result.json")]
+        raise InputError(
+            f"{folder}: there is no such study{did_you_mean(study, there)}; run `windtunnel "
+            "scaling` first, or give a table of runs with --from"
+        )
+    file, rows = folder / "table.csv", [row.model_dump() for row in read_table(lab, experiment)]
+    points, taken = points_in(file, rows)
+    numbers, runs = result.numbers, tuple(dict.fromkeys(row["run"] for row in taken))
+    how = f"the {study} study: {len(points)} points of {len(runs)} runs"
+    source = Provenance(study=study, how=how, runs=runs)
+    template = _template(lab, result.runs)
+    parametrization = template.model.parametrization if template else "minicpm"
+    beside = (
+        _transferred(lab, numbers.corpus, parametrization),
+        _searched(lab, numbers.corpus),
+    )
+    return Evidence(
+        points=points,
+        provenance=source,
+        seed_sd=numbers.seed_sd,
+        decay=KeptDecay(
+            share=numbers.decay,
+            shape=numbers.shape,
+            floor=numbers.floor,
+            provenance=source.but(f"as the branches of the {study} study decayed"),
+        ),
+        sizes=tuple(sorted({(row["width"], row["depth"]) for row in taken})),
+        corpus=numbers.corpus,
+        template=template,
+        core_speed=_core_speed(numbers, source),
+        verdicts=outcomes(lab),
+        studied_batch=_best_batches(lab, numbers.corpus),
+        batch_law=KeptBatch(
+            law=ByTokens(numbers.batch.c, numbers.batch.p),
+            origin=numbers.batch.origin,
+            longest=max(numbers.lengths),
+        ),
+        rates=rates_in(file, taken),
+        studied_rates=tuple(found for found in beside if found is not None),
+        lab=lab,
+    )
+
+
+def _template(lab: Path, runs: Sequence[str]) -> Recipe | None:
+    """The recipe of the study's last run that is still there: the audit run, or the largest
+    size's.
+    """
+    for run in reversed(runs):
+        file = lab / "runs" / run / "recipe.toml"
+        if file.exists():
+            return load(file)
+    return None
+
+
+def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None:
+    """Of the study's audit run, or of all that was trained for it."""
+    audit = numbers.audit
+    audited = source.model_copy(update={"runs": (audit.run if audit else "",)})
+    for part, which, by in ((audit, "audit run", audited), (numbers.cost, "runs", source)):
+        if part and part.core_minutes and part.flops:
+            reached = part.flops / (60 * part.core_minutes)
+            how = f"FLOP/s that the {source.study} study's {which} reached on one core"
+            return CoreSpeed(reached, by.but(how))
+    return None
+
+
+def _best_batches(lab: Path, corpus: str) -> StudiedBatch | None:
+    """The chosen law of the lab's batch study on this corpus, by the best batches that it was
+    fitted to.
+    """
+    result = _on_corpus(lab, BATCH, corpus)
+    chosen = result.numbers.chosen if result else None
+    if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
+        return None
+    # `chosen` is the law of the first arm
+    first_arm = next(iter(result.numbers.arms.values()))
+    found = []
+    for size in first_arm.sizes:
+        for level in size.levels:
+            if level.batch and level.interval:
+                low, high = level.interval
+                width = math.log(high / low)
+                found.append((level.batch, level.loss, level.tokens, size.params, width))
+    if not found:
+        return None
+    batch, loss, tokens, params, width = np.array(found, float).T
+    error = np.maximum(width / _SD_IN_90, 1e-3)
+    optima = Optima(batch=batch, loss=loss, tokens=tokens, params=params, error=error)
+    how = f"the batch study's {chosen} law"
+    return StudiedBatch(chosen, optima, Provenance(study=BATCH.name, how=how, runs=result.runs))
+
+
+def _transferred(lab: Path, corpus: str, parametrization: str) -> StudiedRate | None:
+    """The best rate of the widest model of the transfer study, of this parametrization."""
+    result = _on_corpus(lab, TRANSFER, corpus)
+    if result is None:
+        return None
+    rates = result.numbers.parametrizations.get(parametrization)
+    known = [size for size in rates.sizes if size.lr] if rates else []
+    if not known:
+        return None
+    widest = max(known, key=lambda size: size.width)
+    return StudiedRate(
+        study=TRANSFER.name,
+        lr=widest.lr or 0.0,
+        interval=widest.interval,
+        at=f"{widest.width}x{widest.depth}, {result.numbers.tokens} tokens",
+        runs=result.runs,
+    )
+
+
+def _searched(lab: Path, corpus: str) -> StudiedRate | None:
+    """The search's chosen rate, where it did not lose to the paper's defaults."""
+    result = _on_corpus(lab, SEARCH, corpus)
+    if result is None:
+        return None
+    numbers = result.numbers
+    lr, outcome = numbers.chosen.point.get("lr"), numbers.outcome
+    if lr is None or outcome == "loses":
+        return None
+    where = f"{numbers.width}x{numbers.depth}, {numbers.tokens} tokens"
+    return StudiedRate(
+        study=SEARCH.name,
+        lr=lr,
+        interval=None,
+        at=f"{where}; {outcome} the paper's",
+        outcome=outcome,
+        runs=result.runs,
+    )
+
+
+def _on_corpus(
+    lab: Path, experiment: Experiment[Studied, Any], corpus: str
+) -> "StudyResult[Studied] | None":
+    """The lab's study, if it was made on this corpus or does not say on which."""
+    result = find_study(lab, experiment)
+    return result if result and result.numbers.corpus in (None, corpus) else None
