@@ -42,7 +42,8 @@ td.name, th.name { text-align: left; }
 .verdict.care { background: #9a6b00; }
 .sources th, .sources td { text-align: left; white-space: normal; vertical-align: top; }
 .child { padding-left: 1.2rem; } .failed { color: #b00020; }
-code { font-size: .85em; } pre { background: #f5f5f3; padding: .9rem 1.1rem; white-space: pre-wrap; }
+code { font-size: .85em; }
+pre { background: #f5f5f3; padding: .9rem 1.1rem; white-space: pre-wrap; }
 """
 
 

@@ -128,9 +128,8 @@ class Trials:
             if len(trial.params) == len(self.space.settings):
                 whole.append(trial)
             else:
-                self.study.tell(
-                    trial.number, state=TrialState.FAIL
-                )  # killed while it was being asked
+                # it was killed while it was being asked
+                self.study.tell(trial.number, state=TrialState.FAIL)
         return whole
 
     def _point(self, params: dict[str, Any]) -> SearchPoint:
