@@ -1,5 +1,5 @@
-"""Which size for a budget: the closed form, real shapes, limits, repeated tokens, and smaller models
-that are trained longer.
+"""Which size for a budget: the closed form, real shapes, limits, repeated tokens, and smaller
+models that are trained longer.
 """
 
 import math

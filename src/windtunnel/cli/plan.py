@@ -36,8 +36,8 @@ def plan(
     device: Annotated[
         str | None,
         typer.Option(
-            help=f"The device to train on: {DEVICES.listed}. A cpu is as fast as the lab's own runs "
-            "were."
+            help=f"The device to train on: {DEVICES.listed}. "
+            "A cpu is as fast as the lab's own runs were."
         ),
     ] = None,
     gpus: Annotated[int, typer.Option(help="How many of these devices.", min=1)] = 1,

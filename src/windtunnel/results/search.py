@@ -124,6 +124,8 @@ class SearchNumbers(Numbers):
     corpus: str | None = None
     width: int
     depth: int
+    optimizer: str = "adamw"
+    """With which every run was trained."""
     tokens: int
     """Of each run."""
     batch: int

@@ -38,8 +38,10 @@ class Compiled:
 
     def __str__(self) -> str:
         if not self.made:
-            return f"nothing compiled anew: {self.found} graphs found on the disk and loaded in {self.seconds:.0f} s"
-        return f"{self.made} graphs compiled anew and {self.found} found on the disk, {self.seconds:.0f} s"
+            found = f"{self.found} graphs found on the disk and loaded"
+            return f"nothing compiled anew: {found} in {self.seconds:.0f} s"
+        made = f"{self.made} graphs compiled anew and {self.found} found on the disk"
+        return f"{made}, {self.seconds:.0f} s"
 
 
 def so_far() -> Compiled:

@@ -21,10 +21,8 @@ def restore(step: Step, run: Run, corpus: Corpus, member: int | None = None) -> 
     start, steps = 0, 0
     if state := _state(*_start(run), step.engine.device):
         put(step, state, member)
-        start, steps = (
-            state.tokens,
-            state.steps if state.moments else 0,
-        )  # an imported model brings none
+        start = state.tokens
+        steps = state.steps if state.moments else 0  # an imported model brings no moments
     return _replay(step, run, corpus, start, steps) if replays(run) else (start, steps)
 
 

@@ -293,8 +293,10 @@ def _make(
 
 def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -> None:
     """Raises InputError for a vocabulary, a mixture or an objective for which the corpus is not
-    made. A model that comes from elsewhere may have more rows than its tokenizer has tokens: engines like multiples
-    of 64.
+    made.
+
+    A model that comes from elsewhere may have more rows than its tokenizer has tokens: engines
+    like multiples of 64.
     """
     asked, vocab = recipe.model.vocab, corpus.manifest.vocab
     if asked < vocab or (asked > vocab and not parent):

@@ -383,3 +383,14 @@ def judged(result: StudyResult[SearchNumbers], table: Sequence[SearchRow]) -> No
     assert all(math.isfinite(x) and x >= 0 for x in numbers.expected_gain.gain)
     drawn = figures(result, table)
     assert len(drawn) == 4 and all(figure.to_json() and caption for caption, figure in drawn)
+
+
+def test_a_search_with_another_optimiser(make_lab: Any) -> None:
+    lab = make_lab()
+    design = Design(**TINY | {"optimizer": "muon", "also": ("momentum",), "trials": 4})
+    search(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), design, Watch())
+    told = [run.recipe.optimizer for run in list_runs(lab.path)]
+    assert {one.kind for one in told} == {"muon"} and len({one.momentum for one in told}) > 2
+    result = read_study(lab.path, SEARCH)
+    assert result.numbers.optimizer == "muon" and result.verdict
+    assert "momentum" in result.numbers.importances

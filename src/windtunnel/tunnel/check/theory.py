@@ -2,9 +2,10 @@
 of log2 on log2.
 
 Width (Tensor Programs IV and V for Adam, 2310.17813 for orthogonal steps): everything that a
-model computes, and everything that training changes of it, is O(1). A few quantities reach that only late: a sum over the width of
-terms without common direction shrinks as 1/sqrt(m). So logits begin between -1/2 (no direction)
-and 0, and so does what matrices learn times their input, until the batch is learnt.
+model computes, and everything that training changes of it, is O(1). A few quantities reach that
+only late: a sum over the width of terms without common direction shrinks as 1/sqrt(m). So logits
+begin between -1/2 (no direction) and 0, and so does what matrices learn times their input, until
+the batch is learnt.
 
 Depth: a block adds L^-alpha of its branches, alpha being 1/2 for minicpm (Tensor Programs VI) and
 1 for completep (2505.01618). Neither scales the rate with the depth, so the changes of L blocks

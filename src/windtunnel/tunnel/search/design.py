@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, any_words, option, whole
+from windtunnel.recipe import OPTIMIZERS
+from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, any_words, option, whole, word
 from windtunnel.tunnel.search.settings import optional_settings
 
 
@@ -19,6 +20,9 @@ class Design:
 
     width: int = option(32, "Width of the small model that is searched on.", whole(least=16))
     depth: int = option(3, "Depth of the small model.", whole())
+    optimizer: str = option(
+        "adamw", "Optimiser that every run is trained with: {words}.", word(lambda: OPTIMIZERS)
+    )
     tokens: int = option(
         0,
         "Length of each run in tokens. 0 stands for ten tokens per parameter (embeddings not "

@@ -164,6 +164,7 @@ class _Search:
         design = self.design
         sections = changes(point, self.tokens, design.batch)
         sections["train"] = {"batch": design.batch, **design.train}
+        sections["optimizer"] = sections.get("optimizer", {}) | {"kind": design.optimizer}
         values = "-".join(f"{value:.3g}" for value in point.values())
         return proxy(
             self.corpus,
@@ -231,6 +232,7 @@ class _Search:
             corpus=self.corpus.folder.name,
             width=design.width,
             depth=design.depth,
+            optimizer=design.optimizer,
             tokens=self.tokens,
             batch=design.batch,
             sampler=SAMPLER,
@@ -349,6 +351,7 @@ def _open(lab: Path, corpus: Corpus, design: Design, storage: str | None) -> Tri
         RESULTS_VERSION,
         design.width,
         design.depth,
+        design.optimizer,
         tokens,
         design.batch,
         design.batch_trials,

@@ -94,6 +94,15 @@ SETTINGS = Table(
             complement=True,
         ),
         Setting(
+            name="momentum",
+            help="Muon's average of gradients",
+            section="optimizer",
+            default=0.95,
+            low=0.0125,
+            high=0.2,
+            complement=True,
+        ),
+        Setting(
             name="warmup",
             help="the warm-up as a share of the run",
             section="schedule",

@@ -1,6 +1,4 @@
-"""The space that a search explores: points of several settings, and their coordinates, in
-octaves.
-"""
+"""The space that a search explores: points of several settings, their coordinates in octaves."""
 
 import math
 from collections.abc import Sequence

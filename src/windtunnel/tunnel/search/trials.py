@@ -67,11 +67,10 @@ class Trials:
         from optuna.trial import TrialState
 
         trials = self._trials()
-        before = [trial.value for trial in trials[:first]]
-        worst = worst_loss([*before, *(outcome.loss for outcome in outcomes)])
-        told = trials[first : first + len(outcomes)]
-        for trial, outcome in zip(told, outcomes, strict=True):
-            # a search that was killed and goes on tells what had been told
+        worst = worst_loss(
+            [t.value for t in trials[:first]] + [outcome.loss for outcome in outcomes]
+        )
+        for trial, outcome in zip(trials[first : first + len(outcomes)], outcomes, strict=True):
             if trial.state != TrialState.RUNNING:
                 continue
             opened = optuna.trial.Trial(self.study, trial._trial_id)
@@ -84,20 +83,21 @@ class Trials:
         import optuna
         from optuna.trial import TrialState
 
-        # a search that was killed between the two calls below has left its point in the queue
         if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             point = self._starting(index) if index < self.start else self._suggested(index)
-            queued = {}
-            for setting, x in zip(self.space.settings, point, strict=True):
-                # within the bounds when rounding has put it a hair outside
-                queued[setting.label] = min(max(2.0**x, setting.low), setting.high)
-            self.study.enqueue_trial(queued)
-        axes: dict[str, optuna.distributions.BaseDistribution] = {}
-        for setting in self.space.settings:
-            axes[setting.label] = optuna.distributions.FloatDistribution(
-                setting.low, setting.high, log=True
+            # within the bounds when rounding has put it a hair outside
+            self.study.enqueue_trial(
+                {
+                    s.label: min(max(2.0**x, s.low), s.high)
+                    for s, x in zip(self.space.settings, point, strict=True)
+                }
             )
-        self.study.ask(axes)
+        self.study.ask(
+            {
+                s.label: optuna.distributions.FloatDistribution(s.low, s.high, log=True)
+                for s in self.space.settings
+            }
+        )
 
     def _starting(self, index: int) -> NDArray[np.float64]:
         """The paper's point, then a Sobol sequence, (settings,) octaves."""
@@ -106,25 +106,16 @@ class Trials:
         return self.space.spread(self.start - 1, self.seed)[index - 1]
 
     def _suggested(self, index: int) -> NDArray[np.float64]:
-        """By the surface through what has been told, (settings,) octaves."""
-        ended, losses, running = [], [], []
-        for trial in self._trials():
-            if trial.value is None:
-                running.append(trial)
-            else:
-                ended.append(trial)
-                losses.append(trial.value)
-        # of its own for each trial, whatever was asked for before
+        trials = self._trials()
+        ended = [trial for trial in trials if trial.value is not None]
+        running = [trial for trial in trials if trial.value is None]
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+        losses = [trial.value for trial in ended if trial.value is not None]
         return suggest(self.space, self._octaves(ended), losses, self._octaves(running), seed)
 
     def _octaves(self, trials: Sequence["optuna.trial.FrozenTrial"]) -> Octaves:
-        """(trials, settings); of no trials (0, settings)."""
-        labels = [setting.label for setting in self.space.settings]
-        points = np.empty((len(trials), len(labels)))
-        for row, trial in zip(points, trials, strict=True):
-            row[:] = [trial.params[label] for label in labels]
-        return np.log2(points)
+        points = [[trial.params[s.label] for s in self.space.settings] for trial in trials]
+        return np.log2(np.reshape(points, (len(trials), len(self.space.settings))))
 
     def _trials(self) -> list["optuna.trial.FrozenTrial"]:
         from optuna.trial import TrialState
@@ -136,7 +127,8 @@ class Trials:
         for trial in asked:
             if len(trial.params) == len(self.space.settings):
                 whole.append(trial)
-            else:  # killed while it was being asked
+            else:
+                # it was killed while it was being asked
                 self.study.tell(trial.number, state=TrialState.FAIL)
         return whole
 

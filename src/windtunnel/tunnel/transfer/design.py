@@ -55,8 +55,8 @@ class Design:
     def __post_init__(self) -> None:
         if 1 < len(self.seeds) < len(self.parametrizations):
             raise InputError(
-                f"--seeds {','.join(map(str, self.seeds))}: expected one number, or one for each "
-                f"of {', '.join(self.parametrizations)}"
+                f"--seeds {','.join(map(str, self.seeds))}: expected one number, "
+                f"or one for each of {', '.join(self.parametrizations)}"
             )
 
     def seeds_of(self, parametrization: str) -> int:
