@@ -354,7 +354,7 @@ class TestBadInput:
             (("--data", Path(__file__)), "expected conversations in JSON lines"),
             (("--epochs", 0), "--epochs 0: expected a number above zero"),
             (("--epochs", 2, "--tokens", "1M"), "--epochs and --tokens both say how long"),
-            (("--tokens", "x"), "'x' is not a number of tokens"),
+            (("--tokens", "x"), "--tokens x: expected a number above zero"),
             (("--batch", 33), "train.batch=33 must be a multiple of data.context=32"),
             (("--batch", "1M"), "less than one batch of 1M; an epoch is"),
             (("--context", 64), "--context 64: "),
