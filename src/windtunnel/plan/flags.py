@@ -89,7 +89,7 @@ def of_law(profiles: Iterable[Profile], at_edge: bool, ratio: BestRatio) -> Iter
         yield note(
             "law",
             f"{' and '.join(loose)} {are} not pinned down by these runs: do not quote the value "
-            "alone, and expect it to matter far from the runs.",
+            "alone. Far from the runs this uncertainty matters.",
         )
     if ratio.interval90 is None:
         yield caution(
