@@ -1,0 +1,199 @@
+"""Reading what people bring: files, folders, globs and standard input, whole or broken."""
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from windtunnel.data import readers
+from windtunnel.data.readers import READERS, Reader, from_paths, read_path
+from windtunnel.errors import InputError
+
+
+def _jsonl(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def _write_gzip(path: Path, data: bytes) -> None:
+    path.write_bytes(gzip.compress(data))
+
+
+def _write_zstandard(path: Path, data: bytes) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    half = len(data) // 2  # two frames, as parallel compressors write them
+    path.write_bytes(
+        b"".join(zstandard.ZstdCompressor().compress(part) for part in (data[:half], data[half:]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.jsonl", Path.write_bytes), ("a.jsonl.gz", _write_gzip), ("a.jsonl.zst", _write_zstandard)],
+)
+def test_jsonl_plain_and_compressed(
+    tmp_path: Path, name: str, write: Callable[[Path, bytes], object]
+) -> None:
+    texts = [f"document {i}\nline two" for i in range(5000)]
+    write(tmp_path / name, _jsonl(texts) + b"\n   \n")
+    assert list(read_path(tmp_path / name)) == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("a.jsonl.gz", _write_gzip), ("a.jsonl.zst", _write_zstandard)]
+)
+def test_a_compressed_file_that_was_cut_short_is_refused(
+    tmp_path: Path, name: str, write: Callable[[Path, bytes], object]
+) -> None:
+    noise = random.Random(0)
+    write(tmp_path / name, _jsonl([str(noise.getrandbits(900)) for _ in range(500)]))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(InputError, match="cannot be read to its end"):
+        list(read_path(tmp_path / name))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = [f"row {i}" for i in range(3000)]
+    parquet.write_table(
+        pyarrow.table({"body": texts, "id": list(range(3000))}), tmp_path / "a.parquet"
+    )
+    assert list(read_path(tmp_path / "a.parquet", "body")) == texts
+    with pytest.raises(InputError, match="no column 'text'; it has body, id"):
+        list(read_path(tmp_path / "a.parquet"))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(InputError, match=r"b\.parquet"):
+        list(read_path(tmp_path / "b.parquet"))
+
+
+def test_folders_are_recursive_and_sorted_and_globs_work(tmp_path: Path) -> None:
+    (tmp_path / "sub" / ".hidden").mkdir(parents=True)
+    (tmp_path / "b.md").write_text("second")
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "sub" / "c.py").write_text("third = 3\n")
+    (tmp_path / "sub" / "empty.py").write_text("\n")
+    (tmp_path / "sub" / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / "sub" / ".hidden" / "d.txt").write_text("never")
+    assert list(read_path(tmp_path)) == ["first", "second", "third = 3\n"]
+    assert list(read_path(f"{tmp_path}/**/*.py")) == ["third = 3\n"]
+    assert list(read_path(f"{tmp_path}/?.*")) == ["first", "second"]
+
+
+def test_a_reader_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(file: Path, text_field: str) -> Iterator[str]:
+        yield from file.read_text().splitlines()
+
+    monkeypatch.setattr(readers, "READERS", [*READERS, Reader((".lines",), lines)])
+    (tmp_path / "a.lines").write_text("one\ntwo\n")
+    (tmp_path / "b.txt").write_text("three")
+    assert list(read_path(tmp_path)) == ["one", "two", "three"], "in a folder"
+    assert list(read_path(tmp_path / "a.lines")) == ["one", "two"]
+    with pytest.raises(InputError, match=r"expected files ending in \.txt, .*, \.lines"):
+        (tmp_path / "empty").mkdir()
+        list(read_path(tmp_path / "empty"))
+
+
+def test_any_text_file_may_be_named_directly(tmp_path: Path) -> None:
+    (tmp_path / "notes.rst").write_bytes(b"\xef\xbb\xbfwith a byte order mark")
+    assert list(read_path(tmp_path / "notes.rst")) == ["with a byte order mark"]
+
+
+@pytest.mark.parametrize(
+    ("given", "documents"),
+    [(_jsonl(["one", "two"]), ["one", "two"]), (b"plain text\n{}\n", ["plain text\n{}\n"])],
+)
+def test_standard_input(given: bytes, documents: list[str]) -> None:
+    script = (
+        "import json; from windtunnel.data.readers import read_path; "
+        "print(json.dumps(list(read_path('-'))))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], input=given, capture_output=True, check=True
+    ).stdout
+    assert json.loads(said) == documents
+
+
+BROKEN = {
+    b"{broken": "not JSON",
+    b'{"txt": "x"}': "expected an object with the field 'text'",
+    b"[1, 2]": "expected an object",
+    b'{"text": 7}': "holds no text",
+    b'{"text": "  "}': "holds no text",
+    b'{"text": "\xff\xfe"}': "not UTF-8",
+    b'{"text": "\\ud800"}': "surrogate",
+    b"[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize("line", BROKEN, ids=list(BROKEN.values()))
+def test_broken_lines_are_skipped_below_the_share_and_refused_above(
+    tmp_path: Path, line: bytes
+) -> None:
+    good = _jsonl([f"document {i}" for i in range(199)])
+    (tmp_path / "a.jsonl").write_bytes(good + line + b"\n")
+    assert len(list(read_path(tmp_path / "a.jsonl"))) == 199
+    (tmp_path / "a.jsonl").write_bytes(good + (line + b"\n") * 3)
+    with pytest.raises(InputError) as refused:
+        list(read_path(tmp_path / "a.jsonl"))
+    message = str(refused.value)
+    assert (
+        "a.jsonl line 200" in message
+        and BROKEN[line] in message
+        and "1.5%" in message
+        and "\n" not in message
+    )
+
+
+def test_a_hopeless_file_is_refused_before_its_end(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"nonsense\n" * 100_000)
+    with pytest.raises(InputError, match="101 of the first 101"):
+        list(read_path(tmp_path / "a.jsonl"))
+
+
+def test_text_that_is_not_utf8_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\nthr\xe9e\n")
+    with pytest.raises(InputError, match=r"a\.txt line 3: not UTF-8"):
+        list(read_path(tmp_path / "a.txt"))
+
+
+def test_long_lines(tmp_path: Path) -> None:
+    with open(tmp_path / "a.jsonl", "wb") as stream:
+        stream.write(b'{"text": "' + b"word " * 10_000_000 + b'"}\n')  # 50 MB
+        stream.write(_jsonl(["short"]))
+    assert [len(text) for text in read_path(tmp_path / "a.jsonl")] == [50_000_000, 5]
+    with open(tmp_path / "b.jsonl", "wb") as stream:
+        stream.write(b'{"text": "' + b"word " * 15_000_000 + b'"}\n')  # 75 MB, over the limit
+        stream.write(_jsonl(["short"]))
+    assert list(read_path(tmp_path / "b.jsonl", max_bad=0.5)) == ["short"]
+    with pytest.raises(InputError, match=r"b\.jsonl line 1: the line is longer than 64 MiB"):
+        list(read_path(tmp_path / "b.jsonl"))
+
+
+def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("\n")
+    for path, expected in [
+        ("empty", "no document in this folder"),
+        ("notes.txt", "no document found"),
+        ("note.txt", r"no such file or folder; did you mean .*notes\.txt"),
+        ("*.jsonl", "no file matches"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            list(read_path(tmp_path / path))
+
+
+def test_the_identity_of_paths_changes_with_their_content(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    before = from_paths(tmp_path).identity
+    assert from_paths(tmp_path).identity == before
+    (tmp_path / "a.txt").write_text("other")
+    assert from_paths(tmp_path).identity != before
+    with pytest.raises(InputError):
+        from_paths(tmp_path / "b.txt")
