@@ -122,10 +122,11 @@ def test_what_is_proposed_is_better_on_draws_that_it_was_not_chosen_by(tmp_path:
     )
     assert corpus.sources["all"].train.tokens > Design().audit_tokens, "one epoch"
     sparse = replace(Design(), points=5)
-    report = advise(tmp_path, corpus, sparse, None, Budget(1.1e14, "FLOPs"), 8, Watch())
-    given, proposed = report.given, report["proposed"]
-    assert report["within"] >= 3
-    assert proposed["expected"]["width90"] < 0.95 * given.expected.width90
-    assert proposed["expected"]["coverage90"] >= 0.75
-    assert proposed["cost"]["all"]["flops"] <= 1.1e14
-    assert "--points 5 " not in proposed["command"]
+    budget = Budget(amount=1.1e14, unit="FLOPs")
+    report = advise(tmp_path, corpus, sparse, DryRun(budget=budget, simulations=8), Watch())
+    given, proposed = report.given.expected, report.proposed
+    assert report.within >= 3 and given and proposed and proposed.expected
+    assert proposed.expected.width90 < 0.95 * given.width90
+    assert proposed.expected.coverage90 >= 0.75
+    assert proposed.cost.all.flops <= 1.1e14
+    assert "--points 5 " not in proposed.command
