@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer
 from typer.testing import CliRunner
+from winds import WINDS, Wind
 
-from windtunnel.choices import Table
 from windtunnel.cli import app, study
 from windtunnel.cli.options import DEFAULT_LAB, Lab
 from windtunnel.errors import InputError
@@ -21,17 +21,6 @@ STUDIES = ("check", "search", "transfer", "batch", "scaling", "dynamics", "ablat
 # what a command may be asked beside its Design: where to work, and how to print
 BESIDE = {"--corpus", "--lab", "--json", "--help", "--storage", "--dry-run"}
 REPEATED = {"--arm"}  # an option that can be given several times is no field
-
-
-@dataclass(frozen=True)
-class Wind:
-    """A choice that only this test has."""
-
-    name: str
-    help: str
-
-
-WINDS = Table("wind", (Wind("north", "cold"), Wind("south", "warm")))
 
 
 @dataclass(frozen=True, kw_only=True)

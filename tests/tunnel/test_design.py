@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass, fields
 
 import pytest
+from winds import WINDS
 
-from windtunnel.choices import Table
 from windtunnel.errors import InputError
 from windtunnel.quantities import Length
 from windtunnel.tunnel import design
@@ -15,17 +15,6 @@ from windtunnel.tunnel.design import Kind, Size, option, options_of, typed
 
 # the modules that hold a Design
 DESIGNS = ("check", "search", "transfer", "batch", "scaling", "dynamics", "ablate")
-
-
-@dataclass(frozen=True)
-class Wind:
-    """A choice that only this test has."""
-
-    name: str
-    help: str
-
-
-WINDS = Table("wind", (Wind("north", "cold"), Wind("south", "warm")))
 
 
 @dataclass(frozen=True, kw_only=True)

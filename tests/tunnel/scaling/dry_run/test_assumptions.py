@@ -1,48 +1,30 @@
 """What a simulation takes for real: the laws and the noise of a table are found again in it."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from dry_runs import COUPLED, SIZES, grid_of
 
 from windtunnel.data.shards import Corpus
-from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.points import LossPoints
 from windtunnel.results.dry_run import StudyNoise
 from windtunnel.results.scaling import ScalingNumbers
 from windtunnel.results.study import StudyResult, Verdict
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
-from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.assumptions import (
     LAPTOP_NOISE,
     LAPTOP_TRUTHS,
     Assumptions,
-    Truth,
     assumptions_of,
 )
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
-from windtunnel.tunnel.scaling.dry_run.simulate import PointGrid, measured
-
-COUPLED = Truth(
-    form="coupled",
-    count="params_total",
-    law=LossLaw(E=0, A=2e8, alpha=0.9, B=1.3e8, beta=0.7, c=0.163),
-    origin="known",
-)
+from windtunnel.tunnel.scaling.dry_run.simulate import measured
 
 
 @pytest.fixture(scope="module")
 def counts(corpus: Corpus) -> dict[Size, SizeCounts]:
-    sizes = [*Design().sizes, Size(80, 4), Size(112, 4), Size(128, 4)]
-    return {size: counts_of(corpus, size) for size in sizes}
-
-
-def grid_of(counts: dict[Size, SizeCounts], **changes: Any) -> PointGrid:
-    design = replace(Design(), **changes)
-    return PointGrid.of(design, lay_out(design, LAPTOP_BATCH), counts)
+    return {size: counts_of(corpus, size) for size in SIZES}
 
 
 def study_in(

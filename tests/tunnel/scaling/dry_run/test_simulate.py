@@ -3,21 +3,18 @@ in a table.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from dry_runs import COUPLED, SIZES, grid_of
 
 from windtunnel.data.shards import Corpus
 from windtunnel.laws.loss import LossLaw
 from windtunnel.results.dry_run import StudyNoise
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
 from windtunnel.tunnel.scaling.design import Design
-from windtunnel.tunnel.scaling.dry_run.assumptions import Truth
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
 from windtunnel.tunnel.scaling.dry_run.simulate import (
-    PointGrid,
     SimulatedStudy,
     achieved,
     determined,
@@ -25,25 +22,13 @@ from windtunnel.tunnel.scaling.dry_run.simulate import (
     measured,
 )
 
-COUPLED = Truth(
-    form="coupled",
-    count="params_total",
-    law=LossLaw(E=0, A=2e8, alpha=0.9, B=1.3e8, beta=0.7, c=0.163),
-    origin="known",
-)
 QUIET = StudyNoise(stem=0, own=0, length=0, origin="none")
 LOUD = StudyNoise(stem=0.01, own=0.02, length=0.03, origin="loud")
 
 
 @pytest.fixture(scope="module")
 def counts(corpus: Corpus) -> dict[Size, SizeCounts]:
-    sizes = [*Design().sizes, Size(80, 4), Size(112, 4), Size(128, 4)]
-    return {size: counts_of(corpus, size) for size in sizes}
-
-
-def grid_of(counts: dict[Size, SizeCounts], **changes: Any) -> PointGrid:
-    design = replace(Design(), **changes)
-    return PointGrid.of(design, lay_out(design, LAPTOP_BATCH), counts)
+    return {size: counts_of(corpus, size) for size in SIZES}
 
 
 def test_without_noise_the_points_lie_on_the_law_at_exact_counts(
