@@ -78,7 +78,9 @@ class FittedLaw(Spread):
 
 
 class ThreeTermFound(Record):
-    """L = E + A/N^a + B/D^b + C/(batch steps)^c through every loss, as `laws.batch.ThreeTerm`."""
+    """L = E + A/N^a + B/steps^b + C/bs^c through every loss, N parameters without embeddings and bs
+    the batch, as `laws.batch_cost.ThreeTerm`.
+    """
 
     E: float
     A: float

@@ -6,7 +6,7 @@ import math
 from typing import Literal, Self
 
 from windtunnel.results.record import Record
-from windtunnel.results.scaling import Beyond
+from windtunnel.results.scaling import Beyond, LawConstants, LawForm
 
 Unit = Literal["FLOPs", "core-hours", "tokens"]
 
@@ -58,23 +58,9 @@ class TargetRun(Record):
     """Over the largest and longest of the given design."""
 
 
-class LawConstants(Record):
-    """L = E + (A/N^alpha + B/D^beta)^c, nats/token."""
-
-    E: float
-    A: float
-    alpha: float
-    B: float
-    beta: float
-    c: float
-
-
-class AssumedLaw(Record):
+class AssumedLaw(LawForm):
     """A law that the simulation takes for true."""
 
-    form: str
-    count: str
-    """Which count of parameters N is."""
     law: LawConstants
     origin: str
     """Where it comes from."""

@@ -140,18 +140,34 @@ class Extrapolation(Record):
     """Mean relative error there; above zero the form predicted too much."""
 
 
-class FormFound(Record):
-    """One form of the law, fitted by one count of N: L = E + (A/N^alpha + B/D^beta)^c."""
+class LawForm(Record):
+    """Which law is meant."""
 
     form: str
+    """Of `laws.loss.FORMS`."""
     count: str
     """Which count of parameters N is."""
+
+
+class LawConstants(Record):
+    """L = E + (A/N^alpha + B/D^beta)^c, nats/token."""
+
     E: float
+    """The loss that neither size nor data brings it below."""
     A: float
+    """What a finite number of parameters costs, at N = 1."""
     alpha: float
     B: float
+    """What a finite number of tokens costs, at D = 1."""
     beta: float
     c: float
+    """1 where the two costs add up."""
+
+
+# Fields are told from the last base to the first: the form, its constants, and then its own.
+class FormFound(LawConstants, LawForm):
+    """One form of the law, fitted by one count of N."""
+
     weight: float
     """In a prediction; over all forms they add up to 1."""
     extrapolation_error: float | None
@@ -185,17 +201,11 @@ class AuditForecast(Record):
     """Whether the 90% interval holds what was got."""
 
 
-class PaperLaw(Record):
+class PaperLaw(LawConstants):
     """The law as the paper fits it, for comparison: additive, by `curve_fit`, N without
     embeddings, C = 6 N D (section 4.5).
     """
 
-    E: float
-    A: float
-    alpha: float
-    B: float
-    beta: float
-    c: float
     standard_errors: dict[str, float]
     """By the name of the number."""
     K2: float

@@ -14,8 +14,8 @@ from windtunnel.laws.fit import LossData, fit_loss
 from windtunnel.laws.loss import Array, LossLaw
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import Counts
-from windtunnel.results.dry_run import AssumedLaw, LawConstants, StudyNoise
-from windtunnel.results.scaling import SCALING, ScalingNumbers
+from windtunnel.results.dry_run import AssumedLaw, StudyNoise
+from windtunnel.results.scaling import SCALING, LawConstants, ScalingNumbers
 from windtunnel.results.study import StudyResult
 
 # They disagree most, and every other form lies between.
