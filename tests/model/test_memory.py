@@ -12,6 +12,7 @@ from windtunnel.model.memory import (
     LOGITS_AT_ONCE,
     activation_bytes,
     largest_part,
+    through_at_once,
     tokens_that_fit,
     training_memory,
 )
@@ -133,3 +134,14 @@ def test_the_estimate_of_the_state_covers_what_the_optimiser_holds(recipe: Make,
     assert (
         moments + values_and_gradients == training_memory(recipe().model, 0, optimizer=kind).states
     )
+
+
+def test_layers_are_computed_again_only_for_a_part_that_does_not_fit() -> None:
+    at_ease = through_at_once(HALF, 128, 32, device="cpu", asked=4096)
+    assert at_ease == (4096, False), "nothing bounds it, not even the batch"
+    memory = training_memory(HALF, 5000).total / 0.8
+    fit = tokens_that_fit(HALF, memory)
+    assert 1024 < fit < 8192
+    asked = through_at_once(HALF, 8192, 1024, device="cuda", memory=memory, asked=8192)
+    chosen, again = through_at_once(HALF, 8192, 1024, device="cuda", memory=memory)
+    assert asked == (8192, True) and chosen <= fit and not again

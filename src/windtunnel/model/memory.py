@@ -16,8 +16,10 @@ from windtunnel.recipe import OPTIMIZERS, Model
 # Logits that exist at once. Above this the loss makes them chunk by chunk, and again in the
 # backward pass.
 LOGITS_AT_ONCE = 2**25
-# Tokens through one model at once, by kind of device: more fill it no better.
-AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
+# Tokens through one model at once, by kind of device: more fill it no better. And through all
+# members of a population together.
+_AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
+_TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
 
 _WHOLE = 4  # bytes of a number in fp32
 _HALF = 2  # and in bf16
@@ -97,6 +99,34 @@ def tokens_that_fit(
     fixed = training_memory(model, 0, members=members, optimizer=optimizer, precision=precision)
     left = _OF_MEMORY * memory - fixed.total - LOGITS_AT_ONCE * _LOGIT_BYTES
     return max(0, int(left / (members * activation_bytes(model, precision))))
+
+
+def through_at_once(
+    model: Model,
+    batch: int,
+    context: int,
+    *,
+    device: str,
+    memory: float | None = None,
+    asked: int = 0,
+    members: int = 1,
+    optimizer: str = "adamw",
+    precision: str = "bf16",
+) -> tuple[int, bool]:
+    """How many tokens of each member's batch go through the model at once, and whether layers must
+    then be computed again in the backward pass for want of memory.
+
+    `device`: its kind, such as "cuda". `memory`: its bytes; None where they set no bound. `asked`:
+    tokens that the recipe asks for; 0 where the choice is free.
+    """
+    room = math.inf
+    if memory is not None:
+        room = tokens_that_fit(
+            model, memory, members=members, optimizer=optimizer, precision=precision
+        )
+    most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
+    chosen = asked or largest_part(batch, context, most)
+    return chosen, chosen > room
 
 
 def largest_part(batch: int, context: int, most: float) -> int:

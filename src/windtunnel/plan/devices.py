@@ -1,11 +1,10 @@
 """What a model costs on a device: hours and money to train, bytes to train and to serve."""
 
-import math
 from dataclasses import dataclass
 
 from windtunnel.devices import DEVICES, QUANTISATIONS, Device
 from windtunnel.errors import InputError
-from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit, training_memory
+from windtunnel.model.memory import through_at_once, training_memory
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.request import Request
@@ -114,12 +113,14 @@ def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
     """With as much through the model at once as the engine would choose on such a device."""
     model, context, optimizer = recipe.model, recipe.data.context, recipe.optimizer.kind
     # as if several devices held the model in parts: their memory is taken as one
-    kind = speed.device.kind if speed else "cpu"
-    room = math.inf
-    if speed and speed.memory:
-        room = tokens_that_fit(model, speed.memory, optimizer=optimizer)
-    micro_batch = largest_part(recipe.train.batch, context, min(AT_ONCE[kind], room))
-    recompute = micro_batch > room
+    micro_batch, recompute = through_at_once(
+        model,
+        recipe.train.batch,
+        context,
+        device=speed.device.kind if speed else "cpu",
+        memory=(speed.memory or None) if speed else None,
+        optimizer=optimizer,
+    )
     memory = training_memory(model, micro_batch, optimizer=optimizer, recompute=recompute)
     return TrainingBytes(
         micro_batch=micro_batch,

@@ -14,13 +14,11 @@ import torch
 
 from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
-from windtunnel.model.memory import AT_ONCE, largest_part, tokens_that_fit
+from windtunnel.model.memory import through_at_once
 from windtunnel.recipe import Model, Recipe
 from windtunnel.results.run import Engine
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
-# Tokens of all members together through the model at once.
-_TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
 
 
 def autocast(engine: Engine) -> torch.autocast:
@@ -39,25 +37,25 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     )
     compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
-    room = train.batch
-    if device == "cuda":
-        room = tokens_that_fit(
-            recipe.model,
-            _memory(),
-            members=members,
-            optimizer=recipe.optimizer.kind,
-            precision=precision,
-        )
-    most = min(AT_ONCE[device], _TOGETHER[device] // members, room)
-    micro = train.micro_batch or largest_part(train.batch, recipe.data.context, most)
+    micro_batch, recompute = through_at_once(
+        recipe.model,
+        train.batch,
+        recipe.data.context,
+        device=device,
+        memory=_memory() if device == "cuda" else None,
+        asked=train.micro_batch,
+        members=members,
+        optimizer=recipe.optimizer.kind,
+        precision=precision,
+    )
     return Engine(
         device=device,
         precision=precision,
         compiled=compiled,
-        micro_batch=micro,
+        micro_batch=micro_batch,
         threads=torch.get_num_threads(),
         members=members,
-        recompute=micro > room,
+        recompute=recompute,
     )
 
 
