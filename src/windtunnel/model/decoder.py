@@ -29,6 +29,17 @@ from windtunnel.model.rope import rope_table, rotate
 from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import Model
 
+# Of a model's settings, what members of a population may have each for itself.
+_OWN = {
+    "init_std",
+    "scale_emb",
+    "scale_depth",
+    "parametrization",
+    "base_width",
+    "base_depth",
+    "embedding_as",
+}
+
 
 class Decoder(nn.Module):
     """One model, or a population of them."""
@@ -52,7 +63,7 @@ class Decoder(nn.Module):
         super().__init__()
         models = [model] if isinstance(model, Model) else list(model)
         seeds = [seed] if isinstance(seed, int) else list(seed)
-        if len({_shared(m) for m in models}) != 1 or len(seeds) != len(models):
+        if len({shared_by_members(m) for m in models}) != 1 or len(seeds) != len(models):
             raise ValueError(
                 "members must have one shape, one rope_base and norm_eps, and one seed each"
             )
@@ -274,13 +285,11 @@ class Cache:
         return 0 if key is None else key.shape[-2]
 
 
-def _shared(model: Model) -> tuple[object, ...]:
+def shared_by_members(model: Model) -> tuple[object, ...]:
     """What all members of a population must have in common: whatever is a plain number in the
     kernels, and no tensor with one number a member.
     """
-    heads = (model.heads, model.kv_heads, multipliers(model).attention)
-    routed = model.experts_per_token if model.experts else 0
-    return (*tensor_shapes(model).items(), *heads, routed, model.rope_base, model.norm_eps)
+    return (*model.model_dump(exclude=_OWN).items(), multipliers(model).attention)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Prefetched
-from windtunnel.model.decoder import Decoder
-from windtunnel.model.roles import multipliers
+from windtunnel.model.decoder import Decoder, shared_by_members
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import objective_of
 from windtunnel.results.run import RunSummary, StepLine
@@ -39,16 +38,6 @@ _CARRIED_OUT = {
     "compile",
     "device",
     "evaluate_tokens",
-}
-# Of a model's settings, what they need not share.
-_OWN = {
-    "init_std",
-    "scale_emb",
-    "scale_depth",
-    "parametrization",
-    "base_width",
-    "base_depth",
-    "embedding_as",
 }
 
 
@@ -90,8 +79,7 @@ def population_key(run: Run) -> Hashable:
     recipe = run.recipe
     shared = (
         run.corpus,
-        tuple(recipe.model.model_dump(exclude=_OWN).items()),
-        multipliers(recipe.model).attention,  # which kernels take as a plain number
+        shared_by_members(recipe.model),
         recipe.data.context,
         recipe.data.mask_documents,
         recipe.optimizer.kind,
@@ -164,12 +152,14 @@ class _Trainer:
         loss = self._step.gradient(batch[0] if alone else batch)
         if alone:
             live[0].watch.gradient(self._step.model, live[0].position)
-        norm = self._step.update([member.rate for member in self._members])
+        rates = [member.rate for member in self._members]
+        norm = self._step.update(rates)
         took = {}
-        for member in live:
-            lr = member.rate * member.recipe.optimizer.lr
+        for member, share in zip(self._members, rates, strict=True):
+            if member.over:
+                continue
             member.step_taken()
-            took[member] = (member.position, lr)
+            took[member] = (member.position, share * member.recipe.optimizer.lr)
         self._waiting.append(_Taken(loss=loss, norm=norm, members=took))
 
     def _look_after(self, live: list[Member], stopping: bool) -> None:
