@@ -9,7 +9,7 @@ layer for the paper's 0.5B, 1.2B and 2.4B, which the sum below gives to a part i
 import math
 from dataclasses import dataclass
 
-from windtunnel.model.roles import role_of
+from windtunnel.model.roles import update_of
 from windtunnel.model.shape import count, tensor_shapes
 from windtunnel.recipe import OPTIMIZERS, Model
 
@@ -80,8 +80,7 @@ def optimizer_bytes(model: Model, optimizer: str) -> int:
     """
     kind, numbers = OPTIMIZERS[optimizer], 0
     for name, shape in tensor_shapes(model).items():
-        update = kind.update_of(name.rsplit(".", 1)[-1], role_of(name))
-        numbers += len(update.state) * math.prod(shape)
+        numbers += len(update_of(kind, name).state) * math.prod(shape)
     return _WHOLE * numbers
 
 

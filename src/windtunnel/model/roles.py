@@ -3,7 +3,15 @@
 The rules themselves are one table of records, `recipe/parametrization.py`.
 """
 
-from windtunnel.recipe import PARAMETRIZATIONS, Model, Multipliers, Role, Rule
+from windtunnel.recipe import (
+    PARAMETRIZATIONS,
+    Model,
+    Multipliers,
+    OptimizerKind,
+    Role,
+    Rule,
+    Update,
+)
 
 ROLE_OF: dict[str, Role] = {
     "embedding": "embedding",
@@ -24,7 +32,12 @@ ROLE_OF: dict[str, Role] = {
 
 def role_of(tensor: str) -> Role:
     """The role of a parameter by its name, such as `layers.3.query`."""
-    return ROLE_OF[tensor.rsplit(".", 1)[-1]]
+    return ROLE_OF[_leaf(tensor)]
+
+
+def update_of(kind: OptimizerKind, tensor: str) -> Update:
+    """How an optimiser changes a parameter, by its name, such as `layers.3.query`."""
+    return kind.update_of(_leaf(tensor), role_of(tensor))
 
 
 def rules(model: Model) -> dict[Role, Rule]:
@@ -35,3 +48,8 @@ def rules(model: Model) -> dict[Role, Rule]:
 def multipliers(model: Model) -> Multipliers:
     """The constants of the forward pass for this shape and parametrization."""
     return PARAMETRIZATIONS[model.parametrization].multipliers(model)
+
+
+def _leaf(tensor: str) -> str:
+    """`query` of `layers.3.query`: its name in every layer."""
+    return tensor.rsplit(".", 1)[-1]

@@ -105,20 +105,28 @@ def apart(recipe: Recipe) -> dict[str, Any]:
     }
     left_out = WITHOUT_EFFECT | (_OF_THE_END if recipe.is_stem else set())
     result = {}
-    for key, value, default in _values(recipe):
+    for key, value, silent in _values(recipe):
         value = lengths.get(key, value)
-        if key not in left_out and value != DEFAULTS.get(key, default):
+        if key not in left_out and value != silent:
             result[key] = value
     return result
 
 
 def _values(section: Section, above: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every key, its value and its present default, as JSON has them."""
+    """Every key, its value, and the value that says nothing: its line in `DEFAULTS`, or, for a key
+    that has none there, its present default. All as JSON has them.
+    """
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         inner = getattr(section, name)
         if isinstance(inner, Section):
             yield from _values(inner, f"{above}{name}.")
             continue
-        default = _UNSAID if field.is_required() else type(section).default(name)
-        yield f"{above}{name}", values[name], default
+        key = f"{above}{name}"
+        if key in DEFAULTS:
+            silent = DEFAULTS[key]
+        elif field.is_required():
+            silent = _UNSAID
+        else:
+            silent = type(section).default(name)
+        yield key, values[name], silent

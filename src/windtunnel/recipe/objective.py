@@ -36,8 +36,6 @@ class ObjectiveKind:
     """What a part of a batch adds to the loss that is minimised: of the nats of its targets and
     which of them count, (n,) or (P, n) each, and how many of the whole batch do, () or (P,).
     Returns () or (P,)."""
-    reports: str
-    """What the loss is, in a training run's metrics and its validations."""
 
 
 def _mean(nats: Tensor, learnt: Tensor, total: Tensor) -> Tensor:
@@ -53,7 +51,6 @@ OBJECTIVES = Table(
             needs="text",
             learnt=lambda marked: marked.new_ones(marked.shape),
             loss=_mean,
-            reports="mean over all targets, nats a token",
         ),
         ObjectiveKind(
             name="answers",
@@ -61,7 +58,6 @@ OBJECTIVES = Table(
             needs="conversations",
             learnt=lambda marked: marked,
             loss=_mean,
-            reports="mean over the assistant's tokens, nats a token",
         ),
     ],
 )

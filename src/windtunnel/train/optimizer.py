@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.model.roles import role_of
+from windtunnel.model.roles import role_of, update_of
 from windtunnel.recipe import OPTIMIZERS, OptimizerKind, Recipe, Role
 from windtunnel.recipe.optimizer import Group, Update
 from windtunnel.train.device import to_device
@@ -144,7 +144,7 @@ class FlatOptimizer:
         groups: dict[tuple[Update, Role, tuple[int, ...]], list[str]] = {}
         for name, shape in self._shapes.items():
             role = role_of(name)
-            update = kind.update_of(name.rsplit(".", 1)[-1], role)
+            update = update_of(kind, name)
             alike = tuple(shape) if update.of_matrices else ()
             groups.setdefault((update, role, alike), []).append(name)
         for (update, role, alike), names in groups.items():

@@ -241,8 +241,9 @@ def _extended(run: Run, recipe: Recipe) -> Run:
     asked = recipe if recipe.total_tokens > run.recipe.total_tokens else run.recipe
     points = {*run.recipe.train.branch_points, *recipe.train.branch_points}
     asked = asked.change(train={"branch_points": sorted(points)})
-    if asked != run.recipe:
-        write_whole(run.path / "recipe.toml", dump(asked))
+    if asked == run.recipe:
+        return run
+    write_whole(run.path / "recipe.toml", dump(asked))
     return open_run(run.path)
 
 
@@ -371,7 +372,7 @@ def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
 
 def list_runs(lab: Path) -> list[Run]:
     """Every run of a lab, oldest first. Raises InputError for a damaged one."""
-    made = [p for p in (lab / "runs").glob("[!.]*/run.json")]
+    made = (lab / "runs").glob("[!.]*/run.json")
     return [open_run(p.parent) for p in sorted(made, key=lambda p: p.stat().st_mtime_ns)]
 
 
