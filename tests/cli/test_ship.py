@@ -69,6 +69,7 @@ def test_an_export_is_whole_and_says_how_near_it_is(
             "model.safetensors",
             "tokenizer.json",
             "tokenizer_config.json",
+            "windtunnel-export.json",
         }
         assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, (
             "who may read one may read all"
@@ -159,6 +160,7 @@ def test_an_export_that_is_off_fails_and_is_not_left(
         (["early", "--to", "hf", "--dtype", "int4"], ["--dtype int4", "fp32, bf16, fp16"]),
         (["early", "--to", "hf", "--at", "999"], ["no checkpoint at 999 tokens", "there are: "]),
         (["early", "--to", "hf", "--at", "soon"], ["soon", "tokens"]),
+        (["early", "--to", "hf", "--out", ""], ["--out .", "the folder that you are in"]),
     ],
 )
 def test_an_export_that_cannot_be(
@@ -178,7 +180,11 @@ def test_a_gguf_that_is_rounded(run_here: Callable[..., Any], tmp_path: Path) ->
         "export", "early", "--to", "gguf", "--dtype", "q8_0", "--out", tmp_path / "one"
     )
     assert code == 0, err
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"README.md", "early-Q8_0.gguf"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        "README.md",
+        "early-Q8_0.gguf",
+        "windtunnel-export.json",
+    }
     assert "Q8_0" in out and "0.5% allowed" in out
 
 

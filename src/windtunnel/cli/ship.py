@@ -54,7 +54,11 @@ def export(
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the export that is in the folder.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the export that is in the folder; nothing else is ever replaced.",
+        ),
     ] = False,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,

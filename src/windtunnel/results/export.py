@@ -81,6 +81,17 @@ class Exported(Record):
     """What the engine that reads it made of it."""
 
 
+class ExportedFiles(Record):
+    """windtunnel-export.json, beside the files of an export: what it wrote, and so what
+    `--overwrite` may replace.
+    """
+
+    version: str
+    """The version of windtunnel that wrote it."""
+    files: list[str]
+    """The names of its files, this one among them."""
+
+
 class Precision(Record):
     """One row of `windtunnel export --table`: a model as GGUF in one precision."""
 
