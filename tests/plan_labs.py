@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from windtunnel.laws.loss import LossLaw
 from windtunnel.model.shape import count
 from windtunnel.plan.shapes import Band, Family
 from windtunnel.plan.sizes import Outlook
+from windtunnel.tunnel.check.design import Design
 
 # Besiroglu et al. 2024 (arXiv 2404.10102)
 CHINCHILLA = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
@@ -155,10 +157,13 @@ def with_transfer_study(
     return lab
 
 
-def with_search_study(lab: Path, lr: float, outcome: str, runs: tuple[str, ...] = ()) -> Path:
+def with_search_study(
+    lab: Path, lr: float, outcome: str, optimizer: str = "adamw", **result: Any
+) -> Path:
     """The lab, with a search that chose this rate."""
     numbers = {
         "corpus": "tiny",
+        "optimizer": optimizer,
         "width": 32,
         "depth": 2,
         "tokens": 800_000,
@@ -179,7 +184,22 @@ def with_search_study(lab: Path, lr: float, outcome: str, runs: tuple[str, ...] 
         "importances": {},
         "expected_gain": {"trials": [], "gain": []},
     }
-    write_result(lab, "search", numbers, runs=runs)
+    write_result(lab, "search", numbers, **result)
+    return lab
+
+
+def with_check(
+    lab: Path, parametrization: str = "minicpm", optimizer: str = "adamw", **result: Any
+) -> Path:
+    """The lab, with a coordinate check of these rules and this optimiser."""
+    design = Design(parametrization=parametrization, optimizer=optimizer)
+    numbers = {
+        "design": asdict(design),
+        "corpus": None,
+        "causes": {"width": [], "depth": []},
+        "quantities": [],
+    }
+    write_result(lab, "check", numbers, **result)
     return lab
 
 

@@ -9,7 +9,7 @@ from plan_labs import PAPER, outlook_of
 from windtunnel.laws.intervals import Profile
 from windtunnel.plan import flags
 from windtunnel.plan.devices import speed_of
-from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.evidence import Evidence, StudyVerdict
 from windtunnel.plan.request import Request
 from windtunnel.plan.settings import BatchChoice, RateChoice
 from windtunnel.plan.sizes import by_6nd
@@ -124,16 +124,20 @@ def test_memory_of_all_devices_together(evidence: Evidence) -> None:
     assert not said(flags.of_memory(10**15, speed_of(evidence, Request(flops=1, device="cpu"))))
 
 
-def test_a_failed_study_and_a_check_that_was_not_made(evidence: Evidence) -> None:
+def test_a_failed_study_and_a_check_that_was_not_made(
+    evidence: Evidence, recipe: Callable[..., Recipe]
+) -> None:
     bad = StudyResult[Numbers](
         study="scaling", verdict="fail", summary="bad; worse", numbers=Numbers()
     )
-    failed = replace(evidence, verdicts={"scaling": bad, "ablate": bad})
-    found = list(flags.of_studies(failed))
+    fails = StudyVerdict(result=bad, optimizer="adamw", parametrization="minicpm")
+    failed = replace(evidence, verdicts={"scaling": fails, "ablate": fails})
+    found = list(flags.of_studies(failed, recipe()))
     assert said(found) == [("scaling", "stop"), ("check", "note")]
     assert found[0].text == "The scaling study failed: bad."
-    good = bad.model_copy(update={"verdict": "pass"})
-    assert not said(flags.of_studies(replace(evidence, verdicts={"check": good})))
+    passes = replace(fails, result=bad.model_copy(update={"verdict": "pass"}))
+    checked = replace(evidence, verdicts={"check": passes})
+    assert not said(flags.of_studies(checked, recipe()))
 
 
 def test_another_corpus_and_an_assumed_vocabulary() -> None:

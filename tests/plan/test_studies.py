@@ -1,6 +1,7 @@
 """What a lab's studies give a plan, and what they say beside it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from plan_labs import (
     SIZES,
     table_of,
     with_batch_study,
+    with_check,
     with_search_study,
     with_study,
     with_transfer_study,
@@ -19,6 +21,7 @@ from windtunnel.plan import flags
 from windtunnel.plan.evidence import Evidence, from_table
 from windtunnel.plan.settings import PlannedRun, batch_for, rate_for
 from windtunnel.plan.studies import from_lab
+from windtunnel.recipe import Recipe, dump
 
 
 def test_a_scaling_study_gives_its_points_and_how_its_runs_were_trained(
@@ -51,7 +54,9 @@ def test_the_batch_study_of_the_lab_says_the_batch(tmp_path: Path) -> None:
     assert found.inside
 
 
-def test_a_better_rate_elsewhere_is_said_and_not_taken(tmp_path: Path) -> None:
+def test_a_better_rate_elsewhere_is_said_and_not_taken(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
     lab = with_study(tmp_path)
     with_transfer_study(lab, 0.03, (0.025, 0.04), verdict="fail", runs=("t1", "t2"))
     found = from_lab(lab, "scaling")
@@ -60,7 +65,7 @@ def test_a_better_rate_elsewhere_is_said_and_not_taken(tmp_path: Path) -> None:
     (beside,) = rate.beside
     assert (beside.study, beside.lr, beside.runs) == ("transfer", 0.03, ("t1", "t2"))
     assert beside.interval == (0.025, 0.04) and beside.at == "64x2, 800000 tokens"
-    levels = {flag.about: flag.level for flag in flags.of_studies(found)}
+    levels = {flag.about: flag.level for flag in flags.of_studies(found, recipe())}
     assert levels == {"transfer": "caution", "check": "note"}
 
 
@@ -71,9 +76,67 @@ def test_a_searched_rate_is_said_unless_it_lost(outcome: str, said: bool, tmp_pa
     assert found == ([outcome] if said else [])
 
 
+def test_a_search_with_another_optimiser_says_nothing_of_the_rate(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    lab = with_search_study(with_study(tmp_path), 0.05, "beats", "muon", verdict="fail")
+    found = from_lab(lab, "scaling")
+    assert not rate_for(found, 1e5).beside
+    assert [flag.about for flag in flags.of_studies(found, recipe())] == ["check"]
+    muon = recipe(optimizer={"kind": "muon"})
+    assert "search" in {flag.about for flag in flags.of_studies(found, muon)}
+
+
+@pytest.mark.parametrize(
+    ("checked", "stops"),
+    [
+        (("minicpm", "adamw"), True),
+        (("minicpm", "muon"), False),
+        (("standard", "adamw"), False),
+        (("completep", "adamw"), False),
+    ],
+)
+def test_only_a_check_of_the_recipes_own_rules_stops_a_plan(
+    checked: tuple[str, str], stops: bool, tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    lab = with_check(with_study(tmp_path), *checked, verdict="fail")
+    found = list(flags.of_studies(from_lab(lab, "scaling"), recipe()))
+    assert [(flag.about, flag.level) for flag in found] == [("check", "stop" if stops else "note")]
+    assert stops or "no coordinate check of minicpm with adamw yet" in found[0].text
+
+
+def test_studies_follow_the_optimiser_and_the_rules_of_the_runs_in_the_fit(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    lab = with_study(tmp_path, runs=("abc",))
+    muon = recipe(optimizer={"kind": "muon"})
+    (lab / "runs" / "abc").mkdir(parents=True)
+    (lab / "runs" / "abc" / "recipe.toml").write_text(dump(muon))
+    with_search_study(lab, 0.05, "beats", "muon")
+    with_transfer_study(lab, 0.03, (0.025, 0.04), verdict="fail")
+    with_batch_study(lab, {tokens: 3 * tokens**0.4 for tokens in (1e5, 2e5, 4e5)})
+    found = from_lab(lab, "scaling")
+    assert [beside.study for beside in rate_for(found, 1e5).beside] == ["search"]
+    assert found.studied_batch is None, "best batches of AdamW"
+    assert [flag.about for flag in flags.of_studies(found, muon)] == ["check"]
+
+
+def test_the_verdict_is_that_of_the_study_which_the_plan_rests_on(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    lab = with_study(with_study(tmp_path), "second")
+    for study, verdict in (("scaling", "pass"), ("second", "fail")):
+        file = lab / "studies" / study / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"verdict": verdict}))
+    for study, stopped in (("scaling", False), ("second", True)):
+        levels = {flag.level for flag in flags.of_studies(from_lab(lab, study), recipe())}
+        assert ("stop" in levels) is stopped
+
+
 def test_a_study_of_another_corpus_says_nothing(tmp_path: Path) -> None:
     lab = with_transfer_study(with_study(tmp_path), 0.03, (0.025, 0.04), corpus="other")
-    assert not rate_for(from_lab(lab, "scaling"), 1e5).beside
+    found = from_lab(lab, "scaling")
+    assert not rate_for(found, 1e5).beside and set(found.verdicts) == {"scaling"}
 
 
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:

@@ -64,6 +64,24 @@ class CoreSpeed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyVerdict:
+    """What a study of the lab came to, and how the models were trained of which it says so."""
+
+    result: "StudyResult[Numbers]"
+    optimizer: str
+    parametrization: str
+
+    def bears_on(self, recipe: Recipe) -> bool:
+        """Whether it says something of this recipe: one of other rules or another optimiser may
+        fail where this one does not.
+        """
+        return (self.optimizer, self.parametrization) == (
+            recipe.optimizer.kind,
+            recipe.model.parametrization,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """All that a plan rests on. A table of published runs gives the first four, and batches and
     rates where it has such columns; a lab (`plan.studies`) gives all but the table's batches.
@@ -77,8 +95,7 @@ class Evidence:
     corpus: str | None = None  # its name
     template: Recipe | None = None  # of a run that the law was measured with
     core_speed: CoreSpeed | None = None
-    # what each of the lab's studies came to, by name
-    verdicts: "Mapping[str, StudyResult[Numbers]]" = field(default_factory=dict)
+    verdicts: Mapping[str, StudyVerdict] = field(default_factory=dict)  # of studies, by name
     studied_batch: StudiedBatch | None = None
     batch_law: KeptBatch | None = None
     batches: Optima | None = None  # best ones of a table

@@ -174,17 +174,24 @@ def of_memory(needed: int, speed: Speed | None) -> Iterator[Flag]:
         )
 
 
-def of_studies(evidence: Evidence) -> Iterator[Flag]:
-    """What the lab's studies found wrong."""
-    for name, study in sorted(evidence.verdicts.items()):
+def of_studies(evidence: Evidence, recipe: Recipe) -> Iterator[Flag]:
+    """What the lab's studies found wrong with models that are trained as the recipe says."""
+    bearing = {
+        name: study.result
+        for name, study in sorted(evidence.verdicts.items())
+        if study.bears_on(recipe)
+    }
+    for name, study in bearing.items():
         if study.verdict == "fail" and name in _FAILED:
             reason = study.summary.split(";")[0]
             text = f"The {name} study failed: {reason}."
             yield Flag(level=_FAILED[name], about=name, text=text)
-    if evidence.lab and "check" not in evidence.verdicts:
+    if evidence.lab and "check" not in bearing:
+        how = f"{recipe.model.parametrization} with {recipe.optimizer.kind}"
         yield note(
             "check",
-            "This lab has no coordinate check yet: `windtunnel check` takes half a minute.",
+            f"This lab has no coordinate check of {how} yet: `windtunnel check` takes half a "
+            "minute.",
         )
 
 

@@ -330,7 +330,7 @@ def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Trai
         *flags.of_data(draft.tokens, premises.unique, spent),
         *flags.of_settings(draft.recipe, draft.batch, draft.rate),
         *flags.of_memory(costs.bytes.total, draft.speed),
-        *flags.of_studies(evidence),
+        *flags.of_studies(evidence, draft.recipe),
         *flags.of_model(evidence, draft.recipe.model.parametrization, asked),
         *flags.of_corpus(premises.corpus, evidence.corpus, premises.assumed_vocab),
     ]

@@ -4,7 +4,7 @@ trained, and what the other studies on the same corpus found.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,22 +18,94 @@ from windtunnel.plan.evidence import (
     KeptBatch,
     KeptDecay,
     StudiedBatch,
+    StudyVerdict,
     points_in,
     rates_in,
 )
-from windtunnel.recipe import Recipe, load
+from windtunnel.recipe import Model, Optimizer, Recipe, load
 from windtunnel.results.batch import BATCH, BatchNumbers
-from windtunnel.results.experiments import outcomes
+from windtunnel.results.check import CHECK, CheckNumbers
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.scaling import SCALING, ScalingNumbers
 from windtunnel.results.search import SEARCH, SearchNumbers
-from windtunnel.results.study import Experiment, StudyResult, find_study, read_table
+from windtunnel.results.study import (
+    Experiment,
+    Numbers,
+    StudyResult,
+    find_study,
+    read_table,
+)
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
 # The studies that say something of the corpus that they were made on.
 Studied = TypeVar("Studied", BatchNumbers, SearchNumbers, TransferNumbers)
 
 _SD_IN_90 = 3.3  # standard errors that a 90% interval is wide
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """How the models of a study were trained; as the tunnel's proxy, where it does not say."""
+
+    optimizer: str = Optimizer.default("kind")
+    parametrization: str = Model.default("parametrization")
+
+    def verdict(self, result: StudyResult[Any]) -> StudyVerdict:
+        """What a study of such models came to."""
+        return StudyVerdict(
+            result=result, optimizer=self.optimizer, parametrization=self.parametrization
+        )
+
+
+@dataclass(frozen=True)
+class _Studies:
+    """The studies of a lab beside the scaling study, of one corpus and for models that are trained
+    in one way.
+    """
+
+    lab: Path
+    corpus: str
+    trained: _Trained
+
+    def find(self, experiment: Experiment[Studied, Any]) -> StudyResult[Studied] | None:
+        """The lab's study, if it was made on this corpus or does not say on which, and with this
+        optimiser. What it found of each parametrization is for the caller to look up.
+        """
+        result = self._of_corpus(experiment)
+        if result and _trained_in(result.numbers).optimizer != self.trained.optimizer:
+            return None
+        return result
+
+    def verdicts(self) -> dict[str, StudyVerdict]:
+        """What each came to, by name, and of which models."""
+        found = {}
+        for result in (
+            find_study(self.lab, CHECK),
+            self._of_corpus(SEARCH),
+            self._of_corpus(TRANSFER),
+            self._of_corpus(BATCH),
+        ):
+            if result:
+                found[result.study] = _trained_in(result.numbers).verdict(result)
+        return found
+
+    def _of_corpus(self, experiment: Experiment[Studied, Any]) -> StudyResult[Studied] | None:
+        result = find_study(self.lab, experiment)
+        return result if result and result.numbers.corpus in (None, self.corpus) else None
+
+
+def _trained_in(numbers: Numbers) -> _Trained:
+    """How the models were trained of which a study says something."""
+    match numbers:
+        case CheckNumbers():
+            return _Trained(numbers.design.optimizer, numbers.design.parametrization)
+        case SearchNumbers():
+            return _Trained(numbers.optimizer)
+        case TransferNumbers(parametrizations=found) if found:
+            # the verdict is on the first one
+            return _Trained(parametrization=next(iter(found)))
+        case _:
+            return _Trained()
 
 
 def from_lab(lab: Path, study: str) -> Evidence:
@@ -55,11 +127,9 @@ def from_lab(lab: Path, study: str) -> Evidence:
     how = f"the {study} study: {len(points)} points of {len(runs)} runs"
     source = Provenance(study=study, how=how, runs=runs)
     template = _template(lab, result.runs)
-    parametrization = template.model.parametrization if template else "minicpm"
-    beside = (
-        _transferred(lab, numbers.corpus, parametrization),
-        _searched(lab, numbers.corpus),
-    )
+    trained = _trained_as(template)
+    of_corpus = _Studies(lab, numbers.corpus, trained)
+    beside = (_transferred(of_corpus), _searched(of_corpus))
     return Evidence(
         points=points,
         provenance=source,
@@ -74,8 +144,8 @@ def from_lab(lab: Path, study: str) -> Evidence:
         corpus=numbers.corpus,
         template=template,
         core_speed=_core_speed(numbers, source),
-        verdicts=outcomes(lab),
-        studied_batch=_best_batches(lab, numbers.corpus),
+        verdicts=of_corpus.verdicts() | {SCALING.name: trained.verdict(result)},
+        studied_batch=_best_batches(of_corpus),
         batch_law=KeptBatch(
             law=ByTokens(numbers.batch.c, numbers.batch.p),
             origin=numbers.batch.origin,
@@ -98,6 +168,13 @@ def _template(lab: Path, runs: Sequence[str]) -> Recipe | None:
     return None
 
 
+def _trained_as(template: Recipe | None) -> _Trained:
+    """As the runs in the fit."""
+    if template is None:
+        return _Trained()
+    return _Trained(template.optimizer.kind, template.model.parametrization)
+
+
 def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None:
     """Of the study's audit run, or of all that was trained for it."""
     audit = numbers.audit
@@ -110,11 +187,9 @@ def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None
     return None
 
 
-def _best_batches(lab: Path, corpus: str) -> StudiedBatch | None:
-    """The chosen law of the lab's batch study on this corpus, by the best batches that it was
-    fitted to.
-    """
-    result = _on_corpus(lab, BATCH, corpus)
+def _best_batches(studies: _Studies) -> StudiedBatch | None:
+    """The chosen law of the lab's batch study, by the best batches that it was fitted to."""
+    result = studies.find(BATCH)
     chosen = result.numbers.chosen if result else None
     if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
         return None
@@ -136,12 +211,12 @@ def _best_batches(lab: Path, corpus: str) -> StudiedBatch | None:
     return StudiedBatch(chosen, optima, Provenance(study=BATCH.name, how=how, runs=result.runs))
 
 
-def _transferred(lab: Path, corpus: str, parametrization: str) -> StudiedRate | None:
+def _transferred(studies: _Studies) -> StudiedRate | None:
     """The best rate of the widest model of the transfer study, of this parametrization."""
-    result = _on_corpus(lab, TRANSFER, corpus)
+    result = studies.find(TRANSFER)
     if result is None:
         return None
-    rates = result.numbers.parametrizations.get(parametrization)
+    rates = result.numbers.parametrizations.get(studies.trained.parametrization)
     known = [size for size in rates.sizes if size.lr] if rates else []
     if not known:
         return None
@@ -155,9 +230,9 @@ def _transferred(lab: Path, corpus: str, parametrization: str) -> StudiedRate | 
     )
 
 
-def _searched(lab: Path, corpus: str) -> StudiedRate | None:
+def _searched(studies: _Studies) -> StudiedRate | None:
     """The search's chosen rate, where it did not lose to the paper's defaults."""
-    result = _on_corpus(lab, SEARCH, corpus)
+    result = studies.find(SEARCH)
     if result is None:
         return None
     numbers = result.numbers
@@ -173,11 +248,3 @@ def _searched(lab: Path, corpus: str) -> StudiedRate | None:
         outcome=outcome,
         runs=result.runs,
     )
-
-
-def _on_corpus(
-    lab: Path, experiment: Experiment[Studied, Any], corpus: str
-) -> "StudyResult[Studied] | None":
-    """The lab's study, if it was made on this corpus or does not say on which."""
-    result = find_study(lab, experiment)
-    return result if result and result.numbers.corpus in (None, corpus) else None
