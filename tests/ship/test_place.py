@@ -24,7 +24,7 @@ def test_an_export_takes_the_place_of_another_and_lists_its_files(tmp_path: Path
     out = tmp_path / "deep" / "m"
     export(out)
     assert set(tree(out)) == {"config.json", "a.gguf", MARKER}
-    with pytest.raises(InputError, match="there is an export here already.*--overwrite"):
+    with pytest.raises(InputError, match=r"there is an export here already.*--overwrite"):
         export(out, "newer")
     assert tree(out)["a.gguf"] == "new"
     export(out, "newer", overwrite=True)
@@ -82,14 +82,14 @@ def test_a_link_in_the_place_of_an_exported_file_stays(tmp_path: Path) -> None:
     elsewhere.write_text("mine")
     (out / "a.gguf").unlink()
     (out / "a.gguf").symlink_to(elsewhere)
-    with pytest.raises(InputError, match="that no export wrote: a.gguf"):
+    with pytest.raises(InputError, match=r"that no export wrote: a\.gguf"):
         export(out, "newer", overwrite=True)
     assert elsewhere.read_text() == "mine"
 
 
 def test_what_is_put_there_while_the_export_is_made_stays(tmp_path: Path) -> None:
     out = tmp_path / "m"
-    with pytest.raises(InputError, match="notes.txt"), appearing(out, False) as part:
+    with pytest.raises(InputError, match=r"notes\.txt"), appearing(out, False) as part:
         (part / "config.json").write_text("new")
         out.mkdir()
         (out / "notes.txt").write_text("mine")
