@@ -87,7 +87,7 @@ def read(folder: Path) -> dict[str, Curve]:
     """
     found = {}
     for path in sorted(folder.glob("*.csv")):
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         columns = [[float(row[key]) for row in rows] for key in ("step", "lr", "loss")]
         table = np.array(columns).T

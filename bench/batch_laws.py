@@ -90,7 +90,7 @@ def main() -> None:
 def read(file: Path) -> tuple[list[Cell], list[Cell]]:
     """The cells with the rate tuned at each batch, and with one rate."""
     losses: dict[tuple[float, float], dict[int, dict[int, float]]] = {}
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             batches = losses.setdefault((float(row["N"]), float(row["D"])), {})
             rates = batches.setdefault(int(row["bs"]) * SEQUENCE, {})

@@ -113,7 +113,7 @@ def working_tree() -> Texts:
     """The package's files as they stand in the checkout."""
     folder = ROOT / SOURCE
     return {
-        path.relative_to(folder).as_posix(): path.read_text()
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(folder.rglob("*.py"))
     }
 
@@ -354,13 +354,15 @@ def write(page: str, command: str) -> None:
     """Put the tables between the two marks of docs/architecture.md, below the command that made
     them.
     """
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     before, begins, rest = text.partition(BEGIN)
     _, ends, after = rest.partition(END)
     if not (begins and ends):
         raise SystemExit(f"{PAGE}: expected the two lines {BEGIN} and {END}")
     shown = f"    .venv/bin/python {command}"
-    PAGE.write_text(f"{before}{BEGIN}\n\n{shown}\n\n```text\n{page}\n```\n\n{END}{after}")
+    PAGE.write_text(
+        f"{before}{BEGIN}\n\n{shown}\n\n```text\n{page}\n```\n\n{END}{after}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

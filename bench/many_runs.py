@@ -102,7 +102,7 @@ def separate(lab: Path, trials: list[Recipe], corpus: Corpus) -> list[float]:
     losses = []
     for recipe in trials:
         file = lab / "recipe.toml"
-        file.write_text(dump(recipe))
+        file.write_text(dump(recipe), encoding="utf-8")
         done = subprocess.run(
             [*COMMAND, "train", file, "--lab", lab, "--json"],
             capture_output=True,

@@ -31,7 +31,7 @@ def gemstones(which: str, data: Path = DATA) -> LossPoints:
     """`hot`: at the stable rate; `cool_end`: after the cooldown (arXiv 2502.06857). A stem is a
     shape.
     """
-    text = (data / "gemstones" / f"wandb_df_for_fitting_{which}.jsonl").read_text()
+    text = (data / "gemstones" / f"wandb_df_for_fitting_{which}.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     return LossPoints.of(
         _column(rows, "params_active_precise"),
@@ -94,7 +94,7 @@ def _wsd_cosine(data: Path, kept: Callable[[dict[str, str]], bool]) -> LossPoint
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as opened:
+    with file.open(newline="", encoding="utf-8") as opened:
         return list(csv.DictReader(opened))
 
 

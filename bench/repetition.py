@@ -182,7 +182,7 @@ class RepetitionFit:
 
 def read(file: Path) -> tuple[Runs, Runs]:
     """The runs that the authors fitted, and all of one seed."""
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         rows = [
             row
             for row in csv.DictReader(lines)

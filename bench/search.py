@@ -342,7 +342,7 @@ class Results:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        lines = file.read_text().splitlines() if file and file.exists() else []
+        lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
         self.rows: dict[tuple[str, str, int], dict[str, float]] = {}
         for one in map(json.loads, lines):
             self.rows[one["table"], one["sampler"], one["repeat"]] = one["found"]
@@ -356,7 +356,7 @@ class Results:
         self.rows[table, sampler, repeat] = found = once()
         if self.file:
             line = {"table": table, "sampler": sampler, "repeat": repeat, "found": found}
-            with self.file.open("a") as lines:
+            with self.file.open("a", encoding="utf-8") as lines:
                 print(json.dumps(line), file=lines)
 
     def samplers(self, table: str) -> list[str]:
@@ -461,7 +461,7 @@ def interval(values: Vector, of: Callable[..., Any], clusters: int, digits: int 
 
 def read_cells(table: Path) -> list[Cell]:
     """The published runs by size and length, in that order."""
-    with table.open() as lines:
+    with table.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     by_cell: dict[tuple[float, float], list[dict[str, str]]] = {}
     for one in rows:

@@ -322,7 +322,7 @@ def report(
 def machine() -> str:
     """The processor, its cores, and torch's version."""
     name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as info:
         models = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
         name = models[0] if models else name
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"

@@ -1,29 +1,38 @@
-"""Files that appear whole."""
+"""Files that appear whole, and their names."""
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 from windtunnel.errors import InputError
 
 
 def write_whole(path: Path, content: bytes | str, make_folder: bool = False) -> None:
-    """Write a file so that it has all of its content or stays as it was; `make_folder`: and the
-    folder that it is in, where that is missing.
+    """Write a file so that it has all of its content, as UTF-8, or stays as it was, however many
+    write it at once; `make_folder`: and the folder that it is in, where that is missing.
 
     Raises InputError, one line that names the file, where it can't be written.
     """
-    # always the same name: what a killed process left is written over
-    part = path.with_name(f"{path.name}.part")
+    # Each writer has a name of its own, or one would rename what another has half written.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
+        with part.open("xb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
     except OSError as error:
+        raise InputError(f"{path}: could not be written: {error.strerror}") from None
+    finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written: {error.strerror}") from None
+
+
+def named(path: str | Path) -> str:
+    """A path as text that every file and terminal can hold: a byte of its name that is not UTF-8
+    stands as `\\xe9`.
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

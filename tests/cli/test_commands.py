@@ -1,15 +1,19 @@
 """What the commands print, for people and for programs, and how soon."""
 
+import json
 import os
+import pwd
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from windtunnel import __version__
+from windtunnel import __version__, cli
 from windtunnel.recipe import Recipe
 
 Make = Callable[..., Recipe]
@@ -119,6 +123,72 @@ def test_runs_are_a_tree_of_stems_and_branches(trained: Any) -> None:
     assert starts[0] == [stem["id"], "tiny"]
     assert starts[1:] == [["├─", early["id"]], ["└─", late["id"]]]
     assert f"{late['loss']:.4f}" in lines[3] and lines[3].endswith("done")
+
+
+def test_a_run_that_cannot_be_read_is_a_line_of_the_list(trained: Any) -> None:
+    stem, early, late = trained.json("runs")
+    file = Path(late["path"]) / "recipe.toml"
+    whole = file.read_bytes()
+    file.write_bytes(b'name = "K\xe4se"')
+    try:
+        listed, asked = trained.run("runs"), trained.run("runs", "--json")
+        assert listed.returncode == asked.returncode == 0
+        assert [run["id"] for run in json.loads(asked.stdout)] == [stem["id"], early["id"]]
+        assert str(file) in asked.stderr
+        *others, last = listed.stdout.splitlines()
+        assert last.startswith(late["id"]) and f"unreadable: {file}" in last
+        assert early["id"] in others[-1]
+    finally:
+        file.write_bytes(whole)
+
+
+def run_plainly(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command line in an interpreter that has just begun, with nothing in its environment but
+    this.
+    """
+    command = [sys.executable, "-c", "from windtunnel.cli import main; main()"]
+    where = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, env=where | environment
+    )
+
+
+def test_a_terminal_that_is_not_utf8_ends_no_command(trained: Any) -> None:
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = run_plainly("runs", "--lab", trained.path, **plain)
+    assert done.returncode == 0, done.stderr
+    assert trained.json("runs")[0]["id"].encode() in done.stdout and done.stdout.isascii()
+
+
+@pytest.mark.parametrize("home", [None, "/proc/nowhere"])
+def test_a_person_without_a_home_can_run_it(
+    home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept between runs is then among the temporary files."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if home is None:
+        monkeypatch.delenv("HOME", raising=False)
+
+        def no_account(user: int) -> None:
+            raise KeyError(f"getpwuid(): uid not found: {user}")
+
+        monkeypatch.setattr(pwd, "getpwuid", no_account)
+    else:
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    assert cli._cache() == Path(tempfile.gettempdir()) / f"windtunnel-{os.getuid()}"
+
+
+def test_what_reads_a_list_may_end_before_it(trained: Any) -> None:
+    """As `head` does."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from windtunnel.cli import main; main()", "runs"]
+    done = subprocess.run(
+        [*command, "--lab", str(trained.path)], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert done.returncode == 1 and done.stderr == b""
 
 
 def test_the_same_command_again_finds_the_run_done(trained: Any, stem: Make) -> None:

@@ -1,5 +1,6 @@
 """What a person who presses Ctrl-C gets."""
 
+import io
 import os
 import pty
 import signal
@@ -8,6 +9,9 @@ import sys
 import time
 
 from patience import PATIENCE
+from rich.console import Console
+
+from windtunnel.cli.display import Display
 
 PROGRAM = """
 import sys, time
@@ -54,6 +58,16 @@ def test_once_it_is_asked_to_stop_and_what_it_started_lives_on() -> None:
     assert "blocked" in shown, (
         "for a compiler that it starts, too, after a fleet's processes were begun"
     )
+
+
+def test_a_name_with_brackets_is_no_markup() -> None:
+    bars = Display()._bars
+    for name in ("[/b]", "[red]"):
+        bars.add_task(name, total=10, note=f"of {name}")
+    paper = Console(file=io.StringIO(), width=100)
+    paper.print(bars.get_renderable())
+    written = paper.file.getvalue()  # type: ignore[attr-defined]
+    assert written.count("[/b]") == written.count("[red]") == 2
 
 
 def test_twice_it_ends_at_once_and_the_terminal_is_as_it_was() -> None:

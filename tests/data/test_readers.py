@@ -86,6 +86,14 @@ def test_folders_are_recursive_and_sorted_and_globs_work(tmp_path: Path) -> None
     assert list(read_path(f"{tmp_path}/?.*")) == ["first", "second"]
 
 
+def test_brackets_in_a_name_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "part [1]"
+    folder.mkdir()
+    (folder / "page[2].txt").write_text("here")
+    for path in (folder, folder / "page[2].txt", folder / "*.txt", folder / "page[[]?].txt"):
+        assert list(read_path(path)) == ["here"]
+
+
 def test_a_reader_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lines(file: Path, text_field: str) -> Iterator[str]:
         yield from file.read_text().splitlines()

@@ -184,6 +184,24 @@ def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(
     assert curves == {root.id, leaf.id}, "what a study shows in its own figures is not shown twice"
 
 
+def test_what_is_damaged_is_a_line_and_hides_nothing_else(trained: Trained, tmp_path: Path) -> None:
+    lab = tmp_path / "copy"
+    shutil.copytree(trained[0], lab)
+    root, leaf, begun = (lab / "runs" / run.id for run in trained[1:])
+    (leaf / "recipe.toml").write_bytes(b'name = "K\xe4se"')
+    (begun / "metrics.jsonl").write_text("{}\n")
+    damaged = [lab / "studies/check/result.json", lab / "plans/small/plan.json"]
+    for file in damaged:
+        file.parent.mkdir(parents=True)
+        file.write_text("{")
+    page = Page(write_page(lab).read_text(encoding="utf-8"))
+    _, said = page.shown.split("What cannot be read")
+    for file in (leaf / "recipe.toml", begun / "metrics.jsonl", *damaged):
+        assert said.count(str(file)) == 1
+    assert [{trace["legendgroup"] for trace in page.figures()[0]}] == [{root.name}]
+    assert root.name in page.shown and begun.name in page.shown, "in the table of runs"
+
+
 @pytest.mark.parametrize("folders", ["", "lab", "lab/runs"])
 def test_a_lab_without_runs_is_refused(tmp_path: Path, folders: str) -> None:
     (tmp_path / folders).mkdir(parents=True, exist_ok=True)

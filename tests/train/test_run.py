@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ import pytest
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.recipe import Recipe
+from windtunnel.files import write_whole
+from windtunnel.recipe import Recipe, dump
 from windtunnel.results.run import Engine, StepLine
-from windtunnel.train.run import Run, create, find_run, list_runs, open_run
+from windtunnel.train.run import Run, create, find_run, list_runs, open_run, read_runs
 
 Make = Callable[..., Recipe]
 BATCH = 128
@@ -60,6 +62,81 @@ def test_a_recipe_that_the_corpus_does_not_fit_leaves_nothing(
         with pytest.raises(InputError):
             create(tmp_path, wrong, corpus)
     assert not list(tmp_path.iterdir())
+
+
+def named(run: Run, name: str) -> Run:
+    """The run, under another name."""
+    write_whole(run.path / "recipe.toml", dump(run.recipe.change(name=name)))
+    return open_run(run.path)
+
+
+def test_a_name_is_never_taken_for_the_beginning_of_an_id(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    runs = [create(tmp_path, recipe(seed=seed), corpus) for seed in range(3)]
+    first, second, third = runs
+    named(second, first.id[:1])
+    named(third, first.id[:5])
+    assert find_run(tmp_path, first.id[:1]).id == second.id
+    assert find_run(tmp_path, first.id[:5]).id == third.id
+    assert find_run(tmp_path, first.id[:4]).id == find_run(tmp_path, first.id[:6]).id == first.id
+    # and an id is itself, whatever is called so
+    named(second, first.id)
+    assert find_run(tmp_path, first.id).id == first.id
+
+
+def test_few_digits_and_digits_of_several_runs_stand_for_none(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    one = create(tmp_path, recipe(), corpus)
+    for count in (1, 3):
+        with pytest.raises(InputError, match="at least 4 digits"):
+            find_run(tmp_path, one.id[:count])
+    twin = one.path.with_name(one.id[:4] + "00000000")
+    shutil.copytree(one.path, twin)
+    with pytest.raises(InputError, match=f"2 runs of .* such an id: .*{twin.name}") as refused:
+        find_run(tmp_path, one.id[:4])
+    assert one.id in str(refused.value)
+    assert find_run(tmp_path, one.id) == one
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("recipe.toml", 'name = "K\u00e4se"'.encode("latin-1")),
+        ("run.json", b"{"),
+        ("status.json", b"\xff"),
+        ("run.json", None),
+    ],
+)
+def test_a_run_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, recipe: Make, corpus: Corpus, file: str, content: bytes | None
+) -> None:
+    bad = create(tmp_path, recipe(name="bad", seed=1), corpus)
+    good = create(tmp_path, recipe(name="good"), corpus)
+    (bad.path / file).unlink()
+    if content is not None:
+        (bad.path / file).write_bytes(content)
+    found = read_runs(tmp_path)
+    assert found.runs == list_runs(tmp_path) == [good]
+    assert list(found.unreadable) == [bad.id] and file in found.unreadable[bad.id]
+    assert find_run(tmp_path, "good") == good
+    with pytest.raises(InputError, match=file):
+        find_run(tmp_path, bad.id[:4])
+    with pytest.raises(InputError, match="1 of its runs cannot be read"):
+        find_run(tmp_path, "bad")
+
+
+def test_looking_at_a_run_writes_nothing(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:
+    """A lab may lie where nothing can be written."""
+    run = at(create(tmp_path, recipe(), corpus), "running", BATCH)
+    before = sorted(run.path.iterdir())
+    assert run.status().status == "interrupted" and list_runs(tmp_path) == [run]
+    with run.lock():
+        pass
+    (run.path / "lock").chmod(0o444)
+    assert run.status().status == "interrupted"
+    assert sorted(run.path.iterdir()) == sorted([*before, run.path / "lock"])
 
 
 def test_a_run_is_found_by_the_start_of_its_id_its_name_or_its_path(

@@ -2,9 +2,12 @@
 a command needs it.
 """
 
+import errno
 import importlib
+import io
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +29,18 @@ app = typer.Typer(
 # the same cores ran twenty times slower each: their threads spun on the cores that the others
 # needed (docs/LOG.md).
 _SPINS = "3000"
+# What may be wrong with a file that a person names, and with no line of ours.
+_OF_THE_MACHINE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+)
 # each adds its commands to `app`, which lists them in this order
 _COMMANDS = (
     "tour",
@@ -51,6 +66,10 @@ def main() -> None:
     """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one
     line that says what.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8, or a file name that is not, ends no command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "compiled"))
     for module in _COMMANDS:
@@ -58,8 +77,17 @@ def main() -> None:
 
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # Who read it has seen enough, such as `head`; what Python still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}")
     except typer.Abort:
         sys.exit(130)
     except Exception as error:
@@ -71,8 +99,23 @@ def main() -> None:
 
 
 def _cache() -> Path:
-    """What outlives a reboot, unlike torch's own choice, and any lab: a shape is compiled once."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windtunnel"
+    """What outlives a reboot, unlike torch's own choice, and any lab: a shape is compiled once.
+    For a person who has no home, or may not write there, a folder among the temporary files.
+    """
+    asked = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(asked) if asked else Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an account
+        folder = None
+    if folder and _may_be_written(folder):
+        return folder / "windtunnel"
+    return Path(tempfile.gettempdir()) / f"windtunnel-{os.getuid()}"
+
+
+def _may_be_written(folder: Path) -> bool:
+    """Whether it, or the nearest one above that is there, takes new files."""
+    there = next(one for one in (folder, *folder.parents) if os.path.exists(one))
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _fail(message: str) -> NoReturn:

@@ -15,7 +15,11 @@ Lab = Annotated[
     ),
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="The run: its id, the start of it, its name, or path.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The run: its id, its name, its path, or the first digits of its id, four at least.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]

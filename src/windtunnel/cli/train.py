@@ -148,15 +148,17 @@ def branch(
 @app.command()
 def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     """List the runs of a lab as a tree of stems and branches."""
-    from windtunnel.train.run import list_runs
+    from windtunnel.train.run import read_runs
 
-    there = list_runs(lab)
-    found = [run.summary() for run in there]
-    _say_what_is_old(there)
+    there = read_runs(lab)
+    found = [run.summary() for run in there.runs]
+    _say_what_is_old(there.runs)
     if as_json:
+        for why in there.unreadable.values():
+            print(f"unreadable: {why}", file=sys.stderr)
         print(json.dumps([one.model_dump(mode="json") for one in found]))
         return
-    if not found:
+    if not found and not there.unreadable:
         print(f"{lab} holds no runs yet: `windtunnel train RECIPE.toml --lab {lab}` starts one")
         return
     print(f"{'run':22} {'name':20} {'kind':6} {'tokens':>14} {'loss':>7} {'bits/byte':>9}  status")
@@ -166,6 +168,8 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     known = {one.id for one in found}
     for root in [one for one in found if one.parent not in known]:
         _print_tree(root, children, "", "")
+    for name, why in there.unreadable.items():
+        print(f"{name:22} unreadable: {' '.join(why.split())}")
 
 
 def _say_what_is_old(there: "list[Run]") -> None:

@@ -180,7 +180,7 @@ def _claimed(scratch: Path, fingerprint: str) -> Iterator[None]:
             ) from None
         # Parts of other settings would end up in this corpus.
         marker = scratch / "fingerprint"
-        if not marker.exists() or marker.read_text() != fingerprint:
+        if not marker.exists() or marker.read_bytes() != fingerprint.encode():
             _empty(scratch, keep=lock)
             write_whole(marker, fingerprint.encode())
         _remove_parts(scratch)

@@ -197,11 +197,19 @@ def files(path: str | Path) -> list[Path]:
     if path.exists():
         return [path]
     if any(mark in str(path) for mark in "*?["):
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        if files := [file for file in matches if file.is_file()]:
+        if files := [file for file in _matches(path) if file.is_file()]:
             return files
         raise InputError(f"{path}: no file matches this pattern")
     raise InputError(f"{path}: no such file or folder{_nearest(path)}")
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """What a pattern matches, sorted. Folders that are there as they are spelled are no part of
+    it: a name may hold brackets.
+    """
+    there = next(folder for folder in pattern.parents if folder.is_dir())
+    below = str(pattern.relative_to(there))
+    return sorted(there / match for match in glob.glob(below, root_dir=there, recursive=True))
 
 
 def _in_folder(folder: Path) -> list[Path]:

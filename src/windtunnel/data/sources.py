@@ -183,7 +183,7 @@ def _pip(requirement: str, folder: Path, flags: list[str], environment: dict[str
     """The one file that pip downloads for a requirement pinned by hash."""
     folder.mkdir()
     listed = folder.with_suffix(".txt")
-    listed.write_text(requirement + "\n")
+    listed.write_text(requirement + "\n", encoding="utf-8")
     command = [*_PIP, *flags, "--dest", str(folder), "--requirement", str(listed)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     files = list(folder.iterdir())

@@ -1,6 +1,6 @@
 """The lab's page: one self-contained HTML file with every run and study; no network, no server."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -8,18 +8,18 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from windtunnel.errors import InputError
-from windtunnel.files import write_whole
+from windtunnel.files import named, write_whole
 from windtunnel.model.shape import count
 from windtunnel.plan.record import plans
 from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
-from windtunnel.report.plans import sections
-from windtunnel.results.experiments import EXPERIMENTS, outcomes
+from windtunnel.report.plans import section
+from windtunnel.results.experiments import EXPERIMENTS, outcome
 from windtunnel.results.run import RunSummary
 from windtunnel.results.study import find_study, read_table
 from windtunnel.results.tour import TOUR
-from windtunnel.train.run import Run, list_runs
+from windtunnel.train.run import Run, read_runs
 
 _LEGEND = (
     "Lines: training loss, a running mean of 25 steps. Points: held-out text. "
@@ -48,36 +48,67 @@ pre { background: #f5f5f3; padding: .9rem 1.1rem; white-space: pre-wrap; }
 
 
 def write_page(lab: Path) -> Path:
-    """Write `LAB/report.html`. Raises InputError when the lab holds no run and no plan."""
-    runs = list_runs(lab)
-    if not runs and not plans(lab):
+    """Write `LAB/report.html`. What is damaged stands on it as a line, and hides nothing else.
+    Raises InputError when the lab holds no run and no plan.
+    """
+    found, planned = read_runs(lab), plans(lab)
+    runs = found.runs
+    if not runs and not found.unreadable and not planned:
         raise InputError(f"{lab}: no runs to report; `windtunnel tour --lab {lab}` makes some")
-    studied = _runs_of_studies(lab)
+    faults = list(found.unreadable.values())
+    studied = _runs_of_studies(lab, faults)
     alone = [run for run in runs if run.id not in studied]
+    name = named(lab.resolve().name)
     body = [
-        f"<h1>{escape(lab.resolve().name)}</h1>",
+        f"<h1>{escape(name)}</h1>",
         f'<p class="what">{_what(runs)}</p>',
-        _tour(lab),
-        *sections(lab, _table, _figure),
-        *_studies(lab),
+        _or_fault(lambda: _tour(lab), faults),
     ]
-    if alone:
+    for folder in planned:
+        body.append(_or_fault(lambda at=folder: section(at, _table, _figure), faults))
+    for experiment in FIGURES:
+        body.append(_or_fault(lambda at=experiment: _study(lab, at), faults))
+    drawn = [run for run in alone if _has_curves(run, faults)]
+    if drawn:
         body += [
             "<h2>Loss</h2>",
             f'<p class="what">{_LEGEND}</p>',
-            _figure(loss_figure(alone)),
+            _figure(loss_figure(drawn)),
             "<h2>Learning rate</h2>",
-            _figure(rate_figure(alone)),
-            "<h2>Runs</h2>",
-            _run_table(alone),
+            _figure(rate_figure(drawn)),
         ]
+    if alone:
+        body += ["<h2>Runs</h2>", _run_table(alone)]
     rest = [run for run in runs if run.id in studied]
     if rest:
         summary = f"<summary>{len(rest)} runs of studies</summary>"
         body.append(f"<details>{summary}{_run_table(rest)}</details>")
+    if faults:
+        lines = [f"<li>{escape(named(fault))}</li>" for fault in dict.fromkeys(faults)]
+        body.append(f"<h2>What cannot be read</h2><ul>{''.join(lines)}</ul>")
     page = lab / "report.html"
-    write_whole(page, _document(lab.resolve().name, "".join(body)))
+    write_whole(page, _document(name, "".join(body)))
     return page
+
+
+def _or_fault(part: Callable[[], str], faults: list[str]) -> str:
+    """A part of the page; nothing where a file is damaged, which joins the faults."""
+    try:
+        return part()
+    except InputError as error:
+        faults.append(str(error))
+        return ""
+
+
+def _has_curves(run: Run, faults: list[str]) -> bool:
+    """Whether what it recorded can be read; what can't joins the faults."""
+    try:
+        run.steps()
+        run.validations()
+    except InputError as error:
+        faults.append(str(error))
+        return False
+    return True
 
 
 def _document(title: str, body: str) -> str:
@@ -95,12 +126,16 @@ def _what(runs: Sequence[Run]) -> str:
     return f"{len(runs)} runs, {about(tokens)} tokens trained"
 
 
-def _runs_of_studies(lab: Path) -> set[str]:
+def _runs_of_studies(lab: Path, faults: list[str]) -> set[str]:
     """Ids of the runs that a study shows in its own figures."""
     found: set[str] = set()
-    for name, result in outcomes(lab).items():
-        if name in FIGURES:
-            found.update(result.runs)
+    for name in FIGURES:
+        try:
+            result = outcome(lab, name)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        found.update(result.runs if result else ())
     return found
 
 
@@ -119,19 +154,21 @@ def _tour(lab: Path) -> str:
     return f"<h2>Tour</h2><p>{where}</p>{table}{sample}"
 
 
-def _studies(lab: Path) -> Iterator[str]:
-    """A section a study: its question's answer in one sentence, its verdict and its figures."""
-    for name, figures in FIGURES.items():
-        experiment = EXPERIMENTS[name]
-        result = find_study(lab, experiment)
-        if result is None:
-            continue
-        verdict = result.verdict
-        mark = f' <span class="verdict {verdict}">{verdict}</span>' if verdict else ""
-        title = f"{escape(name.capitalize())}{mark}"
-        yield f'<h2 id="{name}">{title}</h2><p>{escape(result.summary)}.</p>'
-        for caption, figure in figures(result, read_table(lab, experiment)):
-            yield f'{_figure(figure)}<p class="what">{escape(caption)}</p>'
+def _study(lab: Path, name: str) -> str:
+    """The section of a study: its question's answer in one sentence, its verdict and its
+    figures; nothing where the lab has none.
+    """
+    experiment = EXPERIMENTS[name]
+    result = find_study(lab, experiment)
+    if result is None:
+        return ""
+    verdict = result.verdict
+    mark = f' <span class="verdict {verdict}">{verdict}</span>' if verdict else ""
+    title = f"{escape(name.capitalize())}{mark}"
+    parts = [f'<h2 id="{name}">{title}</h2><p>{escape(result.summary)}.</p>']
+    for caption, figure in FIGURES[name](result, read_table(lab, experiment)):
+        parts.append(f'{_figure(figure)}<p class="what">{escape(caption)}</p>')
+    return "".join(parts)
 
 
 def _run_table(runs: Sequence[Run]) -> str:

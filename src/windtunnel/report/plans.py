@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from windtunnel.plan.record import plans, read_plan
+from windtunnel.plan.record import read_plan
 from windtunnel.quantities import about
 from windtunnel.report.figures import styled
 from windtunnel.results.plan import PlanResult, Provenance
@@ -21,22 +21,22 @@ Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 Figure = Callable[[go.Figure], str]
 
 
-def sections(lab: Path, table: Table, figure: Figure) -> Iterator[str]:
-    """One a plan, as HTML; `table` and `figure` are the page's. Raises InputError for a plan that
-    is damaged.
+def section(folder: Path, table: Table, figure: Figure) -> str:
+    """Of the plan in this folder, as HTML; `table` and `figure` are the page's. Raises InputError
+    for a plan that is damaged.
     """
-    for folder in plans(lab):
-        plan, name = read_plan(folder), escape(folder.name)
-        mark = {"go": "pass", "no-go": "fail"}.get(plan.go, "care")
-        verdict = f'<span class="verdict {mark}">{escape(plan.go)}</span>'
-        yield f'<h2 id="plan-{name}">Plan {name} {verdict}</h2><p>{_summary(plan)}</p>'
-        if plan.flags:
-            items = [f"<li><b>{flag.level}</b> {escape(flag.text)}</li>" for flag in plan.flags]
-            yield f"<ul>{''.join(items)}</ul>"
-        yield f'{figure(sizes_figure(plan))}<p class="what">{_caption(plan)}</p>'
-        rows = table(("number", "value", "from", "runs"), list(_rows(plan)))
-        what = "<summary>Where the numbers come from</summary>"
-        yield f'<details class="sources">{what}{rows}</details>'
+    plan, name = read_plan(folder), escape(folder.name)
+    mark = {"go": "pass", "no-go": "fail"}.get(plan.go, "care")
+    verdict = f'<span class="verdict {mark}">{escape(plan.go)}</span>'
+    parts = [f'<h2 id="plan-{name}">Plan {name} {verdict}</h2><p>{_summary(plan)}</p>']
+    if plan.flags:
+        items = [f"<li><b>{flag.level}</b> {escape(flag.text)}</li>" for flag in plan.flags]
+        parts.append(f"<ul>{''.join(items)}</ul>")
+    parts.append(f'{figure(sizes_figure(plan))}<p class="what">{_caption(plan)}</p>')
+    rows = table(("number", "value", "from", "runs"), list(_rows(plan)))
+    what = "<summary>Where the numbers come from</summary>"
+    parts.append(f'<details class="sources">{what}{rows}</details>')
+    return "".join(parts)
 
 
 def sizes_figure(plan: PlanResult) -> go.Figure:

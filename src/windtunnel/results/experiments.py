@@ -19,13 +19,18 @@ EXPERIMENTS: Table[Experiment[Any, Any]] = Table(
 )
 
 
-def outcomes(lab: Path) -> dict[str, StudyResult[Numbers]]:
-    """Verdict, summary and runs of every study in the lab, by name, its numbers left out. Raises
-    InputError for a damaged result.
+def outcome(lab: Path, name: str) -> StudyResult[Numbers] | None:
+    """Verdict, summary and runs of the lab's study of this name, its numbers left out; None where
+    it has none. Raises InputError for a damaged result.
     """
+    file = EXPERIMENTS[name].folder(lab) / "result.json"
+    return StudyResult[Numbers].read(file) if file.exists() else None
+
+
+def outcomes(lab: Path) -> dict[str, StudyResult[Numbers]]:
+    """That of every study in the lab, by name. Raises InputError for a damaged result."""
     found = {}
-    for name, experiment in EXPERIMENTS.items():
-        file = experiment.folder(lab) / "result.json"
-        if file.exists():
-            found[name] = StudyResult[Numbers].read(file)
+    for name in EXPERIMENTS:
+        if (result := outcome(lab, name)) is not None:
+            found[name] = result
     return found

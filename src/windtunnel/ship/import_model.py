@@ -47,7 +47,7 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
         checkpoint.save(folder / "checkpoints", Checkpoint(0, 0, dict(found.weights), {}))
         tokenizer.save(folder / "tokenizer.json")
         config = json.dumps(found.tokenizer_config, indent=1, ensure_ascii=False)
-        (folder / _CONFIG).write_text(config)
+        (folder / _CONFIG).write_text(config, encoding="utf-8")
 
     recipe = _recipe(name or found.name, found.model, found.context)
     where = Origin(name=found.name, layout=layout.name, weights=weights)
@@ -57,7 +57,7 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
 def brought_config(run: Run) -> dict[str, Any]:
     """The tokenizer_config.json that an imported model brought; empty for any other run."""
     file = run.path / _CONFIG
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _check(source: Path) -> None:

@@ -46,6 +46,8 @@ from windtunnel.train import checkpoint
 # moment.
 _LOOKED_AT = 0.5
 _VALIDATION = b'"validation"'  # in the lines of metrics.jsonl that are one
+# Of an id, that may stand for all of it.
+_FEWEST_DIGITS = 4
 
 
 class Busy(InputError):
@@ -176,8 +178,14 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for training. Raises Busy when another process trains it."""
-        with (self.path / "lock").open("w") as file:
+        """Hold the run for training. Raises Busy when another process trains it, and InputError
+        where nothing may be written.
+        """
+        try:
+            file = (self.path / "lock").open("wb")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be trained: {error.strerror}") from None
+        with file:
             give_up = time.monotonic() + _LOOKED_AT
             while not _locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > give_up:
@@ -186,8 +194,12 @@ class Run:
             yield
 
     def _is_locked(self) -> bool:
-        with (self.path / "lock").open("a") as file:
-            return not _locked(file, fcntl.LOCK_SH)
+        # Looking writes nothing: a lab may lie where nothing can be written.
+        try:
+            with (self.path / "lock").open("rb") as file:
+                return not _locked(file, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
 
     def _metrics(self) -> list[tuple[str, bytes]]:
         """Each whole line of metrics.jsonl, and where it stands. The last one may be half-written
@@ -277,9 +289,9 @@ def _make(
     try:
         part.mkdir(parents=True)
         (part / "checkpoints").mkdir()
-        (part / "recipe.toml").write_text(dump(recipe))
-        (part / "run.json").write_text(about.to_json())
-        (part / "status.json").write_text(RunStatus(status=status, tokens=0).to_json())
+        write_whole(part / "recipe.toml", dump(recipe))
+        about.write(part / "run.json")
+        RunStatus(status=status, tokens=0).write(part / "status.json")
         fill(part)
         part.rename(path)
     except OSError as error:
@@ -370,27 +382,88 @@ def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
     return Corpus.open(lab / "corpora" / recipe.data.corpus)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunsFound:
+    """What a lab's folder of runs holds."""
+
+    runs: list[Run]
+    """Oldest first."""
+    unreadable: dict[str, str]
+    """Why a folder can't be read as a run, in one line that names the file, by the folder's
+    name.
+    """
+
+
+def read_runs(lab: Path) -> RunsFound:
+    """Every run of a lab, and every folder of it that is damaged, which hides no other."""
+    runs: list[tuple[float, Run]] = []
+    unreadable: dict[str, str] = {}
+    for path in sorted(_folders(lab / "runs")):
+        try:
+            run = open_run(path)
+            run.status()
+            runs.append(((path / "run.json").stat().st_mtime_ns, run))
+        except InputError as error:
+            unreadable[path.name] = str(error)
+        except OSError as error:
+            unreadable[path.name] = f"{error.filename or path}: {error.strerror}"
+    by_age = sorted(runs, key=lambda made: made[0])
+    return RunsFound(runs=[run for _, run in by_age], unreadable=unreadable)
+
+
 def list_runs(lab: Path) -> list[Run]:
-    """Every run of a lab, oldest first. Raises InputError for a damaged one."""
-    made = (lab / "runs").glob("[!.]*/run.json")
-    return [open_run(p.parent) for p in sorted(made, key=lambda p: p.stat().st_mtime_ns)]
+    """Every run of a lab that can be read, oldest first."""
+    return read_runs(lab).runs
 
 
 def find_run(lab: Path, reference: str) -> Run:
-    """A run by the start of its id, its name if only one has it, or its path. Raises InputError."""
-    if (Path(reference) / "run.json").exists():
+    """A run by its id, its name, its path, or the first digits of its id, four at least: in this
+    order, so that a name is never taken for the beginning of an id. Raises InputError, with the
+    runs that are meant where they are several.
+    """
+    found = read_runs(lab)
+    meant = [run for run in found.runs if run.id == reference]
+    meant = meant or [run for run in found.runs if run.recipe.name == reference]
+    if not meant and (Path(reference) / "run.json").exists():
         return open_run(Path(reference))
-    runs = list_runs(lab)
-    by_id = [run for run in runs if run.id.startswith(reference)]
-    found = by_id or [run for run in runs if run.recipe.name == reference]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = ", ".join(run.id for run in found)
-        raise InputError(f"{reference}: {len(found)} runs of {lab} have this name: {ids}")
-    known = [run.id for run in runs] + [run.recipe.name for run in runs]
-    meant = did_you_mean(reference, known)
-    raise InputError(f"{reference}: no run of {lab} has this id or name{meant}")
+    if not meant and len(reference) >= _FEWEST_DIGITS:
+        ids = [*(run.id for run in found.runs), *found.unreadable]
+        begun = [one for one in ids if one.startswith(reference)]
+        if len(begun) == 1 and begun[0] in found.unreadable:
+            raise InputError(found.unreadable[begun[0]])
+        if len(begun) > 1:
+            listed = ", ".join(begun)
+            raise InputError(f"{reference}: {len(begun)} runs of {lab} have such an id: {listed}")
+        meant = [run for run in found.runs if run.id in begun]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        ids = ", ".join(run.id for run in meant)
+        raise InputError(f"{reference}: {len(meant)} runs of {lab} have this name: {ids}")
+    raise InputError(f"{reference}: no run of {lab} has this id or name{_hint(found, reference)}")
+
+
+def _hint(found: RunsFound, reference: str) -> str:
+    """What to add where there is no such run."""
+    if any(run.id.startswith(reference) for run in found.runs):
+        return f"; expected at least {_FEWEST_DIGITS} digits of an id"
+    known = [run.id for run in found.runs] + [run.recipe.name for run in found.runs]
+    hint = did_you_mean(reference, known)
+    if found.unreadable:
+        hint += f"; {len(found.unreadable)} of its runs cannot be read, see `windtunnel runs`"
+    return hint
+
+
+def _folders(runs: Path) -> list[Path]:
+    """The folders of runs, those that are still being made left out. Raises InputError where they
+    can't be listed.
+    """
+    if not runs.is_dir():
+        return []
+    try:
+        return [path for path in runs.iterdir() if path.is_dir() and path.name[0] != "."]
+    except OSError as error:
+        raise InputError(f"{runs}: cannot be read: {error.strerror}") from None
 
 
 def open_run(path: Path) -> Run:
@@ -418,7 +491,7 @@ def _identity(
     return identity(recipe, corpus, (f"{parent} anew" if anew else parent, at_tokens or 0))
 
 
-def _locked(file: IO[str], kind: int) -> bool:
+def _locked(file: IO[bytes], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -99,7 +99,7 @@ class Recorder:
         stream = io.BytesIO()
         np.save(stream, np.stack(self._last).astype(np.float32))
         try:
-            with self.file.open("a") as file:
+            with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(record.model_dump_json() + "\n" for record in self._waiting)
                 # on the disk before the checkpoint: else a resumed run would lack these steps
                 file.flush()
@@ -126,7 +126,11 @@ class Recorder:
 
     def _all(self) -> Iterator[StepRecord]:
         """Every record in the file. A process that was killed may have left a part of a line."""
-        lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
+        lines = (
+            self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+            if self.file.exists()
+            else []
+        )
         for number, line in enumerate(lines, 1):
             if line.endswith("\n"):
                 yield StepRecord.parse(line, f"{self.file}: line {number}")
