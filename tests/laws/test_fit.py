@@ -1,12 +1,14 @@
 """Fits reach the optimum, prove it, and hold against published measurements."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import chinchilla, gemstones, laptop
+from scipy.optimize import nnls
 from shared_data import shared
 
 from windtunnel.laws.fit import (
@@ -14,6 +16,7 @@ from windtunnel.laws.fit import (
     SQUARES,
     LossData,
     Objective,
+    _non_negative,
     fit_as_the_paper,
     fit_loss,
     optimum,
@@ -45,6 +48,31 @@ def test_two_optimisers_agree_under_noise(form: str, objective: Objective) -> No
     loss = TRUTH["additive"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))
     found = fit_loss(form, LossData.of(N, D, loss), objective)
     assert found.disagreement <= AGREE and found.converged
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_fitted_together_give_the_law_of_each_alone(form: str) -> None:
+    rng = np.random.default_rng(6)
+    loss = TRUTH["coupled+floor"].at(N, D) * np.exp(0.002 * rng.standard_normal(len(N)))
+    data, objective = LossData.of(N, D, loss), Objective("log", 0.005)
+    small, short = SIZES[2] >= N, LENGTHS[3] >= D
+    kept = np.array([small, short, small | short])
+    together = optimum(form, replace(data, weights=data.weights * kept), objective)
+    for mask, law in zip(kept, together, strict=True):
+        table = data.select(mask)
+        alone = optimum(form, table, objective)
+        assert table.cost(law, objective) == pytest.approx(table.cost(alone, objective), rel=1e-7)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3]))
+def test_non_negative_least_squares_is_scipys(seed: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    designs, wanted = rng.exponential(size=(5, 12, columns)), rng.standard_normal(12)
+    found, misfits = _non_negative(designs, wanted)
+    for design, linear, misfit in zip(designs, found, misfits, strict=True):
+        expected, least = nnls(design, wanted)
+        assert misfit == pytest.approx(least, rel=1e-9)
+        assert linear == pytest.approx(expected, abs=1e-7)
 
 
 def test_no_other_point_is_better() -> None:

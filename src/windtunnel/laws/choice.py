@@ -284,7 +284,7 @@ def _candidate(form: str, count: str, task: _Task) -> Candidate:
     data, stem = _data(task.points, count), task.points.stem
     fitted = fit_loss(form, data, task.objective)
     noise, residuals = _noise(form, fitted.coordinates, data, stem, task.least)
-    record = tuple(_tried(form, count, cut, task) for cut in task.cuts)
+    record = _record(form, count, task)
     draws = redraw(form, fitted.coordinates, data, stem, noise, task.objective, task.draws)
     return Candidate(
         count=count,
@@ -298,11 +298,27 @@ def _candidate(form: str, count: str, task: _Task) -> Candidate:
     )
 
 
-def _tried(form: str, count: str, cut: Cut, task: _Task) -> Tried:
-    """Fitted to the points below the cut, and held against those above it."""
+def _record(form: str, count: str, task: _Task) -> tuple[Tried, ...]:
+    """Fitted to the points below each cut, and held against those above it."""
+    if not task.cuts:
+        return ()
+    data = _data(task.points, count)
+    # All cuts in one fit: what lies above a cut has no weight in its table.
+    below = replace(data, weights=data.weights * np.array([cut.kept for cut in task.cuts]))
+    laws = optimum(form, below, task.objective)
+    return tuple(
+        _tried(form, count, cut, law, data.select(cut.kept), task)
+        for cut, law in zip(task.cuts, laws, strict=True)
+    )
+
+
+def _tried(
+    form: str, count: str, cut: Cut, coordinates: Array, data: LossData, task: _Task
+) -> Tried:
+    """How the law that was fitted to the points below a cut predicts those above it; `data`: of
+    those below.
+    """
     below, above = task.points.select(cut.kept), task.points.select(~cut.kept)
-    data = _data(below, count)
-    coordinates = optimum(form, data, task.objective)
     noise, _ = _noise(form, coordinates, data, below.stem, task.least)
     x, y = data.frame.logs(above.params[count], above.tokens)
     errors = np.log(surface(coordinates, x, y) / above.loss)

@@ -9,12 +9,12 @@ part is solved by non-negative least squares; for c other than 1 after L is stra
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice, product
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import Bounds, curve_fit, minimize, nnls
+from scipy.optimize import Bounds, curve_fit, minimize
 
 from windtunnel.laws.loss import FORMS, Array, Frame, LossLaw, log_slopes, slopes, surface
 
@@ -78,14 +78,14 @@ SQUARES = Objective("nats")
 
 @dataclass(frozen=True, kw_only=True)
 class LossData:
-    """Points in centred logarithms; losses (..., n) where many tables share their sizes and
-    lengths.
+    """Points in centred logarithms; losses or weights (..., n) where many tables share their
+    sizes and lengths. A table without some of the points gives them a weight of 0.
     """
 
     x: Array  # (n,)
     y: Array  # (n,)
     loss: Array  # (..., n), nats/token
-    weights: Array
+    weights: Array  # (..., n)
     frame: Frame
 
     @classmethod
@@ -101,6 +101,16 @@ class LossData:
         frame = Frame.of(n, d)
         x, y = frame.logs(n, d)
         return cls(x=x, y=y, loss=losses, weights=given, frame=frame)
+
+    def select(self, kept: NDArray[np.bool_]) -> "LossData":
+        """Some of the points (n,) of one table, in the same frame."""
+        return replace(
+            self,
+            x=self.x[kept],
+            y=self.y[kept],
+            loss=self.loss[kept],
+            weights=self.weights[kept],
+        )
 
     def cost(self, coordinates: Array, objective: Objective) -> Array:
         """The objective (...,) at coordinates (..., 6)."""
@@ -146,11 +156,17 @@ def fit_loss(form: str, data: LossData, objective: Objective = SQUARES) -> LossF
 
 
 def optimum(form: str, data: LossData, objective: Objective) -> Array:
-    """The coordinates (6,) of the best fit, without its certificate: for the many fits of an
-    interval or a score. Raises ValueError as `fit_loss` does.
+    """The coordinates (..., 6) of the best fit to each table, without its certificate: for the
+    many fits of a score. `data` is one table, or many that differ in their weights (..., n).
+    Raises ValueError as `fit_loss` does.
     """
-    starts = _starts(form, data)[:_FEWER]
-    return _marquardt(starts, data, FORMS[form].free, objective)
+    tables = data.weights.reshape(-1, data.weights.shape[-1])
+    starts = []
+    for weights in tables:
+        table = replace(data, weights=weights).select(weights > 0)
+        starts.append(_starts(form, table)[:_FEWER])
+    together = np.array(starts).reshape(*data.weights.shape[:-1], _FEWER, 6)
+    return _marquardt(together, data, FORMS[form].free, objective)
 
 
 def fit_as_the_paper(
@@ -248,13 +264,23 @@ def _deltas(objective: Objective) -> list[Objective]:
 def _marquardt(
     starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective
 ) -> Array:
-    """The best coordinates (6,) that Levenberg-Marquardt finds from starts (starts, 6)."""
+    """The best coordinates (..., 6) that Levenberg-Marquardt finds for each table, from starts
+    (..., starts, 6).
+    """
     stages = _deltas(objective)
-    at = refine(starts, data, free, stages[0], _FIRST_STEPS)
-    at = at[np.argsort(data.cost(at, stages[0]))][:_KEPT]
+    # An axis for the starts, which share the weights of their table.
+    shared = replace(data, weights=data.weights[..., None, :])
+    at = refine(starts, shared, free, stages[0], _FIRST_STEPS)
+    at = _cheapest(at, shared.cost(at, stages[0]), _KEPT)
     for stage in stages:
-        at = refine(at, data, free, stage, _LAST_STEPS if stage == objective else _NEXT_STEPS)
-    return at[np.argmin(data.cost(at, objective))]
+        at = refine(at, shared, free, stage, _LAST_STEPS if stage == objective else _NEXT_STEPS)
+    return _cheapest(at, shared.cost(at, objective), 1)[..., 0, :]
+
+
+def _cheapest(coordinates: Array, costs: Array, count: int) -> Array:
+    """The first few (..., count, 6) of coordinates (..., starts, 6) by costs (..., starts)."""
+    first = np.argsort(costs, kind="stable")[..., :count, None]
+    return np.take_along_axis(coordinates, first, axis=-2)
 
 
 def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective) -> Array:
@@ -289,40 +315,25 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
     return found[np.argmin(data.cost(found, objective))]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """A point of variable projection: exponents on a grid, and the best A and B for them."""
-
-    misfit: float
-    linear: Array  # A and B of the straightened loss, and its floor where that is free
-    floor: float
-    a: float
-    b: float
-    c: float
-
-    @property
-    def coordinates(self) -> Array:
-        """(6,)."""
-        p, q = (float(self.c * np.log(max(value, 1e-12))) for value in self.linear[:2])
-        floor = self.linear[2] if len(self.linear) == 3 else self.floor
-        return np.array([floor, p, self.a, q, self.b, np.log(self.c)])
-
-
 def _starts(form: str, data: LossData) -> Array:
-    """The best points of variable projection: coordinates (starts, 6). Raises ValueError."""
+    """The best points of variable projection for one table: coordinates (starts, 6). Raises
+    ValueError.
+    """
     free = FORMS[form].free
-    if data.loss.shape[-1] < free.sum():
+    if len(data.loss) < free.sum():
         raise ValueError(
             f"{len(data.loss)} points can't tell the {int(free.sum())} parameters of the {form} law"
         )
-    best: list[_Start] = []
+    misfits, coordinates = [], []
     for c, floor in _powers_and_floors(free, float(data.loss.min())):
-        best += _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
-    best.sort(key=lambda start: start.misfit)
-    # So that no single region of the grid gives all of the starts.
+        misfit, found = _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
+        misfits.append(misfit)
+        coordinates.append(found)
+    best = np.concatenate(coordinates)[np.argsort(np.concatenate(misfits), kind="stable")]
+    # By turns with worse ones, so that no single region of the grid gives all of the starts.
     others = best[len(best) // 9 :: 6]
-    by_turns = chain.from_iterable(zip(best, others, strict=False))
-    return np.array([start.coordinates for start in islice(by_turns, _STARTS)])
+    each = min(_STARTS // 2, len(others))
+    return np.stack([best[:each], others[:each]], axis=1).reshape(-1, 6)
 
 
 def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple[float, float]]:
@@ -332,19 +343,45 @@ def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple
             yield c, share * lowest
 
 
-def _projected(data: LossData, c: float, floor: float, *, floor_free: bool) -> list[_Start]:
-    """For exponents on a grid the best A and B, and the best floor where it is free."""
+def _projected(data: LossData, c: float, floor: float, *, floor_free: bool) -> tuple[Array, Array]:
+    """For exponents on a grid the best A and B, and the best floor where it is free: misfits
+    (grid,) and coordinates (grid, 6).
+    """
     straight = (data.loss - floor) ** (1 / c)
     # so that a misfit of the straightened loss counts as one of the loss
     scale = np.sqrt(data.weights) * c * (data.loss - floor) ** (1 - 1 / c)
-    wanted = straight * scale
-    of_size = [np.exp(-a / c * data.x) * scale for a in _EXPONENTS]
-    of_data = [np.exp(-b / c * data.y) * scale for b in _EXPONENTS]
-    design = np.empty((len(scale), 3 if floor_free else 2))
-    design[:, 2:] = scale[:, None]
-    found = []
-    for (i, a), (j, b) in product(enumerate(_EXPONENTS), repeat=2):
-        design[:, 0], design[:, 1] = of_size[i], of_data[j]
-        linear, misfit = nnls(design, wanted)
-        found.append(_Start(misfit=misfit, linear=linear, floor=floor, a=a, b=b, c=c))
-    return found
+    a, b = (grid.ravel() for grid in np.meshgrid(_EXPONENTS, _EXPONENTS, indexing="ij"))
+    columns = [
+        np.exp(-a[:, None] / c * data.x) * scale,
+        np.exp(-b[:, None] / c * data.y) * scale,
+    ]
+    if floor_free:
+        columns.append(np.broadcast_to(scale, columns[0].shape))
+    linear, misfits = _non_negative(np.stack(columns, axis=-1), straight * scale)
+    p, q = (c * np.log(np.maximum(linear[:, i], 1e-12)) for i in range(2))
+    floors = linear[:, 2] if floor_free else np.full_like(a, floor)
+    return misfits, np.stack([floors, p, a, q, b, np.full_like(a, np.log(c))], axis=-1)
+
+
+def _non_negative(design: Array, wanted: Array) -> tuple[Array, Array]:
+    """Non-negative least squares for many designs (m, n, k) of a few columns and one right-hand
+    side (n,): solutions (m, k) and root sums of squares (m,). Some subset of the columns solves
+    it, and all are tried: three columns have seven.
+    """
+    length = np.linalg.norm(design, axis=1, keepdims=True)
+    unit = design / np.maximum(length, 1e-300)
+    normal = np.swapaxes(unit, 1, 2) @ unit
+    pull = np.swapaxes(unit, 1, 2) @ wanted
+    k = design.shape[-1]
+    best = np.zeros((len(design), k))
+    misfits: Array = np.full(len(design), float(np.linalg.norm(wanted)))
+    for size in range(1, k + 1):
+        for subset in combinations(range(k), size):
+            of = list(subset)
+            inverse = np.linalg.pinv(normal[:, of][:, :, of], hermitian=True)
+            tried = np.zeros_like(best)
+            tried[:, of] = (inverse @ pull[:, of, None])[..., 0]
+            misfit = np.linalg.norm(wanted - (unit @ tried[..., None])[..., 0], axis=1)
+            better = (tried >= 0).all(axis=1) & (misfit < misfits)
+            best[better], misfits[better] = tried[better], misfit[better]
+    return best / np.maximum(length[:, 0], 1e-300), misfits
