@@ -193,7 +193,12 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
     engine = choose_engine(run.recipe)
     losses = [
         validate(
-            model, windows, engine, tokens=128, mask_documents=True, objective=OBJECTIVES["answers"]
+            model,
+            [windows],
+            engine,
+            tokens=128,
+            mask_documents=True,
+            objective=OBJECTIVES["answers"],
         )[0].loss
         for model in (before, after)
     ]

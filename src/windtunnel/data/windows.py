@@ -36,7 +36,9 @@ class Windows:
             name: (source.train.tokens - 1) // data.context
             for name, source in corpus.sources.items()
         }
-        stages = [OrderStage(0, self._mixture(data.mixture, held))]
+        # Of the first stage, which a stem and all its branches share.
+        self.weights = self._mixture(data.mixture, held)
+        stages = [OrderStage(0, self.weights)]
         for stage in data.stages:
             stages.append(OrderStage(stage.at // data.context, self._mixture(stage.mixture, held)))
         self.order = Order(seed, held, stages)

@@ -145,8 +145,10 @@ class Score(Record):
 
 
 class Validation(Score):
-    """The score over all sources: the mean, weighted by the tokens of each whole validation
-    split. Mixtures do not enter, so runs that differ in mixture compare.
+    """The score over all sources, weighted by the mixture with which the run's training begins
+    (without a mixture, by the training tokens of each source). A branch with another mixture is
+    weighted as its stem is, so the two compare; runs that begin with different mixtures compare
+    by source only.
     """
 
     sources: dict[str, Score]

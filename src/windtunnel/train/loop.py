@@ -230,7 +230,7 @@ class _Trainer:
         recipe = members[0].recipe
         found = validate(
             self._step.model,
-            members[0].windows,
+            [member.windows for member in self._members],
             self._engine,
             tokens=recipe.train.evaluate_tokens,
             mask_documents=recipe.data.mask_documents,

@@ -1,6 +1,7 @@
 """Loss on held-out text, by source: nats a token and bits a byte."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from windtunnel.train.objective import Batch
 
 def validate(
     model: Decoder,
-    windows: Windows,
+    windows: Sequence[Windows],
     engine: Engine,
     *,
     tokens: int,
@@ -24,27 +25,31 @@ def validate(
     objective: ObjectiveKind,
 ) -> list[Validation]:
     """Score the first `tokens` tokens of every source's validation split, by each member, or by
-    the one model. Only what the objective learns counts.
+    the one model; `windows`: what each of them reads, from one corpus. Only what the objective
+    learns counts.
     """
-    corpus = windows.corpus
+    corpus = windows[0].corpus
     document_end = corpus.document_end if mask_documents else None
-    scores: list[dict[str, Score]] = [{} for _ in range(model.members or 1)]
-    weights: dict[str, int] = {}
+    scores: list[dict[str, Score]] = [{} for _ in windows]
+    text_bytes: dict[str, int] = {}
     uneven: list[np.ndarray] = []
-    for name, source in corpus.sources.items():
-        held = torch.from_numpy(windows.validation(name, tokens))
+    for name in corpus.sources:
+        held = torch.from_numpy(windows[0].validation(name, tokens))
         if not len(held):
             continue
-        weights[name] = source.validation.tokens
         batch = Batch.read(held)
         learnt = objective.learnt(batch.marked).numpy()
-        text_bytes = int(corpus.tokenizer.token_bytes[batch.targets.numpy()[learnt]].sum())
+        targets = batch.targets.numpy()[learnt]
+        text_bytes[name] = int(corpus.tokenizer.token_bytes[targets].sum())
         by_member, unevenness = _losses(model, held, engine, document_end)
         for of_member, losses in zip(scores, by_member, strict=True):
-            of_member[name] = _score(losses[learnt], text_bytes)
+            of_member[name] = _score(losses[learnt], text_bytes[name])
         if unevenness is not None:
             uneven.append(unevenness)
-    validations = [_over_all(of_member, weights) for of_member in scores]
+    validations = [
+        over_all(of_member, text_bytes, read.weights)
+        for of_member, read in zip(scores, windows, strict=True)
+    ]
     if not uneven:
         return validations
     means = np.concatenate(uneven, axis=1).mean(axis=1) / model.model.depth
@@ -60,15 +65,22 @@ def _score(nats: np.ndarray, text_bytes: int) -> Score:
     return Score(loss=nats.mean(), bits_per_byte=bits / max(1, text_bytes), tokens=nats.size)
 
 
-def _over_all(scores: dict[str, Score], weights: dict[str, int]) -> Validation:
-    total = sum(weights.values())
-
-    def mean(key: str) -> float:
-        return sum(getattr(scores[name], key) * weight for name, weight in weights.items()) / total
-
+def over_all(
+    scores: dict[str, Score], text_bytes: Mapping[str, int], mixture: Mapping[str, float]
+) -> Validation:
+    """What the scores by source come to on text of the mixture that is trained; `text_bytes`: of
+    the text that was scored, by source. Sources of the mixture without a score are left out.
+    """
+    nats, size, total = 0.0, 0.0, 0.0
+    for name, score in scores.items():
+        share = mixture.get(name, 0.0)
+        total += share
+        nats += share * score.loss
+        size += share * max(1, text_bytes[name]) / score.tokens
+    # Nats and bytes of a token each: a mean of their ratios would be the ratio of no text.
     return Validation(
-        loss=mean("loss"),
-        bits_per_byte=mean("bits_per_byte"),
+        loss=nats / total,
+        bits_per_byte=nats / math.log(2) / size,
         tokens=sum(score.tokens for score in scores.values()),
         sources=scores,
     )
