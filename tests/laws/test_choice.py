@@ -147,7 +147,7 @@ def test_a_form_is_added_in_one_place(without_floor: str) -> None:
 
 
 def test_coverage_of_the_whole_procedure() -> None:
-    """A small one of `bench/coverage.py`."""
+    """A small one of `bench/intervals.py`."""
     inside = total = 0
     for seed in range(10):
         truth, rng = COUPLED if seed % 2 else ADDITIVE, np.random.default_rng(1000 + seed)

@@ -1,6 +1,6 @@
 """Do intervals of 90% hold the truth in 90% of simulated studies?
 
-    .venv/bin/python bench/coverage.py [--simulations N] [--processes P]
+    .venv/bin/python bench/intervals.py [--simulations N] [--processes P]
 
 A study as `windtunnel scaling` lays it out (5 sizes of 6k to 360k parameters, two of them with
 two seeds, 7 lengths of 240k to 1.92M tokens), its losses drawn about a known law with noise that
