@@ -1,31 +1,46 @@
-"""A loss against the logarithm of one setting: a parabola near its minimum, where that is, and
-how surely.
+"""A loss against the logarithm of one setting: nearly a parabola near its minimum, where that is,
+and how surely.
+
+No bowl is a parabola: rates that are too high cost more than rates that are too low. A parabola
+through a skewed bowl has its vertex on the gentler side, and repeats only make that surer. So the
+skew and the flatness are fitted too, held near zero by what bowls are known to have: where the
+points can tell them, they follow the points; where the noise hides them, they widen the interval.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_DRAWS = 4000
+Array = NDArray[np.float64]
+
 LEVEL = 0.9
 _ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # quantiles
+_DRAWS = 4000
 _LEAST_ERROR = 1e-3  # octaves; a bowl without noise would weigh without end
+# Standard deviations of the third and the fourth power's coefficient over the second's, x in
+# octaves. Of 138 bowls of Step Law's runs (arXiv 2503.04715) the first is 0.35 about zero, beside
+# what noise adds (`bench/bowls.py`). A bowl exp(s x) - s x - 1 with s = 1.2 has s / 3 and s^2 / 12.
+_SKEW, _FLATNESS = 0.4, 0.12
+# (median, standard deviation of the logarithm) of the noise of a run beside its seed's, nats/token:
+# the prior of the search's surface. One seed alone would fit any noise away.
+_NOISE = (0.005, 1.0)
+_NOISES = np.exp(np.linspace(-4, 4, 65))  # over the median
+_FINE = 201  # points at which a curve is looked at for its lowest one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bowl:
-    """loss = c_group + curvature (x - vertex)^2. `vertices`: draws of the vertex, for whatever is
-    computed from it.
+    """loss = c_group + curvature (x - vertex)^2, near the vertex. `vertices`: draws of the vertex,
+    for whatever is computed from it.
     """
 
     vertex: float
     interval: tuple[float, float]  # 90%
     curvature: float  # nats/token per squared unit of x
-    noise: float  # residual standard deviation, nats/token
-    vertices: NDArray[np.float64]
+    noise: float  # standard deviation of a run, nats/token
+    vertices: Array
 
     @property
     def spread(self) -> float:
@@ -39,62 +54,111 @@ class Bowl:
 
 
 def bowl(x: Sequence[float], loss: Sequence[float], group: Sequence[int]) -> Bowl | None:
-    """Least squares with one constant a group (a seed), so that what all points of a seed share
-    is no noise. Sequences of one length, a point each.
+    """Fitted with one constant a group (a seed), so that what all points of a seed share is no
+    noise. Sequences of one length, a point each; `x` in octaves.
 
-    None where the points do not curve upwards: then there is no minimum to speak of. Draws of the
-    vertex that fall outside of the sampled range are set to its border: nothing is known beyond.
-    Raises ValueError for too few points to tell noise from a parabola.
+    None where the points do not curve upwards: then there is no minimum to speak of. A vertex is
+    where the curve is lowest within the sampled range: nothing is known beyond. Raises ValueError
+    for too few points to tell noise from a parabola.
     """
     xs, ys = np.asarray(x, float), np.asarray(loss, float)
     groups = np.unique(np.asarray(group), return_inverse=True)[1]
-    # loss = c_group + slope (x - centre) + curvature (x - centre)^2
-    centre = xs.mean()
+    # loss = c_group + slope u + curvature u^2 + ..., u = x - centre
+    centre = float(xs.mean())
     constants = np.eye(groups.max() + 1)[groups]
-    design = np.column_stack([constants, xs - centre, (xs - centre) ** 2])
-    free = len(xs) - design.shape[1]
-    if free < 1:
+    powers = np.stack([(xs - centre) ** power for power in (1, 2, 3, 4)], axis=1)
+    parabola = np.column_stack([constants, powers[:, :2]])
+    if len(xs) <= parabola.shape[1]:
         raise ValueError(
-            f"{len(xs)} points can't tell a parabola of {design.shape[1]} parameters from noise"
+            f"{len(xs)} points can't tell a parabola of {parabola.shape[1]} parameters from noise"
         )
-    fitted, *_ = np.linalg.lstsq(design, ys, rcond=None)
-    if fitted[-1] <= 0:
+    curvature = float(np.linalg.lstsq(parabola, ys, rcond=None)[0][-1])
+    if curvature <= 0:
         return None
-    variance = float(((ys - design @ fitted) ** 2).sum() / free)
-    covariance = variance * np.linalg.inv(design.T @ design)[-2:, -2:]
-    drawn = fitted[-2:] + _student(covariance, free)
-    vertices = _vertices(drawn, centre, float(xs.min()), float(xs.max()))
+    curves = _Curves.of(np.column_stack([constants, powers]), ys - ys.mean(), curvature)
+    around = np.linspace(xs.min(), xs.max(), _FINE) - centre
+    vertices = centre + _lowest(curves.drawn(), around)
     low, high = np.quantile(vertices, _ENDS)
-    vertex = np.clip(centre - fitted[-2] / (2 * fitted[-1]), xs.min(), xs.max())
+    vertex = float(_lowest(curves.mean[None], around)[0])
+    _, second, third, fourth = curves.mean
     return Bowl(
-        vertex=float(vertex),
+        vertex=centre + vertex,
         interval=(float(low), float(high)),
-        curvature=float(fitted[-1]),
-        noise=variance**0.5,
+        # half of the second derivative there
+        curvature=float(second + 3 * third * vertex + 6 * fourth * vertex**2),
+        noise=curves.noise,
         vertices=vertices,
     )
 
 
-def _student(covariance: NDArray[np.floating[Any]], free: int) -> NDArray[np.float64]:
-    """Draws of Student's t, (draws, n): a normal over the root of a mean square, since the
-    variance is itself known from so many degrees of freedom.
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """What the points say of the coefficients of u, u^2, u^3 and u^4, for each candidate of the
+    noise.
     """
-    rng = np.random.default_rng(0)
-    scale = np.sqrt(rng.chisquare(free, (_DRAWS, 1)) / free)
-    return rng.multivariate_normal(np.zeros(len(covariance)), covariance, _DRAWS) / scale
+
+    weights: Array  # (noises,): posterior probabilities
+    noises: Array  # (noises,): standard deviations, nats/token
+    means: Array  # (noises, 4)
+    covariances: Array  # (noises, 4, 4)
+
+    @classmethod
+    def of(cls, design: Array, losses: Array, curvature: float) -> "_Curves":
+        """By Bayes: constants, slope and curvature are free, skew and flatness normal about zero.
+        `design` (points, constants and 4 powers).
+        """
+        precision = np.zeros(design.shape[1])
+        precision[-2:] = 1 / (np.array([_SKEW, _FLATNESS]) * curvature) ** 2
+        median, spread = _NOISE
+        noises = median * _NOISES
+        normal = design.T @ design / noises[:, None, None] ** 2 + np.diag(precision)
+        moment = design.T @ losses / noises[:, None] ** 2
+        means = np.linalg.solve(normal, moment[..., None])[..., 0]
+        squares = ((losses - means @ design.T) ** 2).sum(1) / noises**2
+        # log of the posterior of the noise, the coefficients integrated out, up to a constant
+        logs = -0.5 * (squares + (precision * means**2).sum(1) + np.linalg.slogdet(normal)[1])
+        logs -= len(losses) * np.log(noises) + 0.5 * (np.log(_NOISES) / spread) ** 2
+        weights = np.exp(logs - logs.max())
+        covariances = np.linalg.inv(normal)[:, -4:, -4:]
+        return cls(
+            weights=weights / weights.sum(),
+            noises=noises,
+            means=np.asarray(means[:, -4:], float),
+            covariances=np.asarray(covariances, float),
+        )
+
+    @property
+    def mean(self) -> Array:
+        """(4,), over all candidates of the noise."""
+        return self.weights @ self.means
+
+    @property
+    def noise(self) -> float:
+        """The posterior's mean, nats/token."""
+        return float(self.weights @ self.noises)
+
+    def drawn(self) -> Array:
+        """(draws, 4): curves as they might as well be."""
+        rng = np.random.default_rng(0)
+        chosen = rng.choice(len(self.weights), _DRAWS, p=self.weights)
+        normal = rng.standard_normal((_DRAWS, 4, 1))
+        roots = np.linalg.cholesky(self.covariances)[chosen]
+        return self.means[chosen] + (roots @ normal)[..., 0]
 
 
-def _vertices(
-    drawn: NDArray[np.float64], centre: float, low: float, high: float
-) -> NDArray[np.float64]:
-    """Where parabolas of (draws, 2), slope at the centre and curvature, have their minimum within
-    the range; one that does not curve upwards has it at the end to which it falls.
+def _lowest(curves: Array, around: Array) -> Array:
+    """Where curves (n, 4) are lowest among the evenly spaced points `around`; within, at the vertex
+    of the parabola through that point and its neighbours.
     """
-    slope, curvature = drawn.T
-    outward = np.where(slope > 0, low, high)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inner = centre - slope / (2 * curvature)
-    return np.where(curvature > 0, inner, outward).clip(low, high)
+    heights = curves @ np.stack([around**power for power in (1, 2, 3, 4)])
+    at = heights.argmin(1)
+    inside = at.clip(1, len(around) - 2)
+    rows = np.arange(len(curves))
+    before, here, after = (heights[rows, inside + step] for step in (-1, 0, 1))
+    step = around[1] - around[0]
+    bend = np.maximum(before - 2 * here + after, np.finfo(float).tiny)
+    vertex = around[inside] + (step * 0.5 * (before - after) / bend).clip(-step, step)
+    return np.where(at == inside, vertex, around[at])
 
 
 @dataclass(frozen=True)
