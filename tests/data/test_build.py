@@ -2,7 +2,9 @@
 it was stopped.
 """
 
+import dataclasses
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -18,7 +20,8 @@ import pytest
 from patience import wait_until
 
 from windtunnel.data.build import build
-from windtunnel.data.readers import Documents, Malformed, from_paths
+from windtunnel.data.formats import Malformed
+from windtunnel.data.readers import Documents, from_paths
 from windtunnel.data.shards import Corpus, TokenStream
 from windtunnel.data.spool import PIECE
 from windtunnel.errors import InputError
@@ -232,6 +235,7 @@ def test_malformed_documents_are_counted_or_refused_with_nothing_left(tmp_path: 
         ({"vocab": 100}, "vocab 100"),
         ({}, "either a vocabulary size or"),
         ({"vocab": 300, "validation": 0.9}, "validation 0.9"),
+        ({"vocab": 300, "validation": math.nan}, "validation nan: expected a share between 0"),
         ({"vocab": 300, "shard_tokens": 0}, "shard_tokens 0"),
         ({"tokenizer": Path("nowhere.json")}, r"nowhere\.json"),
     ],
@@ -239,6 +243,10 @@ def test_malformed_documents_are_counted_or_refused_with_nothing_left(tmp_path: 
 def test_bad_settings_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(tmp_path / "c", {"a": source(["text"])}, **settings)
+    for share in (-0.1, math.nan, 2.0):
+        with pytest.raises(InputError, match=f"max_bad {share:g}: expected a share between 0 and"):
+            bad = dataclasses.replace(source(["text"]), max_bad=share)
+            build(tmp_path / "c", {"a": bad}, vocab=300)
     with pytest.raises(InputError, match="another name"):
         build(tmp_path / "c", {"../a": source(["text"])}, vocab=300)
     assert not list(tmp_path.iterdir())

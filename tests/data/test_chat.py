@@ -4,8 +4,10 @@ of them.
 
 import gzip
 import json
+import lzma
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from windtunnel.data.chat import build_chat, packed
 from windtunnel.data.chat_format import OURS
 from windtunnel.data.conversations import conversation_files, conversations, messages_of
-from windtunnel.data.readers import Malformed
+from windtunnel.data.formats import Malformed
+from windtunnel.data.readers import Taken
 from windtunnel.data.shards import NUMBER_BIT, Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
@@ -63,6 +66,11 @@ def said(corpus: Corpus, windows: np.ndarray) -> list[str]:
     return found
 
 
+def found_in(files: Sequence[Path]) -> list[str | Malformed]:
+    """The conversations, without what the files were taken for."""
+    return [one for one in conversations(files) if not isinstance(one, Taken)]
+
+
 class TestReading:
     @pytest.mark.parametrize(
         "record",
@@ -86,7 +94,7 @@ class TestReading:
     )
     def test_every_shape_gives_the_same(self, record: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n\n")
-        (found,) = conversations([tmp_path / "a.jsonl"])
+        (found,) = found_in([tmp_path / "a.jsonl"])
         assert isinstance(found, str)
         assert messages_of(found) == [
             {"role": "user", "content": "a"},
@@ -97,7 +105,7 @@ class TestReading:
         (tmp_path / "a.jsonl").write_text(
             json.dumps({"instruction": "a", "input": "c", "output": "b"})
         )
-        (found,) = conversations([tmp_path / "a.jsonl"])
+        (found,) = found_in([tmp_path / "a.jsonl"])
         assert isinstance(found, str) and messages_of(found)[0]["content"] == "a\n\nc"
 
     def test_compressed_files_folders_and_globs(self, tmp_path: Path) -> None:
@@ -110,7 +118,33 @@ class TestReading:
         for paths in ([tmp_path], [str(tmp_path / "*.jsonl*")]):
             found = conversation_files(paths)
             assert [file.name for file in found] == ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"]
-            assert len(set(conversations(found))) == 1
+            assert len(set(found_in(found))) == 1
+
+    def test_they_are_known_by_what_a_file_holds(self, tmp_path: Path) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        pyarrow = pytest.importorskip("pyarrow")
+        ones = [chat("a", "b"), chat("c", "d")]
+        lines = "".join(json.dumps(one) + "\n" for one in ones)
+        contents = {
+            "a.txt": lines.encode(),
+            "b": b"\xef\xbb\xbf\n" + lines.encode(),
+            "c.json": json.dumps(ones, indent=2).encode(),
+            "d.jsonl": json.dumps(ones).encode(),
+            "e.ndjson.xz": lzma.compress(lines.encode()),
+            "f.jsonl": lines.encode("utf-16"),
+        }
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+        parquet.write_table(pyarrow.Table.from_pylist(ones), tmp_path / "g.parquet")
+        first = found_in([tmp_path / "a.txt"])
+        assert len(first) == 2
+        for file in tmp_path.iterdir():
+            assert found_in([file]) == first, file.name
+        folder = [file.name for file in conversation_files([tmp_path])]
+        assert folder == ["c.json", "d.jsonl", "e.ndjson.xz", "f.jsonl", "g.parquet"]
+        (tmp_path / "notes.md").write_text("Only prose.")
+        with pytest.raises(InputError, match=r"notes\.md: this is plain text; expected conv"):
+            found_in([tmp_path / "notes.md"])
 
     @pytest.mark.parametrize(
         ("line", "why"),
@@ -130,11 +164,17 @@ class TestReading:
                 "'completion' holds half of a surrogate pair",
             ),
             ('{"conversations": [{"from": "human"}]}', "'value' holds no text"),
+            ('{"prompt": "a", "completion": ""}', "an answer is empty"),
+            (
+                '{"messages": [{"role": "assistant", "content": "b"},'
+                ' {"role": "user", "content": "a"}, {"role": "assistant", "content": " \\n"}]}',
+                "an answer is empty",
+            ),
         ],
     )
     def test_what_is_no_conversation_is_named(self, line: str, why: str, tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text(f"{json.dumps(chat('a', 'b'))}\n{line}\n")
-        _, bad = conversations([tmp_path / "a.jsonl"])
+        _, bad = found_in([tmp_path / "a.jsonl"])
         assert isinstance(bad, Malformed)
         assert bad.where == f"{tmp_path / 'a.jsonl'} line 2" and bad.why.startswith(why)
 

@@ -1,7 +1,10 @@
 """Reading what people bring: files, folders, globs and standard input, whole or broken."""
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 import random
 import subprocess
 import sys
@@ -10,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from windtunnel.data import readers
-from windtunnel.data.readers import READERS, Reader, from_paths, read_path
+from windtunnel.data.formats import FORMATS, Format
+from windtunnel.data.opened import Opened
+from windtunnel.data.readers import Tally, accepted, from_paths, items, read_path
 from windtunnel.errors import InputError
 
 
@@ -95,14 +99,24 @@ def test_brackets_in_a_name_are_no_pattern(tmp_path: Path) -> None:
 
 
 def test_a_reader_is_added_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lines(file: Path, text_field: str) -> Iterator[str]:
-        yield from file.read_text().splitlines()
+    def lines(file: Opened, text_field: str) -> Iterator[str]:
+        yield from file.stream.read().decode().splitlines()
 
-    monkeypatch.setattr(readers, "READERS", [*READERS, Reader((".lines",), lines)])
+    added = Format(
+        name="lines",
+        help="a document a line",
+        endings=(".lines",),
+        begins=lambda head: head.startswith(b"#lines"),
+        texts=lines,
+    )
+    monkeypatch.setitem(FORMATS, "lines", added)
     (tmp_path / "a.lines").write_text("one\ntwo\n")
     (tmp_path / "b.txt").write_text("three")
     assert list(read_path(tmp_path)) == ["one", "two", "three"], "in a folder"
-    assert list(read_path(tmp_path / "a.lines")) == ["one", "two"]
+    assert list(read_path(tmp_path / "a.lines")) == ["one", "two"], "by its name"
+    assert list(read_path(tmp_path / "b.txt", format="lines")) == ["three"], "asked for"
+    (tmp_path / "b.txt").write_text("#lines\nthree\n")
+    assert list(read_path(tmp_path / "b.txt")) == ["#lines", "three"], "by its beginning"
     with pytest.raises(InputError, match=r"expected files ending in \.txt, .*, \.lines"):
         (tmp_path / "empty").mkdir()
         list(read_path(tmp_path / "empty"))
@@ -115,7 +129,11 @@ def test_any_text_file_may_be_named_directly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "documents"),
-    [(_jsonl(["one", "two"]), ["one", "two"]), (b"plain text\n{}\n", ["plain text\n{}\n"])],
+    [
+        (_jsonl(["one", "two"]), ["one", "two"]),
+        (gzip.compress(b'\xef\xbb\xbf\n[{"text": "one"}]'), ["one"]),
+        (b"plain text\n{}\n", ["plain text\n{}\n"]),
+    ],
 )
 def test_standard_input(given: bytes, documents: list[str]) -> None:
     script = (
@@ -126,6 +144,129 @@ def test_standard_input(given: bytes, documents: list[str]) -> None:
         [sys.executable, "-c", script], input=given, capture_output=True, check=True
     ).stdout
     assert json.loads(said) == documents
+
+
+LINES = _jsonl(["one", "two"])
+PRETTY = json.dumps([{"text": "one"}, {"text": "two"}], indent=2).encode()
+BLANK_FIRST = b"\xef\xbb\xbf\n \r\n\n"
+
+HELD = {
+    "lines": (LINES, "jsonl"),
+    "lines after blank ones": (BLANK_FIRST + LINES, "jsonl"),
+    "lines with a mark in the middle": (LINES[:16] + b"\xef\xbb\xbf" + LINES[16:], "jsonl"),
+    "lines of Windows": (LINES.replace(b"\n", b"\r\n"), "jsonl"),
+    "lines of 16 bits": (LINES.decode().encode("utf-16"), "jsonl"),
+    "lines of 16 bits without a mark": (LINES.decode().encode("utf-16-le"), "jsonl"),
+    "lines of 16 bits in the other order": (LINES.decode().encode("utf-16-be"), "jsonl"),
+    "lines of 32 bits": (LINES.decode().encode("utf-32"), "jsonl"),
+    "a list": (json.dumps([{"text": "one"}, {"text": "two"}]).encode(), "json"),
+    "a list over several lines": (PRETTY, "json"),
+    "a list after blank lines": (BLANK_FIRST + PRETTY, "json"),
+    "objects over several lines": (
+        b"".join(json.dumps({"text": text}, indent=1).encode() for text in ("one", "two")),
+        "json",
+    ),
+}
+WRITERS: dict[str, Callable[[bytes], bytes]] = {
+    "as it is": lambda data: data,
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
+@pytest.mark.parametrize("content", HELD)
+def test_a_file_is_taken_for_what_it_holds_whatever_its_name(tmp_path: Path, content: str) -> None:
+    data, kind = HELD[content]
+    for name in ("a.jsonl", "a.ndjson", "a.json", "a.jsonlines", "a.txt", "a", "a.jsonl.gz"):
+        for write in WRITERS.values():
+            (tmp_path / name).write_bytes(write(data))
+            tally = Tally()
+            found = list(accepted(items(tmp_path / name), name, tally=tally))
+            assert found == ["one", "two"], (name, found)
+            assert tally.taken == {kind: [str(tmp_path / name)]}
+
+
+PROSE = [
+    "{this is a note} and more of it\n",
+    "{% a template %}\n{}\n",
+    "[a link](of markdown)\n",
+    "[1] Somebody, 1999.\n[2] Somebody else.\n",
+    '["quoted" and no list]\n',
+    '"a sentence", she said\n',
+    "A line.\nAnother.\n" + '{"text": "an example"}\n',
+    "3.14\n",
+    "null\n",
+]
+
+
+@pytest.mark.parametrize("text", PROSE)
+def test_prose_stays_prose(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert list(read_path(tmp_path / "a.txt")) == [text]
+
+
+def test_what_a_file_is_taken_for_can_be_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(LINES)
+    assert list(read_path(tmp_path / "a.txt", format="text")) == [LINES.decode()]
+    (tmp_path / "a.txt").write_text('"one"\n{"text": "two"}\n')
+    assert list(read_path(tmp_path / "a.txt", format="jsonl", max_bad=0.5)) == ["two"]
+    with pytest.raises(InputError, match="--format jason: expected one of text"):
+        from_paths(tmp_path / "a.txt", format="jason")
+    assert from_paths(tmp_path, format="text").identity != from_paths(tmp_path).identity
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'[{"text": "one"}, {"text": ', "not JSON"),
+        (b'[{"text": "one"} {"text": "two"}]', "after element 1: expected"),
+        (b'[{"text": "one"}, nonsense]', "not JSON"),
+        (b'[{"text": "\xff"}]', "not UTF-8"),
+        (b'["one", "two"]', "element 1: expected an object with the field 'text'"),
+        (b'{\n"data": [{"text": "one"}]\n}', "value 1: expected an object with the field 'text'"),
+        (b"[" * 100_000, "not JSON"),
+        ('{"text": "one"}\n'.encode("utf-16")[:-1], "cannot be read to its end"),
+        (b"\x89PNG\0\0\0 and more", "not text: there are zero bytes"),
+    ],
+)
+def test_what_is_broken_is_refused_and_never_prose(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    file = tmp_path / ("a.json" if b"PNG" not in content else "a.txt")
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=why):
+        list(read_path(file))
+
+
+def test_a_list_is_read_piece_by_piece(tmp_path: Path) -> None:
+    """Elements lie across the pieces that are read, and numbers and escapes too."""
+    texts = [f"document {i} \u00e9\n" + "x" * (i % 7000) for i in range(400)]
+    values = [{"id": i * 10**12, "text": text} for i, text in enumerate(texts)]
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    assert list(read_path(tmp_path / "a.json")) == texts
+    (tmp_path / "b.json").write_text(json.dumps(values, ensure_ascii=False, indent=3))
+    assert list(read_path(tmp_path / "b.json")) == texts
+
+
+def test_a_file_that_was_compressed_with_a_wide_window(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    wide = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    (tmp_path / "a.zst").write_bytes(stream.compress(LINES) + stream.flush())
+    assert list(read_path(tmp_path / "a.zst")) == ["one", "two"]
+    skipped = b"\x50\x2a\x4d\x18\x04\0\0\0size"
+    (tmp_path / "b").write_bytes(skipped + zstandard.compress(LINES))
+    assert list(read_path(tmp_path / "b")) == ["one", "two"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    file.write_bytes(LINES)
+    documents = from_paths(file)
+    assert documents.origin == f"{tmp_path}/caf\\xe9.jsonl"
+    assert list(accepted(documents.read(), "a")) == ["one", "two"]
 
 
 BROKEN = {

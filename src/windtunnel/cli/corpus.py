@@ -3,15 +3,18 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, Format, Json, Lab
 from windtunnel.errors import InputError
-from windtunnel.quantities import about
+from windtunnel.quantities import about, share_of
+
+if TYPE_CHECKING:
+    from windtunnel.data.shards import SourceEntry
 
 corpus = typer.Typer(
     help="Fetch text, build a corpus from it, or show a corpus.", no_args_is_help=True
@@ -81,10 +84,9 @@ def build(
     ] = None,
     text_field: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="The field of JSON lines and parquet files that holds the text."
-        ),
+        typer.Option(metavar="NAME", help="The field of JSON and parquet that holds the text."),
     ] = "text",
+    format: Format = None,
     validation: Annotated[
         float,
         typer.Option(
@@ -104,10 +106,13 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Tokenise text into a corpus. After an interruption, the same command goes on."""
+    from windtunnel.data.build import MOST_HELD_OUT
     from windtunnel.data.build import build as build_corpus
     from windtunnel.data.readers import Documents, from_paths
     from windtunnel.data.sources import fetch as fetch_sources
 
+    share_of("--max-bad", max_bad)
+    share_of("--validation", validation, MOST_HELD_OUT)
     if vocab is None and tokenizer is None:
         vocab = 4096
     taken = _tokenizer(lab, tokenizer) if tokenizer else None
@@ -124,7 +129,7 @@ def build(
         for fetched in fetch_sources(known, lab / "downloads", shown.show) if known else []:
             documents[fetched.source.name] = fetched.documents()
         for key, given in paths.items():
-            documents[key] = from_paths(given, text_field, max_bad=max_bad)
+            documents[key] = from_paths(given, text_field, max_bad=max_bad, format=format)
         built = build_corpus(
             lab / "corpora" / name,
             documents,
@@ -144,6 +149,20 @@ def show(
 ) -> None:
     """Check every file of a corpus, and show what it holds."""
     _print(lab / "corpora" / name, as_json)
+
+
+def taken(entry: "SourceEntry") -> str:
+    """What the files of a source were taken for: `3 files taken for JSON lines (a.ndjson, ...)`."""
+    from windtunnel.data.formats import FORMATS
+
+    parts = []
+    for found in entry.taken:
+        names = [Path(name).name for name in found.names]
+        more = [] if found.files == len(names) else ["..."]
+        files = "1 file" if found.files == 1 else f"{found.files:,} files"
+        kind = FORMATS[found.format].help
+        parts.append(f"{files} taken for {kind} ({', '.join(names + more)})")
+    return "; ".join(parts)
 
 
 def _tokenizer(lab: Path, reference: str) -> Path:
@@ -182,5 +201,8 @@ def _print(folder: Path, as_json: bool) -> None:
             f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} "
             f"{ratio:11.2f} {skipped:8,}  {entry.licence}"
         )
+    for key, entry in manifest.sources.items():
+        if entry.taken:
+            print(f"{key}: {taken(entry)}")
     if not opened.sources:
         raise InputError(f"{folder}: this corpus holds no source")

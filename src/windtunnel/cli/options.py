@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from windtunnel.data.formats import FORMATS
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import TOKENS
 
@@ -19,6 +20,13 @@ RunName = Annotated[
     typer.Argument(
         metavar="RUN",
         help="The run: its id, its name, its path, or the first digits of its id, four at least.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(FORMATS),
+        help="What the files are; by default seen from what each of them holds.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -1,16 +1,15 @@
 """`windtunnel sft`: a run's model learns to answer."""
 
-import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.corpus import taken
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of
+from windtunnel.cli.options import DEFAULT_LAB, Format, Json, Lab, RunName, number_of
 from windtunnel.cli.train import carry_out
-from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_tokens
+from windtunnel.quantities import about, above_zero, parse_tokens, share_of
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -21,8 +20,11 @@ def sft(
     run: RunName,
     data: Annotated[
         list[str],
-        typer.Option(help="Conversations: a file in .jsonl(.gz, .zst), a folder, or a glob."),
+        typer.Option(
+            help="Conversations: a file of JSON lines, JSON or parquet, a folder, or a glob."
+        ),
     ],
+    format: Format = None,
     epochs: Annotated[
         float | None,
         typer.Option(help="How many times to read each conversation; 3 by default."),
@@ -59,7 +61,7 @@ def sft(
     ] = None,
     max_bad: Annotated[
         float,
-        typer.Option(min=0, max=1, help="The share of the lines that may be malformed."),
+        typer.Option(help="The share of the conversations that may be malformed."),
     ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -71,8 +73,11 @@ def sft(
     """
     from windtunnel.train.run import find_run
 
-    if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
-        raise InputError(f"--epochs {epochs:g}: expected a number above zero")
+    share_of("--max-bad", max_bad)
+    if epochs is not None:
+        above_zero("--epochs", epochs)
+    if lr is not None:
+        above_zero("--lr", lr)
     length, size = number_of("--tokens", tokens), number_of("--batch", batch)
     position = None if at is None else parse_tokens(at)
     parent = find_run(lab, run)
@@ -88,6 +93,7 @@ def sft(
         at=position,
         name=name,
         max_bad=max_bad,
+        format=format,
     )
     with display() as shown:
         made, corpus = fine_tune(parent, data, asked, shown.show)
@@ -102,9 +108,10 @@ def _what(corpus: "Corpus") -> str:
     if packing:
         counts["cut to the context"] = packing.cut
         counts["left out, without an answer within the context"] = packing.dropped
+    files = [taken(entry)] if entry.taken else []
     notes = [f"{count:,} {what}" for what, count in counts.items() if count]
     found = (
         f"{corpus.folder.name}: {entry.train.documents:,} conversations to learn from, "
         f"{entry.validation.documents:,} held out; {about(entry.train.tokens - 1)} tokens an epoch"
     )
-    return "; ".join([found, *notes])
+    return "; ".join([found, *notes, *files])

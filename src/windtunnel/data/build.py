@@ -40,17 +40,19 @@ from windtunnel.data.shards import (
     Split,
     SplitName,
     source_entry,
+    taken_for,
 )
 from windtunnel.data.spool import Spool, read_source, sample
 from windtunnel.data.tokenizer import SMALLEST_VOCAB, Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
+from windtunnel.quantities import share_of
 
 SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
 PROOF = 2 << 20  # bytes of text on which the faster engine must give the same ids
 WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
 BATCH = 512 << 10  # bytes of text that a worker encodes at a time
-_MOST_HELD_OUT = 0.5  # share of the documents
+MOST_HELD_OUT = 0.5  # share of the documents
 # What stands beside the sources of a build: no source may be called so.
 _TAKEN, _ENDINGS = ("spool", "lock", "fingerprint"), (".json", ".part")
 
@@ -137,10 +139,9 @@ class _Settings:
                 f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special "
                 "tokens"
             )
-        if not 0 <= self.validation <= _MOST_HELD_OUT:
-            raise InputError(
-                f"validation {self.validation}: expected a share between 0 and {_MOST_HELD_OUT}"
-            )
+        share_of("validation", self.validation, MOST_HELD_OUT)
+        for documents in self.sources.values():
+            share_of("max_bad", documents.max_bad)
         if self.shard_tokens < 1:
             raise InputError(f"shard_tokens {self.shard_tokens}: expected at least 1")
 
@@ -295,6 +296,7 @@ def _write_source(
         cut=spool.cut,
         train=splits["train"],
         validation=splits["validation"],
+        taken=taken_for(spool.taken),
     )
     write_whole(part / name / "entry.json", json.dumps(dataclasses.asdict(entry)).encode())
     os.rename(part / name, scratch / name)

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +21,13 @@ import numpy as np
 
 from windtunnel.data.chat_format import ChatFormat, format_of
 from windtunnel.data.conversations import (
-    ENDINGS,
     content_digest,
     conversation_files,
     conversations,
     messages_of,
 )
+from windtunnel.data.formats import FORMATS
+from windtunnel.data.opened import COMPRESSED
 from windtunnel.data.readers import Progress, Tally, accepted
 from windtunnel.data.shards import (
     FORMAT,
@@ -35,11 +37,13 @@ from windtunnel.data.shards import (
     ShardWriter,
     SourceEntry,
     Split,
+    taken_for,
 )
 from windtunnel.data.spool import held_out, validation_share
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
-from windtunnel.files import write_whole
+from windtunnel.files import named, write_whole
+from windtunnel.quantities import share_of
 
 SOURCE = "chat"  # the one source of such a corpus
 # The share of the conversations that is held out, by their hash; more of a small set, as in any
@@ -48,7 +52,7 @@ VALIDATION = 0.02
 _SHARD = 128 << 20  # tokens
 _OPEN = 256  # windows that may still be filled while a build goes on
 _REPORT_EVERY = 256  # conversations
-_ORDER = 1  # raised whenever other bytes come out of the same files
+_ORDER = 2  # raised whenever other bytes come out of the same files
 
 
 def build_chat(
@@ -58,23 +62,30 @@ def build_chat(
     context: int,
     max_bad: float = 0.01,
     progress: Progress | None = None,
+    format: str | None = None,
 ) -> Corpus:
     """The corpus, in the folder `corpora`, of the conversations in these files, folders or globs,
-    in windows of `context` tokens.
+    in windows of `context` tokens; `format`: of the files, where it is not to be seen from what
+    they hold.
 
     Raises InputError for files that are not there, for more malformed lines than the share
     `max_bad`, for a tokenizer without tokens for a conversation, and where nothing would be left
     to learn or to hold out.
     """
+    share_of("max_bad", max_bad)
+    if format:
+        FORMATS.choose(format, f"--format {format}")
     found = conversation_files(data)
     loaded = Tokenizer.load(tokenizer)
     form = format_of(loaded)
     settings = [FORMAT, _ORDER, content_digest(found), loaded.sha256, context, form.template]
+    # A format that nobody asked for follows from the content.
+    settings += [format] if format else []
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = corpora / f"{_plain(found[0])}-{fingerprint[:8]}"
     if not (folder / "manifest.json").exists():
-        rendered = _render(found, loaded, context, max_bad, progress)
-        _write(folder, fingerprint, loaded, rendered, origin=", ".join(map(str, data)))
+        rendered = _render(found, loaded, context, max_bad, progress, format)
+        _write(folder, fingerprint, loaded, rendered, origin=", ".join(map(named, data)))
     return Corpus.open(folder)
 
 
@@ -121,15 +132,20 @@ class _Rendered:
 
 
 def _render(
-    found: list[Path], tokenizer: Tokenizer, context: int, max_bad: float, progress: Progress | None
+    found: list[Path],
+    tokenizer: Tokenizer,
+    context: int,
+    max_bad: float,
+    progress: Progress | None,
+    format: str | None,
 ) -> _Rendered:
     """Every conversation once, in the order of the hashes."""
     form = format_of(tokenizer)
     tally = Tally()
     kept: dict[bytes, _Conversation | None] = {}
     seen = cut = 0
-    names = ", ".join(map(str, found))
-    for text in accepted(conversations(found), names, max_bad, tally):
+    names = ", ".join(map(named, found))
+    for text in accepted(conversations(found, format), names, max_bad, tally):
         seen += 1
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if digest not in kept:
@@ -141,7 +157,7 @@ def _render(
     left = sorted((one for one in kept.values() if one), key=lambda one: one.key[1])
     if len(left) < 2:
         raise InputError(
-            f"{found[0]}: {len(left)} different conversations with an answer in their first "
+            f"{named(found[0])}: {len(left)} different conversations with an answer in their first "
             f"{context} tokens; expected at least 2, one of which is held out"
         )
     dropped = len(kept) - len(left)
@@ -194,6 +210,7 @@ def _write(
             cut=False,
             train=_split(part, "train", trained, tokenizer, rendered.packing),
             validation=_split(part, "validation", held, tokenizer, rendered.packing),
+            taken=taken_for(rendered.tally.taken),
         )
         manifest = Manifest(
             format=FORMAT,
@@ -250,7 +267,7 @@ def _split(
 def _plain(file: Path) -> str:
     """The file's name without its ending, as part of a folder's name."""
     name = file.name
-    for ending in ENDINGS:
+    for ending in chain(COMPRESSED, *(one.endings for one in FORMATS.values())):
         if name.lower().endswith(ending):
             name = name[: -len(ending)]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or SOURCE

@@ -1,11 +1,11 @@
-"""Conversations out of JSON lines, in the shapes that people keep them in:
+"""Conversations out of JSON lines, JSON or parquet, in the shapes that people keep them in:
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     {"prompt": "...", "completion": "..."}                        each a text, or a list of messages
     {"instruction": "...", "input": "...", "output": "..."}       without `input`, too
     {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
 
-Other keys of a line are ignored.
+Other keys are ignored.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.data.chat_format import Message, Role
-from windtunnel.data.readers import Malformed, files, json_records
+from windtunnel.data.formats import FORMATS, Malformed
+from windtunnel.data.readers import Found, Taken, files, records
 from windtunnel.errors import InputError
+from windtunnel.files import named
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
@@ -30,22 +31,25 @@ _SHAPES = "'messages', 'prompt' and 'completion', 'instruction' and 'output', or
 
 
 class _Fault(Exception):
-    """Why a line holds no conversation."""
+    """Why a value holds no conversation."""
 
 
 def conversation_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that these files, folders and globs stand for. Raises InputError for one that
-    does not exist or is not of JSON lines.
+    """The files that these files, folders and globs stand for; of a folder, those whose names say
+    that they may hold conversations. Raises InputError for what does not exist.
     """
+    kinds = [one for one in FORMATS.values() if one.records]
     found = []
     for path in paths:
-        of_lines = [file for file in files(path) if file.name.lower().endswith(ENDINGS)]
-        if not of_lines:
-            endings = ", ".join(ENDINGS)
+        there = files(path)
+        if Path(path).is_dir():
+            there = [file for file in there if any(kind.is_named(file.name) for kind in kinds)]
+        if not there:
+            endings = ", ".join(", ".join(kind.endings) for kind in kinds)
             raise InputError(
-                f"{path}: expected conversations in JSON lines, in a file that ends in {endings}"
+                f"{named(path)}: expected conversations, in files that end in {endings}"
             )
-        found += of_lines
+        found += there
     return found
 
 
@@ -59,21 +63,23 @@ def content_digest(found: Sequence[Path]) -> str:
             with file.open("rb") as stream:
                 content.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+            raise InputError(f"{named(file)}: cannot be read ({error.strerror})") from None
     return content.hexdigest()
 
 
-def conversations(found: Sequence[Path]) -> Iterator[str | Malformed]:
-    """Every conversation, as the JSON of its messages, which `messages_of` reads."""
+def conversations(found: Sequence[Path], format: str | None = None) -> Iterator[Found]:
+    """Every conversation, as the JSON of its messages, which `messages_of` reads; `format`: of the
+    files, where it is not to be seen from what they hold.
+    """
     for file in found:
-        for line in json_records(file):
-            if isinstance(line, Malformed):
-                yield line
+        for record in records(file, format):
+            if isinstance(record, Malformed | Taken):
+                yield record
                 continue
             try:
-                yield json.dumps(_messages(line.value), ensure_ascii=False)
+                yield json.dumps(_messages(record.value), ensure_ascii=False)
             except _Fault as fault:
-                yield Malformed(line.where, str(fault))
+                yield Malformed(record.where, str(fault))
 
 
 def messages_of(conversation: str) -> list[Message]:
@@ -82,7 +88,7 @@ def messages_of(conversation: str) -> list[Message]:
 
 
 def _messages(record: object) -> list[Message]:
-    """The messages of one line. Raises _Fault."""
+    """The messages of one record. Raises _Fault."""
     if not isinstance(record, dict):
         raise _Fault(f"expected an object with {_SHAPES}")
     if "messages" in record:
@@ -102,8 +108,12 @@ def _messages(record: object) -> list[Message]:
         ]
     else:
         raise _Fault(f"expected {_SHAPES}")
-    if not any(message["role"] == "assistant" for message in messages):
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers:
         raise _Fault("no message of the assistant, so nothing to learn")
+    # Who learns an empty answer learns to end at once.
+    if not all(answer.strip() for answer in answers):
+        raise _Fault("an answer is empty, so there is nothing to learn but to end")
     return messages
 
 

@@ -1,30 +1,26 @@
 """Documents out of what a person points to: files, folders, globs and standard input, read as a
 stream.
 
-A reader yields every document as `str` and every one that it could not read as `Malformed`;
-`accepted` counts those and refuses a source in which they pass the stated share. Blank lines and
-blank files hold no document and are not counted.
+A reader yields what each file is taken for, every document as `str`, and every one that it could
+not read as `Malformed`; `accepted` counts those and refuses a source in which they pass the stated
+share. Blank lines and blank files hold no document and are not counted.
 """
 
-import contextlib
 import difflib
 import glob
-import gzip
 import hashlib
-import io
 import json
-import sys
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
 
+from windtunnel.data.formats import FORMATS, Format, Malformed, Record, format_of
+from windtunnel.data.opened import opened
 from windtunnel.errors import InputError
+from windtunnel.files import named
 
-LONGEST = 64 << 20  # bytes that one line, or one document of plain text, may have
 # Malformed documents before the share is looked at while a source is still being read.
 ALWAYS_FORGIVEN = 100
 
@@ -33,19 +29,15 @@ Progress = Callable[[str, float, float | None], None]
 
 
 @dataclass(frozen=True)
-class Malformed:
-    """A document that could not be read."""
+class Taken:
+    """A file was opened, and is read as this."""
 
-    where: str
-    why: str
+    name: str
+    format: Format
 
 
-@dataclass(frozen=True)
-class Record:
-    """What one line of JSON holds."""
-
-    where: str
-    value: Any
+# What is found where documents are read.
+Found = str | Malformed | Taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +46,7 @@ class Documents:
     it.
     """
 
-    read: Callable[[], Iterator[str | Malformed]]
+    read: Callable[[], Iterator[Found]]
     origin: str
     licence: str = "unknown"
     synthetic: bool = False  # written by a model
@@ -69,17 +61,21 @@ class Tally:
     documents: int = 0  # the malformed ones included
     malformed: int = 0
     first: Malformed | None = None
+    first_of: Format | None = None  # what the file of `first` was taken for
+    taken: dict[str, list[str]] = field(default_factory=dict)  # names of files by format
 
 
-def read_path(path: str | Path, text_field: str = "text", max_bad: float = 0.01) -> Iterator[str]:
+def read_path(
+    path: str | Path, text_field: str = "text", max_bad: float = 0.01, format: str | None = None
+) -> Iterator[str]:
     """The documents of a file, a folder (recursive, sorted), a glob, or `-` for standard input.
 
-    A plain text file is one document (past 64 MiB it is cut at line ends), .jsonl holds one a
-    line and .parquet one a row, in the field `text_field`. Standard input is jsonl when its first
-    character is `{`, otherwise plain text. Raises InputError for what can't be read, and where
-    more than the share `max_bad` is malformed.
+    A plain text file is one document (past 64 MiB it is cut at line ends); JSON lines, JSON and
+    parquet hold one in the field `text_field` of each value. What a file is, and how it is
+    compressed and encoded, is decided by what it holds, unless `format` says it. Raises InputError
+    for what can't be read, and where more than the share `max_bad` is malformed.
     """
-    return accepted(items(path, text_field), str(path), max_bad)
+    return accepted(items(path, text_field, format), str(path), max_bad)
 
 
 def from_paths(
@@ -88,19 +84,24 @@ def from_paths(
     licence: str = "unknown",
     synthetic: bool = False,
     max_bad: float = 0.01,
+    format: str | None = None,
 ) -> Documents:
     """A source made of the person's own files. Raises InputError here, before anything is built,
     for what does not exist.
     """
-    named = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    stamps = list(chain.from_iterable(map(_stamps, named)))
+    if format:
+        FORMATS.choose(format, f"--format {format}")
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    stamps = list(chain.from_iterable(map(_stamps, paths)))
 
-    def read() -> Iterator[str | Malformed]:
-        for path in named:
-            yield from items(path, text_field)
+    def read() -> Iterator[Found]:
+        for path in paths:
+            yield from items(path, text_field, format)
 
-    origin = ", ".join(str(path) for path in named)
-    identity = hashlib.sha256(json.dumps([text_field, stamps]).encode()).hexdigest()
+    origin = ", ".join(map(named, paths))
+    # A format that nobody asked for follows from the content.
+    settings = [text_field, stamps, format] if format else [text_field, stamps]
+    identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     return Documents(
         read=read,
         origin=origin,
@@ -112,13 +113,18 @@ def from_paths(
 
 
 def accepted(
-    found: Iterable[str | Malformed], name: str, max_bad: float = 0.01, tally: Tally | None = None
+    found: Iterable[Found], name: str, max_bad: float = 0.01, tally: Tally | None = None
 ) -> Iterator[str]:
     """The readable documents among `found`, counted in `tally`. Raises InputError once more than
     the share `max_bad` is malformed, or where none is left; `name` says of what.
     """
     tally = tally if tally is not None else Tally()
+    format = None
     for item in found:
+        if isinstance(item, Taken):
+            format = item.format
+            tally.taken.setdefault(format.name, []).append(item.name)
+            continue
         tally.documents += 1
         if isinstance(item, str):
             if item and not item.isspace():
@@ -126,53 +132,51 @@ def accepted(
                 continue
             item = Malformed(f"{name}, document {tally.documents}", "the document is empty")
         tally.malformed += 1
-        tally.first = tally.first or item
+        if tally.first is None:
+            tally.first, tally.first_of = item, format
         # A hopeless source is refused early, and not after hours.
         if tally.malformed > max(ALWAYS_FORGIVEN, max_bad * tally.documents):
-            _refuse(tally, max_bad)
+            _refuse(tally, tally.first, max_bad)
     if tally.documents == 0:
         raise InputError(f"{name}: no document found; expected text in it")
-    if tally.malformed > max_bad * tally.documents:
-        _refuse(tally, max_bad)
+    if tally.first and tally.malformed > max_bad * tally.documents:
+        _refuse(tally, tally.first, max_bad)
 
 
-def items(path: str | Path, text_field: str = "text") -> Iterator[str | Malformed]:
-    """Every document under `path`, the malformed ones included. Raises InputError for what can't
-    be read.
+def items(path: str | Path, text_field: str = "text", format: str | None = None) -> Iterator[Found]:
+    """Every document under `path`, the malformed ones included, and before those of a file what it
+    is taken for. Raises InputError for what can't be read.
     """
-    if str(path) == "-":
-        yield from _standard_input(text_field)
-        return
-    for file in files(path):
-        with _whole(file):
-            yield from _reader(file).read(file, text_field)
+    for file in [Path("-")] if str(path) == "-" else files(path):
+        with opened(file) as stream:
+            taken = format_of(stream, format)
+            if stream.head:
+                yield Taken(stream.name, taken)
+            yield from taken.texts(stream, text_field)
 
 
-def json_records(file: Path) -> Iterator[Record | Malformed]:
-    """Every line of a .jsonl file, perhaps .gz or .zst, that is not blank. Raises InputError where
-    the file can't be read to its end.
+def records(file: Path, format: str | None = None) -> Iterator[Record | Malformed | Taken]:
+    """Every value in a file of JSON or a table, and before them what it is taken for. Raises
+    InputError where it holds none, or can't be read to its end.
     """
-    with _whole(file), _opened(file) as stream:
-        yield from _json_lines(stream, str(file))
+    with opened(file) as stream:
+        taken = format_of(stream, format)
+        if stream.head and taken.records is None:
+            known = [one.help for one in FORMATS.values() if one.records]
+            raise InputError(
+                f"{stream.name}: this is {taken.help}; expected conversations in {', '.join(known)}"
+            )
+        if stream.head and taken.records:
+            yield Taken(stream.name, taken)
+            yield from taken.records(stream)
 
 
-@contextlib.contextmanager
-def _whole(file: Path) -> Iterator[None]:
-    """What goes wrong with a file inside is an InputError that names it."""
-    try:
-        yield
-    except (EOFError, zlib.error, OSError) as error:
-        raise InputError(
-            f"{file}: cannot be read to its end ({error}); expected a whole, readable file"
-        ) from error
-
-
-def _refuse(tally: Tally, max_bad: float) -> None:
-    assert tally.first is not None
+def _refuse(tally: Tally, first: Malformed, max_bad: float) -> None:
+    taken = f"; the file was taken for {tally.first_of.help}" if tally.first_of else ""
     raise InputError(
-        f"{tally.first.where}: {tally.first.why}; {tally.malformed:,} of the first "
+        f"{first.where}: {first.why}; {tally.malformed:,} of the first "
         f"{tally.documents:,} documents are malformed ({tally.malformed / tally.documents:.1%}), "
-        f"at most {max_bad:.1%} may be"
+        f"at most {max_bad:.1%} may be{taken}"
     )
 
 
@@ -213,14 +217,15 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Every file below a folder that a reader takes, but for what is hidden, sorted."""
-    endings = tuple(chain.from_iterable(reader.endings for reader in READERS))
+    """Every file below a folder whose name is that of a format, but for what is hidden, sorted."""
     found = []
     for file in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.name.lower().endswith(endings) and not hidden and file.is_file():
+        known = any(one.is_named(file.name) for one in FORMATS.values())
+        if known and not hidden and file.is_file():
             found.append(file)
     if not found:
+        endings = chain.from_iterable(one.endings for one in FORMATS.values())
         raise InputError(
             f"{folder}: no document in this folder; expected files ending in {', '.join(endings)}"
         )
@@ -231,199 +236,3 @@ def _nearest(path: Path) -> str:
     siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, 1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
-
-
-def _opened(file: Path) -> BinaryIO:
-    """A file's bytes, as they were before it was compressed."""
-    if file.name.lower().endswith(".gz"):
-        return gzip.open(file, "rb")  # type: ignore[return-value]
-    if file.name.lower().endswith(".zst"):
-        try:
-            import zstandard
-        except ImportError:
-            raise InputError(
-                f"{file}: reading .zst needs `pip install 'windtunnel[corpus]'`"
-            ) from None
-        return io.BufferedReader(_Zstandard(file, zstandard.ZstdDecompressor()))
-    return open(file, "rb")
-
-
-class _Zstandard(io.RawIOBase):
-    """zstandard's own reader takes a file that was cut short for one that ended; this one refuses
-    it.
-    """
-
-    def __init__(self, file: Path, decompressor: Any):
-        self._source = open(file, "rb")  # noqa: SIM115 - closed by close()
-        self._new_frame = decompressor.decompressobj
-        self._frame = None
-        self._ready = b""  # decompressed, not asked for yet
-        self._unread = b""  # behind the end of a frame: the next one
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills the buffer, frame after frame. Raises OSError for what is no zstandard, EOFError
-        where a frame does not end.
-        """
-        while not self._ready and (chunk := self._unread or self._source.read(1 << 17)):
-            self._frame = self._frame or self._new_frame()
-            try:
-                self._ready = self._frame.decompress(chunk)
-            except Exception as error:  # zstandard.ZstdError, which may not be imported here
-                raise OSError(str(error)) from error
-            self._unread = b""
-            if self._frame.eof:
-                self._unread, self._frame = self._frame.unused_data, None
-        if not self._ready and self._frame is not None:
-            raise EOFError("the compressed data ends too early")
-        size = min(len(buffer), len(self._ready))
-        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
-
-    def close(self) -> None:
-        """The file as well."""
-        self._source.close()
-        super().close()
-
-
-def _standard_input(text_field: str) -> Iterator[str | Malformed]:
-    stream, name = sys.stdin.buffer, "standard input"
-    # Looked at without being taken: the reader still finds it.
-    beginning = stream.peek(1).lstrip()[:1] if isinstance(stream, io.BufferedReader) else b""
-    if beginning == b"{":
-        yield from _json_texts(stream, name, text_field)
-    else:
-        yield from _plain(stream, name)
-
-
-def _json_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
-    with _opened(file) as stream:
-        yield from _json_texts(stream, str(file), text_field)
-
-
-def _json_texts(stream: BinaryIO, name: str, text_field: str) -> Iterator[str | Malformed]:
-    for line in _json_lines(stream, name):
-        if isinstance(line, Malformed):
-            yield line
-        elif not isinstance(line.value, dict) or text_field not in line.value:
-            yield Malformed(line.where, f"expected an object with the field {text_field!r}")
-        else:
-            yield _text(line.value[text_field], line.where, text_field)
-
-
-def _plain_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
-    with _opened(file) as stream:
-        yield from _plain(stream, str(file))
-
-
-def _json_lines(stream: BinaryIO, name: str) -> Iterator[Record | Malformed]:
-    number = 0
-    while line := stream.readline(LONGEST + 1):
-        number += 1
-        where = f"{name} line {number}"
-        if len(line) > LONGEST and not line.endswith(b"\n"):
-            # The rest of the line is passed over, and never held as a whole.
-            while (rest := stream.readline(LONGEST)) and not rest.endswith(b"\n"):
-                pass
-            yield Malformed(where, f"the line is longer than {LONGEST >> 20} MiB")
-        elif line.strip():
-            yield _json_line(line, where)
-
-
-def _json_line(line: bytes, where: str) -> Record | Malformed:
-    try:
-        return Record(where, json.loads(line.decode("utf-8-sig")))
-    except UnicodeDecodeError:
-        return Malformed(where, "not UTF-8")
-    except (ValueError, RecursionError) as error:
-        return Malformed(where, f"not JSON ({error})")
-
-
-def _text(value: object, where: str, text_field: str) -> str | Malformed:
-    """What a field holds, if it is text of whole characters."""
-    if not isinstance(value, str) or not value.strip():
-        return Malformed(where, f"the field {text_field!r} holds no text")
-    try:
-        # JSON may escape half of a pair, which no UTF-8 can hold.
-        value.encode()
-    except UnicodeEncodeError:
-        return Malformed(
-            where, f"the field {text_field!r} holds half of a surrogate pair, which is no character"
-        )
-    return value
-
-
-def _plain(stream: BinaryIO, name: str) -> Iterator[str | Malformed]:
-    """Plain text as one document; past LONGEST it is cut at line ends."""
-    line = 1
-    while block := stream.read(LONGEST):
-        if len(block) == LONGEST:
-            # On to the end of the line, so that no word is cut.
-            block += stream.readline(LONGEST)
-        try:
-            # A byte order mark can only stand at the very beginning.
-            text = block.decode("utf-8-sig" if line == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            bad = line + block.count(b"\n", 0, error.start)
-            yield Malformed(f"{name} line {bad}", "not UTF-8")
-        else:
-            if text.strip():
-                yield text
-        line += block.count(b"\n")
-
-
-def _parquet_file(file: Path, text_field: str) -> Iterator[str | Malformed]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(
-            f"{file}: reading .parquet needs `pip install 'windtunnel[corpus]'`"
-        ) from None
-    try:
-        table = parquet.ParquetFile(file)
-        if text_field not in table.schema_arrow.names:
-            names = ", ".join(table.schema_arrow.names)
-            raise InputError(f"{file}: no column {text_field!r}; it has {names}")
-        row = 0
-        # Some rows at a time: a whole column may not fit into memory.
-        for batch in table.iter_batches(1024, columns=[text_field]):
-            for value in batch.column(0):
-                row += 1
-                yield _parquet_document(value, f"{file} row {row}", text_field)
-    except pyarrow.ArrowException as error:
-        raise InputError(
-            f"{file}: not a whole parquet file ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def _parquet_document(value: Any, where: str, text_field: str) -> str | Malformed:
-    try:
-        return _text(value.as_py(), where, text_field)
-    except UnicodeDecodeError:
-        return Malformed(where, "not UTF-8")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How files with some endings are read: (file, text field) -> documents."""
-
-    endings: tuple[str, ...]
-    read: Callable[[Path, str], Iterator[str | Malformed]]
-
-
-# What is read in a folder. A file that is named itself and has none of these endings is read as
-# plain text.
-READERS = [
-    Reader((".txt", ".md", ".py"), _plain_file),
-    Reader((".jsonl", ".jsonl.gz", ".jsonl.zst"), _json_file),
-    Reader((".parquet",), _parquet_file),
-]
-
-
-def _reader(file: Path) -> Reader:
-    name = file.name.lower()
-    return next((reader for reader in READERS if name.endswith(reader.endings)), READERS[0])

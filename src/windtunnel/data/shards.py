@@ -21,6 +21,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,8 @@ from windtunnel.recipe import DataKind
 FORMAT = 1
 # Of a token in a window: from here on stands the number of its document, see `TokenStream.marked`.
 NUMBER_BIT = 32
+
+_FILES_NAMED = 3  # of those that were read alike
 
 SplitName = Literal["train", "validation"]
 
@@ -66,6 +69,23 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakenFor:
+    """Files of a source that were read alike."""
+
+    format: str  # by its name
+    files: int
+    names: tuple[str, ...]  # of the first few
+
+
+def taken_for(names: Mapping[str, Sequence[str]]) -> tuple[TakenFor, ...]:
+    """From the names of files by format."""
+    return tuple(
+        TakenFor(format=format, files=len(files), names=tuple(files[:_FILES_NAMED]))
+        for format, files in names.items()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceEntry:
     """A source, as the manifest has it."""
 
@@ -78,6 +98,7 @@ class SourceEntry:
     cut: bool  # whether its few documents were cut into pieces, which then count as documents
     train: Split
     validation: Split
+    taken: tuple[TakenFor, ...] = ()  # what a person's own files were taken for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +154,10 @@ def source_entry(fields: dict) -> SourceEntry:
     none.
     """
     splits = {split: _split(fields[split]) for split in get_args(SplitName)}
-    return SourceEntry(**{**fields, **splits})
+    taken = []
+    for found in fields.get("taken", ()):
+        taken.append(TakenFor(**{**found, "names": tuple(found["names"])}))
+    return SourceEntry(**{**fields, **splits, "taken": tuple(taken)})
 
 
 def _split(fields: dict) -> Split:

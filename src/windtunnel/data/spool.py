@@ -41,6 +41,7 @@ class Spool:
     read: int  # documents that the source holds, the next two included
     malformed: int
     duplicates: int
+    taken: dict[str, list[str]]  # names of files by what they were taken for
     cut: bool  # whether its few documents were cut into pieces, which then count as documents
 
     @property
@@ -76,7 +77,7 @@ def read_source(
     hashes, spans = np.load(place / "hashes.npy"), np.load(place / "spans.npy")
     seen.update(row.tobytes() for row in hashes)
     share = validation_share(validation, int(spans[:, 1].sum()))
-    counts = json.loads((place / "counts.json").read_bytes())
+    counts = {"taken": {}} | json.loads((place / "counts.json").read_bytes())
     cut = 0 < len(spans) * share < FEWEST_VALIDATION
     if cut:
         spans, hashes = _pieces(place / "text", spans)
@@ -160,7 +161,12 @@ def _write(
     write_whole(part / "spans.npy", array_bytes(spans))
     write_whole(part / "hashes.npy", array_bytes(_as_pairs(hashes)))
     duplicates = tally.documents - tally.malformed - len(lengths)
-    counts = {"read": tally.documents, "malformed": tally.malformed, "duplicates": duplicates}
+    counts = {
+        "read": tally.documents,
+        "malformed": tally.malformed,
+        "duplicates": duplicates,
+        "taken": tally.taken,
+    }
     write_whole(part / "counts.json", json.dumps(counts).encode())
 
 

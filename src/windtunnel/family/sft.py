@@ -45,7 +45,9 @@ class Asked:
     """Tokens of the parent's checkpoint; its last one."""
     name: str | None = None
     max_bad: float = 0.01
-    """The share of the lines that may be malformed."""
+    """The share of the conversations that may be malformed."""
+    format: str | None = None
+    """What the files are; seen from what each of them holds."""
 
 
 def sft(
@@ -59,7 +61,13 @@ def sft(
     lr = _rate(parent, asked.lr)
     context = context_of(parent, asked.context or min(parent.recipe.data.context, _LONGEST))
     corpus = build_chat(
-        parent.lab / "corpora", data, parent.tokenizer, context, asked.max_bad, progress
+        parent.lab / "corpora",
+        data,
+        parent.tokenizer,
+        context,
+        asked.max_bad,
+        progress,
+        asked.format,
     )
     tokens, batch = _length(parent, corpus, context, asked)
     warmup = batch * round(_WARMUP * tokens / batch)
