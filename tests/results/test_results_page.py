@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from windtunnel.results.__main__ import page, type_in_words
+from windtunnel.results.__main__ import modules, own_fields, page, records_of, type_in_words
 from windtunnel.results.record import Record
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
@@ -38,3 +38,18 @@ def test_a_type_in_words(kind: object, words: str) -> None:
 
 def test_the_page_is_what_the_command_prints() -> None:
     assert PAGE.read_text() == page() + "\n"
+
+
+RECORDS = [record for module in modules() for record in records_of(module)]
+
+
+def test_every_record_is_on_the_page() -> None:
+    assert {"RunStatus", "PlanResult", "ScalingNumbers"} <= {record.__name__ for record in RECORDS}
+    text = page()
+    assert [r.__name__ for r in RECORDS if f"### {r.__name__}\n" not in text] == []
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_every_field_says_what_it_is(record: type[Record]) -> None:
+    silent = [name for name, field in own_fields(record).items() if not field.description]
+    assert silent == []

@@ -8,9 +8,10 @@ import pkgutil
 import re
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 import windtunnel.results
 from windtunnel.results.record import Record
@@ -38,14 +39,30 @@ _WORDS: dict[Any, str] = {
 def page() -> str:
     """The page, in Markdown."""
     parts = [_HEAD]
-    for module in pkgutil.iter_modules(windtunnel.results.__path__):
-        if module.name not in ("__main__", "record"):
-            parts += _section(importlib.import_module(f"windtunnel.results.{module.name}"))
+    for module in modules():
+        parts += _section(module)
     return "\n".join(parts)
 
 
+def modules() -> Iterator[types.ModuleType]:
+    """The modules of this folder that define results."""
+    for module in pkgutil.iter_modules(windtunnel.results.__path__):
+        if module.name not in ("__main__", "record"):
+            yield importlib.import_module(f"windtunnel.results.{module.name}")
+
+
+def records_of(module: types.ModuleType) -> list[type[Record]]:
+    """The records that a module defines, in its order."""
+    return [found for found in vars(module).values() if _is_record_of(module, found)]
+
+
+def own_fields(record: type[Record]) -> dict[str, FieldInfo]:
+    """A record's fields by name, without those that it has from its bases."""
+    return {name: f for name, f in record.model_fields.items() if name in record.__annotations__}
+
+
 def _section(module: types.ModuleType) -> Iterator[str]:
-    records = [found for found in vars(module).values() if _is_record_of(module, found)]
+    records = records_of(module)
     if not records:
         return
     yield f"## `{module.__name__.rpartition('.')[2]}`\n\n{(module.__doc__ or '').strip()}\n"
@@ -53,7 +70,7 @@ def _section(module: types.ModuleType) -> Iterator[str]:
         yield _table(record)
 
 
-def _is_record_of(module: types.ModuleType, found: object) -> bool:
+def _is_record_of(module: types.ModuleType, found: object) -> TypeGuard[type[Record]]:
     return (
         isinstance(found, type)
         and issubclass(found, Record)
@@ -69,7 +86,7 @@ def _table(record: type[Record]) -> str:
     more = f" It also has the fields of {' and '.join(bases)}." if bases else ""
     said = " ".join((record.__doc__ or "").split())
     lines = [f"### {record.__name__}", "", f"{said}{more}", ""]
-    own = {name: f for name, f in record.model_fields.items() if name in record.__annotations__}
+    own = own_fields(record)
     if own:
         lines += ["| field | type | what it is |", "|---|---|---|"]
     for name, field in own.items():

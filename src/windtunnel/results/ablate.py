@@ -10,6 +10,7 @@ class AblateRow(Row):
     """One arm of one seed, on one held-out source."""
 
     arm: str
+    """The arm's name."""
     stem: str
     """The id of the stem that it left."""
     shape: str
@@ -33,6 +34,7 @@ class ArmFound(Record):
     """What one arm gave. What is None was not measured: no seed has all its arms."""
 
     name: str
+    """The arm's name."""
     shape: str
     """Of the decay."""
     decay: int
@@ -40,17 +42,22 @@ class ArmFound(Record):
     mixture: dict[str, float] | None
     """Weights of the sources in the decay; None where they are the stem's."""
     loss: dict[str, float] | None
-    """Mean over seeds by held-out source, and over `all`, nats/token."""
+    """Mean over seeds by held-out source, and over `all`, nats/token; None where no seed has all
+    its arms.
+    """
     difference: dict[str, Difference] | None
     """To the base arm, by the same; None for the base arm itself."""
     epochs: dict[str, float] | None = None
-    """How often the run read each source: what is read twice is worth less."""
+    """How often the run read each source: what is read twice is worth less. None where no seed has
+    all its arms.
+    """
 
 
 class AblateNumbers(Numbers):
     """The numbers of a decay ablation."""
 
     corpus: str
+    """The corpus's name."""
     size: str
     """Width x depth, such as 64x4."""
     tokens: int
@@ -68,6 +75,7 @@ class AblateNumbers(Numbers):
     single seed, nats/token.
     """
     arms: tuple[ArmFound, ...]
+    """What each arm gave, in the order in which they were asked for."""
     failed: int
     """Runs that diverged."""
     core_minutes: float

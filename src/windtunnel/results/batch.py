@@ -16,7 +16,9 @@ class BatchRow(Row):
     up another batch (`trunk`), which count for nothing.
     """
     width: int
+    """Width of the residual stream."""
     depth: int
+    """Number of layers."""
     arm: str
     """How the rate goes with the batch."""
     batch: int
@@ -31,7 +33,9 @@ class BatchSize(Record):
     """A size of the study."""
 
     width: int
+    """Width of the residual stream."""
     depth: int
+    """Number of layers."""
     params: int
     """Parameters without embeddings."""
 
@@ -46,7 +50,7 @@ class BestBatch(Record):
     batch: float | None
     """The best batch in tokens; None where it does not lie inside of those sampled."""
     interval: tuple[float, float] | None
-    """Its 90% interval."""
+    """Its 90% interval, in tokens; None as `batch` is."""
     tokens: float
     """Tokens with which the best batch reaches the loss."""
 
@@ -55,6 +59,7 @@ class LowestLoss(Record):
     """The lowest loss over all batches at one length."""
 
     tokens: int
+    """The length: tokens of training."""
     loss: float
     """nats/token."""
 
@@ -65,6 +70,7 @@ class SizeBatches(BatchSize):
     levels: tuple[BestBatch, ...]
     """From the highest loss to the lowest."""
     best: tuple[LowestLoss, ...] = ()
+    """The lowest loss at each length."""
 
 
 class FittedLaw(Spread):
@@ -73,6 +79,7 @@ class FittedLaw(Spread):
     spread: ClassVar = "constants"
 
     constants: dict[str, float]
+    """By name; what each means stands with its law in `laws.batch`."""
     intervals: dict[str, tuple[float, float]]
     """90%, by constant."""
 
@@ -83,25 +90,32 @@ class ThreeTermFound(Record):
     """
 
     E: float
+    """The irreducible loss, nats/token."""
     A: float
+    """Coefficient of the term of size, nats/token at N = 1; 0 where the study has one size."""
     a: float
+    """Exponent of size; 0 where the study has one size."""
     B: float
+    """Coefficient of the term of steps, nats/token after one step."""
     b: float
+    """Exponent of the steps."""
     C: float
+    """Coefficient of the term of the batch, nats/token at a batch of one token."""
     c: float
+    """Exponent of the batch."""
     rmse: float
-    """nats/token."""
+    """Root mean square of the residuals, nats/token."""
     exponent: float
-    """The power of the tokens with which the best batch grows."""
+    """The power of the tokens with which the best batch grows: b / (b + c)."""
 
 
 class Regrets(Record):
     """Nats/token that each law costs where it was not fitted; None where the rest can't tell it."""
 
     size: dict[str, float | None]
-    """On a size left out."""
+    """On a size left out, by the law's name."""
     longest: dict[str, float | None]
-    """On the longest length left out."""
+    """On the longest length left out, by the law's name."""
 
 
 class ArmFound(Record):
@@ -110,9 +124,13 @@ class ArmFound(Record):
     noise: float
     """Standard deviation of one loss, nats/token."""
     sizes: tuple[SizeBatches, ...]
+    """What each size says."""
     laws: dict[str, FittedLaw]
+    """The laws that could be fitted to the best batches of all sizes, by name."""
     three_term: ThreeTermFound | None
+    """The law of loss with a term for the batch; None where the losses determine none."""
     regret: Regrets
+    """What each law costs where it was not fitted."""
     chosen: str | None
     """The law with the least regret; None where no law could be held out."""
 
@@ -121,6 +139,7 @@ class BatchNumbers(Numbers):
     """The numbers of a batch study."""
 
     sizes: tuple[BatchSize, ...]
+    """The sizes of the study."""
     batches: tuple[int, ...]
     """Tokens a step."""
     lengths: tuple[int, ...]
@@ -134,11 +153,14 @@ class BatchNumbers(Numbers):
     laws: dict[str, FittedLaw]
     """Those of the first arm."""
     chosen: str | None
-    """That of the first arm."""
+    """That of the first arm; None where no law could be held out."""
     arms: dict[str, ArmFound]
+    """What each arm of the learning rate says, by its name."""
     corpus: str | None = None
+    """The corpus's name; None in results by versions that did not record it."""
     core_minutes: float | None = None
-    """Minutes of one core that training took."""
+    """Minutes of one core that training took; None in results by versions that did not record it.
+    """
 
 
 BATCH = Experiment(

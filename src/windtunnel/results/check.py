@@ -35,15 +35,19 @@ class CheckedDesign(Record):
     """The models that were compared, and how they were trained."""
 
     parametrization: str
+    """Whose rules were checked."""
     optimizer: str = "adamw"
     """Whose steps were checked."""
     widths: tuple[int, ...]
+    """Widths of the models that are compared with one another."""
     depths: tuple[int, ...]
+    """Depths of the models that are compared with one another."""
     width: int
     """At which depths are compared."""
     depth: int
     """At which widths are compared."""
     seeds: int
+    """Number of seeds for each size."""
     steps: tuple[int, ...]
     """Steps after which the models were read."""
     lr: float
@@ -51,6 +55,7 @@ class CheckedDesign(Record):
     eps: float
     """Adam's eps."""
     head_size: int
+    """Width of an attention head."""
     context: int
     """Tokens of a window."""
     embedding_as: str
@@ -63,7 +68,9 @@ class Causes(Record):
     """Probable causes of what failed along each axis, the most frequent first."""
 
     width: tuple[str, ...]
+    """Of what failed along the width; empty where nothing did."""
     depth: tuple[str, ...]
+    """Of what failed along the depth; empty where nothing did."""
 
 
 class Slope(Record):
@@ -72,18 +79,23 @@ class Slope(Record):
     """
 
     axis: Axis
+    """Along which the size grows."""
     quantity: str
+    """What was read, such as `logits`."""
     statistic: str
+    """Which number of it, by the names that a row has."""
     t: int
     """Steps that were trained."""
     slope: float | None
     """The mean over seeds; None where the quantity has no logarithm."""
     low: float | None
-    """The 95% interval, by Student's t over seeds."""
+    """Lower end of the 95% interval, by Student's t over seeds; None as the slope is."""
     high: float | None
+    """Upper end of that interval; None as the slope is."""
     expected: tuple[float, float]
     """The slopes that the theory allows."""
     verdict: Literal["pass", "fail"]
+    """Whether the slope is one that the theory allows."""
     causes: tuple[str, ...] = ()
     """Probable causes of a failure."""
 
@@ -92,10 +104,13 @@ class CheckNumbers(Numbers):
     """The numbers of a coordinate check."""
 
     design: CheckedDesign
+    """What was compared."""
     corpus: str | None
-    """None where the tokens were generated."""
+    """The corpus's name; None where the tokens were generated."""
     causes: Causes
+    """Probable causes of all failures together."""
     quantities: tuple[Slope, ...]
+    """The slope of each quantity along each axis, after each number of steps."""
 
 
 CHECK = Experiment(

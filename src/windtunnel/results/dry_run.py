@@ -15,8 +15,11 @@ class Cost(Record):
     """What training costs; evaluations and start-up are not in it."""
 
     flops: int
+    """FLOPs of training."""
     tokens: int
+    """Tokens trained."""
     core_hours: float
+    """Hours of one core."""
 
     def __add__(self, other: Self) -> "Cost":
         return Cost(
@@ -33,7 +36,9 @@ class Budget(Record):
     """What a whole study may cost, its audit run included."""
 
     amount: float
+    """How much, in the budget's unit."""
     unit: Unit
+    """What is counted."""
 
     def __str__(self) -> str:
         return f"{self.amount:.3g} {self.unit}"
@@ -52,8 +57,11 @@ class TargetRun(Record):
     params: int
     """Parameters without embeddings."""
     params_with_head: int
+    """Parameters without the look-up of embeddings, the head included."""
     params_total: int
+    """All parameters."""
     tokens: int
+    """Tokens that it is trained on."""
     beyond: Beyond
     """Over the largest and longest of the given design."""
 
@@ -62,6 +70,7 @@ class AssumedLaw(LawForm):
     """A law that the simulation takes for true."""
 
     law: LawConstants
+    """Its constants."""
     origin: str
     """Where it comes from."""
 
@@ -107,17 +116,20 @@ class Expectation(Record):
     width50: float
     """Median width of the 50% interval, relative to the loss."""
     width90: float
+    """Median width of the 90% interval, relative to the loss."""
     error: tuple[float, float, float]
     """5, 50 and 95% quantiles of the relative error of the prediction."""
     coverage50: float
     """Share of the 50% intervals that held the loss."""
     coverage90: float
+    """Share of the 90% intervals that held the loss."""
 
 
 class ParameterFound(Record):
     """How a study would determine a number of the law."""
 
     truth: float
+    """Its value in the law that is taken for true."""
     low: float
     """5% of the fitted ones."""
     high: float
@@ -135,7 +147,9 @@ class DesignCost(Record):
     fit: Cost
     """The stems and branches that the law is fitted to."""
     audit: Cost
+    """The audit run."""
     all: Cost
+    """Both together."""
 
 
 class DesignAdvice(Record):
@@ -144,6 +158,7 @@ class DesignAdvice(Record):
     command: str
     """The command line that runs it."""
     sizes: tuple[str, ...]
+    """Width x depth of each stem, such as 64x4."""
     params_total: tuple[int, ...]
     """Of the sizes, each once."""
     span: float
@@ -155,6 +170,7 @@ class DesignAdvice(Record):
     fewest_steps: int
     """Steps of the shortest branch."""
     cost: DesignCost
+    """What it costs."""
     expected: Expectation | None
     """None where no law can be fitted to it."""
     parameters: dict[str, dict[str, ParameterFound]]
@@ -169,25 +185,37 @@ class TriedDesign(Record):
     """A design that was simulated in search of a better one."""
 
     command: str
+    """The command line that runs it."""
     spread: float
     """Standard deviation of its prediction at the target, relative to the loss, to first order."""
     expected: Expectation
+    """What simulated studies of this design predicted."""
 
 
 class Advice(Record):
     """All that a dry run says."""
 
     corpus: str
+    """The corpus's name."""
     target: TargetRun
+    """The run that is to be predicted."""
     budget: Budget | None
+    """What the study may cost; None where no design was looked for."""
     truths: tuple[AssumedLaw, ...]
+    """The laws that were each taken for true."""
     noise: StudyNoise
+    """The noise of the simulated losses."""
     speed: Speed
+    """How fast this machine is taken to train."""
     given: DesignAdvice
+    """What to expect of the design that was asked about."""
     tried: tuple[TriedDesign, ...]
+    """The designs that were simulated, in search of a better one."""
     within: int
     """Designs that meet what a law needs, and the budget."""
     cheapest: float | None
-    """The least that any which meets what a law needs would cost, in the budget's unit."""
+    """The least that any which meets what a law needs would cost, in the budget's unit; None where
+    none of them meets it, or no design was looked for.
+    """
     proposed: DesignAdvice | None
     """The best of them; None where none is better than the given one."""

@@ -66,6 +66,7 @@ class Claim(Record):
     """What the paper says of the decay, and what this run shows."""
 
     name: str
+    """The claim's name."""
     says: str
     """The claim in words."""
     stable: Interval
@@ -73,6 +74,7 @@ class Claim(Record):
     decay: Interval
     """The mean in the last third of the decay."""
     effect: Interval
+    """How the decay differs from the stable phase, in what `effect_is` says."""
     effect_is: Literal["ratio", "difference", "power of the rate"]
     """What the effect is of the two means, or how the quantity follows the rate."""
     shown: bool
@@ -87,19 +89,22 @@ class SameBatch(Record):
     decay: Interval
     """The mean in the last third of the decay."""
     ratio: Interval
+    """The mean of the decay over that of the stable phase."""
 
 
 class DynamicsNumbers(Numbers):
     """The numbers of the decay-stage study."""
 
     claims: tuple[Claim, ...]
+    """The paper's claims, each with what this run shows."""
     decay_begins: int
-    """Tokens."""
+    """Tokens at which the decay begins."""
     warmup: int
-    """Tokens."""
+    """Tokens of the warm-up."""
     block: int
     """Steps in a row that the intervals' bootstrap draws together."""
     same_batch_d2: SameBatch
+    """The second derivative without the noise of two batches."""
 
 
 DYNAMICS = Experiment(

@@ -78,7 +78,8 @@ class StudiedRate(SparseRecord):
     at: str
     """The model and the length at which the rate was measured."""
     outcome: str | None = None
-    """Of a search: whether its settings beat the paper's or tied with them."""
+    """Of a search: whether its settings beat the paper's or tied with them; null of other studies.
+    """
     runs: tuple[str, ...]
     """Ids of the runs of the study."""
 
@@ -188,7 +189,7 @@ class Training(SparseRecord):
     device: str | None
     """Name of the device; null where none was named and the lab has no runs."""
     devices: int | None = None
-    """Number of devices."""
+    """Number of devices; null where no device was named and the lab has no runs."""
     share: Number | None = None
     """Share of the data sheet's peak that is reached; null for a CPU, whose speed was measured."""
     memory: int | None = None
@@ -336,4 +337,4 @@ class PlanResult(SparseRecord):
     recipe: str
     """Path of the recipe, plan.toml."""
     audit: Audit | None = None
-    """What came of it, once a run was trained and held against it."""
+    """What came of it, once a run was trained and held against it; null until then."""

@@ -48,15 +48,15 @@ class AboutRun(_Sparse):
     kind: Kind
     """A stem has no decay; a branch decays from its parent's stem; a run is anything else."""
     parent: str | None
-    """Id of the run that it leaves."""
+    """Id of the run that it leaves; None where it begins from nothing."""
     at_tokens: int | None
-    """Tokens of the parent at which it leaves."""
+    """Tokens of the parent at which it leaves; None without a parent."""
     corpus: str
     """Digest of the corpus's content; empty for an imported model."""
     anew: bool = False
     """Whether it takes the parent's weights alone: no moments, and its tokens count from 0."""
     origin: Origin | None = None
-    """Of an imported model."""
+    """Where an imported model came from; None where the run was trained here."""
     results_version: int = 3
     """`recipe.RESULTS_VERSION` of the code that made it; not written by versions up to 3."""
 
@@ -69,35 +69,42 @@ class RunStatus(_Sparse):
     tokens: int
     """Tokens trained."""
     loss: _Measured = None
-    """Of its last validation over all sources, nats a token."""
+    """Of its last validation over all sources, nats a token; None before the first one, and where
+    it was not a number.
+    """
     bits_per_byte: _Measured = None
-    """The same, in bits a byte of the held-out text."""
+    """The same, in bits a byte of the held-out text; None where the loss is."""
     reason: str | None = None
-    """Why it failed."""
+    """Why it failed; None where it did not."""
 
 
 class RunSummary(Record):
     """A run as `windtunnel runs --json` lists it."""
 
     id: str
+    """Twelve hex digits: `recipe.ids`."""
     name: str
     """From the recipe; several runs may have the same."""
     kind: Kind
+    """A stem has no decay; a branch decays from its parent's stem; a run is anything else."""
     parent: str | None
-    """Id of the run that it leaves."""
+    """Id of the run that it leaves; None where it begins from nothing."""
     at_tokens: int | None
-    """Tokens of the parent at which it leaves."""
+    """Tokens of the parent at which it leaves; None without a parent."""
     tokens: int
     """Tokens trained."""
     total_tokens: int
     """Tokens at which it ends."""
     status: Status
+    """Where it stands now: one whose process is gone is interrupted."""
     loss: float | None
-    """Of its last validation over all sources, nats a token."""
+    """Of its last validation over all sources, nats a token; None before the first one, and where
+    it was not a number.
+    """
     bits_per_byte: float | None
-    """The same, in bits a byte of the held-out text."""
+    """The same, in bits a byte of the held-out text; None where the loss is."""
     reason: str | None
-    """Why it failed."""
+    """Why it failed; None where it did not."""
     path: Path
     """The run's folder."""
 
@@ -154,8 +161,9 @@ class Validation(Score):
     sources: dict[str, Score]
     """By the source's name."""
     unevenness: float | None = None
-    """How unevenly experts are used within a window, the mean over windows and layers: 1 where
-    all are used alike. Of a model with experts."""
+    """How unevenly experts are used within a window, the mean over windows and layers: 1 where all
+    are used alike. None of a model without experts.
+    """
 
 
 class MetricsLine(_Sparse):
@@ -186,6 +194,7 @@ class ValidationLine(MetricsLine):
     """A line of metrics.jsonl: one validation."""
 
     validation: Validation
+    """What the model scored on held-out text."""
 
 
 class CheckpointContent(Record):

@@ -12,7 +12,9 @@ class ScalingRow(Row):
     params_with_head: int
     """Parameters without input embeddings, the head included."""
     width: int
+    """Width of the residual stream."""
     depth: int
+    """Number of layers."""
     batch: int
     """Tokens a step at the end."""
     lr: float
@@ -38,8 +40,11 @@ class BatchAlong(Record):
     origin: str
     """Where c and p come from."""
     c: int | float
+    """The batch in tokens at D = 1 token; the batch itself where p is 0."""
     p: float
+    """The power of the tokens with which the batch grows; 0 for one batch throughout."""
     segments: tuple[Segment, ...]
+    """The stretches of every stem, in order."""
 
 
 class StudyCost(Record):
@@ -48,11 +53,15 @@ class StudyCost(Record):
     """
 
     flops: int
+    """FLOPs of all stems and branches."""
     flops_cosine: int
+    """FLOPs of a run from scratch for each point."""
     ratio: float
     """`flops` over `flops_cosine`."""
     tokens: int
+    """Tokens of all stems and branches."""
     tokens_cosine: int
+    """Tokens of a run from scratch for each point."""
     core_minutes: float
     """Minutes of one core that training took."""
 
@@ -65,18 +74,23 @@ class SizeLosses(Record):
     params: int
     """Parameters without embeddings."""
     params_with_head: int
+    """Parameters without the look-up of embeddings, the head included."""
     params_total: int
+    """All parameters."""
     flops: int
-    """Of a stem and its branches."""
+    """FLOPs of a stem and its branches."""
     flops_cosine: int
-    """Of a run from scratch for each of its points."""
+    """FLOPs of a run from scratch for each of its points."""
     first_loss: float | None
     """At the shortest length, nats/token; None where all branches diverged."""
     last_loss: float | None
-    """At the longest length, nats/token."""
+    """At the longest length, nats/token; None where all branches diverged."""
     gain_per_doubling: float | None
-    """How far the loss falls for twice the tokens, nats/token, between these two."""
+    """How far the loss falls for twice the tokens, nats/token, between these two; None where
+    fewer than two lengths came to their end.
+    """
     seeds: int
+    """Number of seeds."""
 
 
 class Beyond(Record):
@@ -85,9 +99,13 @@ class Beyond(Record):
     """
 
     params: float
+    """By parameters without embeddings."""
     params_with_head: float
+    """By parameters with the head, without the look-up of embeddings."""
     params_total: float
+    """By all parameters."""
     tokens: float
+    """By tokens of training."""
 
 
 class AuditRun(Record):
@@ -98,14 +116,19 @@ class AuditRun(Record):
     params: int
     """Parameters without embeddings."""
     params_with_head: int
+    """Parameters without the look-up of embeddings, the head included."""
     params_total: int
+    """All parameters."""
     tokens: int
+    """Tokens that it was trained on."""
     batch: int
     """Tokens a step."""
     flops: int
+    """FLOPs of its training."""
     core_minutes: float
     """Minutes of one core that training took."""
     beyond: Beyond
+    """How far it lies beyond the runs in the fit."""
     loss: float | None
     """nats/token; None where it diverged."""
 
@@ -114,6 +137,7 @@ class LawInterval(Record):
     """A number of a law, and what the points pin down of it."""
 
     value: float
+    """Its value at the best fit."""
     interval90: tuple[float | None, float | None]
     """Of the profile likelihood; None at an end that is open."""
     identified: bool
@@ -124,7 +148,9 @@ class Growth(Record):
     """How fast a prediction's error grows with the distance from the points, along each axis."""
 
     params: float
+    """Standard deviation of the log loss that an e-fold of parameters adds."""
     tokens: float
+    """Standard deviation of the log loss that an e-fold of tokens adds."""
 
 
 class Extrapolation(Record):
@@ -157,9 +183,11 @@ class LawConstants(Record):
     A: float
     """What a finite number of parameters costs, at N = 1."""
     alpha: float
+    """Exponent of size."""
     B: float
     """What a finite number of tokens costs, at D = 1."""
     beta: float
+    """Exponent of data."""
     c: float
     """1 where the two costs add up."""
 
@@ -175,6 +203,7 @@ class FormFound(LawConstants, LawForm):
     inflation: float
     """By how much its own intervals had to be widened to hold those errors."""
     growth: Growth
+    """How its error grows with the distance from the points, by its record."""
     misfit: float
     """Root mean square of the residuals, relative to the loss."""
     noise_sd: float
@@ -186,6 +215,7 @@ class FormFound(LawConstants, LawForm):
     intervals: dict[str, LawInterval]
     """By the name of the number."""
     record: tuple[Extrapolation, ...]
+    """How it did on each cut of the table."""
 
 
 class AuditForecast(Record):
@@ -194,11 +224,13 @@ class AuditForecast(Record):
     predicted: float
     """nats/token."""
     interval50: tuple[float, float]
+    """Between which half of such runs end, nats/token."""
     interval90: tuple[float, float]
+    """Between which nine in ten such runs end, nats/token."""
     error: float | None
     """Predicted over got, less 1; None where the audit run diverged."""
     inside90: bool | None
-    """Whether the 90% interval holds what was got."""
+    """Whether the 90% interval holds what was got; None where the audit run diverged."""
 
 
 class PaperLaw(LawConstants):
@@ -211,6 +243,7 @@ class PaperLaw(LawConstants):
     K2: float
     """N_opt / D_opt = K^2 (C/6)^eta (Eq. 3)."""
     eta: float
+    """The power of C in Eq. 3: (beta - alpha) / (alpha + beta)."""
     flops: float
     """FLOPs at which `tokens_per_param` is meant: those of the audit run, or of the dearest
     point.
@@ -218,32 +251,40 @@ class PaperLaw(LawConstants):
     tokens_per_param: float
     """The best ratio there."""
     warning: str | None
-    """Where that ratio lies outside of the points."""
+    """Where that ratio lies outside of the points; None where it lies inside."""
     audit_error: float | None
-    """Predicted over got, less 1, of the audit run."""
+    """Predicted over got, less 1, of the audit run; None without one, and where it diverged."""
     refused: None = None
+    """Always None: it tells a law from a refusal."""
 
 
 class PaperRefusal(Record):
     """Why the paper's way finds no law."""
 
     refused: str
+    """The reason, in words."""
 
 
 class StudyLaw(Record):
     """The law of the study: every form with its record."""
 
     forms: tuple[FormFound, ...] = ()
+    """Every form with each count of N; none where the table is too small for a law."""
     audit: AuditForecast | None = None
+    """What they said of the audit run; None where there was none, or no law."""
     paper: PaperLaw | PaperRefusal | None = None
+    """The law as the paper fits it, or why it finds none; None where the table is too small for a
+    law.
+    """
     refused: str | None = None
-    """Why the table is too small for a law."""
+    """Why the table is too small for a law; None where it is not."""
 
 
 class ScalingNumbers(Numbers):
     """The numbers of a scaling study."""
 
     corpus: str
+    """The corpus's name."""
     lengths: tuple[int, ...]
     """Tokens at the ends of the branches."""
     decay: float
@@ -253,8 +294,11 @@ class ScalingNumbers(Numbers):
     floor: float
     """Share of the peak rate at the decay's end."""
     batch: BatchAlong
+    """How the batch went along the stems."""
     cost: StudyCost
+    """What the study cost, without its audit run."""
     sizes: tuple[SizeLosses, ...]
+    """What each size cost and gave."""
     span: float
     """All parameters of the largest size over those of the smallest."""
     fewest_steps: int
@@ -266,7 +310,9 @@ class ScalingNumbers(Numbers):
     seed_freedom: int
     """Degrees of freedom of that."""
     audit: AuditRun | None = None
+    """The run that no fit sees; None where the study has none."""
     law: StudyLaw = StudyLaw()
+    """The laws fitted to the branches."""
 
 
 SCALING = Experiment(

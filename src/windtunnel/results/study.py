@@ -30,13 +30,15 @@ class Row(Record):
     tokens: int
     """Tokens trained when the loss was measured."""
     flops: int | None = None
-    """FLOPs of training on those tokens."""
+    """FLOPs of training on those tokens; None where the study does not count them."""
     loss: float | None = None
     """Held-out loss, nats/token; None where the run diverged."""
     bits_per_byte: float | None = None
-    """The same in bits a byte of text."""
+    """The same in bits a byte of text; None also where the loss is not of held-out text."""
     source: str | None = None
-    """The source of the held-out text, or `all`."""
+    """The source of the held-out text, `all`, or `train` for a training batch; None where the point
+    is of no loss.
+    """
     seed: int
     """The run's seed."""
     kind: str

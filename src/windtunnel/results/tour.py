@@ -10,7 +10,9 @@ class TourStep(Record):
     """One study of the chain."""
 
     study: str
+    """The experiment's name, or `plan`."""
     verdict: Verdict
+    """Its verdict; None where it passes none."""
     summary: str
     """Its answer in one sentence."""
     minutes: float
@@ -21,9 +23,11 @@ class TourNumbers(Numbers):
     """The numbers of a tour."""
 
     steps: tuple[TourStep, ...]
+    """The studies, in the order of the chain."""
     sample: str
     """What the best model writes, its size and its length in front."""
     corpus: str
+    """The corpus's name."""
     written_by: str
     """The id of that model's run."""
     basic_tokens: int
@@ -45,6 +49,7 @@ class TourSize(Record):
     """
 
     asked: Asked
+    """What it was decided for."""
     tokens: int
     """Length of a basic run."""
     flops_per_s: int

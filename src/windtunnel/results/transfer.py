@@ -8,8 +8,11 @@ class TransferRow(Row):
     """One run."""
 
     parametrization: str
+    """By whose rules it was trained."""
     width: int
+    """Width of the residual stream."""
     depth: int
+    """Number of layers."""
     batch: int
     """Tokens a step."""
     lr: float
@@ -20,7 +23,9 @@ class SizeRate(Record):
     """The best rate of one size; None in its fields where no minimum was in reach."""
 
     width: int
+    """Width of the residual stream."""
     depth: int
+    """Number of layers."""
     params: int
     """Parameters without embeddings."""
     best_loss: float | None
@@ -48,14 +53,18 @@ class Drifts(Record):
     """The drift over each axis; None where fewer than two sizes have a minimum."""
 
     width: DriftFound | None
+    """As the width grows."""
     depth: DriftFound | None
+    """As the depth grows."""
 
 
 class ParametrizationRates(Record):
     """What was found of one parametrization."""
 
     sizes: tuple[SizeRate, ...]
+    """The best rate of each size."""
     drift: Drifts
+    """How far the best rate moves."""
     passes: bool
     """Whether the drift's whole interval over the width lies inside of what is allowed."""
 
@@ -70,9 +79,12 @@ class TransferNumbers(Numbers):
     seeds: tuple[int, ...]
     """Seeds of the points about the best rate, one number a parametrization."""
     corpus: str | None = None
+    """The corpus's name; None in results by versions that did not record it."""
     parametrizations: dict[str, ParametrizationRates]
+    """What was found, by the parametrization's name."""
     core_minutes: float | None = None
-    """Minutes of one core that training took."""
+    """Minutes of one core that training took; None in results by versions that did not record it.
+    """
 
 
 TRANSFER = Experiment(
