@@ -25,7 +25,7 @@ from windtunnel.model.roles import Multipliers
 from windtunnel.recipe import Model, dump
 from windtunnel.report.page import write_page
 from windtunnel.results.run import RunStatus
-from windtunnel.ship.import_model import import_model
+from windtunnel.ship.import_model import brought_config, import_model
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
@@ -576,6 +576,46 @@ class TestStem:
             create(lab.path, recipe(model={"vocab": 330}), corpus)
 
 
+class TestIdentity:
+    """An import is known by all that is used of it."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, corpus: Corpus) -> Path:
+        model = model_of("standard")
+        (tmp_path / "theirs").mkdir()
+        portable = portable_of(model, weights_of(model), corpus.tokenizer, eos_token="<|end|>")
+        return LAYOUTS["llama"].write(tmp_path / "theirs", portable, "fp32")
+
+    @pytest.mark.parametrize("form", ["llama", "minicpm", "gguf"])
+    def test_the_same_gives_the_same_run(self, form: str, tmp_path: Path, corpus: Corpus) -> None:
+        model = model_of("standard")
+        (tmp_path / "theirs").mkdir()
+        portable = portable_of(model, weights_of(model), corpus.tokenizer, eos_token="<|end|>")
+        source = LAYOUTS[form].write(tmp_path / "theirs", portable, LAYOUTS[form].dtypes[0])
+        one, two = (import_model(source, tmp_path / "lab") for _ in range(2))
+        assert one.id == two.id and len(list_runs(tmp_path / "lab")) == 1
+
+    def test_a_corrected_tokenizer_config_gives_another(self, folder: Path, tmp_path: Path) -> None:
+        old = import_model(folder, tmp_path / "lab")
+        file = folder / "tokenizer_config.json"
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps(settings | {"chat_template": "{{ messages }}"}))
+        new = import_model(folder, tmp_path / "lab")
+        assert new.id != old.id
+        assert brought_config(new)["chat_template"] == "{{ messages }}"
+        assert "chat_template" not in brought_config(old)
+        # the order of its keys says nothing
+        file.write_text(json.dumps(dict(reversed(settings.items()))))
+        assert import_model(folder, tmp_path / "lab").id == old.id
+
+    def test_another_context_gives_another(self, folder: Path, tmp_path: Path) -> None:
+        old = import_model(folder, tmp_path / "lab")
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 32}))
+        new = import_model(folder, tmp_path / "lab")
+        assert (new.id != old.id, new.recipe.data.context) == (True, 32)
+
+
 class TestBadInput:
     """One line that names the file and the fault, and nothing in the lab."""
 
@@ -625,6 +665,19 @@ class TestBadInput:
             ),
             ({"quantization_config": {"bits": 4}}, ["quantised"]),
             ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ["RoPE of type 'yarn'"]),
+            ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["RoPE of type 'llama3'"]),
+            ({"rope_scaling": "yarn"}, ["rope_scaling: expected an object, got 'yarn'"]),
+            ({"tie_word_embeddings": "false"}, ["tie_word_embeddings: expected true or false"]),
+            ({"rms_norm_eps": math.nan}, ["rms_norm_eps: expected a number above zero, got nan"]),
+            ({"num_hidden_layers": 1 << 40}, ["tensors are too few for 1099511627776 layers"]),
+            (
+                {"architectures": ["Qwen2ForCausalLM"]},
+                ["'Qwen2ForCausalLM' (a Llama with biases) is unknown", "expected one of Granite"],
+            ),
+            (
+                {"architectures": ["Qwen3ForCausalLM"]},
+                ["(a Llama with norms of query and key (QK-norm)) is unknown"],
+            ),
             ({"architectures": ["MiniCPMForCausalLM"]}, ["scale_emb: missing"]),
             ({"num_hidden_layers": 3}, ["model.layers.2.input_layernorm.weight is missing"]),
             ({"num_hidden_layers": 1}, ["model.layers.1", "no such tensor"]),
@@ -685,7 +738,19 @@ class TestBadInput:
             ),
             (
                 lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}),
-                ["q_proj.bias: this arch"],
+                ["q_proj.bias: not supported: biases"],
+            ),
+            (
+                lambda t: t.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}),
+                ["q_norm.weight: not supported: norms of query and key (QK-norm)"],
+            ),
+            (
+                lambda t: t.update({"model.layers.0.spare.weight": torch.ones(64)}),
+                ["layers.0.spare.weight: this architecture has no such tensor"],
+            ),
+            (
+                lambda t: t["model.layers.1.mlp.up_proj.weight"][2].fill_(math.inf),
+                ["model.layers.1.mlp.up_proj.weight", "not finite"],
             ),
             (
                 lambda t: t.update({"lm_head.weight": torch.ones(320, 64)}),

@@ -3,7 +3,8 @@ tokens that can be branched and exported.
 
 Its weights are the checkpoint at 0, without optimiser moments, and it has its own tokenizer; it has
 no corpus, rate or loss. Whoever trains on it says on which text and at which rate. Its identity is
-the content of weights and tokenizer, so that importing a model twice gives one run.
+the content of everything that is used of it, so that importing a model twice gives one run, and
+importing it with a corrected chat template another.
 """
 
 import hashlib
@@ -42,16 +43,17 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
             f"{found.model.vocab} rows"
         )
     weights = _digest(found.weights)
+    config = json.dumps(found.tokenizer_config, indent=1, ensure_ascii=False, sort_keys=True)
+    config_digest = hashlib.sha256(config.encode()).hexdigest()
 
     def fill(folder: Path) -> None:
         checkpoint.save(folder / "checkpoints", Checkpoint(0, 0, dict(found.weights), {}))
         tokenizer.save(folder / "tokenizer.json")
-        config = json.dumps(found.tokenizer_config, indent=1, ensure_ascii=False)
         (folder / _CONFIG).write_text(config, encoding="utf-8")
 
     recipe = _recipe(name or found.name, found.model, found.context)
     where = Origin(name=found.name, layout=layout.name, weights=weights)
-    return adopt(lab, recipe, f"{weights} {tokenizer.sha256}", where, fill)
+    return adopt(lab, recipe, f"{weights} {tokenizer.sha256} {config_digest}", where, fill)
 
 
 def brought_config(run: Run) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def adopt(
 ) -> Run:
     """The run of a model that was trained elsewhere: the one that exists with this content, or a
     new folder, to which `fill` adds the checkpoint at 0 tokens and the tokenizer. `content`:
-    digest of both.
+    digests of all that it adds.
     """
     path = lab / "runs" / identity(recipe, content)
     if path.exists():

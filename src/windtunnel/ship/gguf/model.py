@@ -32,6 +32,8 @@ from windtunnel.errors import InputError
 from windtunnel.model.roles import Multipliers, multipliers
 from windtunnel.model.shape import count, tensor_shapes
 from windtunnel.recipe import Model
+from windtunnel.ship import missing_parts
+from windtunnel.ship.fields import Fields
 from windtunnel.ship.gguf import vocabulary as tokens
 from windtunnel.ship.gguf.file import contents
 from windtunnel.ship.multipliers import scaled, with_multipliers
@@ -110,20 +112,25 @@ def write(
 def read(file: Path) -> PortableModel:
     """A model of the architecture llama, granite, granitemoe or minicpm, dequantised to fp32.
     Raises InputError for a damaged file, another architecture, and a tensor that is missing, of a
-    wrong shape or unknown.
+    wrong shape, unknown or not finite.
     """
     fields, tensors = contents(file)
     try:
-        settings, given = _read_settings(fields, tensors)
-        context = fields[f"{fields['general.architecture']}.context_length"]
-        tokenizer = tokens.to_tokenizer(tokens.read(fields.__getitem__))
+        name = _read_architecture(fields["general.architecture"], tensors)
+        own = Fields(_of_architecture(fields, name), name)
+        settings = _read_settings(name, own, tensors)
+        given = _read_multipliers(name, own, settings)
+        context = own.whole("context_length")
+        vocabulary = tokens.read(fields.__getitem__)
+        tokenizer = tokens.to_tokenizer(vocabulary)
+        tokenizer_config = _tokenizer_config(fields)
     except KeyError as error:
         raise InputError(f"{file}: no metadata {error}") from None
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
+    settings |= {"vocab": len(vocabulary.tokens), "parametrization": "standard"}
     try:
-        plain = Model.model_validate(settings | {"parametrization": "standard"})
-        model, factors = with_multipliers(plain, given)
+        model, factors = with_multipliers(Model.model_validate(settings), given)
     except ValidationError as error:
         raise InputError(f"{file}: {error.errors()[0]['msg']}") from None
     return PortableModel(
@@ -132,7 +139,7 @@ def read(file: Path) -> PortableModel:
         weights=scaled(_read_tensors(file, model, tensors), factors),
         context=context,
         tokenizer=Tokenizer(tokenizer, str(file)),
-        tokenizer_config=_tokenizer_config(fields),
+        tokenizer_config=tokenizer_config,
     )
 
 
@@ -255,6 +262,8 @@ def _read_tensors(file: Path, model: Model, tensors: dict[str, Any]) -> dict[str
         if there != shape:
             raise InputError(f"{file}: tensor {theirs} is {there}; its metadata say {shape}")
         values = _dequantised(file, found).reshape(shape)
+        if not np.isfinite(values).all():
+            raise InputError(f"{file}: {theirs} holds numbers that are not finite")
         # a copy, because the file stays mapped while its memory is looked at
         weights[name] = torch.from_numpy(_unpaired(values, _rotated_heads(model, name)).copy())
     if tensors:
@@ -265,7 +274,8 @@ def _read_tensors(file: Path, model: Model, tensors: dict[str, Any]) -> dict[str
 
 def _dequantised(file: Path, tensor: Any) -> np.ndarray:
     try:
-        values = package("gguf").dequantize(tensor.data, tensor.tensor_type)
+        with np.errstate(invalid="ignore", over="ignore"):  # what comes out is looked at
+            values = package("gguf").dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError:
         kind = tensor.tensor_type.name
         raise InputError(
@@ -274,47 +284,67 @@ def _dequantised(file: Path, tensor: Any) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-def _read_settings(
-    fields: Mapping[str, Any], tensors: Mapping[str, Any]
-) -> tuple[dict[str, Any], Multipliers]:
-    """The shape as settings of `recipe.Model`, and what the graph multiplies by. Raises InputError,
-    and KeyError for metadata that are missing.
+def _read_architecture(name: str, tensors: Mapping[str, Any]) -> str:
+    """The architecture that a file names. Raises InputError for one that is not read, and for
+    parts that no architecture here has.
     """
-    name = fields["general.architecture"]
     if name not in _ARCHITECTURES:
-        raise InputError(f"architecture '{name}'; expected one of {', '.join(_ARCHITECTURES)}")
-    # the keys of this architecture, such as `granite.block_count`, without its name
-    own = {key.removeprefix(f"{name}."): value for key, value in fields.items()}
-    scaling = own.get("rope.scaling.type", "none")
-    if scaling != "none" or any(tensor.startswith("rope_") for tensor in tensors):
-        raise InputError("RoPE that is scaled with the length; expected plain RoPE")
-    width = own["embedding_length"]
-    heads = own["attention.head_count"]
+        has = missing_parts.of_architecture(name)
+        expected = f"expected one of {', '.join(_ARCHITECTURES)}"
+        raise InputError(f"architecture '{name}'{has}; {expected}")
+    for tensor in tensors:
+        if part := missing_parts.of_tensor(tensor):
+            raise InputError(f"{tensor}: not supported: {part}")
+    return name
+
+
+def _of_architecture(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The metadata of this architecture, such as `granite.block_count`, without its name."""
+    return {
+        key.removeprefix(f"{name}."): value
+        for key, value in fields.items()
+        if key.startswith(f"{name}.")
+    }
+
+
+def _read_settings(name: str, own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape as settings of `recipe.Model`, without the vocabulary. Raises InputError."""
+    if (kind := own.config.get("rope.scaling.type", "none")) != "none":
+        raise InputError(f"{own.where}: rope.scaling.type '{kind}': expected plain RoPE")
+    if name != "granitemoe" and (experts := own.config.get("expert_count")):
+        raise InputError(f"{experts} experts in architecture '{name}'; expected them in granitemoe")
+    width = own.whole("embedding_length")
+    heads = own.whole("attention.head_count")
+    depth = own.whole("block_count")
+    if depth > len(tensors):  # before their names are listed
+        raise InputError(f"{own.where}: block_count {depth}, but there are {len(tensors)} tensors")
     settings = {
         "width": width,
-        "depth": own["block_count"],
+        "depth": depth,
         "heads": heads,
-        "kv_heads": own.get("attention.head_count_kv", heads),
-        "head_size": own.get("attention.key_length", width // heads),
-        "ffn": own["feed_forward_length"],
-        "vocab": len(fields["tokenizer.ggml.tokens"]),
+        "kv_heads": own.whole("attention.head_count_kv", heads),
+        "head_size": own.whole("attention.key_length", width // heads),
+        "ffn": own.whole("feed_forward_length"),
         # llama.cpp takes the embedding for a head that is missing
         "tied": "output.weight" not in tensors,
-        "rope_base": _short(own.get("rope.freq_base", 10_000.0)),
-        "norm_eps": _short(own["attention.layer_norm_rms_epsilon"]),
+        "rope_base": _short(own.number("rope.freq_base", 10_000.0)),
+        "norm_eps": _short(own.number("attention.layer_norm_rms_epsilon")),
     }
+    turned = own.whole("rope.dimension_count", settings["head_size"])
+    if turned != settings["head_size"]:
+        raise InputError(
+            f"{own.where}: rope.dimension_count {turned}: RoPE over a part of a head, of "
+            f"{settings['head_size']}, is not supported"
+        )
     if name == "granitemoe":
-        settings["experts"] = own["expert_count"]
-        settings["experts_per_token"] = own["expert_used_count"]
-    elif experts := own.get("expert_count", 0):
-        raise InputError(f"{experts} experts in architecture '{name}'; expected them in granitemoe")
-    return settings, _read_multipliers(name, own, settings)
+        settings["experts"] = own.whole("expert_count")
+        settings["experts_per_token"] = own.whole("expert_used_count")
+    return settings
 
 
-def _read_multipliers(
-    architecture: str, own: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Multipliers:
-    """What the graph multiplies by, in the precision that it had before it became 32 bits.
+def _read_multipliers(architecture: str, own: Fields, settings: Mapping[str, Any]) -> Multipliers:
+    """What the graph multiplies by, in the precision that it had before it became 32 bits. Raises
+    InputError.
 
     Where a file names no multiplier there is none, but for `minicpm`: llama.cpp's old files of it
     mean the values of the paper.
@@ -324,37 +354,42 @@ def _read_multipliers(
     if architecture == "minicpm":
         unsaid = (12.0, 1.4 / math.sqrt(depth), width / 256)
     embedding, residual, divisor = unsaid
-    residual = own.get("residual_scale", residual)
-    divisor = own.get("logit_scale", divisor)
+    residual = own.number("residual_scale", residual)
+    divisor = own.number("logit_scale", divisor)
     # A recipe says scale_depth, and the file scale_depth / sqrt(L) in 32 bits: what was typed is
     # found again before the division.
     scale_depth = _short(residual * math.sqrt(depth))
     usual = 1 / math.sqrt(settings["head_size"])
     base_width = max(1, round(width / divisor))
+    # llama.cpp takes a zero for unsaid
+    attention = own.number("attention.scale") if own.config.get("attention.scale") else usual
     return Multipliers(
-        embedding=_short(own.get("embedding_scale", embedding)),
+        embedding=_short(own.number("embedding_scale", embedding)),
         residual=scale_depth / math.sqrt(depth),
-        attention=_near(own.get("attention.scale", 0.0), usual),
+        attention=_near(attention, usual),
         logits=_near(1 / divisor, base_width / width),
     )
 
 
 def _tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What tokenizer_config.json would say of the file's tokenizer."""
+    """What tokenizer_config.json would say of the file's tokenizer. Raises InputError."""
     names = fields["tokenizer.ggml.tokens"]
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for role in ("bos", "eos"):
-        index = fields.get(f"tokenizer.ggml.{role}_token_id")
-        if index is not None:
-            settings[f"{role}_token"] = names[index]
+        key = f"tokenizer.ggml.{role}_token_id"
+        if (index := fields.get(key)) is None:
+            continue
+        if index not in range(len(names)):
+            raise InputError(f"{key}: {index}, of {len(names)} tokens")
+        settings[f"{role}_token"] = names[index]
     if template := fields.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     return settings
 
 
 def _near(value: float, usual: float) -> float:
-    """The usual value in full precision where `value` is 32 bits of it, or 0 for unsaid."""
-    return usual if not value or math.isclose(value, usual, rel_tol=1e-6) else value
+    """The usual value in full precision where `value` is 32 bits of it."""
+    return usual if math.isclose(value, usual, rel_tol=1e-6) else value
 
 
 def _short(value: float) -> float:

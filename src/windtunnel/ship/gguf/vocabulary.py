@@ -6,9 +6,11 @@ rules have no name there cannot be written.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
@@ -46,9 +48,11 @@ _SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 _WHOLE_WORDS = ("llama-bpe",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Vocabulary:
-    """What GGUF holds of a tokenizer."""
+    """What GGUF holds of a tokenizer. Raises pydantic.ValidationError for what is of another
+    type.
+    """
 
     split: str
     """llama.cpp's name for how text is split into words."""
@@ -153,17 +157,41 @@ def write(vocabulary: Vocabulary, writer: Any) -> None:
 
 def read(field: Callable[[str], Any]) -> Vocabulary:
     """The vocabulary of a file; `field` gives the content of a metadata key. Raises InputError for
-    another kind of tokenizer.
+    another kind of tokenizer, and for one that contradicts itself.
     """
     if (kind := field("tokenizer.ggml.model")) != "gpt2":
         raise InputError(f"a tokenizer of kind '{kind}'; expected 'gpt2', a byte-level BPE")
-    return Vocabulary(
-        split=field("tokenizer.ggml.pre"),
-        tokens=field("tokenizer.ggml.tokens"),
-        types=field("tokenizer.ggml.token_type"),
-        merges=field("tokenizer.ggml.merges"),
-        end=field("tokenizer.ggml.eos_token_id"),
-    )
+    try:
+        found = Vocabulary(
+            split=field("tokenizer.ggml.pre"),
+            tokens=field("tokenizer.ggml.tokens"),
+            types=field("tokenizer.ggml.token_type"),
+            merges=field("tokenizer.ggml.merges"),
+            end=field("tokenizer.ggml.eos_token_id"),
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise InputError(f"tokenizer.ggml: {where}: {fault['msg']}") from None
+    _check(found)
+    return found
+
+
+def _check(vocabulary: Vocabulary) -> None:
+    """Raises InputError for what no tokenizer can be."""
+    tokens = vocabulary.tokens
+    if len(vocabulary.types) != len(tokens):
+        raise InputError(
+            f"tokenizer.ggml.token_type has {len(vocabulary.types)} kinds for {len(tokens)} tokens"
+        )
+    seen: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        if not token:
+            raise InputError(f"tokenizer.ggml.tokens: token {index} is empty")
+        if (first := seen.setdefault(token, index)) != index:
+            raise InputError(f"tokenizer.ggml.tokens: {token!r} is token {first} and token {index}")
+    if not 0 <= vocabulary.end < len(tokens):
+        raise InputError(f"tokenizer.ggml.eos_token_id: {vocabulary.end}, of {len(tokens)} tokens")
 
 
 class Kind(Enum):

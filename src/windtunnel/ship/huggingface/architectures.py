@@ -18,13 +18,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import InputError, did_you_mean
+from windtunnel.ship.fields import Fields
 
 if TYPE_CHECKING:
     from windtunnel.model.roles import Multipliers
     from windtunnel.recipe import Model
 
-_REQUIRED: Any = object()
 # Ours -> theirs, in a layer or beside the layers. Where two of ours have one name, it holds the
 # rows of both, in the order of `tensor_shapes`. `*` stands for the number of an expert.
 _TENSORS = {
@@ -41,35 +40,6 @@ _TENSORS = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-
-
-class Fields:
-    """Numbers out of a config.json that anybody may have written."""
-
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
-        """`where`: the file, with which every error begins."""
-        self.config = config
-        self.where = where
-
-    def number(self, key: str, default: Any = _REQUIRED, whole: bool = False) -> Any:
-        """A number above zero, float or `whole`; `default` where the field is missing or null.
-        Raises InputError.
-        """
-        value = self.config.get(key)
-        if value is None and default is _REQUIRED:
-            raise InputError(f"{self.where}: {key}: missing{did_you_mean(key, self.config)}")
-        if value is None:
-            return default
-        # bool is a kind of int in Python, and 8.0 is a whole number in JSON
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-        if not right or not 0 < value < math.inf or (whole and value != int(value)):
-            kind = "a whole number" if whole else "a number"
-            raise InputError(f"{self.where}: {key}: expected {kind} above zero, got {value!r}")
-        return int(value) if whole else float(value)
-
-    def whole(self, key: str, default: Any = _REQUIRED) -> int:
-        """A whole number above zero, as `number` gives it."""
-        return self.number(key, default, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # each is only itself, and hashes

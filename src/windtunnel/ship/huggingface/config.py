@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.model.roles import Multipliers, multipliers
 from windtunnel.recipe import Model
-from windtunnel.ship.huggingface.architectures import Architecture, Fields
+from windtunnel.ship import missing_parts
+from windtunnel.ship.fields import Fields
+from windtunnel.ship.huggingface.architectures import Architecture
 from windtunnel.ship.multipliers import with_multipliers
 
 
@@ -76,7 +78,7 @@ def read_config(
         "head_size": fields.whole("head_dim", width // heads),
         "ffn": fields.whole("intermediate_size"),
         "vocab": fields.whole("vocab_size"),
-        "tied": bool(config.get("tie_word_embeddings", architecture.tied_if_unsaid)),
+        "tied": fields.yes("tie_word_embeddings", architecture.tied_if_unsaid),
         "rope_base": _rope_base(config, where),
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "init_std": fields.number("initializer_range", 0.02),
@@ -114,7 +116,7 @@ def architecture_in(
             return architecture
     names = [architecture.name for architecture in known]
     raise InputError(
-        f"{where}: architecture {name!r} is unknown; "
+        f"{where}: architecture {name!r}{missing_parts.of_architecture(str(name))} is unknown; "
         f"expected one of {', '.join(names)}{did_you_mean(str(name), names)}"
     )
 
@@ -142,7 +144,10 @@ def _rope_base(config: dict[str, Any], where: str) -> float:
     """
     # new versions of transformers write `rope_parameters`, old ones `rope_theta` beside the others
     said = config
-    for part in (config.get("rope_parameters") or {}, config.get("rope_scaling") or {}):
+    for name in ("rope_parameters", "rope_scaling"):
+        part = config.get(name) or {}
+        if not isinstance(part, dict):
+            raise InputError(f"{where}: {name}: expected an object, got {part!r}")
         kind = part.get("rope_type", part.get("type", "default"))
         if kind not in ("default", "dynamic"):
             raise InputError(

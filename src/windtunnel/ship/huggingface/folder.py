@@ -19,6 +19,7 @@ from torch import Tensor
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.recipe import Model
+from windtunnel.ship import missing_parts
 from windtunnel.ship.huggingface.architectures import Architecture
 from windtunnel.ship.huggingface.config import config_of, read_config
 from windtunnel.ship.huggingface.tensors import (
@@ -165,6 +166,11 @@ def _shards(sizes: Mapping[str, int], most: int) -> list[list[str]]:
 def _read_weights(folder: Path, architecture: Architecture, model: Model) -> dict[str, Tensor]:
     """Every tensor of the model and no other, by this project's names."""
     files = _files_of(folder)
+    # Before the names of a million layers or experts are listed.
+    apart = any("*" in name for name in architecture.expert_tensors.values())
+    least = model.depth * max(1, model.experts if apart else 1)
+    if least > len(files):
+        raise InputError(f"{folder}: {len(files)} tensors are too few for {model.depth} layers")
     asked = published_tensors(architecture, model)
     spare = [name for name in files if name not in asked and not _CACHES.search(name)]
     for name in asked:
@@ -181,8 +187,9 @@ def _read_weights(folder: Path, architecture: Architecture, model: Model) -> dic
             spare.remove(name)
             _check_tie(folder / files[name], tensor, parts.get(Part("embedding")))
     if spare:
-        file = folder / files[spare[0]]
-        raise InputError(f"{file}: {spare[0]}: this architecture has no such tensor")
+        part = missing_parts.of_tensor(spare[0])
+        fault = f"not supported: {part}" if part else "this architecture has no such tensor"
+        raise InputError(f"{folder / files[spare[0]]}: {spare[0]}: {fault}")
     return our_tensors(parts, model)
 
 
@@ -274,7 +281,11 @@ def _read_tokenizer_config(
     for role in ("bos", "eos"):
         ids = config.get(f"{role}_token_id")
         first = ids[0] if isinstance(ids, list) and ids else ids
-        if not settings.get(f"{role}_token") and isinstance(first, int) and first < tokenizer.vocab:
+        if (
+            not settings.get(f"{role}_token")
+            and isinstance(first, int)
+            and 0 <= first < tokenizer.vocab
+        ):
             settings[f"{role}_token"] = tokenizer.decode([first])
     return settings
 
