@@ -25,6 +25,7 @@ from windtunnel.recipe.parametrization import (
     Role,
     Rule,
 )
+from windtunnel.recipe.schedule import SCHEDULES, ScheduleKind, ScheduleName
 
 if TYPE_CHECKING:
     from windtunnel.recipe.file import dump, load
@@ -48,6 +49,7 @@ __all__ = [
     "OPTIMIZERS",
     "PARAMETRIZATIONS",
     "RESULTS_VERSION",
+    "SCHEDULES",
     "Data",
     "DataKind",
     "Decay",
@@ -67,6 +69,8 @@ __all__ = [
     "Role",
     "Rule",
     "Schedule",
+    "ScheduleKind",
+    "ScheduleName",
     "Section",
     "Stage",
     "Train",

@@ -20,6 +20,7 @@ from windtunnel.recipe.faults import first_fault
 from windtunnel.recipe.objective import ObjectiveName
 from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
+from windtunnel.recipe.schedule import SCHEDULES, ScheduleName
 
 
 def _for_pydantic(parse: Any) -> BeforeValidator:
@@ -205,9 +206,8 @@ class Schedule(Section):
 
     tokens: Tokens
     """Length of the run with its warm-up and decay; only whole steps are trained."""
-    kind: Literal["wsd", "cosine"] = "wsd"
-    """`wsd` is warm-up, stable phase and decay (paper Eq. 1); `cosine` falls over the whole
-    run."""
+    kind: ScheduleName = "wsd"
+    """How the rate goes once the warm-up is over."""
     warmup: TokensOrShare = Length(share=0.02)
     """Length over which the rate rises from 0 to its peak in a straight line; tokens or a
     share."""
@@ -230,7 +230,8 @@ class Schedule(Section):
             raise ValueError(
                 f"a decay of shape '{self.decay_shape}' needs half_life, or a floor above 0"
             )
-        if self.kind == "wsd" and self.decay == Length() and self.warmup.share:
+        is_stem = SCHEDULES[self.kind].stable and self.decay == Length()
+        if is_stem and self.warmup.share:
             raise ValueError(
                 "the warmup of a stem (decay = 0) must be in tokens: a stem can be extended, and a "
                 "share would move"
@@ -308,7 +309,7 @@ class Recipe(Section):
     @property
     def is_stem(self) -> bool:
         """Whether the run ends in its stable phase, so that it can be extended and branched."""
-        return self.schedule.kind == "wsd" and self.decay_tokens == 0
+        return SCHEDULES[self.schedule.kind].stable and self.decay_tokens == 0
 
     @property
     def is_imported(self) -> bool:
@@ -331,7 +332,7 @@ class Recipe(Section):
     def decay_tokens(self) -> int:
         """Tokens of the decay: whole steps, so that it begins where a checkpoint can stand."""
         asked = self.schedule.decay.of(self.schedule.tokens)
-        if not asked or self.schedule.kind != "wsd":
+        if not asked or not SCHEDULES[self.schedule.kind].stable:
             return 0
         return max(self.train.batch, self.whole_steps(asked))
 

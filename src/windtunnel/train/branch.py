@@ -9,7 +9,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
-from windtunnel.recipe import DecayShapeName, Mixture
+from windtunnel.recipe import SCHEDULES, DecayShapeName, Mixture
 from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, create
 
@@ -87,7 +87,7 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
     recipe = parent.recipe
     stable = recipe.total_tokens - recipe.decay_tokens
     if (
-        recipe.schedule.kind != "wsd"
+        not SCHEDULES[recipe.schedule.kind].stable
         or not recipe.warmup_tokens <= recipe.whole_steps(at) <= stable
     ):
         raise InputError(
