@@ -126,6 +126,45 @@ def test_settings_of_a_measured_run_are_kept(
     assert made.train.evaluate_tokens == 1024
 
 
+@pytest.mark.parametrize(("flops", "flagged"), [(1e11, False), (1e16, False), (1e18, True)])
+def test_a_plan_has_the_weight_decay_of_the_runs_in_the_fit_at_every_length(
+    flops: float, flagged: bool, predictor: Predictor, tmp_path: Path, recipe: Any
+) -> None:
+    run = with_study(tmp_path, runs=("abc",)) / "runs" / "abc"
+    run.mkdir(parents=True)
+    measured = recipe(data={"context": 256}, train={"batch": 256}, schedule={"tokens": 25_600})
+    (run / "recipe.toml").write_text(dump(measured.change(optimizer={"weight_decay": 2e-3})))
+    found = from_lab(tmp_path, "scaling")
+    made, plan = work_out(found, predictor, Request(flops=flops), None, FOLDER)
+    assert made.optimizer.weight_decay == plan.weight_decay == 2e-3
+    assert ("weight_decay" in said(plan)) is flagged
+    steps = plan.tokens // plan.batch_tokens
+    assert (steps > 10 / 2e-3) is flagged
+    assert (steps > 2000) is (flops > 1e12), "the default would have fallen"
+
+
+@pytest.mark.parametrize("flops", [1e11, 1e16])
+def test_without_runs_weight_decay_falls_past_two_thousand_steps(
+    flops: float, evidence: Evidence, predictor: Predictor
+) -> None:
+    made, plan = work_out(evidence, predictor, Request(flops=flops), None, FOLDER)
+    steps = plan.tokens // plan.batch_tokens
+    assert (steps > 2000) is (flops > 1e12)
+    assert made.optimizer.weight_decay == pytest.approx(1e-3 * min(1, 2000 / steps), rel=0.01)
+    assert "weight_decay" not in said(plan)
+
+
+@pytest.mark.parametrize("flops", [1e11, 1e14, 1e18])
+def test_the_warm_up_is_two_percent_and_at_most_two_thousand_steps(
+    flops: float, evidence: Evidence, predictor: Predictor
+) -> None:
+    made, plan = work_out(evidence, predictor, Request(flops=flops), None, FOLDER)
+    steps = plan.tokens // plan.batch_tokens
+    assert made.warmup_tokens == plan.warmup_tokens
+    wanted = max(1, min(round(0.02 * steps), 2000))
+    assert plan.warmup_tokens == wanted * plan.batch_tokens
+
+
 def test_a_table_alone_is_enough(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sizes, lengths = (

@@ -17,6 +17,9 @@ FAR_IN_TOKENS = 3  # beyond it, runs came out below the 90% interval (docs/LOG.m
 _MANY_EPOCHS, _TOO_MANY_EPOCHS = 4, 16
 _ANOTHER = 0.1  # more than this from the size that was asked for: neighbouring shapes lie nearer
 _STEPS = 400  # fewer, and the warm-up and the decay are too coarse for what the laws say
+# Of a run's steps: what the average over past weights should span at least. In the runs that laws
+# were fitted to it spans all or most of them.
+_AVERAGED = 0.1
 _SPENT = 0.9  # of the budget: less is worth saying
 # How grave it is that a study of the lab failed.
 _FAILED: Mapping[str, Level] = {
@@ -153,6 +156,18 @@ def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterato
                 f"({found.at}), not {lr:g}. To measure the law with it, run `windtunnel scaling "
                 f"--lr {found.lr:.2g}`.",
             )
+
+
+def of_weight_decay(evidence: Evidence, recipe: Recipe) -> Iterator[Flag]:
+    """Whether a weight decay that is kept from the runs in the fit suits so long a run."""
+    steps, decay = recipe.total_tokens // recipe.train.batch, recipe.optimizer.weight_decay
+    if evidence.template and decay * _AVERAGED * steps > 1:
+        yield caution(
+            "weight_decay",
+            f"A weight decay of {decay:g}, as in the runs of the fit, averages weights over about "
+            f"{about(1 / decay)} steps, {1 / (decay * steps):.1%} of this run. A lower one may "
+            "reach a lower loss; no run here has measured it.",
+        )
 
 
 def _agrees(found: StudiedRate, lr: float) -> bool:

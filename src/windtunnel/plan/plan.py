@@ -56,11 +56,10 @@ if TYPE_CHECKING:  # a corpus is opened by whoever has one
     from windtunnel.data.shards import Corpus
 
 _WARMUP, _MOST_WARMUP_STEPS = 0.02, 2000
-_WEIGHT_DECAY = 1e-3  # where no run of the fit says another
-# Steps of the runs that the default weight decay was found good for. A weight is an average over
-# about 1 / weight_decay past steps, so in longer runs weight_decay falls as 1 / steps: the average
-# spans the same share of the run.
-_DECAYED_STEPS = 2000
+# Where no run of the fit says another. A weight is an average over about 1 / weight_decay past
+# steps. The default was found good for runs of so many steps; in longer ones it falls as 1 / steps,
+# so that the average spans the same share of the run.
+_WEIGHT_DECAY, _DECAYED_STEPS = 1e-3, 2000
 # Of the tokens: where a checkpoint stays for shorter branches, beside the decay's begin.
 _BRANCH_SHARES = (0.25, 0.5)
 _FEWEST_STEPS = 10
@@ -247,8 +246,9 @@ def _recipe(
     decay = max(1, round(evidence.decay.share * steps)) * batch
     stable_end = steps * batch - decay
     branch_points = {round(share * steps) * batch for share in _BRANCH_SHARES} | {stable_end}
-    optimizer = template.optimizer.model_dump() if template else {}
-    weight_decay = optimizer.get("weight_decay", _WEIGHT_DECAY) * min(1.0, _DECAYED_STEPS / steps)
+    # the law is that of its runs' own optimiser, weight decay among it, at every length
+    by_steps = float(f"{_WEIGHT_DECAY * min(1.0, _DECAYED_STEPS / steps):.3g}")
+    optimizer = template.optimizer.model_dump() if template else {"weight_decay": by_steps}
     values = {
         "name": name,
         "seed": 0,
@@ -258,7 +258,7 @@ def _recipe(
             "context": context,
             "mixture": template.data.mixture if template else {},
         },
-        "optimizer": optimizer | {"lr": lr, "weight_decay": float(f"{weight_decay:.3g}")},
+        "optimizer": optimizer | {"lr": lr},
         "schedule": {
             "tokens": steps * batch,
             "warmup": warmup,
@@ -331,6 +331,7 @@ def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Trai
         *flags.of_settings(draft.recipe, draft.batch, draft.rate),
         *flags.of_memory(costs.bytes.total, draft.speed),
         *flags.of_studies(evidence, draft.recipe),
+        *flags.of_weight_decay(evidence, draft.recipe),
         *flags.of_model(evidence, draft.recipe.model.parametrization, asked),
         *flags.of_corpus(premises.corpus, evidence.corpus, premises.assumed_vocab),
     ]
@@ -401,14 +402,13 @@ def _provenance(draft: _Draft) -> dict[str, Provenance]:
     shape = law.but(
         f"the best real shape by the laws, width to depth as in {whose} and the paper's models"
     )
-    by_steps = (
-        f"past {_DECAYED_STEPS} steps it falls as 1/steps, so that the average over past weights "
-        "spans the same share of the run"
-    )
     if evidence.template:
-        weight_decay = law.but(f"as in the runs of the fit; {by_steps}")
+        weight_decay = law.but("as in the runs of the fit: the expected loss holds for it")
     else:
-        weight_decay = Provenance(how=f"defaults; {by_steps}")
+        weight_decay = Provenance(
+            how=f"{_WEIGHT_DECAY:g}; past {_DECAYED_STEPS} steps it falls as 1/steps, so that the "
+            "average over past weights spans the same share of the run"
+        )
     found = {
         "loss": law,
         "range_params": law,
