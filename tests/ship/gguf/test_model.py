@@ -2,8 +2,6 @@
 files are refused.
 """
 
-import random
-import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ship_models import SHAPES, model_of, portable_of, weights_of
+from unicode_lines import unicode_line
 
 from windtunnel.data.chat_format import OURS
 from windtunnel.data.shards import Corpus
@@ -203,9 +202,7 @@ def test_llama_cpp_gives_our_ids_of_any_unicode(write: Write, corpus: Corpus) ->
     from windtunnel.ship.llama_cpp import LlamaCpp
 
     with LlamaCpp(write(model_of("tied"))) as engine:
-        _compare_ids(
-            engine, corpus, [*ODD_LINES, *(_line(random.Random(seed)) for seed in range(400))]
-        )
+        _compare_ids(engine, corpus, [*ODD_LINES, *(unicode_line(seed) for seed in range(400))])
 
 
 @pytest.mark.slow
@@ -223,7 +220,7 @@ def test_two_thousand_tokens_and_ten_thousand_lines(write: Write, corpus: Corpus
         print(found)
     with LlamaCpp(write(model_of("tied"))) as engine:
         _compare_ids(
-            engine, corpus, [_line(random.Random(seed)) for seed in range(10_000 - len(held.lines))]
+            engine, corpus, [unicode_line(seed) for seed in range(10_000 - len(held.lines))]
         )
 
 
@@ -344,18 +341,3 @@ def test_a_vocabulary_with_spare_rows(write: Write, corpus: Corpus, held: HeldOu
 def _compare_ids(engine: Any, corpus: Corpus, lines: list[str]) -> None:
     for line, ids in zip(lines, engine.tokenise(lines), strict=True):
         assert corpus.tokenizer.encode(line).tolist() == ids, ascii(line)
-
-
-def _line(source: random.Random) -> str:
-    """Characters of all planes and classes, assigned ones, with spaces and digits between."""
-    made = []
-    while len(made) < 40:
-        kind = source.random()
-        if kind < 0.3:
-            made.append(source.choice(" '\t  0123456789.,-\u00a0\u3000sStTlL"))
-            continue
-        high = source.choice([0x80, 0x300, 0x3000, 0xA000, 0x20000])
-        character = chr(source.randrange(1, high + 0x2000))
-        if unicodedata.category(character) not in ("Cs", "Cn", "Cc"):
-            made.append(character)
-    return "".join(made)

@@ -14,38 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
+from windtunnel.ship.gguf.splits import BYTES, split_name, split_named
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of token (gguf.TokenType)
-
-_LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-# llama.cpp's name for a way to split text -> the `pre_tokenizer` of tokenizer.json that does it.
-_SPLITS: dict[str, dict[str, Any]] = {
-    "smollm": {
-        "type": "Sequence",
-        "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTES],
-    },
-    "gpt-2": _BYTES,
-    "llama-bpe": {
-        "type": "Sequence",
-        "pretokenizers": [
-            {
-                "type": "Split",
-                "pattern": {"Regex": _LLAMA_3},
-                "behavior": "Isolated",
-                "invert": False,
-            },
-            _BYTES | {"use_regex": False},
-        ],
-    },
-}
-# Other names for the same.
-_SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
-# Ways in which a word that is a token is taken whole, whatever the merges say.
-_WHOLE_WORDS = ("llama-bpe",)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
@@ -79,7 +50,12 @@ def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
         raise InputError(
             f"gguf: the tokenizer normalises text ({normalizer['type']}); llama.cpp would not"
         )
-    split = _name_of(definition["pre_tokenizer"])
+    split = split_name(definition["pre_tokenizer"], bool(model.get("ignore_merges")))
+    if not model["merges"]:
+        raise InputError(
+            "gguf: the tokenizer has no merges, and llama.cpp loads none without; build the corpus "
+            "with a larger --vocab"
+        )
     # A model often has more rows than its tokenizer has tokens; llama.cpp wants a name for each.
     tokens = [f"[unused {index}]" for index in range(max(size, tokenizer.vocab))]
     types = [UNUSED] * len(tokens)
@@ -96,11 +72,7 @@ def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
 
 def to_tokenizer(vocabulary: Vocabulary) -> bytes:
     """A `tokenizer.json`. Raises InputError for a way to split text that has no equal there."""
-    split = _SAME.get(vocabulary.split, vocabulary.split)
-    if split not in _SPLITS:
-        raise InputError(
-            f"a tokenizer that splits text as '{split}'; expected one of {', '.join(_SPLITS)}"
-        )
+    split = split_named(vocabulary.split)
     tokens: dict[str, int] = {}
     added: list[dict[str, Any]] = []
     numbered = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
@@ -118,7 +90,7 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
         "end_of_word_suffix": None,
         "fuse_unk": False,
         "byte_fallback": False,
-        "ignore_merges": split in _WHOLE_WORDS,
+        "ignore_merges": split.whole_words,
         "vocab": tokens,
         "merges": [merge.split(" ") for merge in vocabulary.merges],
     }
@@ -128,9 +100,9 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
         "padding": None,
         "added_tokens": added,
         "normalizer": None,
-        "pre_tokenizer": _SPLITS[split],
+        "pre_tokenizer": split.pre_tokenizer,
         "post_processor": None,
-        "decoder": _BYTES,
+        "decoder": BYTES,
         "model": model,
     }
     return json.dumps(definition, indent=1, ensure_ascii=False).encode()
@@ -223,27 +195,6 @@ def _added_token(index: int, token: str, special: bool) -> dict[str, Any]:
         "normalized": False,
         "special": special,
     }
-
-
-def _name_of(pre_tokenizer: Any) -> str:
-    for name, known in _SPLITS.items():
-        if _core(pre_tokenizer) == _core(known):
-            return name
-    raise InputError(
-        "gguf: llama.cpp has no name for how this tokenizer splits text; "
-        f"known: {', '.join(_SPLITS)}"
-    )
-
-
-def _core(node: Any) -> Any:
-    """Without what changes no id: `trim_offsets`, and sequences of one."""
-    if isinstance(node, list):
-        return [_core(part) for part in node]
-    if not isinstance(node, dict):
-        return node
-    if node.get("type") == "Sequence" and len(node["pretokenizers"]) == 1:
-        return _core(node["pretokenizers"][0])
-    return {key: _core(value) for key, value in node.items() if key != "trim_offsets"}
 
 
 def _byte_of_character() -> dict[str, int]:
