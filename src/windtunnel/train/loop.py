@@ -151,7 +151,7 @@ class _Trainer:
         alone = len(self._members) == 1
         loss = self._step.gradient(batch[0] if alone else batch)
         if alone:
-            live[0].watch.gradient(self._step.model, live[0].position)
+            live[0].watch.gradient(self._step, live[0].position)
         rates = [member.rate for member in self._members]
         norm = self._step.update(rates)
         took = {}

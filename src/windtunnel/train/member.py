@@ -12,7 +12,6 @@ from torch import Tensor
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
-from windtunnel.model.decoder import Decoder
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine, Score, Status, StepLine, Validation, ValidationLine
@@ -21,6 +20,7 @@ from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.recorder import Diverged, Recorder
 from windtunnel.train.run import Run, check_fit
 from windtunnel.train.schedule import rate
+from windtunnel.train.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class Watch:
     """Whether to save and end; asked after each step."""
     show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
     """How far something has come: its name, what is done, of how much if that is known, a note."""
-    gradient: Callable[[Decoder, int], None] = lambda model, position: None
-    """Of a run alone: the gradient of the batch at this position stands in the model's parameters,
-    and the step has not been taken."""
+    gradient: Callable[[Step, int], None] = lambda step, position: None
+    """Of a run alone: the gradient of the batch at this position stands in the parameters of the
+    step's model, and the step has not been taken."""
 
 
 @dataclass(eq=False, kw_only=True)

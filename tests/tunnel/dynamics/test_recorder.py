@@ -1,9 +1,23 @@
-"""What is recorded of a step, where all is known in closed form."""
+"""What is recorded of a step, where all is known in closed form; and that the gradient which is
+taken again is the one that the step took.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from chats import write_chats
 
-from windtunnel.tunnel.dynamics.recorder import measure
+from windtunnel.data.chat import build_chat
+from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
+from windtunnel.recipe import Recipe
+from windtunnel.train.loop import Watch, train
+from windtunnel.train.run import create
+from windtunnel.train.step import Step
+from windtunnel.tunnel.dynamics.recorder import gradient_of, measure
 
 
 class Quadratic:
@@ -71,3 +85,53 @@ def test_noise_of_two_batches_is_in_d2_and_not_in_that_of_one(rng: np.random.Gen
     true = v @ problem.matrix @ v / (v @ v)
     assert found.d2_same_batch == pytest.approx(true)
     assert found.d2 == pytest.approx(true + (second - first) @ v / (v @ v))
+
+
+@pytest.fixture(scope="module")
+def conversations(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("chats")
+    files = [write_chats(folder / "chats.jsonl")]
+    return build_chat(folder, files, corpus.folder / "tokenizer.json", 32)
+
+
+def standing(step: Step) -> np.ndarray:
+    gradients = [p.grad.flatten() for p in step.model.parameters() if p.grad is not None]
+    return np.concatenate([gradient.numpy() for gradient in gradients])
+
+
+@pytest.mark.parametrize("held", ["text", "conversations"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({"data": {"mask_documents": True}}, id="documents masked"),
+        pytest.param(
+            {"model": {"experts": 4, "ffn": 32}, "optimizer": {"balance": 0.5}}, id="experts"
+        ),
+    ],
+)
+def test_the_gradient_that_is_taken_again_is_that_of_the_training_step(
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    recipe: Callable[..., Recipe],
+    held: str,
+    asked: dict[str, Any],
+) -> None:
+    """At the same parameters, to the bit, whatever the step minimises; and it leaves the step's own
+    gradient as it was.
+    """
+    corpus = request.getfixturevalue("corpus" if held == "text" else held)
+    length = {"schedule": {"tokens": 3 * 128, "warmup": 0}, "train": {"micro_batch": 64}}
+    run = create(tmp_path, recipe(**length, **asked), corpus)
+    windows = Windows(corpus, run.recipe.data, run.recipe.seed)
+    seen = []
+
+    def gradient(step: Step, position: int) -> None:
+        taken = standing(step)
+        again = gradient_of(windows.read(position, 128), step)
+        np.testing.assert_array_equal(again, taken)
+        np.testing.assert_array_equal(standing(step), taken)
+        assert np.abs(taken).max() > 0
+        seen.append(position)
+
+    train(run, corpus, Watch(gradient=gradient))
+    assert seen == [0, 128, 256]

@@ -18,12 +18,10 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import role_of
-from windtunnel.recipe import objective_of
 from windtunnel.results.dynamics import StepNumbers, StepRecord
 from windtunnel.train import checkpoint
-from windtunnel.train.device import choose_engine
-from windtunnel.train.objective import Objective
 from windtunnel.train.run import Run
+from windtunnel.train.step import Step
 
 Vector = NDArray[np.float64]
 
@@ -71,8 +69,9 @@ class Recorder:
         self._waiting: list[StepRecord] = []
         self._windows: Windows | None = None
 
-    def gradient(self, model: Decoder, position: int) -> None:
+    def gradient(self, step: Step, position: int) -> None:
         """For `Watch.gradient`: completes the step that ended at this position."""
+        model = step.model
         # not before: until now another process may have been training the run
         if self._windows is None:
             self._windows = self._begin(position)
@@ -80,7 +79,7 @@ class Recorder:
         if self._last:
             x, g = self._last
             batch = self._windows.read(position - self.batch, self.batch)
-            again = self._gradient_of(batch, model)
+            again = gradient_of(batch, step)
             numbers = measure(x, g, next_x, next_g, again).model_dump()
             numbers |= _largest_changes(model, next_x - x)
             rounded = {name: float(f"{number:.{_DIGITS}g}") for name, number in numbers.items()}
@@ -150,23 +149,23 @@ class Recorder:
             raise InputError(f"{self.folder}: could not be read or written: {error}") from None
         return Windows(self.corpus, self.run.recipe.data, self.run.recipe.seed)
 
-    def _gradient_of(self, batch: NDArray[np.int64], model: Decoder) -> Vector:
-        """At the present parameters; leaves the gradients that stand in them as they were."""
-        engine = self.run.engine(choose_engine(self.run.recipe))
-        held = [_gradient(p).clone() for p in model.parameters()]
-        for p in model.parameters():
-            _gradient(p).zero_()
-        cut = self.corpus.tokenizer.eos if self.run.recipe.data.mask_documents else None
-        asked = objective_of(self.run.recipe.train.objective, self.corpus.holds)
-        objective = Objective(model, engine, cut, kind=asked)
-        objective.add_gradient(torch.from_numpy(batch).to(engine.device))
-        again = _flat(map(_gradient, model.parameters()))
-        for p, before in zip(model.parameters(), held, strict=True):
-            _gradient(p).copy_(before)
-        return again
-
     def _vectors(self, tokens: int) -> Path:
         return self.folder / f"{tokens:015d}.npy"
+
+
+def gradient_of(batch: NDArray[np.int64], step: Step) -> Vector:
+    """The gradient of a batch, (windows, context + 1), at the present parameters, as a training
+    step takes it; leaves the gradients that stand in them as they were.
+    """
+    gradients = [_gradient(p) for p in step.model.parameters()]
+    held = [gradient.clone() for gradient in gradients]
+    for gradient in gradients:
+        gradient.zero_()
+    step.gradient(batch)
+    found = _flat(gradients)
+    for gradient, before in zip(gradients, held, strict=True):
+        gradient.copy_(before)
+    return found
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
