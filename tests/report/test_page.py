@@ -17,7 +17,10 @@ import pytest
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
+from windtunnel.report.experiments import FIGURES
 from windtunnel.report.page import write_page
+from windtunnel.results.experiments import EXPERIMENTS
+from windtunnel.results.tour import TOUR
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, train
 from windtunnel.train.run import Run, create
@@ -182,6 +185,11 @@ def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(
     assert "1 runs of studies" in page.shown
     curves = {trace["legendgroup"] for trace in page.figures()[2]}
     assert curves == {root.id, leaf.id}, "what a study shows in its own figures is not shown twice"
+
+
+def test_every_experiment_but_the_tour_has_figures() -> None:
+    """The tour has a section of its own, without a figure."""
+    assert set(FIGURES) == set(EXPERIMENTS) - {TOUR.name}
 
 
 def test_what_is_damaged_is_a_line_and_hides_nothing_else(trained: Trained, tmp_path: Path) -> None:
