@@ -71,19 +71,19 @@ def contents(folder: Path) -> dict[str, str]:
 # tokenizer.json, whose layout is the tokenizers package's own.
 FINGERPRINT = "4a04abbb2aa59497aeca011bc8f00c29f93ca57a9e408dc80f9a81a428dc3cf7"
 GOLDEN = {
-    "books/train-00000.bin": "2c0fde3587fe",
-    "books/train-00000.offsets.npy": "7d77aa132497",
-    "books/train-00001.bin": "0218ddcf8302",
-    "books/train-00001.offsets.npy": "ef6a9cb79066",
-    "books/validation-00000.bin": "e4009d112afd",
+    "books/train-00000.bin": "ca63740a9fd5",
+    "books/train-00000.offsets.npy": "53aefb753dc6",
+    "books/train-00001.bin": "c36e3f77b840",
+    "books/train-00001.offsets.npy": "1e20e740532d",
+    "books/validation-00000.bin": "439c2b19cc3b",
     "books/validation-00000.offsets.npy": "f6df0000bed6",
-    "web/train-00000.bin": "34180b67015e",
+    "web/train-00000.bin": "16da9aa3eb0b",
     "web/train-00000.offsets.npy": "b59e7f37ebf2",
-    "web/train-00001.bin": "c242c3a27546",
+    "web/train-00001.bin": "86ab06d732c8",
     "web/train-00001.offsets.npy": "e73e0b82df45",
-    "web/train-00002.bin": "3e5102bacfc1",
+    "web/train-00002.bin": "70990257d754",
     "web/train-00002.offsets.npy": "5932d26d109f",
-    "web/validation-00000.bin": "b7a5999bedc5",
+    "web/validation-00000.bin": "44acf77c127b",
     "web/validation-00000.offsets.npy": "ce94ce97836b",
 }
 
@@ -164,11 +164,27 @@ def test_a_source_of_few_long_documents_is_cut(tmp_path: Path) -> None:
     assert entry.train.bytes + entry.validation.bytes == len(text.encode())
 
 
-def test_validation_has_a_document_whenever_there_are_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [12_000, 30_000, 60_000, 100_000, 250_000])
+def test_of_one_document_about_a_tenth_is_held_out(tmp_path: Path, size: int) -> None:
+    for seed in range(4):
+        text = "\n\n".join(words(seed * size + i, 40) for i in range(size // 200))[:size]
+        entry = build(tmp_path / f"{seed}", {"a": source([text])}, vocab=300).manifest.sources["a"]
+        assert 0.05 <= entry.validation.bytes / size <= 0.15
+        assert entry.train.bytes + entry.validation.bytes == size
+
+
+def test_what_is_too_small_is_not_held_out(tmp_path: Path) -> None:
     two = build(tmp_path / "two", {"a": source(["one document", "another document"])}, vocab=300)
-    assert two.sources["a"].train.documents == two.sources["a"].validation.documents == 1
-    one = build(tmp_path / "one", {"a": source(["one document"])}, vocab=300)
-    assert (one.sources["a"].train.documents, one.sources["a"].validation.documents) == (1, 0)
+    assert (two.sources["a"].train.documents, two.sources["a"].validation.documents) == (2, 0)
+    for i in range(8):  # whatever its hash
+        one = build(tmp_path / f"{i}", {"a": source([f"a short note, {i}"])}, vocab=300)
+        assert (one.sources["a"].train.documents, one.sources["a"].validation.documents) == (1, 0)
+    again = "One calm page of text, copied by hand.\n" * 300
+    same = build(tmp_path / "same", {"a": source([again])}, vocab=300).manifest.sources["a"]
+    assert 0.05 < same.validation.bytes / len(again) < 0.15
+
+
+def test_nothing_is_held_out_where_nothing_was_asked_for(tmp_path: Path) -> None:
     none = build(
         tmp_path / "none", {"a": source([words(i, 9) for i in range(500)])}, vocab=300, validation=0
     )

@@ -63,14 +63,16 @@ def made(trained: tuple[Any, Run], **asked: Any) -> tuple[Run, Corpus]:
 
 def held_out_loss(run: Run, model: Decoder, corpus: Corpus) -> float:
     windows = Windows(corpus, run.recipe.data, 0)
-    return validate(
+    (found,) = validate(
         model,
-        windows,
+        [windows],
         choose_engine(run.recipe),
         tokens=run.recipe.train.evaluate_tokens,
         mask_documents=True,
         objective=OBJECTIVES["answers"],
-    )[0].loss
+    )
+    assert found
+    return found.loss
 
 
 def answers_of(model: Decoder, run: Run, corpus: Corpus) -> Objective:
@@ -139,15 +141,15 @@ def test_only_what_the_assistant_says_is_counted_and_no_other_conversation_is_se
     windows, model = Windows(corpus, run.recipe.data, 0), load_model(trained[1])
     held = windows.validation("chat", 10**6)
     nats = np.concatenate([alone(model, corpus, one) for one in packed_in(corpus, held)])
-    score = validate(
+    (score,) = validate(
         model,
-        windows,
+        [windows],
         choose_engine(run.recipe),
         tokens=10**6,
         mask_documents=True,
         objective=OBJECTIVES["answers"],
-    )[0]
-    assert (score.loss, score.tokens) == (pytest.approx(nats.mean(), abs=1e-5), len(nats))
+    )
+    assert score and (score.loss, score.tokens) == (pytest.approx(nats.mean(), abs=1e-5), len(nats))
     sizes = sum(corpus.tokenizer.token_bytes[held[:, 1:][held[:, 1:] >= 0] & 0xFFFFFFFF])
     assert score.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / sizes, rel=1e-5)
 

@@ -15,6 +15,11 @@ SCORES = {
 TEXT_BYTES = {"web": 300, "code": 50_000}
 
 
+def test_of_sources_that_are_not_trained_on_there_is_no_loss() -> None:
+    assert over_all(SCORES, TEXT_BYTES, {"books": 1.0, "web": 0.0}) is None
+    assert over_all({}, {}, {"books": 1.0}) is None
+
+
 def test_sources_count_as_the_mixture_weighs_them_whatever_was_held_out() -> None:
     found = over_all(SCORES, TEXT_BYTES, {"web": 3.0, "code": 1.0})
     assert found.loss == pytest.approx(0.75 * 4 + 0.25 * 2)

@@ -202,6 +202,8 @@ def _print(folder: Path, as_json: bool) -> None:
             f"{ratio:11.2f} {skipped:8,}  {entry.licence}"
         )
     for key, entry in manifest.sources.items():
+        if not entry.validation.tokens:
+            print(f"{key}: nothing is held out, so no loss will be measured on it")
         if entry.taken:
             print(f"{key}: {taken(entry)}")
     if not opened.sources:

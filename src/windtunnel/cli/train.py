@@ -238,7 +238,8 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
     if as_json:
         print(summary.to_json())
     else:
-        loss = "no loss yet"
+        # What was trained without held-out text has none.
+        loss = "no held-out loss"
         if summary.loss is not None and summary.bits_per_byte is not None:
             loss = f"loss {summary.loss:.4f}, {summary.bits_per_byte:.4f} bits/byte"
         print(

@@ -73,10 +73,10 @@ def build(
 
     `vocab` trains a tokenizer, `tokenizer` takes one. `validation` is the share of each source's
     documents held out by their hash, raised for a small source towards 256 kB of text, at most
-    10% of it. A source of so few documents that fewer than 8 would be held out is cut at
-    paragraph or line ends into pieces of at most 16 kB beforehand. Raises InputError for settings
-    that can't be, for what can't be read, where another corpus is at `folder`, and where the disk
-    is full.
+    10% of it, and met to within a half of it; nothing is held out of a source that is too small.
+    A source of so few documents that fewer than 8 would be held out is cut at paragraph or line
+    ends into pieces of at most 16 kB beforehand. Raises InputError for settings that can't be, for
+    what can't be read, where another corpus is at `folder`, and where the disk is full.
     """
     settings = _Settings(
         sources=dict(sources),

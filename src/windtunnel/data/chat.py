@@ -194,7 +194,8 @@ def _write(
     ones = rendered.conversations
     # Held out by the hash, as documents of any corpus are.
     share = validation_share(VALIDATION, sum(one.bytes for one in ones))
-    out = held_out(np.array([one.key[0] for one in ones], np.uint64), share)
+    keys = np.array([one.key[0] for one in ones], np.uint64)
+    out = held_out(keys, share, np.array([one.bytes for one in ones]))
     held = [one for one, is_out in zip(ones, out, strict=True) if is_out]
     trained = [one for one, is_out in zip(ones, out, strict=True) if not is_out]
     try:

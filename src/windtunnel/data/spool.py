@@ -25,7 +25,12 @@ from windtunnel.files import write_whole
 ENOUGH_VALIDATION = 256 << 10  # bytes of text a source's validation split should have ...
 MOST_VALIDATION = 0.1  # ... unless that were more than this share of the source
 FEWEST_VALIDATION = 8  # documents to expect in it; a source with fewer is cut into pieces first
-PIECE = 16 << 10  # bytes of such a piece
+PIECE = 16 << 10  # bytes of such a piece, at most
+# Smaller ones, for a source of which those would hold out too little or too much.
+_PIECES = (PIECE, PIECE >> 1, PIECE >> 2, PIECE >> 3)
+# How far from its share the validation split may be, since hashes are chance ...
+_UNDER, _OVER = 0.5, 1.5
+_MOST_EVER = 0.5  # ... and how much of a source it may be at all
 _LONGEST_SAMPLE = 1 << 20  # bytes of one document that a sample takes
 _TOLD_EVERY = 256  # documents
 
@@ -79,12 +84,18 @@ def read_source(
     share = validation_share(validation, int(spans[:, 1].sum()))
     counts = {"taken": {}} | json.loads((place / "counts.json").read_bytes())
     cut = 0 < len(spans) * share < FEWEST_VALIDATION
+    out = held_out(hashes[:, 0], share, spans[:, 1])
     if cut:
-        spans, hashes = _pieces(place / "text", spans)
+        whole = spans
+        for longest in _PIECES:
+            spans, hashes = _pieces(place / "text", whole, longest)
+            out = held_out(hashes[:, 0], share, spans[:, 1])
+            if spans[out, 1].sum() >= _UNDER * share * spans[:, 1].sum():
+                break
     return Spool(
         text=place / "text",
         spans=spans,
-        held_out=held_out(hashes[:, 0], share),
+        held_out=out,
         order=np.lexsort((spans[:, 0], hashes[:, 1])),  # by hash, then by place
         cut=cut,
         **counts,
@@ -101,17 +112,26 @@ def validation_share(asked: float, size: int) -> float:
     return min(1.0, max(asked, enough))
 
 
-def held_out(keys: np.ndarray, share: float) -> np.ndarray:
+def held_out(keys: np.ndarray, share: float, sizes: np.ndarray) -> np.ndarray:
     """Which documents are validation, bool (documents,): those whose hash, uint64 (documents,),
-    is small, wherever they stand in the source. Of two or more, at least one and not all, unless
-    the share is 0.
+    is small, wherever they stand in the source, and at least one. `sizes`: bytes of each. Where
+    they would be far more than the share of the bytes, which is chance in a small source, the
+    smallest hashes that are not; none where every document alone is.
     """
+    chosen = np.zeros(len(keys), bool)
+    if not share:
+        return chosen
     # A hash below the share: whatever is added to a source, what was held out stays so.
-    chosen = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-    if share and len(keys) >= 2 and chosen.all():
-        chosen = keys != keys.max()
-    if share and len(keys) >= 2 and not chosen.any():
-        chosen = keys == keys.min()
+    below = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+    room = min(_OVER * share, _MOST_EVER) * sizes.sum()
+    if below.any() and sizes[below].sum() <= room:
+        return below
+    for index in np.argsort(keys, kind="stable"):
+        if chosen.any() and not below[index]:
+            break
+        if sizes[index] <= room:
+            chosen[index] = True
+            room -= sizes[index]
     return chosen
 
 
@@ -182,33 +202,33 @@ def _as_pairs(digests: bytearray) -> np.ndarray:
     return np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
 
 
-def _pieces(text: Path, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spans and hashes of the pieces that documents are cut into."""
+def _pieces(text: Path, spans: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Spans and hashes of the pieces, of at most `longest` bytes, that documents are cut into."""
     cut: list[tuple[int, int]] = []
     digests = bytearray()
     with mapped(text) as data:
         for offset, length in spans.tolist():
             end = offset + length
             while offset < end:
-                stop = _piece_end(data, offset, end)
+                stop = _piece_end(data, offset, end, longest)
                 cut.append((offset, stop - offset))
                 digests += _digest(data[offset:stop])
                 offset = stop
     return np.array(cut, np.int64), _as_pairs(digests)
 
 
-def _piece_end(data: mmap.mmap, offset: int, end: int) -> int:
+def _piece_end(data: mmap.mmap, offset: int, end: int, longest: int) -> int:
     """Where a piece that begins at `offset` ends: at a paragraph, a line or a word, and never
     within a character.
     """
-    if end - offset <= PIECE:
+    if end - offset <= longest:
         return end
     # In the second half of the piece, so that none is much shorter than the others.
     for mark in (b"\n\n", b"\n", b" "):
-        at = data.rfind(mark, offset + PIECE // 2, offset + PIECE)
+        at = data.rfind(mark, offset + longest // 2, offset + longest)
         if at >= 0:
             return at + len(mark)
-    stop = offset + PIECE
+    stop = offset + longest
     while data[stop] & 0xC0 == 0x80:  # within a character
         stop -= 1
     return stop

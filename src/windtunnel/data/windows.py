@@ -33,7 +33,7 @@ class Windows:
         # The last token of a window is the first of the next: every token but the very first is a
         # target each epoch.
         held = {
-            name: (source.train.tokens - 1) // data.context
+            name: max(0, source.train.tokens - 1) // data.context
             for name, source in corpus.sources.items()
         }
         # Of the first stage, which a stem and all its branches share.
@@ -63,10 +63,25 @@ class Windows:
         context + 1).
         """
         stream = self.corpus.sources[source].validation
-        count = min((stream.tokens - 1) // self.context, max(1, tokens // self.context))
-        return stream.marked(
-            np.arange(max(count, 0), dtype=np.int64) * self.context, self.context + 1
-        )
+        count = min(self._held_out(source), max(1, tokens // self.context))
+        return stream.marked(np.arange(count, dtype=np.int64) * self.context, self.context + 1)
+
+    @property
+    def unvalidated(self) -> list[str]:
+        """Sources of the mixture whose held-out text holds no whole window, so that no loss says
+        anything of them.
+        """
+        drawn = [source for source, weight in self.weights.items() if weight]
+        return [source for source in drawn if not self._held_out(source)]
+
+    @property
+    def are_validated(self) -> bool:
+        """Whether any source of the mixture has held-out text."""
+        return len(self.unvalidated) < sum(weight > 0 for weight in self.weights.values())
+
+    def _held_out(self, source: str) -> int:
+        """Windows of a source's validation split."""
+        return max(0, self.corpus.sources[source].validation.tokens - 1) // self.context
 
     def _mixture(self, mixture: Mixture, held: dict[str, int]) -> dict[str, float]:
         """The weights by source; without a mixture, as many windows as each source holds."""

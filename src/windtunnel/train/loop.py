@@ -237,7 +237,9 @@ class _Trainer:
             objective=self._objective,
         )
         for member in members:
-            member.record_validation(found[self._members.index(member)])
+            validation = found[self._members.index(member)]
+            if validation is not None:
+                member.record_validation(validation)
 
     def _state(self, member: Member) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights of a member and what its optimiser remembers; views."""

@@ -78,6 +78,11 @@ class Member:
         total = self.recipe.total_tokens
         stands = f"{about(position)} of {about(total)} tokens"
         self.watch.say(f"{self.run.id} {self.recipe.name}: {stands}; {engine}")
+        for source in self.windows.unvalidated:
+            self.watch.say(
+                f"{self.run.id}: the source '{source}' holds out no whole window of "
+                f"{self.windows.context} tokens, and is left out of validation"
+            )
         self.write_status("running")
         if position >= total:
             self.end("done")

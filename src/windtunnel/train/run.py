@@ -321,6 +321,16 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
     Windows(corpus, recipe.data, recipe.seed)
 
 
+def check_validated(recipe: Recipe, corpus: Corpus) -> None:
+    """Raises InputError where the run would have no held-out loss, for those who need one."""
+    if not Windows(corpus, recipe.data, recipe.seed).are_validated:
+        raise InputError(
+            f"{corpus.folder}: no source of the mixture holds out a whole window of "
+            f"{recipe.data.context} tokens, and a study needs a held-out loss: build the corpus "
+            "with more text or a larger --validation, or take a shorter context"
+        )
+
+
 def checkpoint_at(run: Run, tokens: int | None = None) -> int:
     """Where the run has a checkpoint: at `tokens` tokens, or its last. Raises InputError."""
     there = checkpoint.positions(run.checkpoints)

@@ -23,10 +23,10 @@ def validate(
     tokens: int,
     mask_documents: bool,
     objective: ObjectiveKind,
-) -> list[Validation]:
+) -> list[Validation | None]:
     """Score the first `tokens` tokens of every source's validation split, by each member, or by
     the one model; `windows`: what each of them reads, from one corpus. Only what the objective
-    learns counts.
+    learns counts. None for who reads of no source that holds out a whole window.
     """
     corpus = windows[0].corpus
     document_end = corpus.document_end if mask_documents else None
@@ -54,7 +54,7 @@ def validate(
         return validations
     means = np.concatenate(uneven, axis=1).mean(axis=1) / model.model.depth
     return [
-        validation.model_copy(update={"unevenness": mean})
+        validation and validation.model_copy(update={"unevenness": mean})
         for validation, mean in zip(validations, means.tolist(), strict=True)
     ]
 
@@ -67,9 +67,10 @@ def _score(nats: np.ndarray, text_bytes: int) -> Score:
 
 def over_all(
     scores: dict[str, Score], text_bytes: Mapping[str, int], mixture: Mapping[str, float]
-) -> Validation:
+) -> Validation | None:
     """What the scores by source come to on text of the mixture that is trained; `text_bytes`: of
-    the text that was scored, by source. Sources of the mixture without a score are left out.
+    the text that was scored, by source. Sources of the mixture without a score are left out; None
+    where all are.
     """
     nats, size, total = 0.0, 0.0, 0.0
     for name, score in scores.items():
@@ -77,6 +78,8 @@ def over_all(
         total += share
         nats += share * score.loss
         size += share * max(1, text_bytes[name]) / score.tokens
+    if not total:
+        return None
     # Nats and bytes of a token each: a mean of their ratios would be the ratio of no text.
     return Validation(
         loss=nats / total,

@@ -26,7 +26,7 @@ from windtunnel.results.dynamics import DYNAMICS, DynamicsNumbers, DynamicsRow, 
 from windtunnel.results.run import StepLine
 from windtunnel.results.study import write_study
 from windtunnel.train.loop import Watch, train
-from windtunnel.train.run import Run, create
+from windtunnel.train.run import Run, check_validated, create
 from windtunnel.tunnel.dynamics.claims import BLOCK, judge, phases_of, same_batch, summary_of
 from windtunnel.tunnel.dynamics.design import Design
 from windtunnel.tunnel.dynamics.recorder import Recorder
@@ -60,6 +60,7 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
     one that failed, or was trained without being recorded; Interrupted.
     """
     _refuse(recipe)
+    check_validated(recipe, corpus)
     run = create(lab, recipe, corpus)
     recorder = Recorder(run, corpus)
 

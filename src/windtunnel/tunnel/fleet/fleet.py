@@ -51,6 +51,8 @@ def fleet(
     """
     tasks = Tasks(lab, corpus)
     asked = [tasks.add(one) for one in wanted]
+    for line in tasks.unvalidated:
+        watch.say(f"{label}: {line}")
     tasks.open_stems()
     if not all(task.over() for task in tasks.all):
         _train_missing(tasks, watch, label)

@@ -7,11 +7,12 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 
 from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import DecayShapeName, Mixture, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch, go_on
-from windtunnel.train.run import Run, create, open_run
+from windtunnel.train.run import Run, check_fit, check_validated, create, open_run
 
 _OVER = ("done", "failed")
 
@@ -136,15 +137,30 @@ class Tasks:
 
     def add(self, wanted: Recipe | Branch) -> Task:
         """The task of what is wanted, and of the stems that it needs. Raises InputError where the
-        recipe and the corpus do not fit.
+        recipe and the corpus do not fit, or would give no held-out loss.
         """
         if isinstance(wanted, Recipe):
+            check_fit(wanted, self.corpus)
+            check_validated(wanted, self.corpus)
             run = create(self.lab, wanted, self.corpus)
             return self._by_key.setdefault(run.path, Task(wanted=wanted, run=run))
         stem = self.add(wanted.stem)
         stem.points.add(wanted.at)
         # a branch has no run yet, and so no path: it is known by its stem and what is asked of it
         return self._by_key.setdefault((id(stem), wanted.key), Task(wanted=wanted, stem=stem))
+
+    @property
+    def unvalidated(self) -> list[str]:
+        """Of which sources no held-out loss will say anything, a line each."""
+        lines: dict[str, None] = {}
+        for task in self.all:
+            recipe = task.recipe
+            for source in Windows(self.corpus, recipe.data, recipe.seed).unvalidated:
+                lines[
+                    f"the source '{source}' holds out no whole window of {recipe.data.context} "
+                    "tokens, and is left out of validation"
+                ] = None
+        return list(lines)
 
     def open_stems(self) -> None:
         """Tell the stems where their branches leave, so that they keep checkpoints there."""
