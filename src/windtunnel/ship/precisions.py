@@ -19,7 +19,7 @@ from windtunnel.ship.llama_cpp import LlamaCpp, Speed, apart, scored
 from windtunnel.ship.portable import PortableModel
 from windtunnel.ship.subject import Subject
 
-_DTYPES = ("F32", "F16", "Q8_0", "Q5_1", "Q4_1", "Q4_0")
+_DTYPES = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q4_K_M", "Q4_1", "Q4_0")
 _CALIBRATED = "Q4_1"  # what GPTQ rounds to
 _HELD_OUT = 10_000  # tokens
 _TIMED = 128  # tokens generated for the speed

@@ -10,7 +10,8 @@ from ship_models import model_of, portable_of, weights_of
 from windtunnel.data.shards import Corpus
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.gguf.gptq import calibrated, gptq
-from windtunnel.ship.gguf.model import BLOCK, read, write
+from windtunnel.ship.gguf.model import read, write
+from windtunnel.ship.gguf.quantise import BLOCK
 from windtunnel.ship.held_out import held_out
 from windtunnel.ship.precisions import calibration
 

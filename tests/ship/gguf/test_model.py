@@ -308,7 +308,7 @@ def test_experts_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_refused(write: Write, tmp_path: Path, corpus: Corpus) -> None:
-    with pytest.raises(InputError, match=r"Q4_K: expected one of F32, .*; did you mean 'Q4_1'"):
+    with pytest.raises(InputError, match=r"Q4_K: expected one of F32, .*; did you mean 'Q4_K_M'"):
         LAYOUTS["gguf"].dtype_of("Q4_K")
     text = (corpus.folder / "tokenizer.json").read_text()
     text = text.replace('"individual_digits": true', '"individual_digits": false')

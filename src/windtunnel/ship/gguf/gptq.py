@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from windtunnel.recipe import Model
 from windtunnel.ship.forward import decoder_of, rows
-from windtunnel.ship.gguf.model import BLOCK
+from windtunnel.ship.gguf.quantise import BLOCK
 
 _LEVELS = 15
 _DAMPING = 0.01  # of the mean diagonal of H, added to it: GPTQ's own

@@ -36,11 +36,11 @@ from windtunnel.ship import missing_parts
 from windtunnel.ship.fields import Fields
 from windtunnel.ship.gguf import vocabulary as tokens
 from windtunnel.ship.gguf.file import contents
+from windtunnel.ship.gguf.quantise import quantised, type_of
 from windtunnel.ship.multipliers import scaled, with_multipliers
 from windtunnel.ship.packages import package
 from windtunnel.ship.portable import PortableModel
 
-BLOCK = 32  # numbers that are quantised together, and share a scale
 _NAMES = {
     "embedding": "token_embd",
     "norm": "output_norm",
@@ -61,9 +61,6 @@ _EXPERTS = {
     "up": "ffn_up_exps",
     "down": "ffn_down_exps",
 }
-# These keep 8 bits where the matrices have fewer. The paper's int4 (appendix D) left them
-# unquantised; 8 bits cost them next to nothing.
-_TABLES = ("embedding", "head")
 # What is read. llama.cpp wrote `minicpm` before it had granite.
 _ARCHITECTURES = ("llama", "granite", "granitemoe", "minicpm")
 
@@ -74,8 +71,8 @@ def write(
     dtype: str,
     encoded: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a model with its matrices in `dtype`, such as Q8_0, so that the file appears whole. A
-    matrix whose rows are not whole blocks of 32 stays in 16 bits. Raises InputError.
+    """Write a model with its matrices in `dtype`, such as Q8_0 or Q4_K_M, so that the file appears
+    whole. A matrix whose rows are not whole blocks of 32 stays in 16 bits. Raises InputError.
 
     `encoded`: matrices that are quantised already, by our names, as bytes: (rows, bytes a row), or
     (experts, rows, bytes a row).
@@ -198,24 +195,10 @@ def _write_encoded(writer: Any, model: Model, name: str, blocks: np.ndarray, dty
 
 
 def _write_tensor(writer: Any, model: Model, name: str, weight: Tensor, dtype: str) -> None:
-    gguf = package("gguf")
     values = _paired(weight.detach().float().cpu().numpy(), _rotated_heads(model, name))
-    kind = gguf.GGMLQuantizationType[_precision(name, values.shape, dtype)]
-    writer.add_tensor(_gguf_name(model, name), gguf.quantize(values, kind), raw_dtype=kind)
-
-
-def _precision(name: str, shape: tuple[int, ...], dtype: str) -> str:
-    """How one tensor is kept: gains and routers in full, tables with 8 bits at least, and 16 bits
-    where blocks do not fill the rows. llama.cpp never rounds a router: to choose another expert is
-    no small error.
-    """
-    if len(shape) == 1 or name.endswith(".router"):
-        return "F32"
-    if not dtype.startswith("Q"):
-        return dtype
-    if shape[-1] % BLOCK:
-        return "F16"
-    return "Q8_0" if name in _TABLES else dtype
+    kind = type_of(model, name, values.shape, dtype)
+    raw = package("gguf").GGMLQuantizationType[kind]
+    writer.add_tensor(_gguf_name(model, name), quantised(values, kind), raw_dtype=raw)
 
 
 def _gguf_name(model: Model, name: str) -> str:
