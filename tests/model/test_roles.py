@@ -83,15 +83,15 @@ def test_an_embedding_can_be_taken_as_a_matrix() -> None:
 
 
 def test_completep_at_four_times_the_width_and_depth() -> None:
-    """alpha = 1 of arXiv 2505.01618: a hidden matrix's rate by 1/m, its eps by 1/(m mL), residual
-    branches by 1/mL.
+    """alpha = 1 of arXiv 2505.01618: a hidden matrix's rate by 1/m, its eps and a gain's by 1/(m
+    mL), the others' eps by 1/m, residual branches by 1/mL.
     """
     model = shape(parametrization="completep", width=64, depth=32, base_width=16, base_depth=8)
     table = rules(model)
     assert is_rule(table["matrix"], std=0.05, lr=1 / 4, eps=1 / 16)
-    assert is_rule(table["embedding"], std=0.1, lr=1.0)
-    assert is_rule(table["head"], std=0.1, lr=1.0)
-    assert table["gain"] == GAIN
+    assert is_rule(table["embedding"], std=0.1, lr=1.0, eps=1 / 4)
+    assert is_rule(table["head"], std=0.1, lr=1.0, eps=1 / 4)
+    assert table["gain"] == replace(GAIN, eps=1 / 16)
     at_base = 1.4 / math.sqrt(8)
     m = multipliers(model)
     assert (m.embedding, m.residual, m.attention, m.logits) == pytest.approx(

@@ -1,11 +1,12 @@
 """A run's id counts what changes the result and nothing else, and survives the project's growth."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from windtunnel.recipe import Model, Optimizer, Recipe, Section, identity
+from windtunnel.recipe import PARAMETRIZATIONS, Model, Optimizer, Recipe, Section, identity
 from windtunnel.recipe.ids import DEFAULTS, WITHOUT_EFFECT, apart
 
 Make = Callable[..., Recipe]
@@ -100,7 +101,17 @@ def test_ids_are_those_that_they_were(recipe: Make, stem: Make) -> None:
         schedule={"decay_shape": "exponential", "half_life": "2%"},
         train={"precision": "bf16"},
     )
-    assert identity(many, "c") == "21632c4e1b66"
+    assert identity(many, "c") == "cd02b4c231d1"
+
+
+def test_runs_by_older_rules_of_a_parametrization_are_other_runs(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (recipe(model={"parametrization": name}) for name in ("completep", "minicpm"))
+    before = identity(ours, "c"), identity(theirs, "c")
+    record = PARAMETRIZATIONS["completep"]
+    monkeypatch.setitem(PARAMETRIZATIONS, record.name, replace(record, revision=7))
+    assert identity(ours, "c") != before[0] and identity(theirs, "c") == before[1]
 
 
 def test_a_value_that_is_said_is_as_good_as_one_that_is_not(recipe: Make) -> None:

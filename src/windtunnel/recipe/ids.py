@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from windtunnel.recipe.parametrization import PARAMETRIZATIONS
 from windtunnel.recipe.sections import Recipe, Section
 
 # Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): then
-# it is another run.
+# it is another run. Where only the rules of one parametrization change, its `revision` is raised.
 RESULTS_VERSION = 4
 
 # By key: the value, as JSON has it, that says nothing. A line is added together with a key, with
@@ -109,6 +110,9 @@ def apart(recipe: Recipe) -> dict[str, Any]:
         value = lengths.get(key, value)
         if key not in left_out and value != silent:
             result[key] = value
+    revision = PARAMETRIZATIONS[recipe.model.parametrization].revision
+    if revision > 1:
+        result["model.parametrization.revision"] = revision
     return result
 
 

@@ -8,7 +8,9 @@ recipe:
 | role               | minicpm (paper Table 7) | completep (2505.01618)   | standard        |
 |--------------------|-------------------------|--------------------------|-----------------|
 | matrix: std, lr    | std/sqrt(m), lr/m       | std/sqrt(m), lr/m        | std/sqrt(m), lr |
-| matrix: eps        | eps                     | eps / (m mL)             | eps             |
+| matrix, gain: eps  | eps                     | eps / (m mL)             | eps             |
+| embedding, head:   | eps                     | eps / m                  | eps             |
+|   eps              |                         |                          |                 |
 | matrix: lr of Muon | `spectral_lr`           | `spectral_lr`            | `adam_sized_lr` |
 | head: std, lr      | std/sqrt(m), lr/m       | std, lr                  | std/sqrt(m), lr |
 | embedding: std, lr | std, lr (or as matrix)  | std, lr                  | std, lr         |
@@ -18,7 +20,10 @@ recipe:
 |                    |                         |   / (sqrt(base_depth) mL)|                 |
 | logits             | x 1/m                   | x 1/m                    | x 1             |
 
-completep is that paper's alpha = 1: branches shrink as 1/L.
+completep is that paper's alpha = 1: branches shrink as 1/L. What its logits multiply by 1/m reaches
+every gradient, and what branches multiply by 1/L those of the matrices and gains within: Adam's eps
+shrinks as the gradient that it stands beside. The last norm's gain stands beside no branch; it has
+the others' rule all the same, which makes its eps smaller than it need be, and never larger.
 
 A tied head is the embedding and has its rule. A router is a matrix, and so is each expert's part
 of a tensor. Attention keeps 1/sqrt(head_size): the head size does not grow with the width. Weight
@@ -32,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from windtunnel.choices import Table
@@ -50,6 +55,9 @@ MUP_WIDTH_SLOPES = {
     "matrix lr": -1.0,
     "logit multiplier": -1.0,
     "matrix eps": -1.0,
+    "gain eps": -1.0,
+    "embedding eps": -1.0,
+    "head eps": -1.0,
 }
 
 
@@ -96,6 +104,8 @@ class Parametrization:
     in place of the matrix rule's `lr`, which is Adam's."""
     residual_exponent: float
     """alpha: a model whose size is kept as it grows in depth adds depth^-alpha of each branch."""
+    revision: int = 1
+    """Raised when its rules change: runs by the older ones are other runs."""
     width_slopes: Mapping[str, float] = field(default_factory=lambda: MUP_WIDTH_SLOPES)
     """The power of m with which a factor goes, for those that depend on the width."""
 
@@ -103,7 +113,7 @@ class Parametrization:
     def depth_slopes(self) -> dict[str, float]:
         """The power of the depth with which a factor goes, for those that depend on it."""
         alpha = self.residual_exponent
-        return {"residual multiplier": -alpha, "matrix eps": -alpha}
+        return {"residual multiplier": -alpha, "matrix eps": -alpha, "gain eps": -alpha}
 
 
 def _weight(std: float, lr: float = 1.0, eps: float = 1.0) -> Rule:
@@ -132,9 +142,11 @@ def _minicpm_multipliers(model: Model) -> Multipliers:
 
 def _completep_rules(model: Model) -> dict[Role, Rule]:
     m, m_depth = model.width / model.base_width, model.depth / model.base_depth
-    vector = _weight(model.init_std)
-    matrix = _weight(model.init_std / math.sqrt(m), lr=1 / m, eps=1 / (m * m_depth))
-    return {"embedding": vector, "head": vector, "matrix": matrix, "gain": _GAIN}
+    within = 1 / (m * m_depth)  # of a branch
+    vector = _weight(model.init_std, eps=1 / m)
+    matrix = _weight(model.init_std / math.sqrt(m), lr=1 / m, eps=within)
+    gain = replace(_GAIN, eps=within)
+    return {"embedding": vector, "head": vector, "matrix": matrix, "gain": gain}
 
 
 def _completep_multipliers(model: Model) -> Multipliers:
@@ -199,6 +211,7 @@ PARAMETRIZATIONS = Table(
             multipliers=_completep_multipliers,
             orthogonal_lr=spectral_lr,
             residual_exponent=1.0,
+            revision=2,  # eps of all roles, and not of matrices alone
         ),
         # held against what theory asks, which it does not do
         Parametrization(

@@ -118,6 +118,21 @@ MUTATIONS = {
     "hidden eps without 1/m": Mutation(
         "hidden Adam eps not 1/m", "width", width, "eps", "matrix", LARGE_EPS
     ),
+    "embedding eps without 1/m": Mutation(
+        "embedding Adam eps not 1/m", "width", width, "eps", "embedding", LARGE_EPS
+    ),
+    "embedding eps with 1/L": Mutation(
+        "embedding Adam eps not constant", "depth", one_over(depth), "eps", "embedding", LARGE_EPS
+    ),
+    "head eps without 1/m": Mutation(
+        "head Adam eps not 1/m", "width", width, "eps", "head", LARGE_EPS | {"tied": False}
+    ),
+    "gain eps without 1/m": Mutation(
+        "gain Adam eps not 1/m", "width", width, "eps", "gain", LARGE_EPS
+    ),
+    "gain eps without 1/L": Mutation(
+        "gain Adam eps not 1/L", "depth", depth, "eps", "gain", LARGE_EPS
+    ),
     "residual multiplier without 1/sqrt(L)": Mutation(
         "residual multiplier not 1/sqrt(L)", "depth", root_depth, "residual"
     ),
@@ -206,7 +221,7 @@ def test_a_broken_rule_fails_and_is_named(name: str, monkeypatch: pytest.MonkeyP
     mutation = MUTATIONS[name]
     mutate(monkeypatch, mutation)
     failed, causes = checked(mutation.axis, **mutation.plan)
-    assert failed if mutation.field != "eps" else "matrix eps" in failed
+    assert failed if mutation.field != "eps" else f"{mutation.role} eps" in failed
     assert len(causes) == 1 and causes[0].startswith(mutation.cause), causes
 
 
@@ -221,11 +236,25 @@ def test_the_table_as_it_is_passes(axis: Axis, settings: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("axis", ["width", "depth"])
-def test_a_large_eps_keeps_its_share_of_the_gradient_of_matrices(axis: Axis) -> None:
-    # the other roles' eps does not shrink with their gradients, so a large one shows in their
-    # updates
-    failed, _ = checked(axis, **LARGE_EPS)
-    assert "matrix eps" not in failed
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_large_eps_keeps_its_share_of_every_gradient_with_completep(
+    axis: Axis, tied: bool
+) -> None:
+    """Nothing in the updates or in the model shows its eps, though it is a third of the gradients
+    and more.
+    """
+    assert checked(axis, **LARGE_EPS, tied=tied) == ([], ())
+
+
+def test_a_large_eps_outgrows_every_gradient_with_minicpm() -> None:
+    failed, causes = checked("width", eps=1e-4, tied=False)
+    assert {f"{role} eps" for role in ("embedding", "head", "matrix", "gain")} <= set(failed)
+    assert {cause.split(" not")[0] for cause in causes} >= {
+        "embedding Adam eps",
+        "head Adam eps",
+        "hidden Adam eps",
+        "gain Adam eps",
+    }
 
 
 def test_standard_fails_on_both_axes_by_the_rules_that_it_lacks() -> None:

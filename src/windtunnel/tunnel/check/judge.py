@@ -145,7 +145,7 @@ def _acting_on(quantity: str, statistic: str, t: int, broken: Mapping[str, str])
     """
     own = {
         "rule": [quantity],
-        "eps": [f"{quantity} eps"],
+        "eps": ["gain eps" if quantity == theory.LAST_GAIN else f"{quantity} eps"],
         "update": [f"{quantity} init", f"{quantity} lr"],
     }
     if statistic in own:

@@ -24,6 +24,7 @@ from windtunnel.recipe import OPTIMIZERS, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import FlatOptimizer
+from windtunnel.tunnel.check import theory
 
 # By place in the model; tensors are (P, ...), several where a place has one a layer.
 Activations = dict[str, list[Tensor]]
@@ -283,18 +284,24 @@ def _moved(recipe: Recipe, gradient: float) -> dict[Role, tuple[float, float]]:
 def _eps_shares(
     recipe: Recipe, optimizer: FlatOptimizer, responses: dict[str, float]
 ) -> list[Reading]:
-    """Adam's eps over the RMS of the first gradient that it saw (clipped), by role. After one step
-    the second moment is (1 - beta2) g^2.
+    """Adam's eps over the RMS of the first gradient that it saw (clipped), by role, the last norm's
+    gain apart from those of the blocks. After one step the second moment is (1 - beta2) g^2.
     """
     prefix = "second."
     state = optimizer.state().items()
     second = {name.removeprefix(prefix): m for name, m in state if name.startswith(prefix)}
     scale = (1 - recipe.optimizer.beta2) ** -0.5
     found = []
-    for role, names in _by_role(second).items():
+    by_quantity: dict[str, list[str]] = {}
+    for name in second:
+        quantity = theory.LAST_GAIN if name == "norm" else role_of(name)
+        by_quantity.setdefault(quantity, []).append(name)
+    for quantity, names in by_quantity.items():
         gradients = _rms(second[name].sqrt() for name in names)
-        shares = tuple(responses[f"{role} eps"] / (scale * gradient) for gradient in gradients)
-        found.append(Reading(1, role, "eps", shares))
+        eps = responses[f"{role_of(names[0])} eps"]
+        found.append(
+            Reading(1, quantity, "eps", tuple(eps / (scale * gradient) for gradient in gradients))
+        )
     return found
 
 

@@ -14,6 +14,9 @@ none. With 1/2 the stream's change may so grow by up to 1/2, and where the strea
 change, the blocks' own falls by as much: the paper leaves this so (no rate for the depth in its
 Table 7). With 1 the stream's change may fall by 1/2 until the batch is learnt, and nothing slopes
 after.
+
+Adam's eps stands beside gradients, which shrink as what they flow back through: all of them by the
+logits' 1/m, those within a branch by its multiplier as well. So must eps, or it outgrows them.
 """
 
 from windtunnel.recipe import OPTIMIZERS, PARAMETRIZATIONS
@@ -24,6 +27,7 @@ Slopes = tuple[float, float]  # the lowest and the highest that the theory allow
 LEARNT = 30  # steps from which on the batch is learnt: no early allowance any more
 # steps: from then on the size of an update follows how steady the gradient is, not the rules
 UPDATES_UNTIL = 2
+LAST_GAIN = "last gain"  # of the final norm, whose gradient does not shrink with the depth
 NEGLIGIBLE_EPS = 0.01  # share of the gradient below which Adam's eps changes nothing
 
 # quantities within a block
@@ -47,7 +51,10 @@ _FACTORS = {
     "matrix decay": "hidden weight decay",
     "head decay": "head weight decay",
     "gain decay": "gain weight decay",
+    "embedding eps": "embedding Adam eps",
     "matrix eps": "hidden Adam eps",
+    "head eps": "head Adam eps",
+    "gain eps": "gain Adam eps",
 }
 _SIZE = {"width": "m", "depth": "L"}
 _STEADY_IN_WIDTH = {
@@ -92,7 +99,8 @@ def allowed(
     if statistic == "rule":
         return (0.0, 0.0) if quantity.endswith(" decay") else None
     if statistic == "eps":  # it may get smaller against the gradient, which clipping keeps up
-        return (-0.5, 0.0) if quantity == "matrix" else None
+        # the last norm has the rule of gains that stand within a branch, and stands beside none
+        return (-1.0 if quantity == LAST_GAIN else -0.5, 0.0)
     if statistic == "update" and t > UPDATES_UNTIL:
         return None
     if axis == "width" and statistic == "update" and quantity == "matrix":
