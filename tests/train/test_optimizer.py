@@ -126,7 +126,7 @@ def test_each_role_moves_by_its_rate(recipe: Make) -> None:
         )
 
 
-def test_completeps_eps_is_scaled_in_the_matrices(recipe: Make) -> None:
+def test_completeps_eps_is_scaled_in_every_role(recipe: Make) -> None:
     """Where eps is far above the gradient, Adam's first step is lr * gradient / eps."""
     shape = {"parametrization": "completep", "base_depth": 1}
     asked = recipe(
@@ -138,7 +138,8 @@ def test_completeps_eps_is_scaled_in_the_matrices(recipe: Make) -> None:
     give(model, grads := gradients(model, 0, size=1e3))
     optimizer.step(1.0)
     for name in ("layers.1.up", "embedding", "norm"):
-        lr, eps = (0.005, 1e6 / (2 * 2)) if name == "layers.1.up" else (0.01, 1e6)
+        lr = 0.005 if name == "layers.1.up" else 0.01
+        eps = 1e6 / 2 if name == "embedding" else 1e6 / (2 * 2)
         moved = model.get_parameter(name).detach() - begun[name]
         torch.testing.assert_close(moved, -lr * grads[name] / eps, rtol=0.02, atol=1e-7)
 
