@@ -214,7 +214,7 @@ def test_what_is_chosen(trained: tuple[Any, Run]) -> None:
     assert (recipe.data.context, recipe.data.mask_documents, recipe.data.mixture) == (32, True, {})
     assert (
         recipe.total_tokens == recipe.schedule.tokens
-        and 3 * epoch - recipe.train.batch < recipe.total_tokens
+        and 3 * epoch <= recipe.total_tokens < 3 * epoch + recipe.train.batch
     )
     assert (
         recipe.train.batch <= parent.train.batch and recipe.total_tokens >= 100 * recipe.train.batch
@@ -223,6 +223,17 @@ def test_what_is_chosen(trained: tuple[Any, Run]) -> None:
         recipe.warmup_tokens + recipe.decay_tokens == recipe.total_tokens
         and recipe.schedule.floor == 0
     )
+
+
+@pytest.mark.parametrize("batch", [32, 96, 160, 352])
+def test_an_epoch_reads_every_window(trained: tuple[Any, Run], batch: int) -> None:
+    """The last step as well, which an epoch may not fill."""
+    run, corpus = made(trained, epochs=1, batch=batch, name=f"epoch-{batch}")
+    windows = Windows(corpus, run.recipe.data, run.recipe.seed)
+    count = windows.order.windows["chat"]
+    _, read = windows.order.at(0, run.recipe.total_tokens // 32)
+    assert set(read.tolist()) == set(range(count))
+    assert len(read) - count < batch // 32
 
 
 def test_of_one_that_was_fine_tuned_the_rate_is_kept(trained: tuple[Any, Run]) -> None:

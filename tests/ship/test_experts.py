@@ -76,6 +76,13 @@ class TestExport:
         )
         assert "| feed-forward | 96, SwiGLU of each expert |" in card
 
+    @pytest.mark.parametrize("to", LAYOUTS)
+    def test_one_expert_a_token_is_refused_in_every_layout(self, to: str) -> None:
+        """What they multiply it by is 1, and here it is its probability."""
+        one = MODEL.model_copy(update={"experts_per_token": 1})
+        with pytest.raises(InputError, match=f"--to {to}: one expert a token: .* by 1$"):
+            LAYOUTS[to].check(one)
+
     def test_a_llama_has_no_experts(self, run: Run, tmp_path: Path) -> None:
         with pytest.raises(
             InputError, match="--to llama: a LlamaForCausalLM has no experts; expected --to hf"
@@ -117,6 +124,8 @@ class TestBadInput:
                 ["num_experts: expected a whole number above zero, got '8'"],
             ),
             ("minicpm", {"num_experts_per_tok": None}, ["num_experts_per_tok: missing"]),
+            ("minicpm", {"num_experts_per_tok": 1}, ["one expert a token"]),
+            ("hf", {"num_experts_per_tok": 1}, ["one expert a token"]),
             (
                 "minicpm",
                 {"num_experts_per_tok": 9},

@@ -19,7 +19,13 @@ def upcycle(
         int, typer.Option(min=2, help="How many experts each feed-forward becomes.")
     ] = 8,
     per_token: Annotated[
-        int, typer.Option(min=1, help="How many of the experts each token goes through.")
+        int,
+        typer.Option(
+            min=1,
+            help="How many of the experts each token goes through. With 1, what it gives is "
+            "multiplied by the router's probability, so the loss rises at first; and no layout of "
+            "`export` can hold it.",
+        ),
     ] = 2,
     decay: Annotated[
         str,

@@ -103,18 +103,20 @@ def _rate(parent: Run, lr: float | None) -> float:
 
 def _length(parent: Run, corpus: Corpus, context: int, asked: Asked) -> tuple[int, int]:
     """Tokens in whole steps, and tokens of one step. An epoch counts whole windows, and so the
-    tokens that fill them up. Raises InputError.
+    tokens that fill them up; a last step that it does not fill reads on into the next epoch, so
+    that no window is left out. Raises InputError.
     """
     if asked.tokens and asked.epochs:
         raise InputError("--epochs and --tokens both say how long to train: give only one of them")
     # Each split ends with one token more, the last target, which no window begins with.
     epoch = sum(source.train.tokens - 1 for source in corpus.sources.values())
-    tokens = asked.tokens or round((asked.epochs or EPOCHS) * epoch)
-    most = min(parent.recipe.train.batch, tokens // _STEPS)
+    whole = asked.tokens or round((asked.epochs or EPOCHS) * epoch)
+    most = min(parent.recipe.train.batch, whole // _STEPS)
     batch = asked.batch or context * max(1, most // context)
-    if tokens < batch:
+    if whole < batch:
         raise InputError(
-            f"{about(tokens)} tokens are less than one batch of {about(batch)}; an epoch is "
+            f"{about(whole)} tokens are less than one batch of {about(batch)}; an epoch is "
             f"{about(epoch)}"
         )
-    return tokens - tokens % batch, batch
+    steps = whole // batch if asked.tokens else -(-whole // batch)
+    return steps * batch, batch

@@ -26,8 +26,9 @@ def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Ten
     """The weights of a model without experts as those of `model`, which is the same with experts.
 
     Each expert is a copy of the feed-forward, so that the model computes what it did, whatever the
-    routers say. Those are drawn with the plain init_std (paper section 7.3: variance 0.01, at a
-    width of 2304), without the table's share of the width.
+    routers say; with one expert a token, the feed-forward times its probability. The routers are
+    drawn with the plain init_std (paper section 7.3: variance 0.01, at a width of 2304), without
+    the table's share of the width.
     """
     tensors = {}
     for name, shape in tensor_shapes(model).items():

@@ -18,9 +18,9 @@ _BLOCK = 128  # rows; the products of a CPU have a multiple of it
 def mixture(
     h: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, chosen: int, window: int
 ) -> tuple[Tensor, Tensor]:
-    """SwiGLU by the `chosen` best experts of each token, weighted by their probabilities, which
-    are made to add up to 1: h (tokens, width), or (P, tokens, width) -> like h; and the
-    `unevenness` of every window of `window` tokens.
+    """SwiGLU by the `chosen` best experts of each token, weighted by their probabilities: h
+    (tokens, width), or (P, tokens, width) -> like h; and the `unevenness` of every window of
+    `window` tokens. The weights of several are made to add up to 1.
 
     router (experts, width), gate and up (experts, ffn, width), down (experts, width, ffn), or
     with a P before.
@@ -31,7 +31,10 @@ def mixture(
         probabilities = (h.float() @ router.float().mT).softmax(-1)
     # (tokens, chosen), or (P, tokens, chosen)
     shares, experts = probabilities.topk(chosen, dim=-1)
-    shares = shares / shares.sum(-1, keepdim=True)
+    # One alone would be 1 whatever the router says, which would then have no gradient: it is the
+    # plain probability, as in Switch Transformer (2101.03961, eq. 2).
+    if chosen > 1:
+        shares = shares / shares.sum(-1, keepdim=True)
 
     # A row of the products is a token at one of its experts; a group, an expert of a member.
     count = router.shape[-2]

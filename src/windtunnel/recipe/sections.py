@@ -88,7 +88,8 @@ class Model(Section):
     """Number of experts in each layer (paper section 7.3); 0 means one feed-forward for all
     tokens."""
     experts_per_token: Positive = 2
-    """Number of experts that each token goes through."""
+    """Number of experts that each token goes through. The shares of several add up to 1; that of
+    one alone is its probability, as in Switch Transformer."""
     tied: bool = True
     """Whether the head shares the weights of the embedding, as in the paper."""
     rope_base: float = Field(10_000.0, gt=0)

@@ -20,7 +20,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Model, Recipe, parse
 from windtunnel.results.run import Origin
 from windtunnel.ship.huggingface.folder import NO_PICKLE, PICKLES
-from windtunnel.ship.layouts import layout_of
+from windtunnel.ship.layouts import layout_of, one_expert_a_token
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.run import Run, adopt
@@ -36,6 +36,8 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
     _check(source)
     layout = layout_of(source)
     found = layout.read(source)
+    if reason := one_expert_a_token(found.model):
+        raise InputError(f"{source}: {reason}")
     tokenizer = found.tokenizer
     if tokenizer.vocab > found.model.vocab:
         raise InputError(

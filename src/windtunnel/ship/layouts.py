@@ -45,6 +45,15 @@ class Bound:
     """The largest change in bits a byte, as a share of ours; None: any."""
 
 
+def one_expert_a_token(model: Model) -> str:
+    """Why no layout can hold the model; empty where one may."""
+    if model.experts < 2 or model.experts_per_token > 1:
+        return ""
+    return (
+        "one expert a token: here it counts by the router's probability, and in every layout by 1"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout(ABC):
     """One layout, by the name that `export --to` takes."""
@@ -80,6 +89,8 @@ class Layout(ABC):
 
     def check(self, model: Model) -> None:
         """Raises InputError where this layout cannot hold the model, with those that can."""
+        if reason := one_expert_a_token(model):
+            raise InputError(f"--to {self.name}: {reason}")
         if reason := self.refusal(model):
             able = [layout for layout in LAYOUTS.values() if not layout.refusal(model)]
             expected = Table("layout", able).listed
