@@ -182,7 +182,8 @@ def test_what_is_refused(
     [
         ("params,tokens\n1e6,1e8\n", ["loss missing"]),
         ("", ["empty"]),
-        ("params,tokens,loss\n" + "1e6,1e8,3\n" * 4, ["4 points"]),
+        ("params,tokens,loss\n" + "1e6,1e8,3\n" * 4, ["1 point:"]),
+        ("params,tokens,loss\n1e6,1e8,3\n1e6,2e8,3\n", ["2 points"]),
         (
             "params,tokens,loss\n" + "".join(f"1e6,{d}e8,{3 - d / 20}\n" for d in range(1, 10)),
             ["1 size"],

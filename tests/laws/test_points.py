@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from windtunnel.laws.points import LossPoints, check, fittable, measured, read_points, read_rows
+from windtunnel.laws.points import LossPoints, check, fittable, measured, read_points
+from windtunnel.laws.table import read_table
 
 HEADER = "params,tokens,loss"
 ROWS = [f"{n},{d},{5 - 0.1 * np.log(n * d):.4f}" for n in (1e5, 2e5, 4e5) for d in (1e6, 2e6, 4e6)]
@@ -28,7 +29,7 @@ def test_three_columns_are_enough(tmp_path: Path) -> None:
 def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
     header = "run,params,params_total,tokens,flops,loss,bits_per_byte,source,seed,kind,stem"
     rows = [
-        f"r{n}{d},{n},{2 * n},{d},{7 * n * d},{3 + 1 / n},2,all,0,branch,s{n}"
+        f"r{n}{d},{n}k,{2 * n}k,{d}M,{7 * n * d},{3 + 1 / n},2,all,0,branch,s{n}"
         for n in (1, 2, 4)
         for d in (1, 2, 4)
     ]
@@ -40,7 +41,7 @@ def test_of_a_study_the_finished_branches_count(tmp_path: Path) -> None:
     points = read_points(table(tmp_path, header, *rows, *more))
     assert len(points) == 9 and points.counts == ("params", "params_total")
     assert len(np.unique(points.stem)) == 3 and points.flops[0] == 7
-    rows_of_it = read_rows(tmp_path / "table.csv")
+    rows_of_it = read_table(tmp_path / "table.csv")
     assert [rows_of_it[i]["run"] for i in measured(rows_of_it)] == [
         row.partition(",")[0] for row in rows
     ]
@@ -54,7 +55,7 @@ def test_rows_that_end_early_count_where_they_say_enough(tmp_path: Path) -> None
         )
     )
     assert points.loss == pytest.approx([float(row.split(",")[2]) for row in ROWS])
-    with pytest.raises(ValueError, match="line 2: loss is None; expected a positive number"):
+    with pytest.raises(ValueError, match="line 2: loss is ''; expected a positive number"):
         read_points(table(tmp_path, f"{HEADER},source,kind", "1e5,1e6", *ROWS))
 
 
@@ -83,24 +84,25 @@ def test_points_whose_stem_is_not_known_are_each_their_own(
         ([HEADER, *ROWS, "1e5,,2"], "line 11: tokens is ''"),
         ([HEADER, *ROWS, "1e5,1e6,250"], "a loss of 250: expected nats/token"),
         (
-            [HEADER, *(f"1e5,{d},{4 - d / 1e7}" for d in range(1, 12))],
+            [HEADER, *(f"1e5,{d}e4,{4 - d / 1e7}" for d in range(1, 12))],
             "1 size: how the loss falls with size needs 3",
         ),
         (
-            [HEADER, *(f"{n},1e6,{4 - n / 100}" for n in range(1, 12))],
+            [HEADER, *(f"{n}e5,1e6,{4 - n / 100}" for n in range(1, 12))],
             "1 length: how the loss falls with tokens",
         ),
         (
-            [HEADER, *(f"{n},{20 * n},{4 - n / 100}" for n in range(1, 12))],
+            [HEADER, *(f"{n}e5,{20 * n}e5,{4 - n / 100}" for n in range(1, 12))],
             "all points lie on one ray, 20 tokens a param",
         ),
         (
-            [HEADER, *(f"{n},{n * n},{4 - n / 100}" for n in range(1, 12))],
+            [HEADER, *(f"{n}e5,{n * n}e6,{4 - n / 100}" for n in range(1, 12))],
             "size and tokens grow together along one curve",
         ),
         (
-            [f"{HEADER},source", *(f"{row},pile" for row in ROWS)],
-            "no row of it is a point: column source says 'pile'; expected all, or no such column",
+            [f"{HEADER},dataset", *(f"{row},{text}" for row in ROWS for text in ("pile", "c4"))],
+            "no row of it is a point: column source says 'pile', 'c4': a law is of one text, so "
+            "keep the rows of one of them",
         ),
         (
             [
@@ -113,6 +115,23 @@ def test_points_whose_stem_is_not_known_are_each_their_own(
         (
             [f"{HEADER},kind", "1,2,,branch", "1,2,3,audit"],
             "no row of it is a point: expected one with a loss",
+        ),
+        (
+            [HEADER, *(f"{n / 1e9},{d},{4 - n / 1e9}" for n in (1e8, 2e8) for d in (1e6, 2e6))],
+            "params go up to 0.2: are these billions? expected counts, such as 47.6M or 1.2e9",
+        ),
+        (
+            [HEADER, *(f"{n},{d},{4 - n / 1e9}" for n in (1e8, 2e8) for d in (1, 2.5))],
+            "tokens go up to 2.5: are these billions?",
+        ),
+        (
+            ["N,D,ppl", *ROWS],
+            "loss missing; found params, tokens, ppl; ppl is not a loss in nats a token: a "
+            "perplexity is e^loss, so take its natural logarithm",
+        ),
+        (
+            ["params,tokens,bits_per_byte", *ROWS],
+            "bits_per_byte is not a loss in nats a token: bits are of a byte",
         ),
         ([HEADER, *ROWS[:4]], "4 points: a law of five or six parameters needs at least 8"),
         (
@@ -137,7 +156,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such table"):
         read_points(tmp_path / "nothing.csv")
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(ValueError, match="not a readable CSV table"):
+    with pytest.raises(ValueError, match="not a readable table"):
         read_points(tmp_path / "binary.csv")
 
 

@@ -90,8 +90,9 @@ def plan(
         Path | None,
         typer.Option(
             "--from",
-            help="A CSV table to fit the laws to instead of a study: params, tokens and loss of "
-            "each run, and lr and batch where they are known.",
+            help="A table to fit the laws to instead of a study: parameters, tokens and loss of "
+            "each run, by their usual names (such as N, D and L), and lr and batch where they are "
+            "known.",
         ),
     ] = None,
     vocab: Annotated[

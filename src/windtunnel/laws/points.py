@@ -2,7 +2,6 @@
 unfit.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.loss import Array
+from windtunnel.laws.table import number, other_unit, read_table
 
 # Without embeddings (the paper's N), with the head, all.
 COUNTS = ("params", "params_with_head", "params_total")
@@ -22,7 +22,10 @@ _OFF_CURVE = 1.2  # the same of the distance from a curve D ~ N^p
 _CEILING = 20.0  # nats/token: ten times what text can cost
 # Of the rows of a study's table those that a law is fitted to; where a table has no such column,
 # or says nothing: all.
-_TAKEN = {"source": ("all", ""), "kind": ("branch", "run", "final", "")}
+_KINDS = ("branch", "run", "final", "")
+_OF_ALL = ("all", "")
+# No model is smaller, and no training shorter.
+_FEWEST_PARAMS, _FEWEST_TOKENS = 1e3, 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,37 +90,27 @@ class LossPoints:
 
 
 def read_points(path: Path) -> LossPoints:
-    """The points of a CSV file with columns params, tokens and loss, and where it has them
-    params_with_head, params_total, flops, stem and seed: of the rows that `measured` takes.
-    Raises ValueError, naming file and line.
+    """The points of a table with tokens, loss and one count of parameters or more, and where it
+    has them flops, stem and seed (`table.read_table`): of the rows that `measured` takes. Raises
+    ValueError, naming file and line.
     """
-    return points_of(read_rows(path), str(path))
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file. Raises ValueError where it is none."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such table") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a readable CSV table: {error}") from None
+    return points_of(read_table(path), str(path))
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Indices of the rows that are points. Of a study's table those of source `all`, of finished
-    branches and runs (its audit run is none); a run of it without a loss diverged, and is left
-    out.
+    """Indices of the rows that are points, copies of a row once. Of a study's table those of
+    source `all`, of finished branches and runs (its audit run is none); a run of it without a
+    loss diverged, and is left out.
     """
-    found = []
+    sources = _sources(rows)
+    found: dict[tuple[str, ...], int] = {}
     for i, row in enumerate(rows):
-        taken = all((row.get(name) or "") in words for name, words in _TAKEN.items())
+        taken = (row.get("source") or "") in sources and (row.get("kind") or "") in _KINDS
         # A table of anybody's has no kind, and a loss that is missing there is an error.
         diverged = row.get("kind") and not row.get("loss")
         if taken and not diverged:
-            found.append(i)
-    return found
+            found.setdefault(tuple(map(str, row.values())), i)
+    return list(found.values())
 
 
 def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> LossPoints:
@@ -125,22 +118,32 @@ def points_of(rows: Sequence[Mapping[str, Any]], where: str = "the table") -> Lo
     with `where`.
     """
     columns = [name for name in rows[0] if name] if rows else []
-    missing = [name for name in ("params", "tokens", "loss") if name not in columns]
-    if missing:
+    counts = [name for name in COUNTS if name in columns]
+    lacking = [] if counts else ["params"]
+    lacking += [name for name in ("tokens", "loss") if name not in columns]
+    if lacking:
         found = f"found {', '.join(columns)}" if columns else "the table is empty"
+        advice = "".join(other_unit(name, columns) for name in lacking)
         raise ValueError(
-            f"{where}: needs columns params, tokens and loss; {', '.join(missing)} missing; {found}"
+            f"{where}: needs columns params, tokens and loss; {', '.join(lacking)} missing; {found}"
+            f"{advice}"
         )
     taken = measured(rows)
     if not taken:
         raise ValueError(f"{where}: no row of it is a point{_not_taken(rows)}")
     values = {}
-    for name in (*COUNTS, "tokens", "loss", "flops"):
+    for name in (*counts, "tokens", "loss", "flops"):
         if name in columns:
             values[name] = np.array([_number(where, i, name, rows[i][name]) for i in taken])
+    for name, least in ((counts[0], _FEWEST_PARAMS), ("tokens", _FEWEST_TOKENS)):
+        if values[name].max() < least:
+            raise ValueError(
+                f"{where}: {name} go up to {values[name].max():g}: are these billions? expected "
+                "counts, such as 47.6M or 1.2e9"
+            )
     seeds = _numbered([rows[i]["seed"] for i in taken]) if "seed" in columns else None
     points = LossPoints.of(
-        {name: values[name] for name in COUNTS if name in values},
+        {name: values[name] for name in counts},
         values["tokens"],
         values["loss"],
         flops=values.get("flops"),
@@ -171,7 +174,8 @@ def check(points: LossPoints) -> None:
         )
     if len(points) < FEWEST_POINTS:
         raise ValueError(
-            f"{len(points)} points: a law of five or six parameters needs at least {FEWEST_POINTS}"
+            f"{len(points)} point{'s' * (len(points) > 1)}: a law of five or six parameters needs "
+            f"at least {FEWEST_POINTS}"
         )
     sizes, lengths = len(np.unique(points.size)), len(np.unique(points.tokens))
     if sizes < FEWEST_SIZES:
@@ -220,18 +224,32 @@ def _stems(texts: Sequence[Any]) -> list[Any] | None:
     return [text or ("", index) for index, text in enumerate(texts)]
 
 
+def _sources(rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """Of which sources the points are: of all together; of its own where a table has only one."""
+    found = {row.get("source") or "" for row in rows}
+    return tuple(found) if len(found) == 1 else _OF_ALL
+
+
 def _not_taken(rows: Sequence[Mapping[str, Any]]) -> str:
     """Which column leaves every row out, by which words."""
-    for name, taken in _TAKEN.items():
-        found = list(dict.fromkeys(row.get(name) or "" for row in rows))
-        if not set(found) & set(taken):
-            words = ", ".join(map(repr, found[:3])) + (" and so on" if len(found) > 3 else "")
-            expected = " or ".join(word for word in taken if word)
-            return f": column {name} says {words}; expected {expected}, or no such column"
+    sources = list(dict.fromkeys(row.get("source") or "" for row in rows))
+    if not set(sources) & set(_sources(rows)):
+        return (
+            f": column source says {_listed(sources)}: a law is of one text, so keep the rows of "
+            "one of them, or of all together, called all"
+        )
+    kinds = list(dict.fromkeys(row.get("kind") or "" for row in rows))
+    if not set(kinds) & set(_KINDS):
+        expected = " or ".join(kind for kind in _KINDS if kind)
+        return f": column kind says {_listed(kinds)}; expected {expected}, or no such column"
     return (
         ": expected one with a loss, where there are such columns of source all and of kind "
         "branch, run or final"
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(map(repr, words[:3])) + (" and so on" if len(words) > 3 else "")
 
 
 def _numbered(labels: Sequence[Any]) -> list[int]:
@@ -240,12 +258,9 @@ def _numbered(labels: Sequence[Any]) -> list[int]:
     return [numbers[label] for label in labels]
 
 
-def _number(where: str, row: int, name: str, text: Any) -> float:
+def _number(where: str, row: int, name: str, value: Any) -> float:
     """A positive number, or ValueError with the file's line: a row's index and the header."""
     try:
-        value = float(text or "nothing")
-    except ValueError:
-        value = np.nan
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{where}: line {row + 2}: {name} is {text!r}; expected a positive number")
-    return value
+        return number("" if value is None else str(value), name)
+    except ValueError as error:
+        raise ValueError(f"{where}: line {row + 2}: {error}") from None

@@ -2,7 +2,6 @@
 each of it came from.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.batch import ByTokens, Optima
-from windtunnel.laws.points import LossPoints, measured, points_of, read_rows
+from windtunnel.laws.points import COUNTS, LossPoints, measured, points_of
+from windtunnel.laws.table import number, read_table
 from windtunnel.recipe import DecayShapeName, Recipe
 from windtunnel.results.plan import Provenance, StudiedRate
 
@@ -105,11 +105,12 @@ class Evidence:
 
 
 def from_table(path: Path) -> Evidence:
-    """From a CSV with params, tokens and loss, and where it has them lr and batch: of several
-    runs of one size and length the best one counts. Raises InputError naming file and line.
+    """From a table with params, tokens and loss, and where it has them lr and batch, by these or
+    other usual names (`laws.table`): of several runs of one size and length the best one counts.
+    Raises InputError naming file and line.
     """
     try:
-        table = read_rows(path)
+        table = read_table(path)
     except ValueError as error:
         raise InputError(str(error)) from None
     points, rows = points_in(path, table)
@@ -148,7 +149,12 @@ def rates_in(path: Path, rows: Sequence[Row]) -> list[tuple[float, float]]:
     """(parameters, rate) of the rows whose rate is known. Raises InputError for a rate that is no
     positive number.
     """
-    return [(float(row["params"]), _positive(path, row, "lr")) for row in rows if row.get("lr")]
+    found = []
+    for row in rows:
+        if row.get("lr"):
+            count = next(count for count in COUNTS if row.get(count))
+            found.append((_positive(path, row, count), _positive(path, row, "lr")))
+    return found
 
 
 def _best_of_each(points: LossPoints) -> list[int]:
@@ -167,12 +173,9 @@ def _best_of_each(points: LossPoints) -> list[int]:
 
 def _positive(path: Path, row: Row, name: str) -> float:
     try:
-        value = float(row[name])
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{path}: {name} is {row[name]!r}; expected a positive number")
-    return value
+        return number(str(row[name]), name)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _optima(points: LossPoints, indices: list[int], batches: np.ndarray) -> Optima | None:
