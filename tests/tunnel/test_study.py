@@ -138,3 +138,13 @@ def test_what_training_took_is_that_of_its_steps(begun: tuple[Run, Recorder]) ->
     assert training_seconds(run) == BATCH + BATCH / 2
     assert core_minutes([run, run]) == round(2 * 1.5 * BATCH / 60, 1)
     assert ids([run, run]) == [run.id, run.id]
+
+
+def test_a_stop_is_no_speed_of_training(begun: tuple[Run, Recorder]) -> None:
+    """Neither one so long that it was recorded as 0, nor shorter ones."""
+    run, recorder = begun
+    recorder.steps([step(BATCH, 0)])
+    assert training_seconds(run) == 0
+    speeds = [64] * 6 + [1, 3, 0]
+    recorder.steps([step(BATCH * (2 + i), speed) for i, speed in enumerate(speeds)])
+    assert training_seconds(run) == 10 * BATCH / 64

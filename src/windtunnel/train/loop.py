@@ -6,7 +6,6 @@ import gc
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from windtunnel.recipe import objective_of
 from windtunnel.results.run import RunSummary, StepLine
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.clock import RunningClock
 from windtunnel.train.compiled import Compiled, so_far
 from windtunnel.train.device import choose_engine, matrix_peak
 from windtunnel.train.member import Member, Watch
@@ -126,11 +126,12 @@ class _Trainer:
         self._waiting: list[_Taken] = []
         # what was compiled before the first steps; None once that was told
         self._compiled: Compiled | None = so_far() if self._engine.compiled else None
-        self._clock = perf_counter()
+        self._clock = RunningClock()
+        self._flushed = self._clock.now()
 
     def go(self) -> None:
         """Train until every member is over or a watch asks to stop."""
-        with _collector_out_of_the_way():
+        with self._clock, _collector_out_of_the_way():
             while live := self._live:
                 self._advance(live)
                 stopping = any(member.watch.stop() for member in self._members)
@@ -191,10 +192,10 @@ class _Trainer:
         shape = (len(self._waiting), len(self._members))
         losses = torch.stack([taken.loss.float() for taken in self._waiting]).view(shape).tolist()
         norms = torch.stack([taken.norm for taken in self._waiting]).view(shape).tolist()
-        now = perf_counter()
+        now = self._clock.now()
         tokens = sum(len(taken.members) for taken in self._waiting) * self._batch
-        speed = tokens / (now - self._clock)
-        self._clock = now
+        speed = tokens / (now - self._flushed)
+        self._flushed = now
         for place, member in enumerate(self._members):
             lines = []
             for taken, loss, norm in zip(self._waiting, losses, norms, strict=True):
@@ -213,7 +214,7 @@ class _Trainer:
             loss=loss,
             lr=lr,
             grad_norm=norm,
-            tokens_per_s=round(speed),
+            tokens_per_s=max(1, round(speed)),
             peak_share=round(speed * self._flops / self._peak, 4),
         )
 
@@ -275,10 +276,10 @@ class _Trainer:
     @contextmanager
     def _paused(self) -> Iterator[None]:
         """Time inside is not counted as training."""
-        start = perf_counter()
+        start = self._clock.now()
         yield
         gc.collect()
-        self._clock += perf_counter() - start
+        self._flushed += self._clock.now() - start
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a study reads off its runs: the rows of its table, their losses, and what they cost."""
 
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,10 +67,13 @@ def validation_at(run: Run, tokens: int) -> Validation:
 
 
 def training_seconds(run: Run) -> float:
-    """Seconds of training steps, as the run's own metrics say; evaluations and compiling are not
-    in it.
+    """Seconds of training, each step counted as the median step of the run's own metrics, so that
+    neither compiling nor what else the machine did for a while is in it; 0 where there is none.
     """
-    return sum(run.recipe.train.batch / step.tokens_per_s for step in run.steps())
+    steps = run.steps()
+    # Of a process that was stopped for long, earlier releases recorded a speed of 0.
+    each = [run.recipe.train.batch / step.tokens_per_s for step in steps if step.tokens_per_s > 0]
+    return len(steps) * statistics.median(each) if each else 0.0
 
 
 def core_minutes(runs: Iterable[Run]) -> float:
