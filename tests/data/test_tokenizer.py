@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from windtunnel.data.tokenizer import CHUNK, SPECIAL, Tokenizer
+from windtunnel.data.tokenizer import CHUNK, SPECIAL, Tokenizer, _without_endless_words
 from windtunnel.errors import InputError
 
 TEXTS = [
@@ -69,6 +69,28 @@ def test_a_long_text_without_a_space_is_encoded(tokenizer: Tokenizer) -> None:
     text = "ü" * 1_000_000
     ids = tokenizer.encode(text)
     assert tokenizer.token_bytes[ids].sum() == 2_000_000 and tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    "unit", ["ACGT", "\u6f22\u5b57", "\u3042", "=", "-_", " ", "\t\n", "\u00e9\u00df", "1", "a1"]
+)
+def test_no_word_that_a_tokenizer_is_trained_on_is_without_end(unit: str) -> None:
+    """What training takes grows with the square of a word's length."""
+    endless = unit * (300_000 // len(unit))
+    text = f"Some words, {endless} and others.{endless}"
+    parts = list(_without_endless_words(text))
+    assert "".join(parts) == text
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    lengths = []
+    for part in parts:
+        lengths += [end - start for _, (start, end) in words.pre_tokenize_str(part)]
+    assert max(lengths) <= 513, "and perhaps the blank before it"
+
+
+def test_a_text_of_words_is_trained_on_as_it_is() -> None:
+    text = f"Donau{'dampf' * 90}schiff, {'=' * 500} and {' ' * 400} no more.\n" * 40
+    assert list(_without_endless_words(text)) == [text]
 
 
 def test_training_is_deterministic_across_processes() -> None:

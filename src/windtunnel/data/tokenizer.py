@@ -8,6 +8,7 @@ ids 0 to 3 and are never made from text.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -37,6 +38,15 @@ ENDS = (
     "[SEP]",
 )
 LARGEST_VOCAB = 1 << 20
+# Characters of a word when a tokenizer is trained: every merge goes through a whole word, so what
+# one without end takes grows with its square. None of a natural language is as long.
+_LONGEST_WORD = 512
+# Words as the tokenizer cuts them: letters, blanks, or anything else but digits, of which each is
+# one.
+_ENDLESS = re.compile(
+    rf"(?:[^\W\d_]{{{_LONGEST_WORD + 1},}}|\s{{{_LONGEST_WORD + 1},}}"
+    rf"|(?:[^\w\s]|_){{{_LONGEST_WORD + 1},}})"
+)
 CHUNK = 1 << 17  # characters encoded at once; a text without a single space must not cost gigabytes
 
 
@@ -85,7 +95,8 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        fast.train_from_iterator(chain.from_iterable(map(chunks, texts)), trainer)
+        short = chain.from_iterable(map(_without_endless_words, texts))
+        fast.train_from_iterator(short, trainer)
         return cls(fast.to_str(pretty=True).encode())
 
     @classmethod
@@ -171,6 +182,18 @@ def _plain_bytes(token: str) -> int:
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return 1
     return len(token.replace("▁", " ").encode())
+
+
+def _without_endless_words(text: str) -> Iterator[str]:
+    """The text in parts, of which none has a word of more than `_LONGEST_WORD` characters."""
+    for part in chunks(text):
+        start = 0
+        for endless in _ENDLESS.finditer(part):
+            yield part[start : endless.start()]
+            for begin in range(*endless.span(), _LONGEST_WORD):
+                yield part[begin : min(begin + _LONGEST_WORD, endless.end())]
+            start = endless.end()
+        yield part[start:]
 
 
 def chunks(text: str) -> Iterator[str]:
