@@ -1,7 +1,7 @@
 """Mutation score: how many small faults in the code the tests notice.
 
     .venv/bin/python bench/mutants.py [--only laws/fit.py ...] [--sample 12] [--seed 0]
-                                      [--workers 2] [--out mutants]
+                                      [--judges laws plan ...] [--workers 2] [--out mutants]
 
 A mutant is the source with one small change: a comparison turned or moved to its edge, an operator
 or a constant replaced, a condition negated, a call or an assignment left out. Of every module that
@@ -29,7 +29,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +127,7 @@ def main() -> None:
     """Parse, run, print."""
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", default=JUDGED, help="modules or folders")
+    parser.add_argument("--judges", nargs="+", default=JUDGES, help="folders of tests")
     parser.add_argument("--sample", type=int, default=12, help="mutants of a module of mean size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
@@ -137,7 +138,7 @@ def main() -> None:
     mutants = drawn(modules, asked.sample, asked.seed)
     for name in HEAVY:
         __import__(name)
-    baselines = _baselines(asked.out, asked.workers)
+    baselines = _baselines(asked.judges, asked.out, asked.workers)
     judged = _judged(asked.out, mutants, baselines, asked.workers)
     for one in judged:
         if one.killer is None:
@@ -285,13 +286,13 @@ def _modules(named: str) -> list[Path]:
     return found
 
 
-def _baselines(out: Path, workers: int) -> list[Baseline]:
-    """Of every test file, run once; those in `baseline.jsonl` are not run again."""
+def _baselines(judges: Iterable[str], out: Path, workers: int) -> list[Baseline]:
+    """Of every test file of these folders, run once; not those in `baseline.jsonl`."""
     file = out / "baseline.jsonl"
     known = {one["test"]: Baseline(**one) for one in _lines(file)}
     tests = [
         str(path.relative_to(ROOT))
-        for folder in JUDGES
+        for folder in judges
         for path in sorted((TESTS / folder).rglob("test_*.py"))
     ]
 
