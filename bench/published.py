@@ -59,6 +59,43 @@ def datablations(data: Path = DATA) -> LossPoints:
     return LossPoints.of(_column(rows, "N"), _column(rows, "D"), _column(rows, "loss"))
 
 
+def olmo(text: str, data: Path = DATA) -> LossPoints:
+    """OLMo's ladder of 190M to 3B, 0.5 to 10 times Chinchilla, and its 7B and 13B (arXiv
+    2412.04403); `text`: c4 or pile.
+    """
+    rows = _rows(data / "olmo_ladder" / f"olmo_{text}.csv")
+    return LossPoints.of(_column(rows, "params"), _column(rows, "tokens"), _column(rows, "loss"))
+
+
+def openeuro(data: Path = DATA) -> LossPoints:
+    """51 cells of OpenEuroLLM's dense English models, each the best of its rates and batches."""
+    rows = _rows(data / "openeuro" / "table.csv")
+    return LossPoints.of(_column(rows, "params"), _column(rows, "tokens"), _column(rows, "loss"))
+
+
+def steplaw(data: Path = DATA) -> LossPoints:
+    """The 17 cells of StepLaw (arXiv 2503.04715), each the best of its rates and batches."""
+    best: dict[tuple[float, float], float] = {}
+    for row in _rows(data / "steplaw" / "dense_lr_bs_loss.csv"):
+        cell, loss = (float(row["N"]), float(row["D"])), float(row["smooth loss"] or "nan")
+        if np.isfinite(loss):
+            best[cell] = min(loss, best.get(cell, loss))
+    cells = sorted(best)
+    return LossPoints.of(
+        [n for n, _ in cells], [d for _, d in cells], [best[cell] for cell in cells]
+    )
+
+
+def openwebtext(schedule: str, data: Path = DATA) -> LossPoints:
+    """Nine runs of arXiv 2405.18392 on openwebtext2; `schedule`: wsd (branches of 20%) or cos."""
+    begins = "ann0.2_" if schedule == "wsd" else ""
+    return _wsd_cosine(
+        data,
+        lambda row: row["scheduler"] == schedule and row["file"].startswith(begins),
+        text="openwebtext2",
+    )
+
+
 def laptop(data: Path = DATA) -> LossPoints:
     """Four sizes of 24k to 530k parameters, five lengths, branches of one stem each."""
     rows = _rows(data / "laptop_scale" / "table.csv")
@@ -78,11 +115,26 @@ SETS: dict[str, Callable[..., LossPoints]] = {
 }
 
 
-def _wsd_cosine(data: Path, kept: Callable[[dict[str, str]], bool]) -> LossPoints:
+# All tables from which a law can be fitted and tried on what is larger or longer.
+TABLES: dict[str, Callable[..., LossPoints]] = {
+    **SETS,
+    "cosine_curves": cosine_runs,
+    "olmo c4": lambda data=DATA: olmo("c4", data),
+    "olmo pile": lambda data=DATA: olmo("pile", data),
+    "openeuro": openeuro,
+    "steplaw": steplaw,
+    "openwebtext wsd": lambda data=DATA: openwebtext("wsd", data),
+    "openwebtext cosine": lambda data=DATA: openwebtext("cos", data),
+}
+
+
+def _wsd_cosine(
+    data: Path, kept: Callable[[dict[str, str]], bool], text: str = "slimpajama"
+) -> LossPoints:
     rows = [
         row
         for row in _rows(data / "wsd_cosine_curves" / "runs.csv")
-        if row["dataset"] == "slimpajama" and kept(row)
+        if row["dataset"] == text and kept(row)
     ]
     params = {"params": _column(rows, "params_nonemb"), "params_total": _column(rows, "params")}
     return LossPoints.of(

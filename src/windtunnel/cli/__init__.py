@@ -71,6 +71,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    # Else it looks for plugins in the metadata of every package that is installed: 50 ms.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "compiled"))
     for module in _COMMANDS:
         importlib.import_module(f"windtunnel.cli.{module}")
