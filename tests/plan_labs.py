@@ -158,7 +158,7 @@ def with_transfer_study(
 
 
 def with_search_study(
-    lab: Path, lr: float, outcome: str, optimizer: str = "adamw", **result: Any
+    lab: Path, lr: float, outcome: str | None, optimizer: str = "adamw", **result: Any
 ) -> Path:
     """The lab, with a search that chose this rate."""
     numbers = {

@@ -69,8 +69,12 @@ def test_a_better_rate_elsewhere_is_said_and_not_taken(
     assert levels == {"transfer": "caution", "check": "note"}
 
 
-@pytest.mark.parametrize(("outcome", "said"), [("beats", True), ("ties", True), ("loses", False)])
-def test_a_searched_rate_is_said_unless_it_lost(outcome: str, said: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "said"), [("beats", True), ("ties", True), ("loses", False), (None, False)]
+)
+def test_a_searched_rate_is_said_unless_it_lost_or_was_too_short_to_tell(
+    outcome: str | None, said: bool, tmp_path: Path
+) -> None:
     lab = with_search_study(with_study(tmp_path), 0.02, outcome, runs=("s1",))
     found = [beside.outcome for beside in rate_for(from_lab(lab, "scaling"), 1e5).beside]
     assert found == ([outcome] if said else [])

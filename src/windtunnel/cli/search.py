@@ -34,7 +34,9 @@ def search(
     """Search for the best learning rate and multipliers.
 
     A Bayesian search over the learning rate, scale_depth, scale_emb and init_std of a small model,
-    all at once. The chosen point is compared with the paper's on new seeds.
+    all at once. The chosen point is compared with the paper's on new seeds. Where the best point
+    lies at an end of what is searched, the search goes on beyond it. Runs of fewer than 400 steps
+    give no verdict.
     """
     from windtunnel.results.search import SEARCH
     from windtunnel.tunnel.search.search import search as study

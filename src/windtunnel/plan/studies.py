@@ -231,13 +231,15 @@ def _transferred(studies: _Studies) -> StudiedRate | None:
 
 
 def _searched(studies: _Studies) -> StudiedRate | None:
-    """The search's chosen rate, where it did not lose to the paper's defaults."""
+    """The search's chosen rate, where its runs were long enough to tell and it did not lose to the
+    paper's defaults.
+    """
     result = studies.find(SEARCH)
     if result is None:
         return None
     numbers = result.numbers
     lr, outcome = numbers.chosen.point.get("lr"), numbers.outcome
-    if lr is None or outcome == "loses":
+    if lr is None or outcome in (None, "loses"):
         return None
     where = f"{numbers.width}x{numbers.depth}, {numbers.tokens} tokens"
     return StudiedRate(

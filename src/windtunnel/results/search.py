@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from windtunnel.results.record import Record, Spread
 from windtunnel.results.study import Experiment, Numbers, Row
 
@@ -163,8 +165,12 @@ class SearchNumbers(Numbers):
     """The paper's point."""
     difference: PairedDifference
     """The chosen point against the paper's."""
-    outcome: Literal["beats", "ties", "loses"]
-    """The chosen point against the paper's."""
+    outcome: Literal["beats", "ties", "loses"] | None
+    """The chosen point against the paper's; None where the runs were too short to tell."""
+    edges: dict[str, Literal["low", "high"]] = Field(default_factory=dict)
+    """The settings whose chosen value lies at an end of what was searched, and at which: a better
+    one may lie beyond.
+    """
     luckiest: Tried
     """The trial with the lowest loss."""
     candidates: tuple[Candidate, ...]

@@ -78,6 +78,23 @@ def test_when_all_that_was_tried_diverged_it_still_asks() -> None:
     assert np.isfinite(found).all() and np.abs(points - found).max(axis=1).min() >= APART
 
 
+def test_a_lucky_run_is_not_what_has_to_be_improved_upon(rng: np.random.Generator) -> None:
+    """The promise is of what lies below the best posterior mean, in draws of the surface; not
+    below a run that was 0.1 nats lucky.
+    """
+    points = PAIR.spread(20, 4)
+    losses = bowl(points)
+    losses[np.argsort(losses)[3]] -= 0.1
+    surface = fit_surface(points, losses.tolist(), [0] * 20, TrialNoise(0.01, 0.05))
+    best = surface.mean(points).min()
+    assert best > losses.min() + 0.03
+    grid = PAIR.spread(64, 9)
+    promised = promise(surface, grid)
+    told = np.isfinite(promised)
+    drawn = np.maximum(0.0, best - surface.draws(grid[told], 4000, rng)).mean(0)
+    assert np.exp(promised[told]) == pytest.approx(drawn, rel=0.3, abs=5e-4)
+
+
 def test_what_is_running_is_believed() -> None:
     """It moves no mean, and takes the promise from about it."""
     points = PAIR.spread(10, 4)

@@ -92,6 +92,30 @@ def test_a_setting_is_one_record(monkeypatch: pytest.MonkeyPatch, corpus: Corpus
         also.kind.parse("--also", "lr")
 
 
+def test_a_space_is_widened_at_the_ends_at_which_a_point_lies() -> None:
+    where = space(("beta2",))
+    low, high = where.bounds
+    middle = (low + high) / 2
+    assert where.edges(middle) == {} and where.wider(middle) == where
+    at = middle.copy()
+    at[0], at[3] = high[0] - 0.2, low[3]
+    assert where.edges(at) == {"lr": "high", "init_std": "low"}
+    wide = where.wider(at)
+    lr, init = wide.settings[0], wide.settings[3]
+    assert (lr.low, lr.high) == (SETTINGS["lr"].low, 4 * SETTINGS["lr"].high)
+    assert (init.low, init.high) == (SETTINGS["init_std"].low / 4, SETTINGS["init_std"].high)
+    assert wide.settings[1:3] == where.settings[1:3]
+
+
+def test_a_space_is_not_widened_for_ever() -> None:
+    where = space(("beta2",))
+    for _ in range(5):
+        where = where.wider(where.bounds[1])
+    lr, *_, beta2 = where.settings
+    assert lr.high == 16 * SETTINGS["lr"].high and beta2.high == 0.5
+    assert where.wider(where.bounds[1]) == where
+
+
 def test_a_point_changes_the_recipe(corpus: Corpus) -> None:
     point = {"lr": 0.02, "init_std": 0.07, "beta2": 0.9, "warmup": 0.1}
     recipe = proxy(corpus, 16, 1, 40_960, **changes(point, 40_960, 2048))
@@ -378,7 +402,7 @@ def judged(result: StudyResult[SearchNumbers], table: Sequence[SearchRow]) -> No
     assert [rows[0].point[name] for name in numbers.settings] == [0.01, 1.4, 12.0, 0.1]
     mean = {kind: np.mean([row.loss or math.nan for row in by_kind[kind]]) for kind in seeds}
     assert numbers.difference.mean == pytest.approx(mean["chosen"] - mean["paper"])
-    assert result.verdict == ("fail" if numbers.outcome == "loses" else "pass")
+    assert result.verdict is numbers.outcome is None, "eight steps tell nothing"
     assert {row.point["lr"] for row in by_kind["chosen"]} == {numbers.chosen.point["lr"]}
     assert all(math.isfinite(x) and x >= 0 for x in numbers.expected_gain.gain)
     drawn = figures(result, table)
@@ -392,5 +416,5 @@ def test_a_search_with_another_optimiser(make_lab: Any) -> None:
     told = [run.recipe.optimizer for run in list_runs(lab.path)]
     assert {one.kind for one in told} == {"muon"} and len({one.momentum for one in told}) > 2
     result = read_study(lab.path, SEARCH)
-    assert result.numbers.optimizer == "muon" and result.verdict
+    assert result.numbers.optimizer == "muon"
     assert "momentum" in result.numbers.importances

@@ -4,7 +4,7 @@ says, not the luckiest run.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ from windtunnel.results.search import (
     SettingRange,
     Tried,
 )
-from windtunnel.results.study import write_study
+from windtunnel.results.study import Verdict, write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.fleet import fleet
@@ -52,6 +52,7 @@ LEVEL = 0.9
 _FEWEST_STEPS = 400
 _TOKENS_A_PARAMETER = 10  # the paper's; its pilot ranked alike at 20
 _APART = 0.25  # octaves, in some setting, between candidates
+_MORE_BATCHES = 3  # of trials, in a space that was widened at the last
 _MORE = (1, 2, 4, 8, 16, 32)  # further trials whose gain is estimated
 
 Role = Literal["trial", "candidate", "chosen", "paper"]
@@ -76,9 +77,10 @@ class TrialRun:
 def search(
     lab: Path, corpus: Corpus, design: Design, watch: Watch, storage: str | None = None
 ) -> Path:
-    """Run the study, or what is missing of it; returns its folder. `storage`: any URL that Optuna
-    takes, by default the study's own SQLite file. Raises InputError where no trial comes to its
-    end.
+    """Run the study, or what is missing of it; returns its folder. Where the best point so far lies
+    at an end of the space, the space is widened there, and trials are added. `storage`: any URL
+    that Optuna takes, by default the study's own SQLite file. Raises InputError where no trial
+    comes to its end.
     """
     work = _Search(lab, corpus, design, watch)
     work.carry_out(_open(lab, corpus, design, storage))
@@ -93,12 +95,13 @@ def search(
     work.paper()
     numbers = work.numbers(candidates, chosen, choice, noise)
     distinct = work.distinct()
+    verdict, summary = judge(numbers, len(distinct))
     return write_study(
         lab,
         SEARCH,
         rows=work.rows(),
-        verdict="fail" if numbers.outcome == "loses" else "pass",
-        summary=_summary(numbers, len(distinct)),
+        verdict=verdict,
+        summary=summary,
         numbers=numbers,
         runs=ids(distinct),
     )
@@ -114,18 +117,42 @@ class _Search:
         self.runs: list[TrialRun] = []
 
     def carry_out(self, trials: Trials) -> None:
-        """Every trial, batch by batch. Raises InputError where all of them diverge."""
+        """Every trial, batch by batch, in a space that is widened wherever the best point so far
+        lies at its end; and a few batches more where it still did at the last. Raises InputError
+        where all of them diverge.
+        """
+        widened = False
         for first, end in self.design.batches():
-            points = trials.ask(end)[first:]
-            numbered = list(zip(points, range(first, end), strict=True))
-            label = f"trials {first + 1} to {end} of {self.design.trials}"
-            self._train(numbered, "trial", [self.design.seed], label)
-            trials.tell(first, [_outcome(one) for one in self.runs[first:]])
+            widened = self._batch(trials, first, end)
         if all(one.loss is None for one in self.runs):
             raise InputError(
                 f"search: all {self.design.trials} trials diverged; expected at least one to come "
                 "to its end"
             )
+        # runs too short for a verdict want ever higher rates: no money is spent on following them
+        for _ in range(_MORE_BATCHES if self.tokens >= _FEWEST_STEPS * self.design.batch else 0):
+            if not widened:
+                return
+            end = len(self.runs)
+            widened = self._batch(trials, end, end + self.design.batch_trials)
+
+    def _batch(self, trials: Trials, first: int, end: int) -> bool:
+        """Ask for trials, train and tell them; whether the space is wider afterwards."""
+        points = replace(trials, space=self.space).ask(end)[first:]
+        numbered = list(zip(points, range(first, end), strict=True))
+        label = f"trials {first + 1} to {end} of {max(end, self.design.trials)}"
+        self._train(numbered, "trial", [self.design.seed], label)
+        trials.tell(first, [_outcome(one) for one in self.runs[first:]])
+        before, self.space = self.space, self._wider()
+        return self.space != before
+
+    def _wider(self) -> Space:
+        """The space, wider where the trial of least posterior mean lies at an end of it."""
+        ended = [one.point for one in self.runs if one.loss is not None]
+        if not ended:
+            return self.space
+        tried = self.space.octaves(ended)
+        return self.space.wider(tried[choose(surface_of(self.runs, self.space), tried)])
 
     def candidates(self) -> list[TrialRun]:
         """The trials that run again: those of least posterior mean."""
@@ -236,7 +263,7 @@ class _Search:
             tokens=self.tokens,
             batch=design.batch,
             sampler=SAMPLER,
-            trials=design.trials,
+            trials=len(self.losses("trial")),
             seed=design.seed,
             failed=self.losses("trial").count(None),
             settings={
@@ -250,7 +277,8 @@ class _Search:
             difference=PairedDifference(
                 mean=found.mean, interval=found.interval, seeds=design.fresh_seeds
             ),
-            outcome=found.outcome,
+            outcome=found.outcome if self.tokens >= _FEWEST_STEPS * design.batch else None,
+            edges=where.edges(at),
             luckiest=self._luckiest(),
             candidates=tuple(self._candidate(one, choice) for one in candidates),
             noise=SearchNoise(seed=known.seed, run=known.run, measured=noise is not None),
@@ -386,15 +414,38 @@ def _bowls(surface: Surface, where: Space, chosen: np.ndarray) -> dict[str, Sett
     return bowls
 
 
-def _summary(numbers: SearchNumbers, runs: int) -> str:
+def judge(numbers: SearchNumbers, runs: int) -> tuple[Verdict, str]:
+    """The verdict and one sentence. `runs`: how many there were. A search whose runs are too short
+    to tell a rate that is good from one that is fast has no verdict, and says so.
+    """
     found = numbers.difference
     point = ", ".join(f"{name} {value:.3g}" for name, value in numbers.chosen.point.items())
     by = ""
     if found.mean is not None and found.interval is not None:
         low, high = found.interval
         by = f": {found.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats/token (90%)"
+    parts = [
+        f"{point} {numbers.outcome or 'against'} the paper's defaults over {found.seeds} fresh "
+        f"seeds{by}",
+        *(_at_edge(numbers, name) for name in numbers.edges),
+        f"{numbers.trials} trials, {runs} runs, {numbers.core_minutes} core-minutes",
+        f"{_MORE[-1]} more trials would gain about {numbers.expected_gain.gain[-1]:.4f}",
+    ]
+    if numbers.outcome is None:
+        steps = numbers.tokens // numbers.batch
+        parts.append(
+            f"runs of {steps} steps are too short for a verdict, which needs {_FEWEST_STEPS}"
+        )
+        return None, "; ".join(parts)
+    return ("fail" if numbers.outcome == "loses" else "pass"), "; ".join(parts)
+
+
+def _at_edge(numbers: SearchNumbers, name: str) -> str:
+    """What to say of a setting whose chosen value lies at an end of what was searched."""
+    searched, edge = numbers.settings[name], numbers.edges[name]
+    end = searched.low if edge == "low" else searched.high
+    side = "lower" if edge == "low" else "upper"
     return (
-        f"{point} {numbers.outcome} the paper's defaults over {found.seeds} fresh seeds{by}; "
-        f"{numbers.trials} trials, {runs} runs, {numbers.core_minutes} core-minutes; "
-        f"{_MORE[-1]} more trials would gain about {numbers.expected_gain.gain[-1]:.4f}"
+        f"{name} lies at the {side} end of what was searched ({searched.searched} {end:.3g}), so a "
+        "better one may lie beyond"
     )

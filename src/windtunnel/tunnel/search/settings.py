@@ -1,10 +1,12 @@
 """The settings that a search can vary, each log-uniform between two bounds."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from windtunnel.choices import Table
 
 _DIGITS = 4  # of a setting's value in a recipe: nobody can use more
+_WIDER, _FARTHEST = 4.0, 16.0  # factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,7 @@ class Setting:
     default: float  # the paper's (section A.1), or the recipe's where the paper did not search it
     low: float
     high: float
+    most: float = math.inf  # that a search may widen `high` to
     complement: bool = False
     always: bool = False  # part of every search, as in the paper; else only where asked for
 
@@ -30,6 +33,15 @@ class Setting:
     def searched(self, value: float) -> float:
         """From the recipe's value to what is searched, or back."""
         return float(f"{1 - value:.10g}") if self.complement else value
+
+    def wider(self, below: bool, above: bool) -> "Setting":
+        """The setting searched two octaves further at either end, but not beyond `most`, nor
+        further than four octaves from where the table has its ends.
+        """
+        first = SETTINGS[self.name]
+        low = max(self.low / _WIDER, first.low / _FARTHEST) if below else self.low
+        high = min(self.high * _WIDER, first.high * _FARTHEST, self.most) if above else self.high
+        return replace(self, low=low, high=high)
 
     def rounded(self, searched: float) -> float:
         """The recipe's value of what a sampler asked for."""
@@ -83,6 +95,7 @@ SETTINGS = Table(
             default=1e-3,
             low=1e-4,
             high=1e-2,
+            most=0.5,
         ),
         Setting(
             name="beta2",
@@ -91,6 +104,7 @@ SETTINGS = Table(
             default=0.95,
             low=0.003,
             high=0.2,
+            most=0.5,
             complement=True,
         ),
         Setting(
@@ -100,6 +114,7 @@ SETTINGS = Table(
             default=0.95,
             low=0.0125,
             high=0.2,
+            most=0.5,
             complement=True,
         ),
         Setting(
@@ -109,6 +124,7 @@ SETTINGS = Table(
             default=0.02,
             low=0.005,
             high=0.16,
+            most=0.5,
         ),
     ),
 )

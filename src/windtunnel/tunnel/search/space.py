@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from scipy.stats import qmc
 
 from windtunnel.tunnel.search.settings import SETTINGS, Setting
 
+EDGE = 0.25  # octaves from an end within which a best point says that a better one may lie beyond
+
+Edge = Literal["low", "high"]
 SearchPoint = dict[str, float]  # setting -> its value as the recipe has it
 Octaves = NDArray[np.float64]  # (points, settings): log2 of what is searched
 
@@ -57,6 +60,29 @@ class Space:
         unit = qmc.Sobol(len(self.settings), rng=seed).random_base2(power)[:count]
         low, high = self.bounds
         return low + unit * (high - low)
+
+    def edges(self, octaves: NDArray[np.float64]) -> dict[str, Edge]:
+        """The settings of which coordinates (settings,) lie at an end of what is searched, and at
+        which.
+        """
+        found: dict[str, Edge] = {}
+        for name, x, low, high in zip(self.names, octaves, *self.bounds, strict=True):
+            if x < low + EDGE:
+                found[name] = "low"
+            elif x > high - EDGE:
+                found[name] = "high"
+        return found
+
+    def wider(self, octaves: NDArray[np.float64]) -> "Space":
+        """The space that reaches further where these coordinates lie at an end; the same one where
+        they lie at none, or where no setting goes further.
+        """
+        at = self.edges(octaves)
+        wide = [
+            each.wider(at.get(each.name) == "low", at.get(each.name) == "high")
+            for each in self.settings
+        ]
+        return Space(tuple(wide))
 
     def clip(self, octaves: Octaves) -> Octaves:
         """The nearest coordinates within the bounds."""
