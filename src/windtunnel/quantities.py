@@ -69,13 +69,6 @@ def share_of(what: str, share: float, most: float = 1.0) -> float:
     return share
 
 
-def above_zero(what: str, value: float) -> float:
-    """The value, which is a number above zero. Raises InputError that begins with `what`."""
-    if not 0 < value < math.inf:  # nor is what is no number
-        raise InputError(f"{what} {value:g}: expected a number above zero")
-    return value
-
-
 def format_tokens(tokens: int) -> str:
     """The shortest exact text for a number of tokens: 20_000_000 -> `20M`, 2048 -> `2048`."""
     for suffix, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):

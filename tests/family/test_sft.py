@@ -374,7 +374,7 @@ class TestBadInput:
             (("--lr", -1), "--lr -1: expected a number above zero"),
             (("--lr", "nan"), "--lr nan: expected a number above zero"),
             (("--epochs", "inf"), "--epochs inf: expected a number above zero"),
-            (("--max-bad", "nan"), "--max-bad nan: expected a share between 0 and 1"),
+            (("--max-bad", "nan"), "--max-bad nan: expected a number from 0 to 1"),
             (("--format", "jason"), "--format jason: expected one of text, parquet, jsonl, json"),
             (("--at", 77), "no checkpoint at 77 tokens; there are: 2560, "),
         ],

@@ -9,9 +9,10 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Format, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, Format, Json, Lab, typed
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, share_of
+from windtunnel.quantities import about
+from windtunnel.tunnel.design import FRACTION
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import SourceEntry
@@ -89,30 +90,29 @@ def build(
     format: Format = None,
     validation: Annotated[
         float,
-        typer.Option(
-            metavar="SHARE",
-            help="The share of each source's documents that is held out, chosen by their hash; a "
+        typed(
+            "--validation",
+            FRACTION,
+            "The share of each source's documents that is held out, chosen by their hash; a "
             "larger share of a small source.",
         ),
     ] = 0.02,
     max_bad: Annotated[
         float,
-        typer.Option(
-            metavar="SHARE",
-            help="The share of a source's documents that may be malformed, and are skipped.",
+        typed(
+            "--max-bad",
+            FRACTION,
+            "The share of a source's documents that may be malformed, and are skipped.",
         ),
     ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
     """Tokenise text into a corpus. After an interruption, the same command goes on."""
-    from windtunnel.data.build import MOST_HELD_OUT
     from windtunnel.data.build import build as build_corpus
     from windtunnel.data.readers import Documents, from_paths
     from windtunnel.data.sources import fetch as fetch_sources
 
-    share_of("--max-bad", max_bad)
-    share_of("--validation", validation, MOST_HELD_OUT)
     if vocab is None and tokenizer is None:
         vocab = 4096
     taken = _tokenizer(lab, tokenizer) if tokenizer else None

@@ -1,13 +1,13 @@
 """Options that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from windtunnel.data.formats import FORMATS
 from windtunnel.recipe import DECAY_SHAPES
-from windtunnel.tunnel.design import TOKENS
+from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, Kind
 
 Lab = Annotated[
     Path,
@@ -35,8 +35,24 @@ Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY
 DEFAULT_LAB = Path("lab")
 
 
+def typed(flag: str, kind: Kind[Any], help: str) -> Any:
+    """An option whose value is typed as the options of studies are: what is out of its range, or
+    no number at all, is refused in a line that names the flag and says what was expected.
+    """
+    return typer.Option(
+        flag, help=help, metavar=kind.metavar, parser=lambda given: kind.parse(flag, str(given))
+    )
+
+
 def number_of(option: str, text: str | None) -> int | None:
     """`20M` -> a whole number above zero; None where the option was not given. Raises
     InputError.
     """
     return None if text is None else TOKENS.parse(option, text)
+
+
+def position_of(option: str, text: str | None) -> int | None:
+    """`20M` -> a number of tokens, which may be 0; None where the option was not given. Raises
+    InputError.
+    """
+    return None if text is None else TOKENS_OR_ZERO.parse(option, text)

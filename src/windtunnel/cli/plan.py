@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, typed
 from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, parse_length
 from windtunnel.recipe import PARAMETRIZATIONS
-from windtunnel.tunnel.design import SIZE
+from windtunnel.tunnel.design import AMOUNT, NUMBER, SIZE
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -31,7 +31,7 @@ def plan(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(help="Hours of training to spend, on the device that --device names."),
+        typed("--hours", NUMBER, "Hours of training to spend, on the device that --device names."),
     ] = None,
     device: Annotated[
         str | None,
@@ -49,7 +49,7 @@ def plan(
         ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(help="The price of one device for an hour.", min=0)
+        float | None, typed("--price", AMOUNT, "The price of one device for an hour.")
     ] = None,
     tokens: Annotated[
         str | None,
@@ -58,7 +58,8 @@ def plan(
         ),
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option(help="How many times the tokens that you have may be read.")
+        float | None,
+        typed("--epochs", NUMBER, "How many times the tokens that you have may be read."),
     ] = None,
     params: Annotated[
         str | None,
@@ -104,8 +105,10 @@ def plan(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="A base learning rate other than the one that the laws were measured with."
+        typed(
+            "--lr",
+            NUMBER,
+            "A base learning rate other than the one that the laws were measured with.",
         ),
     ] = None,
     parametrization: Annotated[
@@ -142,13 +145,13 @@ def plan(
 
         request = Request(
             flops=_number("--flops", flops),
-            hours=_above_zero("--hours", hours),
+            hours=hours,
             device=_device(device),
             devices=gpus,
             share=_share(mfu),
             price=price,
             tokens=number_of("--tokens", tokens),
-            epochs=_above_zero("--epochs", epochs),
+            epochs=epochs,
             params=number_of("--params", params),
             shape=SIZE.parse("--shape", shape) if shape else None,
             bytes_served=bytes_of(fit_device) if fit_device else None,
@@ -156,7 +159,7 @@ def plan(
             corpus=corpus,
             vocab=vocab,
             context=context,
-            lr=_above_zero("--lr", lr),
+            lr=lr,
             parametrization=_parametrization(parametrization),
             name=name,
         )
@@ -225,12 +228,6 @@ def _number(option: str, text: str | None) -> float | None:
     value = _float(text)
     if not 1e6 <= value <= 1e30:
         raise InputError(f"{option} {text}: expected a number such as 1e18, between 1e6 and 1e30")
-    return value
-
-
-def _above_zero(option: str, value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise InputError(f"{option} {value:g}: expected a number above zero")
     return value
 
 

@@ -7,9 +7,19 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.corpus import taken
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Format, Json, Lab, RunName, number_of
+from windtunnel.cli.options import (
+    DEFAULT_LAB,
+    Format,
+    Json,
+    Lab,
+    RunName,
+    number_of,
+    position_of,
+    typed,
+)
 from windtunnel.cli.train import carry_out
-from windtunnel.quantities import about, above_zero, parse_tokens, share_of
+from windtunnel.quantities import about
+from windtunnel.tunnel.design import FRACTION, NUMBER
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -27,16 +37,18 @@ def sft(
     format: Format = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="How many times to read each conversation; 3 by default."),
+        typed("--epochs", NUMBER, "How many times to read each conversation; 3 by default."),
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(help="How many tokens to read, instead of --epochs.")
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Base learning rate; by default a tenth of the run's, or the run's own if it was "
-            "fine-tuned already. An imported run has none, and needs this."
+        typed(
+            "--lr",
+            NUMBER,
+            "Base learning rate; by default a tenth of the run's, or the run's own if it was "
+            "fine-tuned already. An imported run has none, and needs this.",
         ),
     ] = None,
     batch: Annotated[
@@ -61,7 +73,7 @@ def sft(
     ] = None,
     max_bad: Annotated[
         float,
-        typer.Option(help="The share of the conversations that may be malformed."),
+        typed("--max-bad", FRACTION, "The share of the conversations that may be malformed."),
     ] = 0.01,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -73,13 +85,8 @@ def sft(
     """
     from windtunnel.train.run import find_run
 
-    share_of("--max-bad", max_bad)
-    if epochs is not None:
-        above_zero("--epochs", epochs)
-    if lr is not None:
-        above_zero("--lr", lr)
     length, size = number_of("--tokens", tokens), number_of("--batch", batch)
-    position = None if at is None else parse_tokens(at)
+    position = position_of("--at", at)
     parent = find_run(lab, run)
     from windtunnel.family.sft import Asked
     from windtunnel.family.sft import sft as fine_tune

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, position_of
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_tokens
+from windtunnel.quantities import about
 from windtunnel.ship.layouts import LAYOUTS
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def export(
     from windtunnel.ship.export import Disagreement
     from windtunnel.ship.export import export as write
 
-    position = None if at is None else parse_tokens(at)
+    position = position_of("--at", at)
     try:
         made = write(find_run(lab, run), to, out, position, dtype, overwrite)
     except Disagreement as error:

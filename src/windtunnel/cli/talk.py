@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Lab
+from windtunnel.cli.options import DEFAULT_LAB, Lab, typed
+from windtunnel.tunnel.design import AMOUNT, FRACTION
 
 if TYPE_CHECKING:
     from windtunnel.ship.chat import Answers, Chat
@@ -24,20 +25,23 @@ _HELP = "An empty line or Ctrl-D ends the conversation; /new starts another."
 def chat(
     model: Annotated[
         str,
-        typer.Argument(help="A GGUF file, or a run: its id, the start of it, its name, or path."),
+        typer.Argument(
+            help="A GGUF file, or a run: its id, its name, its path, or the first digits of its id."
+        ),
     ],
     system: Annotated[
         str, typer.Option(help="A system message to put before the conversation.")
     ] = "",
     temperature: Annotated[
-        float, typer.Option(min=0, help="The sampling temperature; 0 takes the likeliest token.")
+        float,
+        typed("--temperature", AMOUNT, "The sampling temperature; 0 takes the likeliest token."),
     ] = 0.8,
     top_p: Annotated[
         float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Choose among the likeliest tokens that together have this probability.",
+        typed(
+            "--top-p",
+            FRACTION,
+            "Choose among the likeliest tokens that together have this probability.",
         ),
     ] = 0.95,
     most: Annotated[

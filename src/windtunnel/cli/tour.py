@@ -6,8 +6,8 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
-from windtunnel.errors import InputError
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, typed
+from windtunnel.tunnel.design import NUMBER
 
 if TYPE_CHECKING:
     from windtunnel.results.tour import TourNumbers
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 def tour(
     minutes: Annotated[
         float,
-        typer.Option(
-            help="About how long the tour may take. The lengths of its runs follow from it."
+        typed(
+            "--minutes",
+            NUMBER,
+            "About how long the tour may take. The lengths of its runs follow from it.",
         ),
     ] = 11.0,
     corpus: Annotated[
@@ -35,8 +37,6 @@ def tour(
     A corpus, the studies check, search, transfer, batch and scaling, a plan and its run, and a page
     that shows it all.
     """
-    if minutes <= 0:
-        raise InputError(f"--minutes {minutes}: expected more than zero")
     from windtunnel.report.page import write_page
     from windtunnel.results.study import read_study
     from windtunnel.results.tour import TOUR

@@ -10,10 +10,11 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of, typed
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.quantities import about
 from windtunnel.recipe import DECAY_SHAPES
+from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -66,9 +67,11 @@ def branch(
     shape: Shape = "linear",
     floor: Annotated[
         float,
-        typer.Option(
-            help="Share of the peak learning rate at which the decay ends; 0 takes the usual end "
-            "of its shape."
+        typed(
+            "--floor",
+            FRACTION,
+            "Share of the peak learning rate at which the decay ends; 0 takes the usual end of "
+            "its shape.",
         ),
     ] = 0.0,
     mixture: Annotated[
@@ -88,9 +91,10 @@ def branch(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Base learning rate; by default the stem's. An imported run has none, and needs "
-            "this."
+        typed(
+            "--lr",
+            NUMBER,
+            "Base learning rate; by default the stem's. An imported run has none, and needs this.",
         ),
     ] = None,
     batch: Annotated[
@@ -118,7 +122,7 @@ def branch(
     from windtunnel.train.run import find_run, open_corpus
 
     chosen = DECAY_SHAPES.choose(shape, f"--shape {shape}")
-    start = parse_tokens(at)
+    start = TOKENS.parse("--at", at)
     floor = floor or chosen.floor
     parent = find_run(lab, run)
     text = (
@@ -126,7 +130,7 @@ def branch(
         if corpus
         else open_corpus(parent.lab, parent.recipe)
     )
-    length = parse_length(decay).of(start)
+    length = LENGTH.parse("--decay", decay).of(start)
     if not length:
         raise InputError(f"--decay {decay}: no tokens; expected a length such as 1M or 10%")
     made = make_branch(

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of, position_of, typed
 from windtunnel.cli.train import carry_out
-from windtunnel.quantities import about, parse_length, parse_tokens
+from windtunnel.quantities import about
+from windtunnel.tunnel.design import LENGTH, NUMBER
 
 
 @app.command()
@@ -36,9 +37,10 @@ def upcycle(
     ] = "10%",
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Base learning rate; by default the run's. An imported run has none, and needs "
-            "this."
+        typed(
+            "--lr",
+            NUMBER,
+            "Base learning rate; by default the run's. An imported run has none, and needs this.",
         ),
     ] = None,
     batch: Annotated[
@@ -86,11 +88,11 @@ def upcycle(
         tokens=number_of("--tokens", tokens) or 0,
         experts=experts,
         experts_per_token=per_token,
-        decay=parse_length(decay),
+        decay=LENGTH.parse("--decay", decay),
         lr=lr,
         batch=number_of("--batch", batch),
         context=context,
-        at=None if at is None else parse_tokens(at),
+        at=position_of("--at", at),
         name=name,
     )
     parent = find_run(lab, run)

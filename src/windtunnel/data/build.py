@@ -52,7 +52,7 @@ SAMPLE = 32 << 20  # bytes of text that a tokenizer is trained on
 PROOF = 2 << 20  # bytes of text on which the faster engine must give the same ids
 WORTH_A_WORKER = 4 << 20  # bytes of text that pay for starting one more process
 BATCH = 512 << 10  # bytes of text that a worker encodes at a time
-MOST_HELD_OUT = 0.5  # share of the documents
+_MOST_HELD_OUT = 0.5  # share of the documents
 # What stands beside the sources of a build: no source may be called so.
 _TAKEN, _ENDINGS = ("spool", "lock", "fingerprint"), (".json", ".part")
 
@@ -139,7 +139,7 @@ class _Settings:
                 f"vocab {self.vocab}: expected at least {SMALLEST_VOCAB}: all bytes and special "
                 "tokens"
             )
-        share_of("validation", self.validation, MOST_HELD_OUT)
+        share_of("validation", self.validation, _MOST_HELD_OUT)
         for documents in self.sources.values():
             share_of("max_bad", documents.max_bad)
         if self.shard_tokens < 1:

@@ -40,6 +40,6 @@ def test_a_target_is_a_size_at_a_length() -> None:
     target = parse_target("--target", "512x8@20M")
     assert target == Target(Size(512, 8), 20_000_000)
     assert TARGET.show(target) == "512x8@20M"
-    for text in ("512x8", "512@20M", "512x8@"):
-        with pytest.raises(InputError):
+    for text in ("512x8", "512@20M", "512x8@", "512x8@0", "0x8@20M", "512x8@nan"):
+        with pytest.raises(InputError, match=r"^--target "):
             parse_target("--target", text)

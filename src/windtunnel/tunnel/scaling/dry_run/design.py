@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from windtunnel.errors import InputError
 from windtunnel.quantities import format_tokens, parse_tokens
-from windtunnel.tunnel.design import SIZE, Kind, Size, option, optional, whole
+from windtunnel.tunnel.design import SIZE, TOKENS, Kind, Size, option, optional, whole
 
 if TYPE_CHECKING:
     from windtunnel.results.dry_run import Budget
@@ -32,7 +32,7 @@ def parse_target(flag: str, text: str) -> Target:
     size, at, tokens = text.partition("@")
     if not at:
         raise InputError(f"{flag} {text}: expected WIDTHxDEPTH@TOKENS such as 512x8@20M")
-    return Target(SIZE.parse(flag, size), parse_tokens(tokens))
+    return Target(SIZE.parse(flag, size), TOKENS.parse(flag, tokens))
 
 
 def parse_budget(flag: str, text: str) -> "Budget":
