@@ -230,10 +230,10 @@ class TestCommands:
         [
             (["--at", 60 * BATCH], ["--at", "stable phase"]),
             (["--at", 2 * BATCH], ["--at", "stable phase"]),
-            (["--at", "far"], ["'far'", "20M"]),
+            (["--at", "far"], ["--at far", "20M"]),
             (["--at", -BATCH], ["-128"]),
             (["--at", 20 * BATCH, "--decay", "120%"], ["120%"]),
-            (["--at", 20 * BATCH, "--decay", "short"], ["'short'"]),
+            (["--at", 20 * BATCH, "--decay", "short"], ["--decay short", "10%"]),
             (
                 ["--at", 20 * BATCH, "--shape", "linaer"],
                 ["--shape", "linaer", "did you mean 'linear'"],
