@@ -4,18 +4,21 @@ bounds.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ship_models import logits_of, model_of, portable_of, weights_of
 
+from windtunnel.data.chat_format import OURS
 from windtunnel.data.shards import Corpus
 from windtunnel.results.export import Agreement
 from windtunnel.ship.engines import Scores
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.held_out import held_out
 from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.template import conversation
 from windtunnel.ship.verify import verify
 
 MODEL = model_of("grouped")
@@ -48,22 +51,36 @@ def test_the_bounds_are_those_of_the_layout(tmp_path: Path, corpus: Corpus) -> N
 
 
 def test_what_an_engine_does_otherwise_is_counted(tmp_path: Path, corpus: Corpus) -> None:
-    held = held_out(corpus, 32, 300, 20)
-    portable = portable_of(MODEL, WEIGHTS, corpus.tokenizer)
-    ours = log_probabilities(MODEL, WEIGHTS, held.windows)
-    ids = [corpus.tokenizer.encode(line).tolist() for line in held.lines]
+    held, tokenizer = held_out(corpus, 32, 300, 20), corpus.tokenizer
+    settings = {"eos_token": "<|end|>", "chat_template": OURS.template}
+    portable = portable_of(MODEL, WEIGHTS, tokenizer, **settings)
+    ids = [tokenizer.encode(line).tolist() for line in held.lines]
+    rendered = conversation(portable)
+    same = Scores(
+        engine="a stub",
+        log_probabilities=log_probabilities(MODEL, WEIGHTS, held.windows),
+        ids=ids,
+        marked=[tokenizer.encode_marked(text) for text in (*held.lines, rendered)],
+        rendered=rendered,
+        ends=[0],
+    )
 
-    def asked(log_probabilities: np.ndarray, ids: list[list[int]]) -> Agreement:
-        scores = Scores(engine="a stub", log_probabilities=log_probabilities, ids=ids)
-        layout = dataclasses.replace(LAYOUTS["hf"], engine=lambda path, held: scores)
+    def found(**other: Any) -> Agreement:
+        scores = dataclasses.replace(same, **other)
+        layout = dataclasses.replace(LAYOUTS["hf"], engine=lambda path, asked: scores)
         return verify(layout, "fp32", tmp_path, portable, held)
 
-    same = asked(ours, ids)
-    assert same.good and (same.lines, same.wrong_lines, same.max_difference) == (20, 0, 0)
-    mixed = asked(ours, [ids[0], [*ids[1], 7], [], *ids[3:]])
+    assert found().good and (found().lines, found().marked_lines) == (20, 21)
+    assert (found().wrong_lines, found().max_difference, found().ends) == (0, 0, ["<|end|>"])
+    mixed = found(ids=[ids[0], [*ids[1], 7], [], *ids[3:]])
     assert not mixed.good and mixed.wrong_lines == 2
-    off = ours.copy()
+    marked = found(marked=[[0, *same.marked[0]], *same.marked[1:]])
+    assert not marked.good and marked.wrong_marked_lines == 1
+    assert not found(rendered=rendered + " ").good and found(rendered="").template is False
+    endless = found(ends=[])
+    assert not endless.good and endless.missed_ends == ["<|end|>"]
+    off = same.log_probabilities.copy()
     off[2, 3] += 0.01
-    found = asked(off, [])
-    assert not found.good and found.max_difference == pytest.approx(0.01)
-    assert found.mean_difference == pytest.approx(0.01 / ours.size) and found.lines == 0
+    less = found(log_probabilities=off)
+    assert not less.good and less.max_difference == pytest.approx(0.01)
+    assert less.mean_difference == pytest.approx(0.01 / off.size)

@@ -147,7 +147,7 @@ class _Settings:
 
     def fingerprint(self) -> str:
         """Names what the corpus is made of and how: the same settings give the same bytes."""
-        taken = Tokenizer.load(self.tokenizer).sha256 if self.tokenizer else None
+        taken = Tokenizer.load(self.tokenizer).identity if self.tokenizer else None
         sources = [
             [name, d.identity or d.origin, d.origin, d.licence, d.synthetic, d.max_bad]
             for name, d in self.sources.items()
@@ -253,7 +253,7 @@ def _tokenizer(
             made = Tokenizer.load(settings.tokenizer)
         else:
             made = Tokenizer.train(sample(spools, SAMPLE), settings.vocab or SMALLEST_VOCAB)
-        write_whole(place, made.definition)
+        made.keep(scratch)
     return Tokenizer.load(place)
 
 

@@ -78,7 +78,7 @@ def build_chat(
     found = conversation_files(data)
     loaded = Tokenizer.load(tokenizer)
     form = format_of(loaded)
-    settings = [FORMAT, _ORDER, content_digest(found), loaded.sha256, context, form.template]
+    settings = [FORMAT, _ORDER, content_digest(found), loaded.identity, context, form.template]
     # A format that nobody asked for follows from the content.
     settings += [format] if format else []
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -200,7 +200,7 @@ def _write(
     trained = [one for one, is_out in zip(ones, out, strict=True) if not is_out]
     try:
         (part / SOURCE).mkdir(parents=True)
-        tokenizer.save(part / "tokenizer.json")
+        tokenizer.keep(part)
         entry = SourceEntry(
             origin=origin,
             licence="unknown",

@@ -2,11 +2,11 @@
 and as ids to train on and to sample from, which agree.
 
 The content of a message never becomes a special token: whoever writes `<|assistant|>` in a message
-has written thirteen characters.
+has written thirteen characters. A role that is none of the three is refused.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -34,6 +34,8 @@ class ChatFormat:
     """The special token after every message."""
     after: str = ""
     """Plain text after that."""
+    before: tuple[str, ...] = ()
+    """The special tokens before a conversation: those that the tokenizer puts before every text."""
 
     @property
     def special(self) -> set[str]:
@@ -43,16 +45,17 @@ class ChatFormat:
     @property
     def template(self) -> str:
         """The Jinja template that transformers and llama.cpp read, as text."""
-        # if ... elif ... over the roles; a role without a branch writes its content alone
         branches = []
         for role, (token, text) in self.opening.items():
             word = "elif" if branches else "if"
             condition = f"{{%- {word} message['role'] == '{role}' %}}"
             branches.append(f"{condition}{{{{ {_quoted(token + text)} }}}}")
+        before = f"{{{{ {_quoted(''.join(self.before))} }}}}" if self.before else ""
         reply = _quoted("".join(self.opening["assistant"]))
         return (
-            f"{{%- for message in messages %}}{''.join(branches)}{{%- endif %}}"
-            f"{{{{ message['content'] + {_quoted(self.closing + self.after)} }}}}{{%- endfor %}}"
+            f"{before}{{%- for message in messages %}}{''.join(branches)}{{%- else %}}"
+            f"{_refusal('the role is none of ' + ', '.join(self.opening))}{{%- endif %}}{_CONTENT}"
+            f"{{{{ {_quoted(self.closing + self.after)} }}}}{{%- endfor %}}"
             f"{{%- if add_generation_prompt %}}{{{{ {reply} }}}}{{%- endif %}}"
         )
 
@@ -77,7 +80,8 @@ class ChatFormat:
         """
         closing = np.array([tokenizer.id(self.closing)])
         after = tokenizer.encode(self.after)
-        parts: list[tuple[np.ndarray, bool]] = []
+        before = [tokenizer.id(token) for token in self.before]
+        parts: list[tuple[np.ndarray, bool]] = [(np.array(before, np.int64), False)]
         for message in messages:
             token, text = self.opening[message["role"]]
             said = message["role"] == "assistant"
@@ -116,8 +120,25 @@ def format_of(tokenizer: Tokenizer) -> ChatFormat:
 
 def find_format(tokenizer: Tokenizer) -> ChatFormat | None:
     """The first format whose special tokens this tokenizer has, if any."""
-    return next((form for form in (OURS, CHATML) if form.fits(tokenizer)), None)
+    form = next((form for form in (OURS, CHATML) if form.fits(tokenizer)), None)
+    if form is None or not tokenizer.before:
+        return form
+    return replace(form, before=tuple(tokenizer.name(token) for token in tokenizer.before))
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("\n", "\\n") + "'"
+
+
+def _refusal(why: str) -> str:
+    """What ends a rendering with an error."""
+    return f"{{{{ raise_exception({_quoted(why)}) }}}}"
+
+
+# A message's content: a text, or parts that are texts, as OpenAI's interface has them.
+_CONTENT = (
+    "{%- if message['content'] is string %}{{ message['content'] }}{%- else %}"
+    "{%- for part in message['content'] %}{%- if part['type'] == 'text' %}{{ part['text'] }}"
+    f"{{%- else %}}{_refusal('a part of a message is no text')}{{%- endif %}}{{%- endfor %}}"
+    "{%- endif %}"
+)

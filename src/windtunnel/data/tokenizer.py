@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from windtunnel.errors import InputError
+from windtunnel.files import write_whole
 
 END = "<|end|>"
 SPECIAL = (END, "<|user|>", "<|assistant|>", "<|system|>")
@@ -37,7 +39,10 @@ ENDS = (
     "[EOS]",
     "[SEP]",
 )
+# Those of them that end a turn of a conversation where a tokenizer has another one for documents.
+ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 LARGEST_VOCAB = 1 << 20
+_CONFIG = "tokenizer_config.json"  # where a tokenizer.json's end is named, beside it
 # Characters of a word when a tokenizer is trained: every merge goes through a whole word, so what
 # one without end takes grows with its square. None of a natural language is as long.
 _LONGEST_WORD = 512
@@ -53,9 +58,12 @@ CHUNK = 1 << 17  # characters encoded at once; a text without a single space mus
 class Tokenizer:
     """A tokenizer and the few facts about it that training needs."""
 
-    def __init__(self, definition: bytes, name: str = "tokenizer.json"):
-        """From the bytes of a tokenizer.json; `name` is what errors call it. Raises InputError
-        where they are none, or where no token ends a document.
+    def __init__(
+        self, definition: bytes, name: str = "tokenizer.json", end: str | int | None = None
+    ):
+        """From the bytes of a tokenizer.json; `name` is what errors call it. `end`: the token, or
+        its id, that whoever made it says a text ends with. Raises InputError where the bytes are no
+        tokenizer, and where no token ends a document.
         """
         try:
             self._fast = tokenizers.Tokenizer.from_str(definition.decode())
@@ -68,7 +76,8 @@ class Tokenizer:
         self._fast.encode_special_tokens = True
         ids = self._fast.get_vocab(with_added_tokens=True).values()
         self.vocab: int = max(ids, default=-1) + 1
-        self.eos: int = self._find_end(name)
+        self.eos: int = self._find_end(name, end)
+        """The token that ends a document."""
         self.sha256: str = hashlib.sha256(definition).hexdigest()
         self._byte_level = _is_byte_level(json.loads(definition))
         self.token_bytes: np.ndarray = self._count_bytes()
@@ -101,17 +110,37 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """The tokenizer in a file. Raises InputError."""
+        """The tokenizer in a file, with the end that a tokenizer_config.json beside it names.
+        Raises InputError.
+        """
         try:
-            return cls(Path(path).read_bytes(), str(path))
+            definition = Path(path).read_bytes()
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json"
             ) from error
+        return cls(definition, str(path), _named_end(Path(path)))
 
     def save(self, path: str | Path) -> None:
         """Writes the very bytes that were loaded, so that the hash stays."""
         Path(path).write_bytes(self.definition)
+
+    @property
+    def identity(self) -> str:
+        """Names all that decides the ids that it makes: the hash of the file, and the end where
+        another is named than the file itself would tell.
+        """
+        named = "" if self._likeliest_end() == self.eos else f" {self.name(self.eos)}"
+        return f"{self.sha256}{named}"
+
+    def keep(self, folder: Path) -> None:
+        """Write tokenizer.json into a folder of a lab, and beside it a tokenizer_config.json that
+        names its end where nothing in the file itself tells it. Raises InputError.
+        """
+        # The end first: a tokenizer.json that is there is whole.
+        if self._likeliest_end() != self.eos:
+            write_whole(folder / _CONFIG, json.dumps({"eos_token": self.name(self.eos)}))
+        write_whole(folder / "tokenizer.json", self.definition)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids (tokens,) of a text, without any special token added."""
@@ -128,6 +157,22 @@ class Tokenizer:
             found.append(np.concatenate([np.zeros(0, self.dtype), *ids]))
         return found
 
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text as programs ask an engine for them: special tokens that are written in
+        it are these tokens, and what the tokenizer puts around every text is there.
+        """
+        return self._marking.encode(text, add_special_tokens=True).ids
+
+    @cached_property
+    def before(self) -> tuple[int, ...]:
+        """The ids that it puts before every text, where it is not told to leave them out."""
+        return self._around[0]
+
+    @cached_property
+    def behind(self) -> tuple[int, ...]:
+        """The ids that it puts behind every text."""
+        return self._around[1]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids, special tokens by their names."""
         return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -143,18 +188,63 @@ class Tokenizer:
             raise InputError(f"this tokenizer has no token {token!r}")
         return found
 
+    def find(self, token: str) -> int | None:
+        """The id of one token by its name; None where there is none."""
+        return self._fast.token_to_id(token)
+
+    def name(self, token: int) -> str:
+        """The name of one token by its id. Raises InputError."""
+        found = self._fast.id_to_token(token)
+        if found is None:
+            raise InputError(f"this tokenizer has no token {token}")
+        return found
+
+    @cached_property
+    def special(self) -> frozenset[str]:
+        """The names of the tokens that stand for no text."""
+        added = self._fast.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special)
+
     @property
     def dtype(self) -> np.dtype:
         """What a token is on disk, little-endian."""
         return np.dtype("<u2" if self.vocab <= 1 << 16 else "<u4")
 
-    def _find_end(self, name: str) -> int:
-        for token in ENDS:
-            if (found := self._fast.token_to_id(token)) is not None:
-                return found
-        raise InputError(
-            f"{name}: no token that ends a document; expected one of {', '.join(ENDS)}"
-        )
+    def _find_end(self, name: str, end: str | int | None) -> int:
+        named = self._fast.id_to_token(end) if isinstance(end, int) else end
+        told = None if named is None else self._fast.token_to_id(named)
+        # What a chat model names is often the end of a turn; its documents end with another.
+        if told is not None and named not in ENDS_OF_TURN:
+            return told
+        found = self._likeliest_end()
+        if found is None:
+            raise InputError(
+                f"{name}: no token that ends a document; expected one of {', '.join(ENDS)}, or one "
+                "that a tokenizer_config.json beside it names as eos_token"
+            )
+        return found
+
+    def _likeliest_end(self) -> int | None:
+        """The token that ends a document by its name alone."""
+        there = (self._fast.token_to_id(token) for token in ENDS)
+        return next((token for token in there if token is not None), None)
+
+    @cached_property
+    def _marking(self) -> tokenizers.Tokenizer:
+        """The same, which makes special tokens of their names."""
+        made = tokenizers.Tokenizer.from_str(self.definition.decode())
+        made.no_truncation()
+        made.no_padding()
+        return made
+
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        # one letter, which is a token or several of its own, between what is put around it
+        found = self._marking.encode("a", add_special_tokens=True)
+        marks = found.special_tokens_mask
+        first = marks.index(0) if 0 in marks else len(marks)
+        last = len(marks) - marks[::-1].index(0) if 0 in marks else len(marks)
+        return tuple(found.ids[:first]), tuple(found.ids[last:])
 
     def _count_bytes(self) -> np.ndarray:
         counts = np.zeros(self.vocab, np.int32)
@@ -164,6 +254,23 @@ class Tokenizer:
             # A special token stands for none of the text, an added word for itself.
             counts[i] = 0 if added.special else len(added.content.encode())
         return counts
+
+
+def _named_end(path: Path) -> str | None:
+    """The end that a tokenizer_config.json beside a tokenizer.json names, if there is one. Raises
+    InputError where that file cannot be read.
+    """
+    config = path.with_name(_CONFIG)
+    if path.name != "tokenizer.json" or not config.is_file():
+        return None
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config}: not JSON that can be read ({error})") from None
+    token = settings.get("eos_token") if isinstance(settings, dict) else None
+    # a name, or an object that holds the name
+    named = token.get("content") if isinstance(token, dict) else token
+    return named if isinstance(named, str) else None
 
 
 def _is_byte_level(definition: dict) -> bool:

@@ -5,7 +5,7 @@ agrees with it.
 import math
 from pathlib import Path
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from windtunnel.results.record import Record
 
@@ -39,11 +39,27 @@ class Agreement(Record):
     """How many lines had their token ids compared."""
     wrong_lines: int
     """How many of them have other ids in the engine."""
+    marked_lines: int = 0
+    """How many texts had their ids compared with special tokens: those written in them, and those
+    that belong around a text."""
+    wrong_marked_lines: int = 0
+    """How many of them have other ids in the engine."""
+    template: bool | None = None
+    """Whether the engine writes a conversation as the model's chat template says; null: it has
+    none."""
+    ends: list[str] = Field(default=[])
+    """The tokens that should end an answer."""
+    missed_ends: list[str] = Field(default=[])
+    """Those of them at which the engine went on."""
 
     @property
     def good(self) -> bool:
         """Whether the engine computes the model that was to be written."""
-        if self.wrong_lines or not math.isfinite(self.max_difference):
+        if self.wrong_lines or self.wrong_marked_lines:
+            return False
+        if self.template is False or self.missed_ends:
+            return False
+        if not math.isfinite(self.max_difference):
             return False
         if self.most is not None and self.max_difference > self.most:
             return False
@@ -59,6 +75,15 @@ class Agreement(Record):
             change += f" ({self.most_change:.1%} allowed)"
         same = f"{self.lines - self.wrong_lines:,} of {self.lines:,}"
         lines = f"; the same token ids for {same} lines" if self.lines else ""
+        if self.marked_lines:
+            same = f"{self.marked_lines - self.wrong_marked_lines} of {self.marked_lines}"
+            lines += f", and with special tokens for {same}"
+        if self.template is not None:
+            lines += f"; the chat template is {'the same' if self.template else 'ANOTHER'}"
+        if self.ends:
+            lines += f"; an answer ends at {', '.join(self.ends)}"
+        if self.missed_ends:
+            lines += f", but the engine goes on after {', '.join(self.missed_ends)}"
         return (
             f"{self.layout}, {self.engine}: the log-probabilities of {self.tokens:,} held-out "
             f"tokens differ from ours by {largest}, {self.mean_difference:.2g} on average; "

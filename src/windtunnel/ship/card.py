@@ -5,7 +5,7 @@ how well it does.
 from collections.abc import Sequence
 from pathlib import Path
 
-from windtunnel.data.shards import Corpus, Manifest
+from windtunnel.data.shards import Manifest
 from windtunnel.model.shape import active_params, count
 from windtunnel.plan.record import plans_of_run, read_plan
 from windtunnel.quantities import about
@@ -123,22 +123,13 @@ def _data(subject: Subject) -> str:
 
 
 def _manifests(subject: Subject) -> dict[str, Manifest]:
-    """By corpus, oldest first: of each run of the line, where the lab still holds the corpus as
-    the run read it.
-    """
-    opened: dict[Path, Corpus] = {}
-    if subject.corpus:
-        opened[subject.corpus.folder] = subject.corpus
+    """By corpus, oldest first."""
     found = {}
     for run in reversed(subject.lineage):
+        corpus = subject.corpora.get(run.id)
         # A corpus that was built again under its name is another one, and says nothing of this run.
-        folder = run.lab / "corpora" / run.recipe.data.corpus
-        if not run.corpus or not (folder / "manifest.json").exists():
-            continue
-        if folder not in opened:
-            opened[folder] = Corpus.open(folder)
-        if opened[folder].digest == run.corpus:
-            found[folder.name] = opened[folder].manifest
+        if corpus and corpus.digest == run.corpus:
+            found[corpus.folder.name] = corpus.manifest
     return found
 
 

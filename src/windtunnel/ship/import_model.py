@@ -26,7 +26,9 @@ from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.run import Run, adopt
 
 _BATCH = 8192  # tokens a step of a run that trains on it and names no batch; one window at least
-_CONFIG = "tokenizer_config.json"
+# What an imported model said of its tokenizer and of how answers end, as files of its run.
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_GENERATION_CONFIG = "generation_config.json"
 
 
 def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
@@ -45,22 +47,35 @@ def import_model(source: Path, lab: Path, name: str | None = None) -> Run:
             f"{found.model.vocab} rows"
         )
     weights = _digest(found.weights)
-    config = json.dumps(found.tokenizer_config, indent=1, ensure_ascii=False, sort_keys=True)
-    config_digest = hashlib.sha256(config.encode()).hexdigest()
+    configs = {
+        _TOKENIZER_CONFIG: _json(found.tokenizer_config),
+        _GENERATION_CONFIG: _json(found.generation_config),
+    }
+    said = hashlib.sha256("\n".join(configs.values()).encode()).hexdigest()
 
     def fill(folder: Path) -> None:
         checkpoint.save(folder / "checkpoints", Checkpoint(0, 0, dict(found.weights), {}))
         tokenizer.save(folder / "tokenizer.json")
-        (folder / _CONFIG).write_text(config, encoding="utf-8")
+        for file, content in configs.items():
+            (folder / file).write_text(content, encoding="utf-8")
 
     recipe = _recipe(name or found.name, found.model, found.context)
     where = Origin(name=found.name, layout=layout.name, weights=weights)
-    return adopt(lab, recipe, f"{weights} {tokenizer.sha256} {config_digest}", where, fill)
+    return adopt(lab, recipe, f"{weights} {tokenizer.sha256} {said}", where, fill)
 
 
-def brought_config(run: Run) -> dict[str, Any]:
-    """The tokenizer_config.json that an imported model brought; empty for any other run."""
-    file = run.path / _CONFIG
+def brought_configs(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tokenizer_config.json and the generation_config.json that an imported model brought;
+    empty for any other run, and where it brought none.
+    """
+    return _read(run.path / _TOKENIZER_CONFIG), _read(run.path / _GENERATION_CONFIG)
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
+
+
+def _read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from windtunnel.choices import Table
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.ship.engines import Scores, by_llama_cpp, by_transformers
+from windtunnel.ship.engines import Asked, Scores, by_llama_cpp, by_transformers
 from windtunnel.ship.huggingface.architectures import (
     GRANITE,
     GRANITE_MOE,
@@ -28,7 +28,6 @@ from windtunnel.ship.huggingface.architectures import (
 
 if TYPE_CHECKING:
     from windtunnel.recipe import Model
-    from windtunnel.ship.held_out import HeldOut
     from windtunnel.ship.portable import PortableModel
 
 
@@ -62,7 +61,7 @@ class Layout(ABC):
     help: str
     read_by: str
     """What reads it and what to know about it, as sentences for the model card."""
-    engine: Callable[[Path, HeldOut], Scores]
+    engine: Callable[[Path, Asked], Scores]
     """Loads what was written as other people will, and scores held-out text with it."""
     architectures: tuple[Architecture, ...] = ()
     """What a folder's config.json may name; none for a layout that is a single file."""
@@ -188,15 +187,23 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
-def _read_back(folder: Path, held: HeldOut) -> Scores:
+def _read_back(folder: Path, asked: Asked) -> Scores:
     """No installed engine reads MiniCPM's layout without running code out of the checkpoint, which
     this project never does; so we read the folder again, and score it ourselves.
     """
     from windtunnel.ship.forward import log_probabilities
+    from windtunnel.ship.template import conversation
 
     found = layout_of(folder).read(folder)
-    scores = log_probabilities(found.model, found.weights, held.windows)
-    return Scores(engine="read back by windtunnel", log_probabilities=scores, ids=[])
+    tokenizer = found.tokenizer
+    return Scores(
+        engine="read back by windtunnel",
+        log_probabilities=log_probabilities(found.model, found.weights, asked.held.windows),
+        ids=[ids.tolist() for ids in tokenizer.encode_batch(asked.held.lines)],
+        marked=[tokenizer.encode_marked(text) for text in asked.marked],
+        rendered=conversation(found) if asked.messages else "",
+        ends=[end for end in asked.ends if end in found.marks.ends],
+    )
 
 
 # In fp32 only the order of sums differs: 1e-6 to 1e-5 nats in small models. For rounded weights the

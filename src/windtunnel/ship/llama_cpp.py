@@ -26,6 +26,7 @@ import numpy as np
 
 from windtunnel.data.chat_format import Message
 from windtunnel.errors import InputError
+from windtunnel.ship.engines import Asked, Scores
 from windtunnel.ship.gguf.file import metadata
 from windtunnel.ship.gguf.vocabulary import Kind, kinds
 from windtunnel.ship.gguf.vocabulary import read as read_vocabulary
@@ -96,13 +97,19 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         """
         return np.array([self._window(ids) for ids in windows.tolist()])
 
-    def tokenise(self, lines: Iterable[str]) -> list[list[int]]:
+    def tokenise(self, lines: Iterable[str], marked: bool = False) -> list[list[int]]:
         """The ids of each line. Nothing is added, and a special token written in a line is taken
-        for text.
+        for text; `marked`: it is taken for that token, and what belongs around a text is added.
         """
-        plain = {"add_special": False, "parse_special": False}
-        asked = ({"content": line} | plain for line in lines)
+        how = {"add_special": marked, "parse_special": marked}
+        asked = ({"content": line} | how for line in lines)
         return [answer["tokens"] for answer in self._post("/tokenize", asked)]
+
+    def ends_an_answer(self, token: int) -> bool:
+        """Whether an answer ends at a token that is forced to come first."""
+        forced = {"prompt": [token], "logit_bias": [[token, _FORCED]], "temperature": 0}
+        answer = self._complete(forced | {"max_tokens": 2})
+        return answer["choices"][0]["finish_reason"] == "stop"
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the file's chat template writes it, up to where the answer begins."""
@@ -204,12 +211,24 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             connection.close()
 
 
-def scored(
-    file: Path, windows: np.ndarray, lines: Sequence[str] = ()
-) -> tuple[np.ndarray, list[list[int]]]:
-    """The log-probabilities (n, T) of windows (n, T + 1) by llama.cpp, and the ids of lines."""
+def scored(file: Path, windows: np.ndarray) -> np.ndarray:
+    """The log-probabilities (n, T) of windows (n, T + 1) by llama.cpp."""
     with LlamaCpp(file, windows.shape[1], exact=True) as engine:
-        return engine.log_probabilities(windows), engine.tokenise(lines)
+        return engine.log_probabilities(windows)
+
+
+def asked_of(file: Path, asked: Asked) -> Scores:
+    """What llama.cpp makes of a file."""
+    held = asked.held
+    with LlamaCpp(file, held.windows.shape[1], exact=True) as engine:
+        return Scores(
+            engine=version(),
+            log_probabilities=engine.log_probabilities(held.windows),
+            ids=engine.tokenise(held.lines),
+            marked=engine.tokenise(asked.marked, marked=True),
+            rendered=engine.render(asked.messages) if asked.messages else "",
+            ends=[end for end in asked.ends if engine.ends_an_answer(end)],
+        )
 
 
 def apart(work: Callable[..., T], file: Path, *arguments: Any) -> T:

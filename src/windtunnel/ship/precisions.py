@@ -118,7 +118,7 @@ def _speeds(folder: Path, names: Sequence[str], prompt: list[int], tokens: int) 
 
 
 def _measure(name: str, file: Path, held: HeldOut, ours: np.ndarray, speed: Speed) -> Precision:
-    theirs, _ = apart(scored, file, held.windows)
+    theirs = apart(scored, file, held.windows)
     return Precision(
         name=name,
         file=file,

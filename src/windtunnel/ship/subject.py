@@ -1,15 +1,14 @@
 """What an export is made of: a run's model at one checkpoint, and all that is said of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from windtunnel.data.chat_format import find_format
 from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.ship.held_out import HeldOut, documentation, held_out
-from windtunnel.ship.import_model import brought_config
 from windtunnel.ship.portable import PortableModel
+from windtunnel.ship.spoken import spoken
 from windtunnel.train.loop import load_model
 from windtunnel.train.run import Run, checkpoint_at, lineage, open_corpus
 
@@ -27,8 +26,8 @@ class Subject:
     """The checkpoint: tokens that the run was trained on by then."""
     lineage: list[Run]
     """The run, its parent, and so on to the first."""
-    corpus: Corpus | None
-    """What the run was trained on; None for an imported model, which has none."""
+    corpora: Mapping[str, Corpus]
+    """By the id of the run that read it, where the lab still holds it as it was."""
     portable: PortableModel
 
     @classmethod
@@ -38,6 +37,8 @@ class Subject:
         line = lineage(run)
         corpus = None if run.recipe.is_imported else open_corpus(run.lab, run.recipe)
         tokenizer = _tokenizer(run, corpus)
+        corpora = _corpora(line, corpus)
+        said = spoken(line, corpora, tokenizer)
         model = load_model(run, tokens)
         portable = PortableModel(
             name=run.recipe.name,
@@ -45,9 +46,15 @@ class Subject:
             weights={name: parameter.detach() for name, parameter in model.named_parameters()},
             context=max(one.recipe.data.context for one in line),
             tokenizer=tokenizer,
-            tokenizer_config=_tokenizer_config(tokenizer, line[-1], corpus),
+            tokenizer_config=said.tokenizer_config,
+            generation_config=said.generation_config,
         )
-        return cls(run=run, tokens=tokens, lineage=line, corpus=corpus, portable=portable)
+        return cls(run=run, tokens=tokens, lineage=line, corpora=corpora, portable=portable)
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """What the run was trained on; None for an imported model, which has none."""
+        return self.corpora.get(self.run.id)
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -67,22 +74,19 @@ def _tokenizer(run: Run, corpus: Corpus | None) -> Tokenizer:
     return Tokenizer.load(run.tokenizer)
 
 
-def _tokenizer_config(tokenizer: Tokenizer, first: Run, corpus: Corpus | None) -> dict[str, Any]:
-    """tokenizer_config.json as an imported ancestor brought it, or ours: nothing is put before or
-    after a text. The template is the one that was learnt in fine-tuning, if there was any; a
-    tokenizer without tokens for a conversation has none.
+def _corpora(line: list[Run], first: Corpus | None) -> dict[str, Corpus]:
+    """By the run that read it: of each run of the line, where the lab still holds the corpus as it
+    was read.
     """
-    settings = brought_config(first)
-    if not settings:
-        end = tokenizer.decode([tokenizer.eos])
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": end,
-            "pad_token": end,
-            "clean_up_tokenization_spaces": False,
-        }
-    if corpus and corpus.manifest.packing:
-        settings["chat_template"] = corpus.manifest.packing.template
-    elif "chat_template" not in settings and (form := find_format(tokenizer)):
-        settings["chat_template"] = form.template
-    return settings
+    found = {line[0].id: first} if first else {}
+    opened = {first.folder: first} if first else {}
+    for run in line[1:]:
+        folder = run.lab / "corpora" / run.recipe.data.corpus
+        if not run.corpus or not (folder / "manifest.json").exists():
+            continue
+        if folder not in opened:
+            opened[folder] = Corpus.open(folder)
+        # one that was built again under its name is another one
+        if opened[folder].digest == run.corpus:
+            found[run.id] = opened[folder]
+    return found

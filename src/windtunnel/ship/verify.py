@@ -1,5 +1,7 @@
-"""What was written, loaded by the engine that people will load it with, compared with our own
-forward pass in fp32: the log-probabilities of held-out tokens, and the ids of lines of text.
+"""What was written, loaded by the engine that people will load it with, compared with the model
+that was to be written: the log-probabilities of held-out tokens with our own forward pass in fp32,
+the ids of lines of text with and without special tokens, a conversation by the chat template, and
+the tokens that end an answer.
 """
 
 from pathlib import Path
@@ -7,10 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from windtunnel.results.export import Agreement
+from windtunnel.ship.engines import Asked
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.held_out import HeldOut
 from windtunnel.ship.layouts import Layout
 from windtunnel.ship.portable import PortableModel
+from windtunnel.ship.template import TALK, conversation
+
+_MARKED = 20  # of the lines, with special tokens
 
 
 def verify(
@@ -20,13 +26,17 @@ def verify(
     compare it with the model that was to be written. Raises InputError where the engine is not
     installed or does not load it.
     """
+    tokenizer, marks = portable.tokenizer, portable.marks
+    rendered = conversation(portable)
+    marked = [*held.lines[:_MARKED], *([rendered] if rendered else [])]
+    messages = TALK if rendered else ()
+    asked = Asked(held=held, marked=marked, messages=messages, ends=marks.ends)
     ours = log_probabilities(portable.model, portable.weights, held.windows)
-    found = layout.engine(path, held)
+    found = layout.engine(path, asked)
     difference = np.abs(ours - found.log_probabilities)
     bits_per_byte = held.bits_per_byte(ours)
-    # An engine that makes no ids gives none, and then none are compared.
-    expected = portable.tokenizer.encode_batch(held.lines[: len(found.ids)])
-    wrong = sum(ids.tolist() != its for ids, its in zip(expected, found.ids, strict=True))
+    expected = [ids.tolist() for ids in tokenizer.encode_batch(held.lines)]
+    with_special = [tokenizer.encode_marked(text) for text in marked]
     bound = layout.bounds[dtype]
     return Agreement(
         layout=layout.title(dtype),
@@ -38,6 +48,23 @@ def verify(
         bits_per_byte_change=held.bits_per_byte(found.log_probabilities) - bits_per_byte,
         most=bound.difference,
         most_change=bound.change,
-        lines=len(found.ids),
-        wrong_lines=wrong,
+        lines=len(expected),
+        wrong_lines=_different(expected, found.ids),
+        marked_lines=len(marked),
+        wrong_marked_lines=_different(with_special, found.marked),
+        template=_plain(found.rendered, portable) == _plain(rendered, portable)
+        if rendered
+        else None,
+        ends=[tokenizer.name(end) for end in marks.ends],
+        missed_ends=[tokenizer.name(end) for end in marks.ends if end not in found.ends],
     )
+
+
+def _different(expected: list[list[int]], found: list[list[int]]) -> int:
+    return sum(ours != theirs for ours, theirs in zip(expected, found, strict=True))
+
+
+def _plain(rendered: str, portable: PortableModel) -> str:
+    """Without the token that begins a text, which llama.cpp leaves to its tokenizer."""
+    begin = portable.marks.begin
+    return rendered if begin is None else rendered.removeprefix(portable.tokenizer.name(begin))

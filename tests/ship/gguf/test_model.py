@@ -89,7 +89,10 @@ def test_llama_cpp_turns_positions_far_out_as_we_do(tmp_path: Path, corpus: Corp
     pytest.importorskip("xllamacpp")
     model, file = model_of("long RoPE"), tmp_path / "x.gguf"
     weights, held = weights_of(model), held_out(corpus, 1024, 1000, 0)
-    gguf.write(file, portable_of(model, weights, corpus.tokenizer, 1024), "F32")
+    template = OURS.template
+    gguf.write(
+        file, portable_of(model, weights, corpus.tokenizer, 1024, chat_template=template), "F32"
+    )
     found = check(file, model, weights, corpus, held)
     assert found.good and found.most == EXACT and found.tokens >= 1000, found
 

@@ -34,6 +34,7 @@ from windtunnel.model.shape import count, tensor_shapes
 from windtunnel.recipe import Model
 from windtunnel.ship import missing_parts
 from windtunnel.ship.fields import Fields
+from windtunnel.ship.gguf import marks
 from windtunnel.ship.gguf import vocabulary as tokens
 from windtunnel.ship.gguf.file import contents
 from windtunnel.ship.gguf.quantise import quantised, type_of
@@ -91,6 +92,7 @@ def write(
         writer = gguf.GGUFWriter(part, _architecture_of(model))
         _write_settings(writer, portable, dtype)
         tokens.write(vocabulary, writer)
+        marks.write(portable, writer)
         for name in tensor_shapes(model):
             if encoded and name in encoded:
                 _write_encoded(writer, model, name, encoded[name], dtype)
@@ -119,8 +121,8 @@ def read(file: Path) -> PortableModel:
         given = _read_multipliers(name, own, settings)
         context = own.whole("context_length")
         vocabulary = tokens.read(fields.__getitem__)
-        tokenizer = tokens.to_tokenizer(vocabulary)
-        tokenizer_config = _tokenizer_config(fields)
+        tokenizer = tokens.to_tokenizer(vocabulary, *marks.around(fields))
+        tokenizer_config, generation_config = marks.read(fields)
     except KeyError as error:
         raise InputError(f"{file}: no metadata {error}") from None
     except InputError as error:
@@ -135,8 +137,9 @@ def read(file: Path) -> PortableModel:
         model=model,
         weights=scaled(_read_tensors(file, model, tensors), factors),
         context=context,
-        tokenizer=Tokenizer(tokenizer, str(file)),
+        tokenizer=Tokenizer(tokenizer, str(file), tokenizer_config.get("eos_token")),
         tokenizer_config=tokenizer_config,
+        generation_config=generation_config,
     )
 
 
@@ -154,7 +157,6 @@ def _write_settings(writer: Any, portable: PortableModel, dtype: str) -> None:
     model, m = portable.model, multipliers(portable.model)
     settings: dict[str, Any] = {
         "name": portable.name,
-        "chat_template": portable.chat_template,
         "size_label": quantities.about(count(model).params_total).upper(),
         "file_type": int(files.ALL_F32 if dtype == "F32" else files[f"MOSTLY_{dtype}"]),
         "quantization_version": gguf.GGML_QUANT_VERSION,
@@ -178,9 +180,7 @@ def _write_settings(writer: Any, portable: PortableModel, dtype: str) -> None:
         "attention_scale": m.attention,
     }
     # A file says nothing of what the model does not have.
-    unsaid = set() if portable.chat_template else {"chat_template"}
-    if not model.experts:
-        unsaid |= {"expert_count", "expert_used_count"}
+    unsaid = set() if model.experts else {"expert_count", "expert_used_count"}
     if _architecture_of(model) == "llama":
         unsaid |= {name for name in settings if name.endswith("_scale")}
     for name, value in settings.items():
@@ -352,22 +352,6 @@ def _read_multipliers(architecture: str, own: Fields, settings: Mapping[str, Any
         attention=_near(attention, usual),
         logits=_near(1 / divisor, base_width / width),
     )
-
-
-def _tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What tokenizer_config.json would say of the file's tokenizer. Raises InputError."""
-    names = fields["tokenizer.ggml.tokens"]
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    for role in ("bos", "eos"):
-        key = f"tokenizer.ggml.{role}_token_id"
-        if (index := fields.get(key)) is None:
-            continue
-        if index not in range(len(names)):
-            raise InputError(f"{key}: {index}, of {len(names)} tokens")
-        settings[f"{role}_token"] = names[index]
-    if template := fields.get("tokenizer.chat_template"):
-        settings["chat_template"] = template
-    return settings
 
 
 def _near(value: float, usual: float) -> float:

@@ -32,8 +32,6 @@ class Vocabulary:
     """The kind of each token: NORMAL, CONTROL, ..."""
     merges: Sequence[str]
     """Two tokens each, with a space between."""
-    end: int
-    """The token that ends a text."""
 
 
 def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
@@ -67,11 +65,15 @@ def from_tokenizer(tokenizer: Tokenizer, size: int) -> Vocabulary:
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     # tokenizer.json has merges as "a b" in old files, and as ["a", "b"] in new ones
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    return Vocabulary(split=split, tokens=tokens, types=types, merges=merges, end=tokenizer.eos)
+    return Vocabulary(split=split, tokens=tokens, types=types, merges=merges)
 
 
-def to_tokenizer(vocabulary: Vocabulary) -> bytes:
-    """A `tokenizer.json`. Raises InputError for a way to split text that has no equal there."""
+def to_tokenizer(
+    vocabulary: Vocabulary, before: int | None = None, behind: int | None = None
+) -> bytes:
+    """A `tokenizer.json`, which puts the tokens `before` and `behind` around every text. Raises
+    InputError for a way to split text that has no equal there.
+    """
     split = split_named(vocabulary.split)
     tokens: dict[str, int] = {}
     added: list[dict[str, Any]] = []
@@ -101,7 +103,7 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
         "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": split.pre_tokenizer,
-        "post_processor": None,
+        "post_processor": _post_processor(vocabulary, before, behind),
         "decoder": BYTES,
         "model": model,
     }
@@ -109,18 +111,13 @@ def to_tokenizer(vocabulary: Vocabulary) -> bytes:
 
 
 def write(vocabulary: Vocabulary, writer: Any) -> None:
-    """Write it with a gguf.GGUFWriter. No token is put before or after a text: ours never are."""
+    """Write it with a gguf.GGUFWriter."""
     settings = {
         "tokenizer_model": "gpt2",
         "tokenizer_pre": vocabulary.split,
         "token_list": list(vocabulary.tokens),
         "token_types": list(vocabulary.types),
         "token_merges": list(vocabulary.merges),
-        # Where a file names no token for the beginning or the end, llama.cpp takes its own.
-        "bos_token_id": vocabulary.end,
-        "eos_token_id": vocabulary.end,
-        "add_bos_token": False,
-        "add_eos_token": False,
         "add_space_prefix": False,
     }
     for name, value in settings.items():
@@ -139,7 +136,6 @@ def read(field: Callable[[str], Any]) -> Vocabulary:
             tokens=field("tokenizer.ggml.tokens"),
             types=field("tokenizer.ggml.token_type"),
             merges=field("tokenizer.ggml.merges"),
-            end=field("tokenizer.ggml.eos_token_id"),
         )
     except ValidationError as error:
         fault = error.errors()[0]
@@ -162,8 +158,6 @@ def _check(vocabulary: Vocabulary) -> None:
             raise InputError(f"tokenizer.ggml.tokens: token {index} is empty")
         if (first := seen.setdefault(token, index)) != index:
             raise InputError(f"tokenizer.ggml.tokens: {token!r} is token {first} and token {index}")
-    if not 0 <= vocabulary.end < len(tokens):
-        raise InputError(f"tokenizer.ggml.eos_token_id: {vocabulary.end}, of {len(tokens)} tokens")
 
 
 class Kind(Enum):
@@ -195,6 +189,41 @@ def _added_token(index: int, token: str, special: bool) -> dict[str, Any]:
         "normalized": False,
         "special": special,
     }
+
+
+def _post_processor(
+    vocabulary: Vocabulary, before: int | None, behind: int | None
+) -> dict[str, Any] | None:
+    """What puts these tokens around every text, and around each of two."""
+    if before is None and behind is None:
+        return None
+
+    def around(text: str, kind: int) -> list[dict[str, Any]]:
+        parts = [_special_token(vocabulary.tokens[before], kind)] if before is not None else []
+        parts.append({"Sequence": {"id": text, "type_id": kind}})
+        if behind is not None:
+            parts.append(_special_token(vocabulary.tokens[behind], kind))
+        return parts
+
+    tokens = {
+        vocabulary.tokens[token]: {
+            "id": vocabulary.tokens[token],
+            "ids": [token],
+            "tokens": [vocabulary.tokens[token]],
+        }
+        for token in (before, behind)
+        if token is not None
+    }
+    return {
+        "type": "TemplateProcessing",
+        "single": around("A", 0),
+        "pair": [*around("A", 0), *around("B", 1)],
+        "special_tokens": tokens,
+    }
+
+
+def _special_token(name: str, kind: int) -> dict[str, Any]:
+    return {"SpecialToken": {"id": name, "type_id": kind}}
 
 
 def _byte_of_character() -> dict[str, int]:

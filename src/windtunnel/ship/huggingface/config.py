@@ -27,11 +27,9 @@ class Described:
     """What `multipliers.scaled` must multiply the weights by for `model` to be exact."""
 
 
-def config_of(
-    architecture: Architecture, model: Model, context: int, begin: int | None, end: int
-) -> dict[str, Any]:
-    """config.json of a model that this architecture can hold; of one that folds, after folding.
-    `begin` and `end`: the tokens around a text.
+def config_of(architecture: Architecture, model: Model, context: int) -> dict[str, Any]:
+    """config.json of a model that this architecture can hold, without the ids of tokens; of one
+    that folds, after folding.
     """
     config = {
         "architectures": [architecture.name],
@@ -48,8 +46,6 @@ def config_of(
         "rope_theta": model.rope_base,
         "tie_word_embeddings": model.tied,
         "initializer_range": model.init_std,
-        "bos_token_id": begin,
-        "eos_token_id": end,
         "use_cache": True,
     }
     if model.experts:

@@ -28,6 +28,7 @@ from windtunnel.ship.huggingface.tensors import (
     our_tensors,
     published_tensors,
 )
+from windtunnel.ship.marks import mark_ids, marks_of, named_marks, token_name
 from windtunnel.ship.multipliers import fold, scaled
 from windtunnel.ship.portable import PortableModel
 
@@ -56,13 +57,14 @@ def write(
     if architecture.folds:
         model, weights = fold(model, weights)
     context, tokenizer = portable.context, portable.tokenizer
-    begin, end = special_ids(tokenizer, portable.tokenizer_config)
-    config = config_of(architecture, model, context, begin, end)
+    ids = mark_ids(portable.marks)
+    config = config_of(architecture, model, context) | ids
     config["torch_dtype"] = str(_DTYPES[dtype]).removeprefix("torch.")
     _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", _generation_config(begin, end, tokenizer.eos))
-    settings = {**portable.tokenizer_config, "model_max_length": context}
-    _write_json(folder / "tokenizer_config.json", settings)
+    generation = portable.generation_config or _SAMPLING
+    _write_json(folder / "generation_config.json", {**generation, **ids})
+    settings = named_marks(portable.marks, tokenizer, portable.tokenizer_config)
+    _write_json(folder / "tokenizer_config.json", settings | {"model_max_length": context})
     tokenizer.save(folder / "tokenizer.json")
     tensors = published_tensors(architecture, model)
     _write_weights(folder, tensors, weights, _DTYPES[dtype], shard_bytes)
@@ -80,47 +82,27 @@ def read(folder: Path, architectures: Sequence[Architecture]) -> PortableModel:
         raise InputError(
             f"{folder}: no tokenizer.json; a tokenizer.model must be converted to one first"
         )
-    tokenizer = Tokenizer.load(file)
+    settings, generation = _read_tokenizer_config(folder), _read_generation_config(folder, config)
+    tokenizer = _read_tokenizer(file, settings, generation)
+    try:
+        marks = marks_of(tokenizer, settings, generation)
+    except InputError as error:
+        raise InputError(f"{folder / 'tokenizer_config.json'}: {error}") from None
     return PortableModel(
         name=folder.resolve().name,
         model=found.model,
         weights=scaled(weights, found.factors),
         context=found.context,
         tokenizer=tokenizer,
-        tokenizer_config=_read_tokenizer_config(folder, config, tokenizer),
+        # tokens that only the other files name get their names here
+        tokenizer_config=named_marks(marks, tokenizer, settings),
+        generation_config=generation,
     )
 
 
 def config_in(folder: Path) -> dict[str, Any]:
     """What the folder's config.json says. Raises InputError."""
     return _read_json(folder / "config.json")
-
-
-def special_ids(
-    tokenizer: Tokenizer, tokenizer_config: Mapping[str, Any]
-) -> tuple[int | None, int]:
-    """The tokens that begin and end a text, by tokenizer_config.json; the end of a document where
-    it names no end.
-    """
-
-    def named(role: str) -> int | None:
-        token = tokenizer_config.get(f"{role}_token")
-        name = token.get("content") if isinstance(token, dict) else token
-        return tokenizer.id(name) if name else None
-
-    end = named("eos")
-    return named("bos"), tokenizer.eos if end is None else end
-
-
-def _generation_config(begin: int | None, end: int, document_end: int) -> dict[str, Any]:
-    # A model that was fine-tuned elsewhere may end a message and a document in different ways.
-    ends = sorted({end, document_end})
-    tokens = {
-        "bos_token_id": begin,
-        "eos_token_id": ends if len(ends) > 1 else end,
-        "pad_token_id": end,
-    }
-    return tokens | _SAMPLING
 
 
 def _write_weights(
@@ -264,29 +246,45 @@ def _check_tie(file: Path, head: Tensor, embedding: Tensor | None) -> None:
         )
 
 
-def _read_tokenizer_config(
-    folder: Path, config: dict[str, Any], tokenizer: Tokenizer
-) -> dict[str, Any]:
+def _read_tokenizer(
+    file: Path, settings: Mapping[str, Any], generation: Mapping[str, Any]
+) -> Tokenizer:
+    """tokenizer.json, with the end that the folder names for it."""
+    ids = generation.get("eos_token_id")
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    named = token_name(settings, "eos") or (first if isinstance(first, int) else None)
+    return Tokenizer(file.read_bytes(), str(file), named)
+
+
+def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json without what belongs to another machine, with the chat template of a
-    file beside it and the special tokens that only config.json names.
+    file beside it, and special tokens that only special_tokens_map.json names.
     """
-    file = folder / "tokenizer_config.json"
+    file, named = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
     template = folder / "chat_template.jinja"
     settings = _read_json(file) if file.exists() else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    tokens = _read_json(named) if named.exists() else {}
+    for key in ("bos_token", "eos_token", "pad_token"):
+        if not settings.get(key) and tokens.get(key):
+            settings[key] = tokens[key]
     # code to run, and paths on the machine of whoever published it
     for key in ("auto_map", "name_or_path", "tokenizer_file"):
         settings.pop(key, None)
     if template.exists():
         settings["chat_template"] = template.read_text(encoding="utf-8")
-    for role in ("bos", "eos"):
-        ids = config.get(f"{role}_token_id")
-        first = ids[0] if isinstance(ids, list) and ids else ids
-        if (
-            not settings.get(f"{role}_token")
-            and isinstance(first, int)
-            and 0 <= first < tokenizer.vocab
-        ):
-            settings[f"{role}_token"] = tokenizer.decode([first])
+    return settings
+
+
+def _read_generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json; where there is none, what config.json says of the tokens."""
+    file = folder / "generation_config.json"
+    if not file.exists():
+        keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return {key: config[key] for key in keys if config.get(key) is not None}
+    settings = _read_json(file)
+    # of the version and the file that it was made with
+    for key in ("transformers_version", "_from_model_config"):
+        settings.pop(key, None)
     return settings
 
 
