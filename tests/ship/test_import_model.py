@@ -25,7 +25,7 @@ from windtunnel.model.roles import Multipliers
 from windtunnel.recipe import Model, dump
 from windtunnel.report.page import write_page
 from windtunnel.results.run import RunStatus
-from windtunnel.ship.import_model import brought_config, import_model
+from windtunnel.ship.import_model import brought_configs, import_model
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
@@ -602,8 +602,8 @@ class TestIdentity:
         file.write_text(json.dumps(settings | {"chat_template": "{{ messages }}"}))
         new = import_model(folder, tmp_path / "lab")
         assert new.id != old.id
-        assert brought_config(new)["chat_template"] == "{{ messages }}"
-        assert "chat_template" not in brought_config(old)
+        assert brought_configs(new)[0]["chat_template"] == "{{ messages }}"
+        assert "chat_template" not in brought_configs(old)[0]
         # the order of its keys says nothing
         file.write_text(json.dumps(dict(reversed(settings.items()))))
         assert import_model(folder, tmp_path / "lab").id == old.id

@@ -66,7 +66,7 @@ def write(portable: PortableModel, writer: Any) -> None:
 
 def read(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What tokenizer_config.json and generation_config.json would say of a file with these
-    metadata. Raises InputError for a token that is none.
+    metadata. Raises InputError for a token that is none, and KeyError where no end is named.
     """
     names: Sequence[str] = fields["tokenizer.ggml.tokens"]
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -98,11 +98,13 @@ def around(fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _token(fields: Mapping[str, Any], key: str, size: int) -> int | None:
-    """The id of a role's token; None where the file names none."""
+    """The id of a role's token; None where the file names none, but for the end of a text. Raises
+    InputError, and KeyError for that.
+    """
     name = f"tokenizer.ggml.{key}_token_id"
-    token = fields.get(name)
+    token = fields[name] if key == "eos" else fields.get(name)
     if token is None:
         return None
     if not isinstance(token, int) or not 0 <= token < size:
-        raise InputError(f"{name}: {token!r} is none of the {size} tokens")
+        raise InputError(f"{name}: {token!r}, of {size} tokens")
     return token
