@@ -18,6 +18,7 @@ It ends with 1 where a figure misses its target.
 """
 
 import ast
+import functools
 import io
 import subprocess
 import tarfile
@@ -250,13 +251,21 @@ def _imported(texts: Texts) -> set[tuple[str, str]]:
     known = {_module(path): path for path in texts}
     found = set()
     for path, text in texts.items():
-        for node in _run_time_nodes(ast.parse(text)):
-            for name in _names(node):
-                # `from windtunnel.a import b`: b is a module, or else a name within a
-                target = known.get(name) or known.get(name.rpartition(".")[0])
-                if target and target != path:
-                    found.add((path, target))
+        for name in _names_in(text):
+            # `from windtunnel.a import b`: b is a module, or else a name within a
+            target = known.get(name) or known.get(name.rpartition(".")[0])
+            if target and target != path:
+                found.add((path, target))
     return found
+
+
+@functools.cache  # what stands in a folder hangs on all files, so each is asked once a folder
+def _names_in(text: str) -> frozenset[str]:
+    """What a file imports when it runs."""
+    found: set[str] = set()
+    for node in _run_time_nodes(ast.parse(text)):
+        found.update(_names(node))
+    return frozenset(found)
 
 
 def _run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:

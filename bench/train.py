@@ -208,7 +208,7 @@ def granite(recipe: Recipe) -> Step:
             return self.network(input_ids=tokens).logits
 
     compiled = torch.compile(Logits(), dynamic=False) if engine.compiled else Logits()
-    return torch_step(compiled, optimizer, partial(autocast, engine))
+    return torch_step(compiled, optimizer, partial(autocast, engine.device, engine.precision))
 
 
 def torch_step(model: Callable, optimizer: torch.optim.Optimizer, context: Callable) -> Step:

@@ -15,16 +15,15 @@ from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.audit import audit
 from windtunnel.plan.plan import plan
-from windtunnel.plan.record import read_plan
+from windtunnel.plan.record import read_plan, recipe_of
 from windtunnel.plan.request import Request
 from windtunnel.plan.studies import from_lab
 from windtunnel.quantities import about
-from windtunnel.recipe import load
 from windtunnel.results.scaling import SCALING
 from windtunnel.results.study import Numbers, StudyResult, read_study, write_study
 from windtunnel.results.tour import TOUR, Asked, TourNumbers, TourSize, TourStep
 from windtunnel.train.loop import Watch, load_model, train
-from windtunnel.train.run import Run, create, find_run
+from windtunnel.train.run import Run, create, open_run
 from windtunnel.train.speed import tokens_per_second
 from windtunnel.tunnel.batch.batch import batch
 from windtunnel.tunnel.batch.design import Design as BatchDesign
@@ -179,7 +178,7 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[TourStep, Run] | Non
     except InputError as error:
         watch.say(f"no plan: {error}")
         return None
-    run = create(lab, load(folder / "plan.toml"), corpus)
+    run = create(lab, recipe_of(folder), corpus)
     if train(run, corpus, watch).status == "interrupted":
         raise Interrupted
     said = read_plan(audit(lab, run, "tour"))
@@ -251,7 +250,7 @@ def _basic_tokens(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> in
         work += times * flops_per_token(proxy(corpus, width, depth).model, small.data.context)
     # what is left of the time after all that takes as long however short the runs are
     tokens = int((minutes * 60 - _FIXED) * flops_per_s / work / _EVALUATED)
-    once = sum(source.train.tokens for source in corpus.sources.values())
+    once = corpus.train_tokens
     tokens = min(max(_FEWEST, tokens), once // 4)  # the longest run is of four basic ones
     tokens = max(_STEP * 4, tokens - tokens % _STEP)
     watch.say(f"{about(flops_per_s)} FLOP/s: basic runs of {about(tokens)} tokens")
@@ -264,7 +263,7 @@ def _best_run(lab: Path) -> Run:
     """The run of the scaling study with the lowest loss."""
     scored = []
     for name in read_study(lab, SCALING).runs:
-        run = find_run(lab, name)
+        run = open_run(lab / "runs" / name)
         loss = run.status().loss
         if run.kind == "branch" and loss:
             scored.append((loss, run.id, run))

@@ -121,7 +121,10 @@ def test_what_a_layer_keeps_is_about_what_is_estimated(recipe: Make) -> None:
 
     step = Step([deep], FP32.model_copy(update={"precision": "bf16", "micro_batch": 256}))
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 320, (8, 33)))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(step.engine):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        autocast(step.engine.device, step.engine.precision),
+    ):
         step.model.losses(tokens[:, :-1], tokens[:, 1:])
     assert 0.5 < activation_bytes(deep.model) * 256 / sum(kept.values()) < 2
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.results.experiments import EXPERIMENTS, outcomes
+from windtunnel.results.experiments import EXPERIMENTS, study_of
 from windtunnel.results.record import Record
 from windtunnel.results.study import (
     COLUMNS,
@@ -18,6 +18,7 @@ from windtunnel.results.study import (
     read_table,
     write_study,
 )
+from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
 
 class Part(Record):
@@ -153,9 +154,22 @@ def test_a_new_experiment_is_one_record(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(EXPERIMENTS, "pitch", PITCH)
     written(tmp_path)
     assert EXPERIMENTS.choose("pitch", "--study pitch") is PITCH
-    found = outcomes(tmp_path)
-    assert list(found) == ["pitch"]
-    assert (found["pitch"].verdict, found["pitch"].summary) == ("pass", "it holds")
+    found = find_study(tmp_path, EXPERIMENTS["pitch"])
+    assert found and (found.verdict, found.summary) == ("pass", "it holds")
+
+
+@pytest.mark.parametrize(("made_on", "found"), [("tiny", True), (None, True), ("other", False)])
+def test_a_study_is_of_a_corpus_if_it_says_so_or_says_nothing(
+    tmp_path: Path, made_on: str | None, found: bool
+) -> None:
+    assert study_of(tmp_path, TRANSFER, "tiny") is None, "there is no study"
+    numbers = TransferNumbers(tokens=1, batch=1, seeds=(0,), corpus=made_on, parametrizations={})
+    write_study(
+        tmp_path, TRANSFER, rows=[], verdict=None, summary="nothing", numbers=numbers, runs=[]
+    )
+    study = study_of(tmp_path, TRANSFER, "tiny")
+    assert (study is not None) is found
+    assert study is None or study.numbers == numbers
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

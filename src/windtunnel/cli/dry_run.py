@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from windtunnel.cli.display import display, stopping
+from windtunnel.cli.study import following
 from windtunnel.quantities import about
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.design import DryRun
@@ -19,17 +19,11 @@ def advise_on(lab: Path, corpus: str, design: Design, dry_run: DryRun, as_json: 
     design, 130 for an interruption. Raises InputError.
     """
     from windtunnel.data.shards import Corpus
-    from windtunnel.train.loop import Watch
-    from windtunnel.tunnel.fleet.fleet import Interrupted
     from windtunnel.tunnel.scaling.dry_run.advise import advise
 
     opened = Corpus.open(lab / "corpora" / corpus)
-    with display() as shown, stopping() as stop:
-        watch = Watch(say=shown.say, stop=stop, show=shown.show)
-        try:
-            advice = advise(lab, opened, design, dry_run, watch)
-        except Interrupted:
-            raise typer.Exit(130) from None
+    with following("interrupted; nothing of a dry run is kept") as watch:
+        advice = advise(lab, opened, design, dry_run, watch)
     if as_json:
         print(advice.to_json())
     else:

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from windtunnel.train.loop import Watch
 
 Command = Callable[..., None]
+
+_GOES_ON = "interrupted; the same command goes on from here"
 
 
 def study_command(design: type, **more: type) -> Callable[[Command], Command]:
@@ -88,6 +91,22 @@ def _with_words(options: list[Option]) -> type[TyperCommand]:
     return WithWords
 
 
+@contextmanager
+def following(if_interrupted: str = _GOES_ON) -> "Iterator[Watch]":
+    """A watch that shows how far something has come, and asks it to stop at Ctrl-C. What is
+    interrupted by it ends the command with this line, and exit code 130.
+    """
+    from windtunnel.train.loop import Watch
+    from windtunnel.tunnel.fleet.fleet import Interrupted
+
+    with display() as shown, stopping() as stop:
+        try:
+            yield Watch(say=shown.say, stop=stop, show=shown.show)
+        except Interrupted:
+            shown.say(if_interrupted)
+            raise typer.Exit(130) from None
+
+
 def carry_out(
     lab: Path,
     corpus: str,
@@ -114,15 +133,9 @@ def watched(
     --json its result.json alone). Exit code 1 for a failed verdict, 130 for an interruption.
     """
     from windtunnel.results.study import read_study
-    from windtunnel.train.loop import Watch
-    from windtunnel.tunnel.fleet.fleet import Interrupted
 
-    with display() as shown, stopping() as stop:
-        try:
-            folder = study(Watch(say=shown.say, stop=stop, show=shown.show))
-        except Interrupted:
-            shown.say("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
+    with following() as watch:
+        folder = study(watch)
     result = read_study(lab, experiment)
     if as_json:
         print(result.to_json())

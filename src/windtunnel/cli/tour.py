@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.display import display, stopping
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, typed
+from windtunnel.cli.study import following
 from windtunnel.tunnel.design import NUMBER
 
 if TYPE_CHECKING:
@@ -41,15 +41,9 @@ def tour(
     from windtunnel.results.study import read_study
     from windtunnel.results.tour import TOUR
     from windtunnel.tour import tour as take_tour
-    from windtunnel.train.loop import Watch
-    from windtunnel.tunnel.fleet.fleet import Interrupted
 
-    with display() as shown, stopping() as stop:
-        try:
-            take_tour(lab, minutes, corpus, Watch(say=shown.say, stop=stop, show=shown.show))
-        except Interrupted:
-            shown.say("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
+    with following() as watch:
+        take_tour(lab, minutes, corpus, watch)
     page = write_page(lab)
     result = read_study(lab, TOUR)
     if as_json:

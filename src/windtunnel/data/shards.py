@@ -219,6 +219,11 @@ class Corpus:
         return "conversations" if self.manifest.packing else "text"
 
     @property
+    def train_tokens(self) -> int:
+        """Tokens to be trained on, of all sources."""
+        return sum(source.train.tokens for source in self.sources.values())
+
+    @property
     def document_end(self) -> int:
         """The token that ends every document; no token, -1, where each message of a conversation
         may end with it: there the windows number the documents.

@@ -129,7 +129,7 @@ def _unique_tokens(request: Request, corpus: "Corpus | None") -> int | None:
     """Tokens that there are to read, of those in hand and those of the corpus the fewer."""
     held = None
     if corpus:
-        held = sum(source.train.tokens for source in corpus.sources.values())
+        held = corpus.train_tokens
     known = [tokens for tokens in (request.tokens, held) if tokens]
     if request.epochs is not None and not known:
         raise InputError("--epochs: of which tokens? Give --tokens, or a corpus of the lab")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from windtunnel.plan.evidence import (
     rates_in,
 )
 from windtunnel.recipe import Model, Optimizer, Recipe, load
-from windtunnel.results.batch import BATCH, BatchNumbers
+from windtunnel.results.batch import BATCH
 from windtunnel.results.check import CHECK, CheckNumbers
+from windtunnel.results.experiments import Studied, study_of
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.scaling import SCALING, ScalingNumbers
 from windtunnel.results.search import SEARCH, SearchNumbers
@@ -36,9 +37,6 @@ from windtunnel.results.study import (
     read_table,
 )
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
-
-# The studies that say something of the corpus that they were made on.
-Studied = TypeVar("Studied", BatchNumbers, SearchNumbers, TransferNumbers)
 
 _SD_IN_90 = 3.3  # standard errors that a 90% interval is wide
 
@@ -71,7 +69,7 @@ class _Studies:
         """The lab's study, if it was made on this corpus or does not say on which, and with this
         optimiser. What it found of each parametrization is for the caller to look up.
         """
-        result = self._of_corpus(experiment)
+        result = study_of(self.lab, experiment, self.corpus)
         if result and _trained_in(result.numbers).optimizer != self.trained.optimizer:
             return None
         return result
@@ -81,17 +79,13 @@ class _Studies:
         found = {}
         for result in (
             find_study(self.lab, CHECK),
-            self._of_corpus(SEARCH),
-            self._of_corpus(TRANSFER),
-            self._of_corpus(BATCH),
+            study_of(self.lab, SEARCH, self.corpus),
+            study_of(self.lab, TRANSFER, self.corpus),
+            study_of(self.lab, BATCH, self.corpus),
         ):
             if result:
                 found[result.study] = _trained_in(result.numbers).verdict(result)
         return found
-
-    def _of_corpus(self, experiment: Experiment[Studied, Any]) -> StudyResult[Studied] | None:
-        result = find_study(self.lab, experiment)
-        return result if result and result.numbers.corpus in (None, self.corpus) else None
 
 
 def _trained_in(numbers: Numbers) -> _Trained:

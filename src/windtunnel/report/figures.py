@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from windtunnel.recipe import Recipe
+from windtunnel.results.run import StepLine
 from windtunnel.train.run import Run
 from windtunnel.train.schedule import rate_at
 
@@ -17,18 +18,19 @@ _FIRST = _SMOOTHING // 3  # steps that are left out: fewer are no mean yet
 
 def loss_figure(runs: Sequence[Run]) -> go.Figure:
     """Training loss (smoothed) as lines and validation loss as points, against tokens."""
-    figure = go.Figure()
+    figure, curves = go.Figure(), []
     for run in runs:
-        _add_training(figure, run)
+        steps = run.steps()
+        curves.append(_smoothed([step.loss for step in steps]))
+        _add_training(figure, run, steps[_FIRST:], curves[-1][_FIRST:])
         _add_validation(figure, run)
-    figure.update_yaxes(title="loss, nats/token", range=_loss_range(runs))
+    figure.update_yaxes(title="loss, nats/token", range=_loss_range(curves))
     return styled(figure)
 
 
-def _add_training(figure: go.Figure, run: Run) -> None:
-    steps = run.steps()
-    smooth = _smoothed([step.loss for step in steps])[_FIRST:]
-    steps = steps[_FIRST:]
+def _add_training(
+    figure: go.Figure, run: Run, steps: Sequence[StepLine], smooth: Sequence[float]
+) -> None:
     every = max(1, len(steps) // _MOST_POINTS)
     figure.add_scatter(
         x=[step.tokens for step in steps[::every]],
@@ -119,13 +121,10 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
     return result
 
 
-def _loss_range(runs: Sequence[Run]) -> list[float] | None:
-    """From below the best to what the longest run had reached at a tenth: the first steps would
-    squeeze the rest. None where all are short.
+def _loss_range(curves: Sequence[Sequence[float]]) -> list[float] | None:
+    """From below the best to what the longest of the smoothed curves had reached at a tenth: the
+    first steps would squeeze the rest. None where all are short.
     """
-    curves = []
-    for run in runs:
-        curves.append(_smoothed([step.loss for step in run.steps()]))
     longest = max(curves, key=len)
     if len(longest) < 10 * _SMOOTHING:
         return None

@@ -1,8 +1,10 @@
 """The lab's page: one self-contained HTML file with every run and study; no network, no server."""
 
+import functools
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -15,9 +17,9 @@ from windtunnel.quantities import about
 from windtunnel.report.experiments import FIGURES
 from windtunnel.report.figures import loss_figure, rate_figure
 from windtunnel.report.plans import section
-from windtunnel.results.experiments import EXPERIMENTS, outcome
+from windtunnel.results.experiments import EXPERIMENTS
 from windtunnel.results.run import RunSummary
-from windtunnel.results.study import find_study, read_table
+from windtunnel.results.study import StudyResult, find_study, read_table
 from windtunnel.results.tour import TOUR
 from windtunnel.train.run import Run, read_runs
 
@@ -56,7 +58,8 @@ def write_page(lab: Path) -> Path:
     if not runs and not found.unreadable and not planned:
         raise InputError(f"{lab}: no runs to report; `windtunnel tour --lab {lab}` makes some")
     faults = list(found.unreadable.values())
-    studied = _runs_of_studies(lab, faults)
+    studies = _studies(lab, faults)
+    studied = {run for result in studies.values() for run in result.runs}
     alone = [run for run in runs if run.id not in studied]
     name = named(lab.resolve().name)
     body = [
@@ -66,8 +69,9 @@ def write_page(lab: Path) -> Path:
     ]
     for folder in planned:
         body.append(_or_fault(lambda at=folder: section(at, _table, _figure), faults))
-    for experiment in FIGURES:
-        body.append(_or_fault(lambda at=experiment: _study(lab, at), faults))
+    for experiment, result in studies.items():
+        section_of = functools.partial(_study, lab, experiment, result)
+        body.append(_or_fault(section_of, faults))
     drawn = [run for run in alone if _has_curves(run, faults)]
     if drawn:
         body += [
@@ -126,16 +130,17 @@ def _what(runs: Sequence[Run]) -> str:
     return f"{len(runs)} runs, {about(tokens)} tokens trained"
 
 
-def _runs_of_studies(lab: Path, faults: list[str]) -> set[str]:
-    """Ids of the runs that a study shows in its own figures."""
-    found: set[str] = set()
+def _studies(lab: Path, faults: list[str]) -> dict[str, StudyResult[Any]]:
+    """The lab's studies that have figures, by name. Their runs are shown in those."""
+    found = {}
     for name in FIGURES:
         try:
-            result = outcome(lab, name)
+            result = find_study(lab, EXPERIMENTS[name])
         except InputError as error:
             faults.append(str(error))
             continue
-        found.update(result.runs if result else ())
+        if result is not None:
+            found[name] = result
     return found
 
 
@@ -154,19 +159,15 @@ def _tour(lab: Path) -> str:
     return f"<h2>Tour</h2><p>{where}</p>{table}{sample}"
 
 
-def _study(lab: Path, name: str) -> str:
+def _study(lab: Path, name: str, result: StudyResult[Any]) -> str:
     """The section of a study: its question's answer in one sentence, its verdict and its
-    figures; nothing where the lab has none.
+    figures.
     """
-    experiment = EXPERIMENTS[name]
-    result = find_study(lab, experiment)
-    if result is None:
-        return ""
     verdict = result.verdict
     mark = f' <span class="verdict {verdict}">{verdict}</span>' if verdict else ""
     title = f"{escape(name.capitalize())}{mark}"
     parts = [f'<h2 id="{name}">{title}</h2><p>{escape(result.summary)}.</p>']
-    for caption, figure in FIGURES[name](result, read_table(lab, experiment)):
+    for caption, figure in FIGURES[name](result, read_table(lab, EXPERIMENTS[name])):
         parts.append(f'{_figure(figure)}<p class="what">{escape(caption)}</p>')
     return "".join(parts)
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from windtunnel.plan.record import read_plan
 from windtunnel.quantities import about
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import interval_bars, styled
 from windtunnel.results.plan import PlanResult, Provenance
 
 _LAW, _RANGE, _CHOSEN, _GOT = "#33658a", "#dfe8f0", "#33658a", "#d1495b"
@@ -44,7 +44,6 @@ def sizes_figure(plan: PlanResult) -> go.Figure:
     got.
     """
     figure, sizes = go.Figure(), plan.at_this_cost
-    low, high = plan.interval90
     figure.add_vrect(*plan.range_params, fillcolor=_RANGE, line_width=0, layer="below")
     figure.add_scatter(
         x=[size.params for size in sizes],
@@ -61,12 +60,7 @@ def sizes_figure(plan: PlanResult) -> go.Figure:
         mode="markers",
         name="plan, 90%",
         marker={"color": _CHOSEN, "size": 10},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - plan.loss],
-            "arrayminus": [plan.loss - low],
-        },
+        error_y=interval_bars([plan.loss], [plan.interval90]),
     )
     if plan.audit:
         figure.add_scatter(

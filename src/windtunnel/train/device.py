@@ -21,9 +21,9 @@ from windtunnel.results.run import Engine
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 
 
-def autocast(engine: Engine) -> torch.autocast:
-    """A context in which products are computed in the engine's precision."""
-    return torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16")
+def autocast(device: str, precision: str) -> torch.autocast:
+    """A context in which products are computed in this precision, fp32 or bf16."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
 def choose_engine(recipe: Recipe, members: int = 1) -> Engine:

@@ -96,7 +96,7 @@ class Objective:
         """`learnt`: targets of the whole batch, () or (P,); `windows` of it, ()."""
         read = Batch.read(part)
         documents = read.documents(self._document_end)
-        with autocast(self._engine):
+        with autocast(self._engine.device, self._engine.precision):
             nats, unevenness = self._model.losses_and_unevenness(
                 read.inputs, read.targets, documents
             )

@@ -18,7 +18,7 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.model.roles import role_of, update_of
 from windtunnel.recipe import OPTIMIZERS, OptimizerKind, Recipe, Role
 from windtunnel.recipe.optimizer import Group, Update
-from windtunnel.train.device import to_device
+from windtunnel.train.device import autocast, to_device
 
 # Numbers of all members that one group of matrices may hold: their products need several copies
 # of the group, and more at once are not faster.
@@ -133,8 +133,7 @@ class FlatOptimizer:
 
     def _of_matrices(self, *group: Any) -> None:
         """Products are computed in the precision of the model's."""
-        half = self._precision == "bf16"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+        with autocast(self._device.type, self._precision):
             _advance(*group)
 
     def _grouped(self, kind: OptimizerKind) -> Iterator[tuple[Update, Role, list[str]]]:

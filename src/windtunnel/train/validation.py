@@ -104,7 +104,7 @@ def _losses(
             padded = padded.expand(members, *padded.shape)
         batch = Batch.read(padded.to(engine.device))
         documents = batch.documents(document_end)
-        with autocast(engine):
+        with autocast(engine.device, engine.precision):
             nats, unevenness = model.losses_and_unevenness(batch.inputs, batch.targets, documents)
         by_window = _on_the_host(nats).reshape(members, rows, -1)
         losses.append(by_window[:, : len(part)])

@@ -14,7 +14,6 @@ from patience import PATIENCE, wait_until
 from windtunnel.errors import InputError
 from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.transfer.bowl import Drift
 from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.transfer import Cell, around_best, chain, judge, within
 
@@ -70,7 +69,7 @@ def test_steps_are_half_octaves() -> None:
     [((-0.1, 0.14), True), ((-0.2, 0.1), False), ((0.0, 0.16), False), ((-1.2, -0.8), False)],
 )
 def test_the_whole_interval_must_lie_inside(interval: tuple[float, float], passes: bool) -> None:
-    assert within(Drift(sum(interval) / 2, interval)) is passes
+    assert within(DriftFound(slope=sum(interval) / 2, interval=interval)) is passes
 
 
 def run(lab: Any, kill_at: int | None = None) -> None:

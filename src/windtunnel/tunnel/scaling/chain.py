@@ -12,8 +12,8 @@ from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens
 from windtunnel.quantities import about
 from windtunnel.results.batch import BATCH
+from windtunnel.results.experiments import study_of
 from windtunnel.results.scaling import Segment
-from windtunnel.results.study import find_study
 from windtunnel.tunnel.scaling.design import Design
 
 # Share of the geometric mean of the shortest and the longest length: a stem has one warm-up for
@@ -101,13 +101,18 @@ def batch_law(lab: Path, corpus: Corpus, design: Design) -> BatchLaw:
     """
     if design.batch:
         return BatchLaw(ByTokens(design.batch, 0.0), "given")
-    study = find_study(lab, BATCH)
-    if study is None or study.numbers.corpus not in (None, corpus.folder.name):
-        return LAPTOP_BATCH
-    law = study.numbers.laws.get("tokens")
+    study = study_of(lab, BATCH, corpus.folder.name)
+    law = study.numbers.laws.get("tokens") if study else None
     if law is None:
         return LAPTOP_BATCH
     return BatchLaw(ByTokens(law.constants["c"], law.constants["p"]), "the lab's batch study")
+
+
+def batch_of(design: Design, law: BatchLaw, tokens: float) -> int:
+    """Tokens a step of a run of this length: the design's own batch as it was given, else the
+    law's.
+    """
+    return design.batch or law.batch(tokens)
 
 
 def lengths_of(design: Design) -> list[int]:
@@ -123,7 +128,7 @@ def lay_out(design: Design, law: BatchLaw) -> Chain:
     lengths = lengths_of(design)
     leaving = [round((1 - design.decay) * length) for length in lengths]
     # segments first: a branch leaves in whole steps of the segment that it leaves
-    segments = _segments(design.batch or law.batch(leaving[0]), leaving[-1], law)
+    segments = _segments(batch_of(design, law, leaving[0]), leaving[-1], law)
     points = []
     for length, at in zip(lengths, leaving, strict=True):
         points.append(_branch_point(segments, length, at))

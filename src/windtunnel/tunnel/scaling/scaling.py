@@ -32,7 +32,7 @@ from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.scaling.chain import Chain, batch_law, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, batch_law, batch_of, lay_out
 from windtunnel.tunnel.scaling.design import (
     FEWEST_SIZES,
     FEWEST_STEPS,
@@ -160,7 +160,7 @@ def _branches(
 def _audit_recipe(corpus: Corpus, design: Design, chain: Chain) -> Recipe:
     """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
     size = design.audit_size
-    batch = design.batch or chain.law.batch(design.audit_tokens)
+    batch = batch_of(design, chain.law, design.audit_tokens)
     return proxy(
         corpus,
         size.width,
@@ -221,7 +221,7 @@ def _analysed(
         sizes=tuple(sizes),
         span=max(totals) / min(totals),
         fewest_steps=chain.fewest_steps,
-        epochs=longest / sum(source.train.tokens for source in corpus.sources.values()),
+        epochs=longest / corpus.train_tokens,
         seed_sd=seed_sd,
         seed_freedom=freedom,
         audit=audited,

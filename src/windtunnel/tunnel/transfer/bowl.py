@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from windtunnel.results.transfer import DriftFound
+
 Array = NDArray[np.float64]
 
 LEVEL = 0.9
@@ -161,15 +163,7 @@ def _lowest(curves: Array, around: Array) -> Array:
     return np.where(at == inside, vertex, around[at])
 
 
-@dataclass(frozen=True)
-class Drift:
-    """Slope of the vertices against x, with its 90% interval."""
-
-    slope: float
-    interval: tuple[float, float]
-
-
-def drift(x: Sequence[float], bowls: Sequence[Bowl]) -> Drift:
+def drift(x: Sequence[float], bowls: Sequence[Bowl]) -> DriftFound:
     """Weighted slope of the bowls' vertices against `x` (octaves of width: octaves of lr an
     octave).
 
@@ -193,4 +187,4 @@ def drift(x: Sequence[float], bowls: Sequence[Bowl]) -> Drift:
         shuffled.append(np.random.default_rng(i).permutation(deviations))
     draws = lever @ np.stack(shuffled) * max(1.0, chi**0.5)
     low, high = np.quantile(draws, _ENDS)
-    return Drift(slope, (slope + float(low), slope + float(high)))
+    return DriftFound(slope=slope, interval=(slope + float(low), slope + float(high)))

@@ -28,7 +28,7 @@ from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
-from windtunnel.tunnel.transfer.bowl import Bowl, Drift, bowl, drift
+from windtunnel.tunnel.transfer.bowl import Bowl, bowl, drift
 from windtunnel.tunnel.transfer.design import Design
 
 ALLOWED_DRIFT = 0.15  # octaves of lr an octave of width
@@ -194,7 +194,7 @@ class _Grid:
         over_width = drift_over(wide)
         return ParametrizationRates(
             sizes=tuple(self._size_rate(cell, bowls[cell], bowls[cells[0]]) for cell in cells),
-            drift=Drifts(width=_found(over_width), depth=_found(drift_over(deep))),
+            drift=Drifts(width=over_width, depth=drift_over(deep)),
             passes=over_width is not None
             and len(wide) == len(self.design.widths)
             and within(over_width),
@@ -273,7 +273,7 @@ def _lowest(losses: Mapping[int, float | None]) -> int:
     return min(losses, key=height)
 
 
-def drift_over(bowls: Mapping[int, Bowl]) -> Drift | None:
+def drift_over(bowls: Mapping[int, Bowl]) -> DriftFound | None:
     """The drift of the best rate over sizes, octave by octave; None of fewer than two."""
     if len(bowls) < 2:
         return None
@@ -281,11 +281,7 @@ def drift_over(bowls: Mapping[int, Bowl]) -> Drift | None:
     return drift(octaves.tolist(), list(bowls.values()))
 
 
-def _found(drift: Drift | None) -> DriftFound | None:
-    return drift and DriftFound(slope=drift.slope, interval=drift.interval)
-
-
-def within(found: Drift) -> bool:
+def within(found: DriftFound) -> bool:
     """Whether the whole interval lies inside of what is allowed."""
     low, high = found.interval
     return low >= -ALLOWED_DRIFT and high <= ALLOWED_DRIFT

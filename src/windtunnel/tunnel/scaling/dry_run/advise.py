@@ -22,12 +22,12 @@ from windtunnel.results.dry_run import (
     TargetRun,
     TriedDesign,
 )
-from windtunnel.results.scaling import SCALING, Beyond, ScalingNumbers
-from windtunnel.results.study import StudyResult, find_study
+from windtunnel.results.experiments import study_of
+from windtunnel.results.scaling import SCALING, Beyond
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.design import Size, typed
 from windtunnel.tunnel.fleet.fleet import Interrupted
-from windtunnel.tunnel.scaling.chain import BatchLaw, Chain, batch_law, lay_out
+from windtunnel.tunnel.scaling.chain import BatchLaw, Chain, batch_law, batch_of, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.against import COVERAGE, doubts, shortcomings
 from windtunnel.tunnel.scaling.dry_run.alternatives import alternatives, varied
@@ -109,7 +109,7 @@ class _Setup:
                     "512x8@20M"
                 )
             target = Target(design.audit_size, design.audit_tokens)
-        earlier = _earlier(lab, corpus)
+        earlier = study_of(lab, SCALING, corpus.folder.name)
         return cls(
             corpus=corpus,
             assumed=assumptions_of(lab, earlier),
@@ -120,12 +120,6 @@ class _Setup:
             simulations=dry_run.simulations,
             watch=watch,
         )
-
-
-def _earlier(lab: Path, corpus: Corpus) -> StudyResult[ScalingNumbers] | None:
-    """The lab's scaling study, where it is of this corpus."""
-    study = find_study(lab, SCALING)
-    return study if study and study.numbers.corpus == corpus.folder.name else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +154,7 @@ def _audit_cost(setup: _Setup, design: Design) -> Cost:
     if not design.audit:
         return NOTHING
     tokens = design.audit_tokens
-    batch = design.batch or setup.law.batch(tokens)
+    batch = batch_of(design, setup.law, tokens)
     size = counts_of(setup.corpus, design.audit_size)
     return cost_of(setup.speed, size, tokens, steps=tokens / batch)
 

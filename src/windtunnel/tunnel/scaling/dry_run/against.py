@@ -46,7 +46,7 @@ def shortcomings(design: Design, chain: Chain, grid: PointGrid, corpus: Corpus) 
             f"{chain.fewest_steps} steps at the shortest length: it needs {FEWEST_STEPS} or more"
         )
     longest = max(*chain.lengths, design.audit_tokens if design.audit else 0)
-    epochs = longest / sum(source.train.tokens for source in corpus.sources.values())
+    epochs = longest / corpus.train_tokens
     if epochs > 1:
         found.append(
             f"the longest run reads the corpus {epochs:.2f} times: a law is of text read once"
