@@ -14,8 +14,8 @@ from windtunnel.laws.optimum import (
     Optimum,
     closed_form,
     exponents,
+    log_ratio,
     outside,
-    ratio_interval,
     search,
     slope,
 )
@@ -125,14 +125,11 @@ def test_the_slope_is_of_the_sixth_order() -> None:
     assert slope(lambda x: np.exp(-0.3 * x), 2.0) == pytest.approx(-0.3 * np.exp(-0.6), rel=1e-11)
 
 
-def test_the_interval_of_the_ratio_holds_the_ratio() -> None:
-    rng = np.random.default_rng(0)
-    draws = [
-        LossLaw(E=1.8, A=482, alpha=a, B=2085, beta=b)
-        for a, b in zip(rng.normal(0.3478, 0.01, 200), rng.normal(0.3658, 0.01, 200), strict=True)
-    ]
-    low, high = ratio_interval(draws, 1e21)
-    assert low < closed_form(CHINCHILLA, 1e21).ratio < high and high / low > 1.5
+@pytest.mark.parametrize("flops", [1e18, 1e21, 1e24])
+def test_the_log_of_the_best_ratio_is_that_of_the_closed_form(flops: float) -> None:
+    found = log_ratio(CHINCHILLA, flops)
+    assert found == pytest.approx(np.log(closed_form(CHINCHILLA, flops).ratio))
+    assert log_ratio(replace(CHINCHILLA, B=0.0), flops) is None
 
 
 @pytest.mark.parametrize(

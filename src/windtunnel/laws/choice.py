@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from windtunnel.laws.fit import LossData, LossFit, Objective, fit_loss, optimum
 from windtunnel.laws.intervals import Draws, Profile, linear_sd, profiles, redraw
 from windtunnel.laws.loss import FORMS, Array, LossLaw, log_slopes, surface
-from windtunnel.laws.noise import NoisePosterior
+from windtunnel.laws.noise import Groups, NoisePosterior
+from windtunnel.laws.optimum import log_ratio
 from windtunnel.laws.points import LossPoints, check, fittable
 
 _DRAWS = 400
@@ -26,6 +27,7 @@ _TOLERANCE = 0.0005  # relative error below which two forms count as equally goo
 # Standard deviations where Huber's loss becomes linear, and beyond which no error counts.
 _OUTLIER = 2.5
 _MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
+_MOST_TELL = 0.9  # share of the laws that must have a best ratio for an interval of it
 _LEVELS = (0.05, 0.25, 0.75, 0.95)  # ends of the intervals of 90% and 50%
 
 Axis = Literal["params", "tokens", "flops"]
@@ -93,6 +95,18 @@ class Candidate:
         surprises = [tried.surprise for tried in self.record]
         return max(1.0, float(np.sqrt(np.mean(np.square(surprises)))))
 
+    def log_ratios(self, flops: float) -> Array:
+        """(draws,): logarithms of D / N where the loss is lowest with 6ND = `flops`, of laws as
+        they might as well be; nan for one that has no best ratio.
+        """
+        found = [log_ratio(self.fit.frame.law(at), flops) for at in self.draws.coordinates]
+        drawn = np.array(found, float)  # None is nan
+        own = log_ratio(self.law, flops)
+        if own is None:
+            return drawn
+        # About its own: wider by as much as it was too sure of itself.
+        return own + self.inflation * (drawn - own)
+
     def stray(self, beyond: Mapping[Axis, ArrayLike]) -> Array:
         """Standard deviation of log loss that comes on top of what it states, for a run that lies
         so far `beyond` its points (natural logarithms, by axis): in proportion to the
@@ -157,6 +171,27 @@ class Predictor:
         )
         return Prediction(float(self.loss(params, tokens)), (low50, high50), (low90, high90))
 
+    def ratio(self, flops: float) -> tuple[float | None, tuple[float, float] | None]:
+        """The best tokens a parameter with C = 6ND, by the weightiest law, and its 90% interval
+        over laws as they might as well be, of every form with the same count of N: ratios by
+        different counts are different numbers. None for what has no best ratio; no interval where
+        many of the laws have none.
+        """
+        same = [one for one in self.candidates if one.count == self.best.count]
+        logs, weights = [], []
+        for candidate in same:
+            drawn = candidate.log_ratios(flops)
+            logs.append(drawn)
+            weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
+        values, told = np.concatenate(logs), np.concatenate(weights)
+        known = np.isfinite(values)
+        interval = None
+        if told[known].sum() > _MOST_TELL * told.sum():
+            low, high = np.exp(_quantiles(values[known], told[known], (_LEVELS[0], _LEVELS[-1])))
+            interval = float(low), float(high)
+        value = log_ratio(self.best.law, flops)
+        return None if value is None else float(np.exp(value)), interval
+
     def extrapolation(self, params: Mapping[str, float] | float, tokens: float) -> dict[str, float]:
         """How many times larger and longer than anything in the fit; size by the table's first
         count.
@@ -173,7 +208,7 @@ class Predictor:
             candidate.form,
             candidate.fit.coordinates,
             _data(self.points, candidate.count),
-            self.points.stem,
+            self.points.groups,
             candidate.noise,
             self.objective,
         )
@@ -281,11 +316,11 @@ def _data(points: LossPoints, count: str) -> LossData:
 
 def _candidate(form: str, count: str, task: _Task) -> Candidate:
     """A form fitted to all points, with its record; its weight is still to come."""
-    data, stem = _data(task.points, count), task.points.stem
+    data, groups = _data(task.points, count), task.points.groups
     fitted = fit_loss(form, data, task.objective)
-    noise, residuals = _noise(form, fitted.coordinates, data, stem, task.least)
+    noise, residuals = _noise(form, fitted.coordinates, data, groups, task.least)
     record = _record(form, count, task)
-    draws = redraw(form, fitted.coordinates, data, stem, noise, task.objective, task.draws)
+    draws = redraw(form, fitted.coordinates, data, groups, noise, task.objective, task.draws)
     return Candidate(
         count=count,
         fit=fitted,
@@ -319,10 +354,10 @@ def _tried(
     those below.
     """
     below, above = task.points.select(cut.kept), task.points.select(~cut.kept)
-    noise, _ = _noise(form, coordinates, data, below.stem, task.least)
+    noise, _ = _noise(form, coordinates, data, below.groups, task.least)
     x, y = data.frame.logs(above.params[count], above.tokens)
     errors = np.log(surface(coordinates, x, y) / above.loss)
-    said = linear_sd(form, coordinates, data, below.stem, noise, x, y)
+    said = linear_sd(form, coordinates, data, below.groups, noise, x, y)
     far = _beyond(below, count, above.params[count], above.tokens).get(cut.axis, np.zeros(1))
     return Tried(
         cut=cut,
@@ -353,13 +388,13 @@ def _beyond(
 
 
 def _noise(
-    form: str, coordinates: Array, data: LossData, stem: NDArray[np.int64], least: float
+    form: str, coordinates: Array, data: LossData, groups: Groups, least: float
 ) -> tuple[NoisePosterior, Array]:
     """The noise about a law, and the log residuals (n,) that tell it."""
     model, jacobian = log_slopes(coordinates, data.x, data.y)
     residuals = np.log(data.loss / model)
     free = FORMS[form].free
-    return NoisePosterior.about(residuals, jacobian[:, free], stem, least), residuals
+    return NoisePosterior.about(residuals, jacobian[:, free], groups, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:

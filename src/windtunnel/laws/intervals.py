@@ -5,12 +5,12 @@ data pin down.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import fdtri
 
 from windtunnel.laws.fit import LossData, Objective, refine
 from windtunnel.laws.loss import FORMS, Array, log_slopes, surface
-from windtunnel.laws.noise import NoisePosterior
+from windtunnel.laws.noise import Groups, NoisePosterior
 
 LEVEL = 0.9
 _STEPS = 25  # of the fit to each draw
@@ -38,33 +38,33 @@ def redraw(
     form: str,
     coordinates: Array,
     data: LossData,
-    stem: NDArray[np.int64],
+    groups: Groups,
     noise: NoisePosterior,
     objective: Objective,
     count: int,
     seed: int = 0,
 ) -> Draws:
-    """A bootstrap clustered by stem: losses drawn anew about the law, with a stem's shared noise
-    and each point's own, and the same fit to each. Whole stems are not resampled: without its
-    largest size a table of five is another table.
+    """A bootstrap clustered by stem and by length: losses drawn anew about the law, with what a
+    stem and a length share and each point's own noise, and the same fit to each. Whole stems are
+    not resampled: without its largest size a table of five is another table.
     """
     rng = np.random.default_rng(seed)
-    shared, own = noise.draw(count, rng)
-    _, index = np.unique(stem, return_inverse=True)
-    # One draw a stem, the same for all its points; then one a point.
-    scatter = shared[:, None] * rng.standard_normal((count, index.max() + 1))[:, index]
-    scatter += own[:, None] * rng.standard_normal((count, len(index)))
+    drawn_noise = noise.draw(count, rng)
+    # One draw a stem and one a length, the same for all their points; then one a point.
+    scatter = drawn_noise.own[:, None] * rng.standard_normal((count, len(data.loss)))
+    for sd, group in ((drawn_noise.stem, groups.stem), (drawn_noise.length, groups.length)):
+        scatter += sd[:, None] * rng.standard_normal((count, group.max() + 1))[:, group]
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
     starts = np.broadcast_to(coordinates, (count, 6))
     fitted = refine(starts, drawn, FORMS[form].free, objective, _STEPS)
-    return Draws(fitted, np.hypot(shared, own))
+    return Draws(fitted, drawn_noise.sd)
 
 
 def linear_sd(
     form: str,
     coordinates: Array,
     data: LossData,
-    stem: NDArray[np.int64],
+    groups: Groups,
     noise: NoisePosterior,
     x: Array,
     y: Array,
@@ -78,8 +78,7 @@ def linear_sd(
     scale = np.linalg.norm(jacobian, axis=0).clip(1e-12)
     # (free, n): how an error of a point moves the parameters
     estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None]
-    spread = ahead @ estimator
-    of_law = np.einsum("ti,ij,tj->t", spread, noise.covariance(stem), spread)
+    of_law = noise.variance_of((ahead @ estimator).T, groups)
     return np.sqrt(of_law + noise.sd**2)
 
 
@@ -106,15 +105,15 @@ def profiles(
     form: str,
     coordinates: Array,
     data: LossData,
-    stem: NDArray[np.int64],
+    groups: Groups,
     noise: NoisePosterior,
     objective: Objective,
 ) -> list[Profile]:
     """Of the floor E, and of the exponents with which the loss falls in N and in D alone: c alpha
-    and c beta. Every other coordinate is fitted anew at each value (Venzon and Moolgavkar 1988); a
-    stem's shared noise counts through the design effect.
+    and c beta. Every other coordinate is fitted anew at each value (Venzon and Moolgavkar 1988);
+    noise that points share counts through the design effect.
     """
-    effect = _design_effect(stem, noise)
+    effect = _design_effect(groups, noise)
     return [
         _profile(at, form, coordinates, data, objective, effect)
         for at in _PROFILED
@@ -161,9 +160,11 @@ def _crossing(tried: Array, costs: Array, allowed: float, at: int) -> float:
     return float(tried[at - 1] + share * (tried[at] - tried[at - 1]))
 
 
-def _design_effect(stem: NDArray[np.int64], noise: NoisePosterior) -> float:
+def _design_effect(groups: Groups, noise: NoisePosterior) -> float:
     """How many times fewer independent points there are than points (Kish)."""
-    sizes = np.unique(stem, return_counts=True)[1]
-    shared = float(noise.weights @ (noise.shared * noise.variance))
-    share = shared / float(noise.weights @ noise.variance)
-    return 1 + (float((sizes**2).sum() / sizes.sum()) - 1) * share
+    stem, length, own = noise.parts
+    more = 0.0
+    for part, group in ((stem, groups.stem), (length, groups.length)):
+        sizes = np.bincount(group)
+        more += (float((sizes**2).sum() / sizes.sum()) - 1) * part
+    return 1 + more / (stem + length + own)

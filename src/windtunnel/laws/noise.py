@@ -1,26 +1,75 @@
-"""How far measured losses scatter about a law: a part that all points of a stem share, and a part
-of each point's own.
+"""How far measured losses scatter about a law: a part that all points of a stem share, a part that
+all points of a length share (they read the same text, up to the same token), and a part of each
+point's own.
 
 Estimated by restricted likelihood about the fitted law (Patterson and Thompson 1971), which
-counts what the fit itself has absorbed; how much is shared is not settled by a few stems, so
-draws follow its posterior instead of one estimate.
+counts what the fit itself has absorbed; how much is shared is not settled by a few stems and
+lengths, so draws follow its posterior instead of one estimate.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.loss import Array
 
-_SHARED = np.linspace(0, 0.98, 25)  # shares of the variance: a flat prior
+_SHARES = np.linspace(0, 0.98, 15)  # of the variance: a flat prior
+# Of more lengths than these, what each shares is one of many errors: as good as its points' own.
+_MOST_LENGTHS = 64
+_DIGITS = 6  # of log tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The stem and the length of each point, (n,) numbers from 0."""
+
+    stem: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, stem: ArrayLike, tokens: ArrayLike) -> "Groups":
+        """Of points with these stems and tokens; tokens that differ by rounding are one length."""
+        stems = np.unique(np.asarray(stem), return_inverse=True)[1]
+        log_tokens = np.log(np.asarray(tokens, float)).round(_DIGITS)
+        lengths = np.unique(log_tokens, return_inverse=True)[1]
+        return cls(stem=stems.astype(np.int64), length=lengths.astype(np.int64))
+
+    @property
+    def stems_share(self) -> bool:
+        """Whether any stem has two points: else nothing tells what it would share."""
+        return bool(self.stem.max() + 1 < len(self.stem))
+
+    @property
+    def lengths_share(self) -> bool:
+        """Whether any length has two points, and each counts."""
+        return bool(self.length.max() + 1 < min(len(self.length), _MOST_LENGTHS + 1))
+
+    def summed(self, columns: Array) -> tuple[Array, Array]:
+        """Sums of columns (n, k) over the points of each stem, (stems, k), and of each length."""
+        return _summed(self.stem, columns), _summed(self.length, columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseDraws:
+    """Standard deviations of log loss, (draws,) each."""
+
+    stem: Array
+    length: Array
+    own: Array
+
+    @property
+    def sd(self) -> Array:
+        """Of a single point."""
+        return np.sqrt(self.stem**2 + self.length**2 + self.own**2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisePosterior:
     """What the scatter about a law says of the noise of the natural logarithm of the loss."""
 
-    shared: Array  # candidates for the share of the variance that a stem's points have in common
+    # (candidates, 2): shares of the variance that a stem's points, and a length's, have in common
+    shares: Array
     weights: Array  # their posterior probabilities
     variance: Array  # of one point, for each candidate: scale of an inverse chi square
     freedom: int
@@ -29,46 +78,57 @@ class NoisePosterior:
 
     @classmethod
     def about(
-        cls, residuals: Array, jacobian: Array, stem: NDArray[np.int64], least: float = 0.0
+        cls, residuals: Array, jacobian: Array, groups: Groups, least: float = 0.0
     ) -> "NoisePosterior":
-        """From residuals (n,) of a fit, its derivatives (n, parameters) and the stem of each
-        point.
-        """
-        freedom = len(residuals) - jacobian.shape[1]
-        basis = _basis(jacobian)
-        # Of stems with one point each nothing tells what they would share.
-        stems_share = len(np.unique(stem)) < len(stem)
-        candidates = _SHARED if stems_share else np.zeros(1)
-        found = [_restricted(share, residuals, basis, stem) for share in candidates]
-        likelihood, variance = np.array(found).T
+        """From residuals (n,) of a fit and its derivatives (n, parameters)."""
+        stem = _SHARES if groups.stems_share else np.zeros(1)
+        length = _SHARES if groups.lengths_share else np.zeros(1)
+        grid = np.stack(np.meshgrid(stem, length, indexing="ij"), axis=-1).reshape(-1, 2)
+        # Something is left to each point alone.
+        shares = grid[grid.sum(1) <= _SHARES[-1] + 1e-9]
+        likelihood, variance = _restricted(shares, residuals, _basis(jacobian), groups)
         # Bayes with the flat prior; the largest is taken off so that nothing overflows.
         weights = np.exp(likelihood - likelihood.max())
         return cls(
-            shared=candidates,
+            shares=shares,
             weights=weights / weights.sum(),
             variance=variance,
-            freedom=max(1, freedom),
+            freedom=max(1, len(residuals) - jacobian.shape[1]),
             least=least,
         )
 
     @property
     def sd(self) -> float:
-        """Standard deviation of a single point, with what its stem shares."""
+        """Standard deviation of a single point, with what it shares."""
         return max(float(np.sqrt(self.weights @ self.variance)), self.least)
 
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Standard deviations (shared, own), each (count,)."""
-        chosen = rng.choice(len(self.shared), count, p=self.weights)
+    @property
+    def parts(self) -> tuple[float, float, float]:
+        """Variances at the mean of the posterior: of stems, of lengths, of each point's own."""
+        stem, length = (self.weights * self.variance) @ self.shares
+        own = float(self.weights @ (self.variance * (1 - self.shares.sum(1))))
+        return float(stem), float(length), own
+
+    def draw(self, count: int, rng: np.random.Generator) -> NoiseDraws:
+        """As it might as well be."""
+        chosen = rng.choice(len(self.weights), count, p=self.weights)
         variance = self.variance[chosen] * self.freedom / rng.chisquare(self.freedom, count)
         variance = np.maximum(variance, self.least**2)
-        share = self.shared[chosen]
-        return np.sqrt(share * variance), np.sqrt((1 - share) * variance)
+        stem, length = self.shares[chosen].T
+        return NoiseDraws(
+            stem=np.sqrt(stem * variance),
+            length=np.sqrt(length * variance),
+            own=np.sqrt(np.maximum(0.0, 1 - stem - length) * variance),
+        )
 
-    def covariance(self, stem: NDArray[np.int64]) -> Array:
-        """(n, n) of points of these stems, at the mean of the posterior."""
-        shared = float(self.weights @ (self.shared * self.variance))
-        own = float(self.weights @ ((1 - self.shared) * self.variance))
-        return shared * (stem[:, None] == stem) + own * np.eye(len(stem))
+    def variance_of(self, weights: Array, groups: Groups) -> Array:
+        """(k,): of sums of the points' log losses with weights (n, k), at the mean of the
+        posterior.
+        """
+        stem, length, own = self.parts
+        by_stem, by_length = groups.summed(weights)
+        squares = [np.square(part).sum(0) for part in (by_stem, by_length, weights)]
+        return stem * squares[0] + length * squares[1] + own * squares[2]
 
 
 def _basis(jacobian: Array) -> Array:
@@ -80,27 +140,53 @@ def _basis(jacobian: Array) -> Array:
 
 
 def _restricted(
-    share: float, residuals: Array, basis: Array, stem: NDArray[np.int64]
-) -> tuple[float, float]:
-    """(log restricted likelihood, variance at it) where this share of the variance is the
-    stem's.
+    shares: Array, residuals: Array, basis: Array, groups: Groups
+) -> tuple[Array, Array]:
+    """(log restricted likelihood, variance at it), (candidates,) each, of these shares.
+
+    With U = [basis, residuals] and R = [Z, W] the indicators of stems and lengths, V = own I +
+    R S S R' with S the roots of the shares. By Woodbury's identity everything that is asked of V
+    follows from sums over the groups: with K = own I + S R'R S,
+
+        U' V^-1 U = (U'U - (S R'U)' K^-1 (S R'U)) / own,  det V = own^(n - k) det K,
+
+    and since a point has one stem, K's block of stems is diagonal: only the lengths are left to
+    solve for, by its Schur complement.
     """
-    _, index, sizes = np.unique(stem, return_inverse=True, return_counts=True)
-    own = 1 - share
-
-    def solve(values: Array) -> Array:
-        """V^-1 values, by Woodbury's identity: V = own I + share Z Z', Z the stems' indicators."""
-        sums = np.zeros((len(sizes), values.shape[1]))
-        np.add.at(sums, index, values)
-        return (values - (share * sums / (own + share * sizes)[:, None])[index]) / own
-
-    solved = solve(np.column_stack([basis, residuals]))
-    normal, moment = basis.T @ solved[:, :-1], basis.T @ solved[:, -1]
+    told = np.column_stack([basis, residuals])
+    by_stem, by_length = groups.summed(told)
+    stems, lengths = len(by_stem), len(by_length)
+    met = np.zeros((stems, lengths))  # Z'W: points of each stem and length
+    if groups.lengths_share:
+        np.add.at(met, (groups.stem, groups.length), 1.0)
+    points_of_stem = np.bincount(groups.stem).astype(float)
+    points_of_length = np.bincount(groups.length).astype(float)
+    stem, length = shares.T
+    own = 1 - stem - length
+    # 1. the block of stems, (candidates, stems)
+    diagonal = own[:, None] + stem[:, None] * points_of_stem
+    absorbed = np.einsum("c,cs,su,sv->cuv", stem, 1 / diagonal, by_stem, by_stem, optimize=True)
+    log_det = np.log(diagonal).sum(1) + (len(residuals) - stems) * np.log(own)
+    # 2. what the lengths add to it
+    if groups.lengths_share:
+        own_block = own[:, None] + length[:, None] * points_of_length
+        through = np.einsum("cs,sl,sm->clm", (stem * length)[:, None] / diagonal, met, met)
+        schur = own_block[:, :, None] * np.eye(lengths) - through
+        crossed = np.einsum("cs,sl,su->clu", stem[:, None] / diagonal, met, by_stem)
+        right = np.sqrt(length)[:, None, None] * (by_length - crossed)
+        absorbed += right.transpose(0, 2, 1) @ np.linalg.solve(schur, right)
+        log_det += np.linalg.slogdet(schur)[1] - lengths * np.log(own)
+    solved = (told.T @ told - absorbed) / own[:, None, None]
+    normal, moment = solved[:, :-1, :-1], solved[:, :-1, -1]
+    explained = (moment * np.linalg.solve(normal, moment[..., None])[..., 0]).sum(1)
+    squares = np.maximum(solved[:, -1, -1] - explained, 1e-300)
     freedom = len(residuals) - basis.shape[1]
-    absorbed = moment @ np.linalg.solve(normal, moment)
-    squares = max(float(residuals @ solved[:, -1] - absorbed), 1e-300)
-    # log det V, by the eigenvalues of each stem's block: own + share n once, and own n - 1 times.
-    log_det = float((np.log(own + share * sizes) + (sizes - 1) * np.log(own)).sum())
     # -2 l = log det V + log det X'V^-1 X + (n - p) log r'P r, up to a constant.
     likelihood = -0.5 * (log_det + np.linalg.slogdet(normal)[1] + freedom * np.log(squares))
     return likelihood, squares / max(1, freedom)
+
+
+def _summed(group: NDArray[np.int64], columns: Array) -> Array:
+    sums = np.zeros((int(group.max()) + 1, columns.shape[1]))
+    np.add.at(sums, group, columns)
+    return sums

@@ -3,7 +3,7 @@ search for any other.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,13 +99,14 @@ def slope(function: Callable[[Array], Array], at: float) -> float:
     return float(_CENTRAL @ function(around)) / _STEP
 
 
-def ratio_interval(
-    draws: Sequence[LossLaw], flops: float, level: float = 0.9
-) -> tuple[float, float]:
-    """Of D_opt / N_opt, from laws as they might as well be."""
-    ratios = [closed_form(law, flops).ratio for law in draws]
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def log_ratio(law: LossLaw, flops: float) -> float | None:
+    """log(D / N) where L(N, D) is lowest with 6ND = `flops`; None for a law in which size or data
+    is worth nothing.
+    """
+    if min(law.alpha, law.beta, law.A, law.B) <= 0:
+        return None
+    log_k, eta = _log_k(law)
+    return -2 * log_k - eta * math.log(flops / FLOPS)
 
 
 def outside(ratio: float, sampled: tuple[float, float]) -> str | None:

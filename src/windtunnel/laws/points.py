@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.loss import Array
+from windtunnel.laws.noise import Groups
 from windtunnel.laws.table import number, other_unit, read_table
 
 # Without embeddings (the paper's N), with the head, all.
@@ -67,6 +68,11 @@ class LossPoints:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def groups(self) -> Groups:
+        """Which points share a stem, and which a length."""
+        return Groups.of(self.stem, self.tokens)
 
     def select(self, kept: ArrayLike) -> Self:
         """The points of a mask or of indices."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from windtunnel.devices import QUANTISATIONS
 from windtunnel.errors import InputError
-from windtunnel.laws.choice import Candidate, Prediction, Predictor, choose
+from windtunnel.laws.choice import Prediction, Predictor, choose
 from windtunnel.laws.intervals import Profile
-from windtunnel.laws.loss import LossLaw
-from windtunnel.laws.optimum import FLOPS, closed_form, ratio_interval
+from windtunnel.laws.optimum import FLOPS
 from windtunnel.laws.repetition import PUBLISHED
 from windtunnel.model.shape import flops_per_token
 from windtunnel.plan import flags
@@ -63,7 +62,6 @@ _WEIGHT_DECAY, _DECAYED_STEPS = 1e-3, 2000
 # Of the tokens: where a checkpoint stays for shorter branches, beside the decay's begin.
 _BRANCH_SHARES = (0.25, 0.5)
 _FEWEST_STEPS = 10
-_DRAWS = 400  # laws, for the interval of the best ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,33 +288,9 @@ def _laws(predictor: Predictor, flops: float) -> tuple[PlanLaws, list[Profile]]:
         for candidate in predictor.candidates
     )
     told = tuple(LawProfile(**asdict(profile)) for profile in profiles)
-    return PlanLaws(candidates=candidates, ratio=_ratio(predictor, flops), profiles=told), profiles
-
-
-def _ratio(predictor: Predictor, flops: float) -> BestRatio:
-    """The best tokens a parameter with C = 6ND, by the weightiest law; its interval over laws as
-    they might as well be, of every form with the same count of N.
-    """
-    best = predictor.best
-    # ratios by different counts of N are different numbers: only those by one count are compared
-    same = [candidate for candidate in predictor.candidates if candidate.count == best.count]
-    draws = _drawn(same)
-    # a law in which size or data is worth nothing has no best ratio
-    told = [law for law in draws if min(law.alpha, law.beta, law.A, law.B) > 0]
-    interval = ratio_interval(told, flops) if len(told) > 0.9 * len(draws) else None
-    value = closed_form(best.law, flops).ratio if min(best.law.alpha, best.law.beta) > 0 else None
-    return BestRatio(count=best.count, value=value, interval90=interval)
-
-
-def _drawn(candidates: list[Candidate]) -> list[LossLaw]:
-    """Laws drawn from each candidate, as many as it weighs."""
-    weight = sum(candidate.weight for candidate in candidates)
-    found = []
-    for candidate in candidates:
-        share = round(_DRAWS * candidate.weight / weight)
-        coordinates = candidate.draws.coordinates[:share]
-        found += [candidate.fit.frame.law(at) for at in coordinates]
-    return found
+    value, interval = predictor.ratio(flops)
+    ratio = BestRatio(count=predictor.best.count, value=value, interval90=interval)
+    return PlanLaws(candidates=candidates, ratio=ratio, profiles=told), profiles
 
 
 def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Training) -> list[Flag]:
