@@ -18,7 +18,7 @@ _SHARES = np.linspace(0, 0.98, 15)  # of the variance: a flat prior
 # Of more lengths than these, what each shares is one of many errors: as good as its points' own.
 _MOST_LENGTHS = 64
 _DIGITS = 6  # of log tokens
-_ROUNDING = 1e-12
+_ROUNDING = 1e-9  # of log loss: no table has it to more digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +180,9 @@ def _restricted(
     solved = (told.T @ told - absorbed) / own[:, None, None]
     normal, moment = solved[:, :-1, :-1], solved[:, :-1, -1]
     explained = (moment * np.linalg.solve(normal, moment[..., None])[..., 0]).sum(1)
-    # What the fit has not absorbed; of losses without noise nothing but rounding is left.
-    whole = solved[:, -1, -1]
-    squares = np.maximum(whole - explained, _ROUNDING * whole + 1e-300)
     freedom = len(residuals) - basis.shape[1]
+    # What the fit has not absorbed; of losses without noise nothing but rounding is left.
+    squares = np.maximum(solved[:, -1, -1] - explained, _ROUNDING**2 * max(1, freedom))
     # -2 l = log det V + log det X'V^-1 X + (n - p) log r'P r, up to a constant.
     likelihood = -0.5 * (log_det + np.linalg.slogdet(normal)[1] + freedom * np.log(squares))
     return likelihood, squares / max(1, freedom)
