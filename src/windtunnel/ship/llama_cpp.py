@@ -28,7 +28,7 @@ from windtunnel.data.chat_format import Message
 from windtunnel.errors import InputError
 from windtunnel.ship.engines import Asked, Scores
 from windtunnel.ship.gguf.file import metadata
-from windtunnel.ship.gguf.vocabulary import Kind, kinds
+from windtunnel.ship.gguf.tokens import Kind
 from windtunnel.ship.gguf.vocabulary import read as read_vocabulary
 from windtunnel.ship.packages import package
 
@@ -181,7 +181,7 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     def _kinds(self) -> list[Kind]:
         """Of each token of the vocabulary."""
         try:
-            return kinds(read_vocabulary(self._fields.__getitem__))
+            return read_vocabulary(self._fields.__getitem__).kinds()
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
 

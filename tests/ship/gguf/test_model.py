@@ -331,6 +331,17 @@ def test_what_cannot_be_written_is_refused(write: Write, tmp_path: Path, corpus:
     assert not list(tmp_path.glob("*.gguf*"))
 
 
+def test_a_full_disk_is_named(write: Write, tmp_path: Path) -> None:
+    """numpy gives no reason where it could not write all of an array."""
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "x.gguf.part").symlink_to(full)
+    with pytest.raises(InputError, match=r"x\.gguf: could not be written: .*(No space|disk full)"):
+        write(model_of("tied"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_vocabulary_with_spare_rows(write: Write, corpus: Corpus, held: HeldOut) -> None:
     """Models are often made with more rows than their tokenizer has tokens."""
     pytest.importorskip("xllamacpp")

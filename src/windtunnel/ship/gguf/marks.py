@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.ship.gguf.vocabulary import CONTROL
+from windtunnel.ship.gguf.tokens import CONTROL
 from windtunnel.ship.portable import PortableModel
 
 # Keys of the tokens that end an answer: of a text, of a turn, of a message.

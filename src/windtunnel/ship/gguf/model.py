@@ -105,7 +105,9 @@ def write(
         os.replace(part, file)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise InputError(f"{file}: could not be written: {error.strerror}") from None
+        # numpy says how much of an array it has written, and not what stopped it
+        reason = error.strerror or f"is the disk full? ({error})"
+        raise InputError(f"{file}: could not be written: {reason}") from None
 
 
 def read(file: Path) -> PortableModel:
