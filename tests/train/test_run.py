@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,16 @@ def test_a_run_is_found_by_the_start_of_its_id_its_name_or_its_path(
         find_run(tmp_path, "two")
     with pytest.raises(InputError, match="no run"):
         find_run(tmp_path / "empty", "one")
+
+
+def test_a_lab_whose_path_is_not_utf8_is_refused_before_a_run_is_made(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    """safetensors could not read its checkpoints again."""
+    with pytest.raises(InputError, match=r"l\\xe4b/runs/.*: this path is not UTF-8 here"):
+        create(tmp_path / os.fsdecode(b"l\xe4b"), recipe(), corpus)
+    assert not list(tmp_path.iterdir())
+    assert create(tmp_path / "l\u00e4b", recipe(), corpus).path.exists()
 
 
 def test_runs_are_listed_oldest_first(tmp_path: Path, recipe: Make, corpus: Corpus) -> None:

@@ -25,7 +25,7 @@ from typing import IO
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.files import write_whole
+from windtunnel.files import named, write_whole
 from windtunnel.recipe import RESULTS_VERSION, Recipe, dump, identity, load, objective_of
 from windtunnel.results.run import (
     AboutRun,
@@ -285,6 +285,11 @@ def _make(
     path: Path, recipe: Recipe, about: AboutRun, status: Status, fill: Callable[[Path], None]
 ) -> Run:
     """A run's folder, which appears whole."""
+    if named(path) != str(path):
+        raise InputError(
+            f"{named(path)}: this path is not UTF-8 here, and no checkpoint could be read from it "
+            "again; expected another --lab, or a locale in UTF-8"
+        )
     part = path.parent / f".{path.name}.{os.getpid()}"
     try:
         part.mkdir(parents=True)
