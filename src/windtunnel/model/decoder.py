@@ -76,6 +76,7 @@ class Decoder(nn.Module):
             tensors = [member[name] for member in initial]
             self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
         rope = rope_table(context, self.model.head_size, self.model.rope_base)
+        # it follows from the shape, so no checkpoint holds it
         self.register_buffer("rope", rope, persistent=False)
         constants = [multipliers(m) for m in models]
         self._register_multiplier("embedding_multiplier", [c.embedding for c in constants])
@@ -172,6 +173,7 @@ class Decoder(nn.Module):
 
     def _through(self, layer: nn.Module, *inputs: object) -> tuple[Tensor, Tensor | None]:
         if self._again:
+            # nothing in a layer is random, so no state of a generator needs keeping
             return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
         return layer(*inputs)
 
@@ -243,10 +245,13 @@ class Layer(nn.Module):
             return projected.transpose(1, 2)
 
         query, key, value = heads(self.query), heads(self.key), heads(self.value)
+        # scores then depend on the distance of two positions alone; keys are cached as rotated,
+        # since a position never changes
         query, key = rotate(query, table), rotate(key, table)
         if cache is not None:
             key, value = cache.extend(key, value)
         mixed = causal_attention(query, key, value, self.attention_scale, documents)
+        # (members * batch, heads, T, head_size) -> (tokens, heads * head_size), or with a P before
         return mixed.transpose(1, 2).reshape(*h.shape[:-1], -1) @ self.output.mT
 
 

@@ -49,5 +49,6 @@ def _sample(logits: Tensor, temperature: float, top_p: float, generator: torch.G
     if temperature == 0:
         return int(logits.argmax())
     chances, tokens = (logits / temperature).softmax(-1).sort(descending=True)
+    # by what stands before a token, so that the likeliest one always stays
     chances[chances.cumsum(0) - chances > top_p] = 0
     return int(tokens[torch.multinomial(chances, 1, generator=generator)])

@@ -38,6 +38,7 @@ class _Losses(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
         """Derivatives by `hidden` and `head`, shaped like them; `grad`: by the losses."""
         hidden, head, targets, *kept = ctx.saved_tensors
+        # every chunk adds to the head's derivative, so that one is summed in fp32
         by_hidden, by_head = [], torch.zeros((), device=head.device)
         grads = grad[..., None].split(_rows(head), dim=-2)
         for (h, t), g in zip(_chunks(hidden, head, targets), grads, strict=True):
@@ -53,6 +54,7 @@ def _loss_and_slope(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tens
     the target p - 1, which is expm1(-loss) without a difference of near numbers.
     """
     logits, at = hidden @ head.mT, targets[..., None]
+    # the largest is taken off first: no exponential can then overflow
     top = logits.amax(-1, keepdim=True).float()
     weights = (logits.float() - top).exp()
     total = weights.sum(-1, keepdim=True)

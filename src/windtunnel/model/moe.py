@@ -42,6 +42,7 @@ def mixture(
     member = torch.arange(groups // count, device=h.device) * count
     group = (experts.reshape(groups // count, -1) + member[:, None]).flatten()
     order = group.argsort(stable=True)
+    # the order that undoes it
     back = order.argsort()
     ends = torch.searchsorted(group[order], torch.arange(groups, device=h.device), right=True).int()
 
@@ -52,6 +53,7 @@ def mixture(
     rows: Tensor = _Permuted.apply(each, order, back)
     out = product(F.silu(product(rows, gate)) * product(rows, up), down)
     mine: Tensor = _Permuted.apply(out, back, order)
+    # (tokens, chosen, width): what a token's experts give, weighted by its shares
     mixed = (mine.view(*shares.shape, -1) * shares[..., None]).sum(-2)
     by_window = (-1, window)
     return mixed, unevenness(

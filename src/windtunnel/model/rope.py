@@ -9,6 +9,7 @@ from torch import Tensor
 
 def rope_table(positions: int, head_size: int, base: float) -> Tensor:
     """Cosines and sines of every position: (2, positions, head_size / 2), fp32."""
+    # in fp64: of an angle of many turns, fp32 keeps few digits of the last turn
     frequencies = base ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
     angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
     return torch.stack([angles.cos(), angles.sin()]).float()

@@ -62,7 +62,9 @@ def flops_per_token(model: Model, context: int) -> int:
     matrices = sum(_active(model, shape) for shape in shapes if len(shape) >= 2)
     if not model.tied:
         matrices -= model.vocab * model.width  # the embedding is looked up; a tied one is the head
+    # scores and values: 2 products of (context + 1) / 2 keys, each heads * head_size numbers wide
     attention = model.depth * model.heads * model.head_size * (context + 1)
+    # backward: the derivatives by the inputs and by the weights, each a product like the forward
     return 3 * (2 * matrices + 2 * attention)
 
 

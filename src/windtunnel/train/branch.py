@@ -35,9 +35,12 @@ def branch(
     to there the two are the same to the bit (with another micro-batch, to rounding).
     """
     batch, lr = _left_with(parent, at, batch, lr)
+    # only whole steps are trained, of the batch that the branch goes on with
     at -= at % batch
     decay = max(batch, decay - decay % batch)
     text = _text(parent, corpus, at, mixture, context)
+    # the steps before `at` are computed as the parent computed them, to the bit; windows of another
+    # length may not fit into its parts
     micro_batch = 0 if "context" in text else min(parent.recipe.train.micro_batch, batch)
     changed = parent.recipe.change(
         name=name or f"{parent.recipe.name}-branch",

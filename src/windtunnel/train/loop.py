@@ -146,6 +146,7 @@ class _Trainer:
 
     def _advance(self, live: list[Member]) -> None:
         """One step of all members; those that are over read along and stand still."""
+        # no place is left empty: the kernels are compiled for this number of members
         reading = [live[0] if member.over else member for member in self._members]
         places = [(member.windows, member.position) for member in reading]
         batch = self._reader.read(places, self._batch)
@@ -167,12 +168,14 @@ class _Trainer:
         """Record, evaluate and save what is due; let go of members that have failed or have come
         to their end.
         """
+        # each by its own recipe: members may begin and end at different tokens
         evaluated = [one for one in live if one.due(one.recipe.train.evaluate_every)]
         saved = [one for one in live if stopping or one.due(one.recipe.train.checkpoint_every)]
         if not (evaluated or saved or len(self._waiting) >= _FLUSH_EVERY):
             return
         self._flush()
         with self._paused():
+            # before saving: the status that is written with a checkpoint has the loss there
             self._evaluate([member for member in evaluated if not member.over])
             for member in saved:
                 if not member.over:
@@ -229,6 +232,7 @@ class _Trainer:
         if not members:
             return
         recipe = members[0].recipe
+        # one set of kernels scores all members, so all are scored wherever one is due
         found = validate(
             self._step.model,
             [member.windows for member in self._members],
@@ -267,6 +271,7 @@ class _Trainer:
         if not live or len(live) > len(self._members) // 2 or self._waiting:
             return
         with self._paused():
+            # the views are of the old buffers, which live until all is copied out of them
             states = [Checkpoint(one.position, one.steps, *self._state(one)) for one in live]
             self._members = live
             self._step = self._made_step()

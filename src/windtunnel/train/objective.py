@@ -87,8 +87,11 @@ class Objective:
         each member has its own. It goes through the model `engine.micro_batch` tokens of each
         member at a time. Nothing waits for the device.
         """
+        # counted over the whole batch, so that its parts add up to one mean; a batch in which
+        # nothing is to be learnt has a loss of 0, and not of 0 / 0
         learnt = self._kind.learnt(batch[..., 1:] >= 0).sum((-2, -1)).clamp(min=1)
         parts = batch.split(self._engine.micro_batch // (batch.shape[-1] - 1), dim=-2)
+        # on the device: a replayed graph holds tensors, and would keep a plain number for ever
         windows = torch.full((), batch.shape[-2], device=batch.device)
         return torch.stack([self._part(part, learnt, windows) for part in parts]).sum(0)
 
@@ -104,6 +107,7 @@ class Objective:
         minimised = loss
         if unevenness is not None:
             minimised = loss + self._balance * unevenness.sum(-1) / windows
+        # members share no parameter, so the gradient of the sum is each one's own
         minimised.sum().backward()
         return loss.detach()
 

@@ -83,10 +83,13 @@ class FlatOptimizer:
             rate = [rate]
         shares = rate if isinstance(rate, Tensor) else self.shares(rate)
         self.steps += 1
+        # the whole gradient is clipped by its norm (Pascanu et al. 2013): g min(1, clip / |g|)
         norm = self._gradient_norm()
         kept = torch.where((self.clip > 0) & (norm > self.clip), self.clip / norm, 1.0)
         for group in self._groups:
             share = group.at(shares)
+            # weight decay is a share of the weights by itself, not a multiple of the rate, so it
+            # must follow the schedule by itself (decoupled: Loshchilov and Hutter 2019)
             scheduled = {key: group.settings[key] * share for key in ("lr", "weight_decay")}
             advance = self._of_matrices if group.update.of_matrices else self._elementwise
             advance(
@@ -128,6 +131,7 @@ class FlatOptimizer:
     def _gradient_norm(self) -> Tensor:
         """Of all parameters: (1,), or (P, 1)."""
         flat = [group.grad.flatten(self._lead) for group in self._groups]
+        # the norm of the groups' norms: nothing is joined, so nothing is copied
         norms = [torch.linalg.vector_norm(grad, dim=-1, keepdim=True) for grad in flat]
         return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
@@ -164,10 +168,12 @@ class FlatOptimizer:
         value = torch.cat([p.detach().flatten(self._lead) for p in parameters], dim=-1)
         shape = tuple(self._shapes[names[0]][self._lead :])
         if update.of_matrices:
+            # (matrices, out, in), or (P, matrices, out, in): products are batched over all of them
             value = value.unflatten(-1, (-1, *shape[-2:]))
         grad = torch.zeros_like(value)
         views = zip(self._views(value, names), self._views(grad, names), strict=True)
         for parameter, ((_, view), (_, gradient)) in zip(parameters, views, strict=True):
+            # autograd adds into a gradient that is there, and so into the group's buffer
             parameter.data, parameter.grad = view, gradient
         told = [update.settings(recipe, role, shape) for recipe in recipes]
         columns = {key: self._column([one[key] for one in told]) for key in told[0]}

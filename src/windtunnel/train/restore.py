@@ -32,6 +32,7 @@ def replays(run: Run) -> bool:
     """
     if not run.parent or run.anew:
         return False
+    # with the same batch and rate, both runs take the same steps up to where the branch leaves
     mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (run.recipe, _parent(run)))
     return mine != theirs and _start(run)[1] < (run.at_tokens or 0)
 
@@ -76,6 +77,7 @@ def _replay(step: Step, run: Run, corpus: Corpus, position: int, steps: int) -> 
     """Go on with the parent's batch and rate to where the run takes up its own."""
     parent, at = _parent(run), run.at_tokens or 0
     windows, moments = Windows(corpus, run.recipe.data, run.recipe.seed), step.optimizer.state()
+    # the optimiser is told the settings anew and forgets its moments, so these are carried across
     step.take_up([parent])
     step.optimizer.load_state(moments, steps)
     while position < at:

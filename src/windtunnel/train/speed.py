@@ -26,6 +26,7 @@ def training_step(recipe: Recipe, members: int = 1) -> Callable[[np.ndarray], No
 
     def step(batch: np.ndarray) -> None:
         made.gradient(batch)
+        # at the peak rate: what a step costs does not depend on it
         made.update([1.0] * members)
         synchronize(torch.device(made.engine.device))
 
@@ -77,6 +78,7 @@ def speedups(
             continue
         ratios = [members * alone(clock) / together(clock) for _ in range(_ROUNDS)]
         found[members] = round(statistics.median(ratios), 3)
+        # by quarters while fewer are faster; where together is slower than alone, fewer may help
         members = members // 4 if found[members] == max(found.values()) or found[members] < 1 else 1
     return found
 

@@ -52,6 +52,7 @@ def validate(
     ]
     if not uneven:
         return validations
+    # what a window has is summed over its layers
     means = np.concatenate(uneven, axis=1).mean(axis=1) / model.model.depth
     return [
         validation and validation.model_copy(update={"unevenness": mean})
@@ -61,6 +62,7 @@ def validate(
 
 def _score(nats: np.ndarray, text_bytes: int) -> Score:
     """Of targets that stand for so many bytes of text."""
+    # over the bytes that the same targets stand for, so vocabularies of any size compare
     bits = nats.sum() / math.log(2)
     return Score(loss=nats.mean(), bits_per_byte=bits / max(1, text_bytes), tokens=nats.size)
 

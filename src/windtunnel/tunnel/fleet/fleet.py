@@ -63,6 +63,7 @@ def _train_missing(tasks: Tasks, watch: Watch, label: str) -> None:
     """Train until every task is over."""
     dispatcher = _Dispatcher(tasks, watch, label)
     stop = dispatcher.workers.stop
+    # in FLOPs: runs of a study differ in size and length, so their number says little of the time
     total = sum(task.work_left() for task in tasks.all)
     missing = sum(not task.over() for task in tasks.all)
     watch.say(
@@ -156,6 +157,7 @@ class _Dispatcher:
         """
         self.workers.stop.set()
         wait(self._futures)
+        # the workers stay for the next fleet
         self.workers.stop.clear()
         self._collect()
         # what this fleet has compiled: workers report all that they ever have

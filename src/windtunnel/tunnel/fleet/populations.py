@@ -30,8 +30,10 @@ def population_size(waiting: int, workers: int, most: int) -> int:
     """Members of the next population, a power of two and at most `most`, where so many runs wait
     that could train together: all workers shall be busy, and come to their end together.
     """
+    # how often every worker takes `most`, and how many it takes if all of these rounds are alike
     rounds = -(-waiting // (workers * most))
     fair = -(-waiting // (rounds * workers))
+    # rounded down to a power of two: each other size would be compiled anew
     return 1 << (fair.bit_length() - 1)
 
 

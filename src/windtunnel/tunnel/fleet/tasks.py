@@ -110,6 +110,7 @@ class Task:
         recipe, wanted = self.recipe, self.wanted
         # a run may not exist yet, so the length is that which was asked for
         end = wanted.end if isinstance(wanted, Branch) else recipe.total_tokens
+        # what lies before `at` is its stem's work
         reached = max(self.at, self.run.status().tokens if self.run else 0)
         each = flops_per_token(recipe.model, recipe.data.context)
         return float(each * max(0, end - reached))

@@ -66,6 +66,7 @@ def workers() -> Workers:
     cores = _cores()
     gpus = torch.cuda.device_count()
     count = gpus or cores
+    # not fork: neither torch's threads nor a GPU's context survive one
     context = get_context("forkserver")
     compiler = _COMPILER if can_compile("cuda" if gpus else "cpu") else []
     context.set_forkserver_preload([*_PRELOADED, *compiler])
@@ -109,6 +110,7 @@ def _start(reports: Reports, stop: Event, free: "SimpleQueue[int]", compile_thre
     if can_compile("cuda" if torch.cuda.is_available() else "cpu"):
         from torch._inductor import config
 
+        # each worker would start as many compilers as there are cores
         config.compile_threads = compile_threads
     if torch.cuda.is_available():
         torch.cuda.set_device(free.get())
