@@ -9,12 +9,17 @@ is named (by default: laws, plan, tunnel, ship, the schedule and the roles) a fe
 random, the same for the same seed, in proportion to what there is to change.
 
 First every test file runs once on the source as it stands: it must pass, and coverage.py notes
-which lines it executes. Then each mutant meets the test files that execute its line, the one named
-after its module first and the others from the shortest on, until one fails. A test that takes ten
-times as long as it did counts as one that fails. Files that only other processes execute are not
-seen by coverage, so the score is a lower bound.
+which lines it executes. Then each mutant meets the test files that execute its statement (of what
+is executed by every import, such as a constant: those that execute a function of its module), the
+one named after its module first and the others from the shortest on, until one fails. A test that
+takes ten times as long as it did counts as one that fails. Files that only other processes execute
+are not seen by coverage, so the score is a lower bound.
 
-Everything is written to --out as it is found (JSON lines), and what stands there is not run again.
+Left out are texts and messages, and where an optimiser stops (`maxiter`, `ftol` and the like): a
+search that goes on for longer gives the same.
+
+Everything is written to --out as it is found (JSON lines), and what stands there is not run again:
+another source takes another folder.
 Prints the survivors, a table by folder and, last, one JSON list; it ends with 1 where less than
 85% are killed.
 """
@@ -87,6 +92,10 @@ SWAPPED = {
 SWAPPED |= {new: old for old, new in SWAPPED.items() if new not in SWAPPED}
 
 
+# Arguments and options of optimisers that only say when to stop.
+STOPS = ("maxiter", "max_nfev", "ftol", "gtol", "xtol")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
     """One change."""
@@ -94,6 +103,7 @@ class Mutant:
     module: str  # below src/windtunnel
     number: int  # of the changes that its module has
     line: int
+    executed: frozenset[int]  # a test that executes one of these lines meets it
     before: str
     after: str
 
@@ -127,7 +137,7 @@ def main() -> None:
     """Parse, run, print."""
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", default=JUDGED, help="modules or folders")
-    parser.add_argument("--judges", nargs="+", default=JUDGES, help="folders of tests")
+    parser.add_argument("--judges", nargs="+", default=JUDGES, help="folders or files of tests")
     parser.add_argument("--sample", type=int, default=12, help="mutants of a module of mean size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
@@ -174,11 +184,17 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
     """Every change of a module."""
     tree = ast.parse(path.read_text())
     module = str(path.relative_to(PACKAGE))
+    statements = _statements(tree)
+    called = frozenset().union(*(lines for lines, inside in statements if inside))
     for number, (node, changed) in enumerate(_changes(tree)):
+        around = [found for found in statements if node.lineno in found[0]]
+        lines, inside = min(around, key=lambda found: len(found[0]))
         yield Mutant(
             module=module,
             number=number,
             line=node.lineno,
+            # Imports execute what stands outside of functions, whether it is used or not.
+            executed=lines if inside or not called else called,
             before=ast.unparse(node),
             after=ast.unparse(changed) if changed else "nothing",
         )
@@ -190,6 +206,21 @@ def mutated(path: Path, number: int) -> str:
     node, changed = list(_changes(tree))[number]
     swap = _Swap(node, changed or ast.copy_location(ast.Pass(), node))
     return ast.unparse(ast.fix_missing_locations(swap.visit(tree)))
+
+
+def _statements(tree: ast.AST, inside: bool = False) -> list[tuple[frozenset[int], bool]]:
+    """Of every statement the lines (of one with a body: its head), and whether a call executes
+    it.
+    """
+    found: list[tuple[frozenset[int], bool]] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            last = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
+            found.append((frozenset(range(node.lineno, last + 1)), inside))
+        called = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        found += _statements(node, called)
+    return found
 
 
 class _Swap(ast.NodeTransformer):
@@ -233,17 +264,29 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST | 
 
 
 def _judgeable(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node but texts, annotations, messages and what only tells people something."""
+    """Every node but texts, annotations, messages, what only tells people something, and where
+    an optimiser stops.
+    """
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.JoinedStr):
                 continue
+            if isinstance(child, ast.keyword) and child.arg in STOPS:
+                continue
+            if isinstance(node, ast.Dict) and name == "values" and _stops(node, child):
+                continue
             if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 continue
             yield child
             yield from _judgeable(child)
+
+
+def _stops(options: ast.Dict, value: ast.AST) -> bool:
+    """Whether a value of a dictionary is an option that says where an optimiser stops."""
+    key = options.keys[[id(one) for one in options.values].index(id(value))]
+    return isinstance(key, ast.Constant) and key.value in STOPS
 
 
 def _with(node: ast.AST, **changes: object) -> ast.AST:
@@ -292,8 +335,8 @@ def _baselines(judges: Iterable[str], out: Path, workers: int) -> list[Baseline]
     known = {one["test"]: Baseline(**one) for one in _lines(file)}
     tests = [
         str(path.relative_to(ROOT))
-        for folder in judges
-        for path in sorted((TESTS / folder).rglob("test_*.py"))
+        for named in judges
+        for path in ([TESTS / named] if named.endswith(".py") else _tests(TESTS / named))
     ]
 
     def measure(test: str) -> Baseline:
@@ -313,6 +356,10 @@ def _baselines(judges: Iterable[str], out: Path, workers: int) -> list[Baseline]
         for found in pool.map(measure, missing):
             known[found.test] = found
     return [known[test] for test in tests]
+
+
+def _tests(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("test_*.py"))
 
 
 def _judged(
@@ -346,7 +393,7 @@ def _judged(
 def _killer(out: Path, mutant: Mutant, baselines: list[Baseline]) -> str | None:
     """The first test file that fails."""
     own = f"test_{Path(mutant.module).stem}.py"
-    meeting = [one for one in baselines if mutant.line in one.lines.get(mutant.module, [])]
+    meeting = [one for one in baselines if mutant.executed & set(one.lines.get(mutant.module, []))]
     meeting.sort(key=lambda one: (Path(one.test).name != own, one.seconds))
     source = _overlay(out / "sources" / mutant.name.replace("/", "."), mutant)
     for one in meeting:

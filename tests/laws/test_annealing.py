@@ -3,7 +3,7 @@ published curves.
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -17,7 +17,9 @@ from windtunnel.laws.annealing import (
     AnnealingLaw,
     MultiPower,
     Tissue,
+    _Problem,
     fit_annealing,
+    fit_power,
 )
 from windtunnel.laws.loss import Array
 from windtunnel.laws.schedule import Curve, Schedule
@@ -101,6 +103,37 @@ def test_with_the_shape_of_another_size_a_stem_and_one_branch_do(name: str) -> N
     )
     assert found.converged
     assert found.law.error(measured(other, "cosine", 6000)) < 1e-3
+
+
+def test_the_power_that_fits_best_is_found_among_others() -> None:
+    truth = replace(TRUTHS["tissue"], power=0.7, A=0.1)
+    curves = [measured(truth, kind) for kind in ("constant", "cosine", "drop")]
+    found = fit_power("tissue", curves, among=(1.0, 0.7, 0.5))
+    assert found.law.power == 0.7
+    assert found.law.error(measured(truth, "linear", 4000)) < 1e-3
+
+
+def test_optimisers_that_disagree_are_said_and_the_better_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    curves = [measured(PUBLISHED, kind) for kind in ("constant", "cosine", "drop")]
+    good = fit_annealing("multi-power", curves)
+    monkeypatch.setattr(_Problem, "quasi_newton", lambda _self, start, known: known + 0.1)
+    apart = fit_annealing("multi-power", curves)
+    assert good.converged and not apart.converged
+    assert apart.law.error(measured(PUBLISHED, "linear")) < 1e-3
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_slopes_that_the_optimisers_follow_are_those_of_the_residuals(name: str) -> None:
+    curves = [measured(TRUTHS[name], kind) for kind in ("cosine", "drop")]
+    problem = _Problem(ANNEALING_LAWS[name], curves, 0.8, None)
+    at, step = problem.starts()[0], 1e-6
+    _, jacobian = problem.residuals(at)
+    for index, column in enumerate(jacobian.T):
+        moved = step * np.eye(len(at))[index]
+        ends = [problem.residuals(at + sign * moved)[0] for sign in (1, -1)]
+        assert column == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-7)
 
 
 def test_units_change_nothing() -> None:
@@ -196,6 +229,15 @@ def test_curves_that_cannot_tell_are_refused() -> None:
         fit_annealing("multi-power", [constant])
     with pytest.raises(ValueError, match="0 measured losses: expected more than the 7"):
         fit_annealing("multi-power", [])
+    drop = schedule("drop")
+    falls = float(drop.starts[np.flatnonzero(np.diff(drop.rates) < 0) + 1][0])
+    until = np.append(np.arange(250.0, falls, 50), falls)
+    with pytest.raises(ValueError, match="after a fall of the rate"):
+        fit_annealing("multi-power", [Curve(drop, until, PUBLISHED.at(drop, until))])
+    late = Schedule.of_steps(np.where(np.arange(3000) < 100, 0.0, drop.rates))
+    early = np.append(50.0, np.arange(250.0, 3001, 50))
+    with pytest.raises(ValueError, match="the rate had been 0 until then"):
+        fit_annealing("multi-power", [Curve(late, early, np.full(len(early), 3.0))])
     with pytest.raises(ValueError, match="expected MultiPower"):
         fit_annealing("multi-power", [constant, measured(PUBLISHED, "drop")], like=TRUTHS["tissue"])
     with pytest.raises(ValueError, match="finite positive"):

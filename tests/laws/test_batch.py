@@ -90,6 +90,40 @@ def test_shared_errors_widen_the_interval(rng: np.random.Generator) -> None:
     assert np.log([low, high]) - np.log(found.law.c) == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.parametrize("said", [0.05, 2.0])
+def test_draws_are_as_wide_as_the_points_scatter_and_no_narrower_than_drawn(
+    said: float, rng: np.random.Generator
+) -> None:
+    """By the root of chi square over its degrees of freedom, about the law itself."""
+    optima = replace(measured("tokens", rng, 0.2), error=np.full(15, said))
+    redrawn = [
+        replace(optima, batch=optima.batch * np.exp(0.3 + 0.01 * rng.normal(size=15)))
+        for _ in range(99)
+    ]
+    found = fit_batch("tokens", optima, redrawn)
+    plain = np.array([[np.log(law.c), law.p] for law in map(ByTokens.fit, redrawn)])
+    off = np.log(optima.batch / found.law.at(optima.loss, optima.tokens, optima.params))
+    chi = float(off @ off) / said**2 / (15 - 2)
+    assert found.draws.std(0) == pytest.approx(max(1.0, chi**0.5) * plain.std(0))
+    assert np.median(found.draws, axis=0) == pytest.approx([np.log(found.law.c), found.law.p])
+
+
+def test_a_point_counts_by_its_error(rng: np.random.Generator) -> None:
+    """Four points on a line, and a fifth far off it that is known to say little."""
+    optima = measured("tokens", rng, 1e-9)
+    optima = optima.select(optima.params == 1e5)
+    batch, error = optima.batch.copy(), np.full(5, 0.01)
+    batch[4] *= 10
+    error[4] = 100.0
+    found = ByTokens.fit(replace(optima, batch=batch, error=error))
+    assert vars(found) == pytest.approx(vars(TRUTHS["tokens"]), rel=1e-4)
+
+
+def test_the_batch_of_a_length_and_the_length_of_a_batch_are_inverse() -> None:
+    law = ByTokens(1.52, 0.49)
+    assert law.tokens(law.predict(3e6)) == pytest.approx(3e6)
+
+
 def test_points_that_cannot_tell_are_refused(rng: np.random.Generator) -> None:
     optima = measured("tokens_params", rng, 0.05)
     one_size = optima.select(optima.params == 1e5)

@@ -52,6 +52,14 @@ def test_many_hyperbolas_are_fitted_at_once_and_those_without_a_lowest_point_say
     assert float(found.rising[0]) == pytest.approx(float(Hyperbola.fit(BATCHES, tokens[0]).rising))
     with pytest.raises(ValueError, match="expected 3 or more"):
         Hyperbola.fit(BATCHES[:2], tokens[0, :2])
+    with pytest.raises(ValueError, match="expected 2 or more"):
+        Hyperbola.fit(BATCHES[:1], tokens[0, :1], falls=False)
+    assert Hyperbola.fit(BATCHES[:3], tokens[0, :3]).at(BATCHES) == pytest.approx(tokens[0])
+    for wrong in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="tokens that are positive numbers"):
+            Hyperbola.fit(BATCHES, np.append(tokens[0, 1:], wrong))
+        with pytest.raises(ValueError, match="tokens that are positive numbers"):
+            Hyperbola.fit(np.append(BATCHES[1:], wrong), tokens[0])
 
 
 TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=5, b=0.2, C=4, c=0.15, rmse=0)
@@ -95,8 +103,32 @@ def test_no_other_batch_is_better_than_the_three_term_laws(
     assert law.predict(10 * d) / best == pytest.approx(10**law.exponent)
 
 
+def test_eight_points_are_enough_for_the_three_terms() -> None:
+    """Two lengths, two batches and two sizes."""
+    params, tokens, batch = (
+        axis.ravel() for axis in np.meshgrid([1e8, 1e9], [1e9, 3e10], [6e4, 1e6])
+    )
+    loss = TRUTH.loss(params, tokens, batch)
+    assert ThreeTerm.fit(params, tokens, batch, loss).rmse < 1e-3
+    with pytest.raises(ValueError, match="8 or more"):
+        ThreeTerm.fit(params[:7], tokens[:7], batch[:7], loss[:7])
+
+
+def test_the_error_of_a_fit_is_the_root_of_its_mean_square() -> None:
+    points = grid([1e8, 3e8, 1e9])
+    off = np.where(np.arange(len(points[0])) % 2, 0.02, -0.02)
+    found = ThreeTerm.fit(*points, TRUTH.loss(*points) + off)
+    left = found.loss(*points) - TRUTH.loss(*points) - off
+    assert found.rmse == pytest.approx(float(np.sqrt((left**2).mean())))
+
+
 def test_runs_that_cannot_tell_the_three_terms_are_refused() -> None:
     params, tokens, batch = grid([1e8, 3e8])
+    for wrong in (0.0, np.inf):
+        with pytest.raises(ValueError, match="tokens: expected positive"):
+            ThreeTerm.fit(
+                params, np.where(params > 2e8, wrong, tokens), batch, np.full(len(params), 3.0)
+            )
     loss = TRUTH.loss(params, tokens, batch)
     for kept, said in (
         (batch == batch[0], "1 batches"),

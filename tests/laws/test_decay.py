@@ -42,6 +42,14 @@ def test_a_price_is_what_the_law_says_of_the_whole_schedule(name: str) -> None:
     )
 
 
+def test_a_shape_is_taken_at_the_middle_of_each_step() -> None:
+    """Straight between its points, so that its area is that of the curve."""
+    (straight,) = price_decays(LAWS["tissue"], STEM, 10_000, [2_000], {"straight": [1.0, 0.0]})
+    steps = len(straight.rates)
+    assert straight.rates == pytest.approx(1 - (np.arange(steps) + 0.5) / steps)
+    assert straight.rates.mean() == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_the_best_is_the_lowest_of_all_and_a_decay_pays(name: str) -> None:
     lengths = [500, 1000, 2000, 4000]
@@ -62,7 +70,12 @@ def test_what_cannot_be_priced_is_refused() -> None:
     law = LAWS["tissue"]
     with pytest.raises(ValueError, match="less than the run"):
         price_decays(law, STEM, 8_000, [8_000], SHAPES)
-    with pytest.raises(ValueError, match="none negative"):
-        price_decays(law, STEM, 8_000, [100], {"bad": [1, -1]})
+    with pytest.raises(ValueError, match="more than 0"):
+        price_decays(law, STEM, 8_000, [0], SHAPES)
+    for bad in ([1, -1], [1], [[1, 0], [1, 0]], [1, np.nan], [1, np.inf]):
+        with pytest.raises(ValueError, match=r"shape bad: expected two or more .* none negative"):
+            price_decays(law, STEM, 8_000, [100], {"bad": bad})
+    with pytest.raises(ValueError, match="1 lengths, 0 shapes: expected at least one of each"):
+        best_decay(law, STEM, 8_000, [100], {})
     with pytest.raises(ValueError, match="at least one of each"):
         best_decay(law, STEM, 8_000, [], SHAPES)

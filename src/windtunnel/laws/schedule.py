@@ -121,7 +121,9 @@ def terms_of(schedule: Schedule, position: Array, power: float) -> Terms:
     # position of a loss between them.
     # By how much the rate has changed so far, in the middle of each change.
     bins = np.floor((np.cumsum(size) - size / 2) / (peak / _PIECES))
-    label = np.column_stack([bins, np.sign(drop), np.searchsorted(np.sort(position), begins)])
+    # A loss where a change begins was measured before it.
+    passed = np.searchsorted(np.sort(position), begins, side="right")
+    label = np.column_stack([bins, np.sign(drop), passed])
     fresh = (np.diff(label, axis=0) != 0).any(axis=1) | (np.diff(changed) > 1)
     first = np.flatnonzero(np.concatenate([[True], fresh]))
 
