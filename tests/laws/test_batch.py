@@ -18,6 +18,7 @@ from windtunnel.laws.batch import (
     ByTokens,
     ByTokensParams,
     Optima,
+    _logs,
     best_available,
     by_regret,
     fit_batch,
@@ -105,7 +106,7 @@ def test_draws_are_as_wide_as_the_points_scatter_and_no_narrower_than_drawn(
     off = np.log(optima.batch / found.law.at(optima.loss, optima.tokens, optima.params))
     chi = float(off @ off) / said**2 / (15 - 2)
     assert found.draws.std(0) == pytest.approx(max(1.0, chi**0.5) * plain.std(0))
-    assert np.median(found.draws, axis=0) == pytest.approx([np.log(found.law.c), found.law.p])
+    assert np.median(found.draws, axis=0) == pytest.approx(_logs(found.law))
 
 
 def test_a_point_counts_by_its_error(rng: np.random.Generator) -> None:

@@ -65,12 +65,10 @@ def test_many_hyperbolas_are_fitted_at_once_and_those_without_a_lowest_point_say
 TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=5, b=0.2, C=4, c=0.15, rmse=0)
 
 
-def grid(params: list[float]) -> list[np.ndarray]:
+def grid(params: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(N, D, batch) of every point."""
-    return [
-        axis.ravel()
-        for axis in np.meshgrid(params, np.geomspace(1e9, 3e10, 4), np.geomspace(6e4, 1e6, 5))
-    ]
+    n, d, batch = np.meshgrid(params, np.geomspace(1e9, 3e10, 4), np.geomspace(6e4, 1e6, 5))
+    return n.ravel(), d.ravel(), batch.ravel()
 
 
 def test_the_three_term_law_is_found_again() -> None:
