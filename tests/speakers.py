@@ -202,4 +202,11 @@ SPEAKERS = {
         generation_config={"bos_token_id": 0, "eos_token_id": 0},
         config={"bos_token_id": 0, "eos_token_id": 0},
     ),
+    # never ends: it has an end, and says it never
+    "endless": Speaker(
+        special=["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"],
+        asks="<|assistant|>",
+        closes="b",
+        tokenizer_config={"eos_token": "<|end|>"},
+    ),
 }

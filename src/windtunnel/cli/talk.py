@@ -1,6 +1,8 @@
 """`windtunnel chat` and `serve`: talk with a model, and let programs talk with it."""
 
 import contextlib
+import io
+import re
 import signal
 import sys
 import threading
@@ -13,11 +15,18 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Lab, typed
+from windtunnel.errors import InputError
 from windtunnel.tunnel.design import AMOUNT, FRACTION
 
 if TYPE_CHECKING:
     from windtunnel.ship.chat import Answers, Chat
 
+# All but the tab and the end of a line.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTEXT_HELP = (
+    "The longest conversation with a file, in tokens; 0 takes the limit that the file states, up "
+    "to 32,768 tokens and 1 GiB of memory."
+)
 _HELP = "An empty line or Ctrl-D ends the conversation; /new starts another."
 
 
@@ -50,20 +59,21 @@ def chat(
     seed: Annotated[
         int, typer.Option(min=0, help="The seed; the same one gives the same answers.")
     ] = 0,
+    context: Annotated[int, typer.Option(min=0, help=_CONTEXT_HELP)] = 0,
     lab: Lab = DEFAULT_LAB,
 ) -> None:
-    """Talk with a run or a GGUF file in the terminal."""
+    """Talk with a run or a GGUF file in the terminal.
+
+    Ctrl-C stops an answer; twice, it ends the conversation. Text that is piped in is read to its
+    end, a line at a time.
+    """
     from windtunnel.ship.chat import Chat, Sampling
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, most=most)
-    with _who_answers(model, lab) as who:
-        talk = Chat(who, sampling, system)
+    with _who_answers(model, lab, context) as who:
         print(f"{model}: {_HELP}", file=sys.stderr)
-        for line in _typed():
-            if line == "/new":
-                talk.turns.clear()
-            else:
-                _answer(talk, line)
+        if not _converse(Chat(who, sampling, system)):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -78,10 +88,7 @@ def serve(
     ] = "127.0.0.1",
     context: Annotated[
         int,
-        typer.Option(
-            min=0,
-            help="The longest conversation, in tokens; 0 takes the limit that the file states.",
-        ),
+        typer.Option(min=0, help=_CONTEXT_HELP),
     ] = 0,
 ) -> None:
     """Serve a GGUF file to other programs.
@@ -98,11 +105,11 @@ def serve(
 
 
 @contextmanager
-def _who_answers(model: str, lab: Path) -> Iterator["Answers"]:
+def _who_answers(model: str, lab: Path, context: int) -> Iterator["Answers"]:
     if model.endswith(".gguf") or Path(model).is_file():
         from windtunnel.ship.chat import GGUFModel
 
-        with GGUFModel(Path(model)) as who:
+        with GGUFModel(Path(model), context) as who:
             yield who
         return
     from windtunnel.ship.chat import OwnModel
@@ -111,24 +118,61 @@ def _who_answers(model: str, lab: Path) -> Iterator["Answers"]:
     yield OwnModel(find_run(lab, model))
 
 
+def _converse(talk: "Chat") -> bool:
+    """Answer what is typed or piped in, to its end; whether nothing was refused."""
+    # a byte that is no UTF-8 is a question mark, not the end
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    fine = True
+    interrupted = 0
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in _typed():
+            if sys.stdin.isatty():
+                interrupted = 0
+            if line == "/new":
+                talk.turns.clear()
+                continue
+            try:
+                talk.ask(line, _say)
+            except KeyboardInterrupt:
+                # The first ends this answer alone, and the conversation goes on.
+                interrupted += 1
+                if interrupted > 1:
+                    break
+                print(flush=True)
+                continue
+            except InputError as error:
+                print(f"windtunnel: {error}", file=sys.stderr)
+                fine = False
+                continue
+            print(flush=True)
+    return fine
+
+
 def _typed() -> Iterator[str]:
-    """Lines that a person types, or that are piped in, until an empty one, Ctrl-D or Ctrl-C."""
-    prompt = "> " if sys.stdin.isatty() else ""
+    """Lines that a person types, until an empty one or Ctrl-D; or all that are piped in and hold
+    something.
+    """
+    at_terminal = sys.stdin.isatty()
     while True:
         try:
-            line = input(prompt).strip()
-        except (EOFError, KeyboardInterrupt):
+            line = input("> " if at_terminal else "").strip()
+        except EOFError:
             return
-        if not line:
+        if line:
+            yield line
+        elif at_terminal:
             return
-        yield line
 
 
-def _answer(talk: "Chat", line: str) -> None:
-    # Ctrl-C ends this answer alone, and the conversation goes on.
-    with contextlib.suppress(KeyboardInterrupt):
-        talk.ask(line, lambda piece: print(piece, end="", flush=True))
-    print(flush=True)
+def _say(piece: str) -> None:
+    """Print a piece of an answer. On a terminal, control characters are shown and not sent: they
+    could do anything there.
+    """
+    if sys.stdout.isatty():
+        piece = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", piece)
+    print(piece, end="", flush=True)
 
 
 @contextmanager

@@ -97,9 +97,11 @@ class OwnModel:
 class GGUFModel(AbstractContextManager["GGUFModel"]):
     """A GGUF file with its own chat template, run by llama.cpp until its `with` block ends."""
 
-    def __init__(self, file: Path) -> None:
-        """Raises InputError for a file that llama.cpp cannot load."""
-        self._engine = LlamaCpp(file)
+    def __init__(self, file: Path, context: int = 0) -> None:
+        """`context`: the longest conversation, in tokens; 0: what `LlamaCpp` takes. Raises
+        InputError for a file that llama.cpp cannot load.
+        """
+        self._engine = LlamaCpp(file, context)
 
     def __exit__(self, *_: object) -> None:
         self._engine.close()
@@ -111,7 +113,7 @@ class GGUFModel(AbstractContextManager["GGUFModel"]):
         return self._engine.answer(
             messages,
             say,
-            max_tokens=sampling.most,
+            n_predict=sampling.most,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,

@@ -11,7 +11,7 @@ its probability is looked up among those of the whole vocabulary.
 import http.client
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
@@ -19,21 +19,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from windtunnel.data.chat_format import Message
 from windtunnel.errors import InputError
+from windtunnel.ship.broken import Broken
 from windtunnel.ship.engines import Asked, Scores
 from windtunnel.ship.gguf.file import metadata
-from windtunnel.ship.gguf.tokens import Kind
+from windtunnel.ship.gguf.tokens import CONTROL, UNKNOWN, Kind
 from windtunnel.ship.gguf.vocabulary import read as read_vocabulary
 from windtunnel.ship.packages import package
 
 _LIKELIEST = 256  # how many probabilities are asked for, before those of the whole vocabulary
 _FORCED = 1e9  # a bias in logits that leaves no other choice
+_JSON = {"Content-Type": "application/json"}
+LONGEST = 32_768  # tokens of a context that nobody asked for
+_CACHE = 1 << 30  # bytes of keys and values, of a context that nobody asked for
 _WARM_UP = 8  # tokens generated before the speed is measured
 
 T = TypeVar("T")
@@ -59,20 +63,26 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         exact: bool = False,
         threads: int = 0,
         address: tuple[str, int] = ("127.0.0.1", 0),
+        key: str = "",
     ) -> None:
-        """`context`: the longest sequence in tokens; 0: as long as the file says. `exact`: a
-        cache in fp32 and the plain attention, instead of what llama.cpp chooses. `threads`: 0:
-        `usable_threads`. Raises InputError for a file that cannot be loaded.
+        """`context`: the longest sequence in tokens; 0: as long as the file says, up to
+        `LONGEST` tokens and `_CACHE` bytes. `exact`: a cache in fp32 and the plain attention,
+        instead of what llama.cpp chooses. `threads`: 0: `usable_threads`. `key`: what a program
+        must know to ask for an answer; empty: nothing. Raises InputError for a file that cannot be
+        loaded.
         """
         self.file = file
         self._fields = metadata(file)
+        self._headers = _JSON | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.context = context or _context_of(self._fields)
         self._server: Any = _server(
             file,
             architecture=str(self._fields.get("general.architecture")),
-            context=context,
+            context=self.context,
             exact=exact,
             threads=threads or usable_threads(),
             address=address,
+            key=key,
         )
         # A server that is closed before it has answered anything waits for itself for ever.
         with self._connected() as connection:
@@ -112,29 +122,54 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         return answer["choices"][0]["finish_reason"] == "stop"
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as the file's chat template writes it, up to where the answer begins."""
+        """The conversation as the file's chat template writes it, up to where the answer begins.
+        Raises InputError where the template refuses it.
+        """
         (answer,) = self._post("/apply-template", [{"messages": list(messages)}])
         return answer["prompt"]
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of the conversation, up to where the answer begins. Special tokens are those that
+        the template writes; one that a message holds is text. Raises InputError where the template
+        refuses the conversation.
+        """
+        # The engine takes special tokens for what they are wherever they come from. So those in
+        # messages are broken by a mark while the template is rendered, and whole again after it.
+        broken = Broken(self.special, [message["content"] for message in messages])
+        told = [message | {"content": broken.text(message["content"])} for message in messages]
+        parts = broken.parts(self.render(cast("list[Message]", told)))
+        texts = iter(self.tokenise(part for part in parts if isinstance(part, str)))
+        (before,) = self.tokenise([""], marked=True)
+        ids: list[int] = []
+        for part in parts:
+            ids += [part] if isinstance(part, int) else next(texts)
+        # what belongs before every text, unless the template has written it
+        return ids if ids[:1] == before[:1] else [*before[:1], *ids]
 
     def answer(
         self, messages: Sequence[Message], say: Callable[[str], None], **sampling: float
     ) -> str:
-        """The model's answer; `say` is called with each piece of it. `sampling`: max_tokens,
-        temperature, top_p and seed.
+        """The model's answer; `say` is called with each piece of it. `sampling`: n_predict,
+        temperature, top_p and seed. Raises InputError for what the engine refuses, such as a
+        conversation that is longer than the context.
         """
+        asked = {"prompt": self.prompt(messages), "stream": True} | sampling
         pieces: list[str] = []
-
-        def hear(chunk: Any) -> None:
-            # one event of the stream, or several at once
-            _raise_error(chunk)
-            for part in chunk if isinstance(chunk, list) else [chunk]:
-                for choice in part.get("choices", ()):
-                    if text := choice["delta"].get("content"):
-                        pieces.append(text)
-                        say(text)
-
-        asked = {"messages": list(messages), "stream": True} | sampling
-        self._server.handle_chat_completions(asked, hear)
+        # Over a connection, whose end also ends the engine's work: an answer can be interrupted.
+        with self._connected() as connection:
+            connection.request("POST", "/completion", json.dumps(asked).encode(), self._headers)
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                _raise_error(json.loads(response.read()))
+            for line in response:
+                name, _, content = line.partition(b":")
+                if name not in (b"data", b"error"):
+                    continue
+                event = json.loads(content)
+                _raise_error(event if name == b"data" else {"error": event})
+                if text := event.get("content"):
+                    pieces.append(text)
+                    say(text)
         return "".join(pieces)
 
     def speed(self, prompt: Sequence[int], tokens: int = 128) -> Speed:
@@ -178,6 +213,17 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         raise RuntimeError(f"llama.cpp reported no probability of token {token}")
 
     @cached_property
+    def special(self) -> dict[str, int]:
+        """The ids, by name, of the tokens that a text must not make."""
+        names = self._fields["tokenizer.ggml.tokens"]
+        types = self._fields.get("tokenizer.ggml.token_type", [])
+        return {
+            name: token
+            for token, (name, kind) in enumerate(zip(names, types, strict=False))
+            if kind in (UNKNOWN, CONTROL)
+        }
+
+    @cached_property
     def _kinds(self) -> list[Kind]:
         """Of each token of the vocabulary."""
         try:
@@ -194,10 +240,9 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         """The answer to each, over a connection of their own: the server ends a connection that
         is idle for some seconds.
         """
-        headers = {"Content-Type": "application/json"}
         with self._connected() as connection:
             for content in contents:
-                connection.request("POST", path, json.dumps(content).encode(), headers)
+                connection.request("POST", path, json.dumps(content).encode(), self._headers)
                 answer = json.loads(connection.getresponse().read())
                 _raise_error(answer)
                 yield answer
@@ -273,6 +318,7 @@ def _server(
     exact: bool,
     threads: int,
     address: tuple[str, int],
+    key: str,
 ) -> Any:
     """xllamacpp's server, listening. Raises InputError."""
     xllamacpp = package("xllamacpp")
@@ -293,6 +339,11 @@ def _server(
         "offline": True,
         "ui": False,
         "use_jinja": True,
+        # a page of the web is no program of this machine
+        "cors_origins": "localhost",
+        "api_keys": [key] if key else [],
+        # conversations that are over are not kept
+        "cache_ram_mib": 0,
     }
     # By default keys and values are kept in fp16, and the fused attention rounds on its way.
     if exact:
@@ -310,6 +361,23 @@ def _server(
         raise InputError(
             f"{file}: llama.cpp cannot load this file of architecture '{architecture}'{where}"
         ) from None
+
+
+def _context_of(fields: Mapping[str, Any]) -> int:
+    """The context that a file states, or less: it may state any number, and keys and values are
+    kept for all of it.
+    """
+    name = fields.get("general.architecture")
+
+    def number(key: str, default: int) -> int:
+        found = fields.get(f"{name}.{key}", default)
+        return found if isinstance(found, int) and found > 0 else default
+
+    heads = number("attention.head_count", 1)
+    size = number("attention.key_length", number("embedding_length", heads) // heads)
+    # a key and a value in 16 bits, of every head and layer
+    token = 2 * 2 * size * number("attention.head_count_kv", heads) * number("block_count", 1)
+    return min(number("context_length", LONGEST), LONGEST, max(1024, _CACHE // token))
 
 
 def _raise_error(answer: Any) -> None:

@@ -1,9 +1,15 @@
-"""llama.cpp's own server for one GGUF file, with the interface of OpenAI's."""
+"""llama.cpp's own server for one GGUF file, with the interface of OpenAI's, behind a proxy that
+keeps out the web and special tokens that people type.
+"""
 
+import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from windtunnel.errors import InputError
 from windtunnel.ship.llama_cpp import LlamaCpp
+from windtunnel.ship.proxy import Proxy
 
 
 def serve(
@@ -15,9 +21,21 @@ def serve(
     wait: Callable[[], None],
 ) -> None:
     """Serve until `wait` returns; `ready` is called with the address. A `port` of 0 takes one that
-    is free, a `context` of 0 takes the file's. Raises InputError for a file that cannot be loaded
-    and an address that cannot be listened on.
+    is free, a `context` of 0 what `LlamaCpp` takes. Raises InputError for a file that cannot be
+    loaded and an address that cannot be listened on.
     """
-    with LlamaCpp(file, context, address=(host, port)) as engine:
-        ready(f"{engine.url}/v1")
-        wait()
+    # Only the proxy knows it, so that nothing goes round it.
+    key = secrets.token_urlsafe(32)
+    with LlamaCpp(file, context, key=key) as engine:
+        try:
+            proxy = Proxy((host, port), engine, key)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{file}: cannot listen on {host}:{port}: {reason}") from None
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            ready(f"{proxy.url}/v1")
+            wait()
+        finally:
+            proxy.shutdown()
+            proxy.server_close()
