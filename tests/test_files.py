@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.files import named, write_whole
+from windtunnel.files import named, sha256_of, write_whole
 
 ROOT = Path(__file__).parents[1]
 TEXT = {"read_text": 0, "write_text": 1}  # calls of text, and where the encoding stands
@@ -81,3 +81,11 @@ def test_what_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf8_can_be_said() -> None:
     assert named(os.fsdecode(b"caf\xe9.txt")) == "caf\\xe9.txt"
     assert named(Path("caf\u00e9.txt")) == "caf\u00e9.txt"
+
+
+def test_a_files_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    found = sha256_of(tmp_path / "a")
+    assert found == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(FileNotFoundError):
+        sha256_of(tmp_path / "b")

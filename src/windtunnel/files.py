@@ -1,6 +1,7 @@
-"""Files that appear whole, and their names."""
+"""Files that appear whole, what they hold as a hash, and their names."""
 
 import contextlib
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -29,6 +30,12 @@ def write_whole(path: Path, content: bytes | str, make_folder: bool = False) -> 
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's content, in hex. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def named(path: str | Path) -> str:

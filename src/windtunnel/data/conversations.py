@@ -18,7 +18,7 @@ from windtunnel.data.chat_format import Message, Role
 from windtunnel.data.formats import FORMATS, Malformed
 from windtunnel.data.readers import Found, Taken, files, records
 from windtunnel.errors import InputError
-from windtunnel.files import named
+from windtunnel.files import named, sha256_of
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -60,8 +60,7 @@ def content_digest(found: Sequence[Path]) -> str:
     content = hashlib.sha256()
     for file in found:
         try:
-            with file.open("rb") as stream:
-                content.update(hashlib.file_digest(stream, "sha256").digest())
+            content.update(bytes.fromhex(sha256_of(file)))
         except OSError as error:
             raise InputError(f"{named(file)}: cannot be read ({error.strerror})") from None
     return content.hexdigest()

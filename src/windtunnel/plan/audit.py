@@ -5,7 +5,7 @@ from pathlib import Path
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.plan.record import audited, plans, plans_of_run, read_plan, rewrite_plan
 from windtunnel.train.run import Run
-from windtunnel.tunnel.study import final
+from windtunnel.tunnel.study import validation_at
 
 
 def audit(lab: Path, run: Run, name: str = "") -> Path:
@@ -15,9 +15,9 @@ def audit(lab: Path, run: Run, name: str = "") -> Path:
     """
     folder = _plan_of(lab, run, name)
     status = run.status().status
-    got = final(run) if status == "done" else None
-    if got is None:
+    if status != "done":
         raise InputError(f"{run.path}: the run is {status}; an audit needs its final loss")
+    got = validation_at(run, run.recipe.total_tokens)
     rewrite_plan(folder, audited(read_plan(folder), run.id, got.loss))
     return folder
 

@@ -6,7 +6,6 @@ torch is imported where tensors are read or written, so that listing runs does n
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from windtunnel.errors import InputError
+from windtunnel.files import sha256_of
 from windtunnel.results.run import CheckpointContent
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
                 file,
             )
             _flush(file)
-            digests[file.name] = _digest(file)
+            digests[file.name] = sha256_of(file)
         content = CheckpointContent(
             tokens=checkpoint.tokens, steps=checkpoint.steps, sha256=digests
         )
@@ -79,7 +79,7 @@ def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Check
     tensors = {}
     for name in ("weights", "moments"):
         file = path / f"{name}.safetensors"
-        if not file.exists() or _digest(file) != content.sha256.get(file.name):
+        if not file.exists() or sha256_of(file) != content.sha256.get(file.name):
             raise InputError(
                 f"{file}: damaged: its sha256 is not the one in checkpoint.json; "
                 f"remove {path} to go back to the checkpoint before it"
@@ -124,11 +124,6 @@ def prune(folder: Path, newest: int) -> None:
             # renamed first: a crash in the middle leaves nothing that looks like a checkpoint
             path.rename(path.with_suffix(".gone"))
             shutil.rmtree(path.with_suffix(".gone"))
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
