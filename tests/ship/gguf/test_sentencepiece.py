@@ -277,3 +277,18 @@ def test_a_file_that_says_nothing_of_a_space_has_one(
     assert gguf.read(said).tokenizer.encode("the").tolist() == [
         definition()["model"]["vocab"]["▁the"]
     ]
+
+
+def test_a_file_that_says_nothing_of_a_beginning_has_one(
+    written: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As llama.cpp takes it: the second token, before every text."""
+    pytest.importorskip("xllamacpp")
+    from windtunnel.ship.llama_cpp import LlamaCpp
+
+    unsaid = dict.fromkeys(["tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token"])
+    file = rewritten(written(definition()), tmp_path / "y.gguf", unsaid)
+    with LlamaCpp(file) as engine:
+        (ids,) = engine.tokenise(["the"], marked=True)
+    assert gguf.read(file).tokenizer.encode_marked("the") == ids
+    assert ids[0] == 1

@@ -66,7 +66,8 @@ def named(definition: dict, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     def make(name: str) -> Path:
         file = folder / f"{name}.gguf"
-        return rewritten(folder / "x.gguf", file, {"tokenizer.ggml.pre": name})
+        said = {"tokenizer.ggml.pre": name, "tokenizer.ggml.add_bos_token": None}
+        return rewritten(folder / "x.gguf", file, said)
 
     return make
 
@@ -84,6 +85,9 @@ def agrees(file: Path) -> None:
     with LlamaCpp(file) as engine:
         for line, ids in zip(LINES, engine.tokenise(LINES), strict=True):
             assert tokenizer.encode(line).tolist() == ids, (file.name, ascii(line))
+        # with the token that begins a text, where a file that names this rule means it
+        (ids,) = engine.tokenise(["one"], marked=True)
+        assert tokenizer.encode_marked("one") == ids, file.name
 
 
 @pytest.mark.parametrize("split", _SPLITS, ids=lambda split: split.names[0])

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from windtunnel.errors import InputError
+from windtunnel.ship.gguf.sentencepiece import SentencePiece
+from windtunnel.ship.gguf.splits import split_named
 from windtunnel.ship.gguf.tokens import CONTROL
 from windtunnel.ship.portable import PortableModel
 
@@ -23,20 +25,7 @@ _ENDS_BY_NAME = (
     "<|end_of_text|>",
     "<end_of_turn>",
 )
-# Ways to split text with which llama.cpp begins every text with the token for it, where a file does
-# not say whether.
-_BEGIN_UNSAID = (
-    "llama-bpe",
-    "llama3",
-    "llama-v3",
-    "falcon3",
-    "falcon-h1",
-    "pixtral",
-    "midm-2.0",
-    "lfm2",
-    "jina-v5-nano",
-    "tekken",
-)
+_BEGIN_OF_SENTENCEPIECE = 1  # what llama.cpp takes for the beginning where a file does not say
 
 
 def write(portable: PortableModel, writer: Any) -> None:
@@ -89,11 +78,13 @@ def around(fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
     Raises InputError for a token that is none.
     """
     size = len(fields["tokenizer.ggml.tokens"])
-    kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    unsaid = kind == "llama" or split in _BEGIN_UNSAID
+    of_sentencepiece = fields["tokenizer.ggml.model"] == SentencePiece.model
+    unsaid = of_sentencepiece or split_named(fields["tokenizer.ggml.pre"]).begins
     before = fields.get("tokenizer.ggml.add_bos_token", unsaid)
     behind = fields.get("tokenizer.ggml.add_eos_token", False)
     begin, end = (_token(fields, key, size) for key in ("bos", "eos"))
+    if begin is None and of_sentencepiece:
+        begin = _BEGIN_OF_SENTENCEPIECE
     return (begin if before else None), (end if behind else None)
 
 

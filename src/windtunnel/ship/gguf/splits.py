@@ -23,6 +23,8 @@ class Split:
     pre_tokenizer: dict[str, Any]
     whole_words: bool = False
     """Whether a word that is a token is taken whole, whatever the merges say."""
+    begins: bool = False
+    """Whether llama.cpp begins every text with the token for it, where a file does not say."""
 
 
 def _by_patterns(*patterns: str) -> dict[str, Any]:
@@ -103,6 +105,7 @@ _SPLITS = (
         ),
         pre_tokenizer=_by_patterns(_words(r"\p{N}{1,3}")),
         whole_words=True,
+        begins=True,
     ),
     Split(
         names=("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"),
@@ -137,6 +140,7 @@ _SPLITS = (
             r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
         ),
         whole_words=True,
+        begins=True,
     ),
     # What llama.cpp does for a file that names no rule. Hardly any model was trained so, but files
     # from before the names are run so.
