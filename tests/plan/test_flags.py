@@ -24,10 +24,24 @@ def said(found: object) -> list[tuple[str, str]]:
     return [(flag.about, flag.level) for flag in found]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("times", "level"), [(3, None), (30, "caution"), (300, "stop")])
+@pytest.mark.parametrize(
+    ("times", "level"),
+    [(3, None), (10, None), (11, "caution"), (30, "caution"), (100, "caution"), (300, "stop")],
+)
 def test_distance(times: float, level: str | None) -> None:
     found = flags.of_reach(Reach(params=times, tokens=1), 20, (1, 100))
     assert [flag.level for flag in found] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("times", "level"),
+    [(1, None), (3, None), (4, "caution"), (10, "caution"), (100, "caution"), (101, "stop")],
+)
+def test_distance_in_tokens(times: float, level: str | None) -> None:
+    """A third of what is far in size: there runs came out below their intervals."""
+    found = list(flags.of_reach(Reach(params=1, tokens=times), 20, (1, 100)))
+    assert [flag.level for flag in found] == ([level] if level else [])
+    assert all("longer" in flag.text for flag in found)
 
 
 def test_a_little_too_long_is_said_already() -> None:
@@ -45,7 +59,17 @@ def test_the_papers_ratio_is_flagged_as_never_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "level"), [(0.5, None), (2, "note"), (8, "caution"), (40, "stop")]
+    ("epochs", "level"),
+    [
+        (0.5, None),
+        (1, None),
+        (1.01, "note"),
+        (2, "note"),
+        (4, "note"),
+        (4.1, "caution"),
+        (16, "caution"),
+        (17, "stop"),
+    ],
 )
 def test_epochs(epochs: float, level: str | None) -> None:
     found = flags.of_data(epochs * 1e6, 1e6, 1.0)
@@ -54,7 +78,7 @@ def test_epochs(epochs: float, level: str | None) -> None:
 
 def test_a_budget_that_is_not_spent() -> None:
     assert said(flags.of_data(1e6, None, 0.4)) == [("budget", "caution")]
-    assert not said(flags.of_data(1e6, None, 0.95))
+    assert not said(flags.of_data(1e6, None, 0.95)) and not said(flags.of_data(1e6, None, 0.9))
 
 
 def test_a_floor_that_is_not_pinned_down() -> None:
@@ -65,10 +89,15 @@ def test_a_floor_that_is_not_pinned_down() -> None:
     assert said(found) == [("optimum", "stop"), ("law", "note"), ("ratio", "caution")]
     assert found[1].text.startswith("E is not pinned down")
     pinned = BestRatio(count="params", value=1.5, interval90=(1, 2))
+    (two,) = flags.of_law([loose, firm, replace(loose, name="c beta")], False, pinned)
+    assert two.text.startswith("E and c beta are not pinned down")
     assert not said(flags.of_law([firm], False, pinned))
 
 
-@pytest.mark.parametrize(("params", "raised"), [(95, False), (105, False), (80, True), (120, True)])
+@pytest.mark.parametrize(
+    ("params", "raised"),
+    [(91, False), (109, False), (90, True), (110.1, True), (80, True), (120, True)],
+)
 def test_another_size_than_was_asked_for(params: float, raised: bool) -> None:
     assert bool(said(flags.of_size(params, 100))) == raised
     assert not said(flags.of_size(params, None))
@@ -82,6 +111,8 @@ def test_settings_that_the_laws_were_not_measured_with(recipe: Callable[..., Rec
     assert said(flags.of_settings(made, inside, rate)) == [("steps", "caution")]
     long = made.change(schedule={"tokens": 128 * 400})
     assert not said(flags.of_settings(long, inside, rate))
+    short = made.change(schedule={"tokens": 128 * 399})
+    assert said(flags.of_settings(short, inside, rate)) == [("steps", "caution")]
     outside = replace(inside, inside=False)
     assert said(flags.of_settings(long, outside, rate)) == [("batch", "caution")]
     assert said(flags.of_settings(long, inside, replace(rate, lr=0.02))) == [("lr", "caution")]
@@ -116,10 +147,58 @@ def test_a_better_rate_of_another_study(
     assert not raised or f"windtunnel scaling --lr {lr:g}" in found[0].text
 
 
+@pytest.mark.parametrize("lr", [0.005, 0.02])
+def test_twice_and_half_a_rate_say_nothing_against_it(
+    lr: float, recipe: Callable[..., Recipe]
+) -> None:
+    long = recipe(optimizer={"lr": 0.01}, schedule={"tokens": 128 * 400, "warmup": 512})
+    batch = BatchChoice(batch=128, interval=None, inside=True, provenance=MEASURED)
+    other = StudiedRate(study="search", lr=lr, interval=None, at="32x2", outcome="beats", runs=())
+    assert not said(flags.of_settings(long, batch, RateChoice(0.01, MEASURED, (other,))))
+
+
+def test_a_weight_decay_that_averages_over_little_of_the_run(
+    evidence: Evidence, recipe: Callable[..., Recipe]
+) -> None:
+    """Of 1,000 steps a decay of 0.01 averages over 100, a tenth."""
+    fitted = replace(evidence, template=recipe())
+
+    def of(weight_decay: float) -> list[str]:
+        made = recipe(
+            optimizer={"weight_decay": weight_decay}, schedule={"tokens": 128 * 1000, "warmup": 512}
+        )
+        return [flag.text for flag in flags.of_weight_decay(fitted, made)]
+
+    assert not of(0.01)
+    (text,) = of(0.02)
+    assert "over about 50 steps, 5.0% of this run" in text
+    assert not list(flags.of_weight_decay(replace(evidence, template=None), recipe()))
+
+
+def test_a_model_that_the_law_was_not_measured_with(
+    evidence: Evidence, recipe: Callable[..., Recipe]
+) -> None:
+    with_runs = replace(evidence, template=recipe())
+    own = recipe().model.parametrization
+    assert not said(flags.of_model(with_runs, own, asked=True))
+    assert said(flags.of_model(with_runs, "standard", True)) == [("parametrization", "caution")]
+    without = replace(evidence, template=None)
+    assert said(flags.of_model(without, own, asked=False)) == [("model", "caution")]
+    table = replace(without, lab=None)
+    assert table.rates
+    assert said(flags.of_model(table, "standard", asked=False)) == [("parametrization", "note")]
+    assert not said(flags.of_model(table, "standard", asked=True))
+    assert not said(flags.of_model(replace(table, rates=()), "standard", asked=False))
+
+
 def test_memory_of_all_devices_together(evidence: Evidence) -> None:
     speed = speed_of(evidence, Request(flops=1e18, device="rtx4090", devices=2))
     (flag,) = flags.of_memory(50 * 10**9, speed)
     assert flag.level == "stop" and "2 rtx4090 have 48B" in flag.text
+    single = speed_of(evidence, Request(flops=1e18, device="rtx4090"))
+    (one,) = flags.of_memory(25 * 10**9, single)
+    assert "1 rtx4090 has 24B" in one.text
+    assert single and not said(flags.of_memory(single.memory or 0, single)), "all of it is enough"
     assert not said(flags.of_memory(40 * 10**9, speed))
     assert not said(flags.of_memory(10**15, speed_of(evidence, Request(flops=1, device="cpu"))))
 

@@ -1,14 +1,18 @@
 """The batch and the rate of a plan, from studies, tables and published runs."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from plan_labs import (
     CHINCHILLA,
     table_of,
 )
 
-from windtunnel.plan.evidence import Evidence, from_table
+from windtunnel.laws import laptop
+from windtunnel.plan.evidence import Evidence, KeptBatch, from_table
 from windtunnel.plan.settings import PAPER_RATE, PlannedRun, batch_for, rate_for
 
 
@@ -48,6 +52,54 @@ def test_the_rate_is_that_of_the_runs_and_the_papers_where_a_table_says_none(
     assert found.lr == PAPER_RATE and "section 3.3" in found.provenance.how
 
 
+def test_the_interval_of_a_batch_is_that_of_points_with_their_errors(tmp_path: Path) -> None:
+    """Three lengths a factor of two apart: in the middle the law is their mean, and its error that
+    of a point over the root of three.
+    """
+    found = from_table(table_of(tmp_path / "table.csv", batch=""))
+    batch = batch_for(found, PlannedRun(4.45, 1.6e6, 79_824.0))
+    assert batch.interval
+    low, high = batch.interval
+    assert math.log(high / low) == pytest.approx(2 * 1.645 * 0.2 / 3**0.5, rel=0.1)
+    assert low * high == pytest.approx(batch.batch**2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inside"), [(0.19e6, False), (0.2e6, True), (12.8e6, True), (12.9e6, False)]
+)
+def test_a_law_of_the_batch_holds_to_four_times_its_points(
+    tokens: float, inside: bool, tmp_path: Path
+) -> None:
+    found = from_table(table_of(tmp_path / "table.csv", batch=""))
+    assert batch_for(found, PlannedRun(4.5, tokens, 8e4)).inside == inside
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inside"), [(12_400, False), (12_500, True), (3.2e6, True), (3.3e6, False)]
+)
+def test_a_table_of_one_batch_gives_that_batch(tokens: float, inside: bool, tmp_path: Path) -> None:
+    found = batch_for(from_table(table_of(tmp_path / "table.csv")), PlannedRun(4.5, tokens, 8e4))
+    assert (round(found.batch), found.interval, found.inside) == (256, None, inside)
+
+
+def test_another_law_that_runs_kept_to_has_no_interval(evidence: Evidence) -> None:
+    kept = evidence.batch_law
+    assert kept and kept.origin == laptop.ORIGIN
+    other = replace(evidence, batch_law=KeptBatch(law=kept.law, origin="x", longest=10**6))
+    found = batch_for(other, PlannedRun(4.5, 4e6, 5e4))
+    assert found.interval is None and found.inside and found.batch == kept.law.predict(4e6)
+    assert not batch_for(other, PlannedRun(4.5, 4.1e6, 5e4)).inside
+
+
+def test_rates_that_differ_are_a_line_in_logarithms_or_their_mean(evidence: Evidence) -> None:
+    two = replace(evidence, rates=((1e6, 0.01), (4e6, 0.04)))
+    assert rate_for(two, 64e6).lr == 0.02, "two sizes tell no power: their geometric mean"
+    three = replace(evidence, rates=tuple((n, 3 * n**-0.3) for n in (1e6, 4e6, 16e6)))
+    assert rate_for(three, 64e6).lr == pytest.approx(3 * 64e6**-0.3, rel=5e-3)
+    bits = replace(evidence, rates=((1e6, 0.01), (4e6, float(np.nextafter(0.01, 1)))))
+    assert rate_for(bits, 1e9).lr == 0.01
+
+
 def test_without_a_column_batch_small_runs_take_the_laptops_law_and_large_ones_published_runs(
     tmp_path: Path,
 ) -> None:
@@ -56,5 +108,6 @@ def test_without_a_column_batch_small_runs_take_the_laptops_law_and_large_ones_p
     assert 1000 < small.batch < 4000 and small.interval and small.inside
     large = batch_for(found, PlannedRun(2.0, 1e10, 1e9))
     assert large.batch == pytest.approx(0.58 * 1e10**0.571) and large.interval is None
+    assert batch_for(found, PlannedRun(2.0, 1e9, 1e8)).interval is None
     assert large.inside and "2503.04715" in large.provenance.how
     assert not batch_for(found, PlannedRun(2.0, 1e12, 1e9)).inside

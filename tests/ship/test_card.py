@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from windtunnel.data.shards import Corpus
+from windtunnel.quantities import about
 from windtunnel.recipe import Recipe
 from windtunnel.results.export import Agreement
 from windtunnel.results.plan import PlanLaws, PlanResult, WeighedLaw
@@ -75,6 +76,46 @@ def test_without_a_plan_it_says_nothing_of_one(run: Run) -> None:
 def test_it_ends_with_the_check_and_the_recipe(run: Run) -> None:
     text = _card(run)
     assert f"## Check\n\n{AGREEMENT}." in text and text.index("## Check") < text.index("## Recipe")
+
+
+def test_a_line_of_runs_is_told_oldest_first_as_far_as_each_went(run: Run) -> None:
+    """A stem, and a branch that leaves it at 6 steps and decays over the last two of ten."""
+    branch = dataclasses.replace(
+        run,
+        path=run.path.with_name("b" * 12),
+        recipe=run.recipe.change(schedule={"decay": 2 * BATCH, "decay_shape": "linear"}),
+        kind="branch",
+        parent=run.id,
+        at_tokens=6 * BATCH,
+    )
+    subject = dataclasses.replace(Subject.of(run), run=branch, lineage=[branch, run])
+    first, second = [line for line in card._history(subject).splitlines() if line.startswith("- ")]
+    assert first.startswith(f"- stem `{run.id}`") and f"0 to {about(6 * BATCH)}, batch" in first
+    assert "decay" not in first
+    assert second.startswith("- branch `bbbbbbbbbbbb`")
+    assert f"tokens {about(6 * BATCH)} to {about(10 * BATCH)}, batch" in second
+    assert second.endswith(f", decay over the last {about(2 * BATCH)}")
+    where_it_begins = dataclasses.replace(subject, tokens=8 * BATCH)
+    assert "decay" not in card._history(where_it_begins)
+
+
+def test_the_last_validation_up_to_the_exported_point_is_told(run: Run) -> None:
+    subject, (*_, last) = Subject.of(run), run.validations()
+    text = card._evaluation(subject)
+    assert f"At {about(last.tokens)} tokens" in text
+    assert f"| all | {last.validation.loss:.4f} | {last.validation.bits_per_byte:.4f} |" in text
+    before = card._evaluation(dataclasses.replace(subject, tokens=last.tokens - 1))
+    assert f"At {about(last.tokens)} tokens" not in before
+
+
+@pytest.mark.parametrize("licence", ["", "CC0"])
+def test_the_licence_of_a_source_is_told_or_that_none_is_known(run: Run, licence: str) -> None:
+    subject = Subject.of(run)
+    (manifest,) = card._manifests(subject).values()
+    for entry in manifest.sources.values():
+        object.__setattr__(entry, "licence", licence)
+    text = card._data(subject)
+    assert (" | not known | " in text) == (not licence) and (" | CC0 | " in text) == bool(licence)
 
 
 def test_a_corpus_that_was_built_again_is_not_that_of_the_run(run: Run) -> None:
