@@ -95,10 +95,23 @@ def with_study(lab: Path, study: str = "scaling", runs: tuple[str, ...] = ()) ->
     return lab
 
 
-def with_batch_study(lab: Path, batches: dict[float, float], runs: tuple[str, ...] = ()) -> Path:
+def with_batch_study(
+    lab: Path,
+    batches: dict[float, float],
+    covariance: tuple[tuple[float, float], ...] | None = ((0.25, -0.02), (-0.02, 0.0017)),
+    runs: tuple[str, ...] = (),
+) -> Path:
     """The lab, with a batch study that found the law of the tokens, through the best batch of each
-    length.
+    length; `covariance`: of log c and p.
     """
+    tokens, best = (np.log(list(each)) for each in (batches, batches.values()))
+    p, log_c = np.polyfit(tokens, best, 1)
+    law = {
+        "c": math.exp(log_c),
+        "p": p,
+        "intervals": {"c": (0.1, 10.0), "p": (0.3, 0.5)},
+        "covariance": covariance,
+    }
     levels = [
         {
             "batch": batch,
@@ -113,7 +126,7 @@ def with_batch_study(lab: Path, batches: dict[float, float], runs: tuple[str, ..
     arm = {
         "noise": 0.01,
         "sizes": [size | {"levels": levels}],
-        "laws": {},
+        "laws": {"tokens": law},
         "three_term": None,
         "regret": {"size": {}, "longest": {}},
         "chosen": "tokens",

@@ -22,6 +22,7 @@ from windtunnel.laws.batch import (
     best_available,
     by_regret,
     fit_batch,
+    interval_of,
 )
 from windtunnel.laws.loss import Array
 
@@ -123,6 +124,25 @@ def test_a_point_counts_by_its_error(rng: np.random.Generator) -> None:
 def test_the_batch_of_a_length_and_the_length_of_a_batch_are_inverse() -> None:
     law = ByTokens(1.52, 0.49)
     assert law.tokens(law.predict(3e6)) == pytest.approx(3e6)
+
+
+def test_the_covariance_keeps_an_interval_whose_errors_are_shared(
+    rng: np.random.Generator,
+) -> None:
+    """Where a law is told elsewhere: two draws a size, which all of its lengths share."""
+    optima = measured("tokens", rng, 0.1)
+    redrawn = []
+    for _ in range(2000):
+        by_size = dict(zip(np.unique(optima.params), rng.normal(0, 0.3, 3), strict=True))
+        shift = np.array([by_size[size] for size in optima.params])
+        redrawn.append(replace(optima, batch=optima.batch * np.exp(shift)))
+    found = fit_batch("tokens", optima, redrawn)
+    for loss, tokens, params in ((3.5, 4e6, 4e5), (2.5, 1.6e8, 4e5)):
+        _, low, high = found.predicted(loss, tokens, params)
+        kept = interval_of(found.law, found.covariance, loss, tokens, params)
+        assert np.log(kept) == pytest.approx(np.log((low, high)), abs=0.03)
+        # 0.3 of each of three sizes, and not of fifteen contours
+        assert np.log(kept[1] / kept[0]) / 2 > 1.5 * 1.6449 * 0.3 / 15**0.5
 
 
 def test_points_that_cannot_tell_are_refused(rng: np.random.Generator) -> None:

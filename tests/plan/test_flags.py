@@ -45,7 +45,8 @@ def test_distance_in_tokens(times: float, level: str | None) -> None:
 
 
 def test_a_little_too_long_is_said_already() -> None:
-    reach = Reach(params=1, tokens=1.1 * flags.FAR_IN_TOKENS)
+    near, reach = (Reach(params=1, tokens=times) for times in (2.9, 3.1))
+    assert not list(flags.of_reach(near, 20, (1, 100)))
     (far,) = flags.of_reach(reach, 20, (1, 100))
     assert far.level == "caution" and "too narrow" in far.text
 

@@ -1,6 +1,7 @@
 """What a lab's studies give a plan, and what they say beside it."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,11 +48,17 @@ def test_a_study_and_its_table_alone_are_the_same_points(studied: Path, evidence
 def test_the_batch_study_of_the_lab_says_the_batch(tmp_path: Path) -> None:
     best = {tokens: 3 * tokens**0.4 for tokens in (1e5, 2e5, 4e5, 8e5)}
     lab = with_batch_study(with_study(tmp_path), best, runs=("r1",))
-    found = batch_for(from_lab(lab, "scaling"), PlannedRun(4.5, 1.6e6, 5e4))
+    found, x = batch_for(from_lab(lab, "scaling"), PlannedRun(4.5, 1.6e6, 5e4)), math.log(1.6e6)
     assert found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01)
     assert (found.provenance.study, found.provenance.runs) == ("batch", ("r1",))
-    assert found.interval and 1.1 < found.interval[1] / found.interval[0] < 2
+    # the variance of log c + p log D, where c and p go together
+    spread = 1.6449 * math.sqrt(0.25 - 2 * 0.02 * x + 0.0017 * x**2)
+    assert found.interval and math.log(found.interval[1] / found.batch) == pytest.approx(spread)
+    assert math.log(found.batch / found.interval[0]) == pytest.approx(spread)
     assert found.inside
+    older = with_batch_study(with_study(tmp_path / "older"), best, covariance=None)
+    found = batch_for(from_lab(older, "scaling"), PlannedRun(4.5, 1.6e6, 5e4))
+    assert found.interval is None and found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01)
 
 
 def test_a_better_rate_elsewhere_is_said_and_not_taken(

@@ -17,6 +17,7 @@ from windtunnel.laws.named import Named
 
 LEVEL = 0.9  # of the intervals
 _DRAWS = 4000
+_Z90 = 1.6449  # half of an interval of 90%, in standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +168,28 @@ class BatchFit:
         values = self.draws[:, index]
         return _inner(np.exp(values) if index == 0 else values)
 
+    @property
+    def covariance(self) -> Array:
+        """(parameters, parameters) of (log c, exponents ...): all that a batch elsewhere needs to
+        be known with its interval.
+        """
+        return np.atleast_2d(np.cov(self.draws.T))
+
     def predicted(self, loss: float, tokens: float, params: float) -> tuple[float, float, float]:
         """The best batch there, and its 90% interval: of the law, not of the scatter about it."""
         columns = np.array([1.0, *map(float, self.law.columns(loss, tokens, params))])
         low, high = _inner(np.exp(self.draws @ columns))
         return float(self.law.at(loss, tokens, params)), low, high
+
+
+def interval_of(
+    law: BatchLaw, covariance: Array, loss: float, tokens: float, params: float
+) -> tuple[float, float]:
+    """90%, of the best batch there, by the covariance of the law's (log c, exponents ...)."""
+    columns = np.array([1.0, *map(float, law.columns(loss, tokens, params))])
+    reach = np.exp(_Z90 * np.sqrt(columns @ covariance @ columns))
+    batch = float(law.at(loss, tokens, params))
+    return batch / float(reach), batch * float(reach)
 
 
 def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> BatchFit:

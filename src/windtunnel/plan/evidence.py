@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.laws.batch import ByTokens, Optima
+from windtunnel.laws.batch import BatchLaw, ByTokens, Optima
+from windtunnel.laws.loss import Array
 from windtunnel.laws.points import COUNTS, LossPoints, measured, points_of
 from windtunnel.laws.table import number, read_table
 from windtunnel.recipe import DecayShapeName, Recipe
@@ -44,14 +45,15 @@ class KeptBatch:
     longest: int  # tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudiedBatch:
-    """What a batch study found: a law of `laws.batch.BATCH_LAWS`, by the best batches that it goes
-    through.
+    """What a batch study found: a law, and how surely. Its best batches come from contours of the
+    same runs, so their errors are told together.
     """
 
-    law: str
-    optima: Optima
+    law: BatchLaw
+    covariance: Array | None  # of the law's (log c, exponents ...); None where it was not kept
+    tokens: tuple[float, float]  # fewest and most that the best batches were found at
     provenance: Provenance
 
 

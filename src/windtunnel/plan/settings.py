@@ -8,8 +8,8 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
-from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch
-from windtunnel.plan.evidence import Evidence, KeptBatch
+from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch, interval_of
+from windtunnel.plan.evidence import Evidence, KeptBatch, StudiedBatch
 from windtunnel.results.plan import Provenance, StudiedRate
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
@@ -54,7 +54,7 @@ def batch_for(evidence: Evidence, run: PlannedRun) -> BatchChoice:
     """
     studied = evidence.studied_batch
     if studied is not None:
-        return _fitted(studied.law, studied.optima, run, studied.provenance)
+        return _studied(studied, run)
     if evidence.batch_law is not None:
         return _kept_batch(evidence.provenance, evidence.batch_law, run)
     if evidence.batches is not None:
@@ -83,6 +83,20 @@ def rate_for(evidence: Evidence, params: float) -> RateChoice:
         return RateChoice(PAPER_RATE, Provenance(how=how), ())
     lr, how = _fitted_rate(evidence.rates, params)
     return RateChoice(lr, evidence.provenance.but(how), evidence.studied_rates)
+
+
+def _studied(found: StudiedBatch, run: PlannedRun) -> BatchChoice:
+    where = run.loss, run.tokens, run.params
+    interval = None
+    if found.covariance is not None:
+        interval = interval_of(found.law, found.covariance, *where)
+    shortest, longest = found.tokens
+    return BatchChoice(
+        batch=float(found.law.at(*where)),
+        interval=interval,
+        inside=bool(shortest / _FAR <= run.tokens <= longest * _FAR),
+        provenance=found.provenance,
+    )
 
 
 def _kept_batch(source: Provenance, kept: KeptBatch, run: PlannedRun) -> BatchChoice:

@@ -2,7 +2,6 @@
 trained, and what the other studies on the same corpus found.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.laws.batch import BATCH_LAWS, ByTokens, Optima
+from windtunnel.laws.batch import BATCH_LAWS, ByTokens
 from windtunnel.plan.evidence import (
     CoreSpeed,
     Evidence,
@@ -38,7 +37,6 @@ from windtunnel.results.study import (
 )
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
-_SD_IN_90 = 3.3  # standard errors that a 90% interval is wide
 
 
 @dataclass(frozen=True)
@@ -182,27 +180,26 @@ def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None
 
 
 def _best_batches(studies: _Studies) -> StudiedBatch | None:
-    """The chosen law of the lab's batch study, by the best batches that it was fitted to."""
+    """The chosen law of the lab's batch study, with its uncertainty."""
     result = studies.find(BATCH)
     chosen = result.numbers.chosen if result else None
     if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
         return None
     # `chosen` is the law of the first arm
     first_arm = next(iter(result.numbers.arms.values()))
-    found = []
+    found = first_arm.laws.get(chosen)
+    lengths = []
     for size in first_arm.sizes:
-        for level in size.levels:
-            if level.batch and level.interval:
-                low, high = level.interval
-                width = math.log(high / low)
-                found.append((level.batch, level.loss, level.tokens, size.params, width))
-    if not found:
+        lengths += [level.tokens for level in size.levels if level.batch]
+    if found is None or not lengths:
         return None
-    batch, loss, tokens, params, width = np.array(found, float).T
-    error = np.maximum(width / _SD_IN_90, 1e-3)
-    optima = Optima(batch=batch, loss=loss, tokens=tokens, params=params, error=error)
     how = f"the batch study's {chosen} law"
-    return StudiedBatch(chosen, optima, Provenance(study=BATCH.name, how=how, runs=result.runs))
+    return StudiedBatch(
+        law=BATCH_LAWS[chosen](**found.constants),
+        covariance=None if found.covariance is None else np.array(found.covariance),
+        tokens=(min(lengths), max(lengths)),
+        provenance=Provenance(study=BATCH.name, how=how, runs=result.runs),
+    )
 
 
 def _transferred(studies: _Studies) -> StudiedRate | None:

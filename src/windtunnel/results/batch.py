@@ -82,6 +82,10 @@ class FittedLaw(Spread):
     """By name; what each means stands with its law in `laws.batch`."""
     intervals: dict[str, tuple[float, float]]
     """90%, by constant."""
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    """Of the logarithm of c and the exponents, in their order: their errors come from the same runs
+    and go together. None in a study by an earlier version.
+    """
 
 
 class ThreeTermFound(Record):

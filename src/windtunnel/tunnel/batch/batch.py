@@ -267,6 +267,7 @@ def _law(fitted: BatchFit) -> FittedLaw:
     return FittedLaw(
         constants=asdict(fitted.law),
         intervals={name: fitted.interval(name) for name in names},
+        covariance=tuple(map(tuple, fitted.covariance.tolist())),
     )
 
 
