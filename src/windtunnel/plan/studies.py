@@ -38,7 +38,6 @@ from windtunnel.results.study import (
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
 
-
 @dataclass(frozen=True)
 class _Trained:
     """How the models of a study were trained; as the tunnel's proxy, where it does not say."""
