@@ -15,8 +15,9 @@ one named after its module first and the others from the shortest on, until one 
 takes ten times as long as it did counts as one that fails. Files that only other processes execute
 are not seen by coverage, so the score is a lower bound.
 
-Left out are texts and messages, and where an optimiser stops (`maxiter`, `ftol` and the like): a
-search that goes on for longer gives the same.
+Left out are texts and messages; where an optimiser stops (`maxiter`, `ftol` and the like), since a
+search that goes on for longer gives the same; and `strict` of zip, which only a program that
+contradicts itself ever meets.
 
 Everything is written to --out as it is found (JSON lines), and what stands there is not run again:
 another source takes another folder.
@@ -92,8 +93,8 @@ SWAPPED = {
 SWAPPED |= {new: old for old, new in SWAPPED.items() if new not in SWAPPED}
 
 
-# Arguments and options of optimisers that only say when to stop.
-STOPS = ("maxiter", "max_nfev", "ftol", "gtol", "xtol")
+# Arguments and options that say when an optimiser stops, or that zip is to check its caller.
+LEFT_OUT = ("maxiter", "max_nfev", "ftol", "gtol", "xtol", "strict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,18 +265,16 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST | 
 
 
 def _judgeable(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node but texts, annotations, messages, what only tells people something, and where
-    an optimiser stops.
-    """
+    """Every node but texts, annotations, messages, and arguments that are left out."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.JoinedStr):
                 continue
-            if isinstance(child, ast.keyword) and child.arg in STOPS:
+            if isinstance(child, ast.keyword) and child.arg in LEFT_OUT:
                 continue
-            if isinstance(node, ast.Dict) and name == "values" and _stops(node, child):
+            if isinstance(node, ast.Dict) and name == "values" and _is_left_out(node, child):
                 continue
             if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 continue
@@ -283,10 +282,10 @@ def _judgeable(node: ast.AST) -> Iterator[ast.AST]:
             yield from _judgeable(child)
 
 
-def _stops(options: ast.Dict, value: ast.AST) -> bool:
-    """Whether a value of a dictionary is an option that says where an optimiser stops."""
+def _is_left_out(options: ast.Dict, value: ast.AST) -> bool:
+    """Whether a value of a dictionary is such an argument."""
     key = options.keys[[id(one) for one in options.values].index(id(value))]
-    return isinstance(key, ast.Constant) and key.value in STOPS
+    return isinstance(key, ast.Constant) and key.value in LEFT_OUT
 
 
 def _with(node: ast.AST, **changes: object) -> ast.AST:

@@ -18,6 +18,8 @@ def share(part: float, of: float, cap: float = 2.0) -> float:
     print("told")
     found = min(part / of, cap)
     found -= 1
+    for one, other in zip([part], [of], strict=True):
+        minimise(one, other, options={"maxiter": 10, "seed": 1}, ftol=1e-9)
     return -found if part <= of and LIMIT else found
 '''
 # Of the source above, by line: annotations, texts and what is said in an error are left alone.
@@ -32,11 +34,13 @@ CHANGES = [
     (12, "found -= 1", "found += 1"),
     (12, "found -= 1", "nothing"),
     (12, "1", "2"),
-    (13, "part <= of and LIMIT", "not (part <= of and LIMIT)"),
-    (13, "part <= of and LIMIT", "part <= of or LIMIT"),
-    (13, "part <= of", "part < of"),
-    (13, "part <= of", "part > of"),
-    (13, "-found", "found"),
+    (14, "1", "2"),
+    (14, "minimise(one, other, options={'maxiter': 10, 'seed': 1}, ftol=1e-09)", "nothing"),
+    (15, "part <= of and LIMIT", "not (part <= of and LIMIT)"),
+    (15, "part <= of and LIMIT", "part <= of or LIMIT"),
+    (15, "part <= of", "part < of"),
+    (15, "part <= of", "part > of"),
+    (15, "-found", "found"),
 ]
 
 
@@ -77,3 +81,20 @@ def test_what_fails_or_hangs_is_a_killed_mutant() -> None:
     assert mutants._run(lambda: 1, limit=60)
     assert mutants._run(lambda: 1 // 0, limit=60)
     assert mutants._run(hang, limit=0.1)
+
+
+def test_a_constant_meets_the_tests_of_functions_and_a_statement_those_of_any_of_its_lines(
+    module: Path,
+) -> None:
+    """Every import executes a constant; and of a statement of several lines the first is enough."""
+    module.write_text(
+        "LIMIT = 10\n\n\n"
+        "def share(part):\n    return min(\n        part,\n        LIMIT + 1,\n    )\n"
+    )
+    constant, *others = mutants.mutants_of(module)
+    assert constant.line == 1 and constant.executed == {5, 6, 7, 8}
+    assert {one.line for one in others} == {5, 7}
+    assert all(one.executed == {5, 6, 7, 8} for one in others)
+    module.write_text("LIMIT = 10\n")
+    (alone,) = mutants.mutants_of(module)
+    assert alone.executed == {1}, "of a module without functions nothing else is known"

@@ -47,6 +47,20 @@ def test_correlated_inputs_are_compensated() -> None:
     assert errors[1] < 0.3 * errors[0]
 
 
+def test_one_large_input_does_not_damp_the_others() -> None:
+    """The damping is a share of the mean: with one of the largest, inputs that are small beside it
+    would not be compensated.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2000, 12, generator=generator) @ torch.randn(12, 96, generator=generator)
+    inputs += 0.1 * torch.randn(2000, 96, generator=generator)
+    inputs[:, -1] = 100 * torch.randn(2000, generator=generator)
+    weight = torch.randn(64, 96, generator=generator)
+    off = (weight - rounded for rounded in (_plain(weight), _gptq(weight, inputs.T @ inputs)))
+    errors = [((inputs[:, :-1] @ part[:, :-1].T) ** 2).mean() for part in off]
+    assert errors[1] < 0.5 * errors[0]
+
+
 def test_inputs_that_are_always_zero_do_no_harm() -> None:
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     products = torch.diag(torch.cat([torch.zeros(32), torch.ones(32)]))
