@@ -47,7 +47,7 @@ def bowls(file: Path) -> tuple[np.ndarray, float]:
     noise alone would give them, as the fifth point off a cubic through five tells it.
     """
     cells: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         for run in csv.DictReader(lines):
             cell = (run["N"], run["D"], run["bs"])
             cells[cell].append((np.log2(float(run["lr"])), float(run["smooth loss"])))

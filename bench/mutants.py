@@ -183,7 +183,7 @@ def drawn(modules: list[Path], sample: int, seed: int) -> list[Mutant]:
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
     """Every change of a module."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     module = str(path.relative_to(PACKAGE))
     statements = _statements(tree)
     called = frozenset().union(*(lines for lines, inside in statements if inside))
@@ -203,7 +203,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 
 def mutated(path: Path, number: int) -> str:
     """The source of a module with one of its changes."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     node, changed = list(_changes(tree))[number]
     swap = _Swap(node, changed or ast.copy_location(ast.Pass(), node))
     return ast.unparse(ast.fix_missing_locations(swap.visit(tree)))
@@ -345,7 +345,9 @@ def _baselines(judges: Iterable[str], out: Path, workers: int) -> list[Baseline]
         if failed:
             sys.exit(f"{test} fails on the source as it stands")
         seconds = time.monotonic() - started
-        found = Baseline(test=test, seconds=seconds, lines=json.loads(place.read_text()))
+        found = Baseline(
+            test=test, seconds=seconds, lines=json.loads(place.read_text(encoding="utf-8"))
+        )
         _append(file, asdict(found))
         print(f"{seconds:6.1f} s  {test}", flush=True)
         return found
@@ -411,7 +413,7 @@ def _overlay(folder: Path, mutant: Mutant) -> Path:
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.unlink(missing_ok=True)
         if str(path.relative_to(PACKAGE)) == mutant.module:
-            copied.write_text(mutated(path, mutant.number))
+            copied.write_text(mutated(path, mutant.number), encoding="utf-8")
         else:
             copied.symlink_to(path)
     return folder
@@ -431,7 +433,7 @@ def _covered(test: str, place: Path) -> int:
         str(Path(name).relative_to(PACKAGE)): sorted(data.lines(name) or [])
         for name in data.measured_files()
     }
-    place.write_text(json.dumps(lines))
+    place.write_text(json.dumps(lines), encoding="utf-8")
     return failed
 
 
@@ -471,11 +473,15 @@ def _run(task: Callable[[], int], limit: float) -> bool:
 
 
 def _lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return (
+        [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if file.exists()
+        else []
+    )
 
 
 def _append(file: Path, found: dict) -> None:
-    with file.open("a") as out:
+    with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps(found) + "\n")
 
 
