@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
+from windtunnel.ship.fields import Fields
 from windtunnel.ship.packages import package
 
 _OPPOSITE = "S"  # what gguf calls the byte order that is not this machine's
@@ -64,17 +65,19 @@ def _fields(reader: Any, file: Path) -> dict[str, Any]:
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise InputError(f"{file}: cut off or damaged: {error}") from None
-    if number := fields.get("split.no", 0):
+    if fields.get("split.no"):  # counted from 0
+        said = Fields(fields, str(file))
         raise InputError(
-            f"{file}: part {number + 1} of the {fields.get('split.count')} files of a model; "
-            "expected the first of them"
+            f"{file}: part {said.whole('split.no') + 1} of the {said.whole('split.count')} files "
+            "of a model; expected the first of them"
         )
     return fields
 
 
 def _other_parts(file: Path, fields: dict[str, Any]) -> list[Path]:
     """The files beside this one that hold the rest of its model. Raises InputError."""
-    count = fields.get("split.count", 1)
+    # a file that is whole may say 0
+    count = Fields(fields, str(file)).whole("split.count") if fields.get("split.count") else 1
     if count < 2:
         return []
     named = _PART.fullmatch(file.name)

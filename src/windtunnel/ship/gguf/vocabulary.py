@@ -96,7 +96,7 @@ def read(field: Callable[[str], Any]) -> Vocabulary:
     another kind of tokenizer, and for one that contradicts itself.
     """
     kind = field("tokenizer.ggml.model")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(
             f"a tokenizer of kind '{kind}'; expected 'gpt2', a byte-level BPE, or 'llama', a BPE "
             "of SentencePiece"
