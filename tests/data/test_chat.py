@@ -84,6 +84,12 @@ class TestReading:
             },
             {"prompt": "a", "completion": "b"},
             {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "a"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": t} for t in "b"]},
+                ]
+            },
+            {
                 "prompt": [{"role": "user", "content": "a"}],
                 "completion": [{"role": "assistant", "content": "b"}],
             },

@@ -59,6 +59,27 @@ def test_the_template_says_the_same(form: ChatFormat, corpus: Corpus, chatml: To
 
 
 @pytest.mark.parametrize("form", [OURS, CHATML])
+def test_a_role_that_is_none_is_refused(form: ChatFormat) -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    template = jinja2.Environment().from_string(form.template)
+    for role in ("tool", "function", "User", ""):
+        with pytest.raises(jinja2.TemplateError):
+            template.render(messages=[TALK[1], {"role": role, "content": "4"}])
+
+
+@pytest.mark.parametrize("form", [OURS, CHATML])
+def test_parts_of_a_message_are_joined(form: ChatFormat) -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    template = jinja2.Environment().from_string(form.template)
+    parts = [{"type": "text", "text": "wi"}, {"type": "text", "text": "nd "}]
+    joined = template.render(messages=[{"role": "user", "content": parts}])
+    assert joined == template.render(messages=[{"role": "user", "content": "wind "}])
+    for content in ([{"type": "image_url", "image_url": {"url": "x"}}], None):
+        with pytest.raises((jinja2.TemplateError, TypeError)):
+            template.render(messages=[{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize("form", [OURS, CHATML])
 def test_llama_cpp_renders_the_same(
     form: ChatFormat, corpus: Corpus, chatml: Tokenizer, tmp_path: Path
 ) -> None:

@@ -140,6 +140,9 @@ def _role(name: Any) -> Role:
 
 
 def _text(value: object, field: str) -> str:
+    """A text, or the parts of one as OpenAI's interface has them, joined."""
+    if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
+        value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
         raise _Fault(f"{field!r} holds no text")
     try:
@@ -147,3 +150,9 @@ def _text(value: object, field: str) -> str:
     except UnicodeEncodeError:
         raise _Fault(f"{field!r} holds half of a surrogate pair, which is no character") from None
     return value
+
+
+def _is_text_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )

@@ -9,7 +9,7 @@ from typing import Protocol
 from windtunnel.data.chat_format import Message, format_of
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.ship.llama_cpp import LlamaCpp
-from windtunnel.train.run import Run
+from windtunnel.train.run import Run, lineage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +60,32 @@ class OwnModel:
         """Raises InputError for a run without a checkpoint, or whose tokenizer has no tokens for a
         conversation.
         """
+        from windtunnel.ship.import_model import brought_configs
+        from windtunnel.ship.marks import marks_of
         from windtunnel.train.loop import load_model
 
         self._tokenizer = Tokenizer.load(run.tokenizer)
         self._format = format_of(self._tokenizer)
+        # What closes an answer, what ends a document, and what an imported ancestor ends with.
+        brought = marks_of(self._tokenizer, *brought_configs(lineage(run)[-1]))
+        closing = self._tokenizer.id(self._format.closing)
+        self._ends = {closing, self._tokenizer.eos, *brought.ends}
         self._model = load_model(run)
 
     def answer(
         self, messages: list[Message], sampling: Sampling, say: Callable[[str], None]
     ) -> str:
-        """An answer, as `Answers` has it. It ends with the token that ends a message or a
-        document.
-        """
+        """An answer, as `Answers` has it."""
         from windtunnel.model.generate import generate
 
         ids = self._format.encode(self._tokenizer, messages)
-        ends = {self._tokenizer.id(self._format.closing), self._tokenizer.eos}
         tokens = generate(
             self._model, ids, sampling.most, sampling.temperature, sampling.top_p, sampling.seed
         )
         given: list[int] = []
         said = ""
         for token in tokens:
-            if token in ends:
+            if token in self._ends:
                 break
             given.append(token)
             # All of it each time: a token alone may be a part of a character, or of a word that
