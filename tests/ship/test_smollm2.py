@@ -209,3 +209,38 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
     assert "4" in OwnModel(run).answer(
         question, Sampling(temperature=0, most=24), lambda piece: None
     )
+
+
+def test_fine_tuned_it_ends_its_answers_by_itself(file: Path, tmp_path: Path) -> None:
+    """Exported to a plain Llama and to GGUF: the check of the export, and an answer that is over
+    long before it has to be.
+    """
+    transformers = pytest.importorskip("transformers")
+    from windtunnel.ship.chat import GGUFModel
+
+    stem = _stem(file, tmp_path / "lab")
+    words = ("stone", "river", "lamp", "copper", "heron", "bridge", "letter", "winter")
+    pairs = [(a, b) for a in words for b in words]
+    chats = [chat(f"Which is longer, {a} or {b}?", max(a, b, key=len).title()) for a, b in pairs]
+    data = write_chats(tmp_path / "words.jsonl", chats)
+    run, corpus = sft(stem, [data], Asked(lr=1e-4, tokens=1024, batch=256, context=128))
+    assert train(run, corpus).status == "done"
+    question: list[Message] = [{"role": "user", "content": "Which is longer, oak or hazel?"}]
+
+    done = export(run, "llama", tmp_path / "llama")
+    assert done.agreement.ends[0] == "<|im_end|>" and not done.agreement.missed_ends
+    tokenizer = transformers.AutoTokenizer.from_pretrained(done.path, local_files_only=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(done.path, local_files_only=True)
+    prompt = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    made = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0]
+    said = made[prompt["input_ids"].shape[1] :].tolist()
+    assert len(said) < 40 and said[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+    done = export(run, "gguf", tmp_path / "gguf")
+    assert done.agreement.ends[0] == "<|im_end|>" and not done.agreement.missed_ends
+    (written,) = done.path.glob("*.gguf")
+    with GGUFModel(written, 512) as who:
+        answer = who.answer(question, Sampling(temperature=0, most=40), lambda piece: None)
+    assert answer == tokenizer.decode(said[:-1])
