@@ -8,6 +8,7 @@ import pytest
 from windtunnel.devices import DEVICES, QUANTISATIONS, Device, Quantisation
 from windtunnel.errors import InputError
 from windtunnel.model.memory import training_memory
+from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.devices import serving, speed_of, training
 from windtunnel.plan.evidence import Evidence
 from windtunnel.plan.request import Request
@@ -49,6 +50,27 @@ def test_what_does_not_fit_goes_through_by_windows_and_is_computed_again(
     request = Request(flops=1e12, device="tiny")
     memory = training(recipe(), 10**12, speed_of(evidence, request), request).bytes
     assert memory.micro_batch == recipe().data.context and memory.recompute
+
+
+def test_serving_a_token_is_a_third_of_training_on_it_and_its_cache_has_sixteen_bits(
+    recipe: Callable[..., Recipe],
+) -> None:
+    model = recipe().model
+    served = serving(model, 32)
+    assert served.flops_per_token == flops_per_token(model, 32) // 3
+    # keys and values, of every layer and position, two bytes each
+    assert served.cache_bytes == 2 * 2 * model.depth * model.kv_heads * model.head_size * 32
+    assert served.bytes["f32"] == 4 * count(model).params_total
+
+
+def test_a_device_is_taken_at_a_quarter_of_its_peak_unless_a_share_is_asked_for(
+    evidence: Evidence,
+) -> None:
+    usual = speed_of(evidence, Request(hours=1, device="h100", devices=3))
+    assert usual and usual.each == 0.25 * DEVICES["h100"].peak
+    assert usual.flops_per_second == 3 * usual.each
+    assert usual.hours_for(usual.flops_in(2.0)) == pytest.approx(2.0)
+    assert usual.memory == 3 * DEVICES["h100"].memory
 
 
 def test_without_a_device_the_bytes_alone_are_known(recipe: Callable[..., Recipe]) -> None:

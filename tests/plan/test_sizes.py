@@ -3,7 +3,9 @@ models that are trained longer.
 """
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,9 @@ from windtunnel.plan.sizes import (
     best_for_flops,
     best_for_tokens,
     by_6nd,
+    curve,
+    largest_shape,
+    nearest_shape,
     over_trained,
     tokens_for_size,
 )
@@ -90,6 +95,56 @@ def test_what_must_fit_a_device_fits_it_with_its_cache(quantisation: str) -> Non
     )
     served = serving(outlook.family.model(best.width, best.depth), 4096)
     assert 0.85 * room < served.bytes[quantisation] + served.cache_bytes <= room
+
+
+def test_a_limit_of_bytes_holds_weights_and_a_cache_of_both_keys_and_values() -> None:
+    shapes = outlook_of(CHINCHILLA).family.costs([1024.0], [20.0])
+    needed = float(shapes.params["params_total"][0]) * 2.0 + 2 * 2 * 20 * 1024 * 4096
+    assert Limits(bytes_served=needed).kept(shapes, 4096).all()
+    assert not Limits(bytes_served=needed - 1).kept(shapes, 4096).any()
+
+
+def test_a_size_in_the_middle_of_all_shapes_is_at_no_edge() -> None:
+    assert not best_for_flops(outlook_of(CHINCHILLA), 1e20, Limits()).at_edge
+    steep = LossLaw(E=1, A=1e12, alpha=0.9, B=1e-9, beta=0.3)
+    assert best_for_flops(outlook_of(steep), 1e24, Limits()).at_edge
+
+
+def test_the_curve_goes_from_a_tenth_to_ten_times_the_size_at_one_cost() -> None:
+    outlook = outlook_of(CHINCHILLA)
+    chosen = best_for_flops(outlook, 1e20, Limits())
+    points = curve(outlook, 1e20, chosen)
+    own = count(outlook.family.model(chosen.width, chosen.depth)).params
+    assert len(points) == 41 and points[20].params == pytest.approx(own, rel=0.3)
+    assert 5 < own / points[0].params < 20 and 5 < points[-1].params / own < 20
+    assert all(one.tokens > other.tokens for one, other in pairwise(points))
+    least = min(points, key=lambda point: point.loss)
+    assert least.loss == pytest.approx(chosen.loss, rel=1e-3)
+    assert points[20].loss == pytest.approx(chosen.loss, rel=2e-3)
+
+
+def test_the_largest_shape_keeps_to_the_limits_and_nearly_reaches_them() -> None:
+    outlook, limits = outlook_of(CHINCHILLA), Limits(bytes_served=2e9)
+    width, depth = largest_shape(outlook, limits)
+    shape = outlook.family.costs([float(width)], [float(depth)])
+    assert limits.kept(shape, 4096).all()
+    assert not Limits(bytes_served=0.85 * 2e9).kept(shape, 4096).any()
+    with pytest.raises(ValueError, match="no model is that small"):
+        largest_shape(outlook, Limits(bytes_served=1000))
+
+
+def test_of_shapes_of_about_a_size_the_best_proportioned_is_taken() -> None:
+    outlook = outlook_of(CHINCHILLA)
+    width, depth = nearest_shape(outlook, 1e9)
+    shapes = outlook.family.shapes()
+    apart = abs(np.log(shapes.params["params"] / 1e9))
+    own = apart[(shapes.width == width) & (shapes.depth == depth)][0]
+    assert own <= apart.min() + 0.03
+    near = np.flatnonzero(apart <= apart.min() + 0.03)
+    distances = [
+        outlook.family.band.distance(int(shapes.width[i]), int(shapes.depth[i])) for i in near
+    ]
+    assert outlook.family.band.distance(width, depth) == min(distances)
 
 
 def test_fewer_tokens_than_the_budget_buys_leave_the_budget_unspent() -> None:
