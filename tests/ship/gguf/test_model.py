@@ -3,7 +3,7 @@ files are refused.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.recipe import Model
 from windtunnel.results.export import Agreement
+from windtunnel.ship.fields import Fields
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.gguf import model as gguf
 from windtunnel.ship.gguf.file import metadata
@@ -182,13 +183,42 @@ def test_every_precision_is_read_back_as_near_as_it_is(
 
 def test_a_model_without_multipliers_is_a_plain_llama(write: Write) -> None:
     assert metadata(write(model_of("standard")))["general.architecture"] == "llama"
-    assert metadata(write(model_of("standard")))["general.size_label"].endswith("K")
+    said = metadata(write(model_of("standard")))
+    assert said["general.size_label"].endswith("K")
+    assert not [key for key in said if "scale" in key], "a llama has no multipliers"
     assert metadata(write(model_of("tied")))["general.architecture"] == "granite"
     assert metadata(write(model_of("standard experts")))["general.architecture"] == "granitemoe"
     folded, weights = fold(model_of("tied"), weights_of(model_of("tied")))
     file = write(folded.model_copy(update={"parametrization": "standard"}), weights)
     assert metadata(file)["general.architecture"] == "llama"
     assert not gguf.read(file).model.tied
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [("minicpm", (12.0, 1.4 / 40**0.5, 1 / 8, 1 / 9)), ("granite", (1.0, 1.0, 1 / 8, 1.0))],
+)
+def test_multipliers_that_a_file_leaves_unsaid(
+    architecture: str, expected: tuple[float, ...]
+) -> None:
+    """An old file of a MiniCPM means the paper's; any other has none."""
+    shape = {"width": 2304, "depth": 40, "head_size": 64}
+    found = gguf._read_multipliers(architecture, Fields({}, "x"), shape)
+    assert astuple(found) == pytest.approx(expected)
+
+
+def test_multipliers_of_32_bits_are_as_they_were_typed() -> None:
+    given = {
+        "embedding_scale": 10.1,
+        "residual_scale": 1.4 / 7**0.5,
+        "logit_scale": 96 / 32,
+        "attention.scale": 1 / 24**0.5,
+    }
+    said = {key: float(np.float32(value)) for key, value in given.items()}
+    found = gguf._read_multipliers(
+        "granite", Fields(said, "x"), {"width": 96, "depth": 7, "head_size": 24}
+    )
+    assert astuple(found) == (10.1, 1.4 / 7**0.5, 1 / 24**0.5, 1 / 3)
 
 
 def test_the_tokenizer_comes_back(write: Write, corpus: Corpus) -> None:
