@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from speakers import SAYS, SPEAKERS
 
@@ -215,7 +216,7 @@ def test_an_end_with_its_own_name_also_ends_documents(
         corpus = build(run.lab / "corpora" / name, documents, tokenizer=run.tokenizer, workers=1)
         tokenizer = corpus.tokenizer
         assert tokenizer.name(tokenizer.eos) == end and corpus.manifest.eos == tokenizer.eos
-        train_ids = corpus.sources["more"].train.read([0], 1000)[0]
+        train_ids = corpus.sources["more"].train.read(np.array([0]), 1000)[0]
         assert tokenizer.eos in train_ids.tolist()
         assert (corpus.folder / "tokenizer_config.json").exists()
 

@@ -191,17 +191,18 @@ def test_one_step_of_fine_tuning(file: Path, tmp_path: Path) -> None:
         for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
     engine = choose_engine(run.recipe)
-    losses = [
-        validate(
+    losses = []
+    for model in (before, after):
+        score, *_ = validate(
             model,
             [windows],
             engine,
             tokens=128,
             mask_documents=True,
             objective=OBJECTIVES["answers"],
-        )[0].loss
-        for model in (before, after)
-    ]
+        )
+        assert score
+        losses.append(score.loss)
     assert losses[1] < losses[0]
     learnt = windows.read(0, 128)[0]
     assert corpus.tokenizer.decode(learnt[learnt >= 0] & 0xFFFFFFFF).startswith(tuple("01234567"))

@@ -73,10 +73,11 @@ def _refuse_taken(out: Path, place: Path, overwrite: bool) -> None:
     foreign = _foreign(place)
     if foreign:
         more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
-        known = "that no export wrote" if (place / MARKER).exists() else "and is not an export"
+        marked = (place / MARKER).exists()
+        known = "holds something that no export wrote" if marked else "exists and is not an export"
         raise InputError(
-            f"{out}: there is something here {known}: {', '.join(foreign[:_LISTED])}{more}; move "
-            "it, or choose another --out"
+            f"{out}: {known}: {', '.join(foreign[:_LISTED])}{more}; move it, or choose another "
+            "--out"
         )
     if not overwrite:
         raise InputError(
