@@ -134,6 +134,7 @@ def test_any_text_file_may_be_named_directly(tmp_path: Path) -> None:
         (gzip.compress(b'\xef\xbb\xbf\n[{"text": "one"}]'), ["one"]),
         (b"plain text\n{}\n", ["plain text\n{}\n"]),
     ],
+    ids=["lines", "a compressed array", "plain"],
 )
 def test_standard_input(given: bytes, documents: list[str]) -> None:
     script = (
