@@ -46,6 +46,8 @@ def said(plan: PlanResult) -> dict[str, str]:
         {"shape": (48, 3)},
         {"bytes_served": 60_000},
         {"bytes_served": 60_000, "flops": 1e11},
+        {"bytes_served": 60_000, "tokens": 500_000},
+        {"bytes_served": 10**9, "tokens": 500_000},
         {"params": 30_000.0, "flops": 1e11},
         {"params": 30_000.0, "tokens": 500_000},
     ],
@@ -70,6 +72,25 @@ def test_each_kind_of_budget_is_kept(
     assert plan.tokens == recipe.total_tokens
     assert plan.flops == flops_per_token(recipe.model, recipe.data.context) * recipe.total_tokens
     assert plan.interval90[0] < plan.interval50[0] < plan.loss < plan.interval50[1]
+
+
+def test_tokens_in_hand_have_the_best_size_for_them_or_the_largest_that_fits(
+    evidence: Evidence, predictor: Predictor
+) -> None:
+    free, small = (
+        planned(evidence, predictor, tokens=500_000, bytes_served=served)
+        for served in (10**9, 60_000)
+    )
+    alone = planned(evidence, predictor, tokens=500_000)
+    assert (free.shape, free.tokens) == (alone.shape, alone.tokens)
+    assert small.params < alone.params and small.tokens == pytest.approx(500_000, rel=0.01)
+    assert small.serving.bytes["q4"] + small.serving.cache_bytes <= 60_000
+
+
+def test_epochs_multiply_the_tokens_in_hand(evidence: Evidence, predictor: Predictor) -> None:
+    twice = planned(evidence, predictor, shape=(48, 2), tokens=200_000, epochs=2)
+    assert twice.tokens == pytest.approx(400_000, rel=0.01)
+    assert twice.epochs == pytest.approx(2, rel=0.01)
 
 
 def test_the_loss_of_the_truth_is_within_the_interval(

@@ -80,17 +80,22 @@ def premises_of(
 
 
 def _about_size(request: Request, budget: float | None) -> float:
-    """Parameters, roughly: where a size was not asked for, twenty tokens each."""
+    """Parameters, roughly: where a size was not asked for, twenty tokens each, but no more than
+    fit.
+    """
     if request.params:
         return request.params
     if request.shape:
         width, depth = request.shape
         return 11.5 * width**2 * depth  # of matrices: 4 of attention, 3 of 2.5 times the width
+    most = math.inf
     if request.bytes_served:
-        return request.bytes_served / QUANTISATIONS[request.quantisation].bytes
+        most = request.bytes_served / QUANTISATIONS[request.quantisation].bytes
     if request.tokens:
-        return request.tokens / _TOKENS_EACH
-    return math.sqrt((budget or 1e18) / (FLOPS * _TOKENS_EACH))
+        return min(most, request.tokens / _TOKENS_EACH)
+    if budget is None and request.bytes_served:
+        return most
+    return min(most, math.sqrt((budget or 1e18) / (FLOPS * _TOKENS_EACH)))
 
 
 def _known_vocab(evidence: Evidence, request: Request, corpus: "Corpus | None") -> int | None:

@@ -22,7 +22,8 @@ def test_the_slope_of_a_power_law_and_its_interval() -> None:
 
 def test_what_has_no_slope_does_not_pass() -> None:
     assert slope_of([1, 2], [[0.0, 0.0], [0.0, 0.0]]) == (0.0, 0.0, 0.0)
-    for bad in (0.0, math.inf, math.nan):
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        assert all(map(math.isnan, slope_of([1, 2], [[1.0, 1.0], [1.0, bad]])))
         assert not passes(*slope_of([1, 2], [[1.0, 1.0], [1.0, bad]]), (-9, 9))
 
 

@@ -39,6 +39,53 @@ def test_the_rules_of_each_parametrization(parametrization: str, power: str, alp
     assert by_depth["matrix decay"] == (0, "hidden weight decay not constant in the depth")
 
 
+@pytest.mark.parametrize(
+    ("parametrization", "quantity", "statistic", "t", "slopes"),
+    [
+        ("minicpm", "stream", "change", 4, (0.0, 0.5)),
+        ("minicpm", "stream", "change", 30, (0.0, 0.5)),
+        ("minicpm", "ffn branch", "change", 4, (-0.5, 0.5)),
+        ("minicpm", "block", "change", 4, (-1.0, 0.0)),
+        ("minicpm", "block", "value", 0, (-0.5, -0.5)),
+        ("completep", "stream", "change", 29, (-0.5, 0.0)),
+        ("completep", "stream", "change", 30, (0.0, 0.0)),
+        ("completep", "stream", "value", 4, (0.0, 0.0)),
+        ("completep", "ffn branch", "change", 4, (-0.5, 0.0)),
+        ("completep", "block", "change", 4, (-1.5, -1.0)),
+        ("completep", "embedding", "change", 4, (0.0, 0.0)),
+        ("completep", "block", "update", 1, (-1.0, -1.0)),
+    ],
+)
+def test_what_the_depth_may_do(
+    parametrization: str, quantity: str, statistic: str, t: int, slopes: tuple[float, float]
+) -> None:
+    """Changes of L blocks add up to L^(1 - alpha) with a common direction, to L^(1/2 - alpha)
+    without one.
+    """
+    assert theory.allowed("depth", parametrization, quantity, statistic, t) == slopes
+
+
+@pytest.mark.parametrize(
+    ("quantity", "statistic", "t", "slopes"),
+    [
+        ("logits", "value", 29, (-0.5, 0.0)),
+        ("logits", "value", 30, (0.0, 0.0)),
+        ("matrix product", "change", 4, (-0.5, 0.0)),
+        ("ffn branch", "value", 4, (0.0, 0.0)),
+        ("embedding", "update", 2, (0.0, 0.0)),
+        ("embedding", "update", 3, None),
+        ("embedding decay", "rule", 0, (0.0, 0.0)),
+        ("embedding lr", "rule", 0, None),
+        ("last gain", "eps", 1, (-1.0, 0.0)),
+        ("matrix", "eps", 1, (-0.5, 0.0)),
+    ],
+)
+def test_what_the_width_may_do(
+    quantity: str, statistic: str, t: int, slopes: tuple[float, float] | None
+) -> None:
+    assert theory.allowed("width", "minicpm", quantity, statistic, t) == slopes
+
+
 def test_an_unknown_parametrization_is_refused() -> None:
     with pytest.raises(InputError, match="'mup': expected one of minicpm, completep, standard"):
         theory.rules("width", "mup")

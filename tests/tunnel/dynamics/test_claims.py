@@ -48,6 +48,24 @@ def test_claims_are_shown_where_they_hold_and_only_there(rng: np.random.Generato
     assert sum(by_chance) <= 3, "of 30; one-sided, an interval of 95% errs once in 40"
 
 
+def test_a_bare_majority_of_few_steps_shows_no_cosine_above_zero(
+    rng: np.random.Generator,
+) -> None:
+    """Six of ten, after none: more than before, but what holds the half shows no majority."""
+    stable, decay, _ = phases(rng, follows=True)
+    before = [row.model_copy(update={"cosine": -1.0}) for row in stable]
+    signs = [1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0]
+    end = [
+        row.model_copy(update={"cosine": sign}) for row, sign in zip(decay, signs * 2, strict=False)
+    ]
+    found = {claim.name: claim for claim in judge(Phases(before, decay, end))}["cosine > 0"]
+    assert found.decay[0] == 0.6 and found.effect[1] > 0
+    assert (found.decay[1] > 0.5) == found.shown
+    all_of_them = [row.model_copy(update={"cosine": 1.0}) for row in end]
+    sure = {claim.name: claim for claim in judge(Phases(before, decay, all_of_them))}
+    assert sure["cosine > 0"].shown
+
+
 def test_the_interval_holds_the_mean_of_what_is_alike_from_step_to_step(
     rng: np.random.Generator,
 ) -> None:
