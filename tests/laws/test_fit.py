@@ -138,6 +138,16 @@ def test_the_papers_way_agrees_where_the_problem_is_easy() -> None:
     assert (errors >= 0).all() and len(errors) == 5
 
 
+def test_the_papers_standard_errors_are_as_its_parameters_scatter() -> None:
+    truth, rng = TRUTH["additive"], np.random.default_rng(8)
+    found, said = [], []
+    for _ in range(60):
+        law, errors = fit_as_the_paper(N, D, truth.at(N, D) + 0.002 * rng.standard_normal(len(N)))
+        found.append([law.E, law.A, law.alpha, law.B, law.beta])
+        said.append(errors)
+    assert np.median(said, axis=0) == pytest.approx(np.std(found, axis=0), rel=0.3)
+
+
 def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:
     shared("epoch_chinchilla")
     points = chinchilla()

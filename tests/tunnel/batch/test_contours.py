@@ -9,10 +9,12 @@ from scipy.optimize import brentq
 from windtunnel.tunnel.batch.contours import (
     Form,
     LossGrid,
+    Valley,
     better_form,
     noise_of,
     valleys,
 )
+from windtunnel.tunnel.batch.design import LEAST_BATCHES
 
 BATCHES = 2.0 ** np.arange(8, 14)
 TOKENS = 2e5 * 2.0 ** np.arange(4)
@@ -49,6 +51,31 @@ def test_the_best_batch_of_each_contour_is_found(form: Form) -> None:
     for valley in found:
         assert valley.batch == pytest.approx(C / valley.loss**K, rel=0.03)
         assert valley.tokens == pytest.approx(1e6 * (valley.loss / 4.6) ** -14, rel=0.02)
+
+
+def test_levels_span_what_enough_batches_reach() -> None:
+    made = grid_of()
+    levels = made.levels()
+    assert len(levels) == 8 and (np.diff(levels) < 0).all()
+    assert (made.covers(levels[[0, -1]]).sum(0) >= LEAST_BATCHES).all()
+    beyond = levels[[0, -1]] * [1.02, 1 / 1.02]
+    assert (made.covers(beyond).sum(0) < LEAST_BATCHES).all()
+
+
+def test_the_error_of_a_best_batch_is_half_of_the_inner_two_thirds_of_its_draws(
+    rng: np.random.Generator,
+) -> None:
+    draws = np.exp(7 + 0.2 * rng.standard_normal(20_000))
+    valley = Valley(
+        loss=4.0,
+        where="inside",
+        batch=1100.0,
+        interval=(800.0, 1500.0),
+        tokens=1e6,
+        batches=draws,
+        tokens_drawn=draws,
+    )
+    assert valley.error == pytest.approx(0.2 * 0.9674, rel=0.03)
 
 
 @pytest.mark.parametrize(("best", "where"), [(100.0, "below"), (40_000.0, "above")])
