@@ -73,9 +73,12 @@ def test_hubers_loss_bends_at_some_deviations_of_the_scatter() -> None:
 
 
 def test_a_measured_deviation_of_seeds_is_a_share_of_the_mean_loss() -> None:
-    points = LossPoints.of(N, D, LAW.at(N, D))
+    noise = np.random.default_rng(0).standard_normal(len(N))
+    points = LossPoints.of(N, D, LAW.at(N, D) * np.exp(0.01 * noise))
     predictor = choose(points, seed_sd=0.05, draws=5)
     for candidate in predictor.candidates:
+        off = candidate.log_loss(N, D) - np.log(points.loss)
+        assert candidate.misfit == pytest.approx(float(np.sqrt((off**2).mean())))
         assert candidate.noise.least == pytest.approx(0.05 / points.loss.mean())
         assert candidate.noise.sd >= candidate.noise.least
 

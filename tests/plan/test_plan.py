@@ -93,6 +93,13 @@ def test_epochs_multiply_the_tokens_in_hand(evidence: Evidence, predictor: Predi
     assert twice.epochs == pytest.approx(2, rel=0.01)
 
 
+def test_epochs_of_a_corpus_bound_what_a_size_is_trained_on(
+    evidence: Evidence, predictor: Predictor, corpus: Corpus
+) -> None:
+    plan = planned(evidence, predictor, corpus, shape=(48, 2), flops=1e13, epochs=2)
+    assert plan.tokens == pytest.approx(2 * corpus.train_tokens, rel=0.02)
+
+
 def test_the_loss_of_the_truth_is_within_the_interval(
     evidence: Evidence, predictor: Predictor, corpus: Corpus
 ) -> None:

@@ -64,6 +64,9 @@ def test_a_lab_that_measured_wide_models_keeps_their_proportions_up_to_them() ->
         assert [float(end) for end in band.at(width)] == [32, 40]
     assert [float(end) for end in band.at(704)] == list(PAPER_BAND)
     assert Band.of([]) == Band()
+    as_wide_as_the_papers = Band.of([(320, 8)])
+    assert [float(end) for end in as_wide_as_the_papers.at(320)] == [40, 40]
+    assert [float(end) for end in as_wide_as_the_papers.at(384)] == list(PAPER_BAND)
 
 
 def test_the_distance_of_a_shape_is_its_way_from_the_middle() -> None:
