@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from windtunnel.tunnel.transfer.bowl import bowl, drift
+from windtunnel.tunnel.transfer.bowl import _FLATNESS, _SKEW, _Curves, _lowest, bowl, drift
 
 X = [-1.0, -0.5, 0.0, 0.5, 1.0] * 2
 SEED = [0] * 5 + [1] * 5
@@ -103,3 +103,24 @@ def test_scatter_about_the_line_widens_the_drifts_interval(rng: np.random.Genera
     crooked = [b for v in (0.0, 0.6, 0.0, 0.6) if (b := bowl(X, losses(rng, v, 0.001), SEED))]
     widths = [np.diff(drift([0, 1, 2, 3], bowls).interval).item() for bowls in (straight, crooked)]
     assert widths[1] > 5 * widths[0]
+
+
+def test_what_points_do_not_tell_of_a_bowl_is_as_uncertain_as_it_is_taken_to_be() -> None:
+    """A design in which skew and flatness do nothing: they keep their prior, in proportion to the
+    curvature.
+    """
+    x = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    design = np.column_stack([np.ones(5), x, x**2, np.zeros(5), np.zeros(5)])
+    for curvature in (0.05, 0.2):
+        found = _Curves.of(design, 4 + curvature * x**2, curvature)
+        for index, share in ((2, _SKEW), (3, _FLATNESS)):
+            assert found.covariances[:, index, index] == pytest.approx((share * curvature) ** 2)
+        assert found.mean == pytest.approx([0, curvature, 0, 0], abs=1e-9)
+
+
+def test_the_lowest_point_of_a_curve_lies_between_those_that_are_looked_at() -> None:
+    around = np.linspace(-3, 3, 25)
+    curves = np.array([[-2 * at, 1.0, 0.0, 0.0] for at in (-1.9, 0.06, 1.23)])  # (x - at)^2
+    assert _lowest(curves, around) == pytest.approx([-1.9, 0.06, 1.23])
+    falling = np.array([[-1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    assert list(_lowest(falling, around)) == [3.0, -3.0]
