@@ -19,6 +19,7 @@ from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.devices import serving
 from windtunnel.plan.sizes import (
     Limits,
+    _counts,
     at_shape,
     best_for_flops,
     best_for_tokens,
@@ -102,6 +103,14 @@ def test_a_limit_of_bytes_holds_weights_and_a_cache_of_both_keys_and_values() ->
     needed = float(shapes.params["params_total"][0]) * 2.0 + 2 * 2 * 20 * 1024 * 4096
     assert Limits(bytes_served=needed).kept(shapes, 4096).all()
     assert not Limits(bytes_served=needed - 1).kept(shapes, 4096).any()
+
+
+def test_a_size_by_the_papers_count_has_the_other_counts_of_that_width() -> None:
+    family = outlook_of(CHINCHILLA).family
+    shapes = family.continuous(np.array([100.0, 1000.0, 5000.0]))
+    found = _counts(family, shapes.params["params"])
+    for name, expected in shapes.params.items():
+        assert found[name] == pytest.approx(expected, rel=1e-3), name
 
 
 def test_a_size_in_the_middle_of_all_shapes_is_at_no_edge() -> None:
