@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from ship_models import SHAPES, model_of, portable_of, weights_of
 
 from windtunnel.data.shards import Corpus
@@ -30,6 +32,21 @@ def test_it_answers_after_a_pause(tmp_path: Path, corpus: Corpus) -> None:
         assert engine.tokenise(["a word"]) == [expected]
         time.sleep(6.5)
         assert engine.tokenise(["a word", "a word"]) == [expected] * 2
+
+
+def test_it_can_be_closed_at_once(tmp_path: Path, corpus: Corpus) -> None:
+    """Before its server's loop has begun, which may be late; in a process that can be killed."""
+    model, file = model_of(next(iter(SHAPES))), tmp_path / "x.gguf"
+    write(file, portable_of(model, weights_of(model), corpus.tokenizer), "F32")
+    child = get_context("spawn").Process(target=_open_and_close, args=(file, 40), daemon=True)
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+
+
+def _open_and_close(file: Path, times: int) -> None:
+    for _ in range(times):
+        LlamaCpp(file, 64).close()
 
 
 def test_what_llama_cpp_does_to_its_process_is_said_in_one_line(tmp_path: Path) -> None:

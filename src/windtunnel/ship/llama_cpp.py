@@ -84,9 +84,10 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             address=address,
             key=key,
         )
-        # A server that is closed before it has answered anything waits for itself for ever.
+        # A server that is closed before its loop has begun waits for itself for ever. Most answers,
+        # those about texts among them, come without the loop; this one comes from it.
         with self._connected() as connection:
-            connection.request("GET", "/health")
+            connection.request("GET", "/slots", headers=self._headers)
             connection.getresponse().read()
 
     def __exit__(self, *_: object) -> None:
