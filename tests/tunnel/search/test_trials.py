@@ -1,0 +1,72 @@
+"""Trials in a storage: where they begin, and what is told of them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from windtunnel.tunnel.search.settings import SETTINGS
+from windtunnel.tunnel.search.space import Space
+from windtunnel.tunnel.search.trials import Outcome, Trials, open_trials, worst_loss
+
+PAIR = Space((SETTINGS["lr"], SETTINGS["init_std"]))
+
+
+def opened(folder: Path, start: int = 3, seed: int = 5) -> Trials:
+    return open_trials(f"sqlite:///{folder / 'trials.db'}", PAIR, start, seed, "test", ["x"])
+
+
+def test_the_papers_point_comes_first_and_then_a_sequence_of_the_seeds_own(tmp_path: Path) -> None:
+    trials = opened(tmp_path)
+    points = trials.ask(3)
+    spread = [PAIR.point(octaves) for octaves in PAIR.spread(2, 5)]
+    assert points == [PAIR.defaults, *spread]
+    assert trials.ask(2) == points[:2], "what was asked for is not asked for again"
+    assert len(trials.study.get_trials()) == 3
+
+
+def test_the_first_trial_behind_the_start_is_suggested(tmp_path: Path) -> None:
+    """By the losses so far: away from every point that was tried."""
+    trials = opened(tmp_path)
+    begun = trials.ask(3)
+    trials.tell(0, [Outcome(f"run{i}", 4.0 + i) for i in range(3)])
+    *_, suggested = trials.ask(4)
+    sequence = [PAIR.point(octaves) for octaves in PAIR.spread(4, 5)]
+    assert suggested not in sequence
+    tried = PAIR.octaves(begun)
+    assert np.abs(tried - PAIR.octaves([suggested])).max(axis=1).min() >= 0.24
+
+
+def test_another_design_or_seed_has_trials_of_its_own_and_the_same_goes_on(tmp_path: Path) -> None:
+    names = {opened(tmp_path).study.study_name for _ in range(2)}
+    assert len(names) == 1 and next(iter(names)).startswith("test ")
+    names |= {opened(tmp_path, seed=6).study.study_name, opened(tmp_path, 4).study.study_name}
+    assert len(names) == 3
+
+
+def test_trials_are_told_from_the_first_that_is_named(tmp_path: Path) -> None:
+    trials = opened(tmp_path)
+    trials.ask(3)
+    trials.tell(1, [Outcome("b", 5.0), Outcome("c", None, "not a number")])
+    first, second, third = trials.study.get_trials()
+    assert first.value is None and second.value == third.value == 5.0
+    assert (second.user_attrs, third.user_attrs) == (
+        {"run": "b"},
+        {"run": "c", "diverged": "not a number"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "worst"),
+    [
+        ([4.0, 6.0, 5.0], 6.0),
+        ([4.0, None, math.inf, math.nan], 4.0),
+        ([None, None], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_the_worst_is_of_those_that_came_to_their_end(
+    losses: list[float | None], worst: float
+) -> None:
+    assert worst_loss(losses) == worst
