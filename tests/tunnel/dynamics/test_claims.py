@@ -94,7 +94,7 @@ def test_the_interval_holds_the_mean_of_what_is_alike_from_step_to_step(
     assert held >= 51
 
 
-def step(tokens: int = 1, **columns: float) -> DynamicsRow:
+def step(tokens: int = 1, **columns: Any) -> DynamicsRow:
     """A step in which nothing happens but what `columns` say."""
     usual: dict[str, Any] = dict.fromkeys(
         ("max_change", "step_norm", "grad_norm", "max_gradient", "inner_product", "cosine"), 1.0
