@@ -3,7 +3,7 @@ recipe gives. The tasks, recipes, branches and folders are the real ones.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +17,8 @@ from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.tasks import Branch, Tasks
 
-# None: the run diverged.
-Loss = Callable[[Run], float | None]
+# Of all held-out text, or of each source and of `all`. None: the run diverged.
+Loss = Callable[[Run], float | Mapping[str, float] | None]
 
 
 def known(monkeypatch: pytest.MonkeyPatch, study: ModuleType, loss: Loss) -> None:
@@ -45,16 +45,23 @@ def end(run: Run, loss: Loss) -> None:
         run.write_status("failed", run.recipe.train.batch, reason="loss is nan")
         return
     tokens = run.recipe.total_tokens
-    score = Score(loss=got, bits_per_byte=got / 2, tokens=1024)
+    by_source = {"all": got} if isinstance(got, float) else dict(got)
+    sources = {name: _score(loss) for name, loss in by_source.items()}
+    score = sources.pop("all")
     step = StepLine(
         tokens=tokens,
-        loss=got,
+        loss=score.loss,
         lr=run.recipe.optimizer.lr,
         grad_norm=1.0,
         tokens_per_s=100_000,
         peak_share=0.5,
     )
-    scored = ValidationLine(tokens=tokens, validation=Validation(**score.model_dump(), sources={}))
+    validation = Validation(**score.model_dump(), sources=sources)
+    scored = ValidationLine(tokens=tokens, validation=validation)
     lines = [json.dumps(json.loads(line.to_json())) + "\n" for line in (step, scored)]
     write_whole(run.path / "metrics.jsonl", "".join(lines))
     run.write_status("done", tokens, score)
+
+
+def _score(loss: float) -> Score:
+    return Score(loss=loss, bits_per_byte=loss / 2, tokens=1024)

@@ -1,5 +1,6 @@
 """Where the batch of a stem changes and where branches leave it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,16 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws.batch import ByTokens
 from windtunnel.results.batch import BATCH
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, BatchLaw, batch_law, lay_out, lengths_of
+from windtunnel.results.scaling import Segment
+from windtunnel.tunnel.scaling.chain import (
+    LAPTOP_BATCH,
+    BatchLaw,
+    BranchPoint,
+    batch_law,
+    batch_of,
+    lay_out,
+    lengths_of,
+)
 from windtunnel.tunnel.scaling.design import Design
 
 
@@ -88,3 +98,84 @@ def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus)
     (BATCH.folder(lab.path) / "result.json").write_text('{"numbers": {}}')
     with pytest.raises(InputError, match=r"batch/result\.json"):
         batch_law(lab.path, corpus, Design())
+
+
+GROWING = BatchLaw(ByTokens(1.0, 0.5), "grows")  # 1,024 tokens a step at 2^20 tokens
+
+
+def test_a_batch_is_the_nearest_power_of_two_and_512_at_least() -> None:
+    # by the logarithm: from 1024 / sqrt(2) to 1024 sqrt(2)
+    assert [GROWING.batch(x**2) for x in (725, 1024, 1447, 1449)] == [1024, 1024, 1024, 2048]
+    assert [GROWING.batch(x**2) for x in (300, 100)] == [512, 512]
+    assert GROWING.border(1024) == pytest.approx(2 * 1024**2)
+    assert BatchLaw(ByTokens(1024, 0.0), "given").border(1024) == math.inf
+    assert BatchLaw(ByTokens(1e5, -0.1), "falls").border(1024) == math.inf
+    assert batch_of(Design(batch=300), GROWING, 2**20) == 300
+    assert batch_of(Design(), GROWING, 2**20) == 1024
+
+
+def test_a_chain_by_hand() -> None:
+    """Batches 512 and 1,024, with a border at 2 * 512^2 = 524,288, a whole step of both."""
+    design = Design(shortest=320_000, longest=1_280_000, points=3, decay=0.2)
+    chain = lay_out(design, GROWING)
+    assert lengths_of(design) == [320_000, 640_000, 1_280_000]
+    assert chain.segments == (
+        Segment(begin=0, end=524_288, batch=512),
+        # 0.8 of the longest is 1,024,000, a whole number of steps
+        Segment(begin=524_288, end=1_024_000, batch=1024),
+    )
+    # 256,000 is 500 steps; 512,000 is still in the first segment; decays in whole steps
+    assert chain.points == (
+        BranchPoint(0, 256_000, 64_000),
+        BranchPoint(0, 512_000, 128_000),
+        BranchPoint(1, 1_024_000, 256_000),
+    )
+    assert chain.lengths == (320_000, 640_000, 1_280_000)
+    assert chain.trained == 1_024_000 + 64_000 + 128_000 + 256_000
+    assert chain.retrained == 320_000 + 640_000 + 1_280_000
+    steps = 524_288 / 512 + 499_712 / 1024 + 64_000 / 512 + 128_000 / 512 + 256_000 / 1024
+    assert chain.steps == pytest.approx(steps)
+    assert chain.fewest_steps == 625
+    assert chain.warmup == round(0.02 * 640_000)
+
+
+@pytest.mark.parametrize(("last", "segments"), [(525_311, 1), (525_313, 2)])
+def test_a_segment_has_room_for_two_steps(last: int, segments: int) -> None:
+    """Of the batch before it: 524,288 + 2 * 512."""
+    design = Design(shortest=300_000, longest=round(last / 0.9), points=2, decay=0.1)
+    assert round(0.9 * lengths_of(design)[-1]) == last
+    assert len(lay_out(design, GROWING).segments) == segments
+
+
+@pytest.mark.parametrize(
+    ("leaving", "segment", "at"), [(525_311, 0, 524_288), (525_312, 1, 525_312)]
+)
+def test_a_branch_leaves_a_segment_only_behind_its_first_step(
+    leaving: int, segment: int, at: int
+) -> None:
+    """Where the second has 1,023 tokens of its own, the first is left at its end."""
+    middle = round(leaving / 0.9)
+    design = Design(shortest=middle // 2, longest=2 * middle, points=3, decay=0.1)
+    point = lay_out(design, GROWING).points[1]
+    assert (point.segment, point.at) == (segment, at)
+
+
+def test_a_decay_takes_a_step_at_least_and_rounds_to_the_nearest() -> None:
+    law = BatchLaw(ByTokens(1000, 0.0), "given")
+    design = Design(shortest=30_000, longest=60_000, points=2, batch=1000, decay=0.01)
+    assert [point.decay for point in lay_out(design, law).points] == [1000, 1000]
+    halves = Design(shortest=30_400, longest=60_600, points=2, batch=1000, decay=0.1)
+    # 27,360 and 54,540 leave at 27,000 and 54,000; 3,400 and 6,600 are 3 and 7 steps
+    assert [(point.at, point.decay) for point in lay_out(halves, law).points] == [
+        (27_000, 3_000),
+        (54_000, 7_000),
+    ]
+
+
+def test_the_shortest_branch_leaves_behind_the_warm_up() -> None:
+    """Which is 0.02 of the mean length: 20,000 tokens here."""
+    law = BatchLaw(ByTokens(1000, 0.0), "given")
+    with pytest.raises(InputError, match="after 20k tokens of warm-up"):
+        lay_out(Design(shortest=22_300, longest=44_843_050, points=2, batch=1000), law)
+    chain = lay_out(Design(shortest=24_000, longest=41_666_667, points=2, batch=1000), law)
+    assert (chain.warmup, chain.points[0].at) == (20_000, 21_000)

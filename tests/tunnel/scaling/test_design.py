@@ -2,9 +2,20 @@
 
 import pytest
 
+from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.model.shape import count
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.design import RATE_RULES, Design, RateRule
+from windtunnel.tunnel.proxy import proxy
+from windtunnel.tunnel.scaling.design import (
+    FEWEST_SIZES,
+    FEWEST_STEPS,
+    HIGHEST_COST,
+    RATE_RULES,
+    SMALLEST_SPAN,
+    Design,
+    RateRule,
+)
 
 
 def test_a_stem_a_size_and_more_seeds_for_the_smallest() -> None:
@@ -35,3 +46,40 @@ def test_the_rate_stays_or_goes_by_the_root_of_the_batch() -> None:
     assert [
         Design(lr_with_batch="sqrt").rate(batch) for batch in (512, 2048, 8192)
     ] == pytest.approx([0.005, 0.01, 0.02])
+
+
+def test_only_the_smallest_sizes_are_repeated_and_by_width_and_depth() -> None:
+    """By width^2 depth: 32x4 holds as much as 64x1."""
+    sizes = (Size(64, 2), Size(32, 4), Size(48, 2))
+    assert Design(sizes=sizes, seeds=2, repeated=2).stems == [
+        (Size(32, 4), 0),
+        (Size(32, 4), 1),
+        (Size(48, 2), 0),
+        (Size(48, 2), 1),
+        (Size(64, 2), 0),
+    ]
+    assert len(Design(sizes=sizes, seeds=2, repeated=0).stems) == 3
+
+
+def test_the_usual_audit_run_is_larger_and_longer_than_the_fit_as_the_help_says(
+    corpus: Corpus,
+) -> None:
+    design = Design()
+
+    def params(size: Size) -> int:
+        """With the vocabulary of the corpus that the usual designs are for."""
+        recipe = proxy(corpus, size.width, size.depth)
+        return count(recipe.change(model={"vocab": 2048}).model).params_total
+
+    largest = max(map(params, design.sizes))
+    assert params(design.audit_size) / largest == pytest.approx(4.5, abs=0.1)
+    assert design.audit_tokens == 2 * design.longest
+    assert len(design.sizes) == FEWEST_SIZES
+    assert 16 < largest / min(map(params, design.sizes)) < 18
+    assert design.shortest / 400 >= 512, "enough steps of the smallest batch"
+    assert (design.longest, design.points, design.seeds, design.repeated) == (1_920_000, 7, 2, 2)
+    assert (design.batch, design.lr, design.decay, design.floor) == (0, 0.01, 0.1, 0.1)
+
+
+def test_what_a_law_needs() -> None:
+    assert (FEWEST_SIZES, SMALLEST_SPAN, FEWEST_STEPS, HIGHEST_COST) == (5, 16, 400, 0.4)
