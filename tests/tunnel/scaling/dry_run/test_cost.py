@@ -17,7 +17,7 @@ from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
 from windtunnel.tunnel.scaling.design import Design
-from windtunnel.tunnel.scaling.dry_run.cost import counts_of, fit_cost, speed_of
+from windtunnel.tunnel.scaling.dry_run.cost import cost_of, counts_of, fit_cost, speed_of
 
 SPEED = Speed(flop=1e-11, token=2e-6, step=0.01, origin="known")
 
@@ -73,3 +73,36 @@ def test_the_speed_is_that_of_the_labs_runs(tmp_path: Path, corpus: Corpus) -> N
 def study_of(runs: list[str]) -> StudyResult[ScalingNumbers]:
     """A study of these runs, of which only they matter."""
     return StudyResult[ScalingNumbers].model_construct(study="scaling", runs=tuple(runs))
+
+
+def test_a_run_costs_its_flops_its_tokens_and_its_steps(corpus: Corpus) -> None:
+    """The last two a layer."""
+    size = counts_of(corpus, Size(32, 3))
+    recipe = proxy(corpus, 32, 3)
+    assert size.depth == 3 and size.flops == flops_per_token(recipe.model, recipe.data.context)
+    assert size.params["params_total"] == size.counts.params_total
+    cost = cost_of(SPEED, size, tokens=1000, steps=20)
+    seconds = 1e-11 * 1000 * size.flops + 3 * (2e-6 * 1000 + 0.01 * 20)
+    assert (cost.flops, cost.tokens) == (1000 * size.flops, 1000)
+    assert cost.core_hours == pytest.approx(seconds / 3600)
+
+
+@pytest.mark.parametrize(
+    ("runs", "steps", "measured"), [(10, 10, True), (9, 10, False), (10, 9, False)]
+)
+def test_ten_runs_of_ten_steps_tell_a_speed(
+    tmp_path: Path, corpus: Corpus, runs: int, steps: int, measured: bool
+) -> None:
+    ids = []
+    for index in range(runs):
+        recipe = proxy(corpus, 16, 1, 20 * 512, seed=index, train={"batch": 512})
+        run = create(tmp_path, recipe, corpus)
+        line = StepLine(
+            tokens=512, loss=3.0, lr=0.01, grad_norm=1.0, tokens_per_s=50_000, peak_share=0.1
+        )
+        (run.path / "metrics.jsonl").write_text(f"{line.to_json()}\n" * steps)
+        ids.append(run.id)
+    found = speed_of(tmp_path, study_of([*ids, "gone"]))
+    assert ("lab" in found.origin) is measured
+    if measured:
+        assert found.flop >= 0 and found.token >= 0 and found.step >= 0

@@ -112,3 +112,79 @@ def test_what_the_fits_say_of_an_exponent() -> None:
     )  # inner 90% of a fifth to either side
     assert found["D's exponent"].spread == 0
     assert "E" not in found, "the coupled law has none"
+
+
+def test_every_point_has_its_stem_its_seed_and_its_flops(counts: dict[Size, SizeCounts]) -> None:
+    grid = grid_of(counts)
+    losses = np.arange(49.0).reshape(7, 7)
+    points = grid.points(losses)
+    assert points.loss.tolist() == list(range(49))
+    assert points.stem.tolist() == [i for i in range(7) for _ in range(7)]
+    seeds = [seed for _, seed in Design().stems]
+    assert points.seed.tolist() == [seed for seed in seeds for _ in range(7)]
+    assert points.tokens.tolist() == list(grid.tokens) * 7
+    for at, (size, _) in enumerate(Design().stems):
+        each = counts[size]
+        assert points.flops[7 * at + 3] == each.flops * grid.tokens[3]
+        assert points.params["params"][7 * at] == each.counts.params
+    assert grid.totals == [counts[size].counts.params_total for size, _ in Design().stems]
+
+
+def test_quantiles_and_medians_of_an_expectation() -> None:
+    """Relative errors of -10 to 10 percent, and widths whose mean is not their median."""
+    studies = [simulated(4 * (1 + e / 100), 0.2, 4.0) for e in range(-10, 11)]
+    studies[0] = replace(studies[0], interval50=(0.0, 8.0), interval90=(0.0, 8.0))
+    found = expectation_of(studies)
+    assert found.error == pytest.approx((-0.09, 0.0, 0.09))
+    assert (found.width50, found.width90) == pytest.approx((0.05, 0.1))
+    assert found.studies == 21
+    # within 0.1 of 4: 2.5 percent or less, five of them, and the one that holds everything
+    assert found.coverage50 == pytest.approx(6 / 21)
+    assert found.coverage90 == pytest.approx(12 / 21)
+
+
+def test_an_interval_holds_its_ends() -> None:
+    ends = [simulated(4.0, 0.5, actual) for actual in (3.5, 4.5, 3.49, 4.51)]
+    assert expectation_of(ends).coverage90 == 0.5
+
+
+def test_what_is_told_of_a_law() -> None:
+    """alpha c and beta c are the exponents of the loss, beta / (alpha + beta) of the best N."""
+    law = LossLaw(E=1.5, A=1.0, alpha=0.6, B=1.0, beta=0.3, c=0.5)
+    floored = replace(COUPLED, form="additive", law=law)
+    study = replace(simulated(4.0, 0.1, 4.0, law), truth=floored)
+    found = {name: one.truth for name, one in determined([study]).items()}
+    assert found == pytest.approx(
+        {"N's exponent": 0.3, "D's exponent": 0.15, "exponent of the best N": 1 / 3, "E": 1.5}
+    )
+
+
+def test_the_same_draw_has_other_noise_for_another_stem_length_and_part(
+    counts: dict[Size, SizeCounts],
+) -> None:
+    """Each part alone moves a table by its own standard deviation, and what is told of a target is
+    drawn apart from all tables.
+    """
+    grid = grid_of(counts)
+    true = grid.losses(COUPLED)
+    moved = {}
+    for part in ("stem", "own", "length"):
+        noise = quiet_but(**{part: 1.0})
+        moved[part] = measured(grid, COUPLED, noise, 3).loss.reshape(7, 7) - true
+    assert np.ptp(moved["stem"], axis=1) == pytest.approx(0, abs=1e-9)
+    assert np.ptp(moved["length"], axis=0) == pytest.approx(0, abs=1e-9)
+    assert len(np.unique(moved["stem"][:, 0].round(9))) == 7
+    assert len(np.unique(moved["length"][0].round(9))) == 7
+    assert len(np.unique(moved["own"].round(9))) == 49
+    target = counts[Size(96, 4)]
+    parts = [
+        achieved(target, 10**6, COUPLED, quiet_but(**{part: 1.0}), 3)
+        - COUPLED.loss(target.counts, 10**6)
+        for part in ("stem", "own", "length")
+    ]
+    every = [*np.concatenate([table.ravel() for table in moved.values()]), *parts]
+    assert len(set(np.round(parts, 9))) == 3 and not set(parts) & set(every[:-3])
+
+
+def quiet_but(**parts: float) -> StudyNoise:
+    return QUIET.model_copy(update=parts)
