@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
 from windtunnel.results.populations import Populations
 from windtunnel.train.run import create
@@ -96,3 +97,69 @@ def test_a_measurement_is_for_much_work(tmp_path: Path, recipe: Make, corpus: Co
     ]
     assert not worth_measuring(short, "cpu")
     assert worth_measuring(long, "cpu") and not worth_measuring(long[:1], "cpu")
+
+
+def test_only_what_is_fifteen_hundredths_faster_is_worth_it() -> None:
+    assert fastest({1: 1.0, 4: 1.15}) == 4
+    assert fastest({1: 1.0, 4: 1.149}) == 1
+    assert fastest({1: 1.0, 2: 1.4, 4: 1.4}) == 2, "the fewer of equals"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "workers", "most", "members"),
+    [
+        (1, 2, 8, 1),
+        (2, 2, 8, 1),
+        (3, 2, 8, 2),
+        (7, 2, 8, 4),
+        (8, 2, 4, 4),
+        (9, 2, 4, 2),  # two rounds of both, of three each
+        (17, 1, 16, 8),
+        (16, 1, 16, 16),
+    ],
+)
+def test_workers_come_to_their_end_together(
+    waiting: int, workers: int, most: int, members: int
+) -> None:
+    assert population_size(waiting, workers, most) == members
+
+
+def test_what_was_measured_is_said() -> None:
+    assert described({1: 1.0, 2: 1.25, 4: 1.754}) == (
+        "each worker trains 4 members together (times as fast as one after the other: 2 together "
+        "1.25, 4 together 1.75)"
+    )
+    assert described({1: 1.0}) == (
+        "each worker trains one run at a time (times as fast as one after the other: no number was "
+        "tried)"
+    )
+
+
+def test_what_is_left_counts_and_not_what_was_trained(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    """On a processor 4e12 FLOPs, at a bound that one token more reaches."""
+    runs = [
+        create(tmp_path, recipe(seed=seed, schedule={"tokens": "2G", "warmup": 512}), corpus)
+        for seed in range(2)
+    ]
+    each = flops_per_token(runs[0].recipe.model, runs[0].recipe.data.context)
+    total = runs[0].recipe.total_tokens
+    enough = -(-(4 * 10**12) // each)  # tokens
+    runs[0].write_status("interrupted", total)
+    for left, worth in ((enough, True), (enough - 1, False)):
+        runs[1].write_status("interrupted", total - left)
+        assert worth_measuring(runs, "cpu") is worth
+    assert not worth_measuring(runs, "mps") and not worth_measuring(runs, "cuda")
+    runs[0].write_status("interrupted", 0)
+    runs[1].write_status("interrupted", 0)
+    assert each * 2 * total > 2e13 and worth_measuring(runs, "mps")
+
+
+def test_a_shape_is_named_by_all_that_a_measurement_depends_on(recipe: Make) -> None:
+    assert shape_name(recipe()) == (
+        "32x2, heads 2/2 of 16, ffn 80, vocabulary 320, tied, context 32, batch 128, fp32, compile "
+        "False"
+    )
+    experts = recipe(model={"experts": 4, "experts_per_token": 2, "tied": False})
+    assert "vocabulary 320, 2 of 4 experts, untied, context" in shape_name(experts)

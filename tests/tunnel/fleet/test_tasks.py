@@ -1,11 +1,14 @@
 """Tasks: what is wanted once is one task, and each knows what is left to train of it."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from windtunnel.data.build import build
+from windtunnel.data.readers import Documents
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
@@ -61,3 +64,79 @@ def test_a_branch_of_a_stem_that_failed_before_it_is_over(tasks: Tasks, recipe: 
     assert branch.over() and branch.work_left() == 0
     assert branch.result().id == branch.stem.run.id
     assert tasks.waiting() == []
+
+
+def test_a_branch_ends_behind_its_decay_or_where_it_was_asked_to(recipe: Make) -> None:
+    stem = stem_of(recipe)
+    assert Branch(stem, 2560, 640).end == 3200
+    assert Branch(stem, 2560, 0, tokens=5120).end == 5120
+    defaults = Branch(stem, 2560, 640)
+    assert (defaults.shape, defaults.floor, defaults.tokens) == ("linear", 0.0, 0)
+
+
+def test_a_stem_can_be_left_where_it_keeps_a_checkpoint_or_when_it_is_done(
+    tasks: Tasks, recipe: Make
+) -> None:
+    branch = tasks.add(Branch(stem_of(recipe), 2560, 640))
+    stem = branch.stem
+    assert stem and stem.run and branch.at == 2560 and stem.at == 0
+    assert not stem.can_be_left(2560) and not stem.has(2560)
+    (stem.run.checkpoints / "000000000002560").mkdir(parents=True)
+    assert stem.has(2560) and stem.can_be_left(2560) and not stem.can_be_left(5120)
+    assert not branch.can_be_left(3200), "it has no run yet"
+    stem.run.write_status("failed", 3000, reason="diverged")
+    assert not stem.failed_before(2560) and stem.failed_before(5120)
+    assert not branch.over()
+    stem.run.write_status("done", 6400)
+    assert stem.can_be_left(5120) and not stem.failed_before(5120)
+
+
+def test_a_branch_of_a_branch_of_a_stem_that_failed_is_over_too(tasks: Tasks, recipe: Make) -> None:
+    on = Branch(stem_of(recipe), 2560, 0, tokens=6400)
+    last = tasks.add(Branch(on, 5120, 640))
+    assert last.stem and last.stem.stem and last.stem.stem.run and not last.over()
+    assert last.recipe.name == last.stem.recipe.name == "tiny"
+    last.stem.stem.run.write_status("failed", 1280, reason="diverged")
+    assert last.stem.over() and last.over() and last.work_left() == 0
+    assert last.result().id == last.stem.stem.run.id
+
+
+def test_what_is_left_of_a_run_is_behind_where_it_is(tasks: Tasks, recipe: Make) -> None:
+    task = tasks.add(stem_of(recipe))
+    each = flops_per_token(task.recipe.model, task.recipe.data.context)
+    assert task.work_left() == 6400 * each and not task.over()
+    task.begun.write_status("interrupted", 2560)
+    assert task.work_left() == 3840 * each
+    for status in ("done", "failed"):
+        task.begun.write_status(status, 6400)
+        assert task.over() and task.work_left() == 0
+
+
+def test_the_one_with_most_work_left_waits_first(tasks: Tasks, recipe: Make) -> None:
+    """Not the longest as it was asked for."""
+    long, short = (
+        tasks.add(recipe(name=name, schedule={"tokens": tokens, "warmup": 512}))
+        for name, tokens in (("long", 6400), ("short", 5120))
+    )
+    assert tasks.waiting() == [long, short]
+    long.begun.write_status("interrupted", 3840)
+    assert tasks.waiting() == [short, long]
+    short.begun.write_status("done", 5120)
+    assert tasks.waiting() == [long]
+
+
+def test_a_source_without_a_held_out_window_is_said_once(tmp_path: Path, recipe: Make) -> None:
+    rng = random.Random(0)
+    large = [" ".join(rng.choices(["word", "another", "third"], k=200)) for _ in range(200)]
+    texts = {"large": large, "small": ["word another third"] * 60}
+    sources = {
+        name: Documents(read=lambda name=name: iter(texts[name]), origin="g", identity=name)
+        for name in texts
+    }
+    built = build(tmp_path / "corpora" / "tiny", sources, vocab=300)
+    tasks = Tasks(tmp_path, built)
+    for seed in (0, 1):
+        tasks.add(recipe(seed=seed, model={"vocab": built.manifest.vocab}))
+    assert tasks.unvalidated == [
+        "the source 'small' holds out no whole window of 32 tokens, and is left out of validation"
+    ]
