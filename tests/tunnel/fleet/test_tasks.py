@@ -1,14 +1,11 @@
 """Tasks: what is wanted once is one task, and each knows what is left to train of it."""
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from windtunnel.data.build import build
-from windtunnel.data.readers import Documents
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
@@ -123,20 +120,3 @@ def test_the_one_with_most_work_left_waits_first(tasks: Tasks, recipe: Make) -> 
     assert tasks.waiting() == [short, long]
     short.begun.write_status("done", 5120)
     assert tasks.waiting() == [long]
-
-
-def test_a_source_without_a_held_out_window_is_said_once(tmp_path: Path, recipe: Make) -> None:
-    rng = random.Random(0)
-    large = [" ".join(rng.choices(["word", "another", "third"], k=200)) for _ in range(200)]
-    texts = {"large": large, "small": ["word another third"] * 60}
-    sources = {
-        name: Documents(read=lambda name=name: iter(texts[name]), origin="g", identity=name)
-        for name in texts
-    }
-    built = build(tmp_path / "corpora" / "tiny", sources, vocab=300)
-    tasks = Tasks(tmp_path, built)
-    for seed in (0, 1):
-        tasks.add(recipe(seed=seed, model={"vocab": built.manifest.vocab}))
-    assert tasks.unvalidated == [
-        "the source 'small' holds out no whole window of 32 tokens, and is left out of validation"
-    ]
