@@ -45,8 +45,8 @@ def end(run: Run, loss: Loss) -> None:
         run.write_status("failed", run.recipe.train.batch, reason="loss is nan")
         return
     tokens = run.recipe.total_tokens
-    by_source = {"all": got} if isinstance(got, float) else dict(got)
-    sources = {name: _score(loss) for name, loss in by_source.items()}
+    by_source = got if isinstance(got, Mapping) else {"all": got}
+    sources = {name: _score(of_it) for name, of_it in by_source.items()}
     score = sources.pop("all")
     step = StepLine(
         tokens=tokens,

@@ -189,8 +189,11 @@ def test_a_branch_that_diverged_fails_the_study_and_is_in_no_number(
     large = result.numbers.sizes[1]
     assert large.last_loss == pytest.approx(3 + 100 / 32 + 20_000 / CHAIN.lengths[1])
     doublings = math.log2(CHAIN.lengths[1] / CHAIN.lengths[0])
-    assert large.first_loss is not None and large.gain_per_doubling == pytest.approx(
-        (large.first_loss - large.last_loss) / doublings
+    assert (
+        large.first_loss
+        and large.last_loss
+        and large.gain_per_doubling
+        == pytest.approx((large.first_loss - large.last_loss) / doublings)
     )
     assert result.numbers.audit and result.numbers.audit.loss is None
     assert "tokens: diverged; 2 runs diverged" in result.summary

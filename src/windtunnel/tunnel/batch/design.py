@@ -50,7 +50,7 @@ ARMS = Table(
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """One stem for each size, batch and rate, and branches that leave it and decay, one a length.
-    At the default sizes and lengths: 35M tokens, about 14 minutes on 2 cores.
+    At the default sizes and lengths: 30M tokens, about 14 minutes on 2 cores.
 
     Every branch leaves and ends in whole steps of the largest batch, so that all batches are
     compared at the same lengths.

@@ -192,7 +192,8 @@ def test_a_spread_is_the_standard_deviation_of_a_linear_prediction(
         "own": float((pull**2).sum()),
     }
     for name, expected in parts.items():
-        noise = StudyNoise(**{"stem": 0, "own": 0, "length": 0, "origin": ""} | {name: 0.1})
+        none = StudyNoise(stem=0, own=0, length=0, origin="none")
+        noise = none.model_copy(update={name: 0.1})
         assert _variance(pull, noise) == pytest.approx(0.01 * expected), name
     # over the truths: the root of the mean square
     both, first, second = (

@@ -1,6 +1,7 @@
 """What a design lacks, and what speaks against it, at the very bounds."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,7 +47,7 @@ def lacking(
     sizes: tuple[Size, ...] = SIZES,
     **more: Any,
 ) -> list[str]:
-    design = Design(sizes=sizes, **{"audit": False} | more)
+    design = replace(Design(sizes=sizes, audit=False), **more)
     return shortcomings(design, chain, PointGrid.of(design, chain, counts), corpus)
 
 
