@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from windtunnel.errors import InputError
 from windtunnel.ship.export import export
 from windtunnel.ship.huggingface.architectures import LLAMA
 from windtunnel.ship.import_model import import_model
-from windtunnel.ship.layouts import LAYOUTS, FolderLayout, layout_of
+from windtunnel.ship.layouts import LAYOUTS, Bound, FolderLayout, layout_of, plain_name
 from windtunnel.train.run import Run
 
 
@@ -118,3 +119,68 @@ def test_the_page_on_shipping_names_every_layout() -> None:
     for layout in LAYOUTS.values():
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{layout.name}` |")]
         assert all(architecture.name in row for architecture in layout.architectures)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("hf", {"fp32": (1e-4, None), "bf16": (None, 0.005), "fp16": (None, 0.001)}),
+        (
+            "gguf",
+            {
+                "F32": (5e-4, None),
+                "F16": (None, 0.001),
+                "BF16": (None, 0.005),
+                "Q8_0": (None, 0.005),
+                "Q6_K": (None, 0.01),
+                "Q5_K_M": (None, 0.03),
+                "Q4_K_M": (None, 0.1),
+                "Q5_1": (None, 0.03),
+                "Q5_0": (None, 0.03),
+                "Q4_1": (None, 0.1),
+                "Q4_0": (None, 0.1),
+            },
+        ),
+    ],
+)
+def test_how_near_an_engine_has_to_come(
+    name: str, bounds: dict[str, tuple[float | None, float | None]]
+) -> None:
+    """The bound grows with half of the step between two numbers."""
+    found = {
+        dtype: (bound.difference, bound.change) for dtype, bound in LAYOUTS[name].bounds.items()
+    }
+    assert found == bounds and Bound() == Bound(difference=None, change=None)
+    assert list(LAYOUTS[name].dtypes) == list(bounds), "the usual one first"
+
+
+def test_one_expert_a_token_is_in_no_layout() -> None:
+    def experts(number: int, each: int) -> Any:
+        changes = {"experts": number, "experts_per_token": each}
+        return model_of("experts").model_copy(update=changes)
+
+    for layout in LAYOUTS.values():
+        with pytest.raises(InputError, match=f"--to {layout.name}: one expert a token: here it"):
+            layout.check(experts(4, 1))
+    LAYOUTS["gguf"].check(experts(4, 2))
+    LAYOUTS["gguf"].check(model_of("tied"))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("a b/c", "a-b-c"), ("..x-", "x"), ("äö", "model"), ("", "model"), ("A_1.2-b", "A_1.2-b")],
+)
+def test_a_name_that_a_file_can_have_everywhere(name: str, plain: str) -> None:
+    assert plain_name(name) == plain
+
+
+def test_a_folder_is_of_the_layout_that_its_config_names(tmp_path: Path) -> None:
+    for name, architecture in (
+        ("hf", "GraniteMoeForCausalLM"),
+        ("hf", "GraniteForCausalLM"),
+        ("minicpm", "MiniCPMForCausalLM"),
+        ("llama", "LlamaForCausalLM"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+        assert layout_of(tmp_path) is LAYOUTS[name]
+    assert layout_of(tmp_path / "x.gguf") is LAYOUTS["gguf"]

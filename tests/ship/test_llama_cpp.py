@@ -5,6 +5,7 @@ import signal
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.gguf.model import write
-from windtunnel.ship.llama_cpp import LlamaCpp, apart
+from windtunnel.ship.llama_cpp import LlamaCpp, _context_of, apart
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -77,3 +78,39 @@ def test_llama_cpp_scores_every_kind_of_token(tmp_path: Path, corpus: Corpus) ->
 
 def _abort(_: Path) -> None:
     os.kill(os.getpid(), signal.SIGABRT)
+
+
+def stated(**changes: Any) -> dict[str, Any]:
+    fields = {
+        "context_length": 4096,
+        "block_count": 32,
+        "attention.head_count": 32,
+        "attention.head_count_kv": 8,
+        "embedding_length": 4096,
+    } | changes
+    return {"general.architecture": "llama"} | {f"llama.{k}": v for k, v in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "context"),
+    [
+        # keys and values of a token: 2 * 2 * 128 * 8 * 32 bytes, of which a gigabyte holds 8,192
+        ({}, 4096),
+        ({"context_length": 131_072}, 8192),
+        ({"context_length": 131_072, "attention.key_length": 64}, 16_384),
+        ({"context_length": 131_072, "attention.head_count_kv": 1}, 32_768),
+        ({"context_length": 131_072, "attention.head_count_kv": 0}, 2048),
+        ({"context_length": 131_072, "block_count": 64}, 4096),
+        ({"context_length": 131_072, "block_count": 10_000}, 1024),
+        ({"context_length": 500}, 500),
+        ({"context_length": "long", "block_count": 1}, 32_768),
+    ],
+)
+def test_a_context_is_what_a_file_states_as_far_as_memory_goes(
+    changes: dict[str, Any], context: int
+) -> None:
+    assert _context_of(stated(**changes)) == context
+
+
+def test_a_file_that_states_nothing_has_the_longest_context() -> None:
+    assert _context_of({}) == 32_768

@@ -3,6 +3,7 @@ bounds.
 """
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ship_models import logits_of, model_of, portable_of, weights_of
 from windtunnel.data.chat_format import OURS
 from windtunnel.data.shards import Corpus
 from windtunnel.results.export import Agreement
-from windtunnel.ship.engines import Scores
+from windtunnel.ship.engines import Asked, Scores
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.held_out import held_out
 from windtunnel.ship.layouts import LAYOUTS
@@ -84,3 +85,52 @@ def test_what_an_engine_does_otherwise_is_counted(tmp_path: Path, corpus: Corpus
     less = found(log_probabilities=off)
     assert not less.good and less.max_difference == pytest.approx(0.01)
     assert less.mean_difference == pytest.approx(0.01 / off.size)
+
+
+@pytest.mark.parametrize(
+    ("off", "field", "value"),
+    [
+        ("nothing", "max_difference", 0.0),
+        ("one number", "max_difference", 0.5),
+        ("one number", "bits_per_byte_change", None),
+        ("ids", "wrong_lines", 1),
+        ("marked", "wrong_marked_lines", 2),
+        ("ends", "missed_ends", ["<|end|>"]),
+    ],
+)
+def test_every_word_of_an_engine_is_compared_with_ours(
+    off: str, field: str, value: Any, corpus: Corpus, tmp_path: Path
+) -> None:
+    model = model_of("tied")
+    portable = portable_of(model, weights_of(model), corpus.tokenizer, eos_token="<|end|>")
+    held = held_out(corpus, 32, 100, 30)
+    ours = log_probabilities(model, portable.weights, held.windows)
+    seen: list[Asked] = []
+
+    def engine(path: Path, asked: Asked) -> Scores:
+        seen.append(asked)
+        theirs = ours.copy()
+        ids = [list(map(int, one)) for one in corpus.tokenizer.encode_batch(held.lines)]
+        marked = [corpus.tokenizer.encode_marked(text) for text in asked.marked]
+        if off == "one number":
+            theirs[1, 2] -= 0.5
+        if off == "ids":
+            ids[3] = [*ids[3], 1]
+        if off == "marked":
+            marked[0], marked[-1] = [1, 2], [3]
+        ends = [] if off == "ends" else list(asked.ends)
+        return Scores(
+            engine="known", log_probabilities=theirs, ids=ids, marked=marked, rendered="", ends=ends
+        )
+
+    layout = replace(LAYOUTS["hf"], engine=engine)
+    found = verify(layout, "fp32", tmp_path, portable, held)
+    assert len(seen[0].marked) == 20 and seen[0].messages == ()
+    assert (found.lines, found.marked_lines, found.tokens) == (30, 20, held.tokens)
+    assert found.bits_per_byte == pytest.approx(held.bits_per_byte(ours))
+    if value is None:
+        value = pytest.approx(0.5 / np.log(2) / held.bytes, rel=1e-3)
+    got = getattr(found, field)
+    assert got == (pytest.approx(value, abs=1e-9) if isinstance(value, float) else value)
+    assert found.good is (off == "nothing") and found.template is None
+    assert (found.most, found.most_change) == (1e-4, None)
