@@ -283,3 +283,38 @@ def test_three_published_curves_predict_five_others() -> None:
     assert found.objective < 1.39e-4, "lower than the published constants', 2.5e-4"
     for name in ("wsd_20000_24000", "wsdld_20000_24000", "wsdcon_18", "wsdcon_3", "constant_72000"):
         assert found.law.error(published(25, name)) < 0.0075, name
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
+def test_a_law_on_the_grid_of_starts_is_one_of_them(alpha: float) -> None:
+    """What is linear is found exactly: level, A and gain."""
+    curves = [measured(TRUTHS["tissue"], kind) for kind in ("cosine", "drop", "linear")]
+    problem = _Problem(Tissue, curves, 1.0, None)
+    known = []
+    for shape in Tissue.starts:
+        memory = float(np.exp(shape[0]) * problem.area_unit / problem.rate_unit)
+        law = Tissue(L0=3.0, A=0.5, alpha=alpha, C=0.5, memory=memory)
+        again = [replace(curve, loss=law.at(curve.schedule, curve.position)) for curve in curves]
+        starts = _Problem(Tissue, again, 1.0, None).starts()
+        assert len(starts) == 3 * len(Tissue.starts)
+        found = [_Problem(Tissue, again, 1.0, None).law(start) for start in starts]
+        known.append(min(abs(one.L0 - 3.0) + abs(one.A / 0.5 - 1) for one in found))
+    assert max(known) < 1e-6
+
+
+def test_starts_have_a_small_gain_where_least_squares_find_none() -> None:
+    """Of curves that rise where the rate falls, and with the size: both would be below zero."""
+    rising = Tissue(L0=3.0, A=-0.5, alpha=0.5, C=-0.5, memory=600.0)
+    curves = [measured(rising, kind) for kind in ("cosine", "drop", "linear")]
+    starts = _Problem(Tissue, curves, 1.0, None).starts()
+    assert all(np.isfinite(start).all() for start in starts)
+    assert min(start[1] for start in starts) == pytest.approx(np.log(1e-3))
+    assert min(start[3] for start in starts) == pytest.approx(np.log(1e-3))
+
+
+def test_with_a_known_shape_the_starts_are_a_grid_of_exponents_alone() -> None:
+    like = TRUTHS["tissue"]
+    curves = [measured(like, kind) for kind in ("cosine", "drop")]
+    starts = _Problem(Tissue, curves, 1.0, like).starts()
+    assert [len(start) for start in starts] == [4, 4, 4]
+    assert [float(np.exp(start[2])) for start in starts] == pytest.approx([0.25, 0.5, 1.0])

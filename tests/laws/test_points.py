@@ -174,3 +174,78 @@ def test_select_keeps_every_column() -> None:
     with pytest.raises(ValueError, match="3 points"):
         check(part)
     assert not fittable(part)
+
+
+def points(params: Any, tokens: Any, loss: Any = 3.0) -> LossPoints:
+    n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
+    return LossPoints.of(n.ravel(), d.ravel(), np.full(n.size, loss))
+
+
+@pytest.mark.parametrize(
+    ("made", "fits"),
+    [
+        # three sizes at three lengths, less one of nine points, and less two
+        (points([[1e5], [2e5], [4e5]], [1e6, 2e6, 4e6]).select(range(8)), True),
+        (points([[1e5], [2e5], [4e5]], [1e6, 2e6, 4e6]).select(range(7)), False),
+        (points([[1e5], [2e5]], [1e6, 2e6, 4e6, 8e6]), False),
+        (points([[1e5], [2e5], [3e5], [4e5]], [1e6, 2e6]), False),
+        (points([[1e5], [2e5], [4e5]], [1e6, 2e6, 4e6], 20.0), True),
+        (points([[1e5], [2e5], [4e5]], [1e6, 2e6, 4e6], 20.1), False),
+    ],
+)
+def test_a_law_needs_eight_points_three_sizes_and_three_lengths(
+    made: LossPoints, fits: bool
+) -> None:
+    assert fittable(made) is fits
+
+
+@pytest.mark.parametrize(("spread", "said"), [(1.49, "one ray"), (1.51, "")])
+def test_tokens_a_parameter_must_spread_by_half(spread: float, said: str) -> None:
+    """Ten sizes on one ray, and one that is trained longer."""
+    n = np.geomspace(1e5, 1e6, 10)
+    made = points([*n, n[0]], [*(20 * n), spread * 20 * n[0]])
+    if said:
+        with pytest.raises(ValueError, match=said):
+            check(made)
+    else:
+        check(made)
+
+
+@pytest.mark.parametrize(("off", "told"), [(1.19, False), (1.21, True)])
+def test_points_must_lie_a_fifth_off_every_curve(off: float, told: bool) -> None:
+    """In the one that varies less, which here is the size: tokens grow as its square, and lie
+    above and below the line by twice as much.
+    """
+    x = np.repeat(np.linspace(0, 8, 40), 2)
+    above = 2 * np.tile([-0.5, 0.5], 40) * np.log(off)
+    made = points(1e5 * np.exp(x), 1e6 * np.exp(2 * x + above))
+    assert fittable(made) is told
+    turned = points(1e5 * np.exp(2 * x + above), 1e6 * np.exp(x))
+    assert fittable(turned) is told, "either may be the steep one"
+
+
+def test_a_point_without_a_seed_or_flops_has_the_usual_ones() -> None:
+    made = points([[1e5], [2e5]], [1e6, 2e6])
+    assert made.seed.tolist() == [0] * 4 and made.stem.tolist() == [0, 1, 2, 3]
+    assert made.flops.tolist() == [6e11, 12e11, 12e11, 24e11]
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "says"),
+    [
+        ("999", "1e6", "params go up to 999"),
+        ("1000", "9999", "tokens go up to 9999"),
+        ("1000", "10000", "1 point: a law"),
+    ],
+)
+def test_counts_in_billions_are_told_from_small_models(
+    tmp_path: Path, params: str, tokens: str, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_points(table(tmp_path, HEADER, f"{params},{tokens},3"))
+
+
+def test_seeds_are_numbered_in_their_order(tmp_path: Path) -> None:
+    lines = [f"{row},{seed}" for row, seed in zip(ROWS, "baabaabba", strict=True)]
+    found = read_points(table(tmp_path, f"{HEADER},seed", *lines))
+    assert found.seed.tolist() == [0, 1, 1, 0, 1, 1, 0, 0, 1]
