@@ -8,17 +8,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from known_fleet import known
 
 from windtunnel.data.shards import Corpus
-from windtunnel.results.search import SEARCH, SearchNumbers
+from windtunnel.errors import InputError
+from windtunnel.results.search import SEARCH, SearchNumbers, SearchRow
 from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.search import search as study
 from windtunnel.tunnel.search.design import Design
 from windtunnel.tunnel.search.settings import SETTINGS
+from windtunnel.tunnel.search.surface import noise_of
 
 DESIGN = Design(
     width=16,
@@ -103,3 +106,85 @@ def test_runs_that_are_too_short_give_no_verdict(find: Find) -> None:
     assert result.verdict is None and result.numbers.outcome is None
     assert "runs of 399 steps are too short for a verdict, which needs 400" in result.summary
     assert "beats" not in result.summary and result.numbers.trials == 12
+
+
+def test_every_number_is_that_of_the_runs(
+    make_lab: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trial of which diverges; another is the luckiest."""
+    lab = make_lab()
+    diverged: list[str] = []
+
+    def measured(run: Run) -> float | None:
+        if run.recipe.optimizer.lr > 0.06 and run.recipe.seed == 0:
+            diverged.append(run.id)
+            return None
+        return loss(run, 0.02)
+
+    known(monkeypatch, study, measured)
+    study.search(lab.path, corpus, DESIGN, Watch())
+    numbers, rows = read_study(lab.path, SEARCH).numbers, read_table(lab.path, SEARCH)
+    by_kind: dict[str, list[SearchRow]] = {}
+    for row in rows:
+        by_kind.setdefault(row.kind, []).append(row)
+        assert (row.width, row.depth, row.batch) == (16, 1, 256)
+    trials = by_kind["trial"]
+    assert diverged and numbers.failed == len(diverged)
+    assert {row.run for row in trials if row.loss is None} == set(diverged)
+    assert numbers.trials == len(trials) and [row.trial for row in trials] == list(
+        range(len(trials))
+    )
+    assert [row.trial for row in by_kind["paper"]] == [0, 0]
+    best = min((row for row in trials if row.loss is not None), key=lambda row: row.loss or 0)
+    assert (numbers.luckiest.trial, numbers.luckiest.loss) == (best.trial, best.loss)
+    assert numbers.luckiest.point == best.point
+    assert len(numbers.candidates) == 2 and numbers.chosen.trial in {
+        one.trial for one in numbers.candidates
+    }
+    for one in numbers.candidates:
+        again = [row.loss for row in by_kind["candidate"] if row.trial == one.trial]
+        assert one.losses == tuple(again) and len(again) == 2
+        assert one.trial_loss == trials[one.trial].loss and one.point == trials[one.trial].point
+        # what is measured lies about what is believed
+        assert one.posterior_mean == pytest.approx(np.mean([one.trial_loss, *again]), abs=0.05)
+    table = [one.losses for one in numbers.candidates]
+    noise = noise_of(table)  # type: ignore[arg-type]
+    assert noise and numbers.noise.measured
+    assert (numbers.noise.seed, numbers.noise.run) == pytest.approx((noise.seed, noise.run))
+    chosen, paper = ([row.loss or 0.0 for row in by_kind[kind]] for kind in ("chosen", "paper"))
+    assert (numbers.chosen.losses, numbers.defaults.losses) == (tuple(chosen), tuple(paper))
+    apart = np.subtract(chosen, paper)
+    assert numbers.difference.mean == pytest.approx(apart.mean())
+    # Student's t of one degree of freedom at 95%
+    reach = 6.3138 * apart.std(ddof=1) / math.sqrt(2)
+    assert numbers.difference.interval == pytest.approx(
+        (apart.mean() - reach, apart.mean() + reach), rel=1e-4
+    )
+    assert numbers.difference.seeds == 2
+    assert numbers.expected_gain.trials == (1, 2, 4, 8, 16, 32)
+    assert list(numbers.expected_gain.gain) == sorted(numbers.expected_gain.gain)
+    assert sum(numbers.importances.values()) <= 1.1 and set(numbers.importances) == set(
+        numbers.bowls
+    )
+    for name, bowl in numbers.bowls.items():
+        searched = numbers.settings[name]
+        assert len(bowl.value) == 13
+        assert (bowl.value[0], bowl.value[-1]) == pytest.approx(
+            (searched.low, searched.high), rel=1e-3
+        )
+        for low, mean, high in zip(bowl.low, bowl.above, bowl.high, strict=True):
+            assert low <= mean <= high
+        assert searched.low <= bowl.best[0] <= bowl.best[1] <= searched.high
+        assert searched.paper == SETTINGS[name].default
+    rate = numbers.bowls["lr"]
+    lowest = rate.value[rate.above.index(min(rate.above))]
+    assert lowest == pytest.approx(0.02, rel=0.6)
+
+
+def test_where_every_trial_diverges_there_is_nothing_to_choose_from(
+    make_lab: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab()
+    known(monkeypatch, study, lambda run: None)
+    with pytest.raises(InputError, match="search: all 6 trials diverged"):
+        study.search(lab.path, corpus, replace(DESIGN, trials=6, start=4), Watch())
