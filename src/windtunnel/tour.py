@@ -181,14 +181,12 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[TourStep, Run] | Non
     run = create(lab, recipe_of(folder), corpus)
     if train(run, corpus, watch).status == "interrupted":
         raise Interrupted
-    said = read_plan(audit(lab, run, "tour"))
-    got = said.audit
-    assert got
+    said, got = read_plan(folder), audit(lab, run, "tour").audit
     low, high = said.interval90
     summary = (
         f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {_AHEAD:g} times "
-        f"the FLOPs of any run in the fit: predicted {said.loss:.4f}, 90% [{low:.3f}, {high:.3f}], "
-        f"got {got.loss:.4f}, {got.error:+.2%} off"
+        f"the FLOPs of any run in the fit: predicted {got.predicted:.4f}, 90% [{low:.3f}, "
+        f"{high:.3f}], got {got.loss:.4f}, {got.error:+.2%} off"
     )
     watch.say(f"plan: {summary}")
     step = TourStep(

@@ -107,6 +107,7 @@ def test_a_person_reads_a_page(run: Any, table: Path) -> None:
     assert [line.split()[0] for line in out.splitlines()[:1]] == ["train"]
     for word in (
         "expect  a loss of",
+        "sealed  nothing: the lab has no corpus",
         "nine times in ten",
         "on 8 h100 at 40% of the peak",
         "to pay",

@@ -101,10 +101,10 @@ def test_predicted_against_got(made: Made) -> None:
 
 def test_an_audit_stays_while_the_recipe_does(made: Made) -> None:
     folder, recipe, plan = made
-    rewrite_plan(folder, audited(plan, "r", 4.0))
+    rewrite_plan(folder, audited(plan, compare(plan, "r", 4.0)))
     lower = plan.model_copy(update={"loss": 3.0})
     write_plan(folder, recipe, lower)
     audit = read_plan(folder).audit
-    assert audit is not None and audit.run == "r" and audit.predicted == 3.0
+    assert audit is not None and audit.run == "r" and audit.predicted == plan.loss
     write_plan(folder, recipe.change(seed=1), lower)
     assert read_plan(folder).audit is None

@@ -55,6 +55,7 @@ _COMMANDS = (
     "dynamics",
     "ablate",
     "plan",
+    "record",
     "sft",
     "upcycle",
     "ship",

@@ -120,7 +120,10 @@ def plan(
     ] = None,
     audit: Annotated[
         str | None,
-        typer.Option(help="A trained run of a plan: compare the prediction with what it reached."),
+        typer.Option(
+            help="A trained run of a plan: open the forecast that was sealed of it, and compare "
+            "that with what the run reached."
+        ),
     ] = None,
     name: Annotated[
         str, typer.Option(help="A name for the plan. Without it, the budget is the name.")
@@ -131,15 +134,16 @@ def plan(
     """Plan what to train, and predict the loss.
 
     The plan is a recipe that `windtunnel train` runs as it is, and a report of where each number
-    came from. Give a budget (--flops, --hours or --tokens), a size (--params or --shape), a device
-    that the model must fit (--fit-device), or several of these. Exit code 1: the plan is a no-go.
+    came from. What it predicts is sealed in the lab's ledger of forecasts. Give a budget (--flops,
+    --hours or --tokens), a size (--params or --shape), a device that the model must fit
+    (--fit-device), or several of these. Exit code 1: the plan is a no-go.
     """
     from windtunnel.plan.record import read_plan
 
     if name and (Path(name).name != name or name.startswith(".")):
         raise InputError(f"--name {name}: expected a plain name, without slashes")
     if audit is not None:
-        folder = _audit(lab, audit, name)
+        _audit(lab, audit, name, as_json)
     else:
         from windtunnel.plan.request import Request
 
@@ -163,14 +167,10 @@ def plan(
             parametrization=_parametrization(parametrization),
             name=name,
         )
-        folder = _plan(lab, request, study, table)
-    made = read_plan(folder)
-    if as_json:
-        print(made.to_json())
-    else:
-        _print(made)
-    if made.go == "no-go" and audit is None:
-        raise typer.Exit(1)
+        made = read_plan(_plan(lab, request, study, table))
+        _print(made, as_json)
+        if made.go == "no-go":
+            raise typer.Exit(1)
 
 
 def _plan(lab: Path, request: "Request", study: str, table: Path | None) -> Path:
@@ -205,11 +205,19 @@ def _corpus(lab: Path, asked: str | None, evidence: "Evidence") -> "Corpus | Non
     return Corpus.open(folder)
 
 
-def _audit(lab: Path, reference: str, name: str) -> Path:
+def _audit(lab: Path, reference: str, name: str, as_json: bool) -> None:
+    """Audit and print the plan, or where that is no longer the run's, what was found alone."""
     from windtunnel.plan.audit import audit
+    from windtunnel.plan.record import read_plan
     from windtunnel.train.run import find_run
 
-    return audit(lab, find_run(lab, reference), name)
+    found = audit(lab, find_run(lab, reference), name)
+    if found.folder:
+        _print(read_plan(found.folder), as_json)
+    elif as_json:
+        print(found.audit.to_json())
+    else:
+        _say("got", *_got(found.audit))
 
 
 def _device(name: str | None) -> str | None:
@@ -249,10 +257,13 @@ def _float(text: str) -> float:
         return math.nan
 
 
-def _print(plan: "PlanResult") -> None:
+def _print(plan: "PlanResult", as_json: bool) -> None:
     """A page: what to train, what to expect, how sure that is, what it costs, what could be
     wrong.
     """
+    if as_json:
+        print(plan.to_json())
+        return
     _print_recipe(plan)
     _print_loss(plan)
     _print_cost(plan)
@@ -300,7 +311,14 @@ def _print_loss(plan: "PlanResult") -> None:
         f"{high50:.4f}, nine times in ten between {low90:.4f} and {high90:.4f}",
     )
     if plan.audit:
-        _say("got", _got(plan.audit))
+        _say("got", *_got(plan.audit))
+    elif plan.forecast:
+        _say(
+            "sealed",
+            f"as forecast {plan.forecast}; `windtunnel record` says how forecasts came out",
+        )
+    else:
+        _say("sealed", "nothing: the lab has no corpus to train this on")
     _say(
         "sizes",
         f"from {about(fewest)} to {about(most)} parameters come within 0.5% of the best loss at "
@@ -314,13 +332,18 @@ def _print_loss(plan: "PlanResult") -> None:
     _say("laws", _forms(plan.law.candidates))
 
 
-def _got(audit: "Audit") -> str:
+def _got(audit: "Audit") -> list[str]:
+    """What came out, and in a line what speaks against the comparison."""
     inside = "50%" if audit.inside50 else "90%"
     where = f"inside its {inside} interval" if audit.inside90 else "OUTSIDE its 90% interval"
-    return (
-        f"a loss of {audit.loss:.4f} (run {audit.run}): the prediction was {audit.error:+.2%} off, "
-        f"{where}"
-    )
+    what = f"the forecast {audit.forecast}" if audit.forecast else "the plan"
+    lines = [
+        f"a loss of {audit.loss:.4f} (run {audit.run}): {what} of {audit.predicted:.4f} was "
+        f"{audit.error:+.2%} off, {where}"
+    ]
+    if audit.remarks:
+        lines.append("; ".join(audit.remarks))
+    return lines
 
 
 def _forms(laws: "tuple[WeighedLaw, ...]") -> str:

@@ -17,6 +17,7 @@ from windtunnel.model.shape import flops_per_token
 from windtunnel.plan import flags
 from windtunnel.plan.devices import Speed, serving, speed_of, training
 from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.forecasts import seal
 from windtunnel.plan.premises import Premises, premises_of
 from windtunnel.plan.record import recipe_path, write_plan
 from windtunnel.plan.request import Request, asked_by, name_of
@@ -112,9 +113,10 @@ class _Draft:
 
 
 def plan(lab: Path, evidence: Evidence, request: Request, corpus: "Corpus | None") -> Path:
-    """Make the plan and write `plans/NAME/plan.toml` and `plan.json`; returns its folder. The
-    same request on the same evidence gives the same bytes. Raises InputError for a request that
-    nothing can satisfy.
+    """Make the plan, seal what it predicts, and write `plans/NAME/plan.toml` and `plan.json`;
+    returns its folder. The same request on the same evidence gives the same bytes, and no second
+    seal. Without a corpus nothing is sealed: there is no run yet that could be trained. Raises
+    InputError for a request that nothing can satisfy.
     """
     request.check()
     try:
@@ -122,7 +124,12 @@ def plan(lab: Path, evidence: Evidence, request: Request, corpus: "Corpus | None
     except ValueError as error:
         raise InputError(f"{evidence.provenance.how}: {error}") from None
     folder = lab / "plans" / (request.name or name_of(request))
-    write_plan(folder, *work_out(evidence, predictor, request, corpus, folder))
+    recipe, result = work_out(evidence, predictor, request, corpus, folder)
+    if corpus:
+        # before the recipe is there: it can't be trained without a seal
+        forecast = seal(lab, recipe, result, corpus.digest, predictor.points)
+        result = result.model_copy(update={"forecast": forecast.id})
+    write_plan(folder, recipe, result)
     return folder
 
 

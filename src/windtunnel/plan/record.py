@@ -6,6 +6,7 @@ from pathlib import Path
 
 from windtunnel.files import write_whole
 from windtunnel.recipe import Recipe, dump, identity, load
+from windtunnel.results.forecast import Forecast
 from windtunnel.results.plan import Audit, PlanResult, ten_digits
 
 _RECIPE, _RESULT = "plan.toml", "plan.json"
@@ -41,13 +42,13 @@ def read_plan(folder: Path) -> PlanResult:
 
 
 def write_plan(folder: Path, recipe: Recipe, plan: PlanResult) -> None:
-    """Write both files, each whole. The audit of a run that the same recipe made stays, against
-    the new numbers. Raises InputError where they can't be written.
+    """Write both files, each whole. The audit of a run that the same recipe made stays as it was:
+    against what was predicted of it then. Raises InputError where they can't be written.
     """
     if (folder / _RESULT).exists():
         audit = read_plan(folder).audit
         if audit and recipe_of(folder) == recipe:
-            plan = audited(plan, audit.run, audit.loss)
+            plan = audited(plan, audit)
     low, high = plan.interval90
     head = (
         f"# Made by `windtunnel plan`. Expected loss: {plan.loss:.4f} nats/token, 90% between "
@@ -63,20 +64,21 @@ def rewrite_plan(folder: Path, plan: PlanResult) -> None:
     write_whole(folder / _RESULT, plan.to_json() + "\n")
 
 
-def audited(plan: PlanResult, run: str, loss: float) -> PlanResult:
-    """The plan with the loss, nats/token, that a run of it reached."""
-    return plan.model_copy(update={"audit": compare(plan, run, loss)})
+def audited(plan: PlanResult, audit: Audit) -> PlanResult:
+    """The plan with what came of it."""
+    return plan.model_copy(update={"audit": audit})
 
 
-def compare(plan: PlanResult, run: str, loss: float) -> Audit:
-    """Predicted against got."""
+def compare(said: PlanResult | Forecast, run: str, loss: float) -> Audit:
+    """Predicted against got: the loss, nats/token, that a run reached."""
     loss = ten_digits(loss)
-    (low50, high50), (low90, high90) = plan.interval50, plan.interval90
+    (low50, high50), (low90, high90) = said.interval50, said.interval90
     return Audit(
         run=run,
+        forecast=said.id if isinstance(said, Forecast) else None,
         loss=loss,
-        predicted=plan.loss,
-        error=plan.loss / loss - 1,
+        predicted=said.loss,
+        error=said.loss / loss - 1,
         inside50=low50 <= loss <= high50,
         inside90=low90 <= loss <= high90,
     )

@@ -85,9 +85,10 @@ def _summary(plan: PlanResult) -> str:
     if plan.audit:
         inside = "inside" if plan.audit.inside90 else "outside"
         text += (
-            f" It reached <b>{plan.audit.loss:.4f}</b>: the prediction was {plan.audit.error:+.2%} "
-            f"off, {inside} the 90% interval."
+            f" It reached <b>{plan.audit.loss:.4f}</b>: the forecast of {plan.audit.predicted:.4f} "
+            f"was {plan.audit.error:+.2%} off, {inside} the 90% interval."
         )
+        text += "".join(f" {escape(remark.capitalize())}." for remark in plan.audit.remarks)
     return text
 
 

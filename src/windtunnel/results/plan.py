@@ -239,6 +239,10 @@ class Audit(Record):
 
     run: str
     """Id of the run that was trained as planned."""
+    forecast: str | None = None
+    """Id of the sealed forecast that the run is held against; null where none was sealed: then it
+    is held against the plan as it was when it was audited.
+    """
     loss: Number
     """The loss that it reached, nats/token."""
     predicted: Number
@@ -249,6 +253,8 @@ class Audit(Record):
     """Whether the loss lies within the 50% interval."""
     inside90: bool
     """Whether the loss lies within the 90% interval."""
+    remarks: tuple[str, ...] = ()
+    """What speaks against the comparison: what is not as it was sealed."""
 
 
 class PlanResult(SparseRecord):
@@ -336,5 +342,9 @@ class PlanResult(SparseRecord):
     """Where the numbers came from, by their names."""
     recipe: str
     """Path of the recipe, plan.toml."""
+    forecast: str | None = None
+    """Id of the forecast that was sealed in the lab's ledger; null where none was: without a
+    corpus, or by a release that had no ledger.
+    """
     audit: Audit | None = None
     """What came of it, once a run was trained and held against it; null until then."""
