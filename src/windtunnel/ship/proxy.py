@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         typed = list(_texts(asked))
         # joined too: a token may be written in two parts of one message
-        joined = ["".join(_texts(message)) for message in _messages(asked)]
+        joined = ["".join(_said(message)) for message in _messages(asked)]
         if not Broken(self._proxy.engine.special, []).has("\n".join([*typed, *joined])):
             return None
         left = [key for key, value in asked.items() if value and key not in _KNOWN]
@@ -254,6 +254,14 @@ def _texts(value: Any) -> Iterator[str]:
         for key, one in value.items():
             yield key
             yield from _texts(one)
+
+
+def _said(message: Any) -> Iterator[str]:
+    """The texts among the parts of a message."""
+    parts = message.get("content") if isinstance(message, dict) else None
+    for part in parts if isinstance(parts, list) else []:
+        if _is_text(part):
+            yield part["text"]
 
 
 def _plain_message(message: Any) -> Message:
