@@ -133,3 +133,57 @@ def test_designs_import_nothing_heavy() -> None:
     heavy = "{'torch', 'numpy', 'pydantic', 'scipy'} & set(sys.modules)"
     code = f"import sys; {modules}; assert not {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+LEAST = {
+    "search": {
+        "--width": 16,
+        "--depth": 1,
+        "--trials": 2,
+        "--start": 2,
+        "--batch-trials": 1,
+        "--candidates": 1,
+        "--fresh-seeds": 2,
+        "--seed": 0,
+    },
+    "dynamics": {"--width": 16, "--depth": 1, "--seed": 0},
+    "ablate": {"--width": 16, "--depth": 1, "--seeds": 1},
+    "scaling": {"--points": 2, "--seeds": 1, "--repeated": 0},
+    "scaling.dry_run": {"--simulations": 2},
+    "check": {"--seeds": 1},
+    "batch": {"--seed": 0},
+}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_whole_numbers_begin_where_they_make_sense(name: str) -> None:
+    module = importlib.import_module(f"windtunnel.tunnel.{name}.design")
+    made = module.DryRun if name == "scaling.dry_run" else module.Design
+    options = {each.flag: each for each in options_of(made) if each.kind.metavar == "N"}
+    assert set(options) == set(LEAST[name])
+    for flag, least in LEAST[name].items():
+        parse = options[flag].kind.parse
+        assert parse(flag, str(least)) == least
+        with pytest.raises(
+            InputError, match=f"{flag} {least - 1}: expected a whole number, {least}"
+        ):
+            parse(flag, str(least - 1))
+
+
+def test_names_may_be_none_and_each_is_taken_once() -> None:
+    kind = design.any_words(lambda: WINDS)
+    assert kind.parse("--also", "") == ()
+    assert kind.parse("--also", "south,north,south") == ("south", "north")
+    with pytest.raises(InputError, match="--also east: expected one of north, south"):
+        kind.parse("--also", "north,east")
+
+
+def test_a_switch_that_is_on_by_default_is_typed_where_it_is_off() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Lamp:
+        lit: bool = option(True, "Lit.", design.SWITCH, flag="--lit/--dark")
+        cold: bool = option(False, "Cold.", design.SWITCH, flag="--cold/--warm")
+
+    assert typed(Lamp(lit=False)) == ["--dark"]
+    assert typed(Lamp(cold=True)) == ["--cold"]
+    assert design.SWITCH.parse("--lit", "x") is True and design.SWITCH.parse("--lit", "") is False

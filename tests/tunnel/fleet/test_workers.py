@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from windtunnel.data.shards import Corpus
-from windtunnel.train.run import create
+from windtunnel.model.shape import flops_per_token
+from windtunnel.train.run import Busy, create
 from windtunnel.tunnel.fleet import workers
 
 
@@ -41,3 +42,70 @@ def test_it_does_not_end_within_a_report(
     workers._measure(run.recipe, 1)
     assert len(reports.held) > 3 and all(reports.held)
     assert run.status().status == "done" and not training.locked()
+
+
+class Sent(list[Any]):
+    """A queue of reports that keeps them."""
+
+    put = list.append
+
+
+def test_progress_counts_from_where_a_run_was_found(
+    lab: Any, recipe: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = Sent()
+    monkeypatch.setattr(workers, "_worker", {"reports": reports})
+    run = create(lab.path, recipe(), corpus)
+    each = flops_per_token(run.recipe.model, run.recipe.data.context)
+    report, line = workers._progress(run), Any
+    for tokens in (1280, 1408, 6400):
+        report(tokens, 6400, line)  # type: ignore[arg-type]
+    assert reports == [(run.id, 0.0), (run.id, 128.0 * each), (run.id, 5120.0 * each)]
+
+
+def test_a_worker_stops_where_it_is_asked_to_or_its_study_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = {"stop": threading.Event(), "orphaned": threading.Event()}
+    monkeypatch.setattr(workers, "_worker", state)
+    assert not workers._stopped()
+    for event in state.values():
+        event.set()
+        assert workers._stopped()
+        event.clear()
+
+
+def test_a_run_that_another_process_trains_is_waited_for(
+    lab: Any, recipe: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not once the fleet is asked to stop."""
+    tried, slept = [], []
+
+    def busy(*_: Any) -> None:
+        tried.append(1)
+        if len(tried) < 3:
+            raise Busy("x")
+
+    state = {
+        "reports": Sent(),
+        "stop": threading.Event(),
+        "orphaned": threading.Event(),
+        "training": threading.Lock(),
+    }
+    monkeypatch.setattr(workers, "_worker", state)
+    monkeypatch.setattr("windtunnel.train.loop.train_together", busy)
+    monkeypatch.setattr(workers.time, "sleep", slept.append)
+    run = create(lab.path, recipe(), corpus)
+    workers._train([Path(run.path)], lab.path / "corpora" / "tiny")
+    assert len(tried) == 3 and slept == [1.0, 1.0] and len(state["reports"]) == 1  # type: ignore[arg-type]
+    state["stop"].set()  # type: ignore[attr-defined]
+    workers._train([Path(run.path)], lab.path / "corpora" / "tiny")
+    assert len(tried) == 3
+
+
+def test_as_many_cores_as_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert workers._cores() == 2
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert workers._cores() == 1
