@@ -127,7 +127,7 @@ def plan(lab: Path, evidence: Evidence, request: Request, corpus: "Corpus | None
     recipe, result = work_out(evidence, predictor, request, corpus, folder)
     if corpus:
         # before the recipe is there: it can't be trained without a seal
-        forecast = seal(lab, recipe, result, corpus.digest, predictor.points)
+        forecast = seal(lab, recipe, result, corpus.digest, evidence.points)
         result = result.model_copy(update={"forecast": forecast.id})
     write_plan(folder, recipe, result)
     return folder
