@@ -107,3 +107,24 @@ def test_what_is_running_is_believed() -> None:
     beside = first + APART * 1.1
     assert promise(believed, beside)[0] < promise(surface, beside)[0]
     assert believing(surface, NONE_RUNNING) is surface
+
+
+def test_a_point_a_quarter_octave_off_in_one_setting_may_be_asked_for() -> None:
+    points = PAIR.spread(6, 4)
+    surface = fit_surface(points, bowl(points).tolist(), [0] * 6, TrialNoise(0.01, 0.003))
+    low = points[points[:, 0].argmin()]
+    beside = low + np.array([[-0.2499, 0.2499], [-0.2501, 0.0], [0.0, 0.0]])
+    assert APART == 0.25 and np.isfinite(promise(surface, beside)).tolist() == [False, True, False]
+
+
+def test_a_promise_is_the_expected_improvement_by_hand() -> None:
+    """Of a point whose mean and deviation are known, below the best mean of the points."""
+    points = PAIR.spread(8, 4)
+    surface = fit_surface(points, bowl(points).tolist(), [0] * 8, TrialNoise(0.01, 0.01))
+    at = PAIR.spread(40, 9)
+    at = at[np.abs(at[:, None] - points).max(-1).min(1) >= APART]
+    best = surface.mean(points).min()
+    deviation = np.sqrt(np.diag(surface.covariance(at)))
+    z = (best - surface.mean(at)) / deviation
+    expected = deviation * (norm.pdf(z) + z * norm.cdf(z))
+    assert np.exp(promise(surface, at)) == pytest.approx(expected, rel=1e-6)
