@@ -64,3 +64,37 @@ def test_diverged_runs_are_left_out_of_the_three_terms() -> None:
     holes[Size(32, 2)].loss[-1] = np.nan
     law = three_term(holes, PARAMS)
     assert law is not None and law.exponent == pytest.approx(TRUTH.exponent, rel=0.01)
+
+
+def test_one_batch_for_all_is_the_geometric_mean_of_the_best_ones() -> None:
+    """Of those that a fold keeps, tried where it is left out, and meant over the folds."""
+    found = optima()
+    folds, expected = [], []
+    for size, params in PARAMS.items():
+        kept = found.params != params
+        folds.append(Fold(kept=kept, grids={}, tried=[(size, None)]))
+        mean = float(np.exp(np.log(found.batch[kept]).mean()))
+        expected.append(MEASURED.regret(ByTokens(mean, 0.0), [(size, None)]))
+    told = MEASURED.held_out(found, folds)["constant"]
+    assert told == pytest.approx(np.mean(expected)) and told is not None and told > 0
+
+
+def test_a_law_that_one_fold_can_not_tell_has_no_regret() -> None:
+    """The mean of the others would be of other sizes."""
+    found = optima()
+    whole = Fold(kept=found.params > 0, grids=GRIDS, tried=EVERYWHERE)
+    none = Fold(kept=found.params < 0, grids=GRIDS, tried=EVERYWHERE)
+    assert MEASURED.held_out(found, [whole])["tokens"] is not None
+    assert MEASURED.held_out(found, [whole, none])["tokens"] is None
+    assert MEASURED.held_out(found, [])["tokens"] is None
+
+
+def test_a_law_is_tried_at_one_length_or_at_all() -> None:
+    """The mean over all lengths is that of the single ones."""
+    law = ByTokens(2000.0, 0.0)
+    single = [MEASURED.regret(law, [(Size(32, 2), at)]) for at in range(4)]
+    whole = MEASURED.regret(law, [(Size(32, 2), None)])
+    assert len(set(single)) == 4
+    assert whole == pytest.approx(np.mean([nats for nats in single if nats is not None]))
+    assert MEASURED.regret(law, []) is None
+    assert MEASURED.regret(law, [(Size(32, 2), 9)]) is None, "no such length"
