@@ -5,6 +5,7 @@ bad input.
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -140,13 +141,19 @@ def test_ctrl_c_stops_an_answer_and_twice_the_conversation(endless: Path) -> Non
     pytest.importorskip("xllamacpp")
     ours, theirs = pty.openpty()
     asked = map(str, ("chat", endless, "--most", 100_000, "--temperature", 0))
+
+    def at_a_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        # What runs in the background of a script ignores it, and so would what it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     talk = subprocess.Popen(
         [*COMMAND, *asked],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=at_a_terminal,
     )
     os.close(theirs)
     screen = b""

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import select
 import signal
 import sys
 import threading
@@ -156,14 +157,25 @@ def _typed() -> Iterator[str]:
     """
     at_terminal = sys.stdin.isatty()
     while True:
+        if at_terminal:
+            print("> ", end="", flush=True)
+            _await_typing()
         try:
-            line = input("> " if at_terminal else "").strip()
+            line = input().strip()
         except EOFError:
             return
         if line:
             yield line
         elif at_terminal:
             return
+
+
+def _await_typing() -> None:
+    """Wait for a line to be typed, in turns: a Ctrl-C that comes just before `input` begins to read
+    would not be heard there until the next key.
+    """
+    while not select.select([sys.stdin], [], [], 0.5)[0]:
+        pass
 
 
 def _say(piece: str) -> None:

@@ -14,7 +14,7 @@ from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, numbe
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.recipe import DECAY_SHAPES
-from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS
+from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -122,7 +122,7 @@ def branch(
     from windtunnel.train.run import find_run, open_corpus
 
     chosen = DECAY_SHAPES.choose(shape, f"--shape {shape}")
-    start = TOKENS.parse("--at", at)
+    start = TOKENS_OR_ZERO.parse("--at", at)
     floor = floor or chosen.floor
     parent = find_run(lab, run)
     text = (
