@@ -16,8 +16,6 @@ def with_batch_study(lab: Any, corpus: str = "tiny") -> None:
         batches=(),
         lengths=(),
         lr=0.01,
-        form="hyperbola",
-        misfit={},
         laws={"tokens": FittedLaw(constants=LAW, intervals=intervals)},
         chosen="tokens",
         arms={},

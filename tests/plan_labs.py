@@ -136,8 +136,6 @@ def with_batch_study(
         "batches": [256],
         "lengths": [100_000],
         "lr": 0.01,
-        "form": "parabola",
-        "misfit": {},
         "laws": {},
         "chosen": "tokens",
         "arms": {"fixed": arm},

@@ -47,8 +47,8 @@ class KeptBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StudiedBatch:
-    """What a batch study found: a law, and how surely. Its best batches come from contours of the
-    same runs, so their errors are told together.
+    """What a batch study found: a law, and how surely. Its best batches come from the same runs,
+    so their errors are told together.
     """
 
     law: BatchLaw

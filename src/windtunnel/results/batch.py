@@ -41,10 +41,12 @@ class BatchSize(Record):
 
 
 class BestBatch(Record):
-    """The lowest point of one contour of equal loss."""
+    """The best batch at one length: the lowest point of the contour of its loss, where the fewest
+    tokens reach it.
+    """
 
     loss: float
-    """nats/token."""
+    """Of the best batch, nats/token."""
     where: Literal["inside", "below", "above"]
     """Where the best batch lies, of those sampled."""
     batch: float | None
@@ -52,7 +54,7 @@ class BestBatch(Record):
     interval: tuple[float, float] | None
     """Its 90% interval, in tokens; None as `batch` is."""
     tokens: float
-    """Tokens with which the best batch reaches the loss."""
+    """The length: tokens of training."""
 
 
 class LowestLoss(Record):
@@ -68,7 +70,7 @@ class SizeBatches(BatchSize):
     """What one size says."""
 
     levels: tuple[BestBatch, ...]
-    """From the highest loss to the lowest."""
+    """By length, the shortest first; in results by earlier versions by loss, the highest first."""
     best: tuple[LowestLoss, ...] = ()
     """The lowest loss at each length."""
 
@@ -127,6 +129,12 @@ class ArmFound(Record):
 
     noise: float
     """Standard deviation of one loss, nats/token."""
+    skew: float | None = None
+    """Of the loss over the batch about its lowest point: the third power's coefficient over the
+    second's, with octaves of the batch. None in results by versions that did not fit it.
+    """
+    flatness: float | None = None
+    """The fourth power's; None as `skew` is."""
     sizes: tuple[SizeBatches, ...]
     """What each size says."""
     laws: dict[str, FittedLaw]
@@ -150,10 +158,6 @@ class BatchNumbers(Numbers):
     """Tokens at which decayed losses were measured."""
     lr: float
     """The base learning rate."""
-    form: Literal["parabola", "hyperbola"]
-    """The form of a contour that lies nearer to the measurements."""
-    misfit: dict[str, float]
-    """Root mean square, in log tokens, by form."""
     laws: dict[str, FittedLaw]
     """Those of the first arm."""
     chosen: str | None

@@ -23,9 +23,9 @@ from windtunnel.tunnel.batch.batch import (
     formula,
     judge,
 )
-from windtunnel.tunnel.batch.contours import LossGrid
 from windtunnel.tunnel.batch.design import Design
 from windtunnel.tunnel.batch.regret import MeasuredSizes
+from windtunnel.tunnel.batch.valley import LossGrid
 from windtunnel.tunnel.design import Size
 
 LAW = FittedLaw(constants={"c": 1.75, "p": 0.5}, intervals={"c": (1.0, 2.0), "p": (0.4, 0.6)})
@@ -37,7 +37,7 @@ def regrets(**told: float | None) -> dict[str, float | None]:
 
 
 def arm(inside: list[int], total: int, chosen: str | None = "tokens", **regret: Any) -> ArmFound:
-    """Sizes of which so many contours of `total` have their best batch inside."""
+    """Sizes of which so many lengths of `total` have their best batch inside."""
     sizes = []
     for index, number in enumerate(inside):
         where = ["inside"] * number + ["above"] * (total - number)
@@ -66,8 +66,6 @@ def numbers(*arms: ArmFound) -> BatchNumbers:
         batches=(),
         lengths=(),
         lr=0.01,
-        form="hyperbola",
-        misfit={},
         laws=arms[0].laws,
         chosen=arms[0].chosen,
         arms=dict(zip(names, arms, strict=False)),
@@ -83,14 +81,14 @@ def numbers(*arms: ArmFound) -> BatchNumbers:
         ([3, 3], None, None),
     ],
 )
-def test_three_contours_of_two_sizes_tell_a_law(
+def test_three_lengths_of_two_sizes_tell_a_law(
     inside: list[int], chosen: str | None, verdict: str | None
 ) -> None:
     found, said = judge(numbers(arm(inside, 5, chosen)))
     assert found == verdict
     total = 5 * len(inside)
-    assert said.startswith(f"{sum(inside)} of {total} contours have their best batch inside the")
-    lacking = "too few to trust a law, which needs 3 contours of each of 2 sizes: sample more"
+    assert said.startswith(f"{sum(inside)} of {total} best batches lie inside the sampled range")
+    lacking = "too few to trust a law, which needs 3 lengths of each of 2 sizes: sample more"
     assert (lacking in said) is (verdict is None)
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from windtunnel.laws.batch import ByTokens, Optima
 from windtunnel.laws.batch_cost import ThreeTerm
-from windtunnel.tunnel.batch.contours import LossGrid
 from windtunnel.tunnel.batch.regret import Fold, MeasuredSizes, three_term
+from windtunnel.tunnel.batch.valley import LossGrid
 from windtunnel.tunnel.design import Size
 
 TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=8, b=0.3, C=6, c=0.25, rmse=0)  # best batch about D^0.55

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from windtunnel.tunnel.transfer.bowl import Bowl, _Curves, _lowest, bowl, drift
+from windtunnel.tunnel.transfer.bowl import Bowl, _Curves, bowl, drift
 
 X = [-1.0, -0.5, 0.0, 0.5, 1.0] * 2
 SEED = [0] * 5 + [1] * 5
@@ -118,14 +118,6 @@ def test_what_points_do_not_tell_of_a_bowl_is_as_uncertain_as_it_is_taken_to_be(
         for index, share in ((2, 0.4), (3, 0.12)):
             assert found.covariances[:, index, index] == pytest.approx((share * curvature) ** 2)
         assert found.mean == pytest.approx([0, curvature, 0, 0], abs=1e-9)
-
-
-def test_the_lowest_point_of_a_curve_lies_between_those_that_are_looked_at() -> None:
-    around = np.linspace(-3, 3, 25)
-    curves = np.array([[-2 * at, 1.0, 0.0, 0.0] for at in (-1.9, 0.06, 1.23)])  # (x - at)^2
-    assert _lowest(curves, around) == pytest.approx([-1.9, 0.06, 1.23])
-    falling = np.array([[-1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    assert list(_lowest(falling, around)) == [3.0, -3.0]
 
 
 def test_the_noise_is_what_its_prior_and_the_points_say() -> None:

@@ -32,8 +32,7 @@ def figures(
         caption = (
             "The batch that reaches a loss with the fewest tokens, by size, with its 90% interval; "
             f"the learning rate is {_called(arm)}. Dashed: bs = c / L^k on the left and bs = c D^p "
-            "on the right. Contours whose lowest point lies outside the sampled batches are left "
-            "out."
+            "on the right. Lengths whose best batch lies outside the sampled ones are left out."
         )
         drawn.append((caption, _best_batches(found, numbers.batches)))
     return drawn

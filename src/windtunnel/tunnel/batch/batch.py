@@ -30,9 +30,9 @@ from windtunnel.results.batch import (
 from windtunnel.results.study import Verdict, write_study
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
-from windtunnel.tunnel.batch.contours import Form, LossGrid, Valley, better_form, noise_of, valleys
 from windtunnel.tunnel.batch.design import Design
 from windtunnel.tunnel.batch.regret import Fold, MeasuredSizes, three_term
+from windtunnel.tunnel.batch.valley import LossGrid, Valley, valleys
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
@@ -41,7 +41,7 @@ from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
 _EVALUATED = 8192  # tokens a source: every loss is compared on the same text
 _LEAST_ERROR = 1e-3  # of a log batch: points without noise would weigh without end
 # what must have its best batch inside of those sampled for a law to count as measured
-_ENOUGH_LEVELS = 3
+_ENOUGH_LENGTHS = 3
 _ENOUGH_SIZES = 2
 
 
@@ -150,14 +150,9 @@ def analyse(
     """The study's numbers, from the measured losses alone. A loss of None is that of a run that
     diverged.
     """
-    grids = {arm: _grids(design, losses, arm) for arm in design.arms}
-    every: list[LossGrid] = []
-    for by_size in grids.values():
-        every += by_size.values()
-    form, misfit = better_form(every)
     arms = {}
     for arm in design.arms:
-        arms[arm] = _arm(design, MeasuredSizes(grids[arm], params), form)
+        arms[arm] = _arm(design, MeasuredSizes(_grids(design, losses, arm), params))
     first = arms[design.arms[0]]
     return BatchNumbers(
         sizes=tuple(
@@ -167,8 +162,6 @@ def analyse(
         batches=design.batches,
         lengths=tuple(end for _, end in design.points),
         lr=design.lr,
-        form=form,
-        misfit=misfit,
         laws=first.laws,
         chosen=first.chosen,
         arms=arms,
@@ -191,11 +184,10 @@ def _grids(
     return found
 
 
-def _arm(design: Design, measured: MeasuredSizes, form: Form) -> ArmFound:
+def _arm(design: Design, measured: MeasuredSizes) -> ArmFound:
     """What one arm says."""
-    grids = list(measured.grids.values())
-    noise = noise_of(grids, form)
-    found = dict(zip(design.sizes, valleys(grids, form, noise), strict=True))
+    every = valleys(list(measured.grids.values()))
+    found = dict(zip(design.sizes, every.by_grid, strict=True))
     best = _best_batches(found, measured.params)
     laws = {}
     for name in BATCH_LAWS:
@@ -208,7 +200,9 @@ def _arm(design: Design, measured: MeasuredSizes, form: Form) -> ArmFound:
     )
     three = three_term(measured.grids, measured.params)
     return ArmFound(
-        noise=noise,
+        noise=every.noise,
+        skew=every.skew,
+        flatness=every.flatness,
         sizes=tuple(_size(size, measured, found[size]) for size in design.sizes),
         laws={name: _law(fitted) for name, fitted in laws.items()},
         three_term=three and ThreeTermFound(**asdict(three), exponent=three.exponent),
@@ -219,8 +213,8 @@ def _arm(design: Design, measured: MeasuredSizes, form: Form) -> ArmFound:
 
 @dataclass(frozen=True, kw_only=True)
 class _Best:
-    """The best batches that lie inside of those sampled, as many as there are such contours; the
-    same out of measurements drawn anew; and the index of the size that each is of.
+    """The best batches that lie inside of those sampled; the same as they might as well be; and
+    the index of the size that each is of.
     """
 
     optima: Optima
@@ -247,10 +241,10 @@ def _best_batches(found: Mapping[Size, Sequence[Valley]], params: Mapping[Size, 
     )
     # (draws, best batches): of each draw all of them, so that errors that they share stay shared
     batches = np.array([valley.batches for valley in inside]).T
-    tokens = np.array([valley.tokens_drawn for valley in inside]).T
+    losses = np.array([valley.losses for valley in inside]).T
     redrawn = []
-    for batch, length in zip(batches, tokens, strict=True):
-        redrawn.append(replace(optima, batch=batch, tokens=length))
+    for batch, loss in zip(batches, losses, strict=True):
+        redrawn.append(replace(optima, batch=batch, loss=loss))
     return _Best(optima=optima, redrawn=redrawn, size=np.array(sizes, int))
 
 
@@ -332,18 +326,18 @@ def _level(valley: Valley) -> BestBatch:
 
 
 def judge(numbers: BatchNumbers) -> tuple[Verdict, str]:
-    """The verdict and one sentence: `pass` where enough contours of enough sizes have their best
+    """The verdict and one sentence: `pass` where enough lengths of enough sizes have their best
     batch inside of those sampled, else none.
     """
     main = next(iter(numbers.arms.values()))
     inside = [_inside(size) for size in main.sizes]
     total = sum(len(size.levels) for size in main.sizes)
-    enough = sum(here >= _ENOUGH_LEVELS for here in inside) >= _ENOUGH_SIZES
+    enough = sum(here >= _ENOUGH_LENGTHS for here in inside) >= _ENOUGH_SIZES
     passed = enough and main.chosen is not None
-    parts = [f"{sum(inside)} of {total} contours have their best batch inside the sampled range"]
+    parts = [f"{sum(inside)} of {total} best batches lie inside the sampled range"]
     if not passed:
         lacking = (
-            f"too few to trust a law, which needs {_ENOUGH_LEVELS} contours of each of "
+            f"too few to trust a law, which needs {_ENOUGH_LENGTHS} lengths of each of "
             f"{_ENOUGH_SIZES} sizes"
         )
         if sum(inside) < total:
@@ -361,7 +355,7 @@ def formula(name: str, law: FittedLaw) -> str:
 
 
 def _inside(size: SizeBatches) -> int:
-    """How many of its contours have their best batch inside of those sampled."""
+    """At how many lengths its best batch lies inside of those sampled."""
     return sum(level.where == "inside" for level in size.levels)
 
 

@@ -19,7 +19,7 @@ from windtunnel.tunnel.design import (
     words,
 )
 
-LEAST_BATCHES = 4  # on a contour: one more than its curve has parameters
+LEAST_BATCHES = 4  # at a length: one more than a parabola has parameters
 _WARMUP = 0.02  # share of the longest length
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima
 from windtunnel.laws.batch_cost import ThreeTerm
-from windtunnel.tunnel.batch.contours import LossGrid
+from windtunnel.tunnel.batch.valley import LossGrid
 from windtunnel.tunnel.design import Size
 
 # the laws that are held out beside those of BATCH_LAWS: the three-term law, and one batch for all

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.results.transfer import DriftFound
+from windtunnel.tunnel.lowest import lowest
 
 Array = NDArray[np.float64]
 
@@ -79,9 +80,9 @@ def bowl(x: Sequence[float], loss: Sequence[float], group: Sequence[int]) -> Bow
         return None
     curves = _Curves.of(np.column_stack([constants, powers]), ys - ys.mean(), curvature)
     around = np.linspace(xs.min(), xs.max(), _FINE) - centre
-    vertices = centre + _lowest(curves.drawn(), around)
+    vertices = centre + lowest(curves.drawn(), around)
     low, high = np.quantile(vertices, _ENDS)
-    vertex = float(_lowest(curves.mean[None], around)[0])
+    vertex = float(lowest(curves.mean[None], around)[0])
     _, second, third, fourth = curves.mean
     return Bowl(
         vertex=centre + vertex,
@@ -146,21 +147,6 @@ class _Curves:
         normal = rng.standard_normal((_DRAWS, 4, 1))
         roots = np.linalg.cholesky(self.covariances)[chosen]
         return self.means[chosen] + (roots @ normal)[..., 0]
-
-
-def _lowest(curves: Array, around: Array) -> Array:
-    """Where curves (n, 4) are lowest among the evenly spaced points `around`; within, at the vertex
-    of the parabola through that point and its neighbours.
-    """
-    heights = curves @ np.stack([around**power for power in (1, 2, 3, 4)])
-    at = heights.argmin(1)
-    inside = at.clip(1, len(around) - 2)
-    rows = np.arange(len(curves))
-    before, here, after = (heights[rows, inside + step] for step in (-1, 0, 1))
-    step = around[1] - around[0]
-    bend = np.maximum(before - 2 * here + after, np.finfo(float).tiny)
-    vertex = around[inside] + (step * 0.5 * (before - after) / bend).clip(-step, step)
-    return np.where(at == inside, vertex, around[at])
 
 
 def drift(x: Sequence[float], bowls: Sequence[Bowl]) -> DriftFound:
