@@ -1,6 +1,4 @@
-"""What any batch costs: the critical batch size, the best batch of a hyperbola, and the three-term
-law found again.
-"""
+"""What any batch costs: the three-term law found again."""
 
 from dataclasses import replace
 
@@ -9,58 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windtunnel.laws.batch_cost import Hyperbola, ThreeTerm
-
-BATCHES = np.geomspace(2e5, 6e6, 6)
-
-
-@given(st.floats(1e6, 1e12), st.floats(1e4, 1e7))
-def test_the_critical_batch_needs_twice_the_tokens_and_twice_the_steps(
-    least: float, critical: float
-) -> None:
-    """McCandlish's hyperbola: (E / Emin - 1) (S / Smin - 1) = 1 at every batch."""
-    found = Hyperbola.fit(BATCHES, least * (1 + BATCHES / critical), falls=False)
-    assert float(found.critical) == pytest.approx(critical, rel=1e-6)
-    tokens = found.at(BATCHES)
-    assert (tokens / found.floor - 1) * (tokens / BATCHES / found.rising - 1) == pytest.approx(
-        1, rel=1e-5
-    )
-    assert found.at([critical]) == pytest.approx([2 * least], rel=1e-6)
-    assert float(found.best) == 0, "the smaller the better, where the rate is tuned for it"
-
-
-@given(st.floats(0.1, 10), st.floats(0.1, 10))
-def test_the_lowest_point_of_a_hyperbola_is_its_best_batch(rising: float, falling: float) -> None:
-    best = (falling / rising) ** 0.5 * 1e6
-    found = Hyperbola.fit(BATCHES, 3e9 * (1 + rising * BATCHES / 1e6 + falling * 1e6 / BATCHES))
-    assert float(found.best) == pytest.approx(best, rel=1e-5)
-    assert float(found.fewest) == pytest.approx(float(found.at([best])[0]), rel=1e-9)
-    assert (found.at([best / 1.1, best * 1.1]) > found.fewest).all()
-
-
-def test_many_hyperbolas_are_fitted_at_once_and_those_without_a_lowest_point_say_so() -> None:
-    rising, falling = np.array([1, 1, -1, -1.0]), np.array([1, -0.1, 1, -0.1])
-    tokens = 1e9 * (9 + rising[:, None] * BATCHES / 1e6 + falling[:, None] * 1e6 / BATCHES)
-    found = Hyperbola.fit(BATCHES, tokens)
-    assert found.best.tolist() == [
-        pytest.approx(1e6),
-        0,
-        np.inf,
-        pytest.approx(np.nan, nan_ok=True),
-    ]
-    assert found.at(BATCHES) == pytest.approx(tokens)
-    assert float(found.rising[0]) == pytest.approx(float(Hyperbola.fit(BATCHES, tokens[0]).rising))
-    with pytest.raises(ValueError, match="expected 3 or more"):
-        Hyperbola.fit(BATCHES[:2], tokens[0, :2])
-    with pytest.raises(ValueError, match="expected 2 or more"):
-        Hyperbola.fit(BATCHES[:1], tokens[0, :1], falls=False)
-    assert Hyperbola.fit(BATCHES[:3], tokens[0, :3]).at(BATCHES) == pytest.approx(tokens[0])
-    for wrong in (0.0, -1.0, np.nan):
-        with pytest.raises(ValueError, match="tokens that are positive numbers"):
-            Hyperbola.fit(BATCHES, np.append(tokens[0, 1:], wrong))
-        with pytest.raises(ValueError, match="tokens that are positive numbers"):
-            Hyperbola.fit(np.append(BATCHES[1:], wrong), tokens[0])
-
+from windtunnel.laws.batch_cost import ThreeTerm
 
 TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=5, b=0.2, C=4, c=0.15, rmse=0)
 

@@ -1,6 +1,5 @@
-"""What any batch costs: in tokens, by the hyperbola of the critical batch size; and in loss, by
-the three-term law. Batches and tokens in tokens, losses in nats/token. How the best batch grows:
-`batch.py`.
+"""What any batch costs in loss, by the three-term law. Batches and tokens in tokens, losses in
+nats/token. How the best batch grows: `batch.py`.
 """
 
 from collections.abc import Sequence
@@ -18,76 +17,6 @@ _EXPONENTS = (0.05, 0.1, 0.2, 0.4, 0.8)  # where the search for exponents starts
 _BOUNDS = (np.log(0.01), np.log(4.0))  # of their logarithms
 _POLISHED = 3  # lowest points of the grid from which an optimiser starts
 _FEWEST = 8  # points, for seven parameters
-
-
-@dataclass(frozen=True)
-class Hyperbola:
-    """Tokens that each batch needs for one loss: floor + rising bs + falling / bs.
-
-    A large batch wastes tokens in proportion to itself: E = Emin (1 + bs / Bcrit), and as many
-    steps as S = Smin (1 + Bcrit / bs) (McCandlish et al. 2018, arXiv 1812.06162), with Emin the
-    floor and Smin `rising`. A small one, at a rate too high for it, wastes them in proportion to
-    its noise, 1 / bs. Each parameter a number, or (...,) of many.
-    """
-
-    floor: Array
-    rising: Array
-    falling: Array
-
-    @classmethod
-    def fit(cls, batch: ArrayLike, tokens: ArrayLike, falls: bool = True) -> Self:
-        """By relative least squares; batch (n,), tokens (..., n). `falls` False: McCandlish's two
-        terms alone, for runs whose rate was tuned at each batch. Raises ValueError for fewer
-        batches than terms, and for what is no positive number.
-        """
-        b, t = np.asarray(batch, float), np.asarray(tokens, float)
-        terms = 3 if falls else 2
-        if len(b) < terms or not ((b > 0).all() and (t > 0).all()):
-            raise ValueError(
-                f"{len(b)} batches: expected {terms} or more, and tokens that are positive numbers"
-            )
-        # In units of the geometric means, where all three columns are near 1.
-        middle, scale = np.exp(np.log(b).mean()), np.exp(np.log(t).mean(-1, keepdims=True))
-        columns = np.column_stack([np.ones_like(b), b / middle, middle / b][:terms])
-        design = columns / (t / scale)[..., None]
-        # Relative errors are wanted, so the right side is all ones: a sum over the inverse's rows.
-        fitted = np.moveaxis(np.linalg.pinv(design).sum(-1) * scale, -1, 0)
-        falling = fitted[2] * middle if falls else np.zeros_like(fitted[0])
-        return cls(fitted[0], fitted[1] / middle, falling)
-
-    def at(self, batch: ArrayLike) -> Array:
-        """Tokens, (..., n) of batches (n,)."""
-        b = np.asarray(batch, float)
-        parameters = (self.floor, self.rising, self.falling)
-        floor, rising, falling = (np.asarray(values)[..., None] for values in parameters)
-        return floor + rising * b + falling / b
-
-    @property
-    def critical(self) -> Array:
-        """Bcrit: the batch that needs twice the tokens that the smallest would, at a rate tuned
-        for each.
-        """
-        return self.floor / self.rising
-
-    @property
-    def best(self) -> Array:
-        """The batch that needs fewest tokens: 0 or infinite where tokens only rise or only fall
-        with the batch, nan where they do neither.
-        """
-        rising, falling = np.asarray(self.rising), np.asarray(self.falling)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inside = np.sqrt(falling / rising)
-        return np.select(
-            [(rising > 0) & (falling > 0), rising > 0, falling > 0],
-            [inside, np.zeros_like(rising), np.inf],
-            np.nan,
-        )
-
-    @property
-    def fewest(self) -> Array:
-        """Tokens at the best batch, nan where there is none."""
-        with np.errstate(invalid="ignore"):
-            return self.floor + 2 * np.sqrt(self.rising * self.falling)
 
 
 @dataclass(frozen=True, kw_only=True)
