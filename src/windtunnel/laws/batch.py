@@ -196,9 +196,9 @@ def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> Batc
     """The law of this name (one of `BATCH_LAWS`) through measured optima, with its uncertainty.
 
     Without `redrawn` the points are taken as independent, their errors as right up to a factor
-    that their scatter tells: Student's t. With `redrawn` (the same optima out of measurements
-    drawn anew, so that whatever errors they share stay shared, in the tokens too) each draw is
-    fitted; where the points scatter about the law more than their errors say, the draws are
+    that their scatter tells: Student's t. With `redrawn` (the same optima as they might as well
+    be, all of them in a draw, so that errors that they share stay shared, in the losses too) each
+    draw is fitted; where the points scatter about the law more than their errors say, the draws are
     widened by the root of chi square over its degrees of freedom (Birge 1932). Raises ValueError
     where the points can't tell the parameters, and for an unknown name.
     """

@@ -3,7 +3,9 @@ kill.
 """
 
 import json
+import math
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from patience import PATIENCE, wait_until
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.laws.batch import BATCH_LAWS, interval_of
 from windtunnel.report.experiments.batch import figures
 from windtunnel.results.batch import BATCH
 from windtunnel.results.study import read_study, read_table
@@ -84,6 +87,57 @@ def test_the_law_of_the_best_batch_is_found_and_chosen(rng: np.random.Generator)
     assert three and 0 < three.exponent < 1
     assert numbers.laws == numbers.arms["fixed"].laws
     numbers.to_json()
+
+
+TRUTHS: dict[str, tuple[Callable[[float, float], float], Callable[[float], float]]] = {
+    # contours that are parabolas in the logarithm of the batch, about 2,000 tokens
+    "parabolas": (
+        lambda tokens, batch: 60 * (tokens * math.exp(-0.1 * math.log2(batch / 2000) ** 2)) ** -0.3,
+        lambda tokens: 2000.0,
+    ),
+    "three-term": (
+        lambda tokens, batch: 6 * (tokens / batch) ** -0.3 + 8.4 * batch**-0.3,
+        best_batch,
+    ),
+}
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_the_interval_of_a_plan_holds_the_best_batch_beyond_the_lengths_measured(
+    truth: str,
+) -> None:
+    """Ten studies whose stems share half of their noise, asked at the longest length and at ten
+    times that; `bench/intervals.py` has more of them.
+    """
+    falls, best = TRUTHS[truth]
+    design, held, widths = Design(arms=("fixed",)), [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        shared = {(size, batch): rng.normal() for size in design.sizes for batch in design.batches}
+        measured: dict[Branching, float | None] = {}
+        for one in branchings(design):
+            loss = 2 + 8 * PARAMS[one.size] ** -0.2 + falls(one.tokens, one.batch)
+            measured[one] = loss + 0.005 * (shared[one.size, one.batch] + rng.normal())
+        arm = analyse(design, PARAMS, measured).arms["fixed"]
+        assert arm.chosen is not None
+        kept = arm.laws[arm.chosen]
+        law = BATCH_LAWS[arm.chosen](**kept.constants)
+        for tokens in (1e6, 1e7):
+            loss = 2 + 8 * 80_000**-0.2 + falls(tokens, best(tokens))
+            low, high = interval_of(law, np.array(kept.covariance), loss, tokens, 80_000)
+            held.append(low <= best(tokens) <= high)
+            widths.append(math.log(high / low) / 2)
+    assert np.mean(held) >= 0.75, held
+    assert 0.03 < np.median(widths) < 0.35, "of use, and no surer than the noise lets it be"
+
+
+def branchings(design: Design) -> list[Branching]:
+    """Every loss of a study with one arm."""
+    found = []
+    for size in design.sizes:
+        for batch in design.batches:
+            found += [Branching(size, "fixed", batch, at, end) for at, end in design.points]
+    return found
 
 
 def test_runs_that_diverged_are_left_out_and_the_law_is_still_found(
