@@ -1,6 +1,6 @@
 """Do intervals of 90% hold the truth in 90% of simulated studies?
 
-    .venv/bin/python bench/intervals.py [--simulations N] [--processes P]
+    .venv/bin/python bench/intervals.py [--simulations N] [--processes P] [--only PART]
 
 Four parts, each of N studies whose truth is known. Losses and the best tokens a parameter: a study
 as `windtunnel scaling` lays it out (5 sizes of 6k to 360k parameters, two of them with two seeds, 7
@@ -54,8 +54,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--simulations", type=int, default=500)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", default="", help="the parts whose name begins with this")
     given = parser.parse_args()
-    tasks = [(part, seed) for part in PARTS for seed in range(given.simulations)]
+    parts = [part for part in PARTS if part.startswith(given.only)]
+    tasks = [(part, seed) for part in parts for seed in range(given.simulations)]
     with ProcessPoolExecutor(given.processes) as pool:
         found = list(pool.map(simulate, tasks, chunksize=4))
     by_name: dict[str, list[tuple[bool, float]]] = {}
@@ -198,10 +200,10 @@ def _held(name: str, true: float, interval: tuple[float, float] | None) -> Held:
 PARTS: dict[str, Callable[[int], list[Held]]] = {
     "noise as measured": lambda seed: laws("as measured", seed),
     "noise of stems": lambda seed: laws("of stems", seed),
-    "parabolas, noise as measured": lambda seed: batches("parabolas", "as measured", seed),
-    "parabolas, noise of stems": lambda seed: batches("parabolas", "of stems", seed),
-    "three-term, noise as measured": lambda seed: batches("a three-term law", "as measured", seed),
-    "three-term, noise of stems": lambda seed: batches("a three-term law", "of stems", seed),
+    "batch, parabolas, as measured": lambda seed: batches("parabolas", "as measured", seed),
+    "batch, parabolas, of stems": lambda seed: batches("parabolas", "of stems", seed),
+    "batch, three-term, as measured": lambda seed: batches("a three-term law", "as measured", seed),
+    "batch, three-term, of stems": lambda seed: batches("a three-term law", "of stems", seed),
     "rates": rates,
 }
 

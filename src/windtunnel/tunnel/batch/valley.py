@@ -40,9 +40,9 @@ _SKEW, _FLATNESS = 0.25, 0.06
 # search's surface
 _NOISE = (0.005, 1.0)
 _NOISES = np.exp(np.linspace(-3, 3, 31))  # over the median
-# of the noise's variance, what the branches of a stem share
+# Of the noise's variance, what the branches of a stem share: a flat prior, since a few stems hardly
+# tell.
 _SHARES = np.linspace(0, 0.96, 13)
-_SHARE_POWER = 1.0
 _BEYOND = 1.0  # octaves outside of the batches of a bowl, where noise may move its lowest point
 _STEPS = 240  # into which the range is divided to look for a lowest point
 _FINE = 500  # points at which a spline is looked at for its lowest one
@@ -209,7 +209,7 @@ class _Fit:
             log = -0.5 * (square / variances - (mean * scaled).sum(1))
             log -= 0.5 * (log_volume + np.linalg.slogdet(precision)[1])
             log -= 0.5 * len(losses) * np.log(variances) + 0.5 * (np.log(_NOISES) / spread) ** 2
-            logs.append(log + _SHARE_POWER * np.log(1 - share))
+            logs.append(log)
             means.append(mean)
             precisions.append(precision)
         weights = np.exp(np.concatenate(logs) - np.max(logs))
