@@ -29,6 +29,8 @@ TRUTH: dict[str, LossLaw] = {
     "additive": LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
     "coupled": LossLaw(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
     "coupled+floor": LossLaw(E=1.2, A=3e3, alpha=0.4, B=2e5, beta=0.6, c=0.4),
+    "interacting": LossLaw(E=2.4, A=30.0, alpha=0.3, B=90.0, beta=0.4, gamma=0.1),
+    "coupled+interacting": LossLaw(E=1.2, A=3e3, alpha=0.4, B=6e4, beta=0.6, c=0.4, gamma=0.1),
 }
 
 
@@ -81,9 +83,10 @@ def test_no_other_point_is_better() -> None:
     data = LossData.of(N, D, loss)
     found = fit_loss("coupled+floor", data)
     around = (
-        found.coordinates + rng.standard_normal((4000, 6)) * np.geomspace(1e-5, 0.3, 4000)[:, None]
+        found.coordinates + rng.standard_normal((4000, 7)) * np.geomspace(1e-5, 0.3, 4000)[:, None]
     )
     around[:, 0] = np.abs(around[:, 0])
+    around[:, 5] = 0.0
     assert data.cost(around, SQUARES).min() >= found.objective * (1 - 1e-9)
 
 

@@ -56,6 +56,19 @@ def test_chinchilla_at_the_published_values(
     assert not found.at_edge
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.05, 0.2])
+def test_the_closed_form_is_the_search_where_size_and_data_interact(gamma: float) -> None:
+    law = replace(CHINCHILLA, gamma=gamma)
+    for flops in (1e19, 1e23):
+        best, found = closed_form(law, flops), searched(law, flops)
+        assert found.params == pytest.approx(best.params, rel=1e-7)
+        assert found.loss == pytest.approx(best.loss, rel=1e-12)
+        k2, eta = exponents(law)
+        assert best.params / best.tokens == pytest.approx(k2 * (flops / 6) ** eta, rel=1e-9)
+        ratio = log_ratio(law, flops)
+        assert ratio is not None and np.exp(ratio) == pytest.approx(best.ratio)
+
+
 @pytest.mark.parametrize("corpus", PAPER)
 def test_the_papers_constants(corpus: str) -> None:
     (floor, size, alpha, data, beta), k_squared, eta, ratio = PAPER[corpus]

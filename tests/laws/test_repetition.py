@@ -57,7 +57,8 @@ def test_the_published_worth_of_a_few_epochs() -> None:
 
 
 def test_a_size_is_fed_where_both_terms_fall_alike() -> None:
-    for law in (LAW, LossLaw(E=0.3, A=1e4, alpha=0.5, B=3e4, beta=0.4, c=0.3)):
+    coupled = LossLaw(E=0.3, A=1e4, alpha=0.5, B=3e4, beta=0.4, c=0.3)
+    for law in (LAW, coupled, replace(LAW, gamma=0.1)):
         size, data = law.gradient(fed(law, 3e8), 3e8)
         assert float(size) == pytest.approx(float(data))
 

@@ -3,6 +3,8 @@ and shorter runs, it is scored on the larger and longer ones. A prediction weigh
 that record, and its interval holds what the forms disagree about.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.fit import LossData, LossFit, Objective, fit_loss, optimum
+from windtunnel.laws.growth import Growth, HeldOut, growth_of
 from windtunnel.laws.intervals import Draws, Profile, linear_sd, profiles, redraw
 from windtunnel.laws.loss import FORMS, Array, LossLaw, log_slopes, surface
 from windtunnel.laws.noise import Groups, NoisePosterior
@@ -18,8 +21,12 @@ from windtunnel.laws.optimum import log_ratio
 from windtunnel.laws.points import LossPoints, check, fittable
 
 _DRAWS = 400
+# Points weigh by their FLOPs to this power, so that barely trained runs say less.
+# By `bench/reach.py`: 0.78% of error for 0.88% with all alike.
+_WORTH = 0.3
 # Weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth.
 _SHARPNESS = 4
+_NEGLIGIBLE = 0.01  # a weight below which a form moves no interval
 _CUTS = 3  # held-out tails for each of size, tokens and compute
 _DEEPEST = 0.5  # the smallest share of points that a cut leaves to fit
 _SHALLOWEST = 0.8  # the largest, where there are many values to cut at
@@ -28,7 +35,10 @@ _TOLERANCE = 0.0005  # relative error below which two forms count as equally goo
 _OUTLIER = 2.5
 _MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
 _MOST_TELL = 0.9  # share of the laws that must have a best ratio for an interval of it
-_LEVELS = (0.05, 0.25, 0.75, 0.95)  # ends of the intervals of 90% and 50%
+_ENDS = (0.05, 0.95)  # of an interval of 90%
+# Of the intervals of 50% and 90%: standard deviations either way. A normal law has 0.67 and 1.64;
+# errors have longer tails, and the standard deviation is an estimate (`bench/intervals.py`).
+_HALF_WIDTHS = (0.74, 1.8)
 
 Axis = Literal["params", "tokens", "flops"]
 
@@ -47,14 +57,19 @@ class Tried:
     """How a form did at a cut."""
 
     cut: Cut
-    error: float  # mean absolute error of log loss above the cut: relative error of the loss
-    bias: float  # mean error there; above 0: predicted too high
+    errors: Array  # (above,): of log loss above the cut; above 0: predicted too high
     # root mean square of the errors over the standard deviations that the fit below stated
     surprise: float
-    excess: float  # mean square of the errors less the mean square of those standard deviations
-    # mean square of how far past the cut the runs lie, natural logarithm of size or tokens; 0 for
-    # flops
-    reach: float
+
+    @property
+    def error(self) -> float:
+        """Their mean magnitude: the relative error of the loss."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def bias(self) -> float:
+        """Their mean."""
+        return float(self.errors.mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +79,9 @@ class Candidate:
     count: str
     fit: LossFit
     record: tuple[Tried, ...]
-    score: float  # mean relative error of extrapolation over axes; what it is chosen by
+    score: float  # relative error of extrapolation over axes; what it is chosen by
     weight: float
     noise: NoisePosterior
-    draws: Draws
     misfit: float  # root mean square of log residuals of the fit
 
     @property
@@ -95,36 +109,17 @@ class Candidate:
         surprises = [tried.surprise for tried in self.record]
         return max(1.0, float(np.sqrt(np.mean(np.square(surprises)))))
 
-    def log_ratios(self, flops: float) -> Array:
+    def log_ratios(self, flops: float, draws: Draws) -> Array:
         """(draws,): logarithms of D / N where the loss is lowest with 6ND = `flops`, of laws as
         they might as well be; nan for one that has no best ratio.
         """
-        found = [log_ratio(self.fit.frame.law(at), flops) for at in self.draws.coordinates]
+        found = [log_ratio(self.fit.frame.law(at), flops) for at in draws.coordinates]
         drawn = np.array(found, float)  # None is nan
         own = log_ratio(self.law, flops)
         if own is None:
             return drawn
         # About its own: wider by as much as it was too sure of itself.
         return own + self.inflation * (drawn - own)
-
-    def stray(self, beyond: Mapping[Axis, ArrayLike]) -> Array:
-        """Standard deviation of log loss that comes on top of what it states, for a run that lies
-        so far `beyond` its points (natural logarithms, by axis): in proportion to the
-        distance.
-        """
-        squares = [np.square(self.growth(axis) * np.asarray(far)) for axis, far in beyond.items()]
-        return np.sqrt(sum(squares))
-
-    def growth(self, axis: Axis) -> float:
-        """Of that, what an e-fold along the axis is worth in the record; 0 where no cut holds out
-        a part of it.
-        """
-        along = [tried for tried in self.record if tried.cut.axis == axis]
-        reach = sum(tried.reach for tried in along)
-        if not reach:
-            return 0.0
-        excess = sum(tried.excess for tried in along)
-        return float(np.sqrt(max(0.0, excess) / reach))
 
 
 @dataclass(frozen=True)
@@ -143,6 +138,9 @@ class Predictor:
     points: LossPoints
     candidates: tuple[Candidate, ...]
     objective: Objective
+    growth: Growth
+    # By form, of those that count N as the best does: laws as they might as well be.
+    draws: Mapping[str, Draws]
 
     @property
     def best(self) -> Candidate:
@@ -155,21 +153,24 @@ class Predictor:
         return np.exp(sum(c.weight * c.log_loss(sizes[c.count], tokens) for c in self.candidates))
 
     def predict(self, params: Mapping[str, float] | float, tokens: float) -> Prediction:
-        """With intervals: noise, what the fits leave open, what the forms disagree about, how
-        wrong each has been, and that the more, the farther it is from the points.
+        """With intervals: noise, what the forms disagree about, and how wrong predictions of runs
+        that were held out have been, which is the more the farther they lie from the points.
         """
         sizes = self._sizes(params)
-        # A seed of its own, so that the same points give the same prediction.
-        rng = np.random.default_rng(1)
-        values, weights = [], []
-        for candidate in self.candidates:
-            drawn = self._drawn(candidate, sizes[candidate.count], tokens, rng)
-            values.append(drawn)
-            weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
-        low90, low50, high50, high90 = map(
-            float, np.exp(_quantiles(np.concatenate(values), np.concatenate(weights), _LEVELS))
+        weights = np.array([candidate.weight for candidate in self.candidates])
+        said = np.array([float(c.log_loss(sizes[c.count], tokens)) for c in self.candidates])
+        centre = float(weights @ said)
+        disagreement = float(weights @ (said - centre) ** 2)
+        first = self.points.counts[0]
+        sd = math.sqrt(
+            disagreement + float(self.growth.variance(*self._reach(sizes[first], tokens)))
         )
-        return Prediction(float(self.loss(params, tokens)), (low50, high50), (low90, high90))
+        half50, half90 = (halves * sd for halves in _HALF_WIDTHS)
+        return Prediction(
+            math.exp(centre),
+            (math.exp(centre - half50), math.exp(centre + half50)),
+            (math.exp(centre - half90), math.exp(centre + half90)),
+        )
 
     def ratio(self, flops: float) -> tuple[float | None, tuple[float, float] | None]:
         """The best tokens a parameter with C = 6ND, by the weightiest law, and its 90% interval
@@ -177,17 +178,18 @@ class Predictor:
         different counts are different numbers. None for what has no best ratio; no interval where
         many of the laws have none.
         """
-        same = [one for one in self.candidates if one.count == self.best.count]
         logs, weights = [], []
-        for candidate in same:
-            drawn = candidate.log_ratios(flops)
+        for candidate in self.candidates:
+            if candidate.count != self.best.count or candidate.form not in self.draws:
+                continue
+            drawn = candidate.log_ratios(flops, self.draws[candidate.form])
             logs.append(drawn)
             weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
         values, told = np.concatenate(logs), np.concatenate(weights)
         known = np.isfinite(values)
         interval = None
         if told[known].sum() > _MOST_TELL * told.sum():
-            low, high = np.exp(_quantiles(values[known], told[known], (_LEVELS[0], _LEVELS[-1])))
+            low, high = np.exp(_quantiles(values[known], told[known], _ENDS))
             interval = float(low), float(high)
         value = log_ratio(self.best.law, flops)
         return None if value is None else float(np.exp(value)), interval
@@ -213,17 +215,12 @@ class Predictor:
             self.objective,
         )
 
-    def _drawn(
-        self, candidate: Candidate, size: Array, tokens: float, rng: np.random.Generator
-    ) -> Array:
-        """Log losses (draws,) that a new run might as well have, by one law."""
-        x, y = candidate.fit.frame.logs(size, tokens)
-        drawn = candidate.draws.log_loss(x, y)[:, 0]
-        drawn = drawn + candidate.draws.noise_sd * rng.standard_normal(len(drawn))
-        own = float(candidate.log_loss(size, tokens))
-        stray = candidate.stray(_beyond(self.points, candidate.count, size, tokens))
-        # About its own law: wider by as much as it was too sure of itself, and strayed.
-        return own + candidate.inflation * (drawn - own) + stray * rng.standard_normal(len(drawn))
+    def _reach(self, size: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
+        """E-folds beyond the largest and the longest of the points; 0 within."""
+        return (
+            np.log(size / self.points.size.max()).clip(0),
+            np.log(tokens / self.points.tokens.max()).clip(0),
+        )
 
     def _sizes(self, params: Mapping[str, ArrayLike] | ArrayLike) -> Mapping[str, Array]:
         if isinstance(params, Mapping):
@@ -247,11 +244,10 @@ def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS
     found = []
     for count in _different(points):
         found += [_candidate(form, count, task) for form in FORMS]
-    # Errors that are as good as equal weigh as equal ones.
-    weights = np.array([max(candidate.score, _TOLERANCE) ** -_SHARPNESS for candidate in found])
-    weights /= weights.sum()
-    weighted = [replace(c, weight=float(w)) for c, w in zip(found, weights, strict=True)]
-    return Predictor(points, tuple(weighted), task.objective)
+    weighted = [replace(c, weight=w) for c, w in zip(found, _weights(found), strict=True)]
+    return Predictor(
+        points, tuple(weighted), task.objective, _growth(weighted, task), _draws(weighted, task)
+    )
 
 
 def cuts(points: LossPoints) -> list[Cut]:
@@ -297,6 +293,58 @@ def _different(points: LossPoints) -> list[str]:
     return kept
 
 
+def _weights(candidates: list[Candidate]) -> list[float]:
+    """By their scores; errors that are as good as equal weigh as equal ones. A form has one vote,
+    which its counts of N share: else two counts would count its error twice.
+    """
+    each = [max(candidate.score, _TOLERANCE) ** -_SHARPNESS for candidate in candidates]
+    by_form: dict[str, list[float]] = defaultdict(list)
+    for candidate, weight in zip(candidates, each, strict=True):
+        by_form[candidate.form].append(weight)
+    shared = []
+    for candidate, weight in zip(candidates, each, strict=True):
+        votes = by_form[candidate.form]
+        shared.append(weight * max(votes) / sum(votes))
+    return [weight / sum(shared) for weight in shared]
+
+
+def _growth(candidates: list[Candidate], task: _Task) -> Growth:
+    """What the mixture of all forms strayed by at each cut."""
+    points = task.points
+    held = []
+    for index, cut in enumerate(task.cuts):
+        below, above = points.select(cut.kept), points.select(~cut.kept)
+        errors = sum(c.weight * c.record[index].errors for c in candidates)
+        held.append(
+            HeldOut(
+                errors=np.asarray(errors),
+                by_size=np.log(above.size / below.size.max()).clip(0),
+                by_tokens=np.log(above.tokens / below.tokens.max()).clip(0),
+            )
+        )
+    noise = sum(c.weight * c.noise.sd**2 for c in candidates)
+    return growth_of(held, math.sqrt(noise))
+
+
+def _draws(candidates: list[Candidate], task: _Task) -> dict[str, Draws]:
+    """Of the forms that matter, with the count of N of the weightiest."""
+    count = max(candidates, key=lambda candidate: candidate.weight).count
+    data = _data(task.points, count)
+    drawn = {}
+    for one in candidates:
+        if one.count == count and one.weight > _NEGLIGIBLE:
+            drawn[one.form] = redraw(
+                one.form,
+                one.fit.coordinates,
+                data,
+                task.points.groups,
+                one.noise,
+                task.objective,
+                task.draws,
+            )
+    return drawn
+
+
 def _objective(points: LossPoints) -> Objective:
     """Squares of log loss, linear beyond a few standard deviations of the scatter about the best
     squares.
@@ -311,7 +359,8 @@ def _objective(points: LossPoints) -> Objective:
 
 
 def _data(points: LossPoints, count: str) -> LossData:
-    return LossData.of(points.params[count], points.tokens, points.loss)
+    worth = points.flops**_WORTH
+    return LossData.of(points.params[count], points.tokens, points.loss, worth / worth.mean())
 
 
 def _candidate(form: str, count: str, task: _Task) -> Candidate:
@@ -320,7 +369,6 @@ def _candidate(form: str, count: str, task: _Task) -> Candidate:
     fitted = fit_loss(form, data, task.objective)
     noise, residuals = _noise(form, fitted.coordinates, data, groups, task.least)
     record = _record(form, count, task)
-    draws = redraw(form, fitted.coordinates, data, groups, noise, task.objective, task.draws)
     return Candidate(
         count=count,
         fit=fitted,
@@ -328,7 +376,6 @@ def _candidate(form: str, count: str, task: _Task) -> Candidate:
         score=_score(record),
         weight=0.0,
         noise=noise,
-        draws=draws,
         misfit=float(np.sqrt((residuals**2).mean())),
     )
 
@@ -339,8 +386,8 @@ def _record(form: str, count: str, task: _Task) -> tuple[Tried, ...]:
         return ()
     data = _data(task.points, count)
     # All cuts in one fit: what lies above a cut has no weight in its table.
-    below = replace(data, weights=data.weights * np.array([cut.kept for cut in task.cuts]))
-    laws = optimum(form, below, task.objective)
+    kept = np.array([cut.kept for cut in task.cuts])
+    laws = optimum(form, replace(data, weights=data.weights * kept), task.objective)
     return tuple(
         _tried(form, count, cut, law, data.select(cut.kept), task)
         for cut, law in zip(task.cuts, laws, strict=True)
@@ -358,14 +405,10 @@ def _tried(
     x, y = data.frame.logs(above.params[count], above.tokens)
     errors = np.log(surface(coordinates, x, y) / above.loss)
     said = linear_sd(form, coordinates, data, below.groups, noise, x, y)
-    far = _beyond(below, count, above.params[count], above.tokens).get(cut.axis, np.zeros(1))
     return Tried(
         cut=cut,
-        error=float(np.abs(errors).mean()),
-        bias=float(errors.mean()),
+        errors=errors,
         surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
-        excess=float((_tamed(errors) ** 2).mean() - (said**2).mean()),
-        reach=float((far**2).mean()),
     )
 
 
@@ -375,16 +418,6 @@ def _tamed(errors: Array) -> Array:
     """
     size = np.abs(errors)
     return np.minimum(size, _OUTLIER * _MAD * np.median(size))
-
-
-def _beyond(
-    points: LossPoints, count: str, params: ArrayLike, tokens: ArrayLike
-) -> dict[Axis, Array]:
-    """Natural logarithms of how many times larger and longer than any of the points; 0 within."""
-    return {
-        "params": np.log(params / points.params[count].max()).clip(0),
-        "tokens": np.log(tokens / points.tokens.max()).clip(0),
-    }
 
 
 def _noise(
@@ -398,14 +431,14 @@ def _noise(
 
 
 def _score(record: tuple[Tried, ...]) -> float:
-    """Mean relative error of extrapolation, each axis counting alike. Without a record all forms
-    are alike.
+    """Root mean square of the relative error of extrapolation, each axis counting alike. Without a
+    record all forms are alike.
     """
     if not record:
         return 1.0
-    by_axis: dict[Axis, list[float]] = {}
+    by_axis: dict[Axis, list[float]] = defaultdict(list)
     for tried in record:
-        by_axis.setdefault(tried.cut.axis, []).append(tried.error)
+        by_axis[tried.cut.axis].append(float(np.sqrt((_tamed(tried.errors) ** 2).mean())))
     return float(np.mean([np.mean(errors) for errors in by_axis.values()]))
 
 

@@ -24,17 +24,34 @@ _EXPONENTS = np.geomspace(0.03, 1.5, 9)
 _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
 _FLOORS = (0.0, 0.45, 0.85)  # E of the starts, of the lowest loss
 _STARTS = 48  # the best of the grid, and others by turns
-_FEWER = 18  # the same where many fits are wanted
 _KEPT = 6  # starts that are polished
-# Bounds of the coordinates (E, p, a, q, b, log c).
+_WITNESSES = 3  # starts of the second optimiser
+# Bounds of the coordinates (E, p, a, q, b, g, log c).
 # At c = 0.02 the sum of the two terms is all but their maximum, at 10 all but a product.
-_LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, np.log(0.02)])
-_HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, np.log(10.0)])
-_FIRST_STEPS, _NEXT_STEPS, _LAST_STEPS = 40, 60, 300  # of Levenberg-Marquardt, by stage
+_LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, 0.0, np.log(0.02)])
+_HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, 2.0, np.log(10.0)])
+# A start has arrived after two gains in a row that were next to nothing, and stands still where so
+# much damping does not help it.
+_SMALL, _STILL = 2, 1e9
 # No ftol: only a gradient of nothing ends it, since two optimisers must agree to AGREE.
 _PATIENT = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-13, "maxcor": 30}
+# On the way to it: near enough for the next stage to begin.
+_HASTY = {"maxiter": 200, "ftol": 1e-9, "maxcor": 30}
 # A small delta leaves many valleys, which squares have not.
 _ANNEALED = (1e-1, 1e-2)  # deltas on the way to a smaller one
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Effort:
+    """How far Levenberg-Marquardt goes."""
+
+    starts: int
+    steps: tuple[int, int, int]  # at most: from all starts, of each stage between, of the last
+    gain: float  # share of what is minimised that is next to nothing
+
+
+_THOROUGH = _Effort(starts=_STARTS, steps=(40, 60, 300), gain=1e-13)
+_QUICK = _Effort(starts=18, steps=(30, 30, 80), gain=1e-9)  # where many fits are wanted
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class Objective:
         return np.log(model) - np.log(loss) if self.residual == "log" else model - loss
 
     def slopes(self, coordinates: Array, data: "LossData") -> tuple[Array, Array]:
-        """Losses (..., n), and the derivatives (..., n, 6) of the residuals by the coordinates."""
+        """Losses (..., n), and the derivatives (..., n, 7) of the residuals by the coordinates."""
         of = log_slopes if self.residual == "log" else slopes
         return of(coordinates, data.x, data.y)
 
@@ -113,7 +130,7 @@ class LossData:
         )
 
     def cost(self, coordinates: Array, objective: Objective) -> Array:
-        """The objective (...,) at coordinates (..., 6)."""
+        """The objective (...,) at coordinates (..., 7)."""
         residuals = objective.residuals(surface(coordinates, self.x, self.y), self.loss)
         return objective.cost(residuals, self.weights)
 
@@ -127,7 +144,7 @@ class LossFit:
     objective: float  # the sum, at the optimum
     disagreement: float  # between the objectives of two optimisers
     frame: Frame
-    coordinates: Array  # (6,)
+    coordinates: Array  # (7,)
 
     @property
     def converged(self) -> bool:
@@ -141,7 +158,7 @@ def fit_loss(form: str, data: LossData, objective: Objective = SQUARES) -> LossF
     """
     starts = _starts(form, data)
     free = FORMS[form].free
-    first = _marquardt(starts, data, free, objective)
+    first = _marquardt(starts, data, free, objective, _THOROUGH)
     second = _bfgs(starts, data, free, objective)
     costs = [float(data.cost(found, objective)) for found in (first, second)]
     coordinates = first if costs[0] <= costs[1] else second
@@ -156,17 +173,16 @@ def fit_loss(form: str, data: LossData, objective: Objective = SQUARES) -> LossF
 
 
 def optimum(form: str, data: LossData, objective: Objective) -> Array:
-    """The coordinates (..., 6) of the best fit to each table, without its certificate: for the
+    """The coordinates (..., 7) of the best fit to each table, without its certificate: for the
     many fits of a score. `data` is one table, or many that differ in their weights (..., n).
     Raises ValueError as `fit_loss` does.
     """
     tables = data.weights.reshape(-1, data.weights.shape[-1])
-    starts = []
-    for weights in tables:
-        table = replace(data, weights=weights).select(weights > 0)
-        starts.append(_starts(form, table)[:_FEWER])
-    together = np.array(starts).reshape(*data.weights.shape[:-1], _FEWER, 6)
-    return _marquardt(together, data, FORMS[form].free, objective)
+    _require(form, int((tables > 0).sum(1).min()))
+    # From one set of starts for all tables: where a search begins decides nothing.
+    starts = _starts(form, replace(data, weights=tables.mean(0)))[: _QUICK.starts]
+    together = np.broadcast_to(starts, (*data.weights.shape[:-1], *starts.shape))
+    return _marquardt(together, data, FORMS[form].free, objective, _QUICK)
 
 
 def fit_as_the_paper(
@@ -200,48 +216,117 @@ def fit_as_the_paper(
 
 
 def refine(
-    starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective, steps: int
+    starts: Array,
+    data: LossData,
+    free: NDArray[np.bool_],
+    objective: Objective,
+    steps: int,
+    gain: float = _THOROUGH.gain,
 ) -> Array:
-    """Levenberg-Marquardt within bounds from many starts (..., 6) at once, each for its own
+    """Levenberg-Marquardt within bounds from many starts (..., 7) at once, each for its own
     losses where data.loss is (..., n); coordinates that are not `free` stay. Huber's loss by
-    reweighting.
+    reweighting. `gain`: share of what is minimised below which two gains in a row end it.
     """
-    at: Array = np.clip(starts, _LOWEST, _HIGHEST)
-    damping = np.full(at.shape[:-1], 1e-3)
-    model, pull = objective.slopes(at, data)
-    residuals = objective.residuals(model, data.loss)
-    cost = objective.cost(residuals, data.weights)
+    before = starts.shape[:-1]
+    losses, weights = (
+        np.broadcast_to(values, (*before, len(data.x))).reshape(-1, len(data.x))
+        for values in (data.loss, data.weights)
+    )
+    found: Array = np.clip(starts, _LOWEST, _HIGHEST).reshape(-1, starts.shape[-1])
+    climb = _Climb.begin(found, replace(data, loss=losses, weights=weights), objective)
     for _ in range(steps):
-        weighted = pull * (data.weights * objective.influence(residuals))[..., None]
-        gradient = (weighted * residuals[..., None]).sum(-2)
-        curvature = np.swapaxes(weighted, -1, -2) @ pull
+        climb.step(free, gain)
+        done = climb.done
+        if done.any():
+            # Who has arrived leaves, so that stragglers do not hold the others up.
+            found[climb.row[done]] = climb.at[done]
+            climb = climb.select(~done)
+            if not len(climb.row):
+                break
+    found[climb.row] = climb.at
+    return found.reshape(starts.shape)
+
+
+@dataclass(kw_only=True)
+class _Climb:
+    """Levenberg-Marquardt under way, from several starts."""
+
+    row: NDArray[np.int64]  # (starts,): which of all starts each is
+    data: LossData  # losses and weights (starts, n)
+    objective: Objective
+    at: Array  # (starts, 7)
+    damping: Array  # (starts,)
+    residuals: Array  # (starts, n)
+    pull: Array  # (starts, n, 7): derivatives of the residuals
+    cost: Array  # (starts,)
+    small: NDArray[np.int64]  # (starts,): gains in a row that were next to nothing
+
+    @classmethod
+    def begin(cls, at: Array, data: LossData, objective: Objective) -> "_Climb":
+        """At the starts."""
+        model, pull = objective.slopes(at, data)
+        residuals = objective.residuals(model, data.loss)
+        return cls(
+            row=np.arange(len(at)),
+            data=data,
+            objective=objective,
+            at=at,
+            damping=np.full(len(at), 1e-3),
+            residuals=residuals,
+            pull=pull,
+            cost=objective.cost(residuals, data.weights),
+            small=np.zeros(len(at), np.int64),
+        )
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(starts,): arrived, or damped to a standstill."""
+        return (self.small >= _SMALL) | (self.damping > _STILL)
+
+    def step(self, free: NDArray[np.bool_], gain: float) -> None:
+        """One step from each start."""
+        data, objective = self.data, self.objective
+        weighted = self.pull * (data.weights * objective.influence(self.residuals))[..., None]
+        gradient = (self.residuals[:, None] @ weighted)[:, 0]
+        curvature = np.swapaxes(weighted, -1, -2) @ self.pull
         # What wants to leave its bounds is held, or it would hold the others up.
-        outwards = ((at <= _LOWEST) & (gradient > 0)) | ((at >= _HIGHEST) & (gradient < 0))
-        step = _damped_step(gradient, curvature, damping, held=~free | outwards)
-        tried = np.clip(at + step, _LOWEST, _HIGHEST)
-        new_model, new_pull = objective.slopes(tried, data)
-        new_residuals = objective.residuals(new_model, data.loss)
-        new_cost = objective.cost(new_residuals, data.weights)
+        outwards = (self.at <= _LOWEST) & (gradient > 0)
+        outwards |= (self.at >= _HIGHEST) & (gradient < 0)
+        step = _damped_step(gradient, curvature, self.damping, held=~free | outwards)
+        tried = np.clip(self.at + step, _LOWEST, _HIGHEST)
+        model, pull = objective.slopes(tried, data)
+        residuals = objective.residuals(model, data.loss)
+        cost = objective.cost(residuals, data.weights)
         # Marquardt: after a gain more like Gauss and Newton, else more like steepest descent.
-        better = new_cost < cost
-        damping = np.clip(damping * np.where(better, 0.2, 6.0), 1e-12, 1e12)
-        # All starts go on until each has arrived, or is damped to a standstill.
-        stuck = ~better & (damping > 1e9)
-        arrived = better & (cost - new_cost <= 1e-13 * new_cost)
-        at = np.where(better[..., None], tried, at)
-        residuals = np.where(better[..., None], new_residuals, residuals)
-        pull = np.where(better[..., None, None], new_pull, pull)
-        cost = np.where(better, new_cost, cost)
-        if (stuck | arrived).all():
-            break
-    return at
+        better = cost < self.cost
+        self.damping = np.clip(self.damping * np.where(better, 0.2, 6.0), 1e-12, 1e12)
+        self.small = np.where(better & (self.cost - cost <= gain * cost), self.small + 1, 0)
+        self.at = np.where(better[:, None], tried, self.at)
+        self.residuals = np.where(better[:, None], residuals, self.residuals)
+        self.pull = np.where(better[:, None, None], pull, self.pull)
+        self.cost = np.where(better, cost, self.cost)
+
+    def select(self, kept: NDArray[np.bool_]) -> "_Climb":
+        """Some of the starts."""
+        data = replace(self.data, loss=self.data.loss[kept], weights=self.data.weights[kept])
+        return _Climb(
+            row=self.row[kept],
+            data=data,
+            objective=self.objective,
+            at=self.at[kept],
+            damping=self.damping[kept],
+            residuals=self.residuals[kept],
+            pull=self.pull[kept],
+            cost=self.cost[kept],
+            small=self.small[kept],
+        )
 
 
 def _damped_step(
     gradient: Array, curvature: Array, damping: Array, held: NDArray[np.bool_]
 ) -> Array:
-    """The step (..., 6) of Levenberg and Marquardt, 0 where a coordinate is held: from the gradient
-    (..., 6), the Gauss-Newton curvature (..., 6, 6) and the damping (...,).
+    """The step (..., 7) of Levenberg and Marquardt, 0 where a coordinate is held: from the gradient
+    (..., 7), the Gauss-Newton curvature (..., 7, 7) and the damping (...,).
     """
     normal = np.where(held[..., None] | held[..., None, :], 0.0, curvature)
     diagonal = np.einsum("...ii->...i", normal)  # a view, to write to
@@ -262,31 +347,37 @@ def _deltas(objective: Objective) -> list[Objective]:
 
 
 def _marquardt(
-    starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective
+    starts: Array,
+    data: LossData,
+    free: NDArray[np.bool_],
+    objective: Objective,
+    effort: _Effort,
 ) -> Array:
-    """The best coordinates (..., 6) that Levenberg-Marquardt finds for each table, from starts
-    (..., starts, 6).
+    """The best coordinates (..., 7) that Levenberg-Marquardt finds for each table, from starts
+    (..., starts, 7).
     """
     stages = _deltas(objective)
+    first, between, last = effort.steps
     # An axis for the starts, which share the weights of their table.
     shared = replace(data, weights=data.weights[..., None, :])
-    at = refine(starts, shared, free, stages[0], _FIRST_STEPS)
+    at = refine(starts, shared, free, stages[0], first, effort.gain)
     at = _cheapest(at, shared.cost(at, stages[0]), _KEPT)
     for stage in stages:
-        at = refine(at, shared, free, stage, _LAST_STEPS if stage == objective else _NEXT_STEPS)
+        steps = last if stage == objective else between
+        at = refine(at, shared, free, stage, steps, effort.gain)
     return _cheapest(at, shared.cost(at, objective), 1)[..., 0, :]
 
 
 def _cheapest(coordinates: Array, costs: Array, count: int) -> Array:
-    """The first few (..., count, 6) of coordinates (..., starts, 6) by costs (..., starts)."""
+    """The first few (..., count, 7) of coordinates (..., starts, 7) by costs (..., starts)."""
     first = np.argsort(costs, kind="stable")[..., :count, None]
     return np.take_along_axis(coordinates, first, axis=-2)
 
 
 def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective) -> Array:
-    """The best coordinates (6,) that L-BFGS finds from the first few starts."""
+    """The best coordinates (7,) that L-BFGS finds from the first few starts."""
     moved = np.flatnonzero(free)
-    found: Array = np.clip(starts[:_KEPT], _LOWEST, _HIGHEST)
+    found: Array = np.clip(starts[:_WITNESSES], _LOWEST, _HIGHEST)
     bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
 
     def cost(part: Array, stage: Objective, whole: Array) -> tuple[float, Array]:
@@ -298,9 +389,11 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
         return float(stage.cost(residuals, data.weights)), weighted @ pull[:, moved]
 
     *before, last = _deltas(objective)
+    # A restart forgets a curvature that no longer holds.
+    stages = [*((one, _HASTY) for one in before), (last, _PATIENT), (last, _PATIENT)]
     for whole in found:
         part = whole[moved]
-        for stage in (*before, last, last):  # a restart forgets a curvature that no longer holds
+        for stage, options in stages:
             result = minimize(
                 cost,
                 part,
@@ -308,7 +401,7 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
                 jac=True,
                 method="L-BFGS-B",
                 bounds=bounds,
-                options=_PATIENT,
+                options=options,
             )
             part = result.x
         whole[moved] = part
@@ -316,36 +409,40 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
 
 
 def _starts(form: str, data: LossData) -> Array:
-    """The best points of variable projection for one table: coordinates (starts, 6). Raises
+    """The best points of variable projection for one table: coordinates (starts, 7). Raises
     ValueError.
     """
     free = FORMS[form].free
-    if len(data.loss) < free.sum():
-        raise ValueError(
-            f"{len(data.loss)} points can't tell the {int(free.sum())} parameters of the {form} law"
-        )
+    _require(form, len(data.loss))
     misfits, coordinates = [], []
     for c, floor in _powers_and_floors(free, float(data.loss.min())):
-        misfit, found = _projected(data, c, floor, floor_free=bool(free[0] and not free[5]))
+        misfit, found = _projected(data, c, floor, floor_free=bool(free[0] and not free[6]))
         misfits.append(misfit)
         coordinates.append(found)
     best = np.concatenate(coordinates)[np.argsort(np.concatenate(misfits), kind="stable")]
     # By turns with worse ones, so that no single region of the grid gives all of the starts.
     others = best[len(best) // 9 :: 6]
     each = min(_STARTS // 2, len(others))
-    return np.stack([best[:each], others[:each]], axis=1).reshape(-1, 6)
+    return np.stack([best[:each], others[:each]], axis=1).reshape(-1, 7)
+
+
+def _require(form: str, points: int) -> None:
+    """Raises ValueError where so few points can't tell a law of this form."""
+    free = int(FORMS[form].free.sum())
+    if points < free:
+        raise ValueError(f"{points} points can't tell the {free} parameters of the {form} law")
 
 
 def _powers_and_floors(free: NDArray[np.bool_], lowest: float) -> Iterator[tuple[float, float]]:
     """c and E of the starts. With c held the floor is a linear part of the problem, or 0."""
-    for c in _POWERS if free[5] else (1.0,):
-        for share in _FLOORS if free[5] and free[0] else (0.0,):
+    for c in _POWERS if free[6] else (1.0,):
+        for share in _FLOORS if free[6] and free[0] else (0.0,):
             yield c, share * lowest
 
 
 def _projected(data: LossData, c: float, floor: float, *, floor_free: bool) -> tuple[Array, Array]:
     """For exponents on a grid the best A and B, and the best floor where it is free: misfits
-    (grid,) and coordinates (grid, 6).
+    (grid,) and coordinates (grid, 7).
     """
     straight = (data.loss - floor) ** (1 / c)
     # so that a misfit of the straightened loss counts as one of the loss
@@ -360,7 +457,8 @@ def _projected(data: LossData, c: float, floor: float, *, floor_free: bool) -> t
     linear, misfits = _non_negative(np.stack(columns, axis=-1), straight * scale)
     p, q = (c * np.log(np.maximum(linear[:, i], 1e-12)) for i in range(2))
     floors = linear[:, 2] if floor_free else np.full_like(a, floor)
-    return misfits, np.stack([floors, p, a, q, b, np.full_like(a, np.log(c))], axis=-1)
+    log_c = np.full_like(a, np.log(c))
+    return misfits, np.stack([floors, p, a, q, b, np.zeros_like(a), log_c], axis=-1)
 
 
 def _non_negative(design: Array, wanted: Array) -> tuple[Array, Array]:

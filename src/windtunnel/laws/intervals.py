@@ -26,7 +26,7 @@ _STEEPEST = 4.0  # the largest exponent of a profile
 class Draws:
     """Laws that were fitted to losses drawn anew about the best law."""
 
-    coordinates: Array  # (draws, 6)
+    coordinates: Array  # (draws, 7)
     noise_sd: Array  # (draws,): standard deviation of a single run's log loss
 
     def log_loss(self, x: ArrayLike, y: ArrayLike) -> Array:
@@ -55,7 +55,7 @@ def redraw(
     for sd, group in ((drawn_noise.stem, groups.stem), (drawn_noise.length, groups.length)):
         scatter += sd[:, None] * rng.standard_normal((count, group.max() + 1))[:, group]
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
-    starts = np.broadcast_to(coordinates, (count, 6))
+    starts = np.broadcast_to(coordinates, (count, 7))
     fitted = refine(starts, drawn, FORMS[form].free, objective, _STEPS)
     return Draws(fitted, drawn_noise.sd)
 
@@ -73,11 +73,12 @@ def linear_sd(
     quicker than `redraw`, and good enough to weigh errors by.
     """
     free = FORMS[form].free
-    jacobian = log_slopes(coordinates, data.x, data.y)[1][:, free]  # (n, free)
+    root = np.sqrt(data.weights)
+    jacobian = root[:, None] * log_slopes(coordinates, data.x, data.y)[1][:, free]  # (n, free)
     ahead = log_slopes(coordinates, x, y)[1][:, free]  # (targets, free)
     scale = np.linalg.norm(jacobian, axis=0).clip(1e-12)
     # (free, n): how an error of a point moves the parameters
-    estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None]
+    estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None] * root
     of_law = noise.variance_of((ahead @ estimator).T, groups)
     return np.sqrt(of_law + noise.sd**2)
 
@@ -143,7 +144,7 @@ def _profile(
     for end in (0.0, highest):
         # Finer near the optimum, where an interval that is narrow would end.
         tried = value + (end - value) * np.linspace(0, 1, _GRID) ** 2
-        starts = np.broadcast_to(coordinates, (_GRID, 6)).copy()
+        starts = np.broadcast_to(coordinates, (_GRID, 7)).copy()
         starts[:, at] = tried
         fitted = refine(starts, data, free, objective, _PROFILE_STEPS)
         costs = data.cost(fitted, objective)

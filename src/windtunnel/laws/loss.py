@@ -1,10 +1,11 @@
 """The loss that a model of N parameters reaches with D tokens: one family,
 
-    L = E + (A / N^alpha + B / D^beta)^c
+    L = E + (A / N^alpha + B N^gamma / D^beta)^c
 
-c = 1 is the additive law of the paper (MiniCPM, arXiv 2404.06395, section 4.5) and of Chinchilla
-(arXiv 2203.15556, eq. 2). E = 0 is the coupled law (Kaplan et al. 2020, arXiv 2001.08361, eq.
-1.5): the gain from more tokens grows with the size. With both free the family holds the two.
+gamma = 0 and c = 1 is the additive law of the paper (MiniCPM, arXiv 2404.06395, section 4.5) and of
+Chinchilla (arXiv 2203.15556, eq. 2). E = 0 is the coupled law (Kaplan et al. 2020, arXiv
+2001.08361, eq. 1.5): the gain from more tokens grows with the size. gamma > 0: a larger model is
+farther from its limit after the same tokens.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,36 +18,40 @@ from windtunnel.laws.named import Named
 Array = NDArray[np.float64]
 
 # What a form leaves free, in the order of a vector of coordinates (see `Frame`).
-COORDINATES = ("E", "p", "a", "q", "b", "log c")
+COORDINATES = ("E", "p", "a", "q", "b", "g", "log c")
 
 
 @dataclass(frozen=True)
 class LossForm:
-    """A form of the family: which of the six coordinates a fit may move. A floor E that is held
-    is 0, and a log c that is held is 0 (c = 1).
+    """A form of the family: which of the seven coordinates a fit may move. A floor E, a g or a
+    log c that is held is 0 (c = 1).
     """
 
     formula: str
-    free: NDArray[np.bool_]  # (6,)
+    free: NDArray[np.bool_]  # (7,)
 
 
-def _form(formula: str, *free: bool) -> LossForm:
-    return LossForm(formula, np.array(free, bool))
+def _form(formula: str, *held: str) -> LossForm:
+    return LossForm(formula, np.array([name not in held for name in COORDINATES]))
 
 
 FORMS = Named(
     "form of the loss law",
     {
-        "additive": _form("E + A/N^alpha + B/D^beta", True, True, True, True, True, False),
-        "coupled": _form("(A/N^alpha + B/D^beta)^c", False, True, True, True, True, True),
-        "coupled+floor": _form("E + (A/N^alpha + B/D^beta)^c", *[True] * 6),
+        "additive": _form("E + A/N^alpha + B/D^beta", "g", "log c"),
+        "coupled": _form("(A/N^alpha + B/D^beta)^c", "E", "g"),
+        "coupled+floor": _form("E + (A/N^alpha + B/D^beta)^c", "g"),
+        "interacting": _form("E + A/N^alpha + B N^gamma/D^beta", "log c"),
+        "coupled+interacting": _form("E + (A/N^alpha + B N^gamma/D^beta)^c"),
     },
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossLaw:
-    """L = E + (A/N^alpha + B/D^beta)^c, in nats/token; N by the count that it was fitted with."""
+    """L = E + (A/N^alpha + B N^gamma/D^beta)^c, in nats/token; N by the count that it was fitted
+    with.
+    """
 
     E: float
     A: float
@@ -54,6 +59,7 @@ class LossLaw:
     B: float
     beta: float
     c: float = 1.0
+    gamma: float = 0.0
 
     def at(self, params: ArrayLike, tokens: ArrayLike) -> Array:
         """The loss; arrays broadcast."""
@@ -61,25 +67,26 @@ class LossLaw:
         return self.E + np.exp(self.c * np.logaddexp(u, v))
 
     def gradient(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
-        """dL/dlog N and dL/dlog D: what one more e-fold of each is worth, both negative."""
+        """dL/dlog N and dL/dlog D: what one more e-fold of each is worth; the second is
+        negative.
+        """
         u, v = self._log_terms(params, tokens)
         total = np.logaddexp(u, v)
         slope = self.c * np.exp(self.c * total)
-        by_size = -slope * self.alpha * np.exp(u - total)
-        by_data = -slope * self.beta * np.exp(v - total)
-        return by_size, by_data
+        size, data = np.exp(u - total), np.exp(v - total)
+        return slope * (self.gamma * data - self.alpha * size), -slope * self.beta * data
 
     def as_dict(self) -> dict[str, float]:
         """Its parameters by name."""
         return asdict(self)
 
     def _log_terms(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
-        """log(A/N^alpha) and log(B/D^beta). In logarithms: with a small c, A and B may be near the
-        largest number.
+        """log(A/N^alpha) and log(B N^gamma/D^beta). In logarithms: with a small c, A and B may be
+        near the largest number.
         """
         n, d = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
         with np.errstate(divide="ignore"):  # A or B of zero: that term is not there
-            return np.log(self.A) - self.alpha * n, np.log(self.B) - self.beta * d
+            return np.log(self.A) - self.alpha * n, np.log(self.B) + self.gamma * n - self.beta * d
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,12 @@ class Frame:
     """Centred logarithms, in which a fit is well conditioned: x = log N - log N0, y = log D - log
     D0.
 
-    The coordinates (E, p, a, q, b, log c) mean L = E + (e^((p - a x)/c) + e^((q - b y)/c))^c:
-    then p and q are log losses, a and b local exponents, and none of them runs away as c goes to
-    0, where the sum becomes a maximum.
+    The coordinates (E, p, a, q, b, g, log c) mean
+
+        L = E + (e^((p - a x)/c) + e^((q - b y + g x)/c))^c:
+
+    then p and q are log losses, a, b and g local exponents, and none of them runs away as c goes
+    to 0, where the sum becomes a maximum.
     """
 
     n0: float  # log N0
@@ -107,34 +117,36 @@ class Frame:
         return x, y
 
     def law(self, coordinates: Array) -> LossLaw:
-        """The law that coordinates (6,) mean."""
-        floor, p, a, q, b, log_c = map(float, coordinates)
+        """The law that coordinates (7,) mean."""
+        floor, p, a, q, b, g, log_c = map(float, coordinates)
         c = float(np.exp(log_c))
-        alpha, beta = a / c, b / c
+        alpha, beta, gamma = a / c, b / c, g / c
         return LossLaw(
             E=floor,
             A=float(np.exp(p / c + alpha * self.n0)),
             alpha=alpha,
-            B=float(np.exp(q / c + beta * self.d0)),
+            B=float(np.exp(q / c + beta * self.d0 - gamma * self.n0)),
             beta=beta,
             c=c,
+            gamma=gamma,
         )
 
     def coordinates(self, law: LossLaw) -> Array:
-        """The coordinates (6,) of a law."""
-        p = law.c * (np.log(law.A) - law.alpha * self.n0)
-        q = law.c * (np.log(law.B) - law.beta * self.d0)
-        return np.array([law.E, p, law.c * law.alpha, q, law.c * law.beta, np.log(law.c)])
+        """The coordinates (7,) of a law."""
+        p = np.log(law.A) - law.alpha * self.n0
+        q = np.log(law.B) - law.beta * self.d0 + law.gamma * self.n0
+        powers = [p, law.alpha, q, law.beta, law.gamma]
+        return np.array([law.E, *(law.c * power for power in powers), np.log(law.c)])
 
 
 def surface(coordinates: Array, x: Array, y: Array) -> Array:
-    """Losses (..., n) of coordinates (..., 6) at centred logarithms (n,) or (..., n)."""
+    """Losses (..., n) of coordinates (..., 7) at centred logarithms (n,) or (..., n)."""
     floor, c, u, v = _terms(coordinates, x, y)
     return floor + np.exp(c * np.logaddexp(u, v))
 
 
 def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Losses (..., n) and their derivatives by the coordinates, (..., n, 6)."""
+    """Losses (..., n) and their derivatives by the coordinates, (..., n, 7)."""
     floor, c, u, v = _terms(coordinates, x, y)
     total = np.logaddexp(u, v)
     above = np.exp(c * total)  # L - E
@@ -149,13 +161,14 @@ def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     derivatives[..., 2] = -by_size * x
     derivatives[..., 3] = by_data
     derivatives[..., 4] = -by_data * y
-    derivatives[..., 5] = above * c * entropy
+    derivatives[..., 5] = by_data * x
+    derivatives[..., 6] = above * c * entropy
     return floor + above, derivatives
 
 
 def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     """Losses (..., n) and the derivatives of their natural logarithms by the coordinates,
-    (..., n, 6).
+    (..., n, 7).
     """
     losses, derivatives = slopes(coordinates, x, y)
     derivatives /= losses[..., None]
@@ -164,6 +177,6 @@ def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
 
 def _terms(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     """E (..., 1), c (..., 1), and the logarithms of the size's and of the data's term (..., n)."""
-    floor, p, a, q, b, log_c = (coordinates[..., i, None] for i in range(6))
+    floor, p, a, q, b, g, log_c = (coordinates[..., i, None] for i in range(len(COORDINATES)))
     c = np.exp(log_c)
-    return floor, c, (p - a * x) / c, (q - b * y) / c
+    return floor, c, (p - a * x) / c, (q - b * y + g * x) / c

@@ -47,13 +47,13 @@ def exponents(law: LossLaw) -> tuple[float, float]:
 def closed_form(law: LossLaw, flops: float) -> Optimum:
     """Where L(N, D) is lowest with 6ND = `flops`:
 
-        N = K (C/6)^(beta/(alpha+beta)),  D = (C/6) / N
+        N = K (C/6)^(beta/(alpha+beta+gamma)),  D = (C/6) / N
 
     Raises ValueError for a law in which size or data is worth nothing.
     """
     log_k, _ = _log_k(law)
     log_c = math.log(flops / FLOPS)
-    log_n = log_k + law.beta / (law.alpha + law.beta) * log_c
+    log_n = log_k + law.beta / (law.alpha + law.beta + law.gamma) * log_c
     n, d = math.exp(log_n), math.exp(log_c - log_n)
     return Optimum(params=n, tokens=d, loss=float(law.at(n, d)))
 
@@ -126,10 +126,12 @@ def outside(ratio: float, sampled: tuple[float, float]) -> str | None:
 def _log_k(law: LossLaw) -> tuple[float, float]:
     """log K and eta, with
 
-    K = (alpha A / (beta B))^(1/(alpha + beta)),  eta = (beta - alpha)/(alpha + beta)
+    K = (alpha A / ((beta + gamma) B))^(1/(alpha + beta + gamma))
+    eta = (beta - alpha - gamma)/(alpha + beta + gamma)
     """
     if not (law.alpha > 0 and law.beta > 0 and law.A > 0 and law.B > 0):
         raise ValueError(f"no best size: {law} must fall with both size and data")
-    both = law.alpha + law.beta
-    log_k = (math.log(law.alpha * law.A) - math.log(law.beta * law.B)) / both
-    return log_k, (law.beta - law.alpha) / both
+    # Of D = C/6N the data's term is B (C/6)^-beta N^(beta + gamma).
+    rising = law.beta + law.gamma
+    log_k = (math.log(law.alpha * law.A) - math.log(rising * law.B)) / (law.alpha + rising)
+    return log_k, (law.beta - law.alpha - law.gamma) / (law.alpha + rising)

@@ -60,7 +60,9 @@ def fed(law: LossLaw, tokens: ArrayLike) -> Array:
     for these tokens.
     """
     d = np.asarray(tokens, float)
-    return (law.alpha * law.A / (law.beta * law.B)) ** (1 / law.alpha) * d ** (law.beta / law.alpha)
+    # With C = 6ND held, D falls as N rises: the data's term then rises as N^(beta + gamma).
+    rising, power = law.beta + law.gamma, law.alpha + law.gamma
+    return (law.alpha * law.A / (rising * law.B)) ** (1 / power) * d ** (law.beta / power)
 
 
 def _worth(total: ArrayLike, once: ArrayLike, decay: float) -> Array:

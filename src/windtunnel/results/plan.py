@@ -105,7 +105,9 @@ class Reach(Record):
 
 
 class WeighedLaw(Record):
-    """A law L = E + (A/N^alpha + B/D^beta)^c, nats/token, and what it counts for in the plan."""
+    """A law L = E + (A/N^alpha + B N^gamma/D^beta)^c, nats/token, and what it counts for in the
+    plan.
+    """
 
     form: str
     """The form of the law: which of its numbers are free."""
@@ -114,7 +116,7 @@ class WeighedLaw(Record):
     weight: Number
     """Its share of the prediction."""
     score: Number
-    """Mean relative error of the loss in forward-chained extrapolation."""
+    """Root mean square of the loss's relative error in forward-chained extrapolation."""
     E: Number
     """The irreducible loss, nats/token."""
     A: Number
@@ -127,6 +129,8 @@ class WeighedLaw(Record):
     """Exponent of data."""
     c: Number
     """Power of the sum of both terms; 1 in the additive law."""
+    gamma: Number = 0.0
+    """By which power of the size a model's data count for less; 0 where they do not."""
 
 
 class BestRatio(Record):

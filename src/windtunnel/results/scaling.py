@@ -145,8 +145,12 @@ class LawInterval(Record):
 
 
 class Growth(Record):
-    """How fast a prediction's error grows with the distance from the points, along each axis."""
+    """How a prediction's error grows with the distance from the points, by the errors that were
+    made when points were held out. Squares add up.
+    """
 
+    noise: float
+    """Standard deviation of the log loss of any new run."""
     params: float
     """Standard deviation of the log loss that an e-fold of parameters adds."""
     tokens: float
@@ -176,7 +180,7 @@ class LawForm(Record):
 
 
 class LawConstants(Record):
-    """L = E + (A/N^alpha + B/D^beta)^c, nats/token."""
+    """L = E + (A/N^alpha + B N^gamma/D^beta)^c, nats/token."""
 
     E: float
     """The loss that neither size nor data brings it below."""
@@ -190,6 +194,8 @@ class LawConstants(Record):
     """Exponent of data."""
     c: float
     """1 where the two costs add up."""
+    gamma: float = 0.0
+    """By which power of the size a model's data count for less; 0 where they do not."""
 
 
 # Fields are told from the last base to the first: the form, its constants, and then its own.
@@ -199,11 +205,11 @@ class FormFound(LawConstants, LawForm):
     weight: float
     """In a prediction; over all forms they add up to 1."""
     extrapolation_error: float | None
-    """Mean relative error where it was not fitted; None where nothing could be held out."""
+    """Root mean square of the relative error where it was not fitted; None where nothing could be
+    held out.
+    """
     inflation: float
     """By how much its own intervals had to be widened to hold those errors."""
-    growth: Growth
-    """How its error grows with the distance from the points, by its record."""
     misfit: float
     """Root mean square of the residuals, relative to the loss."""
     noise_sd: float
@@ -275,6 +281,10 @@ class StudyLaw(Record):
     paper: PaperLaw | PaperRefusal | None = None
     """The law as the paper fits it, or why it finds none; None where the table is too small for a
     law.
+    """
+    growth: Growth | None = None
+    """Of the error of what the weighed forms say; None where there is no law, and in results of
+    releases that kept one of each form.
     """
     refused: str | None = None
     """Why the table is too small for a law; None where it is not."""

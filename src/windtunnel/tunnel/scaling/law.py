@@ -3,6 +3,7 @@ say of the audit run.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from windtunnel.laws.choice import Candidate, Predictor, Tried, choose
 from windtunnel.laws.fit import fit_as_the_paper
@@ -37,6 +38,7 @@ def law_of(rows: Sequence[ScalingRow], seed_sd: float | None, audit: AuditRun | 
         forms=tuple(_form(predictor, candidate) for candidate in predictor.candidates),
         audit=_forecast(predictor, audit) if audit else None,
         paper=_as_the_paper(predictor.points, audit),
+        growth=Growth(**asdict(predictor.growth)),
     )
 
 
@@ -49,7 +51,6 @@ def _form(predictor: Predictor, candidate: Candidate) -> FormFound:
         weight=candidate.weight,
         extrapolation_error=candidate.score if candidate.record else None,
         inflation=candidate.inflation,
-        growth=Growth(params=candidate.growth("params"), tokens=candidate.growth("tokens")),
         misfit=candidate.misfit,
         noise_sd=candidate.noise.sd,
         converged=candidate.fit.converged,

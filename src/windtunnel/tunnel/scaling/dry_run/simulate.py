@@ -193,7 +193,7 @@ def _covered(intervals: Sequence[Interval], actual: Sequence[float]) -> float:
 _PARAMETERS: dict[str, Callable[[LossLaw], float]] = {
     "N's exponent": lambda law: law.alpha * law.c,
     "D's exponent": lambda law: law.beta * law.c,
-    "exponent of the best N": lambda law: law.beta / (law.alpha + law.beta),
+    "exponent of the best N": lambda law: law.beta / (law.alpha + law.beta + law.gamma),
     "E": lambda law: law.E,
 }
 

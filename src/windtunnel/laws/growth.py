@@ -1,0 +1,66 @@
+"""How the error of predictions grows with the distance from the points: fitted to the errors that
+the same procedure made when it predicted larger and longer runs of the table from the others.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import nnls
+
+from windtunnel.laws.loss import Array
+
+# What a prediction strays by for an e-fold of size or of tokens, at least: also where no held-out
+# run lies beyond the points of its fit.
+_LEAST = 0.004
+_OUTLIER = 2.5  # standard deviations beyond which no error counts
+_MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """Standard deviations of log loss, which add up as squares."""
+
+    noise: float
+    """Of any new run."""
+    params: float
+    """For each e-fold of parameters beyond the largest point."""
+    tokens: float
+    """For each e-fold of tokens beyond the longest."""
+
+    def variance(self, by_size: ArrayLike, by_tokens: ArrayLike) -> Array:
+        """Of log loss, so many e-folds beyond the points."""
+        size, length = np.asarray(by_size, float), np.asarray(by_tokens, float)
+        return self.noise**2 + (self.params * size) ** 2 + (self.tokens * length) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Errors of log loss of the runs above one cut, (runs,) each, and how many e-folds each lies
+    beyond the largest and the longest below it; 0 within.
+    """
+
+    errors: Array
+    by_size: Array
+    by_tokens: Array
+
+
+def growth_of(held: list[HeldOut], noise: float) -> Growth:
+    """Non-negative least squares of squared errors: a constant, and squares of the distances. All
+    cuts count alike. `noise`: standard deviation of a run's log loss about the law, at least.
+    """
+    if not held:
+        return Growth(noise=noise, params=_LEAST, tokens=_LEAST)
+    errors = np.abs(np.concatenate([cut.errors for cut in held]))
+    # An outlier says nothing of a law.
+    squares = np.minimum(errors, _OUTLIER * _MAD * np.median(errors)) ** 2
+    by_size = np.concatenate([cut.by_size for cut in held]) ** 2
+    by_tokens = np.concatenate([cut.by_tokens for cut in held]) ** 2
+    share = np.concatenate([np.full(len(cut.errors), len(cut.errors) ** -0.5) for cut in held])
+    design = np.stack([np.ones_like(squares), by_size, by_tokens], axis=1)
+    (constant, size, tokens), _ = nnls(design * share[:, None], squares * share)
+    return Growth(
+        noise=max(noise, float(np.sqrt(constant))),
+        params=max(_LEAST, float(np.sqrt(size))),
+        tokens=max(_LEAST, float(np.sqrt(tokens))),
+    )
