@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from plan_labs import PAPER, outlook_of
+from plan_labs import PAPER, TRUTH, outlook_of
 
+from windtunnel.laws.choice import choose
 from windtunnel.laws.intervals import Profile
+from windtunnel.laws.points import LossPoints
 from windtunnel.plan import flags
 from windtunnel.plan.devices import speed_of
 from windtunnel.plan.evidence import Evidence, StudyVerdict
@@ -232,3 +235,17 @@ def test_the_gravest_comes_first_and_decides() -> None:
     assert flags.outcome([note, stop]) == "no-go"
     assert flags.outcome([note, care]) == "caution"
     assert flags.outcome([note]) == flags.outcome([]) == "go"
+
+
+def test_a_run_that_went_wrong_is_named_by_its_numbers() -> None:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 5)))
+    scatter = 0.002 * np.random.default_rng(0).standard_normal(25)
+    points = LossPoints.of(n, d, TRUTH.at(n, d) * np.exp(scatter))
+    assert list(flags.of_points(choose(points, draws=5))) == []
+    points.loss[7] *= 0.9
+    (flag,) = flags.of_points(choose(points, draws=5))
+    assert (flag.about, flag.level) == ("outlier", "caution")
+    assert (
+        f"The loss {points.loss[7]:.4g} of the run of 134k parameters on 533k tokens" in flag.text
+    )
+    assert "below the law" in flag.text

@@ -33,6 +33,7 @@ _SHALLOWEST = 0.8  # the largest, where there are many values to cut at
 _TOLERANCE = 0.0005  # relative error below which two forms count as equally good
 # Standard deviations where Huber's loss becomes linear, and beyond which no error counts.
 _OUTLIER = 2.5
+_STRANGE = 8.0  # standard deviations beyond which a point is named
 _MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
 _MOST_TELL = 0.9  # share of the laws that must have a best ratio for an interval of it
 _ENDS = (0.05, 0.95)  # of an interval of 90%
@@ -122,6 +123,15 @@ class Candidate:
         return own + self.inflation * (drawn - own)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlier:
+    """A point that lies farther from the law than noise would have it."""
+
+    point: int  # its place in the table
+    error: float  # log of its loss over the law's
+    times: float  # of what the points scatter by
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Of the loss of a run that was not measured, in nats/token, its own noise included."""
@@ -193,6 +203,19 @@ class Predictor:
             interval = float(low), float(high)
         value = log_ratio(self.best.law, flops)
         return None if value is None else float(np.exp(value)), interval
+
+    def outliers(self) -> list[Outlier]:
+        """Points many times as far from the law as the points scatter, the farthest first. They
+        widen no interval, and may bend the law.
+        """
+        errors = np.log(self.points.loss / self.loss(self.points.params, self.points.tokens))
+        times = np.abs(errors) / max(_MAD * float(np.median(np.abs(errors))), _TOLERANCE)
+        order = np.argsort(-times, kind="stable")
+        return [
+            Outlier(point=int(at), error=float(errors[at]), times=float(times[at]))
+            for at in order
+            if times[at] > _STRANGE
+        ]
 
     def extrapolation(self, params: Mapping[str, float] | float, tokens: float) -> dict[str, float]:
         """How many times larger and longer than anything in the fit; size by the table's first
@@ -427,7 +450,9 @@ def _noise(
     model, jacobian = log_slopes(coordinates, data.x, data.y)
     residuals = np.log(data.loss / model)
     free = FORMS[form].free
-    return NoisePosterior.about(residuals, jacobian[:, free], groups, least), residuals
+    # An outlier says nothing of the noise of the others.
+    tamed = np.sign(residuals) * _tamed(residuals)
+    return NoisePosterior.about(tamed, jacobian[:, free], groups, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
+from windtunnel.laws.choice import Predictor
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import outside
 from windtunnel.plan.devices import Speed
@@ -98,6 +99,21 @@ def of_law(profiles: Iterable[Profile], at_edge: bool, ratio: BestRatio) -> Iter
         yield caution(
             "ratio",
             "Many laws that fit as well have no best size, so the size is not pinned down.",
+        )
+
+
+def of_points(predictor: Predictor) -> Iterator[Flag]:
+    """Runs of the table that the law can't be right about."""
+    points = predictor.points
+    for outlier in predictor.outliers():
+        at = outlier.point
+        run = f"{about(points.size[at])} parameters on {about(points.tokens[at])} tokens"
+        side = "above" if outlier.error > 0 else "below"
+        yield caution(
+            "outlier",
+            f"The loss {points.loss[at]:.4g} of the run of {run} lies {abs(outlier.error):.1%} "
+            f"{side} the law, {outlier.times:.0f} times what runs scatter by. Look at it, or "
+            "leave it out: it widens no interval, and may bend the law.",
         )
 
 
