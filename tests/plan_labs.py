@@ -169,11 +169,16 @@ def with_transfer_study(
 
 
 def with_search_study(
-    lab: Path, lr: float, outcome: str | None, optimizer: str = "adamw", **result: Any
+    lab: Path,
+    lr: float,
+    outcome: str | None,
+    optimizer: str = "adamw",
+    corpus: str = "tiny",
+    **result: Any,
 ) -> Path:
     """The lab, with a search that chose this rate."""
     numbers = {
-        "corpus": "tiny",
+        "corpus": corpus,
         "optimizer": optimizer,
         "width": 32,
         "depth": 2,

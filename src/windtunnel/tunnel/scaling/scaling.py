@@ -41,6 +41,7 @@ from windtunnel.tunnel.scaling.design import (
     Design,
 )
 from windtunnel.tunnel.scaling.law import law_of
+from windtunnel.tunnel.scaling.rate import Rate, rate_of
 from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
 
 
@@ -49,8 +50,10 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     that can't be laid out.
     """
     chain = lay_out(design, batch_law(lab, corpus, design))
-    stems, audit = _trained(lab, corpus, design, chain, watch)
-    numbers, rows = _analysed(corpus, design, chain, stems, audit)
+    rate = rate_of(lab, corpus, design)
+    watch.say(f"learning rate {rate.used.lr:g}: {rate.used.origin}")
+    stems, audit = _trained(lab, corpus, design, chain, rate, watch)
+    numbers, rows = _analysed(corpus, design, chain, rate, stems, audit)
     runs = _runs_of(stems) + ([audit] if audit else [])
     verdict, summary = judge(numbers, failed=sum(final_loss(run) is None for run in runs))
     return write_study(
@@ -86,14 +89,14 @@ def _runs_of(stems: Sequence[_Stem]) -> list[Run]:
 
 
 def _trained(
-    lab: Path, corpus: Corpus, design: Design, chain: Chain, watch: Watch
+    lab: Path, corpus: Corpus, design: Design, chain: Chain, rate: Rate, watch: Watch
 ) -> tuple[list[_Stem], Run | None]:
     """Every stem with its branches, and the audit run where the design has one."""
     wanted: list[Recipe | Branch] = []
     if design.audit:
-        wanted.append(_audit_recipe(corpus, design, chain))
+        wanted.append(_audit_recipe(corpus, design, chain, rate))
     for size, seed in design.stems:
-        segments = _segments(corpus, design, chain, size, seed)
+        segments = _segments(corpus, chain, rate, size, seed)
         wanted += [*segments, *_branches(design, chain, size, segments)]
     # the runs come back in the order in which they were wanted
     runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
@@ -109,7 +112,7 @@ def _trained(
 
 
 def _segments(
-    corpus: Corpus, design: Design, chain: Chain, size: Size, seed: int
+    corpus: Corpus, chain: Chain, rate: Rate, size: Size, seed: int
 ) -> list[Recipe | Branch]:
     """The stem, which goes on with another batch from segment to segment."""
     first = chain.segments[0]
@@ -120,7 +123,7 @@ def _segments(
         first.end,
         name=f"{size}-stem",
         seed=seed,
-        optimizer={"lr": design.rate(first.batch)},
+        optimizer={"lr": rate.at(first.batch)},
         schedule={"warmup": chain.warmup, "decay": 0},
         train={"batch": first.batch},
     )
@@ -134,7 +137,7 @@ def _segments(
                 decay=0,
                 tokens=segment.end,
                 batch=segment.batch,
-                lr=design.rate(segment.batch),
+                lr=rate.at(segment.batch),
                 name=f"{size}-stem-batch{segment.batch}",
             )
         )
@@ -157,7 +160,7 @@ def _branches(
     ]
 
 
-def _audit_recipe(corpus: Corpus, design: Design, chain: Chain) -> Recipe:
+def _audit_recipe(corpus: Corpus, design: Design, chain: Chain, rate: Rate) -> Recipe:
     """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
     size = design.audit_size
     batch = batch_of(design, chain.law, design.audit_tokens)
@@ -167,7 +170,7 @@ def _audit_recipe(corpus: Corpus, design: Design, chain: Chain) -> Recipe:
         size.depth,
         design.audit_tokens,
         name=f"{size}-audit",
-        optimizer={"lr": design.rate(batch)},
+        optimizer={"lr": rate.at(batch)},
         train={"batch": batch},
         schedule={
             "decay": Length(share=design.decay),
@@ -189,6 +192,7 @@ def _analysed(
     corpus: Corpus,
     design: Design,
     chain: Chain,
+    rate: Rate,
     stems: Sequence[_Stem],
     audit: Run | None,
 ) -> tuple[ScalingNumbers, list[ScalingRow]]:
@@ -217,6 +221,7 @@ def _analysed(
             p=chain.law.by_tokens.p,
             segments=chain.segments,
         ),
+        rate=rate.used,
         cost=_cost(chain, stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),
