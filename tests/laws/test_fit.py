@@ -77,6 +77,23 @@ def test_non_negative_least_squares_is_scipys(seed: int, columns: int) -> None:
         assert linear == pytest.approx(expected, abs=1e-7)
 
 
+def test_a_table_of_many_points_is_fitted_to_all_of_them() -> None:
+    """Starts are sorted out on some hundred, and the optimum is that of all."""
+    rng = np.random.default_rng(7)
+    n = np.exp(rng.uniform(np.log(3e4), np.log(6e5), 900))
+    d = np.exp(rng.uniform(np.log(3e5), np.log(3e6), 900))
+    loss = TRUTH["coupled"].at(n, d) * np.exp(0.003 * rng.standard_normal(900))
+    data = LossData.of(n, d, loss)
+    assert len(data.thinned.x) == 300 and len(data.thinned.thinned.x) == 300
+    found = fit_loss("coupled+floor", data, Objective("log", 0.005))
+    assert found.converged
+    shorter = optimum("coupled+floor", data, Objective("log", 0.005))
+    cost = float(data.cost(shorter, Objective("log", 0.005)))
+    assert cost == pytest.approx(found.objective, rel=1e-6)
+    of_some = fit_loss("coupled+floor", data.thinned, Objective("log", 0.005)).coordinates
+    assert float(data.cost(of_some, Objective("log", 0.005))) > found.objective * (1 + 1e-5)
+
+
 def test_no_other_point_is_better() -> None:
     rng = np.random.default_rng(4)
     loss = TRUTH["coupled"].at(N, D) * np.exp(0.003 * rng.standard_normal(len(N)))

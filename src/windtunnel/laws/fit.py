@@ -25,6 +25,8 @@ _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
 _FLOORS = (0.0, 0.45, 0.85)  # E of the starts, of the lowest loss
 _STARTS = 48  # the best of the grid, and others by turns
 _KEPT = 6  # starts that are polished
+_ENOUGH = 300  # points on which starts are sorted out, of a table that has more
+_FINALISTS = 2  # starts that are polished on all of them
 _WITNESSES = 3  # starts of the second optimiser
 # Bounds of the coordinates (E, p, a, q, b, g, log c).
 # At c = 0.02 the sum of the two terms is all but their maximum, at 10 all but a product.
@@ -120,14 +122,26 @@ class LossData:
         return cls(x=x, y=y, loss=losses, weights=given, frame=frame)
 
     def select(self, kept: NDArray[np.bool_]) -> "LossData":
-        """Some of the points (n,) of one table, in the same frame."""
+        """Some of the points (n,) of one table, or of each of many, in the same frame."""
         return replace(
             self,
             x=self.x[kept],
             y=self.y[kept],
-            loss=self.loss[kept],
-            weights=self.weights[kept],
+            loss=self.loss[..., kept],
+            weights=self.weights[..., kept],
         )
+
+    @property
+    def thinned(self) -> "LossData":
+        """Some hundred of the points, drawn at random: enough to say where a fit lies, if not
+        exactly. All, where there are no more.
+        """
+        points = len(self.x)
+        if points <= _ENOUGH:
+            return self
+        kept = np.zeros(points, np.bool_)
+        kept[np.random.default_rng(0).choice(points, _ENOUGH, replace=False)] = True
+        return self.select(kept)
 
     def cost(self, coordinates: Array, objective: Objective) -> Array:
         """The objective (...,) at coordinates (..., 7)."""
@@ -359,13 +373,17 @@ def _marquardt(
     stages = _deltas(objective)
     first, between, last = effort.steps
     # An axis for the starts, which share the weights of their table.
-    shared = replace(data, weights=data.weights[..., None, :])
-    at = refine(starts, shared, free, stages[0], first, effort.gain)
-    at = _cheapest(at, shared.cost(at, stages[0]), _KEPT)
+    whole = replace(data, weights=data.weights[..., None, :])
+    some = whole.thinned
+    at = refine(starts, some, free, stages[0], first, effort.gain)
+    at = _cheapest(at, some.cost(at, stages[0]), _KEPT)
     for stage in stages:
         steps = last if stage == objective else between
-        at = refine(at, shared, free, stage, steps, effort.gain)
-    return _cheapest(at, shared.cost(at, objective), 1)[..., 0, :]
+        at = refine(at, some, free, stage, steps, effort.gain)
+    if some is not whole:
+        at = _cheapest(at, some.cost(at, objective), _FINALISTS)
+        at = refine(at, whole, free, objective, last, effort.gain)
+    return _cheapest(at, whole.cost(at, objective), 1)[..., 0, :]
 
 
 def _cheapest(coordinates: Array, costs: Array, count: int) -> Array:
@@ -376,36 +394,46 @@ def _cheapest(coordinates: Array, costs: Array, count: int) -> Array:
 
 def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective) -> Array:
     """The best coordinates (7,) that L-BFGS finds from the first few starts."""
-    moved = np.flatnonzero(free)
-    found: Array = np.clip(starts[:_WITNESSES], _LOWEST, _HIGHEST)
-    bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
-
-    def cost(part: Array, stage: Objective, whole: Array) -> tuple[float, Array]:
-        whole[moved] = part
-        # `whole` is the row of `found` that is at work: what is written to it stays.
-        model, pull = stage.slopes(whole, data)
-        residuals = stage.residuals(model, data.loss)
-        weighted = data.weights * stage.influence(residuals) * residuals
-        return float(stage.cost(residuals, data.weights)), weighted @ pull[:, moved]
-
+    some = data.thinned
     *before, last = _deltas(objective)
     # A restart forgets a curvature that no longer holds.
     stages = [*((one, _HASTY) for one in before), (last, _PATIENT), (last, _PATIENT)]
-    for whole in found:
-        part = whole[moved]
+    found = []
+    for start in np.clip(starts[:_WITNESSES], _LOWEST, _HIGHEST):
+        at = start
         for stage, options in stages:
-            result = minimize(
-                cost,
-                part,
-                (stage, whole),
-                jac=True,
-                method="L-BFGS-B",
-                bounds=bounds,
-                options=options,
-            )
-            part = result.x
-        whole[moved] = part
-    return found[np.argmin(data.cost(found, objective))]
+            at = _descend(at, some, free, stage, options)
+        found.append(at)
+    best = min(found, key=lambda at: float(some.cost(at, objective)))
+    if some is not data:
+        for _ in range(2):
+            best = _descend(best, data, free, last, _PATIENT)
+    return best
+
+
+def _descend(
+    start: Array,
+    data: LossData,
+    free: NDArray[np.bool_],
+    objective: Objective,
+    options: dict[str, float],
+) -> Array:
+    """Where L-BFGS comes to from one start: coordinates (7,)."""
+    moved, at = np.flatnonzero(free), start.copy()
+
+    def cost(part: Array) -> tuple[float, Array]:
+        at[moved] = part
+        model, pull = objective.slopes(at, data)
+        residuals = objective.residuals(model, data.loss)
+        weighted = data.weights * objective.influence(residuals) * residuals
+        return float(objective.cost(residuals, data.weights)), weighted @ pull[:, moved]
+
+    bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
+    result = minimize(
+        cost, start[moved], jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
+    at[moved] = result.x
+    return at
 
 
 def _starts(form: str, data: LossData) -> Array:

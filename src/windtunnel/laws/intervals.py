@@ -13,10 +13,11 @@ from windtunnel.laws.loss import FORMS, Array, log_slopes, surface
 from windtunnel.laws.noise import Groups, NoisePosterior
 
 LEVEL = 0.9
-_STEPS = 25  # of the fit to each draw
+_STEPS = 25  # of the fit to each draw, at most
+_GAIN = 1e-6  # what ends it: a draw is noise to many more digits
 _LOOSE = 0.25  # of a value: an interval that is wider on one side does not pin it down
 _GRID = 21  # values at which a profile is computed, on each side
-_PROFILE_STEPS = 80
+_PROFILE_STEPS, _PROFILE_GAIN = 80, 1e-9
 # What is profiled: coordinate and name. For the additive law c alpha and c beta are alpha and beta.
 _PROFILED = {0: "E", 2: "c alpha", 4: "c beta"}
 _STEEPEST = 4.0  # the largest exponent of a profile
@@ -56,7 +57,7 @@ def redraw(
         scatter += sd[:, None] * rng.standard_normal((count, group.max() + 1))[:, group]
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
     starts = np.broadcast_to(coordinates, (count, 7))
-    fitted = refine(starts, drawn, FORMS[form].free, objective, _STEPS)
+    fitted = refine(starts, drawn, FORMS[form].free, objective, _STEPS, _GAIN)
     return Draws(fitted, drawn_noise.sd)
 
 
@@ -146,7 +147,7 @@ def _profile(
         tried = value + (end - value) * np.linspace(0, 1, _GRID) ** 2
         starts = np.broadcast_to(coordinates, (_GRID, 7)).copy()
         starts[:, at] = tried
-        fitted = refine(starts, data, free, objective, _PROFILE_STEPS)
+        fitted = refine(starts, data, free, objective, _PROFILE_STEPS, _PROFILE_GAIN)
         costs = data.cost(fitted, objective)
         beyond = np.flatnonzero(costs > allowed)
         ends.append(_crossing(tried, costs, allowed, int(beyond[0])) if len(beyond) else None)
