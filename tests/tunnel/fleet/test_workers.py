@@ -1,6 +1,9 @@
 """A worker whose study was killed leaves nothing taken that others wait for."""
 
+import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +112,12 @@ def test_as_many_cores_as_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert workers._cores() == 1
+
+
+def test_ctrl_c_reaches_every_process_and_ends_no_worker() -> None:
+    """Its study asks it to stop, and it saves what it trains."""
+    context = get_context("forkserver")
+    start = context.SimpleQueue(), context.Event(), context.SimpleQueue(), 1
+    with ProcessPoolExecutor(1, context, workers._start, start) as pool:
+        assert pool.submit(signal.raise_signal, signal.SIGINT).result() is None
+        assert pool.submit(workers._stopped).result() is False

@@ -65,6 +65,10 @@ def test_the_audit_run_is_predicted_and_not_fitted() -> None:
     assert isinstance(paper, PaperLaw)
     assert (paper.E, paper.alpha, paper.beta) == pytest.approx((2.4, 0.3, 0.4), rel=1e-3)
     assert paper.eta == pytest.approx((0.4 - 0.3) / 0.7, rel=1e-2)
+    assert paper.audit_error == pytest.approx(0, abs=0.005)
+    other = wrong.paper
+    assert isinstance(other, PaperLaw)
+    assert other.audit_error == pytest.approx(true / (true + 0.5) - 1, abs=0.005)
     ratio = 1 / (paper.K2 * (paper.flops / 6) ** paper.eta)
     assert paper.tokens_per_param == pytest.approx(ratio)
 

@@ -151,6 +151,11 @@ def test_the_pool_ends_where_the_audit_run_and_the_target_leave_room(corpus: Cor
     # widths of 16 apart hold a fifth more each
     assert target / 4 / 1.4 < largest() <= target / 4, "a quarter of the audit run"
     assert target / 1.4 < largest(audit=False) <= target
+    free = _pool(corpus, replace(Design(), audit=False), Target(Size(1024, 16), 10**9))
+    widths = sorted({size.width for size in free})
+    # multiples of 16 up to 128, and four to an octave from there on
+    octaves = [octave + octave * part // 4 for octave in (128, 256, 512) for part in range(4)]
+    assert widths == [*range(16, 128, 16), *octaves, 1024]
     odd = Size(48, 1)
     assert odd in _pool(corpus, replace(Design(), sizes=(odd, Size(64, 4))), TARGET)
 
