@@ -70,3 +70,13 @@ def test_the_worst_is_of_those_that_came_to_their_end(
     losses: list[float | None], worst: float
 ) -> None:
     assert worst_loss(losses) == worst
+
+
+def test_a_trial_that_was_killed_while_it_was_asked_has_no_place(tmp_path: Path) -> None:
+    trials = opened(tmp_path)
+    trials.ask(1)
+    trials.study.ask()  # killed before its point was written
+    points = opened(tmp_path).ask(2)
+    assert points[1] == PAIR.point(PAIR.spread(2, 5)[0])
+    states = [trial.state.name for trial in trials.study.get_trials()]
+    assert states == ["RUNNING", "FAIL", "RUNNING"]
