@@ -209,3 +209,9 @@ def test_what_no_tokenizer_can_be_is_refused(changes: dict[str, Any], says: str)
     with pytest.raises(InputError, match=says):
         read(fields(**changes))
     assert read(fields()).tokens == ["a", "b"]
+
+
+def test_characters_that_stand_for_no_byte_are_no_text() -> None:
+    """Bytes that can't be printed have characters from U+0100 to U+0143."""
+    found = read(fields(tokens=["ŀ", "ń", "Ġa"], token_type=[NORMAL] * 3))
+    assert found.kinds() == [Kind.PART, Kind.PART, Kind.WHOLE]
