@@ -39,3 +39,11 @@ def test_most_of_a_tiny_runs_time_is_not_its_matrix_products() -> None:
 
     assert shares(16, 2, 512)[2] > 0.9
     assert shares(256, 4, 2048)[0] > 0.4
+
+
+def test_the_base_and_the_proportions_are_those_of_the_models_that_were_measured() -> None:
+    """Widths of 16 to 96; at a width of 32 and a depth of 4 all multipliers are those of the
+    base.
+    """
+    assert (laptop.BASE_WIDTH, laptop.BASE_DEPTH) == (32, 4)
+    assert (laptop.WIDTH, laptop.WIDTH_PER_DEPTH) == (96, (8.0, 24.0))

@@ -249,3 +249,11 @@ def test_seeds_are_numbered_in_their_order(tmp_path: Path) -> None:
     lines = [f"{row},{seed}" for row, seed in zip(ROWS, "baabaabba", strict=True)]
     found = read_points(table(tmp_path, f"{HEADER},seed", *lines))
     assert found.seed.tolist() == [0, 1, 1, 0, 1, 1, 0, 0, 1]
+
+
+def test_one_model_of_a_thousand_parameters_is_enough(tmp_path: Path) -> None:
+    """However small the others are."""
+    lines = [f"{n},{d},{4 - n / 1e4}" for n in (100, 200, 1000) for d in (1e4, 2e4, 4e4)]
+    assert len(read_points(table(tmp_path, HEADER, *lines))) == 9
+    short = [f"{n},{d},{4 - n / 1e6}" for n in (1e4, 2e4, 4e4) for d in (1e3, 2e3, 1e4)]
+    assert len(read_points(table(tmp_path, HEADER, *short))) == 9
