@@ -396,7 +396,7 @@ def _killer(out: Path, mutant: Mutant, baselines: list[Baseline]) -> str | None:
     own = f"test_{Path(mutant.module).stem}.py"
     meeting = [one for one in baselines if mutant.executed & set(one.lines.get(mutant.module, []))]
     meeting.sort(key=lambda one: (Path(one.test).name != own, one.seconds))
-    source = _overlay(out / "sources" / mutant.name.replace("/", "."), mutant)
+    source = _overlay(out / "sources" / mutant.name.replace("/", ".").replace(":", "."), mutant)
     for one in meeting:
         limit = max(LEAST, PATIENCE * one.seconds)
         if _run(lambda test=one.test: _pytest(test, source), limit):

@@ -12,6 +12,7 @@ import pytest
 from patience import PATIENCE
 from ship_models import SHAPES, model_of, portable_of, weights_of
 
+from windtunnel.data.chat_format import Message
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.ship.forward import log_probabilities
@@ -114,3 +115,30 @@ def test_a_context_is_what_a_file_states_as_far_as_memory_goes(
 
 def test_a_file_that_states_nothing_has_the_longest_context() -> None:
     assert _context_of({}) == 32_768
+
+
+class Spoken(LlamaCpp):
+    """An engine whose template writes `<s>` or not, and which puts a token before every text."""
+
+    def __init__(self, begins: str, before: list[int]) -> None:
+        self.begins, self.before = begins, before
+
+    special = {"<s>": 1}  # type: ignore[assignment]  # noqa: RUF012
+
+    def render(self, messages: Any) -> str:
+        return self.begins + messages[0]["content"]
+
+    def tokenise(self, lines: Any, marked: bool = False) -> list[list[int]]:
+        return [self.before if marked else [7] for _ in lines]
+
+
+@pytest.mark.parametrize(
+    ("begins", "before", "ids"),
+    [("<s>", [1], [1, 7]), ("", [1], [1, 7]), ("", [], [7]), ("<s>", [], [1, 7])],
+)
+def test_what_belongs_before_a_text_is_there_once(
+    begins: str, before: list[int], ids: list[int]
+) -> None:
+    messages: list[Message] = [{"role": "user", "content": "hi"}]
+    assert Spoken(begins, before).prompt(messages) == ids
+    assert Spoken("", [2, 3]).prompt(messages) == [2, 7], "and what belongs behind it is not"

@@ -79,3 +79,8 @@ def test_changes_are_against_the_first_row_of_the_table() -> None:
     assert len(said) == 4
     assert said[2] == "| F32 | 2.50 | 1.5000 | +0.0000 | 0.0000 | 1,234 | 56,789 |"
     assert said[3] == "| Q4_0 | 0.40 | 1.6234 | +0.1234 | 0.0210 | 1,234 | 56,789 |"
+
+
+def test_calibration_takes_twenty_thousand_tokens(corpus: Corpus) -> None:
+    """In windows of 64 from each of three sources: 104."""
+    assert calibration(corpus, 64).shape == (3 * 104, 64)

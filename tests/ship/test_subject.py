@@ -55,3 +55,12 @@ def test_it_is_the_checkpoint_that_was_asked_for(run: Run) -> None:
     assert all((early.portable.weights[name] == weight).all() for name, weight in saved.items())
     assert late.portable.context == run.recipe.data.context
     assert late.held_out.tokens >= 2000
+
+
+def test_what_brought_no_files_is_sampled_as_chat_samples(run: Run) -> None:
+    generation = Subject.of(run).portable.generation_config
+    assert {key: generation[key] for key in ("do_sample", "temperature", "top_p")} == {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.95,
+    }
