@@ -91,22 +91,3 @@ def test_runs_that_cannot_tell_the_three_terms_are_refused() -> None:
         opposite = replace(TRUTH, **gone).loss(params, tokens, batch) + 0.02 * np.log(off)
         with pytest.raises(ValueError, match=said):
             ThreeTerm.fit(params, tokens, batch, opposite)
-
-
-@pytest.mark.parametrize(
-    ("rising", "falling", "best"),
-    [
-        (2.0, 8.0, 2.0),
-        (2.0, 0.0, 0.0),
-        (2.0, -1.0, 0.0),
-        (0.0, 8.0, np.inf),
-        (-1.0, 8.0, np.inf),
-        (0.0, 0.0, np.nan),
-        (-1.0, 0.0, np.nan),
-    ],
-)
-def test_where_tokens_only_rise_or_fall_no_batch_is_best(
-    rising: float, falling: float, best: float
-) -> None:
-    found = Hyperbola(np.array(1e6), np.array(rising), np.array(falling)).best
-    assert float(found) == pytest.approx(best, nan_ok=True)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,11 @@ def test_what_brought_no_files_is_sampled_as_chat_samples(run: Run) -> None:
         "temperature": 0.8,
         "top_p": 0.95,
     }
+
+
+def test_held_out_text_is_as_long_as_the_context(run: Run) -> None:
+    """And no longer than 257 tokens."""
+    subject = Subject.of(run)
+    assert subject.held_out.windows.shape[1] == subject.portable.context == 32
+    longer = replace(subject, portable=replace(subject.portable, context=1000))
+    assert longer.held_out.windows.shape[1] == 257
