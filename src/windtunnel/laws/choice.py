@@ -39,7 +39,7 @@ _MOST_TELL = 0.9  # share of the laws that must have a best ratio for an interva
 _ENDS = (0.05, 0.95)  # of an interval of 90%
 # Of the intervals of 50% and 90%: standard deviations either way. A normal law has 0.67 and 1.64;
 # errors have longer tails, and the standard deviation is an estimate (`bench/intervals.py`).
-_HALF_WIDTHS = (0.74, 1.8)
+_HALF_WIDTHS = (0.82, 2.0)
 
 Axis = Literal["params", "tokens", "flops"]
 

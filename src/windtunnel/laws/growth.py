@@ -12,7 +12,7 @@ from windtunnel.laws.loss import Array
 
 # What a prediction strays by for an e-fold of size or of tokens, at least: also where no held-out
 # run lies beyond the points of its fit.
-_LEAST = 0.004
+_LEAST = 0.003
 _OUTLIER = 2.5  # standard deviations beyond which no error counts
 _MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
 
