@@ -63,6 +63,7 @@ def exact(law: AnnealingLaw, run: Schedule, position: np.ndarray) -> np.ndarray:
         delay = np.maximum(0, position[:, None] - run.starts)
         gained = law.C * law.memory * (1 - np.exp(-delay / law.memory)) @ drops
     else:
+        assert isinstance(law, MultiPower)
         gained = law.B * (1 - (1 + law.C * run.rates**-law.gamma * distance) ** -law.beta) @ drops
     return law.L0 + law.A * run.area(position, law.power) ** -law.alpha - gained
 

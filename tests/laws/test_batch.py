@@ -2,7 +2,6 @@
 tell, laws by name, and published runs.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import batch_laws as bench
@@ -185,7 +184,7 @@ class ByRoot(BatchLaw):
 
 
 @pytest.fixture
-def by_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def by_root(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(BATCH_LAWS, "root", ByRoot)
     return "root"
 

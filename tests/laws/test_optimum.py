@@ -2,6 +2,7 @@
 lies outside.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from windtunnel.laws.loss import LossLaw
+from windtunnel.laws.loss import Frame, LossLaw, surface
 from windtunnel.laws.optimum import (
     Optimum,
     closed_form,
@@ -65,7 +66,7 @@ def test_the_closed_form_is_the_search_where_size_and_data_interact(gamma: float
         assert found.loss == pytest.approx(best.loss, rel=1e-12)
         k2, eta = exponents(law)
         assert best.params / best.tokens == pytest.approx(k2 * (flops / 6) ** eta, rel=1e-9)
-        ratio = log_ratio(law, flops)
+        ratio = log_ratio(law.terms, flops)
         assert ratio is not None and np.exp(ratio) == pytest.approx(best.ratio)
 
 
@@ -140,9 +141,9 @@ def test_the_slope_is_of_the_sixth_order() -> None:
 
 @pytest.mark.parametrize("flops", [1e18, 1e21, 1e24])
 def test_the_log_of_the_best_ratio_is_that_of_the_closed_form(flops: float) -> None:
-    found = log_ratio(CHINCHILLA, flops)
+    found = log_ratio(CHINCHILLA.terms, flops)
     assert found == pytest.approx(np.log(closed_form(CHINCHILLA, flops).ratio))
-    assert log_ratio(replace(CHINCHILLA, B=0.0), flops) is None
+    assert log_ratio(replace(CHINCHILLA, B=0.0).terms, flops) is None
 
 
 @pytest.mark.parametrize(
@@ -152,3 +153,19 @@ def test_the_log_of_the_best_ratio_is_that_of_the_closed_form(flops: float) -> N
 def test_a_law_in_which_data_or_size_is_worth_nothing_has_no_best_size(law: LossLaw) -> None:
     with pytest.raises(ValueError, match="no best size"):
         closed_form(law, 1e18)
+
+
+def test_a_ratio_needs_no_number_that_is_too_large_or_too_small() -> None:
+    """With a small c, A is beyond and B below what a number can hold; the ratio is where it is."""
+    frame = Frame(n0=math.log(1e6), d0=math.log(1e8))
+    at = np.array([2.0, -0.5, 2.0, 0.1, 0.3, 1.9, math.log(0.02)])
+    law, terms = frame.law(at), frame.terms(at)
+    assert math.inf == law.A and law.B == 0.0
+    ratio = log_ratio(terms, 6e14)
+    assert ratio is not None
+    # where both terms fall alike with 6ND held: of the logarithm of the loss, by the coordinates
+    log_n = (math.log(1e14) - ratio) / 2
+    x, y = log_n - frame.n0, math.log(1e14) - log_n - frame.d0
+    slope = [np.log(surface(at, np.array([x + h]), np.array([y - h])))[0] for h in (-1e-4, 1e-4)]
+    assert slope[1] - slope[0] == pytest.approx(0, abs=1e-7)
+    assert log_ratio(replace(terms, alpha=0.0), 6e14) is None

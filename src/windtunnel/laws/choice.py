@@ -114,9 +114,9 @@ class Candidate:
         """(draws,): logarithms of D / N where the loss is lowest with 6ND = `flops`, of laws as
         they might as well be; nan for one that has no best ratio.
         """
-        found = [log_ratio(self.fit.frame.law(at), flops) for at in draws.coordinates]
+        found = [log_ratio(self.fit.frame.terms(at), flops) for at in draws.coordinates]
         drawn = np.array(found, float)  # None is nan
-        own = log_ratio(self.law, flops)
+        own = log_ratio(self.fit.frame.terms(self.fit.coordinates), flops)
         if own is None:
             return drawn
         # About its own: wider by as much as it was too sure of itself.
@@ -201,7 +201,8 @@ class Predictor:
         if told[known].sum() > _MOST_TELL * told.sum():
             low, high = np.exp(_quantiles(values[known], told[known], _ENDS))
             interval = float(low), float(high)
-        value = log_ratio(self.best.law, flops)
+        best = self.best.fit
+        value = log_ratio(best.frame.terms(best.coordinates), flops)
         return None if value is None else float(np.exp(value)), interval
 
     def outliers(self) -> list[Outlier]:

@@ -48,6 +48,19 @@ FORMS = Named(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The two terms of a law, A and B in logarithms: where c is small they may be larger or smaller
+    than any number.
+    """
+
+    log_A: float
+    alpha: float
+    log_B: float
+    beta: float
+    gamma: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossLaw:
     """L = E + (A/N^alpha + B N^gamma/D^beta)^c, in nats/token; N by the count that it was fitted
     with.
@@ -79,6 +92,13 @@ class LossLaw:
     def as_dict(self) -> dict[str, float]:
         """Its parameters by name."""
         return asdict(self)
+
+    @property
+    def terms(self) -> Terms:
+        """Its terms; a logarithm is minus infinity where A or B is 0."""
+        with np.errstate(divide="ignore"):
+            log_a, log_b = float(np.log(self.A)), float(np.log(self.B))
+        return Terms(log_A=log_a, alpha=self.alpha, log_B=log_b, beta=self.beta, gamma=self.gamma)
 
     def _log_terms(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
         """log(A/N^alpha) and log(B N^gamma/D^beta). In logarithms: with a small c, A and B may be
@@ -116,19 +136,34 @@ class Frame:
         y = np.log(np.asarray(tokens, float)) - self.d0
         return x, y
 
-    def law(self, coordinates: Array) -> LossLaw:
-        """The law that coordinates (7,) mean."""
-        floor, p, a, q, b, g, log_c = map(float, coordinates)
+    def terms(self, coordinates: Array) -> Terms:
+        """The terms of the law that coordinates (7,) mean."""
+        _, p, a, q, b, g, log_c = map(float, coordinates)
         c = float(np.exp(log_c))
         alpha, beta, gamma = a / c, b / c, g / c
-        return LossLaw(
-            E=floor,
-            A=float(np.exp(p / c + alpha * self.n0)),
+        return Terms(
+            log_A=p / c + alpha * self.n0,
             alpha=alpha,
-            B=float(np.exp(q / c + beta * self.d0 - gamma * self.n0)),
+            log_B=q / c + beta * self.d0 - gamma * self.n0,
             beta=beta,
-            c=c,
             gamma=gamma,
+        )
+
+    def law(self, coordinates: Array) -> LossLaw:
+        """The law that coordinates (7,) mean. A and B are infinite where they are larger than any
+        number, and 0 where they are smaller.
+        """
+        terms = self.terms(coordinates)
+        with np.errstate(over="ignore", under="ignore"):
+            a, b = float(np.exp(terms.log_A)), float(np.exp(terms.log_B))
+        return LossLaw(
+            E=float(coordinates[0]),
+            A=a,
+            alpha=terms.alpha,
+            B=b,
+            beta=terms.beta,
+            c=float(np.exp(coordinates[6])),
+            gamma=terms.gamma,
         )
 
     def coordinates(self, law: LossLaw) -> Array:
