@@ -169,16 +169,11 @@ def with_transfer_study(
 
 
 def with_search_study(
-    lab: Path,
-    lr: float,
-    outcome: str | None,
-    optimizer: str = "adamw",
-    corpus: str = "tiny",
-    **result: Any,
+    lab: Path, lr: float, outcome: str | None, optimizer: str = "adamw", **result: Any
 ) -> Path:
     """The lab, with a search that chose this rate."""
     numbers = {
-        "corpus": corpus,
+        "corpus": "tiny",
         "optimizer": optimizer,
         "width": 32,
         "depth": 2,

@@ -13,8 +13,7 @@ from plan_labs import (
 
 from windtunnel.laws import laptop
 from windtunnel.plan.evidence import Evidence, KeptBatch, from_table
-from windtunnel.plan.settings import PlannedRun, batch_for, rate_for
-from windtunnel.results.studied import PAPER_RATE
+from windtunnel.plan.settings import PAPER_RATE, PlannedRun, batch_for, rate_for
 
 
 def test_of_many_runs_of_a_cell_the_best_counts(tmp_path: Path) -> None:

@@ -94,8 +94,6 @@ def _print_cost(numbers: "ScalingNumbers") -> None:
     cost, batch = numbers.cost, numbers.batch
     along = ", ".join(f"{part.batch} from {about(part.begin)}" for part in batch.segments)
     print(f"\nbatch: {along} ({batch.origin})")
-    if numbers.rate:
-        print(f"learning rate: {numbers.rate.lr:g} ({numbers.rate.origin})")
     print(
         f"cost: {cost.flops:.3e} FLOPs with stems and branches, {cost.flops_cosine:.3e} as cosine "
         f"runs from scratch: {cost.ratio:.3f}; {cost.core_minutes} core-minutes"

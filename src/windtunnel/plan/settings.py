@@ -11,8 +11,8 @@ from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch, interval_of
 from windtunnel.plan.evidence import Evidence, KeptBatch, StudiedBatch
 from windtunnel.results.plan import Provenance, StudiedRate
-from windtunnel.results.studied import PAPER_RATE
 
+PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 _DRAWS = 400  # of best batches, for the interval of a law through them
 _FAR = 4  # times shorter or longer than what a law of the batch was fitted to, it is extrapolated
 # Of published runs of 2e9 to 1e11 tokens: 0.58 D^0.571 tokens (Step Law, arXiv 2503.04715).

@@ -3,7 +3,7 @@ trained, and what the other studies on the same corpus found.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,82 @@ from windtunnel.plan.evidence import (
     points_in,
     rates_in,
 )
-from windtunnel.recipe import Recipe, load
+from windtunnel.recipe import Model, Optimizer, Recipe, load
 from windtunnel.results.batch import BATCH
-from windtunnel.results.check import CHECK
-from windtunnel.results.experiments import study_of
-from windtunnel.results.plan import Provenance
+from windtunnel.results.check import CHECK, CheckNumbers
+from windtunnel.results.experiments import Studied, study_of
+from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.scaling import SCALING, ScalingNumbers
-from windtunnel.results.search import SEARCH
-from windtunnel.results.studied import Studies, TrainedAs, trained_in
-from windtunnel.results.study import StudyResult, find_study, read_table
-from windtunnel.results.transfer import TRANSFER
+from windtunnel.results.search import SEARCH, SearchNumbers
+from windtunnel.results.study import (
+    Experiment,
+    Numbers,
+    StudyResult,
+    find_study,
+    read_table,
+)
+from windtunnel.results.transfer import TRANSFER, TransferNumbers
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """How the models of a study were trained; as the tunnel's proxy, where it does not say."""
+
+    optimizer: str = Optimizer.default("kind")
+    parametrization: str = Model.default("parametrization")
+
+    def verdict(self, result: StudyResult[Any]) -> StudyVerdict:
+        """What a study of such models came to."""
+        return StudyVerdict(
+            result=result, optimizer=self.optimizer, parametrization=self.parametrization
+        )
+
+
+@dataclass(frozen=True)
+class _Studies:
+    """The studies of a lab beside the scaling study, of one corpus and for models that are trained
+    in one way.
+    """
+
+    lab: Path
+    corpus: str
+    trained: _Trained
+
+    def find(self, experiment: Experiment[Studied, Any]) -> StudyResult[Studied] | None:
+        """The lab's study, if it was made on this corpus or does not say on which, and with this
+        optimiser. What it found of each parametrization is for the caller to look up.
+        """
+        result = study_of(self.lab, experiment, self.corpus)
+        if result and _trained_in(result.numbers).optimizer != self.trained.optimizer:
+            return None
+        return result
+
+    def verdicts(self) -> dict[str, StudyVerdict]:
+        """What each came to, by name, and of which models."""
+        found = {}
+        for result in (
+            find_study(self.lab, CHECK),
+            study_of(self.lab, SEARCH, self.corpus),
+            study_of(self.lab, TRANSFER, self.corpus),
+            study_of(self.lab, BATCH, self.corpus),
+        ):
+            if result:
+                found[result.study] = _trained_in(result.numbers).verdict(result)
+        return found
+
+
+def _trained_in(numbers: Numbers) -> _Trained:
+    """How the models were trained of which a study says something."""
+    match numbers:
+        case CheckNumbers():
+            return _Trained(numbers.design.optimizer, numbers.design.parametrization)
+        case SearchNumbers():
+            return _Trained(numbers.optimizer)
+        case TransferNumbers(parametrizations=found) if found:
+            # the verdict is on the first one
+            return _Trained(parametrization=next(iter(found)))
+        case _:
+            return _Trained()
 
 
 def from_lab(lab: Path, study: str) -> Evidence:
@@ -53,7 +119,8 @@ def from_lab(lab: Path, study: str) -> Evidence:
     source = Provenance(study=study, how=how, runs=runs)
     template = _template(lab, result.runs)
     trained = _trained_as(template)
-    of_corpus = Studies(lab, numbers.corpus, trained)
+    of_corpus = _Studies(lab, numbers.corpus, trained)
+    beside = (_transferred(of_corpus), _searched(of_corpus))
     return Evidence(
         points=points,
         provenance=source,
@@ -68,7 +135,7 @@ def from_lab(lab: Path, study: str) -> Evidence:
         corpus=numbers.corpus,
         template=template,
         core_speed=_core_speed(numbers, source),
-        verdicts=_verdicts(lab, numbers.corpus) | {SCALING.name: _verdict(trained, result)},
+        verdicts=of_corpus.verdicts() | {SCALING.name: trained.verdict(result)},
         studied_batch=_best_batches(of_corpus),
         batch_law=KeptBatch(
             law=ByTokens(numbers.batch.c, numbers.batch.p),
@@ -76,30 +143,9 @@ def from_lab(lab: Path, study: str) -> Evidence:
             longest=max(numbers.lengths),
         ),
         rates=rates_in(file, taken),
-        studied_rates=of_corpus.rates(),
+        studied_rates=tuple(found for found in beside if found is not None),
         lab=lab,
     )
-
-
-def _verdict(trained: TrainedAs, result: StudyResult[Any]) -> StudyVerdict:
-    """What a study of models that were trained so came to."""
-    return StudyVerdict(
-        result=result, optimizer=trained.optimizer, parametrization=trained.parametrization
-    )
-
-
-def _verdicts(lab: Path, corpus: str) -> dict[str, StudyVerdict]:
-    """What each study beside the scaling study came to, by name, and of which models."""
-    found = {}
-    for result in (
-        find_study(lab, CHECK),
-        study_of(lab, SEARCH, corpus),
-        study_of(lab, TRANSFER, corpus),
-        study_of(lab, BATCH, corpus),
-    ):
-        if result:
-            found[result.study] = _verdict(trained_in(result.numbers), result)
-    return found
 
 
 def _template(lab: Path, runs: Sequence[str]) -> Recipe | None:
@@ -113,11 +159,11 @@ def _template(lab: Path, runs: Sequence[str]) -> Recipe | None:
     return None
 
 
-def _trained_as(template: Recipe | None) -> TrainedAs:
+def _trained_as(template: Recipe | None) -> _Trained:
     """As the runs in the fit."""
     if template is None:
-        return TrainedAs()
-    return TrainedAs(template.optimizer.kind, template.model.parametrization)
+        return _Trained()
+    return _Trained(template.optimizer.kind, template.model.parametrization)
 
 
 def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None:
@@ -132,7 +178,7 @@ def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None
     return None
 
 
-def _best_batches(studies: Studies) -> StudiedBatch | None:
+def _best_batches(studies: _Studies) -> StudiedBatch | None:
     """The chosen law of the lab's batch study, with its uncertainty."""
     result = studies.find(BATCH)
     chosen = result.numbers.chosen if result else None
@@ -152,4 +198,45 @@ def _best_batches(studies: Studies) -> StudiedBatch | None:
         covariance=None if found.covariance is None else np.array(found.covariance),
         tokens=(min(lengths), max(lengths)),
         provenance=Provenance(study=BATCH.name, how=how, runs=result.runs),
+    )
+
+
+def _transferred(studies: _Studies) -> StudiedRate | None:
+    """The best rate of the widest model of the transfer study, of this parametrization."""
+    result = studies.find(TRANSFER)
+    if result is None:
+        return None
+    rates = result.numbers.parametrizations.get(studies.trained.parametrization)
+    known = [size for size in rates.sizes if size.lr] if rates else []
+    if not known:
+        return None
+    widest = max(known, key=lambda size: size.width)
+    return StudiedRate(
+        study=TRANSFER.name,
+        lr=widest.lr or 0.0,
+        interval=widest.interval,
+        at=f"{widest.width}x{widest.depth}, {result.numbers.tokens} tokens",
+        runs=result.runs,
+    )
+
+
+def _searched(studies: _Studies) -> StudiedRate | None:
+    """The search's chosen rate, where its runs were long enough to tell and it did not lose to the
+    paper's defaults.
+    """
+    result = studies.find(SEARCH)
+    if result is None:
+        return None
+    numbers = result.numbers
+    lr, outcome = numbers.chosen.point.get("lr"), numbers.outcome
+    if lr is None or outcome in (None, "loses"):
+        return None
+    where = f"{numbers.width}x{numbers.depth}, {numbers.tokens} tokens"
+    return StudiedRate(
+        study=SEARCH.name,
+        lr=lr,
+        interval=None,
+        at=f"{where}; {outcome} the paper's",
+        outcome=outcome,
+        runs=result.runs,
     )

@@ -47,17 +47,6 @@ class BatchAlong(Record):
     """The stretches of every stem, in order."""
 
 
-class RateUsed(Record):
-    """The base learning rate of every run."""
-
-    origin: str
-    """Where it comes from."""
-    lr: float
-    """The rate, at the batch that it is meant for where it changes with the batch."""
-    interval: tuple[float, float] | None = None
-    """Its 90% interval; None where no study gives one."""
-
-
 class StudyCost(Record):
     """What the stems and branches cost; `cosine`: what a run from scratch for each point would
     have.
@@ -316,8 +305,6 @@ class ScalingNumbers(Numbers):
     """Share of the peak rate at the decay's end."""
     batch: BatchAlong
     """How the batch went along the stems."""
-    rate: RateUsed | None = None
-    """Which rate the runs had; None in results of releases that did not say it."""
     cost: StudyCost
     """What the study cost, without its audit run."""
     sizes: tuple[SizeLosses, ...]

@@ -18,7 +18,6 @@ from windtunnel.tunnel.design import (
     TOKENS_OR_ZERO,
     Size,
     option,
-    optional,
     whole,
     word,
 )
@@ -29,7 +28,7 @@ SMALLEST_SPAN = 16  # all parameters of the largest size over those of the small
 FEWEST_STEPS = 400  # of the shortest branch
 HIGHEST_COST = 0.4  # of the FLOPs of a run from scratch for each point
 
-LR_BATCH = 2048  # tokens a step that `lr` is meant for where it changes with the batch
+_LR_BATCH = 2048  # tokens a step that `lr` is meant for where it changes with the batch
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,11 @@ class Design:
         "lab's batch study.",
         TOKENS_OR_ZERO,
     )
-    lr: float | None = option(
-        None,
-        "Base learning rate. By default the best that the lab's transfer study found on this "
-        "corpus, else its search, else the paper's 0.01.",
-        optional(NUMBER),
-    )
+    lr: float = option(0.01, "Base learning rate.", NUMBER)
     lr_with_batch: str = option(
         "fixed",
         "How the learning rate depends on the batch: {words}. With sqrt it grows as the square "
-        f"root of the batch over {LR_BATCH}.",
+        f"root of the batch over {_LR_BATCH}.",
         word(lambda: RATE_RULES),
     )
     seeds: int = option(
@@ -136,3 +130,7 @@ class Design:
             seeds = self.seeds if index < self.repeated else 1
             found += [(size, seed) for seed in range(seeds)]
         return found
+
+    def rate(self, batch: int) -> float:
+        """The base learning rate of a run with this batch."""
+        return self.lr * RATE_RULES[self.lr_with_batch].factor(batch / _LR_BATCH)

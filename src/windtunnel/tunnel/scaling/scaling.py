@@ -41,7 +41,6 @@ from windtunnel.tunnel.scaling.design import (
     Design,
 )
 from windtunnel.tunnel.scaling.law import law_of
-from windtunnel.tunnel.scaling.rate import Rate, rate_of
 from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
 
 
@@ -50,10 +49,8 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     that can't be laid out.
     """
     chain = lay_out(design, batch_law(lab, corpus, design))
-    rate = rate_of(lab, corpus, design)
-    watch.say(f"learning rate {rate.used.lr:g}: {rate.used.origin}")
-    stems, audit = _trained(lab, corpus, design, chain, rate, watch)
-    numbers, rows = _analysed(corpus, design, chain, rate, stems, audit)
+    stems, audit = _trained(lab, corpus, design, chain, watch)
+    numbers, rows = _analysed(corpus, design, chain, stems, audit)
     runs = _runs_of(stems) + ([audit] if audit else [])
     verdict, summary = judge(numbers, failed=sum(final_loss(run) is None for run in runs))
     return write_study(
@@ -89,14 +86,14 @@ def _runs_of(stems: Sequence[_Stem]) -> list[Run]:
 
 
 def _trained(
-    lab: Path, corpus: Corpus, design: Design, chain: Chain, rate: Rate, watch: Watch
+    lab: Path, corpus: Corpus, design: Design, chain: Chain, watch: Watch
 ) -> tuple[list[_Stem], Run | None]:
     """Every stem with its branches, and the audit run where the design has one."""
     wanted: list[Recipe | Branch] = []
     if design.audit:
-        wanted.append(_audit_recipe(corpus, design, chain, rate))
+        wanted.append(_audit_recipe(corpus, design, chain))
     for size, seed in design.stems:
-        segments = _segments(corpus, chain, rate, size, seed)
+        segments = _segments(corpus, design, chain, size, seed)
         wanted += [*segments, *_branches(design, chain, size, segments)]
     # the runs come back in the order in which they were wanted
     runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
@@ -112,7 +109,7 @@ def _trained(
 
 
 def _segments(
-    corpus: Corpus, chain: Chain, rate: Rate, size: Size, seed: int
+    corpus: Corpus, design: Design, chain: Chain, size: Size, seed: int
 ) -> list[Recipe | Branch]:
     """The stem, which goes on with another batch from segment to segment."""
     first = chain.segments[0]
@@ -123,7 +120,7 @@ def _segments(
         first.end,
         name=f"{size}-stem",
         seed=seed,
-        optimizer={"lr": rate.at(first.batch)},
+        optimizer={"lr": design.rate(first.batch)},
         schedule={"warmup": chain.warmup, "decay": 0},
         train={"batch": first.batch},
     )
@@ -137,7 +134,7 @@ def _segments(
                 decay=0,
                 tokens=segment.end,
                 batch=segment.batch,
-                lr=rate.at(segment.batch),
+                lr=design.rate(segment.batch),
                 name=f"{size}-stem-batch{segment.batch}",
             )
         )
@@ -160,7 +157,7 @@ def _branches(
     ]
 
 
-def _audit_recipe(corpus: Corpus, design: Design, chain: Chain, rate: Rate) -> Recipe:
+def _audit_recipe(corpus: Corpus, design: Design, chain: Chain) -> Recipe:
     """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
     size = design.audit_size
     batch = batch_of(design, chain.law, design.audit_tokens)
@@ -170,7 +167,7 @@ def _audit_recipe(corpus: Corpus, design: Design, chain: Chain, rate: Rate) -> R
         size.depth,
         design.audit_tokens,
         name=f"{size}-audit",
-        optimizer={"lr": rate.at(batch)},
+        optimizer={"lr": design.rate(batch)},
         train={"batch": batch},
         schedule={
             "decay": Length(share=design.decay),
@@ -192,7 +189,6 @@ def _analysed(
     corpus: Corpus,
     design: Design,
     chain: Chain,
-    rate: Rate,
     stems: Sequence[_Stem],
     audit: Run | None,
 ) -> tuple[ScalingNumbers, list[ScalingRow]]:
@@ -221,7 +217,6 @@ def _analysed(
             p=chain.law.by_tokens.p,
             segments=chain.segments,
         ),
-        rate=rate.used,
         cost=_cost(chain, stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),
