@@ -191,7 +191,7 @@ def test_a_law_that_was_too_sure_of_itself_has_ratios_as_many_times_wider() -> N
 def test_the_best_ratio_has_the_quantiles_of_the_laws_that_were_drawn() -> None:
     predictor = alone()
     best, flops = predictor.best, 1e13
-    drawn = predictor.draws[best.form].coordinates
+    drawn = predictor.draws[best.form]
     found = [closed_form(best.fit.frame.law(at), flops).ratio for at in drawn]
     value, interval = predictor.ratio(flops)
     assert value == pytest.approx(closed_form(best.law, flops).ratio)

@@ -34,7 +34,7 @@ def test_quantiles_of_values_that_weigh_alike_and_of_some_that_do_not() -> None:
 
 def test_an_outlier_counts_as_far_as_the_others_scatter() -> None:
     errors = np.array([-1.0, 1.0, -1.0, 1.0, 100.0])
-    assert choice._tamed(errors) == pytest.approx([1, 1, 1, 1, 2.5 * 1.4826])
+    assert choice.tamed(errors) == pytest.approx([1, 1, 1, 1, 2.5 * 1.4826])
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from windtunnel.errors import InputError
 from windtunnel.ship.proxy import Proxy, is_loopback
@@ -94,7 +95,7 @@ Reply = tuple[int, dict[str, str], str]
 def ask(
     proxy: Proxy, path: str, content: Any = None, method: str = "POST", **headers: str
 ) -> Reply:
-    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=PATIENCE)
     body = json.dumps(content) if content is not None else None
     connection.request(method, path, body, headers)
     reply = connection.getresponse()
@@ -260,7 +261,7 @@ def test_what_says_nothing_is_no_reason_to_refuse(
 
 
 def test_what_is_no_json_is_the_engines_business(proxy: Proxy, engine: Engine) -> None:
-    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=PATIENCE)
     connection.request("POST", CHAT, 'no "text" <end>')
     assert connection.getresponse().status == 200
     assert engine.asked[0][3] == 'no "text" <end>'
@@ -305,7 +306,7 @@ def test_whether_an_origin_is_this_machine(origin: str, here: bool) -> None:
 
 
 def test_a_connection_is_kept_for_the_next_question(proxy: Proxy, engine: Engine) -> None:
-    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=PATIENCE)
     for _ in range(2):
         connection.request("POST", CHAT, json.dumps({"messages": [message("<end>")]}))
         assert json.loads(connection.getresponse().read())["choices"]

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.fit import LossData, LossFit, Objective, fit_loss, optimum
 from windtunnel.laws.growth import Growth, HeldOut, growth_of
-from windtunnel.laws.intervals import Draws, Profile, linear_sd, profiles, redraw
+from windtunnel.laws.intervals import Profile, linear_sd, profiles, redraw
 from windtunnel.laws.loss import FORMS, Array, LossLaw, log_slopes, surface
-from windtunnel.laws.noise import Groups, NoisePosterior
+from windtunnel.laws.noise import OUTLIER, Groups, NoisePosterior, robust_sd, tamed
 from windtunnel.laws.optimum import log_ratio
 from windtunnel.laws.points import LossPoints, check, fittable
 
@@ -31,10 +31,7 @@ _CUTS = 3  # held-out tails for each of size, tokens and compute
 _DEEPEST = 0.5  # the smallest share of points that a cut leaves to fit
 _SHALLOWEST = 0.8  # the largest, where there are many values to cut at
 _TOLERANCE = 0.0005  # relative error below which two forms count as equally good
-# Standard deviations where Huber's loss becomes linear, and beyond which no error counts.
-_OUTLIER = 2.5
 _STRANGE = 8.0  # standard deviations beyond which a point is named
-_MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
 _MOST_TELL = 0.9  # share of the laws that must have a best ratio for an interval of it
 _ENDS = (0.05, 0.95)  # of an interval of 90%
 # Of the intervals of 50% and 90%: standard deviations either way. A normal law has 0.67 and 1.64;
@@ -110,11 +107,11 @@ class Candidate:
         surprises = [tried.surprise for tried in self.record]
         return max(1.0, float(np.sqrt(np.mean(np.square(surprises)))))
 
-    def log_ratios(self, flops: float, draws: Draws) -> Array:
+    def log_ratios(self, flops: float, draws: Array) -> Array:
         """(draws,): logarithms of D / N where the loss is lowest with 6ND = `flops`, of laws as
         they might as well be; nan for one that has no best ratio.
         """
-        found = [log_ratio(self.fit.frame.terms(at), flops) for at in draws.coordinates]
+        found = [log_ratio(self.fit.frame.terms(at), flops) for at in draws]
         drawn = np.array(found, float)  # None is nan
         own = log_ratio(self.fit.frame.terms(self.fit.coordinates), flops)
         if own is None:
@@ -149,8 +146,9 @@ class Predictor:
     candidates: tuple[Candidate, ...]
     objective: Objective
     growth: Growth
-    # By form, of those that count N as the best does: laws as they might as well be.
-    draws: Mapping[str, Draws]
+    # By form, of those that count N as the best does: laws as they might as well be, coordinates
+    # (draws, 7).
+    draws: Mapping[str, Array]
 
     @property
     def best(self) -> Candidate:
@@ -210,7 +208,7 @@ class Predictor:
         widen no interval, and may bend the law.
         """
         errors = np.log(self.points.loss / self.loss(self.points.params, self.points.tokens))
-        times = np.abs(errors) / max(_MAD * float(np.median(np.abs(errors))), _TOLERANCE)
+        times = np.abs(errors) / max(robust_sd(errors), _TOLERANCE)
         order = np.argsort(-times, kind="stable")
         return [
             Outlier(point=int(at), error=float(errors[at]), times=float(times[at]))
@@ -350,7 +348,7 @@ def _growth(candidates: list[Candidate], task: _Task) -> Growth:
     return growth_of(held, math.sqrt(noise))
 
 
-def _draws(candidates: list[Candidate], task: _Task) -> dict[str, Draws]:
+def _draws(candidates: list[Candidate], task: _Task) -> dict[str, Array]:
     """Of the forms that matter, with the count of N of the weightiest."""
     count = max(candidates, key=lambda candidate: candidate.weight).count
     data = _data(task.points, count)
@@ -378,8 +376,8 @@ def _objective(points: LossPoints) -> Objective:
     for form in FORMS:
         # Squares first: where Huber should bend is known only once the scatter is.
         fitted = surface(optimum(form, data, Objective("log")), data.x, data.y)
-        scatters.append(_MAD * float(np.median(np.abs(np.log(fitted / data.loss)))))
-    return Objective("log", max(_OUTLIER * min(scatters), _TOLERANCE))
+        scatters.append(robust_sd(np.log(fitted / data.loss)))
+    return Objective("log", max(OUTLIER * min(scatters), _TOLERANCE))
 
 
 def _data(points: LossPoints, count: str) -> LossData:
@@ -432,16 +430,8 @@ def _tried(
     return Tried(
         cut=cut,
         errors=errors,
-        surprise=float(np.sqrt((_tamed(errors / said) ** 2).mean())),
+        surprise=float(np.sqrt((tamed(errors / said) ** 2).mean())),
     )
-
-
-def _tamed(errors: Array) -> Array:
-    """Magnitudes, none beyond a few standard deviations of what they scatter by: an outlier says
-    nothing of a law.
-    """
-    size = np.abs(errors)
-    return np.minimum(size, _OUTLIER * _MAD * np.median(size))
 
 
 def _noise(
@@ -452,8 +442,8 @@ def _noise(
     residuals = np.log(data.loss / model)
     free = FORMS[form].free
     # An outlier says nothing of the noise of the others.
-    tamed = np.sign(residuals) * _tamed(residuals)
-    return NoisePosterior.about(tamed, jacobian[:, free], groups, least), residuals
+    signed = np.sign(residuals) * tamed(residuals)
+    return NoisePosterior.about(signed, jacobian[:, free], groups, least), residuals
 
 
 def _score(record: tuple[Tried, ...]) -> float:
@@ -464,7 +454,7 @@ def _score(record: tuple[Tried, ...]) -> float:
         return 1.0
     by_axis: dict[Axis, list[float]] = defaultdict(list)
     for tried in record:
-        by_axis[tried.cut.axis].append(float(np.sqrt((_tamed(tried.errors) ** 2).mean())))
+        by_axis[tried.cut.axis].append(float(np.sqrt((tamed(tried.errors) ** 2).mean())))
     return float(np.mean([np.mean(errors) for errors in by_axis.values()]))
 
 

@@ -7,7 +7,7 @@ part is solved by non-negative least squares; for c other than 1 after L is stra
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
@@ -24,6 +24,7 @@ _EXPONENTS = np.geomspace(0.03, 1.5, 9)
 _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
 _FLOORS = (0.0, 0.45, 0.85)  # E of the starts, of the lowest loss
 _STARTS = 48  # the best of the grid, and others by turns
+_FEWER = 18  # the same where many fits are wanted
 _KEPT = 6  # starts that are polished
 _ENOUGH = 300  # points on which starts are sorted out, of a table that has more
 _FINALISTS = 2  # starts that are polished on all of them
@@ -47,13 +48,12 @@ _ANNEALED = (1e-1, 1e-2)  # deltas on the way to a smaller one
 class _Effort:
     """How far Levenberg-Marquardt goes."""
 
-    starts: int
     steps: tuple[int, int, int]  # at most: from all starts, of each stage between, of the last
     gain: float  # share of what is minimised that is next to nothing
 
 
-_THOROUGH = _Effort(starts=_STARTS, steps=(40, 60, 300), gain=1e-13)
-_QUICK = _Effort(starts=18, steps=(30, 30, 80), gain=1e-9)  # where many fits are wanted
+_THOROUGH = _Effort(steps=(40, 60, 300), gain=1e-13)
+_QUICK = _Effort(steps=(30, 30, 80), gain=1e-9)  # where many fits are wanted
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def optimum(form: str, data: LossData, objective: Objective) -> Array:
     tables = data.weights.reshape(-1, data.weights.shape[-1])
     _require(form, int((tables > 0).sum(1).min()))
     # From one set of starts for all tables: where a search begins decides nothing.
-    starts = _starts(form, replace(data, weights=tables.mean(0)))[: _QUICK.starts]
+    starts = _starts(form, replace(data, weights=tables.mean(0)))[:_FEWER]
     together = np.broadcast_to(starts, (*data.weights.shape[:-1], *starts.shape))
     return _marquardt(together, data, FORMS[form].free, objective, _QUICK)
 
@@ -396,43 +396,46 @@ def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Obj
     """The best coordinates (7,) that L-BFGS finds from the first few starts."""
     some = data.thinned
     *before, last = _deltas(objective)
+    hasty = [(stage, _HASTY) for stage in before]
     # A restart forgets a curvature that no longer holds.
-    stages = [*((one, _HASTY) for one in before), (last, _PATIENT), (last, _PATIENT)]
+    patient = [(last, _PATIENT), (last, _PATIENT)]
     found = []
     for start in np.clip(starts[:_WITNESSES], _LOWEST, _HIGHEST):
-        at = start
-        for stage, options in stages:
-            at = _descend(at, some, free, stage, options)
-        found.append(at)
+        found.append(_descend(start, some, free, [*hasty, *patient]))
     best = min(found, key=lambda at: float(some.cost(at, objective)))
-    if some is not data:
-        for _ in range(2):
-            best = _descend(best, data, free, last, _PATIENT)
-    return best
+    return best if some is data else _descend(best, data, free, patient)
 
 
 def _descend(
     start: Array,
     data: LossData,
     free: NDArray[np.bool_],
-    objective: Objective,
-    options: dict[str, float],
+    stages: Sequence[tuple[Objective, Mapping[str, float]]],
 ) -> Array:
-    """Where L-BFGS comes to from one start: coordinates (7,)."""
+    """Where L-BFGS comes to from one start, by stage after stage with its options: coordinates
+    (7,).
+    """
     moved, at = np.flatnonzero(free), start.copy()
+    bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
 
-    def cost(part: Array) -> tuple[float, Array]:
+    def cost(part: Array, objective: Objective) -> tuple[float, Array]:
         at[moved] = part
         model, pull = objective.slopes(at, data)
         residuals = objective.residuals(model, data.loss)
         weighted = data.weights * objective.influence(residuals) * residuals
         return float(objective.cost(residuals, data.weights)), weighted @ pull[:, moved]
 
-    bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
-    result = minimize(
-        cost, start[moved], jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
-    at[moved] = result.x
+    for objective, options in stages:
+        result = minimize(
+            cost,
+            at[moved],
+            (objective,),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options=dict(options),
+        )
+        at[moved] = result.x
     return at
 
 

@@ -9,12 +9,11 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from windtunnel.laws.loss import Array
+from windtunnel.laws.noise import tamed
 
 # What a prediction strays by for an e-fold of size or of tokens, at least: also where no held-out
 # run lies beyond the points of its fit.
 _LEAST = 0.003
-_OUTLIER = 2.5  # standard deviations beyond which no error counts
-_MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +50,7 @@ def growth_of(held: list[HeldOut], noise: float) -> Growth:
     """
     if not held:
         return Growth(noise=noise, params=_LEAST, tokens=_LEAST)
-    errors = np.abs(np.concatenate([cut.errors for cut in held]))
-    # An outlier says nothing of a law.
-    squares = np.minimum(errors, _OUTLIER * _MAD * np.median(errors)) ** 2
+    squares = tamed(np.concatenate([cut.errors for cut in held])) ** 2
     by_size = np.concatenate([cut.by_size for cut in held]) ** 2
     by_tokens = np.concatenate([cut.by_tokens for cut in held]) ** 2
     share = np.concatenate([np.full(len(cut.errors), len(cut.errors) ** -0.5) for cut in held])

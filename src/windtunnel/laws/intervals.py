@@ -5,7 +5,6 @@ data pin down.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import fdtri
 
 from windtunnel.laws.fit import LossData, Objective, refine
@@ -23,18 +22,6 @@ _PROFILED = {0: "E", 2: "c alpha", 4: "c beta"}
 _STEEPEST = 4.0  # the largest exponent of a profile
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Laws that were fitted to losses drawn anew about the best law."""
-
-    coordinates: Array  # (draws, 7)
-    noise_sd: Array  # (draws,): standard deviation of a single run's log loss
-
-    def log_loss(self, x: ArrayLike, y: ArrayLike) -> Array:
-        """(draws, targets): of the law, without a new run's own noise."""
-        return np.log(surface(self.coordinates, np.atleast_1d(x), np.atleast_1d(y)))
-
-
 def redraw(
     form: str,
     coordinates: Array,
@@ -44,10 +31,11 @@ def redraw(
     objective: Objective,
     count: int,
     seed: int = 0,
-) -> Draws:
-    """A bootstrap clustered by stem and by length: losses drawn anew about the law, with what a
-    stem and a length share and each point's own noise, and the same fit to each. Whole stems are
-    not resampled: without its largest size a table of five is another table.
+) -> Array:
+    """Laws as they might as well be, coordinates (count, 7): a bootstrap clustered by stem and by
+    length. Losses are drawn anew about the law, with what a stem and a length share and each
+    point's own noise, and the same fit is made to each. Whole stems are not resampled: without its
+    largest size a table of five is another table.
     """
     rng = np.random.default_rng(seed)
     drawn_noise = noise.draw(count, rng)
@@ -57,8 +45,7 @@ def redraw(
         scatter += sd[:, None] * rng.standard_normal((count, group.max() + 1))[:, group]
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
     starts = np.broadcast_to(coordinates, (count, 7))
-    fitted = refine(starts, drawn, FORMS[form].free, objective, _STEPS, _GAIN)
-    return Draws(fitted, drawn_noise.sd)
+    return refine(starts, drawn, FORMS[form].free, objective, _STEPS, _GAIN)
 
 
 def linear_sd(

@@ -105,8 +105,8 @@ class LossLaw:
         near the largest number.
         """
         n, d = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
-        with np.errstate(divide="ignore"):  # A or B of zero: that term is not there
-            return np.log(self.A) - self.alpha * n, np.log(self.B) + self.gamma * n - self.beta * d
+        terms = self.terms  # A or B of zero: that term is not there
+        return terms.log_A - self.alpha * n, terms.log_B + self.gamma * n - self.beta * d
 
 
 @dataclass(frozen=True)

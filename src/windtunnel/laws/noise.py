@@ -21,6 +21,22 @@ _DIGITS = 6  # of log tokens
 _ROUNDING = 1e-9  # of log loss: no table has it to more digits
 
 
+OUTLIER = 2.5  # standard deviations beyond which no error counts
+_MAD = 1.4826  # standard deviations of a normal law, for a median of magnitudes of 1
+
+
+def robust_sd(errors: Array) -> float:
+    """Standard deviation of errors about 0, by the median of their magnitudes."""
+    return _MAD * float(np.median(np.abs(errors)))
+
+
+def tamed(errors: Array) -> Array:
+    """Magnitudes, none beyond a few standard deviations of what they scatter by: an outlier says
+    nothing of a law.
+    """
+    return np.minimum(np.abs(errors), OUTLIER * robust_sd(errors))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Groups:
     """The stem and the length of each point, (n,) numbers from 0."""
