@@ -34,8 +34,8 @@ from windtunnel.tunnel.batch.design import Design
 from windtunnel.tunnel.transfer.bowl import bowl
 
 TRUTHS = {
-    "additive": LossLaw(E=2.9, A=9.0, alpha=0.2, B=60.0, beta=0.28),
-    "coupled": LossLaw(E=0.0, A=7.07e4, alpha=0.372, B=8.66e6, beta=0.633, c=0.194),
+    "additive": LossLaw.of(E=2.9, A=9.0, alpha=0.2, B=60.0, beta=0.28),
+    "coupled": LossLaw.of(E=0.0, A=7.07e4, alpha=0.372, B=8.66e6, beta=0.633, c=0.194),
 }
 SIZES = np.array([6e3, 6e3, 2.4e4, 2.4e4, 8e4, 1.9e5, 3.6e5])  # a number a stem
 LENGTHS = np.geomspace(240_000, 1_920_000, 7)

@@ -28,7 +28,7 @@ from windtunnel.laws.choice import choose
 from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.points import LossPoints
 
-TRUTH = LossLaw(E=1.8, A=400.0, alpha=0.34, B=1200.0, beta=0.33)
+TRUTH = LossLaw.of(E=1.8, A=400.0, alpha=0.34, B=1200.0, beta=0.33)
 NOISE = 0.003
 PLAN_SECONDS = 1.5
 SECONDS = {100: 2.0, 1000: 4.0, 4000: 10.0}  # by rows

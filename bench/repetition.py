@@ -26,7 +26,7 @@ from windtunnel.laws.repetition import PUBLISHED, Repetition
 
 # Of Chinchilla's runs on C4, by the authors; more digits than the paper prints (A 521, B 1488, E
 # 1.87, .353).
-FRESH = LossLaw(
+FRESH = LossLaw.of(
     E=math.exp(0.6254804),
     A=math.exp(6.255414),
     alpha=0.3526596,

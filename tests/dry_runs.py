@@ -14,7 +14,7 @@ from windtunnel.tunnel.scaling.dry_run.simulate import PointGrid
 COUPLED = Truth(
     form="coupled",
     count="params_total",
-    law=LossLaw(E=0, A=2e8, alpha=0.9, B=1.3e8, beta=0.7, c=0.163),
+    law=LossLaw.of(E=0, A=2e8, alpha=0.9, B=1.3e8, beta=0.7, c=0.163),
     origin="known",
 )
 # the default design's, and larger ones

@@ -16,12 +16,12 @@ from windtunnel.plan.sizes import Outlook
 from windtunnel.tunnel.check.design import Design
 
 # Besiroglu et al. 2024 (arXiv 2404.10102)
-CHINCHILLA = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+CHINCHILLA = LossLaw.of(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 # MiniCPM's average over corpora (arXiv 2404.06395, figure 10), from units of 1e9 to parameters
 # and tokens
-PAPER = LossLaw(E=0.31, A=7.15e-2 * 1e9**0.29, alpha=0.29, B=3.00e-1 * 1e9**0.23, beta=0.23)
+PAPER = LossLaw.of(E=0.31, A=7.15e-2 * 1e9**0.29, alpha=0.29, B=3.00e-1 * 1e9**0.23, beta=0.23)
 # of the tiny table: losses from 5.9 to 4.0
-TRUTH = LossLaw(E=0, A=1000, alpha=0.3, B=5000, beta=0.4, c=0.35)
+TRUTH = LossLaw.of(E=0, A=1000, alpha=0.3, B=5000, beta=0.4, c=0.35)
 LENGTHS = (50_000, 126_000, 317_000, 800_000)
 SIZES = ((16, 1), (32, 2), (48, 2), (64, 3))
 VOCAB = 320

@@ -7,7 +7,7 @@ import reach
 from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.points import LossPoints
 
-TRUTH = LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
+TRUTH = LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
 N, D = (
     grid.ravel()
     for grid in np.meshgrid(np.geomspace(1e5, 2e6, 6), np.geomspace(1e6, 3e7, 6), indexing="ij")

@@ -36,6 +36,7 @@ def test_a_dry_run_trains_nothing_and_says_what_to_expect(lab: Any) -> None:
         "NO GO",
         "reads the corpus",
         "where the law is coupled",
+        "E 2.955, A 446.4, alpha 0.5533, B 143, beta 0.3509, c 1, gamma 0 (",
     ):
         assert words in done.stdout
     assert lab.files() == before

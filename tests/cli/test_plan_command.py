@@ -3,6 +3,7 @@ what it refuses.
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tables import of_a_maximum
 
 from windtunnel.cli import main
 from windtunnel.laws.loss import LossLaw
 from windtunnel.recipe import load
 
 # https://arxiv.org/abs/2404.10102
-CHINCHILLA = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+CHINCHILLA = LossLaw.of(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 KEYS = {
     "params",
     "params_total",
@@ -82,6 +84,20 @@ def test_json_has_the_keys_that_programs_read(run: Any, table: Path, tmp_path: P
     assert (
         recipe.total_tokens == content["tokens"] and recipe.model.width == content["shape"]["width"]
     )
+
+
+def test_a_law_that_no_float_holds_makes_a_plan(run: Any, tmp_path: Path) -> None:
+    rows = [",".join(map(str, row)) for row in zip(*of_a_maximum(), strict=True)]
+    steep = tmp_path / "steep.csv"
+    steep.write_text("\n".join(["params,tokens,loss", *rows]))
+    code, out, err = run("--flops", "1e20", "--from", steep, "--json")
+    assert code == 0, err
+    laws = {law["form"]: law for law in json.loads(out)["law"]["candidates"]}
+    assert laws["coupled+floor"]["B"] is None and 700 < laws["coupled+floor"]["log_B"] < 1000
+    assert laws["coupled+floor"]["c"] == pytest.approx(0.02)
+    assert math.exp(laws["additive"]["log_B"]) == pytest.approx(laws["additive"]["B"], rel=1e-8)
+    code, out, _ = run("--flops", "1e20", "--from", steep)
+    assert code == 0 and "\nlaws    coupled " in out
 
 
 def test_a_person_reads_a_page(run: Any, table: Path) -> None:

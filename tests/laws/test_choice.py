@@ -21,8 +21,8 @@ SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
 STEM = np.repeat(np.arange(5), 6)
 ADDITIVE, COUPLED = (
-    LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
-    LossLaw(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
+    LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
+    LossLaw.of(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
 )
 
 

@@ -26,11 +26,11 @@ from windtunnel.laws.loss import FORMS, Array, LossLaw
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
 TRUTH: dict[str, LossLaw] = {
-    "additive": LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
-    "coupled": LossLaw(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
-    "coupled+floor": LossLaw(E=1.2, A=3e3, alpha=0.4, B=2e5, beta=0.6, c=0.4),
-    "interacting": LossLaw(E=2.4, A=30.0, alpha=0.3, B=90.0, beta=0.4, gamma=0.1),
-    "coupled+interacting": LossLaw(E=1.2, A=3e3, alpha=0.4, B=6e4, beta=0.6, c=0.4, gamma=0.1),
+    "additive": LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
+    "coupled": LossLaw.of(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
+    "coupled+floor": LossLaw.of(E=1.2, A=3e3, alpha=0.4, B=2e5, beta=0.6, c=0.4),
+    "interacting": LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=90.0, beta=0.4, gamma=0.1),
+    "coupled+interacting": LossLaw.of(E=1.2, A=3e3, alpha=0.4, B=6e4, beta=0.6, c=0.4, gamma=0.1),
 }
 
 
@@ -166,6 +166,13 @@ def test_the_papers_standard_errors_are_as_its_parameters_scatter() -> None:
         found.append([law.E, law.A, law.alpha, law.B, law.beta])
         said.append(errors)
     assert np.median(said, axis=0) == pytest.approx(np.std(found, axis=0), rel=0.3)
+
+
+def test_the_papers_way_may_come_to_what_is_no_law() -> None:
+    """Losses that rise with size: its one start ends with an A below 0."""
+    rising = 3.0 + 0.1 * np.log(N / N.min()) + 300 * D**-0.4
+    with pytest.raises(ValueError, match="term below 0"):
+        fit_as_the_paper(N, D, rising)
 
 
 def test_chinchilla_reaches_the_optimum_that_was_not_published() -> None:

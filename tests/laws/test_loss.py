@@ -1,5 +1,7 @@
 """The family of loss laws: limits, slopes, and coordinates that are the same law."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from windtunnel.laws.loss import Frame, LossLaw, log_slopes, slopes, surface
 
 N, D = np.array([1e5, 1e6, 1e7, 3e5]), np.array([1e6, 3e7, 1e8, 5e8])
 LAWS = st.builds(
-    LossLaw,
+    LossLaw.of,
     E=st.floats(0.0, 2.5),
     A=st.floats(1.0, 1e4),
     alpha=st.floats(0.1, 0.9),
@@ -62,7 +64,7 @@ def test_gradient_is_the_worth_of_an_e_fold(law: LossLaw) -> None:
 
 
 def test_additive_law_is_the_papers() -> None:
-    law = LossLaw(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+    law = LossLaw.of(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
     assert law.at(7.225e10, 1.329e12) == pytest.approx(1.9744, abs=1e-4)
     assert law.at(1e9, 1e10) == pytest.approx(
         1.8172 + 482.01 / 1e9**0.3478 + 2085.43 / 1e10**0.3658, rel=1e-12
@@ -79,4 +81,35 @@ def test_a_small_c_becomes_the_larger_of_two_power_laws() -> None:
 
 
 def test_a_term_of_zero_is_not_there() -> None:
-    assert LossLaw(E=2.0, A=0.0, alpha=0.3, B=10.0, beta=0.5).at(1e6, 1e4) == pytest.approx(2.1)
+    law = LossLaw.of(E=2.0, A=0.0, alpha=0.3, B=10.0, beta=0.5)
+    assert law.at(1e6, 1e4) == pytest.approx(2.1)
+    assert law.A == 0.0 and law.log_A == -np.inf
+
+
+def test_a_term_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="B = -3: expected 0 or more"):
+        LossLaw.of(E=2.0, A=1.0, alpha=0.3, B=-3.0, beta=0.5)
+
+
+@pytest.mark.parametrize("log_size", [-2500.0, 2500.0])
+def test_a_law_is_itself_where_no_float_holds_a_coefficient(log_size: float) -> None:
+    """c = 0.02, with A near e^2500 or its inverse: the loss is where it is at any other c."""
+    frame = Frame.of(N, D)
+    at = np.array([0.3, 0.02 * log_size / 10, 0.4, 0.1, 0.3, 0.0, np.log(0.02)])
+    x, y = frame.logs(N, D)
+    law = frame.law(at)
+    away = replace(law, log_A=law.log_A + log_size)
+    assert law.A is not None and away.A is None
+    assert law.at(N, D) == pytest.approx(surface(at, x, y), rel=1e-12)
+    moved = frame.coordinates(away)
+    assert moved[1] - at[1] == pytest.approx(0.02 * log_size)
+    assert np.delete(moved, 1) == pytest.approx(np.delete(at, 1))
+    assert away.at(N, D) == pytest.approx(surface(moved, x, y), rel=1e-12)
+
+
+def test_parameters_by_name_have_a_and_b_as_they_were_given() -> None:
+    given = {"E": 2.0, "A": 482.01, "alpha": 0.3, "B": 2e230, "beta": 0.5, "c": 0.5, "gamma": 0.1}
+    told = LossLaw.of(**given).as_dict()
+    assert {name: told[name] for name in given} == pytest.approx(given)
+    assert (told["log_A"], told["log_B"]) == pytest.approx((np.log(482.01), np.log(2e230)))
+    assert LossLaw(E=2.0, log_A=710.0, alpha=0.3, log_B=-710.0, beta=0.5).as_dict()["B"] is None

@@ -11,7 +11,7 @@ from windtunnel.laws.points import LossPoints
 
 SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
-LAW = LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
+LAW = LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
 
 
 def tried(axis: choice.Axis, error: float) -> Tried:

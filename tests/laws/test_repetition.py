@@ -22,7 +22,7 @@ from shared_data import shared
 from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.repetition import PUBLISHED, Repetition, fed
 
-LAW = LossLaw(E=1.87, A=521, alpha=0.353, B=1488, beta=0.353)
+LAW = LossLaw.of(E=1.87, A=521, alpha=0.353, B=1488, beta=0.353)
 positive = st.floats(0.2, 200)
 
 
@@ -57,7 +57,7 @@ def test_the_published_worth_of_a_few_epochs() -> None:
 
 
 def test_a_size_is_fed_where_both_terms_fall_alike() -> None:
-    coupled = LossLaw(E=0.3, A=1e4, alpha=0.5, B=3e4, beta=0.4, c=0.3)
+    coupled = LossLaw.of(E=0.3, A=1e4, alpha=0.5, B=3e4, beta=0.4, c=0.3)
     for law in (LAW, coupled, replace(LAW, gamma=0.1)):
         size, data = law.gradient(fed(law, 3e8), 3e8)
         assert float(size) == pytest.approx(float(data))
@@ -106,7 +106,7 @@ def test_pairs_find_it_whatever_is_wrong_with_the_law_of_the_sizes(
     rng: np.random.Generator,
 ) -> None:
     runs = made(Repetition(9.0), rng, 0.0)
-    wrong = LossLaw(E=2.5, A=100, alpha=0.2, B=LAW.B, beta=LAW.beta)
+    wrong = LossLaw.of(E=2.5, A=100, alpha=0.2, B=1488, beta=LAW.beta)
     found = fit_pairs(runs, wrong, draws=20)
     assert found.repetition.tokens == pytest.approx(9, rel=1e-3)
     assert found.repetition.params == np.inf == found.interval("params")[1]

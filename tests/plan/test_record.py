@@ -91,6 +91,17 @@ def test_a_plan_of_the_last_release_is_read(made: Made) -> None:
     assert "head" not in json.loads(read_plan(folder).to_json())["training"]["bytes"]
 
 
+def test_a_plan_that_told_a_and_b_alone_is_read(made: Made) -> None:
+    folder, _, plan = made
+    law = json.loads(plan.to_json())["law"]
+    for one in law["candidates"]:
+        del one["log_A"], one["log_B"]
+    changed(folder, law=law)
+    first, now = read_plan(folder).law.candidates[0], plan.law.candidates[0]
+    assert (first.A, first.B) == (now.A, now.B) and first.A is not None
+    assert (first.log_A, first.log_B) == (None, None) and now.log_A is not None
+
+
 def test_predicted_against_got(made: Made) -> None:
     numbers = {"loss": 4.0, "interval50": (3.9, 4.1), "interval90": (3.8, 4.2)}
     audit = compare(made[2].model_copy(update=numbers), "r", 4.15)

@@ -82,7 +82,7 @@ def test_tokens_and_size_are_found_back() -> None:
 
 
 def test_a_law_without_a_best_size_is_said_to_have_none() -> None:
-    flat = LossLaw(E=1, A=1e-9, alpha=0.3, B=1000, beta=0.3)
+    flat = LossLaw.of(E=1, A=1e-9, alpha=0.3, B=1000, beta=0.3)
     with pytest.raises(ValueError, match="no budget"):
         tokens_for_size(outlook_of(flat), 1e9)
     assert best_for_flops(outlook_of(flat), 1e20, Limits()).at_edge
@@ -115,7 +115,7 @@ def test_a_size_by_the_papers_count_has_the_other_counts_of_that_width() -> None
 
 def test_a_size_in_the_middle_of_all_shapes_is_at_no_edge() -> None:
     assert not best_for_flops(outlook_of(CHINCHILLA), 1e20, Limits()).at_edge
-    steep = LossLaw(E=1, A=1e12, alpha=0.9, B=1e-9, beta=0.3)
+    steep = LossLaw.of(E=1, A=1e12, alpha=0.9, B=1e-9, beta=0.3)
     assert best_for_flops(outlook_of(steep), 1e24, Limits()).at_edge
 
 

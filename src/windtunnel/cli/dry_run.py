@@ -12,6 +12,7 @@ from windtunnel.tunnel.scaling.dry_run.design import DryRun
 
 if TYPE_CHECKING:
     from windtunnel.results.dry_run import Advice, AssumedLaw, Budget, DesignAdvice, Expectation
+    from windtunnel.results.scaling import LawConstants
 
 
 def advise_on(lab: Path, corpus: str, design: Design, dry_run: DryRun, as_json: bool) -> None:
@@ -53,8 +54,17 @@ def _print(advice: "Advice") -> None:
 
 
 def _print_truth(truth: "AssumedLaw") -> None:
-    law = ", ".join(f"{name} {value:.4g}" for name, value in truth.law)
+    law = ", ".join(f"{name} {value:.4g}" for name, value in _constants(truth.law))
     print(f"assumed law: {truth.form}, N as {truth.count}: {law} ({truth.origin})")
+
+
+def _constants(law: "LawConstants") -> list[tuple[str, float]]:
+    """Names and values, A and B by their logarithms where no float holds them."""
+    size = ("log A", law.log_A) if law.A is None else ("A", law.A)
+    data = ("log B", law.log_B) if law.B is None else ("B", law.B)
+    rest = (("beta", law.beta), ("c", law.c), ("gamma", law.gamma))
+    told = (("E", law.E), size, ("alpha", law.alpha), data, *rest)
+    return [(name, value) for name, value in told if value is not None]
 
 
 def _print_search(advice: "Advice", budget: "Budget") -> None:

@@ -33,6 +33,7 @@ _SHALLOWEST = 0.8  # the largest, where there are many values to cut at
 _TOLERANCE = 0.0005  # relative error below which two forms count as equally good
 _STRANGE = 8.0  # standard deviations beyond which a point is named
 _MOST_TELL = 0.9  # share of the laws that must have a best ratio for an interval of it
+_BEYOND_NUMBERS = 700.0  # of the logarithm of a ratio: a float ends at 709
 _ENDS = (0.05, 0.95)  # of an interval of 90%
 # Of the intervals of 50% and 90%: standard deviations either way. A normal law has 0.67 and 1.64;
 # errors have longer tails, and the standard deviation is an estimate (`bench/intervals.py`).
@@ -93,11 +94,8 @@ class Candidate:
         return self.fit.law
 
     def log_loss(self, params: ArrayLike, tokens: ArrayLike) -> Array:
-        """Of the law, in its own coordinates: where c is small, A and B may be too large to be
-        numbers.
-        """
-        x, y = np.broadcast_arrays(*self.fit.frame.logs(params, tokens))
-        return np.log(surface(self.fit.coordinates, x.ravel(), y.ravel())).reshape(x.shape)
+        """Of the law; arrays broadcast."""
+        return np.log(self.law.at(params, tokens))
 
     @property
     def inflation(self) -> float:
@@ -111,9 +109,9 @@ class Candidate:
         """(draws,): logarithms of D / N where the loss is lowest with 6ND = `flops`, of laws as
         they might as well be; nan for one that has no best ratio.
         """
-        found = [log_ratio(self.fit.frame.terms(at), flops) for at in draws]
+        found = [log_ratio(self.fit.frame.law(at), flops) for at in draws]
         drawn = np.array(found, float)  # None is nan
-        own = log_ratio(self.fit.frame.terms(self.fit.coordinates), flops)
+        own = log_ratio(self.law, flops)
         if own is None:
             return drawn
         # About its own: wider by as much as it was too sure of itself.
@@ -194,13 +192,13 @@ class Predictor:
             logs.append(drawn)
             weights.append(np.full(len(drawn), candidate.weight / len(drawn)))
         values, told = np.concatenate(logs), np.concatenate(weights)
-        known = np.isfinite(values)
+        # nan, of a law without a best ratio, is not below it
+        known = np.abs(values) < _BEYOND_NUMBERS
         interval = None
         if told[known].sum() > _MOST_TELL * told.sum():
             low, high = np.exp(_quantiles(values[known], told[known], _ENDS))
             interval = float(low), float(high)
-        best = self.best.fit
-        value = log_ratio(best.frame.terms(best.coordinates), flops)
+        value = log_ratio(self.best.law, flops)
         return None if value is None else float(np.exp(value)), interval
 
     def outliers(self) -> list[Outlier]:

@@ -154,11 +154,15 @@ class LossFit:
     """A law and the proof of its optimum."""
 
     form: str
-    law: LossLaw
     objective: float  # the sum, at the optimum
     disagreement: float  # between the objectives of two optimisers
     frame: Frame
     coordinates: Array  # (7,)
+
+    @property
+    def law(self) -> LossLaw:
+        """The law."""
+        return self.frame.law(self.coordinates)
 
     @property
     def converged(self) -> bool:
@@ -178,7 +182,6 @@ def fit_loss(form: str, data: LossData, objective: Objective = SQUARES) -> LossF
     coordinates = first if costs[0] <= costs[1] else second
     return LossFit(
         form=form,
-        law=data.frame.law(coordinates),
         objective=min(costs),
         disagreement=abs(costs[0] - costs[1]),
         frame=data.frame,
@@ -205,7 +208,7 @@ def fit_as_the_paper(
     """The additive law by scipy's `curve_fit` from one start, as the paper fits it (section 4.5),
     for comparison; with its own standard errors of (E, A, alpha, B, beta), which take every point
     as independent. N and D are in units of their geometric means on the way. Raises ValueError
-    where it does not converge.
+    where it does not converge, and where it comes to what is no law.
     """
     n, d = np.asarray(params, float), np.asarray(tokens, float)
     n0, d0 = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
@@ -221,12 +224,18 @@ def fit_as_the_paper(
     except RuntimeError:
         raise ValueError("curve_fit did not converge from its one start") from None
     E, A, alpha, B, beta = map(float, found)
+    if A < 0 or B < 0:
+        raise ValueError(f"curve_fit came to a law with a term below 0 (A = {A:.3g}, B = {B:.3g})")
     # Derivatives of A n0^alpha and B d0^beta, which take the errors to the units of the law.
     units = np.eye(5)
-    units[1, 1:3] = n0**alpha, A * n0**alpha * np.log(n0)
-    units[3, 3:5] = d0**beta, B * d0**beta * np.log(d0)
-    errors = np.sqrt(np.diag(units @ covariance @ units.T))
-    return LossLaw(E=E, A=A * n0**alpha, alpha=alpha, B=B * d0**beta, beta=beta), errors
+    with np.errstate(over="ignore", invalid="ignore"):
+        to_A, to_B = np.exp(alpha * np.log(n0)), np.exp(beta * np.log(d0))
+        units[1, 1:3] = to_A, A * to_A * np.log(n0)
+        units[3, 3:5] = to_B, B * to_B * np.log(d0)
+        errors = np.sqrt(np.diag(units @ covariance @ units.T))
+    if not np.isfinite(errors).all():
+        raise ValueError("curve_fit came to numbers without finite standard errors")
+    return LossLaw.of(E=E, A=A * to_A, alpha=alpha, B=B * to_B, beta=beta), errors
 
 
 def refine(

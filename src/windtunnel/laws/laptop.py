@@ -37,8 +37,8 @@ ORIGIN = "measured at laptop scale"
 # Laws of four sizes (24k to 530k parameters) at five lengths (0.8M to 12.8M tokens) of a
 # 2,048-word vocabulary, by form; N counts all parameters.
 LOSS_LAWS: dict[str, LossLaw] = {
-    "additive": LossLaw(E=2.955, A=446.4, alpha=0.5533, B=143.0, beta=0.3509),
-    "coupled": LossLaw(E=0.0, A=2.346e8, alpha=0.9155, B=1.285e8, beta=0.6977, c=0.16265),
+    "additive": LossLaw.of(E=2.955, A=446.4, alpha=0.5533, B=143.0, beta=0.3509),
+    "coupled": LossLaw.of(E=0.0, A=2.346e8, alpha=0.9155, B=1.285e8, beta=0.6977, c=0.16265),
 }
 
 # Standard deviations of a loss about such a law, nats/token: of two sizes with two seeds at seven

@@ -8,7 +8,9 @@ Chinchilla (arXiv 2203.15556, eq. 2). E = 0 is the coupled law (Kaplan et al. 20
 farther from its limit after the same tokens.
 """
 
+import math
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +21,7 @@ Array = NDArray[np.float64]
 
 # What a form leaves free, in the order of a vector of coordinates (see `Frame`).
 COORDINATES = ("E", "p", "a", "q", "b", "g", "log c")
+_HELD = 700.0  # of logarithms, either way: floats end at 709, and lose digits below -708
 
 
 @dataclass(frozen=True)
@@ -48,31 +51,45 @@ FORMS = Named(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
-    """The two terms of a law, A and B in logarithms: where c is small they may be larger or smaller
-    than any number.
+class LossLaw:
+    """L = E + (A/N^alpha + B N^gamma/D^beta)^c, in nats/token; N by the count that it was fitted
+    with. A and B by their natural logarithms: with a small c they are larger, or smaller, than any
+    float. A logarithm is minus infinity where its term is not there.
     """
 
+    E: float
     log_A: float
     alpha: float
     log_B: float
     beta: float
-    gamma: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossLaw:
-    """L = E + (A/N^alpha + B N^gamma/D^beta)^c, in nats/token; N by the count that it was fitted
-    with.
-    """
-
-    E: float
-    A: float
-    alpha: float
-    B: float
-    beta: float
     c: float = 1.0
     gamma: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        E: float,
+        A: float,
+        alpha: float,
+        B: float,
+        beta: float,
+        c: float = 1.0,
+        gamma: float = 0.0,
+    ) -> Self:
+        """With A and B as they are published. Raises ValueError where one is below 0."""
+        log_A, log_B = _log_of("A", A), _log_of("B", B)
+        return cls(E=E, log_A=log_A, alpha=alpha, log_B=log_B, beta=beta, c=c, gamma=gamma)
+
+    @property
+    def A(self) -> float | None:
+        """None where no float holds it."""
+        return _number_of(self.log_A)
+
+    @property
+    def B(self) -> float | None:
+        """None where no float holds it."""
+        return _number_of(self.log_B)
 
     def at(self, params: ArrayLike, tokens: ArrayLike) -> Array:
         """The loss; arrays broadcast."""
@@ -89,24 +106,14 @@ class LossLaw:
         size, data = np.exp(u - total), np.exp(v - total)
         return slope * (self.gamma * data - self.alpha * size), -slope * self.beta * data
 
-    def as_dict(self) -> dict[str, float]:
-        """Its parameters by name."""
-        return asdict(self)
-
-    @property
-    def terms(self) -> Terms:
-        """Its terms; a logarithm is minus infinity where A or B is 0."""
-        with np.errstate(divide="ignore"):
-            log_a, log_b = float(np.log(self.A)), float(np.log(self.B))
-        return Terms(log_A=log_a, alpha=self.alpha, log_B=log_b, beta=self.beta, gamma=self.gamma)
+    def as_dict(self) -> dict[str, Any]:
+        """Its parameters by name, A and B with their logarithms."""
+        return asdict(self) | {"A": self.A, "B": self.B}
 
     def _log_terms(self, params: ArrayLike, tokens: ArrayLike) -> tuple[Array, Array]:
-        """log(A/N^alpha) and log(B N^gamma/D^beta). In logarithms: with a small c, A and B may be
-        near the largest number.
-        """
+        """log(A/N^alpha) and log(B N^gamma/D^beta)."""
         n, d = np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
-        terms = self.terms  # A or B of zero: that term is not there
-        return terms.log_A - self.alpha * n, terms.log_B + self.gamma * n - self.beta * d
+        return self.log_A - self.alpha * n, self.log_B + self.gamma * n - self.beta * d
 
 
 @dataclass(frozen=True)
@@ -136,40 +143,25 @@ class Frame:
         y = np.log(np.asarray(tokens, float)) - self.d0
         return x, y
 
-    def terms(self, coordinates: Array) -> Terms:
-        """The terms of the law that coordinates (7,) mean."""
-        _, p, a, q, b, g, log_c = map(float, coordinates)
-        c = float(np.exp(log_c))
+    def law(self, coordinates: Array) -> LossLaw:
+        """The law that coordinates (7,) mean."""
+        floor, p, a, q, b, g, log_c = map(float, coordinates)
+        c = math.exp(log_c)
         alpha, beta, gamma = a / c, b / c, g / c
-        return Terms(
+        return LossLaw(
+            E=floor,
             log_A=p / c + alpha * self.n0,
             alpha=alpha,
             log_B=q / c + beta * self.d0 - gamma * self.n0,
             beta=beta,
+            c=c,
             gamma=gamma,
-        )
-
-    def law(self, coordinates: Array) -> LossLaw:
-        """The law that coordinates (7,) mean. A and B are infinite where they are larger than any
-        number, and 0 where they are smaller.
-        """
-        terms = self.terms(coordinates)
-        with np.errstate(over="ignore", under="ignore"):
-            a, b = float(np.exp(terms.log_A)), float(np.exp(terms.log_B))
-        return LossLaw(
-            E=float(coordinates[0]),
-            A=a,
-            alpha=terms.alpha,
-            B=b,
-            beta=terms.beta,
-            c=float(np.exp(coordinates[6])),
-            gamma=terms.gamma,
         )
 
     def coordinates(self, law: LossLaw) -> Array:
         """The coordinates (7,) of a law."""
-        p = np.log(law.A) - law.alpha * self.n0
-        q = np.log(law.B) - law.beta * self.d0 + law.gamma * self.n0
+        p = law.log_A - law.alpha * self.n0
+        q = law.log_B - law.beta * self.d0 + law.gamma * self.n0
         powers = [p, law.alpha, q, law.beta, law.gamma]
         return np.array([law.E, *(law.c * power for power in powers), np.log(law.c)])
 
@@ -215,3 +207,17 @@ def _terms(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array, Array,
     floor, p, a, q, b, g, log_c = (coordinates[..., i, None] for i in range(len(COORDINATES)))
     c = np.exp(log_c)
     return floor, c, (p - a * x) / c, (q - b * y + g * x) / c
+
+
+def _log_of(name: str, value: float) -> float:
+    """The logarithm of a coefficient."""
+    if value < 0:
+        raise ValueError(f"{name} = {value:g}: expected 0 or more")
+    return math.log(value) if value else -math.inf
+
+
+def _number_of(log: float) -> float | None:
+    """The number of a logarithm; None where no float holds it."""
+    if log == -math.inf:
+        return 0.0
+    return math.exp(log) if abs(log) <= _HELD else None

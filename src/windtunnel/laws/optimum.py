@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 
-from windtunnel.laws.loss import Array, LossLaw, Terms
+from windtunnel.laws.loss import Array, LossLaw
 
 FLOPS = 6  # a parameter and token, of training: C = 6ND
 _GRID = 400  # sizes between the ends of a search
 _STEP = 0.02  # of log N, in the derivative of the search: its error is of the sixth order in it
+_FARTHEST = 300.0  # of log K: where a law is all but flat, its best size is no number at all
 # The central difference of sixth order.
 _CENTRAL = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # f' from f at -3 to 3 steps
 
@@ -40,7 +41,7 @@ def exponents(law: LossLaw) -> tuple[float, float]:
     the coupled law: its outer power moves no optimum. Raises ValueError for a law in which size or
     data is worth nothing.
     """
-    log_k, eta = _log_k(law.terms)
+    log_k, eta = _log_k(law)
     return math.exp(2 * log_k), eta
 
 
@@ -51,7 +52,7 @@ def closed_form(law: LossLaw, flops: float) -> Optimum:
 
     Raises ValueError for a law in which size or data is worth nothing.
     """
-    log_k, _ = _log_k(law.terms)
+    log_k, _ = _log_k(law)
     log_c = math.log(flops / FLOPS)
     log_n = log_k + law.beta / (law.alpha + law.beta + law.gamma) * log_c
     n, d = math.exp(log_n), math.exp(log_c - log_n)
@@ -99,13 +100,14 @@ def slope(function: Callable[[Array], Array], at: float) -> float:
     return float(_CENTRAL @ function(around)) / _STEP
 
 
-def log_ratio(terms: Terms, flops: float) -> float | None:
+def log_ratio(law: LossLaw, flops: float) -> float | None:
     """log(D / N) where L(N, D) is lowest with 6ND = `flops`; None for a law in which size or data
     is worth nothing.
     """
-    if not _falls(terms):
+    try:
+        log_k, eta = _log_k(law)
+    except ValueError:
         return None
-    log_k, eta = _log_k(terms)
     return -2 * log_k - eta * math.log(flops / FLOPS)
 
 
@@ -123,22 +125,22 @@ def outside(ratio: float, sampled: tuple[float, float]) -> str | None:
     )
 
 
-def _falls(terms: Terms) -> bool:
-    """Whether the loss falls with size, and with data."""
-    logs = terms.log_A, terms.log_B
-    return terms.alpha > 0 and terms.beta > 0 and all(map(math.isfinite, logs))
-
-
-def _log_k(terms: Terms) -> tuple[float, float]:
+def _log_k(law: LossLaw) -> tuple[float, float]:
     """log K and eta, with
 
     K = (alpha A / ((beta + gamma) B))^(1/(alpha + beta + gamma))
     eta = (beta - alpha - gamma)/(alpha + beta + gamma)
+
+    Raises ValueError for a law that does not fall with both size and data, or next to nothing.
     """
-    if not _falls(terms):
-        raise ValueError(f"no best size: {terms} must fall with both size and data")
+    refusal = f"no best size: {law} must fall with both size and data"
+    logs = law.log_A, law.log_B
+    if law.alpha <= 0 or law.beta <= 0 or not all(map(math.isfinite, logs)):
+        raise ValueError(refusal)
     # Of D = C/6N the data's term is B (C/6)^-beta N^(beta + gamma).
-    rising = terms.beta + terms.gamma
-    of_size = math.log(terms.alpha) + terms.log_A
-    log_k = (of_size - math.log(rising) - terms.log_B) / (terms.alpha + rising)
-    return log_k, (terms.beta - terms.alpha - terms.gamma) / (terms.alpha + rising)
+    rising = law.beta + law.gamma
+    of_size = math.log(law.alpha) + law.log_A
+    log_k = (of_size - math.log(rising) - law.log_B) / (law.alpha + rising)
+    if abs(log_k) > _FARTHEST:
+        raise ValueError(refusal)
+    return log_k, (law.beta - law.alpha - law.gamma) / (law.alpha + rising)

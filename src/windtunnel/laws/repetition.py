@@ -7,6 +7,7 @@ fresh ones; and parameters beyond those that the unique tokens can feed are disc
 Lengths in tokens, losses in nats/token. `bench/repetition.py` fits R*.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,8 @@ def fed(law: LossLaw, tokens: ArrayLike) -> Array:
     d = np.asarray(tokens, float)
     # With C = 6ND held, D falls as N rises: the data's term then rises as N^(beta + gamma).
     rising, power = law.beta + law.gamma, law.alpha + law.gamma
-    return (law.alpha * law.A / (rising * law.B)) ** (1 / power) * d ** (law.beta / power)
+    scale = math.log(law.alpha / rising) + law.log_A - law.log_B
+    return np.exp(scale / power) * d ** (law.beta / power)
 
 
 def _worth(total: ArrayLike, once: ArrayLike, decay: float) -> Array:

@@ -119,18 +119,24 @@ class WeighedLaw(Record):
     """Root mean square of the loss's relative error in forward-chained extrapolation."""
     E: Number
     """The irreducible loss, nats/token."""
-    A: Number
-    """Coefficient of the term of size."""
+    A: Number | None
+    """Coefficient of the term of size; null where it is too large or too small for a float, as it
+    may be with a small c.
+    """
     alpha: Number
     """Exponent of size."""
-    B: Number
-    """Coefficient of the term of data."""
+    B: Number | None
+    """Coefficient of the term of data; null likewise."""
     beta: Number
     """Exponent of data."""
     c: Number
     """Power of the sum of both terms; 1 in the additive law."""
     gamma: Number = 0.0
     """By which power of the size a model's data count for less; 0 where they do not."""
+    log_A: Number | None = None
+    """Natural logarithm of A; null in plans of releases that told A alone."""
+    log_B: Number | None = None
+    """Natural logarithm of B; null in plans of releases that told B alone."""
 
 
 class BestRatio(Record):

@@ -184,18 +184,24 @@ class LawConstants(Record):
 
     E: float
     """The loss that neither size nor data brings it below."""
-    A: float
-    """What a finite number of parameters costs, at N = 1."""
+    A: float | None
+    """What a finite number of parameters costs, at N = 1; None where that is too large or
+    too small for a float, as it may be with a small c.
+    """
     alpha: float
     """Exponent of size."""
-    B: float
-    """What a finite number of tokens costs, at D = 1."""
+    B: float | None
+    """What a finite number of tokens costs, at D = 1; None likewise."""
     beta: float
     """Exponent of data."""
     c: float
     """1 where the two costs add up."""
     gamma: float = 0.0
     """By which power of the size a model's data count for less; 0 where they do not."""
+    log_A: float | None = None
+    """Natural logarithm of A; None in results of releases that told A alone."""
+    log_B: float | None = None
+    """Natural logarithm of B; None in results of releases that told B alone."""
 
 
 # Fields are told from the last base to the first: the form, its constants, and then its own.

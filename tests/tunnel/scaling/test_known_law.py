@@ -29,7 +29,7 @@ from windtunnel.train.schedule import rate_at
 from windtunnel.tunnel.scaling import scaling as study
 from windtunnel.tunnel.scaling.design import Design
 
-TRUTH = LossLaw(E=2.0, A=40.0, alpha=0.3, B=120.0, beta=0.3)
+TRUTH = LossLaw.of(E=2.0, A=40.0, alpha=0.3, B=120.0, beta=0.3)
 FLOOR, SHARE = 0.2, 0.15
 DESIGN = Design(shape="1-sqrt", floor=FLOOR, decay=SHARE, lr=0.02, lr_with_batch="sqrt")
 

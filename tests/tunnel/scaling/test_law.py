@@ -1,34 +1,43 @@
 """What a scaling study says of its law."""
 
+import json
+
 import numpy as np
 import pytest
+from tables import of_a_maximum
 
+from windtunnel.laws.fit import fit_as_the_paper
 from windtunnel.laws.loss import LossLaw
-from windtunnel.results.scaling import AuditRun, Beyond, PaperLaw, ScalingRow
+from windtunnel.results.scaling import AuditRun, Beyond, PaperLaw, ScalingRow, StudyLaw
 from windtunnel.tunnel.scaling.law import law_of
 
-LAW = LossLaw(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
+LAW = LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
+
+
+def branch(n: float, d: float, loss: float) -> ScalingRow:
+    """A row: N is counted without embeddings."""
+    return ScalingRow(
+        params=round(n),
+        params_with_head=round(n) + 10_000,
+        params_total=round(n) + 10_000,
+        tokens=round(d),
+        flops=round(6 * n * d),
+        loss=loss,
+        source="all",
+        kind="branch",
+        stem=f"s{n}",
+        seed=0,
+        width=1,
+        depth=1,
+        batch=512,
+        lr=0.01,
+    )
 
 
 def table(sizes: int = 5) -> list[ScalingRow]:
-    """Points on LAW, N counted without embeddings."""
+    """Points on LAW."""
     return [
-        ScalingRow(
-            params=round(n),
-            params_with_head=round(n) + 10_000,
-            params_total=round(n) + 10_000,
-            tokens=round(d),
-            flops=round(6 * n * d),
-            loss=float(LAW.at(round(n), round(d))),
-            source="all",
-            kind="branch",
-            stem=f"s{n}",
-            seed=0,
-            width=1,
-            depth=1,
-            batch=512,
-            lr=0.01,
-        )
+        branch(n, d, float(LAW.at(round(n), round(d))))
         for n in np.geomspace(3e4, 6e5, sizes)
         for d in np.geomspace(3e5, 3e6, 6)
     ]
@@ -82,3 +91,37 @@ def test_a_table_that_is_too_small_says_why() -> None:
     said = law_of(table(2), None, None)
     assert said.forms == () and said.audit is None and said.paper is None
     assert said.refused and "2 sizes: how the loss falls with size needs 3" in said.refused
+
+
+def test_a_law_that_no_float_holds_is_told_by_logarithms() -> None:
+    said = law_of(
+        [branch(*map(float, row)) for row in zip(*of_a_maximum(), strict=True)], None, None
+    )
+    forms = {form.form: form for form in said.forms if form.count == "params"}
+    coupled, additive = forms["coupled+floor"], forms["additive"]
+    assert coupled.c == pytest.approx(0.02)
+    assert coupled.B is None and coupled.log_B is not None and 700 < coupled.log_B < 1000
+    assert additive.B and additive.log_B == pytest.approx(np.log(additive.B))
+    assert StudyLaw.parse(said.to_json(), "as its file holds it") == said
+
+
+def test_a_law_that_told_a_and_b_alone_is_read() -> None:
+    said = law_of(table(), None, None)
+    content = json.loads(said.to_json())
+    for form in content["forms"]:
+        del form["log_A"], form["log_B"]
+    read = StudyLaw.parse(json.dumps(content), "an old result").forms[0]
+    assert (read.A, read.B) == (said.forms[0].A, said.forms[0].B) and read.A is not None
+    assert (read.log_A, read.log_B) == (None, None)
+
+
+def test_the_papers_standard_errors_are_named() -> None:
+    noisy = [
+        row.model_copy(update={"loss": row.loss * (1 + 0.001 * (-1) ** i)})
+        for i, row in enumerate(table())
+    ]
+    paper = law_of(noisy, None, None).paper
+    assert isinstance(paper, PaperLaw)
+    assert list(paper.standard_errors) == ["E", "A", "alpha", "B", "beta"]
+    _, errors = fit_as_the_paper(*np.array([(row.params, row.tokens, row.loss) for row in noisy]).T)
+    assert list(paper.standard_errors.values()) == errors.tolist()

@@ -23,6 +23,9 @@ from windtunnel.results.scaling import (
     StudyLaw,
 )
 
+# What `curve_fit` fits, in its order.
+_FITTED = ("E", "A", "alpha", "B", "beta")
+
 
 def law_of(rows: Sequence[ScalingRow], seed_sd: float | None, audit: AuditRun | None) -> StudyLaw:
     """The law that the branches among a study's rows tell; `refused` says why a table is too small
@@ -107,12 +110,10 @@ def _as_the_paper(points: LossPoints, audit: AuditRun | None) -> PaperLaw | Pape
         return PaperRefusal(refused=str(error))
     ratio = closed_form(law, 6 * n * d).ratio
     sampled = points.tokens / points.size
-    constants = law.as_dict()
     got = audit.loss if audit else None
     return PaperLaw(
-        **constants,
-        # the law has a sixth number, c, which is 1 and has no error
-        standard_errors=dict(zip(constants, map(float, errors), strict=False)),
+        **law.as_dict(),
+        standard_errors=dict(zip(_FITTED, map(float, errors), strict=True)),
         K2=k2,
         eta=eta,
         flops=6 * n * d,

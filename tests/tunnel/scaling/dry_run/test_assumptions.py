@@ -1,5 +1,6 @@
 """What a simulation takes for real: the laws and the noise of a table are found again in it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,8 @@ def test_a_truth_is_a_law_by_the_count_that_it_means(counts: dict[Size, SizeCoun
     assert truth.loss(size, 1e6) == float(truth.law.at(size.params_total, 1e6))
     record = truth.as_record()
     assert (record.form, record.count, record.law.E) == ("additive", "params_total", truth.law.E)
+    beyond = replace(truth, law=replace(truth.law, log_B=800.0)).as_record().law
+    assert pytest.approx(truth.law.A) == beyond.A and (beyond.B, beyond.log_B) == (None, 800.0)
     assert [one.form for one in LAPTOP_TRUTHS] == ["additive", "coupled"]
 
 

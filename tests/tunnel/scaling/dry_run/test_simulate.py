@@ -150,7 +150,7 @@ def test_an_interval_holds_its_ends() -> None:
 
 def test_what_is_told_of_a_law() -> None:
     """alpha c and beta c are the exponents of the loss, beta / (alpha + beta) of the best N."""
-    law = LossLaw(E=1.5, A=1.0, alpha=0.6, B=1.0, beta=0.3, c=0.5)
+    law = LossLaw.of(E=1.5, A=1.0, alpha=0.6, B=1.0, beta=0.3, c=0.5)
     floored = replace(COUPLED, form="additive", law=law)
     study = replace(simulated(4.0, 0.1, 4.0, law), truth=floored)
     found = {name: one.truth for name, one in determined([study]).items()}
