@@ -7,6 +7,7 @@ import pytest
 from published import wsd_branches
 from shared_data import shared
 
+from windtunnel.laws import intervals
 from windtunnel.laws.choice import choose
 from windtunnel.laws.fit import SQUARES, LossData, Objective, optimum
 from windtunnel.laws.intervals import linear_sd, profiles, redraw
@@ -110,6 +111,45 @@ def test_the_linear_error_is_near_the_redrawn_one() -> None:
     x, y = data.frame.logs(np.array([1e5, 1e6]), np.array([1e6, 4e6]))
     full = np.hypot(np.log(surface(draws, x, y)).std(0), noise.sd)
     assert linear_sd("additive", at, data, GROUPS, noise, x, y) == pytest.approx(full, rel=0.5)
+
+
+def test_laws_of_many_points_are_drawn_by_cells_as_by_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stems, lengths and points each with noise of their own; 900 points and 128 cells."""
+    rng = np.random.default_rng(5)
+    params = np.repeat(np.geomspace(1e7, 3e9, 60), 15)
+    tokens = np.tile(np.geomspace(2e8, 1e11, 15), 60)
+    groups = Groups.of(np.repeat(np.arange(60), 15), tokens)
+    scatter = 0.002 * rng.standard_normal(60)[groups.stem]
+    scatter += 0.001 * rng.standard_normal(15)[groups.length] + 0.002 * rng.standard_normal(900)
+    law = LossLaw.of(E=1.8, A=400.0, alpha=0.34, B=1200.0, beta=0.33)
+    data = LossData.of(params, tokens, law.at(params, tokens) * np.exp(scatter))
+    objective = Objective("log", 0.0075)
+    at = optimum("additive", data, objective)
+    model, jacobian = log_slopes(at, data.x, data.y)
+    noise = NoisePosterior.about(np.log(data.loss / model), jacobian[:, :5], groups)
+    by_cells = redraw("additive", at, data, groups, noise, objective, 200)
+    monkeypatch.setattr(intervals, "_MANY", 900)
+    by_points = redraw("additive", at, data, groups, noise, objective, 200)
+    x, y = data.frame.logs([3e7, 3e9, 3e10], [3e10, 1e11, 1e12])
+    cells, points = (np.log(surface(draws, x, y)) for draws in (by_cells, by_points))
+    assert (cells != points).all()
+    assert cells.std(0) == pytest.approx(points.std(0), rel=0.05)
+    for ahead in range(3):
+        assert np.corrcoef(cells[:, ahead], points[:, ahead])[0, 1] > 0.97
+
+
+def test_a_root_of_the_covariance_is_that_of_sums_with_what_points_share() -> None:
+    _, _, noise = fitted(drawn(1, length_sd=0.002))
+    stem, length, own = noise.parts
+    covariance = stem * (GROUPS.stem[:, None] == GROUPS.stem)
+    covariance = covariance + length * (GROUPS.length[:, None] == GROUPS.length)
+    covariance += own * np.eye(len(N))
+    weights = np.random.default_rng(0).standard_normal((len(N), 3))
+    root = noise.root_of(weights, GROUPS)
+    assert min(stem, length, own) > 0
+    assert root.T @ root == pytest.approx(weights.T @ covariance @ weights)
 
 
 def test_a_profile_holds_the_truth_and_its_end_costs_what_it_says() -> None:

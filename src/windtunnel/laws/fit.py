@@ -454,6 +454,7 @@ def _starts(form: str, data: LossData) -> Array:
     """
     free = FORMS[form].free
     _require(form, len(data.loss))
+    data = data.thinned
     misfits, coordinates = [], []
     for c, floor in _powers_and_floors(free, float(data.loss.min())):
         misfit, found = _projected(data, c, floor, floor_free=bool(free[0] and not free[6]))

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import fdtri
 
+from windtunnel.laws.cells import Cells
 from windtunnel.laws.fit import LossData, Objective, refine
 from windtunnel.laws.loss import FORMS, Array, log_slopes, surface
 from windtunnel.laws.noise import Groups, NoisePosterior
 
 LEVEL = 0.9
+_MANY = 300  # points: of a table that has more, laws are drawn by cells
 _STEPS = 25  # of the fit to each draw, at most
 _GAIN = 1e-6  # what ends it: a draw is noise to many more digits
 _LOOSE = 0.25  # of a value: an interval that is wider on one side does not pin it down
@@ -34,7 +36,8 @@ def redraw(
 ) -> Array:
     """Laws as they might as well be, coordinates (count, 7): a bootstrap clustered by stem and by
     length. Losses are drawn anew about the law, with what a stem and a length share and each
-    point's own noise, and the same fit is made to each. Whole stems are not resampled: without its
+    point's own noise, and the same fit is made to each: in a large table to the means of cells,
+    which leaves the laws' spread as it is where the form fits. Whole stems are not resampled: without its
     largest size a table of five is another table.
     """
     rng = np.random.default_rng(seed)
@@ -43,6 +46,9 @@ def redraw(
     scatter = drawn_noise.own[:, None] * rng.standard_normal((count, len(data.loss)))
     for sd, group in ((drawn_noise.stem, groups.stem), (drawn_noise.length, groups.length)):
         scatter += sd[:, None] * rng.standard_normal((count, group.max() + 1))[:, group]
+    if len(data.loss) > _MANY:
+        cells = Cells.of(data)
+        data, scatter = cells.gathered(data), cells.mean(scatter)
     drawn = replace(data, loss=surface(coordinates, data.x, data.y) * np.exp(scatter))
     starts = np.broadcast_to(coordinates, (count, 7))
     return refine(starts, drawn, FORMS[form].free, objective, _STEPS, _GAIN)
@@ -67,8 +73,8 @@ def linear_sd(
     scale = np.linalg.norm(jacobian, axis=0).clip(1e-12)
     # (free, n): how an error of a point moves the parameters
     estimator = np.linalg.pinv(jacobian / scale, rcond=1e-8) / scale[:, None] * root
-    of_law = noise.variance_of((ahead @ estimator).T, groups)
-    return np.sqrt(of_law + noise.sd**2)
+    of_law = ahead @ noise.root_of(estimator.T, groups).T
+    return np.sqrt((of_law**2).sum(1) + noise.sd**2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,14 +138,14 @@ class NoisePosterior:
             own=np.sqrt(np.maximum(0.0, 1 - stem - length) * variance),
         )
 
-    def variance_of(self, weights: Array, groups: Groups) -> Array:
-        """(k,): of sums of the points' log losses with weights (n, k), at the mean of the
-        posterior.
+    def root_of(self, weights: Array, groups: Groups) -> Array:
+        """A root (at most k, k) of the covariance of sums of the points' log losses with weights
+        (n, k), at the mean of the posterior: the covariance is its transpose times itself.
         """
-        stem, length, own = self.parts
+        stem, length, own = np.sqrt(self.parts)
         by_stem, by_length = groups.summed(weights)
-        squares = [np.square(part).sum(0) for part in (by_stem, by_length, weights)]
-        return stem * squares[0] + length * squares[1] + own * squares[2]
+        independent = np.concatenate([stem * by_stem, length * by_length, own * weights])
+        return np.asarray(np.linalg.qr(independent, mode="r"), np.float64)
 
 
 def _basis(jacobian: Array) -> Array:
@@ -168,28 +168,32 @@ def _restricted(
         U' V^-1 U = (U'U - (S R'U)' K^-1 (S R'U)) / own,  det V = own^(n - k) det K,
 
     and since a point has one stem, K's block of stems is diagonal: only the lengths are left to
-    solve for, by its Schur complement.
+    solve for, by its Schur complement. Stems of as many points are alike in that block, so sums
+    over stems are taken once for each number of points, not for each candidate.
     """
     told = np.column_stack([basis, residuals])
     by_stem, by_length = groups.summed(told)
     stems, lengths = len(by_stem), len(by_length)
-    met = np.zeros((stems, lengths))  # Z'W: points of each stem and length
-    if groups.lengths_share:
-        np.add.at(met, (groups.stem, groups.length), 1.0)
-    points_of_stem = np.bincount(groups.stem).astype(float)
+    points_of_stem, kind, count = np.unique(
+        np.bincount(groups.stem), return_inverse=True, return_counts=True
+    )
+    alike = [kind == at for at in range(len(count))]
     points_of_length = np.bincount(groups.length).astype(float)
     stem, length = shares.T
     own = 1 - stem - length
-    # 1. the block of stems, (candidates, stems)
+    # 1. the block of stems, (candidates, numbers of points)
     diagonal = own[:, None] + stem[:, None] * points_of_stem
-    absorbed = np.einsum("c,cs,su,sv->cuv", stem, 1 / diagonal, by_stem, by_stem, optimize=True)
-    log_det = np.log(diagonal).sum(1) + (len(residuals) - stems) * np.log(own)
+    taken = stem[:, None] / diagonal
+    absorbed = np.tensordot(taken, np.stack([by_stem[s].T @ by_stem[s] for s in alike]), 1)
+    log_det = np.log(diagonal) @ count + (len(residuals) - stems) * np.log(own)
     # 2. what the lengths add to it
     if groups.lengths_share:
+        met = np.zeros((stems, lengths))  # Z'W: points of each stem and length
+        np.add.at(met, (groups.stem, groups.length), 1.0)
         own_block = own[:, None] + length[:, None] * points_of_length
-        through = np.einsum("cs,sl,sm->clm", (stem * length)[:, None] / diagonal, met, met)
-        schur = own_block[:, :, None] * np.eye(lengths) - through
-        crossed = np.einsum("cs,sl,su->clu", stem[:, None] / diagonal, met, by_stem)
+        through = np.tensordot(taken, np.stack([met[s].T @ met[s] for s in alike]), 1)
+        schur = own_block[:, :, None] * np.eye(lengths) - length[:, None, None] * through
+        crossed = np.tensordot(taken, np.stack([met[s].T @ by_stem[s] for s in alike]), 1)
         right = np.sqrt(length)[:, None, None] * (by_length - crossed)
         absorbed += right.transpose(0, 2, 1) @ np.linalg.solve(schur, right)
         log_det += np.linalg.slogdet(schur)[1] - lengths * np.log(own)
