@@ -188,6 +188,17 @@ def test_a_law_that_was_too_sure_of_itself_has_ratios_as_many_times_wider() -> N
     assert np.diff(ends[1]) == pytest.approx(3 * np.diff(ends[0]), rel=1e-6)
 
 
+def test_of_forms_that_weigh_alike_the_simpler_is_the_best() -> None:
+    """Rounding decides nothing."""
+    known = alone()
+    simple = replace(known.best, weight=0.4 - 1e-9)
+    like_it = replace(known.best, weight=0.4)
+    other = replace(known.best, weight=0.2)
+    assert replace(known, candidates=(other, simple, like_it)).best is simple
+    better = replace(like_it, weight=0.4 + 1e-5)
+    assert replace(known, candidates=(simple, better)).best is better
+
+
 def test_the_best_ratio_has_the_quantiles_of_the_laws_that_were_drawn() -> None:
     predictor = alone()
     best, flops = predictor.best, 1e13

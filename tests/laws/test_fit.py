@@ -11,6 +11,7 @@ from published import chinchilla, gemstones, laptop
 from scipy.optimize import nnls
 from shared_data import shared
 
+from windtunnel.laws import fit
 from windtunnel.laws.fit import (
     AGREE,
     SQUARES,
@@ -149,6 +150,21 @@ def test_too_few_points_and_bad_numbers_are_refused() -> None:
         fit_loss("cubic", LossData.of(N, D, TRUTH["additive"].at(N, D)))
     with pytest.raises(ValueError, match="loss: expected positive numbers"):
         LossData.of(N, D, np.full(len(N), np.nan))
+
+
+def test_what_climbs_together_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many starts at once, or one by one."""
+    data = LossData.of(N, D, TRUTH["coupled"].at(N, D) * (1 + 0.001 * np.sin(np.arange(len(N)))))
+    starts = fit._starts("coupled", data)[:7]
+    free = FORMS["coupled"].free
+    together = fit.refine(starts, data, free, SQUARES, 20)
+    monkeypatch.setattr(fit, "_AT_ONCE", 3 * len(N))
+    by_threes = fit.refine(starts, data, free, SQUARES, 20)
+    monkeypatch.setattr(fit, "_AT_ONCE", 1)
+    one_by_one = fit.refine(starts, data, free, SQUARES, 20)
+    assert (together != starts).any(1).all()
+    assert by_threes == pytest.approx(together, rel=1e-6)
+    assert one_by_one == pytest.approx(together, rel=1e-6)
 
 
 def test_the_papers_way_agrees_where_the_problem_is_easy() -> None:

@@ -5,7 +5,7 @@ that record, and its interval holds what the forms disagree about.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,7 @@ _DRAWS = 400
 _WORTH = 0.3
 # Weights go with the error of extrapolation to the power of -4: twice the error, a sixteenth.
 _SHARPNESS = 4
+_DIGITS = 6  # of weights that are alike
 _NEGLIGIBLE = 0.01  # a weight below which a form moves no interval
 _CUTS = 3  # held-out tails for each of size, tokens and compute
 _DEEPEST = 0.5  # the smallest share of points that a cut leaves to fit
@@ -150,8 +151,8 @@ class Predictor:
 
     @property
     def best(self) -> Candidate:
-        """The one that weighs most."""
-        return max(self.candidates, key=lambda candidate: candidate.weight)
+        """The one that weighs most; of those that weigh alike the simplest."""
+        return _weightiest(self.candidates)
 
     def loss(self, params: Mapping[str, ArrayLike] | ArrayLike, tokens: ArrayLike) -> Array:
         """The expected loss, arrays broadcast; `params` by count, or by the table's only one."""
@@ -328,6 +329,13 @@ def _weights(candidates: list[Candidate]) -> list[float]:
     return [weight / sum(shared) for weight in shared]
 
 
+def _weightiest(candidates: Sequence[Candidate]) -> Candidate:
+    """The first of those that weigh most: a form with a number more is the same law where the fit
+    leaves that number at nothing, and rounding must not choose between them.
+    """
+    return max(candidates, key=lambda candidate: round(candidate.weight, _DIGITS))
+
+
 def _growth(candidates: list[Candidate], task: _Task) -> Growth:
     """What the mixture of all forms strayed by at each cut."""
     points = task.points
@@ -348,7 +356,7 @@ def _growth(candidates: list[Candidate], task: _Task) -> Growth:
 
 def _draws(candidates: list[Candidate], task: _Task) -> dict[str, Array]:
     """Of the forms that matter, with the count of N of the weightiest."""
-    count = max(candidates, key=lambda candidate: candidate.weight).count
+    count = _weightiest(candidates).count
     data = _data(task.points, count)
     drawn = {}
     for one in candidates:

@@ -27,6 +27,8 @@ _STARTS = 48  # the best of the grid, and others by turns
 _FEWER = 18  # the same where many fits are wanted
 _KEPT = 6  # starts that are polished
 _ENOUGH = 300  # points on which starts are sorted out, of a table that has more
+# Starts times points that climb together: the derivatives of more do not stay in a core's cache.
+_AT_ONCE = 16_384
 _FINALISTS = 2  # starts that are polished on all of them
 _WITNESSES = 3  # starts of the second optimiser
 # Bounds of the coordinates (E, p, a, q, b, g, log c).
@@ -256,7 +258,17 @@ def refine(
         for values in (data.loss, data.weights)
     )
     found: Array = np.clip(starts, _LOWEST, _HIGHEST).reshape(-1, starts.shape[-1])
-    climb = _Climb.begin(found, replace(data, loss=losses, weights=weights), objective)
+    many = max(1, _AT_ONCE // len(data.x))
+    for first in range(0, len(found), many):
+        some = slice(first, first + many)
+        tables = replace(data, loss=losses[some], weights=weights[some])
+        found[some] = _climbed(_Climb.begin(found[some], tables, objective), free, steps, gain)
+    return found.reshape(starts.shape)
+
+
+def _climbed(climb: "_Climb", free: NDArray[np.bool_], steps: int, gain: float) -> Array:
+    """Where a climb from its starts ends: (starts, 7)."""
+    found = climb.at.copy()
     for _ in range(steps):
         climb.step(free, gain)
         done = climb.done
@@ -267,7 +279,7 @@ def refine(
             if not len(climb.row):
                 break
     found[climb.row] = climb.at
-    return found.reshape(starts.shape)
+    return found
 
 
 @dataclass(kw_only=True)
@@ -432,7 +444,7 @@ def _descend(
         model, pull = objective.slopes(at, data)
         residuals = objective.residuals(model, data.loss)
         weighted = data.weights * objective.influence(residuals) * residuals
-        return float(objective.cost(residuals, data.weights)), weighted @ pull[:, moved]
+        return float(objective.cost(residuals, data.weights)), (weighted @ pull)[moved]
 
     for objective, options in stages:
         result = minimize(

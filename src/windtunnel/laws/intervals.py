@@ -37,8 +37,8 @@ def redraw(
     """Laws as they might as well be, coordinates (count, 7): a bootstrap clustered by stem and by
     length. Losses are drawn anew about the law, with what a stem and a length share and each
     point's own noise, and the same fit is made to each: in a large table to the means of cells,
-    which leaves the laws' spread as it is where the form fits. Whole stems are not resampled: without its
-    largest size a table of five is another table.
+    which leaves the laws' spread as it is where the form fits. Whole stems are not resampled:
+    without its largest size a table of five is another table.
     """
     rng = np.random.default_rng(seed)
     drawn_noise = noise.draw(count, rng)

@@ -169,28 +169,29 @@ class Frame:
 def surface(coordinates: Array, x: Array, y: Array) -> Array:
     """Losses (..., n) of coordinates (..., 7) at centred logarithms (n,) or (..., n)."""
     floor, c, u, v = _terms(coordinates, x, y)
-    return floor + np.exp(c * np.logaddexp(u, v))
+    return floor + np.exp(c * _log_of_sum(u, v))
 
 
 def slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
     """Losses (..., n) and their derivatives by the coordinates, (..., n, 7)."""
     floor, c, u, v = _terms(coordinates, x, y)
-    total = np.logaddexp(u, v)
+    total = _log_of_sum(u, v)
     above = np.exp(c * total)  # L - E
     share = np.exp(u - total)  # of the size's term in the sum
     rest = 1 - share
     # Entropy of the two shares: the derivative of c log(e^(p'/c) + e^(q'/c)) by c.
     entropy = share * (total - u) + rest * (total - v)
     by_size, by_data = above * share, above * rest
-    derivatives = np.empty((*above.shape, len(COORDINATES)))
-    derivatives[..., 0] = 1.0
-    derivatives[..., 1] = by_size
-    derivatives[..., 2] = -by_size * x
-    derivatives[..., 3] = by_data
-    derivatives[..., 4] = -by_data * y
-    derivatives[..., 5] = by_data * x
-    derivatives[..., 6] = above * c * entropy
-    return floor + above, derivatives
+    # A coordinate's derivatives lie side by side, which is quicker to fill.
+    rows = np.empty((*above.shape[:-1], len(COORDINATES), above.shape[-1]))
+    rows[..., 0, :] = 1.0
+    rows[..., 1, :] = by_size
+    rows[..., 2, :] = -by_size * x
+    rows[..., 3, :] = by_data
+    rows[..., 4, :] = -by_data * y
+    rows[..., 5, :] = by_data * x
+    rows[..., 6, :] = above * c * entropy
+    return floor + above, np.swapaxes(rows, -1, -2)
 
 
 def log_slopes(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array]:
@@ -207,6 +208,11 @@ def _terms(coordinates: Array, x: Array, y: Array) -> tuple[Array, Array, Array,
     floor, p, a, q, b, g, log_c = (coordinates[..., i, None] for i in range(len(COORDINATES)))
     c = np.exp(log_c)
     return floor, c, (p - a * x) / c, (q - b * y + g * x) / c
+
+
+def _log_of_sum(u: Array, v: Array) -> Array:
+    """log(e^u + e^v) of finite logarithms: `np.logaddexp` in a third of its time."""
+    return np.maximum(u, v) + np.log1p(np.exp(-np.abs(u - v)))
 
 
 def _log_of(name: str, value: float) -> float:
