@@ -9,6 +9,7 @@ import array
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -21,7 +22,7 @@ import threading
 from typing import Any
 
 _FORKING = "import processes; processes.serve_forks()"
-_IMPORTED = ("windtunnel.cli", "windtunnel.train.loop", "windtunnel.tunnel.fleet.fleet")
+_IMPORTED = ("windtunnel.train.loop", "windtunnel.tunnel.fleet.fleet")
 _MESSAGE = 1 << 20  # bytes: arguments, environment
 
 
@@ -117,8 +118,7 @@ def _forker() -> socket.socket:
 def serve_forks() -> None:
     """Fork a command for each request, until the one who asks is gone."""
     requests = socket.socket(fileno=int(os.environ["FORKS"]))
-    for module in _IMPORTED:
-        importlib.import_module(module)
+    _prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of those who wait for a command
     while True:
         content, told, _, _ = requests.recvmsg(_MESSAGE, socket.CMSG_SPACE(3 * 4))
@@ -131,6 +131,22 @@ def serve_forks() -> None:
             _wait_for(json.loads(content), *handles)
         for handle in handles:
             os.close(handle)
+
+
+def _prepare() -> None:
+    """What every command would do anew: import what it needs, and measure the processor's peak."""
+    from windtunnel import cli
+
+    for module in (*_IMPORTED, *(f"windtunnel.cli.{name}" for name in cli._COMMANDS)):
+        importlib.import_module(module)
+    from windtunnel.results.run import Engine
+    from windtunnel.train.device import matrix_peak
+
+    for precision in ("fp32", "bf16"):
+        matrix_peak(
+            Engine(device="cpu", precision=precision, compiled=False, micro_batch=1, threads=1)
+        )
+    gc.freeze()  # what stays for ever is nothing for a command's collector to look through
 
 
 def _wait_for(request: dict[str, Any], out: int, err: int, news: int) -> None:

@@ -3,6 +3,7 @@
 Every run here is a process of the real command line, and a kill is a real SIGKILL.
 """
 
+import functools
 import json
 import os
 import random
@@ -67,21 +68,37 @@ def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) 
         reached = max(reached, recorded(run))
 
 
+def long_run(recipe: Make, **train: Any) -> Recipe:
+    """Of 500 steps."""
+    return recipe(
+        schedule={"tokens": 500 * BATCH, "warmup": 512},
+        train={"checkpoint_every": 13 * BATCH, "evaluate_every": 50 * BATCH} | train,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(make_lab: Any, recipe: Make) -> Callable[[str], Path]:
+    """The long run of a precision, in one go."""
+
+    @functools.cache
+    def train(precision: str) -> Path:
+        return make_lab().train(long_run(recipe, precision=precision))
+
+    return train
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_ten_kills_leave_no_trace(
-    precision: str, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
+    precision: str,
+    lab: Any,
+    recipe: Make,
+    whole_run: Callable[[str], Path],
+    final_bytes: Any,
+    steps_of: Any,
 ) -> None:
-    settings = recipe(
-        schedule={"tokens": 500 * BATCH, "warmup": 512},
-        train={
-            "precision": precision,
-            "checkpoint_every": 13 * BATCH,
-            "evaluate_every": 50 * BATCH,
-        },
-    )
-    killed, whole = make_lab(), make_lab()
-    kill_at_random(killed, settings, kills=10, steps=25, seed=0 if precision == "fp32" else 1)
-    finished, never_stopped = killed.train(settings), whole.train(settings)
+    settings = long_run(recipe, precision=precision)
+    kill_at_random(lab, settings, kills=10, steps=25, seed=0 if precision == "fp32" else 1)
+    finished, never_stopped = lab.train(settings), whole_run(precision)
     assert finished.name == never_stopped.name
     assert final_bytes(finished) == final_bytes(never_stopped)
 
@@ -109,12 +126,15 @@ def test_kills_of_a_compiled_run_leave_no_trace(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_once_to_stop_it_saves_and_goes_on_later(
-    number: signal.Signals, make_lab: Any, recipe: Make, final_bytes: Any, steps_of: Any
+    number: signal.Signals,
+    lab: Any,
+    recipe: Make,
+    whole_run: Callable[[str], Path],
+    final_bytes: Any,
+    steps_of: Any,
 ) -> None:
-    settings = recipe(
-        schedule={"tokens": 600 * BATCH, "warmup": 512}, train={"checkpoint_every": 0}
-    )
-    lab, whole = make_lab(), make_lab()
+    """To the bits of a run that was never stopped, however often that one saved."""
+    settings = long_run(recipe, checkpoint_every=0)
     process = lab.start("train", lab.write(settings))
     run = wait_for(process, lab, 20 * BATCH)
     process.send_signal(number)
@@ -122,11 +142,11 @@ def test_asked_once_to_stop_it_saves_and_goes_on_later(
     assert process.returncode == 130, err
     assert "Traceback" not in err and "goes on from here" in err
     (saved,) = (run / "checkpoints").iterdir()
-    assert 20 * BATCH <= int(saved.name) < 600 * BATCH
+    assert 20 * BATCH <= int(saved.name) < 500 * BATCH
     (listed,) = lab.json("runs")
     assert (listed["status"], listed["tokens"]) == ("interrupted", int(saved.name))
 
-    assert final_bytes(lab.train(settings)) == final_bytes(expected := whole.train(settings))
+    assert final_bytes(lab.train(settings)) == final_bytes(expected := whole_run("fp32"))
     assert steps_of(run) == steps_of(expected)
 
 
@@ -188,9 +208,9 @@ def test_a_stem_that_is_extended_equals_a_longer_one(
 
 
 class Branches:
-    """Of one stem: at 150 steps, with a decay of 30."""
+    """Of one stem: at 60 steps, with a decay of 30."""
 
-    AT, DECAY, TOTAL = 150 * BATCH, 30 * BATCH, 200 * BATCH
+    AT, DECAY, TOTAL = 60 * BATCH, 30 * BATCH, 80 * BATCH
 
     @classmethod
     def of(cls, lab: Any) -> Path:
@@ -212,7 +232,7 @@ def expected(make_lab: Any, stem: Make, final_bytes: Any) -> dict[str, bytes]:
 def test_a_branch_from_a_point_without_a_checkpoint(
     lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
 ) -> None:
-    run = lab.train(stem(Branches.TOTAL, checkpoint_every=70 * BATCH, keep=5))
+    run = lab.train(stem(Branches.TOTAL, checkpoint_every=28 * BATCH, keep=5))
     assert not (run / "checkpoints" / f"{Branches.AT:015d}").exists()
     assert final_bytes(Branches.of(lab)) == expected
 
