@@ -2,6 +2,7 @@
 trains at once.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -53,6 +54,11 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("steady")
     # for torch, here and in processes: on busy cores more threads only wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: Python's collector need not look through it again and again."""
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 numbers were written.
 """
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -46,6 +47,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Make, corpus: Corp
 
 def losses(run: Run) -> dict[int, float]:
     return {step.tokens // BATCH: step.loss for step in run.steps()}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_collector_is_out_of_the_way_and_afterwards_as_it_was(
+    frozen: bool, tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    seen: list[tuple[bool, int]] = []
+    run = create(tmp_path, recipe(), corpus)
+    watch = Watch(step=lambda *_: seen.append((gc.isenabled(), gc.get_freeze_count())))
+    train(run, corpus, watch)
+    gc_on, counts = zip(*seen, strict=True)
+    assert not any(gc_on) and gc.isenabled()
+    assert min(counts) > 10_000, "nothing of what was imported is looked through"
+    assert (gc.get_freeze_count() > 10_000) is frozen
+    gc.freeze()
 
 
 def test_golden_losses(trained: Run) -> None:

@@ -290,13 +290,17 @@ class _Trainer:
 @contextmanager
 def _collector_out_of_the_way() -> Iterator[None]:
     """Python's collector stops everything for up to half a second where many objects live: it is
-    called in pauses.
+    called in pauses, and looks only at what came after. Where a process that trains many runs has
+    frozen what it imported, that stays frozen.
     """
     gc.collect()
-    gc.freeze()
+    ours = gc.get_freeze_count() == 0
+    if ours:
+        gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-        gc.unfreeze()
+        if ours:
+            gc.unfreeze()

@@ -162,9 +162,7 @@ def checked(axis: Axis, **settings: Any) -> tuple[list[str], tuple[str, ...]]:
     design = Design(**SMALL | settings)
     # nothing is judged of the other axis; of the widths one is the base
     design = (
-        replace(design, depths=())
-        if axis == "width"
-        else replace(design, widths=(design.width,))
+        replace(design, depths=()) if axis == "width" else replace(design, widths=(design.width,))
     )
     slopes = judge(
         measure(design, generated_window(design.context, VOCAB), VOCAB),

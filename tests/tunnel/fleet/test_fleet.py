@@ -157,7 +157,8 @@ def test_asked_to_stop_it_keeps_what_was_trained(lab: Any, opened: Corpus, recip
 
 def start(lab: Any, files: list[Path]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", PROGRAM, str(lab.path), *map(str, files)]
-    return subprocess.Popen(command, start_new_session=True)
+    environment = os.environ | {"CXX": "no-compiler"}  # importing one would take longer than a run
+    return subprocess.Popen(command, start_new_session=True, env=environment)
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
