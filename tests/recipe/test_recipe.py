@@ -12,7 +12,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES, PARAMETRIZATIONS, Recipe, dump, identity, load, parse
 
 Make = Callable[..., Recipe]
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
