@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from windtunnel.laws.loss import LossLaw
+from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
+from windtunnel.tunnel.scaling.chain import lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.assumptions import Truth
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts

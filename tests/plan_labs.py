@@ -66,8 +66,16 @@ def table_of(path: Path, law: LossLaw = TRUTH, noise: float = 0.003, **columns: 
     return path
 
 
-def with_study(lab: Path, study: str = "scaling", runs: tuple[str, ...] = ()) -> Path:
-    """The lab, with a scaling study of that name and nothing else."""
+def with_study(
+    lab: Path,
+    study: str = "scaling",
+    runs: tuple[str, ...] = (),
+    batch: tuple[float, float, str] = (2.0, 0.5, "measured at laptop scale"),
+) -> Path:
+    """The lab, with a scaling study of that name and nothing else; `batch`: c, p and origin of the
+    law that its runs kept to.
+    """
+    c, p, origin = batch
     folder = lab / "studies" / study
     folder.mkdir(parents=True)
     table_of(folder / "table.csv")
@@ -81,7 +89,7 @@ def with_study(lab: Path, study: str = "scaling", runs: tuple[str, ...] = ()) ->
             "decay": 0.1,
             "shape": "exponential",
             "floor": 0.1,
-            "batch": {"origin": "measured at laptop scale", "c": 2.0, "p": 0.5, "segments": []},
+            "batch": {"origin": origin, "c": c, "p": p, "segments": []},
             "cost": {**cost, "tokens": 10**7, "tokens_cosine": 2 * 10**7},
             "sizes": [],
             "span": 16.0,

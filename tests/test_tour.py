@@ -9,8 +9,9 @@ import pytest
 
 from windtunnel.results.study import Verdict
 from windtunnel.results.tour import TourStep
+from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.tour import _FEWEST, _STEP, designs_of, summary_of
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
+from windtunnel.tunnel.scaling.chain import lay_out
 
 
 @pytest.mark.parametrize("unit", [_STEP * 4, _FEWEST, 300_000 - 300_000 % _STEP, 10 * _FEWEST])

@@ -44,7 +44,7 @@ _FEWEST = 102_400  # tokens of a basic run; below that a size hardly matters
 _STEP = 8192  # basic runs are whole steps of every batch below
 # What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see
 # the designs below.
-_WORK = {(32, 2): 20 + 14 + 26 + 6, (64, 2): 14 + 6, (96, 3): 14 + 6 + 6}
+_WORK = {(32, 2): 20 + 60 + 26 + 6, (64, 2): 30 + 6, (96, 3): 6 + 6}
 _AHEAD = 1.5  # FLOPs of the planned run over those of the dearest run that the law was fitted to
 _EVALUATED = 1.3  # time with evaluations and checkpoints over time of training steps alone
 _FIXED = 370.0  # seconds of fetching, building, checking and compiling, on 2 cores
@@ -117,10 +117,12 @@ def designs_of(unit: int) -> Designs:
         ),
         transfer=TransferDesign(
             parametrizations=("minicpm",),
-            widths=(32, 64, 96),
+            widths=(32, 64),
             depths=(2,),
-            tokens=unit,
-            seeds=(2,),
+            # those of the scaling study
+            lengths=(unit, 2 * unit, 4 * unit),
+            batches=(512, 1024),
+            seeds=(1,),
         ),
         # the best batch of runs this short is some hundred tokens
         batch=BatchDesign(

@@ -188,8 +188,7 @@ def test_a_model_that_the_law_was_not_measured_with(
     assert said(flags.of_model(with_runs, "standard", True)) == [("parametrization", "caution")]
     without = replace(evidence, template=None)
     assert said(flags.of_model(without, own, asked=False)) == [("model", "caution")]
-    table = replace(without, lab=None)
-    assert table.rates
+    table = replace(without, lab=None, rates=((1e6, 0.01),))
     assert said(flags.of_model(table, "standard", asked=False)) == [("parametrization", "note")]
     assert not said(flags.of_model(table, "standard", asked=True))
     assert not said(flags.of_model(replace(table, rates=()), "standard", asked=False))

@@ -12,8 +12,15 @@ from plan_labs import (
 )
 
 from windtunnel.laws import laptop
-from windtunnel.plan.evidence import Evidence, KeptBatch, from_table
-from windtunnel.plan.settings import PAPER_RATE, PlannedRun, batch_for, rate_for
+from windtunnel.laws.rate import constant_rate
+from windtunnel.plan.evidence import Evidence, StudiedRateLaw, from_table
+from windtunnel.plan.settings import PlannedRun, batch_for, rate_for
+from windtunnel.scaling_recipe import PAPER_RATE, BatchRule, RateRule
+
+
+def rate_of(evidence: Evidence, params: float) -> float:
+    """For a run of a million tokens."""
+    return rate_for(evidence, PlannedRun(4.5, 1e6, params), 512).lr
 
 
 def test_of_many_runs_of_a_cell_the_best_counts(tmp_path: Path) -> None:
@@ -26,7 +33,7 @@ def test_of_many_runs_of_a_cell_the_best_counts(tmp_path: Path) -> None:
     (tmp_path / "grid.csv").write_text("\n".join(rows))
     found = from_table(tmp_path / "grid.csv")
     assert len(found.points) == 9
-    assert rate_for(found, 64e6).lr == pytest.approx(64e6**-0.3, rel=0.01)
+    assert rate_of(found, 64e6) == pytest.approx(64e6**-0.3, rel=0.01)
     batch = batch_for(found, PlannedRun(3.0, 64e8, 64e6))
     assert batch.batch == pytest.approx(64e8**0.6, rel=0.02) and batch.inside
     assert batch.interval and batch.interval[0] < batch.batch < batch.interval[1]
@@ -44,11 +51,11 @@ def test_without_a_batch_study_the_law_that_the_runs_kept_to_says_the_batch(
 def test_the_rate_is_that_of_the_runs_and_the_papers_where_a_table_says_none(
     evidence: Evidence, tmp_path: Path
 ) -> None:
-    assert rate_for(evidence, 1e5).lr == 0.01
+    assert rate_of(evidence, 1e5) == 0.01
     file = table_of(tmp_path / "table.csv", lr=0.02)
-    assert rate_for(from_table(file), 1e5).lr == 0.02
+    assert rate_of(from_table(file), 1e5) == 0.02
     file.write_text(file.read_text().replace(",lr", ",rate"))
-    found = rate_for(from_table(file), 1e5)
+    found = rate_for(from_table(file), PlannedRun(4.5, 1e6, 1e5), 512)
     assert found.lr == PAPER_RATE and "section 3.3" in found.provenance.how
 
 
@@ -83,21 +90,40 @@ def test_a_table_of_one_batch_gives_that_batch(tokens: float, inside: bool, tmp_
 
 
 def test_another_law_that_runs_kept_to_has_no_interval(evidence: Evidence) -> None:
-    kept = evidence.batch_law
-    assert kept and kept.origin == laptop.ORIGIN
-    other = replace(evidence, batch_law=KeptBatch(law=kept.law, origin="x", longest=10**6))
-    found = batch_for(other, PlannedRun(4.5, 4e6, 5e4))
-    assert found.interval is None and found.inside and found.batch == kept.law.predict(4e6)
-    assert not batch_for(other, PlannedRun(4.5, 4.1e6, 5e4)).inside
+    assert evidence.recipe and evidence.recipe.batch.origin == laptop.ORIGIN
+    law = evidence.recipe.batch.by_tokens
+    other = replace(evidence, recipe=replace(evidence.recipe, batch=BatchRule(law, "x")))
+    longest = evidence.points.tokens.max()
+    found = batch_for(other, PlannedRun(4.5, 4 * longest, 5e4))
+    assert found.interval is None and found.inside and found.batch == law.predict(4 * longest)
+    assert not batch_for(other, PlannedRun(4.5, 4.1 * longest, 5e4)).inside
+
+
+def test_the_rate_is_by_the_recipe_that_the_runs_were_trained_by(evidence: Evidence) -> None:
+    assert evidence.recipe
+    law = replace(constant_rate(0.02), tokens=1e6, by_tokens=-0.3, batch=512.0, by_batch=0.5)
+    kept = replace(evidence.recipe, rate=RateRule(law, "the lab's transfer study"))
+    found = rate_for(replace(evidence, recipe=kept), PlannedRun(4.5, 8e6, 1e5), 2048)
+    assert found.lr == pytest.approx(0.02 * 8**-0.3 * 2, rel=5e-3)
+    assert "(the lab's transfer study)" in found.provenance.how and not found.beside
+
+
+def test_what_the_transfer_study_found_stands_beside(evidence: Evidence) -> None:
+    law = replace(constant_rate(0.02), tokens=1e6, by_tokens=-0.3)
+    known = replace(evidence, rate_law=StudiedRateLaw(law=law, runs=("t1",)))
+    (beside,) = rate_for(known, PlannedRun(4.5, 8e6, 1e5), 512).beside
+    assert beside.lr == pytest.approx(0.02 * 8**-0.3) and beside.runs == ("t1",)
+    assert beside.interval == pytest.approx((beside.lr, beside.lr))
 
 
 def test_rates_that_differ_are_a_line_in_logarithms_or_their_mean(evidence: Evidence) -> None:
+    evidence = replace(evidence, recipe=None)
     two = replace(evidence, rates=((1e6, 0.01), (4e6, 0.04)))
-    assert rate_for(two, 64e6).lr == 0.02, "two sizes tell no power: their geometric mean"
+    assert rate_of(two, 64e6) == 0.02, "two sizes tell no power: their geometric mean"
     three = replace(evidence, rates=tuple((n, 3 * n**-0.3) for n in (1e6, 4e6, 16e6)))
-    assert rate_for(three, 64e6).lr == pytest.approx(3 * 64e6**-0.3, rel=5e-3)
+    assert rate_of(three, 64e6) == pytest.approx(3 * 64e6**-0.3, rel=5e-3)
     bits = replace(evidence, rates=((1e6, 0.01), (4e6, float(np.nextafter(0.01, 1)))))
-    assert rate_for(bits, 1e9).lr == 0.01
+    assert rate_of(bits, 1e9) == 0.01
 
 
 def test_without_a_column_batch_small_runs_take_the_laptops_law_and_large_ones_published_runs(

@@ -23,6 +23,9 @@ from windtunnel.plan.evidence import Evidence, from_table
 from windtunnel.plan.settings import PlannedRun, batch_for, rate_for
 from windtunnel.plan.studies import from_lab
 from windtunnel.recipe import Recipe, dump
+from windtunnel.scaling_recipe import LAB_BATCH
+
+RUN = PlannedRun(4.5, 1e6, 1e5)
 
 
 def test_a_scaling_study_gives_its_points_and_how_its_runs_were_trained(
@@ -35,7 +38,9 @@ def test_a_scaling_study_gives_its_points_and_how_its_runs_were_trained(
         "exponential",
         0.1,
     )
-    assert evidence.seed_sd == 0.01 and {rate for _, rate in evidence.rates} == {0.01}
+    assert evidence.seed_sd == 0.01
+    # of a release that had one rate for all runs
+    assert evidence.recipe and evidence.recipe.rate.lr(1e9, 1e9, 1e6) == 0.01
     assert evidence.core_speed is not None
     assert evidence.core_speed.flops_per_second == 6e12 / 60
 
@@ -45,20 +50,38 @@ def test_a_study_and_its_table_alone_are_the_same_points(studied: Path, evidence
     assert (alone.loss == evidence.points.loss).all() and (alone.stem == evidence.points.stem).all()
 
 
-def test_the_batch_study_of_the_lab_says_the_batch(tmp_path: Path) -> None:
+def test_the_batch_is_that_of_the_runs_with_the_interval_of_the_batch_study(tmp_path: Path) -> None:
     best = {tokens: 3 * tokens**0.4 for tokens in (1e5, 2e5, 4e5, 8e5)}
-    lab = with_batch_study(with_study(tmp_path), best, runs=("r1",))
-    found, x = batch_for(from_lab(lab, "scaling"), PlannedRun(4.5, 1.6e6, 5e4)), math.log(1.6e6)
-    assert found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01)
+    lab = with_batch_study(with_study(tmp_path, batch=(3.0, 0.4, LAB_BATCH)), best, runs=("r1",))
+    run, x = PlannedRun(4.5, 1.6e6, 5e4), math.log(1.6e6)
+    found = batch_for(from_lab(lab, "scaling"), run)
+    assert found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01) and found.inside
+    assert found.beside == pytest.approx(found.batch, rel=0.01)
     assert (found.provenance.study, found.provenance.runs) == ("batch", ("r1",))
     # the variance of log c + p log D, where c and p go together
     spread = 1.6449 * math.sqrt(0.25 - 2 * 0.02 * x + 0.0017 * x**2)
     assert found.interval and math.log(found.interval[1] / found.batch) == pytest.approx(spread)
     assert math.log(found.batch / found.interval[0]) == pytest.approx(spread)
-    assert found.inside
-    older = with_batch_study(with_study(tmp_path / "older"), best, covariance=None)
-    found = batch_for(from_lab(older, "scaling"), PlannedRun(4.5, 1.6e6, 5e4))
+    older = with_study(tmp_path / "older", batch=(3.0, 0.4, LAB_BATCH))
+    found = batch_for(from_lab(with_batch_study(older, best, covariance=None), "scaling"), run)
     assert found.interval is None and found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01)
+
+
+def test_another_best_batch_is_said_and_not_taken(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    best = {tokens: 12 * tokens**0.5 for tokens in (1e5, 2e5, 4e5, 8e5)}
+    lab = with_batch_study(with_study(tmp_path), best)
+    found = from_lab(lab, "scaling")
+    batch = batch_for(found, RUN)
+    assert batch.batch == pytest.approx(2 * 1e6**0.5)
+    assert batch.beside == pytest.approx(12 * 1e6**0.5, rel=0.01)
+    steps = recipe(train={"batch": 2048}, schedule={"tokens": 2048 * 500})
+    raised = [flag.text for flag in flags.of_settings(steps, batch, rate_for(found, RUN, 2048))]
+    assert any("best batch of the batch study is 12k tokens, not 2048" in text for text in raised)
+    near = steps.change(train={"batch": 8192}, schedule={"tokens": 8192 * 500})
+    raised = [flag.text for flag in flags.of_settings(near, batch, rate_for(found, RUN, 8192))]
+    assert not any("batch study" in text for text in raised)
 
 
 def test_a_better_rate_elsewhere_is_said_and_not_taken(
@@ -67,7 +90,7 @@ def test_a_better_rate_elsewhere_is_said_and_not_taken(
     lab = with_study(tmp_path)
     with_transfer_study(lab, 0.03, (0.025, 0.04), verdict="fail", runs=("t1", "t2"))
     found = from_lab(lab, "scaling")
-    rate = rate_for(found, 1e5)
+    rate = rate_for(found, RUN, 512)
     assert rate.lr == 0.01
     (beside,) = rate.beside
     assert (beside.study, beside.lr, beside.runs) == ("transfer", 0.03, ("t1", "t2"))
@@ -83,7 +106,7 @@ def test_a_searched_rate_is_said_unless_it_lost_or_was_too_short_to_tell(
     outcome: str | None, said: bool, tmp_path: Path
 ) -> None:
     lab = with_search_study(with_study(tmp_path), 0.02, outcome, runs=("s1",))
-    found = [beside.outcome for beside in rate_for(from_lab(lab, "scaling"), 1e5).beside]
+    found = [beside.outcome for beside in rate_for(from_lab(lab, "scaling"), RUN, 512).beside]
     assert found == ([outcome] if said else [])
 
 
@@ -92,7 +115,7 @@ def test_a_search_with_another_optimiser_says_nothing_of_the_rate(
 ) -> None:
     lab = with_search_study(with_study(tmp_path), 0.05, "beats", "muon", verdict="fail")
     found = from_lab(lab, "scaling")
-    assert not rate_for(found, 1e5).beside
+    assert not rate_for(found, RUN, 512).beside
     assert [flag.about for flag in flags.of_studies(found, recipe())] == ["check"]
     muon = recipe(optimizer={"kind": "muon"})
     assert "search" in {flag.about for flag in flags.of_studies(found, muon)}
@@ -127,7 +150,7 @@ def test_studies_follow_the_optimiser_and_the_rules_of_the_runs_in_the_fit(
     with_transfer_study(lab, 0.03, (0.025, 0.04), verdict="fail")
     with_batch_study(lab, {tokens: 3 * tokens**0.4 for tokens in (1e5, 2e5, 4e5)})
     found = from_lab(lab, "scaling")
-    assert [beside.study for beside in rate_for(found, 1e5).beside] == ["search"]
+    assert [beside.study for beside in rate_for(found, RUN, 512).beside] == ["search"]
     assert found.studied_batch is None, "best batches of AdamW"
     assert [flag.about for flag in flags.of_studies(found, muon)] == ["check"]
 
@@ -147,7 +170,7 @@ def test_the_verdict_is_that_of_the_study_which_the_plan_rests_on(
 def test_a_study_of_another_corpus_says_nothing(tmp_path: Path) -> None:
     lab = with_transfer_study(with_study(tmp_path), 0.03, (0.025, 0.04), corpus="other")
     found = from_lab(lab, "scaling")
-    assert not rate_for(found, 1e5).beside and set(found.verdicts) == {"scaling"}
+    assert not rate_for(found, RUN, 512).beside and set(found.verdicts) == {"scaling"}
 
 
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""`windtunnel transfer`: does the best learning rate stay while the model grows?"""
+"""`windtunnel transfer`: the best learning rate, and where it goes with size, length and batch."""
 
 from typing import TYPE_CHECKING
 
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import carry_out, study_command
+from windtunnel.quantities import about
 from windtunnel.tunnel.transfer.design import Design
 
 if TYPE_CHECKING:
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 def transfer(
     design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
 ) -> None:
-    """See whether the best learning rate holds as models grow.
+    """Find the best learning rate, and see whether it holds as models grow.
 
-    The best rate is measured at several widths and depths, for one or more parametrizations, and
-    with it how far it drifts as the model grows.
+    The best rate is measured at several widths, depths, lengths and batches, for one or more
+    parametrizations. The study says how far it drifts as the model grows, and gives a law of the
+    rate by size, length and batch, which a scaling study trains by.
     """
     from windtunnel.results.transfer import TRANSFER
     from windtunnel.tunnel.transfer.transfer import transfer as study
@@ -34,19 +36,28 @@ def transfer(
 
 
 def _print(result: "StudyResult[TransferNumbers]") -> None:
-    print(
-        f"{'':10} {'width':>5} {'depth':>5} {'best lr':>8}  {'90% interval':18} {'loss':>7} "
-        f"{'regret':>7} {'noise':>6}"
-    )
     for name, found in result.numbers.parametrizations.items():
+        print(
+            f"{name}\n  {'width':>5} {'depth':>5} {'batch':>6} {'tokens':>8} {'best lr':>8}  "
+            f"{'90% interval':18} {'loss':>7} {'regret':>7} {'by law':>7} {'noise':>6}"
+        )
         for size in found.sizes:
-            start = f"{name:10} {size.width:5} {size.depth:5}"
+            batch = size.batch or result.numbers.batch
+            tokens = about(size.tokens or result.numbers.tokens)
+            start = f"  {size.width:5} {size.depth:5} {batch:6} {tokens:>8}"
             if size.lr is None or size.interval is None:
                 print(f"{start} {'none':>8}  no minimum in reach")
                 continue
             low, high = size.interval
-            regret = "none" if size.regret is None else f"{size.regret:.4f}"
             print(
                 f"{start} {size.lr:8.4f}  {f'{low:.4f} to {high:.4f}':18} {size.best_loss:7.4f} "
-                f"{regret:>7} {size.noise:6.4f}"
+                f"{_nats(size.regret)} {_nats(size.regret_of_law)} {size.noise:6.4f}"
             )
+    print(
+        "regret: what the rate of the first line costs here, nats/token; by law: what the rate by "
+        "the law costs"
+    )
+
+
+def _nats(value: float | None) -> str:
+    return f"{'none':>7}" if value is None else f"{value:7.4f}"

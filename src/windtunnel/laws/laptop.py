@@ -8,6 +8,7 @@ import numpy as np
 
 from windtunnel.laws.batch import ByTokens, Optima
 from windtunnel.laws.loss import LossLaw
+from windtunnel.laws.rate import constant_rate
 
 # Models with fewer parameters than this (the paper's smallest) follow these numbers, not the
 # paper's.
@@ -33,6 +34,8 @@ BATCH_OPTIMA = Optima(
 # The law through them, rounded: tokens a step = c D^p.
 BATCH_LAW = ByTokens(1.52, 0.49)
 ORIGIN = "measured at laptop scale"
+
+RATE_LAW = constant_rate(0.01)
 
 # Laws of four sizes (24k to 530k parameters) at five lengths (0.8M to 12.8M tokens) of a
 # 2,048-word vocabulary, by form; N counts all parameters.

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.laws.batch import BatchLaw, ByTokens, Optima
+from windtunnel.laws.batch import BatchLaw, Optima
 from windtunnel.laws.loss import Array
 from windtunnel.laws.points import COUNTS, LossPoints, measured, points_of
+from windtunnel.laws.rate import RateLaw
 from windtunnel.laws.table import number, read_table
 from windtunnel.recipe import DecayShapeName, Recipe
 from windtunnel.results.plan import Provenance, StudiedRate
+from windtunnel.scaling_recipe import ScalingRecipe
 
 if TYPE_CHECKING:
     from windtunnel.results.study import Numbers, StudyResult
@@ -37,15 +39,6 @@ class KeptDecay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptBatch:
-    """The law of the batch that the runs of a scaling study kept to."""
-
-    law: ByTokens
-    origin: str
-    longest: int  # tokens
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudiedBatch:
     """What a batch study found: a law, and how surely. Its best batches come from the same runs,
     so their errors are told together.
@@ -53,8 +46,15 @@ class StudiedBatch:
 
     law: BatchLaw
     covariance: Array | None  # of the law's (log c, exponents ...); None where it was not kept
-    tokens: tuple[float, float]  # fewest and most that the best batches were found at
     provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudiedRateLaw:
+    """The law of the rate that a transfer study found."""
+
+    law: RateLaw
+    runs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ class Evidence:
     core_speed: CoreSpeed | None = None
     verdicts: Mapping[str, StudyVerdict] = field(default_factory=dict)  # of studies, by name
     studied_batch: StudiedBatch | None = None
-    batch_law: KeptBatch | None = None
+    recipe: ScalingRecipe | None = None  # by which the runs of the law were trained
     batches: Optima | None = None  # best ones of a table
     rates: Sequence[tuple[float, float]] = ()  # (parameters, rate) of the points in the fit
     studied_rates: tuple[StudiedRate, ...] = ()  # of other studies on the same corpus
+    rate_law: StudiedRateLaw | None = None  # of the lab's transfer study, on the same corpus
     lab: Path | None = None
 
 

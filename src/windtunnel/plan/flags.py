@@ -151,6 +151,13 @@ def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterato
     lr, steps = recipe.optimizer.lr, recipe.total_tokens // recipe.train.batch
     if not batch.inside:
         yield caution("batch", f"The law of the batch is extrapolated: {batch.provenance.how}.")
+    if batch.beside and not 0.5 <= recipe.train.batch / batch.beside <= 2:
+        yield caution(
+            "batch",
+            f"The best batch of the batch study is {about(batch.beside)} tokens, not "
+            f"{recipe.train.batch}, as the runs in the fit have it. `windtunnel scaling` measures "
+            "the law again, with the best batch.",
+        )
     if recipe.train.batch <= recipe.data.context:
         yield note(
             "batch", "The batch is a single window; a shorter context would let it be smaller."

@@ -172,7 +172,8 @@ def _draft(
     costs = premises.family.costs([chosen.width], [chosen.depth])
     params = {count: float(value[0]) for count, value in costs.params.items()}
     wanted = PlannedRun(chosen.loss, chosen.tokens, params["params"])
-    batch, rate = batch_for(evidence, wanted), rate_for(evidence, params["params"])
+    batch = batch_for(evidence, wanted)
+    rate = rate_for(evidence, wanted, _batch_tokens(batch, premises.family.context))
     recipe = _recipe(name, evidence, premises, chosen, batch, request.lr or rate.lr)
     tokens = recipe.total_tokens
     effective = float(outlook.effective(tokens))
@@ -236,11 +237,9 @@ def _recipe(
     best: BatchChoice,
     lr: float,
 ) -> Recipe:
-    """In whole steps of a batch that is a power of two windows, or as near to one as the context
-    allows.
-    """
+    """In whole steps of its batch."""
     context, template = premises.family.context, evidence.template
-    batch = context * 2 ** max(0, round(math.log2(best.batch / context)))
+    batch = _batch_tokens(best, context)
     steps = int(chosen.tokens // batch)
     if steps < _FEWEST_STEPS:
         raise InputError(
@@ -279,6 +278,11 @@ def _recipe(
     if template:
         values["train"]["evaluate_tokens"] = template.train.evaluate_tokens
     return parse(values, "the plan")
+
+
+def _batch_tokens(best: BatchChoice, context: int) -> int:
+    """Tokens a step: a power of two windows, the nearest to the best batch."""
+    return context * 2 ** max(0, round(math.log2(best.batch / context)))
 
 
 def _laws(predictor: Predictor, flops: float) -> tuple[PlanLaws, list[Profile]]:

@@ -1,7 +1,7 @@
 """The batch and the learning rate of a plan, by what the lab or the table knows of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +9,11 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch, interval_of
-from windtunnel.plan.evidence import Evidence, KeptBatch, StudiedBatch
+from windtunnel.plan.evidence import Evidence
 from windtunnel.results.plan import Provenance, StudiedRate
+from windtunnel.results.transfer import TRANSFER
+from windtunnel.scaling_recipe import LAB_BATCH, PAPER_RATE, BatchRule
 
-PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 _DRAWS = 400  # of best batches, for the interval of a law through them
 _FAR = 4  # times shorter or longer than what a law of the batch was fitted to, it is extrapolated
 # Of published runs of 2e9 to 1e11 tokens: 0.58 D^0.571 tokens (Step Law, arXiv 2503.04715).
@@ -36,6 +37,7 @@ class BatchChoice:
     interval: tuple[float, float] | None  # 90%, where the law has one
     inside: bool  # what it was asked for lies within what it was fitted to
     provenance: Provenance
+    beside: float | None = None  # by the lab's batch study, where it has one
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,12 @@ class RateChoice:
 
 
 def batch_for(evidence: Evidence, run: PlannedRun) -> BatchChoice:
-    """The best batch by the lab's batch study where it has one on this corpus, else by the law
-    that the scaling study's runs kept to, or by the table's best batches; without any of them by
-    published ones. Raises InputError for best batches that no law goes through.
+    """By the scaling recipe that the runs in the fit kept to: the expected loss holds for it. Of a
+    table, by its best batches, or by published ones. Raises InputError for best batches that no law
+    goes through.
     """
-    studied = evidence.studied_batch
-    if studied is not None:
-        return _studied(studied, run)
-    if evidence.batch_law is not None:
-        return _kept_batch(evidence.provenance, evidence.batch_law, run)
+    if evidence.recipe is not None:
+        return _kept_batch(evidence, evidence.recipe.batch, run)
     if evidence.batches is not None:
         return _table_batch(evidence.provenance, evidence.batches, run)
     if run.tokens >= _STEP_LAW_FROM:
@@ -74,42 +73,53 @@ def batch_for(evidence: Evidence, run: PlannedRun) -> BatchChoice:
     return _fitted("tokens", laptop.BATCH_OPTIMA, run, Provenance(how=how))
 
 
-def rate_for(evidence: Evidence, params: float) -> RateChoice:
-    """The rate that the law was measured with: the expected loss holds for no other. The paper's
-    where a table does not say it. `params`: of the planned model.
+def rate_for(evidence: Evidence, run: PlannedRun, batch: float) -> RateChoice:
+    """By the scaling recipe that the runs in the fit kept to: the expected loss holds for no other
+    rate. Of a table, by its rates, or the paper's where it does not say them. `batch`: tokens a
+    step.
     """
+    if evidence.recipe:
+        kept = evidence.recipe.rate
+        how = f"of the runs in the fit, by size, length and batch ({kept.origin})"
+        provenance = evidence.provenance.but(how)
+        lr = kept.lr(run.params, run.tokens, batch)
+        return RateChoice(lr, provenance, (*_by_law(evidence, run, batch), *evidence.studied_rates))
     if not evidence.rates:
         how = "the paper's (section 3.3); no run here says another"
         return RateChoice(PAPER_RATE, Provenance(how=how), ())
-    lr, how = _fitted_rate(evidence.rates, params)
+    lr, how = _fitted_rate(evidence.rates, run.params)
     return RateChoice(lr, evidence.provenance.but(how), evidence.studied_rates)
 
 
-def _studied(found: StudiedBatch, run: PlannedRun) -> BatchChoice:
-    where = run.loss, run.tokens, run.params
-    interval = None
-    if found.covariance is not None:
-        interval = interval_of(found.law, found.covariance, *where)
-    shortest, longest = found.tokens
-    return BatchChoice(
-        batch=float(found.law.at(*where)),
-        interval=interval,
-        inside=bool(shortest / _FAR <= run.tokens <= longest * _FAR),
-        provenance=found.provenance,
-    )
+def _by_law(evidence: Evidence, run: PlannedRun, batch: float) -> Iterator[StudiedRate]:
+    """What the law of the lab's transfer study says of this run."""
+    if evidence.rate_law:
+        where = run.params, run.tokens, batch
+        law = evidence.rate_law.law
+        yield StudiedRate(
+            study=TRANSFER.name,
+            lr=law.at(*where),
+            interval=law.interval(*where),
+            at="by its law, for this size, length and batch",
+            runs=evidence.rate_law.runs,
+        )
 
 
-def _kept_batch(source: Provenance, kept: KeptBatch, run: PlannedRun) -> BatchChoice:
-    provenance = source.but(f"c D^p that the runs in the fit kept to ({kept.origin})")
-    interval = None
-    # only the law measured at laptop scale comes with the best batches that it goes through
+def _kept_batch(evidence: Evidence, kept: BatchRule, run: PlannedRun) -> BatchChoice:
+    provenance = evidence.provenance.but(f"c D^p that the runs in the fit kept to ({kept.origin})")
+    batch, longest = kept.by_tokens.predict(run.tokens), float(evidence.points.tokens.max())
+    found, interval = evidence.studied_batch, None
     if kept.origin == laptop.ORIGIN:
         interval = _fitted("tokens", laptop.BATCH_OPTIMA, run, provenance).interval
+    elif kept.origin == LAB_BATCH and found and found.covariance is not None:
+        interval = interval_of(found.law, found.covariance, run.loss, run.tokens, run.params)
+        provenance = found.provenance
     return BatchChoice(
-        batch=kept.law.predict(run.tokens),
+        batch=batch,
         interval=interval,
-        inside=run.tokens <= _FAR * kept.longest,
+        inside=run.tokens <= _FAR * longest,
         provenance=provenance,
+        beside=found and float(found.law.at(run.loss, run.tokens, run.params)),
     )
 
 

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.laws.batch import BATCH_LAWS, ByTokens
+from windtunnel.laws.batch import BATCH_LAWS
 from windtunnel.plan.evidence import (
     CoreSpeed,
     Evidence,
-    KeptBatch,
     KeptDecay,
     StudiedBatch,
+    StudiedRateLaw,
     StudyVerdict,
     points_in,
-    rates_in,
 )
 from windtunnel.recipe import Model, Optimizer, Recipe, load
 from windtunnel.results.batch import BATCH
@@ -36,6 +35,7 @@ from windtunnel.results.study import (
     read_table,
 )
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
+from windtunnel.scaling_recipe import kept_recipe, rate_law
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ def from_lab(lab: Path, study: str) -> Evidence:
     template = _template(lab, result.runs)
     trained = _trained_as(template)
     of_corpus = _Studies(lab, numbers.corpus, trained)
-    beside = (_transferred(of_corpus), _searched(of_corpus))
+    found_law = _rate_law(of_corpus)
+    # a law says more than the rate of one size and length
+    transferred = None if found_law else _transferred(of_corpus)
+    beside = (transferred, _searched(of_corpus))
     return Evidence(
         points=points,
         provenance=source,
@@ -137,13 +140,9 @@ def from_lab(lab: Path, study: str) -> Evidence:
         core_speed=_core_speed(numbers, source),
         verdicts=of_corpus.verdicts() | {SCALING.name: trained.verdict(result)},
         studied_batch=_best_batches(of_corpus),
-        batch_law=KeptBatch(
-            law=ByTokens(numbers.batch.c, numbers.batch.p),
-            origin=numbers.batch.origin,
-            longest=max(numbers.lengths),
-        ),
-        rates=rates_in(file, taken),
+        recipe=kept_recipe(numbers, [row["lr"] for row in taken]),
         studied_rates=tuple(found for found in beside if found is not None),
+        rate_law=found_law,
         lab=lab,
     )
 
@@ -187,22 +186,31 @@ def _best_batches(studies: _Studies) -> StudiedBatch | None:
     # `chosen` is the law of the first arm
     first_arm = next(iter(result.numbers.arms.values()))
     found = first_arm.laws.get(chosen)
-    lengths = []
-    for size in first_arm.sizes:
-        lengths += [level.tokens for level in size.levels if level.batch]
-    if found is None or not lengths:
+    if found is None:
         return None
     how = f"the batch study's {chosen} law"
     return StudiedBatch(
         law=BATCH_LAWS[chosen](**found.constants),
         covariance=None if found.covariance is None else np.array(found.covariance),
-        tokens=(min(lengths), max(lengths)),
         provenance=Provenance(study=BATCH.name, how=how, runs=result.runs),
     )
 
 
+def _rate_law(studies: _Studies) -> StudiedRateLaw | None:
+    """The law of the rate of the transfer study, of this parametrization."""
+    result = studies.find(TRANSFER)
+    if result is None:
+        return None
+    rates = result.numbers.parametrizations.get(studies.trained.parametrization)
+    if rates is None or rates.law is None:
+        return None
+    return StudiedRateLaw(law=rate_law(rates.law), runs=result.runs)
+
+
 def _transferred(studies: _Studies) -> StudiedRate | None:
-    """The best rate of the widest model of the transfer study, of this parametrization."""
+    """The best rate of the widest model of a transfer study that told no law, of this
+    parametrization.
+    """
     result = studies.find(TRANSFER)
     if result is None:
         return None

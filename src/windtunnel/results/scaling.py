@@ -2,6 +2,7 @@
 it, and what they said of the audit run.
 """
 
+from windtunnel.results.rate import RateFound
 from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row
 
@@ -45,6 +46,17 @@ class BatchAlong(Record):
     """The power of the tokens with which the batch grows; 0 for one batch throughout."""
     segments: tuple[Segment, ...]
     """The stretches of every stem, in order."""
+
+
+class RateAlong(Record):
+    """How the base rate went with size, length and batch."""
+
+    origin: str
+    """Where the law comes from."""
+    law: RateFound
+    """By which every segment of a stem has its rate, at the middle of the lengths of the branches
+    that leave it, and the audit run its own.
+    """
 
 
 class StudyCost(Record):
@@ -311,6 +323,8 @@ class ScalingNumbers(Numbers):
     """Share of the peak rate at the decay's end."""
     batch: BatchAlong
     """How the batch went along the stems."""
+    rate: RateAlong | None = None
+    """How the base rate went; None in results by versions that had one rate for all runs."""
     cost: StudyCost
     """What the study cost, without its audit run."""
     sizes: tuple[SizeLosses, ...]

@@ -1,11 +1,14 @@
-"""What `windtunnel transfer` finds: the best learning rate by size, and how far it drifts."""
+"""What `windtunnel transfer` finds: the best learning rate by size, length and batch, and how far
+it drifts.
+"""
 
+from windtunnel.results.rate import RateFound
 from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row
 
 
 class TransferRow(Row):
-    """One run."""
+    """One run: a branch of a stem."""
 
     parametrization: str
     """By whose rules it was trained."""
@@ -20,7 +23,9 @@ class TransferRow(Row):
 
 
 class SizeRate(Record):
-    """The best rate of one size; None in its fields where no minimum was in reach."""
+    """The best rate of one size at one length with one batch; None in its fields where no minimum
+    was in reach.
+    """
 
     width: int
     """Width of the residual stream."""
@@ -28,6 +33,10 @@ class SizeRate(Record):
     """Number of layers."""
     params: int
     """Parameters without embeddings."""
+    tokens: int | None = None
+    """Of the runs; None in results by versions that measured one length."""
+    batch: int | None = None
+    """Tokens a step; None in results by versions that measured one batch."""
     best_loss: float | None
     """The lowest loss of any run, nats/token; None where all diverged."""
     lr: float | None
@@ -37,7 +46,11 @@ class SizeRate(Record):
     noise: float | None
     """Standard deviation of one loss about the parabola, nats/token."""
     regret: float | None
-    """What the best rate of the smallest size costs here, nats/token."""
+    """What the first one's best rate costs here, nats/token: that of the first width and depth, at
+    the shortest length, with the first batch.
+    """
+    regret_of_law: float | None = None
+    """What the rate by the law costs here, nats/token; None without a law."""
 
 
 class DriftFound(Record):
@@ -62,9 +75,13 @@ class ParametrizationRates(Record):
     """What was found of one parametrization."""
 
     sizes: tuple[SizeRate, ...]
-    """The best rate of each size."""
+    """The best rate of each size and batch, at every length, from the shortest."""
     drift: Drifts
-    """How far the best rate moves."""
+    """How far the best rate moves, at the longest length and with the first batch."""
+    law: RateFound | None = None
+    """The best rate by size, length and batch; None where no minimum was in reach, and in results
+    by versions that fitted none.
+    """
     passes: bool
     """Whether the drift's whole interval over the width lies inside of what is allowed."""
 
@@ -73,9 +90,13 @@ class TransferNumbers(Numbers):
     """The numbers of a transfer study."""
 
     tokens: int
-    """Of each run."""
+    """Of the longest runs."""
     batch: int
-    """Tokens a step."""
+    """The first batch, tokens a step."""
+    lengths: tuple[int, ...] = ()
+    """Of the runs, in tokens; empty in results by versions that measured one."""
+    batches: tuple[int, ...] = ()
+    """Tokens a step; empty in results by versions that measured one."""
     seeds: tuple[int, ...]
     """Seeds of the points about the best rate, one number a parametrization."""
     corpus: str | None = None

@@ -1,5 +1,6 @@
 """The tunnel's small model: what the experiments train where nobody gives a recipe."""
 
+import math
 from typing import Any
 
 from windtunnel.data.shards import Corpus
@@ -7,7 +8,9 @@ from windtunnel.laws import laptop
 from windtunnel.quantities import parse_tokens
 from windtunnel.recipe import Recipe, parse
 
-_WARMUP = 0.02
+# How a branch decays where nobody says otherwise: the paper's (section 4).
+DECAY, DECAY_SHAPE, FLOOR = 0.1, "exponential", 0.1  # share of its length; shape; share of the peak
+_WARMUP = 0.02  # of the tokens
 # tokens through the model at once: larger batches are made of such parts, which need no compiling
 # anew
 _PART = 2048
@@ -53,3 +56,8 @@ def proxy(
     for section, fields in sections.items():
         values[section] = values.get(section, {}) | fields if isinstance(fields, dict) else fields
     return parse(values, "the tunnel's recipe")
+
+
+def stem_warmup(shortest: int, longest: int) -> int:
+    """Tokens of warm-up of a stem with branches of these lengths: it has one for all of them."""
+    return round(_WARMUP * math.sqrt(shortest * longest))

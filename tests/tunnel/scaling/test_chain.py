@@ -1,25 +1,14 @@
 """Where the batch of a stem changes and where branches leave it."""
 
 import math
-from typing import Any
 
 import pytest
-from batch_study import LAW, with_batch_study
 
-from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws.batch import ByTokens
-from windtunnel.results.batch import BATCH
 from windtunnel.results.scaling import Segment
-from windtunnel.tunnel.scaling.chain import (
-    LAPTOP_BATCH,
-    BatchLaw,
-    BranchPoint,
-    batch_law,
-    batch_of,
-    lay_out,
-    lengths_of,
-)
+from windtunnel.scaling_recipe import LAPTOP_BATCH, BatchRule
+from windtunnel.tunnel.scaling.chain import BranchPoint, lay_out, lengths_of
 from windtunnel.tunnel.scaling.design import Design
 
 
@@ -37,7 +26,7 @@ def test_the_default_study_is_large_enough_and_costs_at_most_two_fifths_of_retra
 
 def test_the_cost_is_that_of_one_stem_and_every_decay() -> None:
     design = Design(shortest=256_000, longest=1_024_000, points=3, batch=2048, decay=0.2)
-    chain = lay_out(design, BatchLaw(ByTokens(2048, 0), "given"))
+    chain = lay_out(design, BatchRule(ByTokens(2048, 0), "given"))
     # 0.8 of the longest on the stem; decays of 0.2 of 256k, 512k, 1024k: to whole steps of 2048
     assert chain.segments[-1].end == 819_200
     assert chain.trained == 819_200 + 51_200 + 102_400 + 204_800
@@ -48,11 +37,13 @@ def test_the_cost_is_that_of_one_stem_and_every_decay() -> None:
     "law",
     [
         LAPTOP_BATCH,
-        BatchLaw(ByTokens(0.2, 0.7), "steep"),
-        BatchLaw(ByTokens(1e-3, 1.3), "very steep"),
+        BatchRule(ByTokens(0.2, 0.7), "steep"),
+        BatchRule(ByTokens(1e-3, 1.3), "very steep"),
     ],
 )
-def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law: BatchLaw) -> None:
+def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(
+    law: BatchRule,
+) -> None:
     chain = lay_out(Design(shortest=200_000, longest=6_400_000, points=11), law)
     for before, after in zip(chain.segments, chain.segments[1:], strict=False):
         assert before.end == after.begin
@@ -72,10 +63,10 @@ def test_every_link_of_a_chain_stands_where_a_checkpoint_of_both_batches_can(law
 
 
 def test_one_batch_for_all_where_the_law_says_so_or_a_person() -> None:
-    falling = lay_out(Design(), BatchLaw(ByTokens(100_000, -0.3), "falls with the length"))
+    falling = lay_out(Design(), BatchRule(ByTokens(100_000, -0.3), "falls with the length"))
     assert len(falling.segments) == 1
     assert [
-        s.batch for s in lay_out(Design(batch=3072), BatchLaw(ByTokens(3072, 0), "given")).segments
+        s.batch for s in lay_out(Design(batch=3072), BatchRule(ByTokens(3072, 0), "given")).segments
     ] == [3072]
 
 
@@ -83,35 +74,11 @@ def test_lengths_that_fall_on_one_step_are_refused() -> None:
     with pytest.raises(InputError, match="differ by a step"):
         lay_out(
             Design(shortest=30_000, longest=34_000, batch=4096),
-            BatchLaw(ByTokens(4096, 0), "given"),
+            BatchRule(ByTokens(4096, 0), "given"),
         )
 
 
-def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any, corpus: Corpus) -> None:
-    assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
-    with_batch_study(lab)
-    found = batch_law(lab.path, corpus, Design())
-    assert (found.by_tokens.c, found.by_tokens.p) == (LAW["c"], LAW["p"])
-    assert batch_law(lab.path, corpus, Design(batch=1024)).batch(10**9) == 1024
-    with_batch_study(lab, corpus="another")
-    assert batch_law(lab.path, corpus, Design()) is LAPTOP_BATCH
-    (BATCH.folder(lab.path) / "result.json").write_text('{"numbers": {}}')
-    with pytest.raises(InputError, match=r"batch/result\.json"):
-        batch_law(lab.path, corpus, Design())
-
-
-GROWING = BatchLaw(ByTokens(1.0, 0.5), "grows")  # 1,024 tokens a step at 2^20 tokens
-
-
-def test_a_batch_is_the_nearest_power_of_two_and_512_at_least() -> None:
-    # by the logarithm: from 1024 / sqrt(2) to 1024 sqrt(2)
-    assert [GROWING.batch(x**2) for x in (725, 1024, 1447, 1449)] == [1024, 1024, 1024, 2048]
-    assert [GROWING.batch(x**2) for x in (300, 100)] == [512, 512]
-    assert GROWING.border(1024) == pytest.approx(2 * 1024**2)
-    assert BatchLaw(ByTokens(1024, 0.0), "given").border(1024) == math.inf
-    assert BatchLaw(ByTokens(1e5, -0.1), "falls").border(1024) == math.inf
-    assert batch_of(Design(batch=300), GROWING, 2**20) == 300
-    assert batch_of(Design(), GROWING, 2**20) == 1024
+GROWING = BatchRule(ByTokens(1.0, 0.5), "grows")  # 1,024 tokens a step at 2^20 tokens
 
 
 def test_a_chain_by_hand() -> None:
@@ -136,7 +103,16 @@ def test_a_chain_by_hand() -> None:
     steps = 524_288 / 512 + 499_712 / 1024 + 64_000 / 512 + 128_000 / 512 + 256_000 / 1024
     assert chain.steps == pytest.approx(steps)
     assert chain.fewest_steps == 625
+    assert chain.middle(0) == pytest.approx(math.sqrt(320_000 * 640_000))
+    assert chain.middle(1) == pytest.approx(1_280_000)
     assert chain.warmup == round(0.02 * 640_000)
+
+
+def test_a_segment_that_no_branch_leaves_has_its_own_middle() -> None:
+    """524,288 to 2,097,152 with a batch of 1,024, between branches of 400k and 4M tokens."""
+    chain = lay_out(Design(shortest=400_000, longest=4_000_000, points=2), GROWING)
+    assert [point.segment for point in chain.points] == [0, 2]
+    assert chain.middle(1) == pytest.approx(math.sqrt(524_288 * 2_097_152))
 
 
 @pytest.mark.parametrize(("last", "segments"), [(525_311, 1), (525_313, 2)])
@@ -161,7 +137,7 @@ def test_a_branch_leaves_a_segment_only_behind_its_first_step(
 
 
 def test_a_decay_takes_a_step_at_least_and_rounds_to_the_nearest() -> None:
-    law = BatchLaw(ByTokens(1000, 0.0), "given")
+    law = BatchRule(ByTokens(1000, 0.0), "given")
     design = Design(shortest=30_000, longest=60_000, points=2, batch=1000, decay=0.01)
     assert [point.decay for point in lay_out(design, law).points] == [1000, 1000]
     halves = Design(shortest=30_400, longest=60_600, points=2, batch=1000, decay=0.1)
@@ -174,7 +150,7 @@ def test_a_decay_takes_a_step_at_least_and_rounds_to_the_nearest() -> None:
 
 def test_the_shortest_branch_leaves_behind_the_warm_up() -> None:
     """Which is 0.02 of the mean length: 20,000 tokens here."""
-    law = BatchLaw(ByTokens(1000, 0.0), "given")
+    law = BatchRule(ByTokens(1000, 0.0), "given")
     with pytest.raises(InputError, match="after 20k tokens of warm-up"):
         lay_out(Design(shortest=22_300, longest=44_843_050, points=2, batch=1000), law)
     chain = lay_out(Design(shortest=24_000, longest=41_666_667, points=2, batch=1000), law)

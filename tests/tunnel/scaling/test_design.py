@@ -11,10 +11,8 @@ from windtunnel.tunnel.scaling.design import (
     FEWEST_SIZES,
     FEWEST_STEPS,
     HIGHEST_COST,
-    RATE_RULES,
     SMALLEST_SPAN,
     Design,
-    RateRule,
 )
 
 
@@ -32,20 +30,6 @@ def test_a_stem_a_size_and_more_seeds_for_the_smallest() -> None:
 def test_sizes_that_are_one_are_refused() -> None:
     with pytest.raises(InputError, match="--sizes 16x2,16x2: expected different sizes"):
         Design(sizes=(Size(16, 2), Size(16, 2)))
-
-
-def test_a_rule_of_the_rate_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RATE_RULES, "linear", RateRule("linear", "as the batch", lambda r: r))
-    assert Design(lr_with_batch="linear").rate(1024) == pytest.approx(0.005)
-    with pytest.raises(InputError, match="'cubic': expected one of fixed, sqrt, linear"):
-        Design(lr_with_batch="cubic").rate(1024)
-
-
-def test_the_rate_stays_or_goes_by_the_root_of_the_batch() -> None:
-    assert [Design().rate(batch) for batch in (512, 8192)] == [0.01, 0.01]
-    assert [
-        Design(lr_with_batch="sqrt").rate(batch) for batch in (512, 2048, 8192)
-    ] == pytest.approx([0.005, 0.01, 0.02])
 
 
 def test_only_the_smallest_sizes_are_repeated_and_by_width_and_depth() -> None:
@@ -78,7 +62,7 @@ def test_the_usual_audit_run_is_larger_and_longer_than_the_fit_as_the_help_says(
     assert 16 < largest / min(map(params, design.sizes)) < 18
     assert design.shortest / 400 >= 512, "enough steps of the smallest batch"
     assert (design.longest, design.points, design.seeds, design.repeated) == (1_920_000, 7, 2, 2)
-    assert (design.batch, design.lr, design.decay, design.floor) == (0, 0.01, 0.1, 0.1)
+    assert (design.batch, design.lr, design.decay, design.floor) == (0, 0, 0.1, 0.1)
 
 
 def test_what_a_law_needs() -> None:

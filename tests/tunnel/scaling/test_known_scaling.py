@@ -10,15 +10,17 @@ import pytest
 from known_fleet import Loss, known
 
 from windtunnel.data.shards import Corpus
+from windtunnel.laws.batch import ByTokens
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.results.scaling import SCALING, ScalingNumbers
 from windtunnel.results.study import StudyResult, read_study, read_table
+from windtunnel.scaling_recipe import BatchRule
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run, list_runs, open_run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling import scaling as study
-from windtunnel.tunnel.scaling.chain import BatchLaw, ByTokens, lay_out
+from windtunnel.tunnel.scaling.chain import lay_out
 from windtunnel.tunnel.scaling.design import Design
 
 DESIGN = Design(
@@ -36,7 +38,7 @@ DESIGN = Design(
     audit_size=Size(48, 3),
     audit_tokens=159_744,
 )
-CHAIN = lay_out(DESIGN, BatchLaw(ByTokens(512, 0.0), "given"))
+CHAIN = lay_out(DESIGN, BatchRule(ByTokens(512, 0.0), "given"))
 
 
 def base(run: Run) -> float:

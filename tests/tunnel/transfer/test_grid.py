@@ -86,9 +86,9 @@ def rates(passes: bool = True) -> dict[str, ParametrizationRates]:
         ({"widths": (32, 256)}, "3 widths"),
         ({"widths": (32, 64, 255)}, "a span of 8x in width"),
         ({"widths": (32, 64, 256)}, None),
-        ({"tokens": 400 * 2048}, None),
-        ({"tokens": 400 * 2048 - 1}, "400 steps"),
-        ({"widths": (32, 64), "tokens": 2048}, "3 widths, a span of 8x in width, 400 steps"),
+        ({"lengths": (2048, 400 * 2048)}, None),
+        ({"lengths": (400 * 2048 - 1,)}, "400 steps"),
+        ({"widths": (32, 64), "lengths": (2048,)}, "3 widths, a span of 8x in width, 400 steps"),
     ],
 )
 def test_a_verdict_needs_widths_a_span_and_steps(
@@ -104,8 +104,8 @@ DESIGN = Design(
     parametrizations=("minicpm",),
     widths=(32, 64),
     depths=(2, 4),
-    tokens=4096,
-    batch=512,
+    lengths=(4096,),
+    batches=(512,),
     seeds=(2,),
 )
 
@@ -159,7 +159,7 @@ def test_the_table_has_its_runs_in_order(
     rows = read_table(lab.path, TRANSFER)
     placed = [(row.depth, row.width, row.lr, row.seed) for row in rows]
     assert placed == sorted(placed) and len(placed) == 3 * 5 * 2
-    assert {row.batch for row in rows} == {512} and {row.kind for row in rows} == {"run"}
+    assert {row.batch for row in rows} == {512} and {row.kind for row in rows} == {"branch"}
     assert (numbers.tokens, numbers.batch, numbers.seeds) == (4096, 512, (2,))
     for row in rows:
         recipe = load(Path(lab.path) / "runs" / row.run / "recipe.toml")
@@ -215,5 +215,5 @@ def test_the_usual_grid() -> None:
     design = Design()
     assert (design.widths, design.depths) == ((32, 64, 128, 256), (2, 8))
     assert [design.seeds_of(name) for name in design.parametrizations] == [3, 2]
-    assert design.tokens // design.batch == 400, "the fewest steps for a verdict"
+    assert design.longest // design.batches[0] == 400, "the fewest steps for a verdict"
     assert max(design.widths) == 8 * min(design.widths) and design.lr == 0.01

@@ -16,7 +16,9 @@ from windtunnel.train.run import Run
 from windtunnel.tunnel.transfer import transfer as study
 from windtunnel.tunnel.transfer.design import Design
 
-DESIGN = Design(widths=(32, 64, 128, 256), tokens=409_600, batch=1024, seeds=(2,))
+DESIGN = Design(
+    widths=(32, 64, 128, 256), lengths=(204_800, 409_600), batches=(1024, 256), seeds=(2,)
+)
 CURVATURE, DEEP = 0.03, -0.2  # nats by octaves of the rate; octaves of it an octave of depth
 DRIFT = {"minicpm": 0.1, "standard": -0.8}  # octaves of the rate an octave of width
 

@@ -18,8 +18,8 @@ from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.transfer import Cell, around_best, chain, judge, within
 
 DESIGN = (
-    'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), tokens=2560, '
-    "batch=256, seeds=(2,))"
+    'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), lengths=(2560,), '
+    "batches=(256,), seeds=(2,))"
 )
 PROGRAM = f"""
 import sys
@@ -40,9 +40,25 @@ def test_the_grid_asks_for_neighbours_on_either_side_of_the_best() -> None:
 
 
 def test_every_width_at_the_first_depth_and_every_further_depth_at_the_first_width() -> None:
-    cells = chain(Design(widths=(32, 64), depths=(2, 4, 8)), "minicpm")
+    cells = chain(Design(widths=(32, 64), depths=(2, 4, 8), batches=(512,)), "minicpm")
     sizes = ((32, 2), (64, 2), (32, 4), (32, 8))
-    assert cells == [Cell("minicpm", Size(*size)) for size in sizes]
+    assert cells == [Cell("minicpm", Size(*size), 512) for size in sizes]
+
+
+def test_every_further_batch_at_the_first_width_and_depth() -> None:
+    cells = chain(Design(widths=(32, 64), depths=(2,), batches=(2048, 512, 256)), "minicpm")
+    assert [(cell.size.width, cell.batch) for cell in cells] == [
+        (32, 2048),
+        (64, 2048),
+        (32, 512),
+        (32, 256),
+    ]
+
+
+@pytest.mark.parametrize("twice", [{"lengths": (10, 20, 10)}, {"batches": (512, 512)}])
+def test_a_length_or_a_batch_that_is_there_twice_is_refused(twice: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected different numbers of tokens"):
+        Design(**twice)
 
 
 def test_seeds_are_one_number_or_one_a_parametrization() -> None:
@@ -142,4 +158,4 @@ def test_the_first_parametrization_is_judged(passes: bool, verdict: str) -> None
     }
     given, summary = judge(Design(), results)
     assert given == verdict and "minicpm +0.10 [+0.00, +0.20] over width" in summary
-    assert judge(Design(tokens=399 * 2048), results)[0] is None
+    assert judge(Design(lengths=(399 * 2048,)), results)[0] is None

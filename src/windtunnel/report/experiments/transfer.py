@@ -1,4 +1,6 @@
-"""Figures of the transfer study: loss against the rate by size, and where the best rate goes."""
+"""Figures of the transfer study: loss against the rate by size, and where the best rate goes with
+size, length and batch.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +11,13 @@ from plotly.subplots import make_subplots
 from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.report.figures import interval_bars, styled
 from windtunnel.results.study import StudyResult
-from windtunnel.results.transfer import ParametrizationRates, TransferNumbers, TransferRow
+from windtunnel.results.transfer import (
+    ParametrizationRates,
+    SizeRate,
+    TransferNumbers,
+    TransferRow,
+)
+from windtunnel.scaling_recipe import rate_law
 
 # by parametrization, in the order of their table; those that a lab has beside them come after
 _COLOURS = ("#33658a", "#6a994e", "#d1495b", "#f4a259", "#8d6a9f", "#2f2f2f")
@@ -20,21 +28,88 @@ Found = Mapping[str, ParametrizationRates]
 def figures(
     result: StudyResult[TransferNumbers], rows: Sequence[TransferRow]
 ) -> list[tuple[str, go.Figure]]:
-    """(caption, figure): the bowls by parametrization, and the best rate against width."""
-    found = result.numbers.parametrizations
-    return [
+    """(caption, figure): the bowls by parametrization, and the best rate against width and, where
+    several were measured, against the length.
+    """
+    numbers = result.numbers
+    # what is compared between sizes: the longest runs with the first batch
+    compared = {
+        name: rates.model_copy(update={"sizes": _compared(rates, numbers)})
+        for name, rates in numbers.parametrizations.items()
+    }
+    kept = [row for row in rows if (row.tokens, row.batch) == (numbers.tokens, numbers.batch)]
+    drawn = [
         (
             "Held-out loss after the decay against the base learning rate. Points: runs; lines: "
             "the mean over seeds. Where the rate transfers, the bowls of all sizes have their "
             "lowest points at the same rate.",
-            _bowls(found, rows),
+            _bowls(compared, kept or rows),
         ),
         (
             "The best learning rate with its 90% interval, from a parabola through the points "
             "near it.",
-            _best(found),
+            _best(compared),
         ),
     ]
+    if len(numbers.lengths) > 1:
+        drawn.append(
+            (
+                "The best learning rate against the length of the run, with its 90% interval, by "
+                "size and batch. Lines: the law through all of them.",
+                _along(numbers),
+            )
+        )
+    return drawn
+
+
+def _compared(rates: ParametrizationRates, numbers: TransferNumbers) -> tuple[SizeRate, ...]:
+    """Those of the longest runs with the first batch; all of a study of one length and batch."""
+    return tuple(
+        size
+        for size in rates.sizes
+        if size.tokens in (None, numbers.tokens) and size.batch in (None, numbers.batch)
+    )
+
+
+def _along(numbers: TransferNumbers) -> go.Figure:
+    """Of the first parametrization, on which the verdict is."""
+    name, rates = next(iter(numbers.parametrizations.items()))
+    cells: dict[tuple[int, int, int], list[SizeRate]] = {}
+    for size in rates.sizes:
+        if size.lr and size.interval and size.tokens and size.batch:
+            cells.setdefault((size.width, size.depth, size.batch), []).append(size)
+    law = rate_law(rates.law) if rates.law else None
+    figure = go.Figure()
+    steps = max(1, len(cells) - 1)
+    shades = sample_colorscale("Viridis", [0.9 * i / steps for i in range(len(cells))])
+    for ((width, depth, batch), sizes), colour in zip(cells.items(), shades, strict=True):
+        label = f"{width}x{depth}, batch {batch:,}"
+        best = [size.lr or 0.0 for size in sizes]
+        intervals = [size.interval or (0.0, 0.0) for size in sizes]
+        tokens = [size.tokens or 0 for size in sizes]
+        figure.add_scatter(
+            x=tokens,
+            y=best,
+            name=label,
+            mode="markers",
+            marker={"color": colour, "size": 7},
+            error_y=interval_bars(best, intervals),
+        )
+        if law:
+            figure.add_scatter(
+                x=tokens,
+                y=[law.at(sizes[0].params, at, batch) for at in tokens],
+                name=label,
+                mode="lines",
+                line={"color": colour},
+                showlegend=False,
+            )
+    styled(figure)
+    figure.update_xaxes(type="log", title="tokens")
+    figure.update_yaxes(
+        type="log", title=f"best learning rate (base), {name}", exponentformat="none", dtick="D2"
+    )
+    return figure
 
 
 def _bowls(found: Found, rows: Sequence[TransferRow]) -> go.Figure:

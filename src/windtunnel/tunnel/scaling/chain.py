@@ -2,45 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.laws import laptop
-from windtunnel.laws.batch import ByTokens
 from windtunnel.quantities import about
-from windtunnel.results.batch import BATCH
-from windtunnel.results.experiments import study_of
 from windtunnel.results.scaling import Segment
+from windtunnel.scaling_recipe import BatchRule
+from windtunnel.tunnel.proxy import stem_warmup
 from windtunnel.tunnel.scaling.design import Design
-
-# Share of the geometric mean of the shortest and the longest length: a stem has one warm-up for
-# all of its branches.
-_WARMUP = 0.02
-_SMALLEST_BATCH = 512  # tokens a step, whatever the law says
-
-
-@dataclass(frozen=True)
-class BatchLaw:
-    """The batch of a run by its tokens: that of a law, as a power of two, so that every batch
-    divides the next one.
-    """
-
-    by_tokens: ByTokens
-    origin: str
-
-    def batch(self, tokens: float) -> int:
-        """Tokens a step of a run of this length."""
-        return max(_SMALLEST_BATCH, 2 ** round(math.log2(self.by_tokens.predict(tokens))))
-
-    def border(self, batch: int) -> float:
-        """Tokens at which `batch` has become as wrong as twice that batch."""
-        return self.by_tokens.tokens(batch * math.sqrt(2)) if self.by_tokens.p > 0 else math.inf
-
-
-LAPTOP_BATCH = BatchLaw(laptop.BATCH_LAW, laptop.ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -61,7 +31,7 @@ class BranchPoint:
 class Chain:
     """A stem, whose batch grows along the way by a law, and where it is left."""
 
-    law: BatchLaw
+    batch: BatchRule
     segments: tuple[Segment, ...]
     points: tuple[BranchPoint, ...]
     warmup: int  # tokens
@@ -81,6 +51,15 @@ class Chain:
         """Tokens of training each point from scratch, as a cosine schedule needs it."""
         return sum(self.lengths)
 
+    def middle(self, segment: int) -> float:
+        """The length in tokens that a segment's rate is meant for: the middle of those of the
+        branches that leave it, or of the segment where none does.
+        """
+        part = self.segments[segment]
+        lengths = [point.tokens for point in self.points if point.segment == segment]
+        ends = lengths or [max(part.begin, part.batch), part.end]
+        return math.exp(sum(map(math.log, ends)) / len(ends))
+
     @property
     def steps(self) -> float:
         """Steps of the stem and of every decay."""
@@ -95,44 +74,24 @@ class Chain:
         return self.points[0].tokens // self.segments[0].batch
 
 
-def batch_law(lab: Path, corpus: Corpus, design: Design) -> BatchLaw:
-    """The design's own batch; else what the lab's batch study found on this corpus, or the
-    laptop-scale law where it has none. Raises InputError for a damaged study.
-    """
-    if design.batch:
-        return BatchLaw(ByTokens(design.batch, 0.0), "given")
-    study = study_of(lab, BATCH, corpus.folder.name)
-    law = study.numbers.laws.get("tokens") if study else None
-    if law is None:
-        return LAPTOP_BATCH
-    return BatchLaw(ByTokens(law.constants["c"], law.constants["p"]), "the lab's batch study")
-
-
-def batch_of(design: Design, law: BatchLaw, tokens: float) -> int:
-    """Tokens a step of a run of this length: the design's own batch as it was given, else the
-    law's.
-    """
-    return design.batch or law.batch(tokens)
-
-
 def lengths_of(design: Design) -> list[int]:
     """The lengths that are asked for, in tokens."""
     spaced = np.geomspace(design.shortest, design.longest, design.points)
     return [round(length) for length in spaced]
 
 
-def lay_out(design: Design, law: BatchLaw) -> Chain:
+def lay_out(design: Design, rule: BatchRule) -> Chain:
     """Where the batch changes and where branches leave, in whole steps. Raises InputError for
     lengths shorter than a few steps, or so near to each other that two would be one.
     """
     lengths = lengths_of(design)
     leaving = [round((1 - design.decay) * length) for length in lengths]
     # segments first: a branch leaves in whole steps of the segment that it leaves
-    segments = _segments(batch_of(design, law, leaving[0]), leaving[-1], law)
+    segments = _segments(rule.batch(leaving[0]), leaving[-1], rule)
     points = []
     for length, at in zip(lengths, leaving, strict=True):
         points.append(_branch_point(segments, length, at))
-    warmup = round(_WARMUP * math.sqrt(design.shortest * design.longest))
+    warmup = stem_warmup(design.shortest, design.longest)
     ends = [point.at for point in points]
     # two branches at one token would be one run, and one inside of the warm-up has no stable phase
     if len(set(ends)) < len(ends) or ends[0] <= warmup:
@@ -141,10 +100,10 @@ def lay_out(design: Design, law: BatchLaw) -> Chain:
             f"{segments[-1].batch} tokens, and after {about(warmup)} tokens of warm-up, they must "
             "differ by a step or more"
         )
-    return Chain(law=law, segments=tuple(segments), points=tuple(points), warmup=warmup)
+    return Chain(batch=rule, segments=tuple(segments), points=tuple(points), warmup=warmup)
 
 
-def _segments(batch: int, last: int, law: BatchLaw) -> list[Segment]:
+def _segments(batch: int, last: int, rule: BatchRule) -> list[Segment]:
     """Stretches of a stem up to `last` tokens, each with twice the batch of the one before.
 
     A stretch ends in a whole step of both batches, at the border of the law or just before; the
@@ -152,7 +111,7 @@ def _segments(batch: int, last: int, law: BatchLaw) -> list[Segment]:
     """
     segments = []
     begin = 0
-    while (border := law.border(batch)) + 2 * batch <= last:
+    while (border := rule.border(batch)) + 2 * batch <= last:
         end = int(border) - int(border) % (2 * batch)
         segments.append(Segment(begin=begin, end=end, batch=batch))
         batch, begin = 2 * batch, end

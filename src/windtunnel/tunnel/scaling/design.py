@@ -1,15 +1,12 @@
 """What the scaling study measures."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from windtunnel.choices import Table
 from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import (
+    AMOUNT,
     FRACTION,
-    NUMBER,
     SHARE,
     SIZE,
     SIZES,
@@ -27,27 +24,6 @@ FEWEST_SIZES = 5
 SMALLEST_SPAN = 16  # all parameters of the largest size over those of the smallest
 FEWEST_STEPS = 400  # of the shortest branch
 HIGHEST_COST = 0.4  # of the FLOPs of a run from scratch for each point
-
-_LR_BATCH = 2048  # tokens a step that `lr` is meant for where it changes with the batch
-
-
-@dataclass(frozen=True)
-class RateRule:
-    """How the learning rate goes with the batch."""
-
-    name: str
-    help: str
-    factor: Callable[[float], float]
-    """Of the rate, by the batch over the one that the rate is meant for."""
-
-
-RATE_RULES = Table(
-    "rule of the rate",
-    [
-        RateRule("fixed", "one rate for every batch", lambda ratio: 1.0),
-        RateRule("sqrt", "as the square root of the batch", math.sqrt),
-    ],
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +60,11 @@ class Design:
         "lab's batch study.",
         TOKENS_OR_ZERO,
     )
-    lr: float = option(0.01, "Base learning rate.", NUMBER)
-    lr_with_batch: str = option(
-        "fixed",
-        "How the learning rate depends on the batch: {words}. With sqrt it grows as the square "
-        f"root of the batch over {_LR_BATCH}.",
-        word(lambda: RATE_RULES),
+    lr: float = option(
+        0.0,
+        "Base learning rate of all runs. With 0 it goes with size, length and batch by the law of "
+        "the lab's transfer study.",
+        AMOUNT,
     )
     seeds: int = option(
         2,
@@ -130,7 +105,3 @@ class Design:
             seeds = self.seeds if index < self.repeated else 1
             found += [(size, seed) for seed in range(seeds)]
         return found
-
-    def rate(self, batch: int) -> float:
-        """The base learning rate of a run with this batch."""
-        return self.lr * RATE_RULES[self.lr_with_batch].factor(batch / _LR_BATCH)

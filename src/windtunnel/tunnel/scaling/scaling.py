@@ -21,18 +21,20 @@ from windtunnel.results.scaling import (
     AuditRun,
     BatchAlong,
     Beyond,
+    RateAlong,
     ScalingNumbers,
     ScalingRow,
     SizeLosses,
     StudyCost,
 )
 from windtunnel.results.study import Verdict, write_study
+from windtunnel.scaling_recipe import RateRule, ScalingRecipe, rate_found, scaling_recipe
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.scaling.chain import Chain, batch_law, batch_of, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import (
     FEWEST_SIZES,
     FEWEST_STEPS,
@@ -48,9 +50,10 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
     """Run the study, or what is missing of it; returns its folder. Raises InputError for a design
     that can't be laid out.
     """
-    chain = lay_out(design, batch_law(lab, corpus, design))
-    stems, audit = _trained(lab, corpus, design, chain, watch)
-    numbers, rows = _analysed(corpus, design, chain, stems, audit)
+    recipe = recipe_of(lab, corpus, design)
+    chain = lay_out(design, recipe.batch)
+    stems, audit = _trained(lab, corpus, design, recipe, chain, watch)
+    numbers, rows = _analysed(corpus, design, recipe, chain, stems, audit)
     runs = _runs_of(stems) + ([audit] if audit else [])
     verdict, summary = judge(numbers, failed=sum(final_loss(run) is None for run in runs))
     return write_study(
@@ -61,6 +64,15 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
         summary=summary,
         numbers=numbers,
         runs=ids(runs),
+    )
+
+
+def recipe_of(lab: Path, corpus: Corpus, design: Design) -> ScalingRecipe:
+    """By which the runs of a design are trained. Raises InputError for a damaged study."""
+    sizes = [*design.sizes, *([design.audit_size] if design.audit else [])]
+    params = [count(proxy(corpus, size.width, size.depth).model).params for size in sizes]
+    return scaling_recipe(
+        lab, corpus.folder.name, largest=max(params), lr=design.lr, batch=design.batch
     )
 
 
@@ -86,14 +98,14 @@ def _runs_of(stems: Sequence[_Stem]) -> list[Run]:
 
 
 def _trained(
-    lab: Path, corpus: Corpus, design: Design, chain: Chain, watch: Watch
+    lab: Path, corpus: Corpus, design: Design, how: ScalingRecipe, chain: Chain, watch: Watch
 ) -> tuple[list[_Stem], Run | None]:
     """Every stem with its branches, and the audit run where the design has one."""
     wanted: list[Recipe | Branch] = []
     if design.audit:
-        wanted.append(_audit_recipe(corpus, design, chain))
+        wanted.append(_audit_recipe(corpus, design, how))
     for size, seed in design.stems:
-        segments = _segments(corpus, design, chain, size, seed)
+        segments = _segments(corpus, how.rate, chain, size, seed)
         wanted += [*segments, *_branches(design, chain, size, segments)]
     # the runs come back in the order in which they were wanted
     runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
@@ -109,9 +121,14 @@ def _trained(
 
 
 def _segments(
-    corpus: Corpus, design: Design, chain: Chain, size: Size, seed: int
+    corpus: Corpus, rate: RateRule, chain: Chain, size: Size, seed: int
 ) -> list[Recipe | Branch]:
-    """The stem, which goes on with another batch from segment to segment."""
+    """The stem, which goes on with another batch and rate from segment to segment."""
+    params = count(proxy(corpus, size.width, size.depth).model).params
+    rates = [
+        rate.lr(params, chain.middle(index), segment.batch)
+        for index, segment in enumerate(chain.segments)
+    ]
     first = chain.segments[0]
     stem = proxy(
         corpus,
@@ -120,13 +137,13 @@ def _segments(
         first.end,
         name=f"{size}-stem",
         seed=seed,
-        optimizer={"lr": design.rate(first.batch)},
+        optimizer={"lr": rates[0]},
         schedule={"warmup": chain.warmup, "decay": 0},
         train={"batch": first.batch},
     )
     found: list[Recipe | Branch] = [stem]
     # a batch holds for a whole run: with another one the stem goes on as a run of its own
-    for segment in chain.segments[1:]:
+    for segment, lr in zip(chain.segments[1:], rates[1:], strict=True):
         found.append(
             Branch(
                 stem=found[-1],
@@ -134,7 +151,7 @@ def _segments(
                 decay=0,
                 tokens=segment.end,
                 batch=segment.batch,
-                lr=design.rate(segment.batch),
+                lr=lr,
                 name=f"{size}-stem-batch{segment.batch}",
             )
         )
@@ -157,17 +174,18 @@ def _branches(
     ]
 
 
-def _audit_recipe(corpus: Corpus, design: Design, chain: Chain) -> Recipe:
+def _audit_recipe(corpus: Corpus, design: Design, how: ScalingRecipe) -> Recipe:
     """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
-    size = design.audit_size
-    batch = batch_of(design, chain.law, design.audit_tokens)
+    size, tokens = design.audit_size, design.audit_tokens
+    batch = how.batch.batch(tokens)
+    params = count(proxy(corpus, size.width, size.depth).model).params
     return proxy(
         corpus,
         size.width,
         size.depth,
         design.audit_tokens,
         name=f"{size}-audit",
-        optimizer={"lr": design.rate(batch)},
+        optimizer={"lr": how.rate.lr(params, tokens, batch)},
         train={"batch": batch},
         schedule={
             "decay": Length(share=design.decay),
@@ -188,6 +206,7 @@ def _distinct(runs: Iterable[Run]) -> list[Run]:
 def _analysed(
     corpus: Corpus,
     design: Design,
+    recipe: ScalingRecipe,
     chain: Chain,
     stems: Sequence[_Stem],
     audit: Run | None,
@@ -212,11 +231,12 @@ def _analysed(
         shape=design.shape,
         floor=design.floor,
         batch=BatchAlong(
-            origin=chain.law.origin,
-            c=chain.law.by_tokens.c,
-            p=chain.law.by_tokens.p,
+            origin=recipe.batch.origin,
+            c=recipe.batch.by_tokens.c,
+            p=recipe.batch.by_tokens.p,
             segments=chain.segments,
         ),
+        rate=RateAlong(origin=recipe.rate.origin, law=rate_found(recipe.rate.law)),
         cost=_cost(chain, stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),

@@ -7,7 +7,7 @@ from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
     NUMBER,
-    TOKENS,
+    TOKENS_LIST,
     WHOLES,
     option,
     words,
@@ -16,7 +16,9 @@ from windtunnel.tunnel.design import (
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Every width at the first depth, and every further depth at the first width."""
+    """Every width at the first depth with the first batch; every further depth at the first width;
+    and every further batch at the first width and depth. Each is measured at all lengths.
+    """
 
     widths: tuple[int, ...] = option(
         (32, 64, 128, 256),
@@ -36,10 +38,18 @@ class Design:
         words(lambda: PARAMETRIZATIONS),
         flag="--parametrization",
     )
-    tokens: int = option(
-        819_200, "Length of each run in tokens. A verdict needs at least 400 steps.", TOKENS
+    lengths: tuple[int, ...] = option(
+        (204_800, 409_600, 819_200),
+        "Lengths in tokens, separated by commas: branches of one stem for each rate. The drift is "
+        "judged at the longest one, where a verdict needs at least 400 steps.",
+        TOKENS_LIST,
     )
-    batch: int = option(2048, "Batch, in tokens per step.", TOKENS)
+    batches: tuple[int, ...] = option(
+        (2048, 512),
+        "Batches to compare, in tokens per step. Widths and depths are measured with the first "
+        "one; the others are measured at the first width and depth.",
+        TOKENS_LIST,
+    )
     seeds: tuple[int, ...] = option(
         (3, 2),
         "Seeds for the points near the best rate: one number, or one for each parametrization.",
@@ -53,11 +63,26 @@ class Design:
     )
 
     def __post_init__(self) -> None:
+        for name, values in (("lengths", self.lengths), ("batches", self.batches)):
+            if len(set(values)) < len(values):
+                raise InputError(
+                    f"--{name} {','.join(map(str, values))}: expected different numbers of tokens"
+                )
         if 1 < len(self.seeds) < len(self.parametrizations):
             raise InputError(
                 f"--seeds {','.join(map(str, self.seeds))}: expected one number, "
                 f"or one for each of {', '.join(self.parametrizations)}"
             )
+
+    @property
+    def shortest(self) -> int:
+        """Length of the shortest branches in tokens."""
+        return min(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest branches in tokens."""
+        return max(self.lengths)
 
     def seeds_of(self, parametrization: str) -> int:
         """How many seeds the points near its best rate get."""

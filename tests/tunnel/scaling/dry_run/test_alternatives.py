@@ -12,8 +12,9 @@ from windtunnel.data.shards import Corpus
 from windtunnel.laws.fit import LossData, fit_loss
 from windtunnel.model.shape import Counts
 from windtunnel.results.dry_run import StudyNoise
+from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, Chain, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.alternatives import (
     Alternative,

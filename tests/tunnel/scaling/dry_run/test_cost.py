@@ -12,10 +12,11 @@ from windtunnel.results.dry_run import Budget, Cost, Speed, Unit
 from windtunnel.results.run import StepLine
 from windtunnel.results.scaling import ScalingNumbers
 from windtunnel.results.study import StudyResult
+from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.train.run import create
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.proxy import proxy
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
+from windtunnel.tunnel.scaling.chain import lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.cost import cost_of, counts_of, fit_cost, speed_of
 

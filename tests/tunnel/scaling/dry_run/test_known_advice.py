@@ -19,9 +19,10 @@ from windtunnel.results.dry_run import (
     DesignCost,
     Expectation,
 )
+from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import LAPTOP_BATCH, lay_out
+from windtunnel.tunnel.scaling.chain import lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run import advise as advisor
 from windtunnel.tunnel.scaling.dry_run.advise import _improves, _preference, advise

@@ -24,10 +24,11 @@ from windtunnel.results.dry_run import (
 )
 from windtunnel.results.experiments import study_of
 from windtunnel.results.scaling import SCALING, Beyond
+from windtunnel.scaling_recipe import BatchRule, batch_rule
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.design import Size, typed
 from windtunnel.tunnel.fleet.fleet import Interrupted
-from windtunnel.tunnel.scaling.chain import BatchLaw, Chain, batch_law, batch_of, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.against import COVERAGE, doubts, shortcomings
 from windtunnel.tunnel.scaling.dry_run.alternatives import alternatives, varied
@@ -62,7 +63,7 @@ def advise(lab: Path, corpus: Corpus, design: Design, dry_run: DryRun, watch: Wa
     """
     setup = _Setup.of(lab, corpus, design, dry_run, watch)
     sizes = {size: counts_of(corpus, size) for size in design.sizes}
-    given = _costed(setup, design, lay_out(design, setup.law), sizes)
+    given = _costed(setup, design, lay_out(design, setup.batch), sizes)
     search = _better(setup, given, dry_run.budget) if dry_run.budget else _Search()
     judged = _judged(setup, given, dry_run.budget, "given design")
     proposed = None
@@ -90,7 +91,7 @@ class _Setup:
     corpus: Corpus
     assumed: Assumptions
     speed: Speed
-    law: BatchLaw
+    batch: BatchRule
     target: Target
     aim: SizeCounts  # of the target
     simulations: int
@@ -114,7 +115,7 @@ class _Setup:
             corpus=corpus,
             assumed=assumptions_of(lab, earlier),
             speed=speed_of(lab, earlier),
-            law=batch_law(lab, corpus, design),
+            batch=batch_rule(lab, corpus.folder.name, design.batch),
             target=target,
             aim=counts_of(corpus, target.size),
             simulations=dry_run.simulations,
@@ -154,9 +155,8 @@ def _audit_cost(setup: _Setup, design: Design) -> Cost:
     if not design.audit:
         return NOTHING
     tokens = design.audit_tokens
-    batch = batch_of(design, setup.law, tokens)
     size = counts_of(setup.corpus, design.audit_size)
-    return cost_of(setup.speed, size, tokens, steps=tokens / batch)
+    return cost_of(setup.speed, size, tokens, steps=tokens / setup.batch.batch(tokens))
 
 
 def _target_run(setup: _Setup, given: _Costed) -> TargetRun:
@@ -277,7 +277,7 @@ def _better(setup: _Setup, given: _Costed, budget: Budget) -> _Search:
         return _SPENT <= share <= 1
 
     setup.watch.show("designs", 0, None, "")
-    ranked = alternatives(corpus, given.design, setup.law, setup.target, setup.assumed, allowed)
+    ranked = alternatives(corpus, given.design, setup.batch, setup.target, setup.assumed, allowed)
     setup.watch.show("designs", 1, 1, "")
     found.within = len(ranked)
     draws = range(max(_SCREENED, setup.simulations // 4))

@@ -14,8 +14,9 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.laws.loss import Array, Frame, slopes
 from windtunnel.results.dry_run import StudyNoise
+from windtunnel.scaling_recipe import BatchRule
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import BatchLaw, Chain, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.assumptions import Assumptions, Truth
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
@@ -58,7 +59,7 @@ class Alternative:
 def alternatives(
     corpus: Corpus,
     given: Design,
-    law: BatchLaw,
+    batch: BatchRule,
     target: Target,
     assumed: Assumptions,
     allowed: Callable[[Design, Chain, Sizes], bool],
@@ -69,7 +70,7 @@ def alternatives(
     pool = _pool(corpus, given, target)
     aim = counts_of(corpus, target.size)
     found = []
-    for design, chain in _designs(given, law, target, pool):
+    for design, chain in _designs(given, batch, target, pool):
         if allowed(design, chain, pool):
             left = spread(PointGrid.of(design, chain, pool), assumed, aim, target.tokens)
             found.append(Alternative(design, chain, left))
@@ -125,7 +126,7 @@ def _variance(pull: Array, noise: StudyNoise) -> float:
 
 
 def _designs(
-    given: Design, law: BatchLaw, target: Target, pool: Sizes
+    given: Design, batch: BatchRule, target: Target, pool: Sizes
 ) -> Iterator[tuple[Design, Chain]]:
     longest = target.tokens
     if given.audit:
@@ -138,7 +139,7 @@ def _designs(
         reaching = _rounded(reach * shortest)
         lengths = replace(given, shortest=shortest, longest=reaching, points=points)
         try:
-            chain = lay_out(lengths, law)
+            chain = lay_out(lengths, batch)
         except InputError:  # lengths that fall on one step: not a design
             continue
         for sizes, (seeds, most) in product(ladders, _SEEDS):

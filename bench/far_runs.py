@@ -1,0 +1,246 @@
+"""Do forecasts come true on corpora that no one has looked at, and far beyond the runs in the fit?
+
+    .venv/bin/python bench/far_runs.py seal CORPUS [--lab DIR] [--seed N]
+    .venv/bin/python bench/far_runs.py open CORPUS [--lab DIR] [--workers N]
+
+`seal` carries out the lab's transfer and scaling studies on a corpus, draws six targets with a
+seeded generator (parameters 1, 2 or 4 times those of the largest model, tokens 1, 3 or 6 times the
+longest run), adds the plan of a run of 30 times the FLOPs of the dearest run in the fit, and plans
+all seven: `windtunnel plan` seals each prediction. The study's table and the ledger are copied to
+docs/measured, to be committed before `open`.
+
+`open` trains the seven runs, two at once, opens the forecasts, and holds beside them what other
+ways would have predicted from the same table. Prints two tables and, last, one JSON list. Both
+steps go on where they were interrupted.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from claims import Claim, arguments, claim, header, last_line, row
+from numpy.typing import NDArray
+from reach import LEVEL, curve_fit, form
+
+from windtunnel.laws.points import LossPoints, read_points
+from windtunnel.model.shape import flops_per_token
+from windtunnel.results.plan import PlanResult
+from windtunnel.results.scaling import SCALING
+from windtunnel.train.run import list_runs
+
+MEASURED = Path(__file__).parent.parent / "docs" / "measured"
+TRANSFER_DESIGN = (
+    "--parametrization minicpm --widths 32,64 --depths 2 --lengths 240k,480k,960k "
+    "--batches 512,1024 --seeds 1"
+)
+SCALING_DESIGN = (
+    "--sizes 16x2,32x2,48x3,64x4 --shortest 240k --longest 960k --points 5 --seeds 2 --repeated 2 "
+    "--no-audit"
+)
+TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
+Z90 = 1.645  # half of an interval of 90%, in standard deviations
+Array = NDArray[np.float64]
+
+
+def main() -> None:
+    """Seal or open the forecasts of a corpus."""
+    parser = arguments(__doc__)
+    parser.add_argument("step", choices=("seal", "open"))
+    parser.add_argument("corpus")
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--seed", type=int, default=0, help="of the generator of targets")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args()
+    if asked.step == "seal":
+        seal(asked.lab, asked.corpus, asked.seed)
+    else:
+        open_all(asked.lab, asked.corpus, asked.workers)
+
+
+def seal(lab: Path, corpus: str, seed: int) -> None:
+    """Measure, plan, and copy what was said to docs/measured."""
+    windtunnel("transfer", *TRANSFER_DESIGN.split(), "--corpus", corpus, "--lab", str(lab))
+    windtunnel("scaling", *SCALING_DESIGN.split(), "--corpus", corpus, "--lab", str(lab))
+    table = read_points(SCALING.folder(lab) / "table.csv")
+    for params, tokens in targets(table, seed):
+        name = f"{corpus}-{params:g}N-{tokens:g}D"
+        size = str(round(params * table.params["params"].max()))
+        length = str(round(tokens * table.tokens.max()))
+        plan(lab, corpus, name, "--params", size, "--tokens", length)
+    plan(lab, corpus, f"{corpus}-far", "--flops", f"{FAR * dearest(table):.6g}")
+    shutil.copyfile(SCALING.folder(lab) / "table.csv", MEASURED / f"{corpus}.csv")
+    shutil.copyfile(lab / "forecasts.jsonl", MEASURED / f"{corpus}-forecasts.jsonl")
+    print(header("plan", "parameters", "tokens", "FLOPs", "of the dearest", "loss", "90% interval"))
+    for name, said in plans(lab, corpus).items():
+        low, high = said.interval90
+        times = f"{said.flops / dearest(table):.1f}"
+        cells = [name, f"{said.params:,}", f"{said.tokens:,}", f"{said.flops:.2e}", times]
+        print(row(*cells, f"{said.loss:.4f}", f"{low:.4f} to {high:.4f}"))
+
+
+def targets(table: LossPoints, seed: int) -> list[tuple[int, int]]:
+    """(times the parameters, times the tokens) of six of the nine."""
+    every = [(params, tokens) for params in TIMES_PARAMS for tokens in TIMES_TOKENS]
+    chosen = np.random.default_rng(seed).choice(len(every), DRAWN, replace=False)
+    return [every[at] for at in sorted(chosen)]
+
+
+def dearest(table: LossPoints) -> float:
+    """FLOPs of the dearest run in the fit."""
+    return float(table.flops.max())
+
+
+def plan(lab: Path, corpus: str, name: str, *what: str) -> None:
+    """Seal one plan."""
+    windtunnel("plan", *what, "--corpus", corpus, "--name", name, "--lab", str(lab), "--json")
+
+
+def plans(lab: Path, corpus: str) -> dict[str, PlanResult]:
+    """The plans of the corpus, in the order of their FLOPs."""
+    found = {}
+    for file in (lab / "plans").glob(f"{corpus}-*/plan.json"):
+        found[file.parent.name] = PlanResult.read(file)
+    return dict(sorted(found.items(), key=lambda item: item[1].flops))
+
+
+def open_all(lab: Path, corpus: str, workers: int) -> None:
+    """Train, open, and compare."""
+    said = plans(lab, corpus)
+
+    def trained(name: str) -> None:
+        recipe = lab / "plans" / name / "plan.toml"
+        got = windtunnel("train", str(recipe), "--lab", str(lab), "--json")
+        windtunnel("plan", "--audit", json.loads(got)["id"], "--lab", str(lab))
+
+    with ThreadPoolExecutor(workers) as pool:
+        # the longest first: it decides when all are done
+        list(pool.map(trained, reversed(said)))
+    compare(lab, plans(lab, corpus))
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a way of predicting says of every plan."""
+
+    name: str
+    loss: Array
+    half_width: Array  # of the logarithm, 90%
+
+
+def compare(lab: Path, said: dict[str, PlanResult]) -> None:
+    """Every way beside the losses that were reached."""
+    table = read_points(SCALING.folder(lab) / "table.csv")
+    got = np.array([one.audit.loss for one in said.values() if one.audit])
+    assert len(got) == len(said), "not every forecast was opened"
+    ways = [ours(list(said.values())), *others(table, list(said.values()))]
+    print(header("plan", "of the dearest's FLOPs", "got", "predicted", "error", "90% interval"))
+    for at, (name, one) in enumerate(said.items()):
+        low, high = one.interval90
+        error = f"{one.loss / got[at] - 1:+.2%}"
+        times = f"{one.flops / dearest(table):.1f}"
+        cells = [f"{got[at]:.4f}", f"{one.loss:.4f}", error, f"{low:.4f} to {high:.4f}"]
+        print(row(name, times, *cells))
+    print()
+    print(header("way", "signed mean", "mean", "largest", "held", "median half width", "score"))
+    claims: list[Claim] = []
+    for way in ways:
+        claims += scored(way, got)
+    planned = {one.audit.run for one in said.values() if one.audit}
+    spent, predicted = tunnel_flops(lab, planned), sum(one.flops for one in said.values())
+    print(f"\nThe tunnel took {spent:.2e} FLOPs; what it predicted, {predicted:.2e}.")
+    last_line([*claims, claim("FLOPs of the tunnel over those predicted", spent / predicted, "")])
+
+
+def scored(way: Way, got: Array) -> list[Claim]:
+    """One row, and its claims."""
+    off = np.log(way.loss / got)
+    outside = np.maximum(0.0, np.abs(off) - way.half_width)
+    # Winkler's, as a share of the loss: the width, and 20 times what lies outside of it
+    score = float((2 * way.half_width + outside * 2 / (1 - LEVEL)).mean())
+    held = float((outside == 0).mean())
+    numbers = {
+        "signed mean": off.mean(),
+        "mean": np.abs(off).mean(),
+        "largest": np.abs(off).max(),
+        "held": held,
+        "median half width": np.median(way.half_width),
+        "score": score,
+    }
+    shown = [f"{numbers['signed mean']:+.2%}", *(f"{x:.2%}" for x in list(numbers.values())[1:])]
+    print(row(way.name, *shown))
+    return [claim(f"{way.name}: {what}", float(x), "") for what, x in numbers.items()]
+
+
+def ours(said: Sequence[PlanResult]) -> Way:
+    """As it was sealed."""
+    losses = np.array([one.loss for one in said])
+    ends = np.array([one.interval90 for one in said])
+    return Way("sealed", losses, np.log(ends[:, 1] / ends[:, 0]) / 2)
+
+
+def others(table: LossPoints, said: Sequence[PlanResult]) -> list[Way]:
+    """Least squares of one form, the paper's way, and each stem's own power law; their intervals
+    are of the scatter about the fit.
+    """
+    params = np.array([one.params for one in said], float)
+    tokens = np.array([one.tokens for one in said], float)
+    at = LossPoints.of({"params": params}, tokens, loss=np.ones(len(said)))
+    ways = []
+    for name, fit in (("coupled with E", form("coupled+floor")), ("curve_fit", curve_fit)):
+        predict = fit(table)
+        ways.append(_with_scatter(name, predict(at).loss, predict(table).loss, table))
+    there = along_stems(table, table.size, table.tokens)
+    ways.append(_with_scatter("stems", along_stems(table, params, at.tokens), there, table))
+    return ways
+
+
+def _with_scatter(name: str, loss: Array, fitted: Array, table: LossPoints) -> Way:
+    scatter = float(np.std(np.log(fitted / table.loss)))
+    return Way(name, np.asarray(loss), np.full(len(loss), Z90 * scatter))
+
+
+def along_stems(table: LossPoints, params: Array, tokens: Array) -> Array:
+    """Each size's own power law of the tokens, its two numbers straight in log N."""
+    sizes = np.unique(table.size)
+    lines = []
+    for size in sizes:
+        here = table.size == size
+        lines.append(np.polyfit(np.log(table.tokens[here]), np.log(table.loss[here]), 1))
+    slope, level = (np.polyfit(np.log(sizes), [line[i] for line in lines], 1) for i in (0, 1))
+    x = np.log(params)
+    return np.exp(np.polyval(level, x) + np.polyval(slope, x) * np.log(tokens))
+
+
+def tunnel_flops(lab: Path, planned: set[str]) -> float:
+    """Of all runs of the lab but the planned ones, each from where it left its parent."""
+    total = 0.0
+    for run in list_runs(lab):
+        if run.id not in planned:
+            own = run.status().tokens - run.start
+            total += own * flops_per_token(run.recipe.model, run.recipe.data.context)
+    return total
+
+
+def windtunnel(*words: str) -> str:
+    """What the command prints; its progress goes to the terminal."""
+    print("windtunnel", *words, file=sys.stderr, flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "windtunnel", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""How the best learning rate goes with size, length and batch:
+
+    lr = lr_0 (N / N_0)^n (D / D_0)^d (B / B_0)^b
+
+Straight in logarithms and fitted there. A few best rates on a laptop tell some of the exponents and
+not others: what they do not tell is held by what is known of each from elsewhere.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from windtunnel.laws.loss import Array
+
+# (mean, standard deviation) of what is known of an exponent before anything was measured.
+# n: under muP the base rate stays where it is while the width grows.
+# d: at one batch, of 50M to 2.7B parameters (arXiv 2409.19913, section 3: D^-0.32).
+# b: Adam's rate goes by the root of the batch below the critical one (arXiv 2405.14578).
+_KNOWN = {"params": (0.0, 0.3), "tokens": (-0.3, 0.2), "batch": (0.5, 0.3)}
+_LEAST_ERROR = 0.02  # of a logarithm: a best rate that is known better would weigh without end
+_Z90 = 1.6449  # half of an interval of 90%, in standard deviations
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestRates:
+    """Best rates that were measured: arrays of one length."""
+
+    lr: Array
+    params: Array
+    tokens: Array  # of the run
+    batch: Array  # tokens a step
+    error: Array  # standard error of the rate's natural logarithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLaw:
+    """The best base rate by parameters, tokens and batch, and how surely: `covariance` (4, 4) of
+    (log lr, by_params, by_tokens, by_batch). `params`, `tokens` and `batch` are where it is `lr`.
+    """
+
+    lr: float
+    params: float
+    tokens: float
+    batch: float
+    by_params: float
+    by_tokens: float
+    by_batch: float
+    covariance: NDArray[np.float64]
+
+    def at(self, params: float, tokens: float, batch: float) -> float:
+        """The best rate of a model of so many parameters, trained on so many tokens with a batch
+        of so many.
+        """
+        exponents = np.array([self.by_params, self.by_tokens, self.by_batch])
+        return self.lr * math.exp(exponents @ self._away(params, tokens, batch))
+
+    def interval(self, params: float, tokens: float, batch: float) -> tuple[float, float]:
+        """90%, of the best rate there."""
+        columns = np.array([1.0, *self._away(params, tokens, batch)])
+        reach = math.exp(_Z90 * math.sqrt(columns @ self.covariance @ columns))
+        best = self.at(params, tokens, batch)
+        return best / reach, best * reach
+
+    def interval_of(self, exponent: str) -> tuple[float, float]:
+        """90%, of `by_params`, `by_tokens` or `by_batch`."""
+        index = 1 + ("by_params", "by_tokens", "by_batch").index(exponent)
+        half = _Z90 * math.sqrt(self.covariance[index, index])
+        value = getattr(self, exponent)
+        return value - half, value + half
+
+    def _away(self, params: float, tokens: float, batch: float) -> Array:
+        """(3,): e-folds from where the rate is `lr`."""
+        return np.log([params / self.params, tokens / self.tokens, batch / self.batch])
+
+
+def constant_rate(lr: float) -> RateLaw:
+    """One rate for all sizes, lengths and batches."""
+    return RateLaw(
+        lr=lr,
+        params=1.0,
+        tokens=1.0,
+        batch=1.0,
+        by_params=0.0,
+        by_tokens=0.0,
+        by_batch=0.0,
+        covariance=np.zeros((4, 4)),
+    )
+
+
+def fit_rate(best: BestRates) -> RateLaw:
+    """By Bayes: the rate at the points' middle is free, exponents are normal about what is known of
+    them. Where the points scatter about the law more than their errors say, all is less sure by
+    the root of chi square over its degrees of freedom (Birge 1932). Raises ValueError without
+    a point.
+    """
+    if not len(best.lr):
+        raise ValueError("no best rate was measured")
+    columns = np.log(np.column_stack([best.params, best.tokens, best.batch]))
+    middle = columns.mean(0)
+    design = np.column_stack([np.ones(len(columns)), columns - middle])
+    known = np.array([(0.0, math.inf), *_KNOWN.values()])
+    precision = np.diag(1 / known[:, 1] ** 2)
+
+    def posterior(error: Array) -> tuple[Array, Array]:
+        weighted = design / error[:, None] ** 2
+        covariance: Array = np.asarray(np.linalg.inv(design.T @ weighted + precision), np.float64)
+        return covariance @ (weighted.T @ np.log(best.lr) + precision @ known[:, 0]), covariance
+
+    error = np.maximum(best.error, _LEAST_ERROR)
+    found, covariance = posterior(error)
+    misfit = (np.log(best.lr) - design @ found) / error
+    # of the points, less what the fit took up of them
+    taken = float(np.trace(covariance @ (design / error[:, None] ** 2).T @ design))
+    chi = float(misfit @ misfit) / max(1.0, len(misfit) - taken)
+    if chi > 1:
+        found, covariance = posterior(error * math.sqrt(chi))
+    params, tokens, batch = map(float, np.exp(middle))
+    log_lr, by_params, by_tokens, by_batch = map(float, found)
+    return RateLaw(
+        lr=math.exp(log_lr),
+        params=params,
+        tokens=tokens,
+        batch=batch,
+        by_params=by_params,
+        by_tokens=by_tokens,
+        by_batch=by_batch,
+        covariance=covariance,
+    )

@@ -1,0 +1,134 @@
+"""The scaling recipe: how a run of any size and length is trained. A lab's transfer and batch
+studies fit it; the scaling study trains its stems, branches and audit run by it, so that the law is
+the law of it; and a plan writes it out for the size and the length that it chose.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import geometric_mean
+
+import numpy as np
+
+from windtunnel.laws import laptop
+from windtunnel.laws.batch import ByTokens
+from windtunnel.laws.rate import RateLaw, constant_rate
+from windtunnel.recipe import Model
+from windtunnel.results.batch import BATCH
+from windtunnel.results.experiments import study_of
+from windtunnel.results.rate import RateFound
+from windtunnel.results.scaling import ScalingNumbers
+from windtunnel.results.transfer import TRANSFER
+
+PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
+# Origins: what a person asked for, and the lab's studies.
+GIVEN, LAB_BATCH, LAB_RATE = "given", "the lab's batch study", "the lab's transfer study"
+_SMALLEST_BATCH = 512  # tokens a step, whatever a law says
+_DIGITS = 3  # of a rate in a recipe
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """The batch of a run by its tokens: that of a law, as a power of two, so that every batch
+    divides the next one.
+    """
+
+    by_tokens: ByTokens
+    origin: str
+
+    def batch(self, tokens: float) -> int:
+        """Tokens a step of a run of this length; as it was given where it was."""
+        if self.by_tokens.p == 0:
+            return round(self.by_tokens.c)
+        return max(_SMALLEST_BATCH, 2 ** round(math.log2(self.by_tokens.predict(tokens))))
+
+    def border(self, batch: int) -> float:
+        """Tokens at which `batch` has become as wrong as twice that batch."""
+        return self.by_tokens.tokens(batch * math.sqrt(2)) if self.by_tokens.p > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class RateRule:
+    """The base learning rate of a run by its parameters, tokens and batch."""
+
+    law: RateLaw
+    origin: str
+
+    def lr(self, params: float, tokens: float, batch: float) -> float:
+        """Of a model of so many parameters without embeddings, on so many tokens, with a batch of
+        so many.
+        """
+        return float(f"{self.law.at(params, tokens, batch):.{_DIGITS}g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingRecipe:
+    """How a run of N parameters and D tokens is trained, and where each of it comes from."""
+
+    rate: RateRule
+    batch: BatchRule
+
+
+LAPTOP_BATCH = BatchRule(laptop.BATCH_LAW, laptop.ORIGIN)
+LAPTOP_RATE = RateRule(laptop.RATE_LAW, laptop.ORIGIN)
+_PAPER_RATE = RateRule(constant_rate(PAPER_RATE), "the paper's (section 3.3)")
+
+
+def scaling_recipe(
+    lab: Path, corpus: str, *, largest: float, lr: float | None = None, batch: int | None = None
+) -> ScalingRecipe:
+    """What is given; else what the lab's studies found on this corpus; else what was measured at
+    laptop scale, or published where `largest`, the parameters of the largest model, lies beyond.
+    Raises InputError for a damaged study.
+    """
+    return ScalingRecipe(rate=_rate(lab, corpus, largest, lr), batch=batch_rule(lab, corpus, batch))
+
+
+def batch_rule(lab: Path, corpus: str, batch: int | None = None) -> BatchRule:
+    """That of `scaling_recipe`. Raises InputError for a damaged study."""
+    if batch:
+        return BatchRule(ByTokens(batch, 0.0), GIVEN)
+    study = study_of(lab, BATCH, corpus)
+    law = study.numbers.laws.get("tokens") if study else None
+    if law is None:
+        return LAPTOP_BATCH
+    return BatchRule(ByTokens(law.constants["c"], law.constants["p"]), LAB_BATCH)
+
+
+def kept_recipe(numbers: ScalingNumbers, rates: Sequence[float]) -> ScalingRecipe:
+    """By which the runs of a scaling study were trained. `rates`: theirs, for studies by versions
+    that had one rate for all runs.
+    """
+    batch, along = numbers.batch, numbers.rate
+    if along:
+        rate = RateRule(rate_law(along.law), along.origin)
+    else:
+        rate = RateRule(constant_rate(geometric_mean(rates)), "one for all")
+    return ScalingRecipe(
+        rate=rate,
+        batch=BatchRule(ByTokens(batch.c, batch.p), batch.origin),
+    )
+
+
+def rate_law(found: RateFound) -> RateLaw:
+    """The law that a result tells."""
+    constants = found.model_dump(exclude={"covariance"})
+    return RateLaw(**constants, covariance=np.array(found.covariance))
+
+
+def rate_found(law: RateLaw) -> RateFound:
+    """A law of the rate as a result tells it."""
+    return RateFound(**vars(law) | {"covariance": law.covariance.tolist()})
+
+
+def _rate(lab: Path, corpus: str, largest: float, lr: float | None) -> RateRule:
+    if lr:
+        return RateRule(constant_rate(lr), GIVEN)
+    study = study_of(lab, TRANSFER, corpus)
+    # the tunnel's models have the recipe's parametrization
+    parametrization = Model.default("parametrization")
+    rates = study.numbers.parametrizations.get(parametrization) if study else None
+    if rates and rates.law:
+        return RateRule(rate_law(rates.law), LAB_RATE)
+    return LAPTOP_RATE if largest <= laptop.LARGEST else _PAPER_RATE

@@ -1,0 +1,102 @@
+"""The whole transfer study upon bowls whose lowest points follow a known law of size, length and
+batch: the law it tells, and what a fixed rate costs.
+"""
+
+import math
+from typing import Any
+
+import pytest
+from known_fleet import known
+
+from windtunnel.data.shards import Corpus
+from windtunnel.results.study import StudyResult, read_study, read_table
+from windtunnel.results.transfer import TRANSFER, SizeRate, TransferNumbers
+from windtunnel.scaling_recipe import rate_law
+from windtunnel.train.loop import Watch
+from windtunnel.train.run import Run
+from windtunnel.tunnel.transfer import transfer as study
+from windtunnel.tunnel.transfer.design import Design
+
+DESIGN = Design(
+    parametrizations=("minicpm",),
+    widths=(32, 64),
+    depths=(2,),
+    lengths=(1_638_400, 204_800, 614_400),
+    batches=(1024, 256),
+    seeds=(1,),
+)
+CURVATURE = 0.03  # nats by octaves of the rate
+BY_TOKENS, BY_BATCH = -0.35, 0.4
+
+
+def best_rate(tokens: float, batch: float) -> float:
+    return 0.013 * (tokens / 204_800) ** BY_TOKENS * (batch / 1024) ** BY_BATCH
+
+
+def loss(run: Run) -> float:
+    recipe = run.recipe
+    off = math.log2(recipe.optimizer.lr / best_rate(recipe.total_tokens, recipe.train.batch))
+    return 4 + CURVATURE * off**2
+
+
+@pytest.fixture(scope="module")
+def found(make_lab: Any, corpus: Corpus) -> StudyResult[TransferNumbers]:
+    lab = make_lab()
+    with pytest.MonkeyPatch.context() as patch:
+        known(patch, study, loss)
+        study.transfer(lab.path, corpus, DESIGN, Watch())
+    lengths = {row.tokens for row in read_table(lab.path, TRANSFER)}
+    assert lengths == set(DESIGN.lengths), "all of them whole steps"
+    return read_study(lab.path, TRANSFER)
+
+
+def rates(found: StudyResult[TransferNumbers]) -> tuple[SizeRate, ...]:
+    return found.numbers.parametrizations["minicpm"].sizes
+
+
+def test_the_best_rate_of_each_length_and_batch_is_the_true_one(
+    found: StudyResult[TransferNumbers],
+) -> None:
+    told = [(size.width, size.batch, size.tokens) for size in rates(found)]
+    lengths = sorted(DESIGN.lengths)
+    cells = [(32, 1024), (64, 1024), (32, 256)]
+    assert told == [(*cell, tokens) for cell in cells for tokens in lengths]
+    for size in rates(found):
+        assert size.tokens and size.batch
+        assert size.lr == pytest.approx(best_rate(size.tokens, size.batch), rel=0.01)
+
+
+def test_the_law_has_the_true_powers(found: StudyResult[TransferNumbers]) -> None:
+    told = found.numbers.parametrizations["minicpm"].law
+    assert told
+    law = rate_law(told)
+    assert law.by_tokens == pytest.approx(BY_TOKENS, abs=0.01)
+    assert law.by_batch == pytest.approx(BY_BATCH, abs=0.02)
+    assert law.by_params == pytest.approx(0.0, abs=0.01)
+    for name, truth in (("by_tokens", BY_TOKENS), ("by_batch", BY_BATCH), ("by_params", 0.0)):
+        low, high = law.interval_of(name)
+        assert low < truth < high < low + 0.2
+    assert law.at(1e6, 6_553_600, 1024) == pytest.approx(best_rate(6_553_600, 1024), rel=0.05)
+    assert "the best lr goes minicpm as N^" in found.summary and "D^-0.3" in found.summary
+
+
+def test_what_a_fixed_rate_costs_and_what_the_law_s_rate_does(
+    found: StudyResult[TransferNumbers],
+) -> None:
+    fixed = best_rate(204_800, 1024)
+    for size in rates(found):
+        assert size.tokens and size.batch and size.regret is not None
+        off = math.log2(fixed / best_rate(size.tokens, size.batch))
+        assert size.regret == pytest.approx(CURVATURE * off**2, abs=2e-3)
+        assert size.regret_of_law == pytest.approx(0.0, abs=2e-4)
+    assert max(size.regret or 0.0 for size in rates(found)) > 0.03
+
+
+def test_the_drift_is_that_of_the_longest_runs(found: StudyResult[TransferNumbers]) -> None:
+    drift = found.numbers.parametrizations["minicpm"].drift.width
+    assert drift and drift.slope == pytest.approx(0.0, abs=0.01)
+    assert found.numbers.tokens == 1_638_400 and found.numbers.lengths == (
+        204_800,
+        614_400,
+        1_638_400,
+    )
