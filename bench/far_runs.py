@@ -2,6 +2,7 @@
 
     .venv/bin/python bench/far_runs.py seal CORPUS [--lab DIR] [--seed N]
     .venv/bin/python bench/far_runs.py open CORPUS [--lab DIR] [--workers N]
+    .venv/bin/python bench/far_runs.py decide CORPUS [--lab DIR] [--workers N]
 
 `seal` carries out the lab's transfer and scaling studies on a corpus, draws six targets with a
 seeded generator (parameters 1, 2 or 4 times those of the largest model, tokens 1, 3 or 6 times the
@@ -10,7 +11,9 @@ all seven: `windtunnel plan` seals each prediction. The study's table and the le
 docs/measured, to be committed before `open`.
 
 `open` trains the seven runs, two at once, opens the forecasts, and holds beside them what other
-ways would have predicted from the same table. Prints two tables and, last, one JSON list. Both
+ways would have predicted from the same table. `decide` trains a plan of three times the FLOPs of the
+dearest run and, at the same FLOPs, half and twice its size, 20 tokens a parameter, and the plan at
+a learning rate of 0.01, with two seeds each. Prints one or two tables and, last, one JSON list. Both
 steps go on where they were interrupted.
 """
 
@@ -23,6 +26,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from claims import Claim, arguments, claim, header, last_line, row
@@ -30,10 +34,10 @@ from numpy.typing import NDArray
 from reach import LEVEL, curve_fit, form
 
 from windtunnel.laws.points import LossPoints, read_points
-from windtunnel.model.shape import flops_per_token
+from windtunnel.model.shape import count, flops_per_token
 from windtunnel.results.plan import PlanResult
 from windtunnel.results.scaling import SCALING
-from windtunnel.train.run import list_runs
+from windtunnel.train.run import list_runs, open_run
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
 TRANSFER_DESIGN = (
@@ -45,6 +49,8 @@ SCALING_DESIGN = (
     "--no-audit"
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
+DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
+SEEDS = (0, 1)
 Z90 = 1.645  # half of an interval of 90%, in standard deviations
 Array = NDArray[np.float64]
 
@@ -52,7 +58,7 @@ Array = NDArray[np.float64]
 def main() -> None:
     """Seal or open the forecasts of a corpus."""
     parser = arguments(__doc__)
-    parser.add_argument("step", choices=("seal", "open"))
+    parser.add_argument("step", choices=("seal", "open", "decide"))
     parser.add_argument("corpus")
     parser.add_argument("--lab", type=Path, default=Path("lab"))
     parser.add_argument("--seed", type=int, default=0, help="of the generator of targets")
@@ -60,8 +66,10 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.step == "seal":
         seal(asked.lab, asked.corpus, asked.seed)
-    else:
+    elif asked.step == "open":
         open_all(asked.lab, asked.corpus, asked.workers)
+    else:
+        decide(asked.lab, asked.corpus, asked.workers)
 
 
 def seal(lab: Path, corpus: str, seed: int) -> None:
@@ -97,9 +105,10 @@ def dearest(table: LossPoints) -> float:
     return float(table.flops.max())
 
 
-def plan(lab: Path, corpus: str, name: str, *what: str) -> None:
-    """Seal one plan."""
-    windtunnel("plan", *what, "--corpus", corpus, "--name", name, "--lab", str(lab), "--json")
+def plan(lab: Path, corpus: str, name: str, *what: str) -> str:
+    """Seal one plan; returns it as JSON."""
+    words = [*what, "--corpus", corpus, "--name", name, "--lab", str(lab), "--json"]
+    return windtunnel("plan", *words)
 
 
 def plans(lab: Path, corpus: str) -> dict[str, PlanResult]:
@@ -226,6 +235,53 @@ def tunnel_flops(lab: Path, planned: set[str]) -> float:
             own = run.status().tokens - run.start
             total += own * flops_per_token(run.recipe.model, run.recipe.data.context)
     return total
+
+
+def decide(lab: Path, corpus: str, workers: int) -> None:
+    """The plan beside what one might have done instead, at the same FLOPs."""
+    flops = f"{DECIDED * dearest(read_points(SCALING.folder(lab) / 'table.csv')):.6g}"
+    chosen = json.loads(plan(lab, corpus, f"decide-{corpus}", "--flops", flops))
+    params = {"N / 2": chosen["params"] / 2, "2 N": chosen["params"] * 2}
+    # C = 6 N D with D = 20 N, N without embeddings as the paper counts it
+    params["20 tokens a parameter"] = (float(flops) / (6 * 20)) ** 0.5
+    recipes = {"the plan": chosen["recipe"]}
+    for number, (what, size) in enumerate(params.items()):
+        name = f"decide-{corpus}-{number}"
+        asked = ["--flops", flops, "--params", str(round(size))]
+        recipes[what] = json.loads(plan(lab, corpus, name, *asked))["recipe"]
+    changes = {"lr 0.01": ["--set", "optimizer.lr=0.01"]}
+    wanted = {(what, seed): [recipe] for what, recipe in recipes.items() for seed in SEEDS}
+    wanted |= {
+        (what, seed): [chosen["recipe"], *how] for what, how in changes.items() for seed in SEEDS
+    }
+
+    def trained(which: tuple[str, int]) -> dict[str, Any]:
+        words = [*wanted[which], "--set", f"seed={which[1]}", "--lab", str(lab), "--json"]
+        return json.loads(windtunnel("train", *words))
+
+    with ThreadPoolExecutor(workers) as pool:
+        runs = dict(zip(wanted, pool.map(trained, wanted), strict=True))
+    print(
+        header(
+            "what",
+            "parameters",
+            "tokens",
+            "lr",
+            *(f"seed {seed}" for seed in SEEDS),
+            "above the plan",
+        )
+    )
+    claims = []
+    plan_losses = np.array([runs["the plan", seed]["loss"] for seed in SEEDS])
+    for what in dict.fromkeys(which[0] for which in wanted):
+        losses = np.array([runs[what, seed]["loss"] for seed in SEEDS])
+        run = open_run(lab / "runs" / runs[what, 0]["id"])
+        above = float((losses - plan_losses).mean())
+        size = f"{count(run.recipe.model).params:,}"
+        length, lr = f"{run.recipe.total_tokens:,}", f"{run.recipe.optimizer.lr:g}"
+        print(row(what, size, length, lr, *(f"{loss:.4f}" for loss in losses), f"{above:+.4f}"))
+        claims.append(claim(f"{what}: above the plan", above, "nats/token"))
+    last_line(claims)
 
 
 def windtunnel(*words: str) -> str:
