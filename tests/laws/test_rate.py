@@ -68,6 +68,18 @@ def test_what_the_points_do_not_tell_is_held_by_what_is_known() -> None:
     assert near[0] == pytest.approx(2 * 1.645 * 0.1, rel=0.01) and far[0] > 4 * near[0]
 
 
+def test_theory_says_where_the_power_of_the_parameters_is_looked_for() -> None:
+    one = BestRates(
+        lr=np.array([0.01]),
+        params=np.array([1e5]),
+        tokens=np.array([1e6]),
+        batch=np.array([1024.0]),
+        error=np.array([0.1]),
+    )
+    assert fit_rate(one, by_params=-0.5).by_params == pytest.approx(-0.5)
+    assert fit_rate(measured(1e-9), by_params=-0.5).by_params == pytest.approx(0.05, abs=0.02)
+
+
 def test_one_rate_for_all_has_no_interval() -> None:
     law: RateLaw = constant_rate(0.02)
     assert law.at(1e9, 1e12, 4e6) == 0.02 and law.interval(1.0, 1.0, 1.0) == (0.02, 0.02)

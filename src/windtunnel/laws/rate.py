@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from windtunnel.laws.loss import Array
 
 # (mean, standard deviation) of what is known of an exponent before anything was measured.
-# n: under muP the base rate stays where it is while the width grows.
+# n: how well theory's holds; of `minicpm` it was off by 0.06 over 8 times the width (docs/LOG.md).
 # d: at one batch, of 50M to 2.7B parameters (arXiv 2409.19913, section 3: D^-0.32).
 # b: Adam's rate goes by the root of the batch below the critical one (arXiv 2405.14578).
-_KNOWN = {"params": (0.0, 0.3), "tokens": (-0.3, 0.2), "batch": (0.5, 0.3)}
+_PARAMS_SPREAD, _TOKENS, _BATCH = 0.1, (-0.3, 0.2), (0.5, 0.3)
 _LEAST_ERROR = 0.02  # of a logarithm: a best rate that is known better would weigh without end
 _Z90 = 1.6449  # half of an interval of 90%, in standard deviations
 
@@ -89,18 +89,19 @@ def constant_rate(lr: float) -> RateLaw:
     )
 
 
-def fit_rate(best: BestRates) -> RateLaw:
+def fit_rate(best: BestRates, by_params: float = 0.0) -> RateLaw:
     """By Bayes: the rate at the points' middle is free, exponents are normal about what is known of
-    them. Where the points scatter about the law more than their errors say, all is less sure by
-    the root of chi square over its degrees of freedom (Birge 1932). Raises ValueError without
-    a point.
+    them. `by_params`: what theory says of that one; 0 where the parametrization is to keep the rate
+    where it is. Where the points scatter about the law more than their errors say, all is less sure
+    by the root of chi square over its degrees of freedom (Birge 1932). Raises ValueError without a
+    point.
     """
     if not len(best.lr):
         raise ValueError("no best rate was measured")
     columns = np.log(np.column_stack([best.params, best.tokens, best.batch]))
     middle = columns.mean(0)
     design = np.column_stack([np.ones(len(columns)), columns - middle])
-    known = np.array([(0.0, math.inf), *_KNOWN.values()])
+    known = np.array([(0.0, math.inf), (by_params, _PARAMS_SPREAD), _TOKENS, _BATCH])
     precision = np.diag(1 / known[:, 1] ** 2)
 
     def posterior(error: Array) -> tuple[Array, Array]:
@@ -117,13 +118,13 @@ def fit_rate(best: BestRates) -> RateLaw:
     if chi > 1:
         found, covariance = posterior(error * math.sqrt(chi))
     params, tokens, batch = map(float, np.exp(middle))
-    log_lr, by_params, by_tokens, by_batch = map(float, found)
+    log_lr, params_power, by_tokens, by_batch = map(float, found)
     return RateLaw(
         lr=math.exp(log_lr),
         params=params,
         tokens=tokens,
         batch=batch,
-        by_params=by_params,
+        by_params=params_power,
         by_tokens=by_tokens,
         by_batch=by_batch,
         covariance=covariance,

@@ -12,10 +12,18 @@ import pytest
 from patience import PATIENCE, wait_until
 
 from windtunnel.errors import InputError
+from windtunnel.recipe import PARAMETRIZATIONS, Recipe
 from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.transfer.design import Design
-from windtunnel.tunnel.transfer.transfer import Cell, around_best, chain, judge, within
+from windtunnel.tunnel.transfer.transfer import (
+    Cell,
+    around_best,
+    chain,
+    expected_power,
+    judge,
+    within,
+)
 
 DESIGN = (
     'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), lengths=(2560,), '
@@ -59,6 +67,16 @@ def test_every_further_batch_at_the_first_width_and_depth() -> None:
 def test_a_length_or_a_batch_that_is_there_twice_is_refused(twice: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected different numbers of tokens"):
         Design(**twice)
+
+
+def test_theory_expects_no_drift_where_matrices_have_their_share_of_the_rate(
+    recipe: Callable[..., Recipe],
+) -> None:
+    powers = {
+        name: expected_power(recipe(model={"parametrization": name}).model)
+        for name in PARAMETRIZATIONS
+    }
+    assert powers == pytest.approx({"minicpm": 0.0, "completep": 0.0, "standard": -0.5})
 
 
 def test_seeds_are_one_number_or_one_a_parametrization() -> None:

@@ -15,7 +15,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.laws.rate import BestRates, RateLaw, fit_rate
 from windtunnel.model.shape import count
 from windtunnel.quantities import about
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import PARAMETRIZATIONS, Model, Recipe
 from windtunnel.results.rate import RateFound
 from windtunnel.results.study import Verdict, write_study
 from windtunnel.results.transfer import (
@@ -255,11 +255,14 @@ class _Grid:
             # bowls are over octaves
             error=np.array([here.spread * math.log(2) for _, _, here in found]),
         )
-        return fit_rate(best)
+        return fit_rate(best, expected_power(self._model(found[0][0])))
 
     def _params(self, cell: Cell) -> int:
-        stems = (runs[0] for (at, _, _), runs in self.runs.items() if at == cell)
-        return count(next(stems).recipe.model).params
+        return count(self._model(cell)).params
+
+    def _model(self, cell: Cell) -> Model:
+        runs = (runs[0] for (at, _, _), runs in self.runs.items() if at == cell)
+        return next(runs).recipe.model
 
     def _bowl(self, cell: Cell, tokens: int) -> Bowl | None:
         """In octaves of lr, through the points about the best rate that came to their end; None
@@ -304,6 +307,17 @@ class _Grid:
             regret=regret,
             regret_of_law=of_law,
         )
+
+
+def expected_power(model: Model) -> float:
+    """Of the parameters, with which the best base rate should go by theory: 0 where the rules of
+    the parametrization give matrices the share of it that theory asks for.
+    """
+    record = PARAMETRIZATIONS[model.parametrization]
+    wider = model.model_copy(update={"width": 2 * model.width})
+    rates = [record.rules(each)["matrix"].lr for each in (model, wider)]
+    power = record.width_slopes["matrix lr"] - math.log2(rates[1] / rates[0])
+    return power / 2  # parameters go as the square of the width
 
 
 def _stem(corpus: Corpus, design: Design, cell: Cell, step: int, seed: int) -> Recipe:
