@@ -68,24 +68,24 @@ def scaling(
 
 def _print(result: "StudyResult[ScalingNumbers]") -> None:
     numbers = result.numbers
-    first, last = about(numbers.lengths[0]), about(numbers.lengths[-1])
+    first = about(numbers.lengths[0])
     print(
         f"{'size':7} {'seeds':>5} {'params':>9} {'total':>9}  {f'loss at {first}':>13} "
-        f"{f'at {last}':>9} {'a doubling':>10}  {'FLOPs':>9} {'as cosine':>9}"
+        f"{'longest':>8} {'loss':>7} {'a doubling':>10}  {'FLOPs':>9} {'as cosine':>9}"
     )
     for size in numbers.sizes:
-        _print_size(size)
+        _print_size(size, about(size.longest or numbers.lengths[-1]))
     _print_cost(numbers)
     _print_law(numbers.law)
     if numbers.audit:
         _print_audit(numbers.audit)
 
 
-def _print_size(size: "SizeLosses") -> None:
+def _print_size(size: "SizeLosses", longest: str) -> None:
     first, last = _number(size.first_loss), _number(size.last_loss)
     print(
         f"{size.size:7} {size.seeds:5} {size.params:9,} {size.params_total:9,}  {first:>13} "
-        f"{last:>9} {_number(size.gain_per_doubling):>10}  {size.flops:9.2e} "
+        f"{longest:>8} {last:>7} {_number(size.gain_per_doubling):>10}  {size.flops:9.2e} "
         f"{size.flops_cosine:9.2e}"
     )
 

@@ -93,10 +93,12 @@ class SizeLosses(Record):
     """FLOPs of a stem and its branches."""
     flops_cosine: int
     """FLOPs of a run from scratch for each of its points."""
+    longest: int | None = None
+    """Its longest length in tokens; None in results by versions that had the same for all sizes."""
     first_loss: float | None
     """At the shortest length, nats/token; None where all branches diverged."""
     last_loss: float | None
-    """At the longest length, nats/token; None where all branches diverged."""
+    """At its longest length, nats/token; None where all branches diverged."""
     gain_per_doubling: float | None
     """How far the loss falls for twice the tokens, nats/token, between these two; None where
     fewer than two lengths came to their end.

@@ -108,6 +108,21 @@ def test_a_chain_by_hand() -> None:
     assert chain.warmup == round(0.02 * 640_000)
 
 
+def test_a_larger_size_leaves_the_same_chain_earlier() -> None:
+    """The chain of the test above, whose last length is one that the smallest size alone has."""
+    design = Design(shortest=320_000, longest=640_000, points=2, further=1, decay=0.2)
+    chain = lay_out(design, GROWING)
+    assert lengths_of(design) == [320_000, 640_000, 1_280_000]
+    assert chain.points[2] == BranchPoint(1, 1_024_000, 256_000)
+    assert chain.first(3) == chain
+    shorter = chain.first(2)
+    assert shorter.points == chain.points[:2]
+    assert shorter.segments == (Segment(begin=0, end=512_000, batch=512),)
+    assert shorter.trained == 512_000 + 64_000 + 128_000
+    assert shorter.retrained == 320_000 + 640_000
+    assert shorter.warmup == chain.warmup, "up to there the stems are the same"
+
+
 def test_a_segment_that_no_branch_leaves_has_its_own_middle() -> None:
     """524,288 to 2,097,152 with a batch of 1,024, between branches of 400k and 4M tokens."""
     chain = lay_out(Design(shortest=400_000, longest=4_000_000, points=2), GROWING)

@@ -45,6 +45,15 @@ def test_only_the_smallest_sizes_are_repeated_and_by_width_and_depth() -> None:
     assert len(Design(sizes=sizes, seeds=2, repeated=0).stems) == 3
 
 
+def test_smaller_sizes_are_measured_at_further_lengths() -> None:
+    sizes = (Size(64, 2), Size(16, 2), Size(48, 2), Size(32, 2))
+    design = Design(sizes=sizes, points=5, further=4)
+    assert [design.points_of(size) for size in sizes] == [5, 9, 6, 8]
+    assert [Design(sizes=sizes).points_of(size) for size in sizes] == [7, 7, 7, 7]
+    alone = Design(sizes=(Size(16, 2),), points=5, further=4)
+    assert alone.points_of(Size(16, 2)) == 9
+
+
 def test_the_usual_audit_run_is_larger_and_longer_than_the_fit_as_the_help_says(
     corpus: Corpus,
 ) -> None:

@@ -3,6 +3,7 @@ every number that it says of them.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,27 @@ def test_a_size_with_one_loss_or_none_gains_nothing(
     assert large.first_loss == large.last_loss and large.gain_per_doubling is None
     assert (result.numbers.seed_sd, result.numbers.seed_freedom) == (None, 0)
     assert "seeds differ" not in result.summary
+
+
+def test_smaller_sizes_go_further(make_lab: Any, corpus: Corpus) -> None:
+    """Three lengths of the larger size, and two more of the smaller one."""
+    lab = make_lab()
+    with pytest.MonkeyPatch.context() as patch:
+        known(patch, study, loss)
+        design = replace(DESIGN, further=2, seeds=1, audit=False)
+        study.scaling(lab.path, corpus, design, Watch())
+    rows = [row for row in read_table(lab.path, SCALING) if row.source == "all"]
+    lengths = {width: sorted(r.tokens for r in rows if r.width == width) for width in (16, 32)}
+    assert lengths[32] == lengths[16][:3] and len(lengths[16]) == 5
+    assert lengths[16][-1] == pytest.approx(4 * lengths[32][-1], rel=0.01)
+    numbers = read_study(lab.path, SCALING).numbers
+    small, large = numbers.sizes
+    assert (small.longest, large.longest) == (lengths[16][-1], lengths[32][-1])
+    assert small.last_loss == pytest.approx(3 + 100 / 16 + 20_000 / lengths[16][-1])
+    stems = [run for run in list_runs(lab.path) if run.kind == "stem"]
+    own = {run.recipe.model.width: run.recipe.total_tokens for run in stems}
+    assert own == pytest.approx(
+        {width: 0.8 * each[-1] for width, each in lengths.items()}, rel=0.01
+    )
+    trained = own[16] + own[32] + sum(sum(each) for each in lengths.values()) / 5
+    assert numbers.cost.tokens == pytest.approx(trained, rel=0.01)

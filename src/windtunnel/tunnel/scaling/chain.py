@@ -1,7 +1,9 @@
-"""Where the batch of a stem changes and where branches leave it: the same for every size."""
+"""Where the batch of a stem changes and where branches leave it: the same for every size, but that
+smaller ones may go further.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +53,14 @@ class Chain:
         """Tokens of training each point from scratch, as a cosine schedule needs it."""
         return sum(self.lengths)
 
+    def first(self, points: int) -> "Chain":
+        """As far as the branch of so many is the last one."""
+        kept = self.points[:points]
+        last = kept[-1]
+        segment = self.segments[last.segment]
+        ended = segment.model_copy(update={"end": last.at})
+        return replace(self, segments=(*self.segments[: last.segment], ended), points=kept)
+
     def middle(self, segment: int) -> float:
         """The length in tokens that a segment's rate is meant for: the middle of those of the
         branches that leave it, or of the segment where none does.
@@ -75,14 +85,16 @@ class Chain:
 
 
 def lengths_of(design: Design) -> list[int]:
-    """The lengths that are asked for, in tokens."""
-    spaced = np.geomspace(design.shortest, design.longest, design.points)
-    return [round(length) for length in spaced]
+    """The lengths that are asked for, in tokens; those of the smallest size."""
+    ratio = (design.longest / design.shortest) ** (1 / (design.points - 1))
+    every = np.arange(design.points + design.further)
+    return [round(length) for length in design.shortest * ratio**every]
 
 
 def lay_out(design: Design, rule: BatchRule) -> Chain:
-    """Where the batch changes and where branches leave, in whole steps. Raises InputError for
-    lengths shorter than a few steps, or so near to each other that two would be one.
+    """Where the batch changes and where branches leave, in whole steps, of the smallest size.
+    Raises InputError for lengths shorter than a few steps, or so near to each other that two would
+    be one.
     """
     lengths = lengths_of(design)
     leaving = [round((1 - design.decay) * length) for length in lengths]

@@ -51,6 +51,13 @@ class Design:
         "Number of lengths, evenly spaced in the logarithm from the shortest to the longest.",
         whole(2),
     )
+    further: int = option(
+        0,
+        "Number of lengths beyond the longest, with the same spacing, that the smallest size is "
+        "measured at. Sizes between have fewer, and the largest none: small models show cheaply "
+        "where the loss of a long run goes.",
+        whole(0),
+    )
     decay: float = option(0.1, "Share of each length over which the rate decays.", SHARE)
     shape: str = option("exponential", "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES))
     floor: float = option(0.1, "Share of the peak rate that is left when the decay ends.", FRACTION)
@@ -99,9 +106,18 @@ class Design:
     @property
     def stems(self) -> list[tuple[Size, int]]:
         """(size, seed) of each stem, the smallest sizes first."""
-        by_size = sorted(self.sizes, key=lambda size: size.width**2 * size.depth)
         found = []
-        for index, size in enumerate(by_size):
+        for index, size in enumerate(self._by_size):
             seeds = self.seeds if index < self.repeated else 1
             found += [(size, seed) for seed in range(seeds)]
         return found
+
+    def points_of(self, size: Size) -> int:
+        """How many lengths a size is measured at, from the shortest."""
+        below = self._by_size.index(size)
+        steps = max(1, len(self.sizes) - 1)
+        return self.points + round(self.further * (steps - below) / steps)
+
+    @property
+    def _by_size(self) -> list[Size]:
+        return sorted(self.sizes, key=lambda size: size.width**2 * size.depth)

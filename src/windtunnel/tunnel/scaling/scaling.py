@@ -85,6 +85,7 @@ class _Stem:
 
     size: Size
     seed: int
+    chain: Chain
     segments: list[Run]
     branches: list[Run]
 
@@ -105,18 +106,20 @@ def _trained(
     if design.audit:
         wanted.append(_audit_recipe(corpus, design, how))
     for size, seed in design.stems:
-        segments = _segments(corpus, how.rate, chain, size, seed)
-        wanted += [*segments, *_branches(design, chain, size, segments)]
+        own = chain.first(design.points_of(size))
+        segments = _segments(corpus, how.rate, own, size, seed)
+        wanted += [*segments, *_branches(design, own, size, segments)]
     # the runs come back in the order in which they were wanted
     runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
     audit = next(runs) if design.audit else None
     stems = []
     for size, seed in design.stems:
-        segments = list(islice(runs, len(chain.segments)))
-        branches = list(islice(runs, len(chain.points)))
+        own = chain.first(design.points_of(size))
+        segments = list(islice(runs, len(own.segments)))
+        branches = list(islice(runs, len(own.points)))
         # branches that a failed stem never came to all come back as that stem
         branches = _distinct(branches)
-        stems.append(_Stem(size=size, seed=seed, segments=segments, branches=branches))
+        stems.append(_Stem(size=size, seed=seed, chain=own, segments=segments, branches=branches))
     return stems, audit
 
 
@@ -218,7 +221,7 @@ def _analysed(
             rows += _rows(run, "branch", stem.size, stem=stem.segments[0].id)
     if audit:
         rows += _rows(audit, "audit", design.audit_size, stem="")
-    sizes = _sizes(chain, stems)
+    sizes = _sizes(stems)
     totals = [size.params_total for size in sizes]
     # laws are of text that is read once
     longest = max(*chain.lengths, design.audit_tokens if design.audit else 0)
@@ -237,7 +240,7 @@ def _analysed(
             segments=chain.segments,
         ),
         rate=RateAlong(origin=recipe.rate.origin, law=rate_found(recipe.rate.law)),
-        cost=_cost(chain, stems, sizes),
+        cost=_cost(stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),
         fewest_steps=chain.fewest_steps,
@@ -271,15 +274,15 @@ def _losses(stem: _Stem) -> dict[int, float]:
     return {tokens: loss for tokens, loss in losses.items() if loss is not None}
 
 
-def _sizes(chain: Chain, stems: Sequence[_Stem]) -> list[SizeLosses]:
+def _sizes(stems: Sequence[_Stem]) -> list[SizeLosses]:
     """Every size once, the smallest first."""
     seeds: dict[Size, int] = {}
     for stem in stems:
         seeds[stem.size] = seeds.get(stem.size, 0) + 1
-    return [_size(chain, stem, seeds[stem.size]) for stem in stems if stem.seed == 0]
+    return [_size(stem, seeds[stem.size]) for stem in stems if stem.seed == 0]
 
 
-def _size(chain: Chain, stem: _Stem, seeds: int) -> SizeLosses:
+def _size(stem: _Stem, seeds: int) -> SizeLosses:
     recipe = stem.segments[0].recipe
     flops = flops_per_token(recipe.model, recipe.data.context)
     losses = _losses(stem)
@@ -292,8 +295,9 @@ def _size(chain: Chain, stem: _Stem, seeds: int) -> SizeLosses:
     return SizeLosses(
         size=str(stem.size),
         **vars(count(recipe.model)),
-        flops=flops * chain.trained,
-        flops_cosine=flops * chain.retrained,
+        flops=flops * stem.chain.trained,
+        flops_cosine=flops * stem.chain.retrained,
+        longest=max(stem.chain.lengths),
         first_loss=first,
         last_loss=last,
         gain_per_doubling=gain,
@@ -301,15 +305,15 @@ def _size(chain: Chain, stem: _Stem, seeds: int) -> SizeLosses:
     )
 
 
-def _cost(chain: Chain, stems: Sequence[_Stem], sizes: Sequence[SizeLosses]) -> StudyCost:
+def _cost(stems: Sequence[_Stem], sizes: Sequence[SizeLosses]) -> StudyCost:
     flops = sum(size.flops * size.seeds for size in sizes)
     cosine = sum(size.flops_cosine * size.seeds for size in sizes)
     return StudyCost(
         flops=flops,
         flops_cosine=cosine,
         ratio=flops / cosine,
-        tokens=chain.trained * len(stems),
-        tokens_cosine=chain.retrained * len(stems),
+        tokens=sum(stem.chain.trained for stem in stems),
+        tokens_cosine=sum(stem.chain.retrained for stem in stems),
         core_minutes=core_minutes(_runs_of(stems)),
     )
 

@@ -43,6 +43,20 @@ def test_without_noise_the_points_lie_on_the_law_at_exact_counts(
     assert set(points.stem[points.seed == 1]) == {1, 3}
 
 
+def test_smaller_sizes_have_points_at_further_lengths(counts: dict[Size, SizeCounts]) -> None:
+    sizes = (Size(16, 2), Size(48, 3), Size(96, 4))
+    plain = measured(grid_of(counts, sizes=sizes, repeated=0), COUPLED, LOUD, 3)
+    grid = grid_of(counts, sizes=sizes, repeated=0, further=4)
+    points = measured(grid, COUPLED, LOUD, 3)
+    numbers = [int((points.stem == stem).sum()) for stem in range(3)]
+    assert numbers == [11, 9, 7] and len(plain) == 21
+    longest = [points.tokens[points.stem == stem].max() for stem in range(3)]
+    assert longest[0] == pytest.approx(4 * longest[2], rel=0.01), "four lengths of root two"
+    assert longest[0] == pytest.approx(2 * longest[1], rel=0.01)
+    shared = points.tokens <= plain.tokens.max()
+    np.testing.assert_allclose(points.loss[shared], plain.loss, rtol=0.005)
+
+
 def test_what_two_designs_share_has_the_same_noise_in_the_same_draw(
     counts: dict[Size, SizeCounts],
 ) -> None:

@@ -202,7 +202,7 @@ def _judged(setup: _Setup, costed: _Costed, budget: Budget | None, what: str) ->
         params_total=tuple(sorted(set(totals))),
         span=max(totals) / min(totals),
         lengths=costed.chain.lengths,
-        points=len(costed.grid.stems) * len(costed.chain.lengths),
+        points=int(costed.grid.measured.sum()),
         fewest_steps=costed.chain.fewest_steps,
         cost=DesignCost(fit=costed.fit, audit=costed.audit, all=costed.cost),
         expected=expected,

@@ -16,7 +16,7 @@ from windtunnel.laws.loss import Array, Frame, slopes
 from windtunnel.results.dry_run import StudyNoise
 from windtunnel.scaling_recipe import BatchRule
 from windtunnel.tunnel.design import Size
-from windtunnel.tunnel.scaling.chain import Chain, lay_out
+from windtunnel.tunnel.scaling.chain import Chain, lay_out, lengths_of
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.assumptions import Assumptions, Truth
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
@@ -33,6 +33,7 @@ _WIDTHS = (
 _SPACINGS = (1.3, 1.6, 2.0, 2.6)  # from size to size, in all parameters
 _SPANS = (16.0, 24.0, 40.0, 64.0)  # the largest over the smallest
 _POINTS = (5, 7, 9, 12, 16)
+_FURTHER = (0.0, 0.5)  # of the number of lengths, beyond the longest, for the smallest size
 _SHORTEST = (0.5, 0.7, 0.85, 1.0, 1.4, 2.0, 4.0)  # of the given design's
 _REACHES = (8.0, 12.0, 16.0, 24.0)  # the longest over the shortest
 # Seeds, and how many sizes have them; a single seed would leave the noise unknown.
@@ -81,7 +82,8 @@ def varied(ranked: Sequence[Alternative], most: int) -> list[Alternative]:
     """The first few that differ from each other in sizes or in reach."""
     first: dict[tuple[object, ...], Alternative] = {}
     for each in ranked:
-        first.setdefault((each.design.sizes, each.design.longest), each)
+        reach = each.design.longest, each.design.further
+        first.setdefault((each.design.sizes, *reach), each)
     return list(first.values())[:most]
 
 
@@ -108,7 +110,10 @@ def _spread(
     _, jacobian = slopes(at, *frame.logs(params, data))
     loss, gradient = slopes(at, *frame.logs([target.params[truth.count]], [tokens]))
     # how the prediction follows each measured loss: (stems, lengths)
-    pull = (gradient[0] @ np.linalg.pinv(jacobian)).reshape(stems, lengths)
+    measured = grid.measured.ravel()
+    pull = np.zeros(stems * lengths)
+    pull[measured] = gradient[0] @ np.linalg.pinv(jacobian[measured])
+    pull = pull.reshape(stems, lengths)
     return math.sqrt(_variance(pull, noise)) / float(loss[0])
 
 
@@ -132,12 +137,13 @@ def _designs(
     if given.audit:
         longest = min(longest, given.audit_tokens // _AUDIT_LENGTH)
     ladders = _ladders(pool)
-    for part, reach, points in product(_SHORTEST, _REACHES, _POINTS):
+    for part, reach, points, further in product(_SHORTEST, _REACHES, _POINTS, _FURTHER):
         shortest = _rounded(part * given.shortest)
-        if reach * shortest > longest:
-            continue
         reaching = _rounded(reach * shortest)
-        lengths = replace(given, shortest=shortest, longest=reaching, points=points)
+        more = round(further * points)
+        lengths = replace(given, shortest=shortest, longest=reaching, points=points, further=more)
+        if lengths_of(lengths)[-1] > longest:
+            continue
         try:
             chain = lay_out(lengths, batch)
         except InputError:  # lengths that fall on one step: not a design

@@ -60,7 +60,8 @@ def fit_cost(design: Design, chain: Chain, sizes: Mapping[Size, SizeCounts], spe
     """Of the stems and branches that a law is fitted to."""
     total = NOTHING
     for size, _ in design.stems:
-        total += cost_of(speed, sizes[size], chain.trained, chain.steps)
+        own = chain.first(design.points_of(size))
+        total += cost_of(speed, sizes[size], own.trained, own.steps)
     return total
 
 

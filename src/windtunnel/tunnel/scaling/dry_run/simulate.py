@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from windtunnel.laws.choice import Predictor, choose
 from windtunnel.laws.loss import Array, LossLaw
@@ -28,16 +29,25 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class PointGrid:
-    """The points that a design measures, a row a stem and a column a length."""
+    """The points that a design measures, a row a stem and a column a length; a larger size is
+    measured at the first lengths alone.
+    """
 
     stems: Sequence[tuple[Size, int]]  # (size, seed)
     sizes: Sequence[SizeCounts]  # of the stems
     tokens: Sequence[int]  # of the lengths
+    measured: NDArray[np.bool_]  # (stems, lengths)
 
     @classmethod
     def of(cls, design: Design, chain: Chain, sizes: Mapping[Size, SizeCounts]) -> "PointGrid":
         """The grid of a design. `sizes`: the counts of all its sizes, and maybe of others."""
-        return cls(design.stems, [sizes[size] for size, _ in design.stems], chain.lengths)
+        numbers = np.array([design.points_of(size) for size, _ in design.stems])
+        return cls(
+            design.stems,
+            [sizes[size] for size, _ in design.stems],
+            chain.lengths,
+            np.arange(len(chain.lengths)) < numbers[:, None],
+        )
 
     @property
     def totals(self) -> list[int]:
@@ -45,13 +55,13 @@ class PointGrid:
         return [size.counts.params_total for size in self.sizes]
 
     def points(self, losses: Array) -> LossPoints:
-        """With losses (stems, lengths)."""
+        """With losses (stems, lengths), of which those that are measured count."""
         lengths = len(self.tokens)
         tokens = np.tile(np.array(self.tokens, float), len(self.stems))
         params = {}
         for count in self.sizes[0].params:
             params[count] = np.repeat(self._params(count), lengths)
-        return LossPoints.of(
+        every = LossPoints.of(
             params,
             tokens,
             losses.ravel(),
@@ -59,6 +69,7 @@ class PointGrid:
             seed=np.repeat([seed for _, seed in self.stems], lengths),
             flops=np.repeat([float(size.flops) for size in self.sizes], lengths) * tokens,
         )
+        return every.select(self.measured.ravel())
 
     def losses(self, truth: Truth) -> Array:
         """(stems, lengths), without noise."""
