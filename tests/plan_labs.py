@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -177,11 +178,17 @@ def with_transfer_study(
 
 
 def with_search_study(
-    lab: Path, lr: float, outcome: str | None, optimizer: str = "adamw", **result: Any
+    lab: Path,
+    lr: float,
+    outcome: str | None,
+    optimizer: str = "adamw",
+    corpus: str = "tiny",
+    also: Mapping[str, float] | None = None,
+    **result: Any,
 ) -> Path:
-    """The lab, with a search that chose this rate."""
+    """The lab, with a search that chose this rate; `also`: the other settings of that point."""
     numbers = {
-        "corpus": "tiny",
+        "corpus": corpus,
         "optimizer": optimizer,
         "width": 32,
         "depth": 2,
@@ -192,7 +199,7 @@ def with_search_study(
         "seed": 0,
         "failed": 0,
         "settings": {},
-        "chosen": {"lr": lr, "trial": 0, "losses": [4.0]},
+        "chosen": {"lr": lr, **(also or {}), "trial": 0, "losses": [4.0]},
         "defaults": {"lr": 0.01, "losses": [4.1]},
         "difference": {"mean": -0.1, "interval": [-0.2, 0.0], "seeds": 1},
         "outcome": outcome,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from batch_study import LAW, with_batch_study
+from plan_labs import with_search_study
 from transfer_study import with_transfer_law
 
 from windtunnel.errors import InputError
@@ -98,6 +99,27 @@ def test_what_is_given_comes_first(lab: Any) -> None:
     found = scaling_recipe(lab.path, "tiny", largest=1e5, lr=0.03, batch=768)
     assert (found.rate.origin, found.batch.origin) == (GIVEN, GIVEN)
     assert found.rate.lr(1e9, 1e9, 1e6) == 0.03 and found.batch.batch(1e9) == 768
+
+
+@pytest.mark.parametrize(
+    ("outcome", "optimizer", "made_on", "taken"),
+    [
+        ("beats", "adamw", "tiny", True),
+        ("ties", "adamw", "tiny", False),
+        ("loses", "adamw", "tiny", False),
+        (None, "adamw", "tiny", False),
+        ("beats", "muon", "tiny", False),
+        ("beats", "adamw", "another", False),
+    ],
+)
+def test_settings_of_a_search_that_beat_the_papers_are_taken_but_for_the_rate(
+    outcome: str | None, optimizer: str, made_on: str, taken: bool, lab: Any
+) -> None:
+    point = {"scale_emb": 8.0, "init_std": 0.07, "beta2": 0.97, "warmup": 0.05}
+    with_search_study(lab.path, 0.03, outcome, optimizer, corpus=made_on, also=point)
+    found = scaling_recipe(lab.path, "tiny", largest=1e5).settings
+    wanted = {"model": {"scale_emb": 8.0, "init_std": 0.07}, "optimizer": {"beta2": 0.97}}
+    assert found == (wanted if taken else {})
 
 
 def test_a_rate_of_a_recipe_has_three_digits() -> None:

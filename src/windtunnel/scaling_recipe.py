@@ -1,11 +1,11 @@
-"""The scaling recipe: how a run of any size and length is trained. A lab's transfer and batch
-studies fit it; the scaling study trains its stems, branches and audit run by it, so that the law is
-the law of it; and a plan writes it out for the size and the length that it chose.
+"""The scaling recipe: how a run of any size and length is trained. A lab's search, transfer and
+batch studies fit it; the scaling study trains its stems, branches and audit run by it, so that the
+law is the law of it; and a plan writes it out for the size and the length that it chose.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -14,11 +14,12 @@ import numpy as np
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens
 from windtunnel.laws.rate import RateLaw, constant_rate
-from windtunnel.recipe import Model
+from windtunnel.recipe import Model, Optimizer
 from windtunnel.results.batch import BATCH
 from windtunnel.results.experiments import study_of
 from windtunnel.results.rate import RateFound
 from windtunnel.results.scaling import ScalingNumbers
+from windtunnel.results.search import SEARCH
 from windtunnel.results.transfer import TRANSFER
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
@@ -26,6 +27,10 @@ PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B
 GIVEN, LAB_BATCH, LAB_RATE = "given", "the lab's batch study", "the lab's transfer study"
 _SMALLEST_BATCH = 512  # tokens a step, whatever a law says
 _DIGITS = 3  # of a rate in a recipe
+
+
+# What a search found beside the rate, by section of a recipe and by name.
+Settings = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class ScalingRecipe:
 
     rate: RateRule
     batch: BatchRule
+    settings: Settings = field(default_factory=dict)
 
 
 LAPTOP_BATCH = BatchRule(laptop.BATCH_LAW, laptop.ORIGIN)
@@ -82,7 +88,30 @@ def scaling_recipe(
     laptop scale, or published where `largest`, the parameters of the largest model, lies beyond.
     Raises InputError for a damaged study.
     """
-    return ScalingRecipe(rate=_rate(lab, corpus, largest, lr), batch=batch_rule(lab, corpus, batch))
+    return ScalingRecipe(
+        rate=_rate(lab, corpus, largest, lr),
+        batch=batch_rule(lab, corpus, batch),
+        settings=searched_settings(lab, corpus),
+    )
+
+
+def searched_settings(lab: Path, corpus: str) -> Settings:
+    """What the lab's search on this corpus chose, beside the rate, where it beat the paper's point:
+    the rate goes with size, length and batch, and is the transfer study's to find. Raises
+    InputError for a damaged study.
+    """
+    study = study_of(lab, SEARCH, corpus)
+    found: dict[str, dict[str, float]] = {}
+    if study is None or study.numbers.outcome != "beats":
+        return found
+    if study.numbers.optimizer != Optimizer.default("kind"):
+        return found
+    for name, value in study.numbers.chosen.point.items():
+        if name in Model.model_fields:
+            found.setdefault("model", {})[name] = value
+        elif name in Optimizer.model_fields and name != "lr":
+            found.setdefault("optimizer", {})[name] = value
+    return found
 
 
 def batch_rule(lab: Path, corpus: str, batch: int | None = None) -> BatchRule:

@@ -94,6 +94,16 @@ def _print_cost(numbers: "ScalingNumbers") -> None:
     cost, batch = numbers.cost, numbers.batch
     along = ", ".join(f"{part.batch} from {about(part.begin)}" for part in batch.segments)
     print(f"\nbatch: {along} ({batch.origin})")
+    if numbers.rate:
+        law, origin = numbers.rate.law, numbers.rate.origin
+        print(
+            f"learning rate: {law.lr:.3g} at {about(law.params)} parameters, {about(law.tokens)} "
+            f"tokens and a batch of {about(law.batch)}, by N^{law.by_params:.2f} "
+            f"D^{law.by_tokens:.2f} B^{law.by_batch:.2f} ({origin})"
+        )
+    if numbers.settings:
+        found = ", ".join(f"{name} {value:g}" for name, value in numbers.settings.items())
+        print(f"settings: {found} (the lab's search)")
     print(
         f"cost: {cost.flops:.3e} FLOPs with stems and branches, {cost.flops_cosine:.3e} as cosine "
         f"runs from scratch: {cost.ratio:.3f}; {cost.core_minutes} core-minutes"

@@ -2,6 +2,8 @@
 it, and what they said of the audit run.
 """
 
+from pydantic import Field
+
 from windtunnel.results.rate import RateFound
 from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row
@@ -327,6 +329,10 @@ class ScalingNumbers(Numbers):
     """How the batch went along the stems."""
     rate: RateAlong | None = None
     """How the base rate went; None in results by versions that had one rate for all runs."""
+    settings: dict[str, float] = Field(default_factory=dict)
+    """Settings of all runs that the lab's search found, by name; none where it did not beat the
+    paper's point.
+    """
     cost: StudyCost
     """What the study cost, without its audit run."""
     sizes: tuple[SizeLosses, ...]

@@ -12,6 +12,7 @@ import pytest
 from batch_study import LAW as BATCH_LAW
 from batch_study import with_batch_study
 from known_fleet import known
+from plan_labs import with_search_study
 from transfer_study import with_transfer_law
 
 from windtunnel.data.shards import Corpus
@@ -64,6 +65,7 @@ def studied(make_lab: Callable[[], Any], corpus: Corpus) -> Path:
     lab = make_lab()
     with_batch_study(lab)
     with_transfer_law(lab, RATE_LAW)
+    with_search_study(lab.path, 0.05, "beats", also={"scale_emb": 8.0, "beta2": 0.97})
     with pytest.MonkeyPatch.context() as patch:
         known(patch, study, loss)
         study.scaling(lab.path, corpus, DESIGN, Watch())
@@ -78,6 +80,7 @@ def test_every_run_is_trained_as_the_design_has_it(studied: Path) -> None:
         recipe = run.recipe
         wanted = 0.02 * math.sqrt(recipe.train.batch / 2048)
         assert recipe.optimizer.lr == pytest.approx(wanted, rel=5e-3), run.kind
+        assert (recipe.model.scale_emb, recipe.optimizer.beta2) == (8.0, 0.97)
         if run.kind != "stem":
             assert (recipe.schedule.decay_shape, recipe.schedule.floor) == ("1-sqrt", FLOOR)
             share = recipe.decay_tokens / recipe.total_tokens
@@ -113,6 +116,7 @@ def test_a_plan_from_it_expects_what_the_law_gives_and_prices_what_it_repeats(
     assert math.log2(recipe.train.batch / law) == pytest.approx(0.0, abs=0.51)
     wanted = 0.02 * math.sqrt(recipe.train.batch / 2048)
     assert recipe.optimizer.lr == pytest.approx(wanted, rel=5e-3)
+    assert (recipe.model.scale_emb, recipe.optimizer.beta2) == (8.0, 0.97)
     assert "the lab's transfer study" in fresh.provenance["lr"].how
     assert (recipe.schedule.decay_shape, recipe.schedule.floor) == ("1-sqrt", FLOOR)
     assert recipe.decay_tokens == pytest.approx(SHARE * recipe.total_tokens, abs=recipe.train.batch)

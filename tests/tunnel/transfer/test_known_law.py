@@ -3,17 +3,19 @@ batch: the law it tells, and what a fixed rate costs.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from known_fleet import known
+from plan_labs import with_search_study
 
 from windtunnel.data.shards import Corpus
 from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.results.transfer import TRANSFER, SizeRate, TransferNumbers
 from windtunnel.scaling_recipe import rate_law
 from windtunnel.train.loop import Watch
-from windtunnel.train.run import Run
+from windtunnel.train.run import Run, list_runs
 from windtunnel.tunnel.transfer import transfer as study
 from windtunnel.tunnel.transfer.design import Design
 
@@ -48,6 +50,18 @@ def found(make_lab: Any, corpus: Corpus) -> StudyResult[TransferNumbers]:
     lengths = {row.tokens for row in read_table(lab.path, TRANSFER)}
     assert lengths == set(DESIGN.lengths), "all of them whole steps"
     return read_study(lab.path, TRANSFER)
+
+
+def test_every_run_has_the_settings_of_a_search_that_beat_the_papers(
+    make_lab: Any, corpus: Corpus
+) -> None:
+    lab = make_lab()
+    with_search_study(lab.path, 0.05, "beats", also={"scale_emb": 8.0, "beta2": 0.97})
+    with pytest.MonkeyPatch.context() as patch:
+        known(patch, study, loss)
+        study.transfer(lab.path, corpus, replace(DESIGN, lengths=(204_800,)), Watch())
+    for run in list_runs(lab.path):
+        assert (run.recipe.model.scale_emb, run.recipe.optimizer.beta2) == (8.0, 0.97)
 
 
 def rates(found: StudyResult[TransferNumbers]) -> tuple[SizeRate, ...]:

@@ -28,7 +28,7 @@ from windtunnel.results.scaling import (
     StudyCost,
 )
 from windtunnel.results.study import Verdict, write_study
-from windtunnel.scaling_recipe import RateRule, ScalingRecipe, rate_found, scaling_recipe
+from windtunnel.scaling_recipe import ScalingRecipe, rate_found, scaling_recipe
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
@@ -107,7 +107,7 @@ def _trained(
         wanted.append(_audit_recipe(corpus, design, how))
     for size, seed in design.stems:
         own = chain.first(design.points_of(size))
-        segments = _segments(corpus, how.rate, own, size, seed)
+        segments = _segments(corpus, how, own, size, seed)
         wanted += [*segments, *_branches(design, own, size, segments)]
     # the runs come back in the order in which they were wanted
     runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
@@ -124,12 +124,12 @@ def _trained(
 
 
 def _segments(
-    corpus: Corpus, rate: RateRule, chain: Chain, size: Size, seed: int
+    corpus: Corpus, how: ScalingRecipe, chain: Chain, size: Size, seed: int
 ) -> list[Recipe | Branch]:
     """The stem, which goes on with another batch and rate from segment to segment."""
     params = count(proxy(corpus, size.width, size.depth).model).params
     rates = [
-        rate.lr(params, chain.middle(index), segment.batch)
+        how.rate.lr(params, chain.middle(index), segment.batch)
         for index, segment in enumerate(chain.segments)
     ]
     first = chain.segments[0]
@@ -140,7 +140,8 @@ def _segments(
         first.end,
         name=f"{size}-stem",
         seed=seed,
-        optimizer={"lr": rates[0]},
+        model=how.settings.get("model", {}),
+        optimizer={"lr": rates[0], **how.settings.get("optimizer", {})},
         schedule={"warmup": chain.warmup, "decay": 0},
         train={"batch": first.batch},
     )
@@ -188,7 +189,11 @@ def _audit_recipe(corpus: Corpus, design: Design, how: ScalingRecipe) -> Recipe:
         size.depth,
         design.audit_tokens,
         name=f"{size}-audit",
-        optimizer={"lr": how.rate.lr(params, tokens, batch)},
+        model=how.settings.get("model", {}),
+        optimizer={
+            "lr": how.rate.lr(params, tokens, batch),
+            **how.settings.get("optimizer", {}),
+        },
         train={"batch": batch},
         schedule={
             "decay": Length(share=design.decay),
@@ -240,6 +245,7 @@ def _analysed(
             segments=chain.segments,
         ),
         rate=RateAlong(origin=recipe.rate.origin, law=rate_found(recipe.rate.law)),
+        settings={name: value for each in recipe.settings.values() for name, value in each.items()},
         cost=_cost(stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),

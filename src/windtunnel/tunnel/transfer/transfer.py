@@ -27,7 +27,7 @@ from windtunnel.results.transfer import (
     TransferNumbers,
     TransferRow,
 )
-from windtunnel.scaling_recipe import rate_found
+from windtunnel.scaling_recipe import Settings, rate_found, searched_settings
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
@@ -138,6 +138,7 @@ class _Grid:
     def __init__(self, lab: Path, corpus: Corpus, design: Design, watch: Watch) -> None:
         self.lab, self.corpus, self.design, self.watch = lab, corpus, design, watch
         self.lengths = sorted(design.lengths)
+        self.settings = searched_settings(lab, corpus.folder.name)
         self.trained: list[Run] = []
         # a branch for each length, from the shortest
         self.runs: dict[Key, list[Run]] = {}
@@ -174,7 +175,7 @@ class _Grid:
         return [key for key in keys if key not in self.runs]
 
     def _train(self, wanted: Sequence[Key], label: str) -> None:
-        stems = [_stem(self.corpus, self.design, *key) for key in wanted]
+        stems = [_stem(self.corpus, self.design, self.settings, *key) for key in wanted]
         branches: list[Branch] = []
         for stem in stems:
             branches += _branches(stem, self.lengths)
@@ -320,7 +321,9 @@ def expected_power(model: Model) -> float:
     return power / 2  # parameters go as the square of the width
 
 
-def _stem(corpus: Corpus, design: Design, cell: Cell, step: int, seed: int) -> Recipe:
+def _stem(
+    corpus: Corpus, design: Design, settings: Settings, cell: Cell, step: int, seed: int
+) -> Recipe:
     lr = design.rate(step)
     return proxy(
         corpus,
@@ -329,8 +332,8 @@ def _stem(corpus: Corpus, design: Design, cell: Cell, step: int, seed: int) -> R
         _leaves(design.longest, cell.batch),
         name=f"{cell.parametrization}-{cell.size}-lr{lr:.2g}",
         seed=seed,
-        model={"parametrization": cell.parametrization},
-        optimizer={"lr": lr},
+        model={"parametrization": cell.parametrization, **settings.get("model", {})},
+        optimizer={"lr": lr, **settings.get("optimizer", {})},
         schedule={
             "decay": 0,
             "warmup": max(cell.batch, stem_warmup(design.shortest, design.longest)),
