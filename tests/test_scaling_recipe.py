@@ -122,6 +122,17 @@ def test_settings_of_a_search_that_beat_the_papers_are_taken_but_for_the_rate(
     assert found == (wanted if taken else {})
 
 
+def test_settings_are_those_that_the_law_of_the_rate_was_measured_with(lab: Any) -> None:
+    with_search_study(lab.path, 0.03, "beats", also={"scale_emb": 8.0})
+    with_transfer_law(lab, FALLING)
+    assert scaling_recipe(lab.path, "tiny", largest=1e5).settings == {}
+    given = scaling_recipe(lab.path, "tiny", largest=1e5, lr=0.01)
+    assert given.settings == {"model": {"scale_emb": 8.0}}
+    with_transfer_law(lab, FALLING, settings={"model": {"init_std": 0.05}})
+    found = scaling_recipe(lab.path, "tiny", largest=1e5)
+    assert found.settings == {"model": {"init_std": 0.05}} and found.rate.origin == LAB_RATE
+
+
 def test_a_rate_of_a_recipe_has_three_digits() -> None:
     rule = RateRule(replace(constant_rate(0.0123456), by_tokens=-0.3), "x")
     assert rule.lr(1.0, 1.0, 1.0) == 0.0123

@@ -5,17 +5,26 @@ from typing import Any
 from windtunnel.laws.rate import RateLaw
 from windtunnel.results.study import write_study
 from windtunnel.results.transfer import TRANSFER, Drifts, ParametrizationRates, TransferNumbers
-from windtunnel.scaling_recipe import rate_found
+from windtunnel.scaling_recipe import Settings, rate_found
 
 
 def with_transfer_law(
-    lab: Any, law: RateLaw, corpus: str = "tiny", parametrization: str = "minicpm"
+    lab: Any,
+    law: RateLaw,
+    corpus: str = "tiny",
+    parametrization: str = "minicpm",
+    settings: Settings | None = None,
 ) -> None:
-    """The lab, with a transfer study that told this law."""
+    """The lab, with a transfer study that told this law, with settings of a search."""
     rates = ParametrizationRates(
         sizes=(), drift=Drifts(width=None, depth=None), law=rate_found(law), passes=False
     )
     numbers = TransferNumbers(
-        tokens=1, batch=1, seeds=(1,), corpus=corpus, parametrizations={parametrization: rates}
+        tokens=1,
+        batch=1,
+        seeds=(1,),
+        corpus=corpus,
+        settings=settings or {},
+        parametrizations={parametrization: rates},
     )
     write_study(lab.path, TRANSFER, rows=[], verdict=None, summary="", numbers=numbers, runs=["t1"])

@@ -4,7 +4,7 @@ law is the law of it; and a plan writes it out for the size and the length that 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import geometric_mean
@@ -28,9 +28,8 @@ GIVEN, LAB_BATCH, LAB_RATE = "given", "the lab's batch study", "the lab's transf
 _SMALLEST_BATCH = 512  # tokens a step, whatever a law says
 _DIGITS = 3  # of a rate in a recipe
 
-
 # What a search found beside the rate, by section of a recipe and by name.
-Settings = Mapping[str, Mapping[str, float]]
+Settings = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,15 @@ def scaling_recipe(
     laptop scale, or published where `largest`, the parameters of the largest model, lies beyond.
     Raises InputError for a damaged study.
     """
-    return ScalingRecipe(
-        rate=_rate(lab, corpus, largest, lr),
-        batch=batch_rule(lab, corpus, batch),
-        settings=searched_settings(lab, corpus),
-    )
+    transferred = None if lr else _transferred(lab, corpus)
+    if transferred:
+        rate, settings = transferred
+    else:
+        settings = searched_settings(lab, corpus)
+        rate = LAPTOP_RATE if largest <= laptop.LARGEST else _PAPER_RATE
+    if lr:
+        rate = RateRule(constant_rate(lr), GIVEN)
+    return ScalingRecipe(rate=rate, batch=batch_rule(lab, corpus, batch), settings=settings)
 
 
 def searched_settings(lab: Path, corpus: str) -> Settings:
@@ -101,7 +104,7 @@ def searched_settings(lab: Path, corpus: str) -> Settings:
     InputError for a damaged study.
     """
     study = study_of(lab, SEARCH, corpus)
-    found: dict[str, dict[str, float]] = {}
+    found: Settings = {}
     if study is None or study.numbers.outcome != "beats":
         return found
     if study.numbers.optimizer != Optimizer.default("kind"):
@@ -151,13 +154,12 @@ def rate_found(law: RateLaw) -> RateFound:
     return RateFound(**vars(law) | {"covariance": law.covariance.tolist()})
 
 
-def _rate(lab: Path, corpus: str, largest: float, lr: float | None) -> RateRule:
-    if lr:
-        return RateRule(constant_rate(lr), GIVEN)
+def _transferred(lab: Path, corpus: str) -> tuple[RateRule, Settings] | None:
+    """The law of the lab's transfer study, and the settings that it was measured with."""
     study = study_of(lab, TRANSFER, corpus)
     # the tunnel's models have the recipe's parametrization
     parametrization = Model.default("parametrization")
     rates = study.numbers.parametrizations.get(parametrization) if study else None
-    if rates and rates.law:
-        return RateRule(rate_law(rates.law), LAB_RATE)
-    return LAPTOP_RATE if largest <= laptop.LARGEST else _PAPER_RATE
+    if study is None or rates is None or rates.law is None:
+        return None
+    return RateRule(rate_law(rates.law), LAB_RATE), study.numbers.settings

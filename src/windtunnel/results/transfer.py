@@ -2,6 +2,8 @@
 it drifts.
 """
 
+from pydantic import Field
+
 from windtunnel.results.rate import RateFound
 from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row
@@ -101,6 +103,10 @@ class TransferNumbers(Numbers):
     """Seeds of the points about the best rate, one number a parametrization."""
     corpus: str | None = None
     """The corpus's name; None in results by versions that did not record it."""
+    settings: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Settings of all runs that the lab's search had found, by section of a recipe; none where it
+    did not beat the paper's point.
+    """
     parametrizations: dict[str, ParametrizationRates]
     """What was found, by the parametrization's name."""
     core_minutes: float | None = None

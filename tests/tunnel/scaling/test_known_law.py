@@ -12,7 +12,6 @@ import pytest
 from batch_study import LAW as BATCH_LAW
 from batch_study import with_batch_study
 from known_fleet import known
-from plan_labs import with_search_study
 from transfer_study import with_transfer_law
 
 from windtunnel.data.shards import Corpus
@@ -64,8 +63,8 @@ def loss(run: Run) -> float:
 def studied(make_lab: Callable[[], Any], corpus: Corpus) -> Path:
     lab = make_lab()
     with_batch_study(lab)
-    with_transfer_law(lab, RATE_LAW)
-    with_search_study(lab.path, 0.05, "beats", also={"scale_emb": 8.0, "beta2": 0.97})
+    settings = {"model": {"scale_emb": 8.0}, "optimizer": {"beta2": 0.97}}
+    with_transfer_law(lab, RATE_LAW, settings=settings)
     with pytest.MonkeyPatch.context() as patch:
         known(patch, study, loss)
         study.scaling(lab.path, corpus, DESIGN, Watch())

@@ -88,6 +88,7 @@ def transfer(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
         batches=design.batches,
         seeds=tuple(map(design.seeds_of, design.parametrizations)),
         corpus=corpus.folder.name,
+        settings=grid.settings,
         parametrizations=results,
         core_minutes=core_minutes(grid.trained),
     )
