@@ -148,7 +148,7 @@ LEAST = {
     },
     "dynamics": {"--width": 16, "--depth": 1, "--seed": 0},
     "ablate": {"--width": 16, "--depth": 1, "--seeds": 1},
-    "scaling": {"--points": 2, "--seeds": 1, "--repeated": 0},
+    "scaling": {"--points": 2, "--further": 0, "--seeds": 1, "--repeated": 0},
     "scaling.dry_run": {"--simulations": 2},
     "check": {"--seeds": 1},
     "batch": {"--seed": 0},
