@@ -21,6 +21,12 @@ def test_its_designs_fit_every_length(unit: int) -> None:
     chain = lay_out(design, LAPTOP_BATCH)
     assert len(chain.points) == design.points and chain.points[-1].tokens <= 4.2 * unit
     assert designs.batch.points[-1][1] <= 2 * unit
+    assert max(designs.transfer.lengths) == 4 * unit == design.longest
+
+
+def test_the_search_of_the_shortest_tour_has_steps_enough_for_an_outcome() -> None:
+    search = designs_of(_FEWEST).search
+    assert search.tokens // search.batch >= 400 and _FEWEST % _STEP == 0
 
 
 def step(study: str, verdict: Verdict) -> TourStep:
