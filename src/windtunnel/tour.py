@@ -40,8 +40,8 @@ from windtunnel.tunnel.transfer.design import Design as TransferDesign
 from windtunnel.tunnel.transfer.transfer import transfer
 
 _VOCAB = 2048
-# Tokens of a basic run: below that a size hardly matters, and the search, with its batch of 256, has
-# too few steps for an outcome.
+# Tokens of a basic run: below that a size hardly matters, and the search, with its batch of 256,
+# has too few steps for an outcome.
 _FEWEST = 106_496
 _STEP = 8192  # basic runs are whole steps of every batch below
 # What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see
