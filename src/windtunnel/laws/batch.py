@@ -88,7 +88,7 @@ class ByLoss(BatchLaw):
     """bs = c / L^k."""
 
     formula = "bs = {c:.3g} / L^{k:.2f}"
-    regret = 6.33e-3
+    regret = 6.18e-3
 
     k: float
 
