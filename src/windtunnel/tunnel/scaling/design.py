@@ -69,8 +69,8 @@ class Design:
     )
     lr: float = option(
         0.0,
-        "Base learning rate of all runs. With 0 it goes with size, length and batch by the law of "
-        "the lab's transfer study.",
+        "Base learning rate of all runs. With 0 it goes with size, length and batch: by the law of "
+        "the lab's transfer study, or where it has none as measured at laptop scale.",
         AMOUNT,
     )
     seeds: int = option(
