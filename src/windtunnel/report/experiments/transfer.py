@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from windtunnel.quantities import about
 from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.report.figures import interval_bars, styled
 from windtunnel.results.study import StudyResult
@@ -21,6 +22,11 @@ from windtunnel.scaling_recipe import rate_law
 
 # by parametrization, in the order of their table; those that a lab has beside them come after
 _COLOURS = ("#33658a", "#6a994e", "#d1495b", "#f4a259", "#8d6a9f", "#2f2f2f")
+
+# An axis of rates, with a label at every octave.
+_OCTAVES = [0.01 * 2.0**octave for octave in range(-7, 8)]
+_ASIDE = 1.02  # from cell to cell, where several are drawn at one length
+_RATES = {"type": "log", "tickvals": _OCTAVES, "ticktext": [f"{lr:.3g}" for lr in _OCTAVES]}
 
 Found = Mapping[str, ParametrizationRates]
 
@@ -82,13 +88,15 @@ def _along(numbers: TransferNumbers) -> go.Figure:
     figure = go.Figure()
     steps = max(1, len(cells) - 1)
     shades = sample_colorscale("Viridis", [0.9 * i / steps for i in range(len(cells))])
-    for ((width, depth, batch), sizes), colour in zip(cells.items(), shades, strict=True):
+    for place, ((width, depth, batch), sizes) in enumerate(cells.items()):
+        colour = shades[place]
         label = f"{width}x{depth}, batch {batch:,}"
         best = [size.lr or 0.0 for size in sizes]
         intervals = [size.interval or (0.0, 0.0) for size in sizes]
         tokens = [size.tokens or 0 for size in sizes]
         figure.add_scatter(
-            x=tokens,
+            # side by side, so that no interval hides another one
+            x=[at * _ASIDE ** (place - (len(cells) - 1) / 2) for at in tokens],
             y=best,
             name=label,
             mode="markers",
@@ -105,10 +113,10 @@ def _along(numbers: TransferNumbers) -> go.Figure:
                 showlegend=False,
             )
     styled(figure)
-    figure.update_xaxes(type="log", title="tokens")
-    figure.update_yaxes(
-        type="log", title=f"best learning rate (base), {name}", exponentformat="none", dtick="D2"
-    )
+    lengths = list(numbers.lengths)
+    ticks = {"tickvals": lengths, "ticktext": [about(tokens) for tokens in lengths]}
+    figure.update_xaxes(type="log", title="tokens", **ticks)
+    figure.update_yaxes(title=f"best learning rate (base), {name}", **_RATES)
     return figure
 
 
@@ -145,7 +153,7 @@ def _bowls(found: Found, rows: Sequence[TransferRow]) -> go.Figure:
                 col=column,
             )
     styled(figure)
-    figure.update_xaxes(type="log", title="learning rate (base)", exponentformat="none", dtick="D2")
+    figure.update_xaxes(title="learning rate (base)", **_RATES)
     figure.update_yaxes(title="loss, nats/token", col=1)
     return figure.update_layout(margin={"t": 40})
 
@@ -194,7 +202,5 @@ def _best(found: Found) -> go.Figure:
         )
     styled(figure)
     figure.update_xaxes(type="log", title="width", dtick=0.30103)
-    figure.update_yaxes(
-        type="log", title="best learning rate (base)", exponentformat="none", dtick="D2"
-    )
+    figure.update_yaxes(title="best learning rate (base)", **_RATES)
     return figure

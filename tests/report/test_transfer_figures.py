@@ -1,0 +1,102 @@
+"""The figures of a transfer study over several lengths: which runs each shows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from windtunnel.laws.rate import RateLaw
+from windtunnel.report.experiments.transfer import figures
+from windtunnel.results.study import StudyResult
+from windtunnel.results.transfer import (
+    Drifts,
+    ParametrizationRates,
+    SizeRate,
+    TransferNumbers,
+    TransferRow,
+)
+from windtunnel.scaling_recipe import rate_found
+
+LENGTHS = (200_000, 800_000)
+
+
+def size(width: int, batch: int, tokens: int, lr: float) -> SizeRate:
+    return SizeRate(
+        width=width,
+        depth=2,
+        params=width**2,
+        tokens=tokens,
+        batch=batch,
+        best_loss=4.0,
+        lr=lr,
+        interval=(lr / 2, lr * 2),
+        noise=0.01,
+        regret=0.0,
+    )
+
+
+def row(tokens: int, batch: int, lr: float, loss: float) -> TransferRow:
+    known: dict[str, Any] = {"run": "r", "kind": "branch", "source": "all", "seed": 0, "flops": 1}
+    sizes: dict[str, Any] = {"params": 1024, "params_total": 2048, "width": 32, "depth": 2}
+    return TransferRow(
+        **known,
+        **sizes,
+        tokens=tokens,
+        batch=batch,
+        lr=lr,
+        loss=loss,
+        bits_per_byte=1.0,
+        parametrization="minicpm",
+    )
+
+
+@pytest.fixture
+def drawn() -> list[tuple[str, Any]]:
+    law = RateLaw(
+        lr=0.01,
+        params=1024,
+        tokens=LENGTHS[0],
+        batch=512,
+        by_params=0.0,
+        by_tokens=-0.5,
+        by_batch=0.5,
+        covariance=0.01 * np.eye(4),
+    )
+    rates = ParametrizationRates(
+        sizes=tuple(size(32, batch, tokens, 0.01) for batch in (512, 2048) for tokens in LENGTHS),
+        drift=Drifts(width=None, depth=None),
+        law=rate_found(law),
+        passes=False,
+    )
+    numbers = TransferNumbers(
+        tokens=LENGTHS[1],
+        batch=512,
+        lengths=LENGTHS,
+        batches=(512, 2048),
+        seeds=(1,),
+        parametrizations={"minicpm": rates},
+    )
+    result = StudyResult[TransferNumbers](
+        study="transfer", verdict=None, summary="", runs=(), numbers=numbers
+    )
+    rows = [
+        row(LENGTHS[0], 512, 0.01, 5.0),
+        row(LENGTHS[1], 512, 0.02, 4.0),
+        row(LENGTHS[1], 2048, 0.03, 4.5),
+    ]
+    return figures(result, rows)
+
+
+def test_bowls_are_of_the_longest_runs_with_the_first_batch(drawn: list[tuple[str, Any]]) -> None:
+    markers = [trace for trace in drawn[0][1].data if trace.mode == "markers"]
+    assert [(list(trace.x), list(trace.y)) for trace in markers] == [([0.02], [4.0])]
+
+
+def test_the_best_rate_along_the_length_has_the_law_beside_it(
+    drawn: list[tuple[str, Any]],
+) -> None:
+    assert len(drawn) == 3
+    lines = [trace for trace in drawn[2][1].data if trace.mode == "lines"]
+    assert [trace.name for trace in lines] == ["32x2, batch 512", "32x2, batch 2,048"]
+    assert list(lines[0].y) == pytest.approx([0.01, 0.005])
+    assert list(lines[1].y) == pytest.approx([0.02, 0.01])
