@@ -28,7 +28,8 @@ GIVEN, LAB_BATCH, LAB_RATE = "given", "the lab's batch study", "the lab's transf
 _SMALLEST_BATCH = 512  # tokens a step, whatever a law says
 _DIGITS = 3  # of a rate in a recipe
 
-# What a search found beside the rate, by section of a recipe and by name.
+# What a search found beside the rate, by section of a recipe and by name: what `Recipe.change`
+# takes.
 Settings = dict[str, dict[str, float]]
 
 
@@ -140,6 +141,7 @@ def kept_recipe(numbers: ScalingNumbers, rates: Sequence[float]) -> ScalingRecip
     return ScalingRecipe(
         rate=rate,
         batch=BatchRule(ByTokens(batch.c, batch.p), batch.origin),
+        settings=numbers.settings,
     )
 
 

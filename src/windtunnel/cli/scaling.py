@@ -101,9 +101,11 @@ def _print_cost(numbers: "ScalingNumbers") -> None:
             f"tokens and a batch of {about(law.batch)}, by N^{law.by_params:.2f} "
             f"D^{law.by_tokens:.2f} B^{law.by_batch:.2f} ({origin})"
         )
-    if numbers.settings:
-        found = ", ".join(f"{name} {value:g}" for name, value in numbers.settings.items())
-        print(f"settings: {found} (the lab's search)")
+    found = []
+    for fields in numbers.settings.values():
+        found += [f"{name} {value:g}" for name, value in fields.items()]
+    if found:
+        print(f"settings: {', '.join(found)} (the lab's search)")
     print(
         f"cost: {cost.flops:.3e} FLOPs with stems and branches, {cost.flops_cosine:.3e} as cosine "
         f"runs from scratch: {cost.ratio:.3f}; {cost.core_minutes} core-minutes"

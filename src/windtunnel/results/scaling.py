@@ -329,9 +329,9 @@ class ScalingNumbers(Numbers):
     """How the batch went along the stems."""
     rate: RateAlong | None = None
     """How the base rate went; None in results by versions that had one rate for all runs."""
-    settings: dict[str, float] = Field(default_factory=dict)
-    """Settings of all runs that the lab's search found, by name; none where it did not beat the
-    paper's point.
+    settings: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Settings of all runs that the lab's search found, by section of a recipe; none where it did
+    not beat the paper's point.
     """
     cost: StudyCost
     """What the study cost, without its audit run."""

@@ -33,7 +33,6 @@ class BranchPoint:
 class Chain:
     """A stem, whose batch grows along the way by a law, and where it is left."""
 
-    batch: BatchRule
     segments: tuple[Segment, ...]
     points: tuple[BranchPoint, ...]
     warmup: int  # tokens
@@ -112,7 +111,7 @@ def lay_out(design: Design, rule: BatchRule) -> Chain:
             f"{segments[-1].batch} tokens, and after {about(warmup)} tokens of warm-up, they must "
             "differ by a step or more"
         )
-    return Chain(batch=rule, segments=tuple(segments), points=tuple(points), warmup=warmup)
+    return Chain(segments=tuple(segments), points=tuple(points), warmup=warmup)
 
 
 def _segments(batch: int, last: int, rule: BatchRule) -> list[Segment]:

@@ -70,10 +70,15 @@ def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
 def recipe_of(lab: Path, corpus: Corpus, design: Design) -> ScalingRecipe:
     """By which the runs of a design are trained. Raises InputError for a damaged study."""
     sizes = [*design.sizes, *([design.audit_size] if design.audit else [])]
-    params = [count(proxy(corpus, size.width, size.depth).model).params for size in sizes]
+    largest = max(_params(corpus, size) for size in sizes)
     return scaling_recipe(
-        lab, corpus.folder.name, largest=max(params), lr=design.lr, batch=design.batch
+        lab, corpus.folder.name, largest=largest, lr=design.lr, batch=design.batch
     )
+
+
+def _params(corpus: Corpus, size: Size) -> int:
+    """Without embeddings."""
+    return count(proxy(corpus, size.width, size.depth).model).params
 
 
 # -- the runs
@@ -105,16 +110,16 @@ def _trained(
     wanted: list[Recipe | Branch] = []
     if design.audit:
         wanted.append(_audit_recipe(corpus, design, how))
+    chains = {size: chain.first(design.points_of(size)) for size in design.sizes}
     for size, seed in design.stems:
-        own = chain.first(design.points_of(size))
-        segments = _segments(corpus, how, own, size, seed)
-        wanted += [*segments, *_branches(design, own, size, segments)]
+        segments = _segments(corpus, how, chains[size], size, seed)
+        wanted += [*segments, *_branches(design, chains[size], size, segments)]
     # the runs come back in the order in which they were wanted
     runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
     audit = next(runs) if design.audit else None
     stems = []
     for size, seed in design.stems:
-        own = chain.first(design.points_of(size))
+        own = chains[size]
         segments = list(islice(runs, len(own.segments)))
         branches = list(islice(runs, len(own.points)))
         # branches that a failed stem never came to all come back as that stem
@@ -127,7 +132,7 @@ def _segments(
     corpus: Corpus, how: ScalingRecipe, chain: Chain, size: Size, seed: int
 ) -> list[Recipe | Branch]:
     """The stem, which goes on with another batch and rate from segment to segment."""
-    params = count(proxy(corpus, size.width, size.depth).model).params
+    params = _params(corpus, size)
     rates = [
         how.rate.lr(params, chain.middle(index), segment.batch)
         for index, segment in enumerate(chain.segments)
@@ -140,12 +145,11 @@ def _segments(
         first.end,
         name=f"{size}-stem",
         seed=seed,
-        model=how.settings.get("model", {}),
-        optimizer={"lr": rates[0], **how.settings.get("optimizer", {})},
+        optimizer={"lr": rates[0]},
         schedule={"warmup": chain.warmup, "decay": 0},
         train={"batch": first.batch},
     )
-    found: list[Recipe | Branch] = [stem]
+    found: list[Recipe | Branch] = [stem.change(**how.settings)]
     # a batch holds for a whole run: with another one the stem goes on as a run of its own
     for segment, lr in zip(chain.segments[1:], rates[1:], strict=True):
         found.append(
@@ -182,18 +186,13 @@ def _audit_recipe(corpus: Corpus, design: Design, how: ScalingRecipe) -> Recipe:
     """A larger and longer run from scratch, with one batch, as the run of a plan would be."""
     size, tokens = design.audit_size, design.audit_tokens
     batch = how.batch.batch(tokens)
-    params = count(proxy(corpus, size.width, size.depth).model).params
-    return proxy(
+    recipe = proxy(
         corpus,
         size.width,
         size.depth,
-        design.audit_tokens,
+        tokens,
         name=f"{size}-audit",
-        model=how.settings.get("model", {}),
-        optimizer={
-            "lr": how.rate.lr(params, tokens, batch),
-            **how.settings.get("optimizer", {}),
-        },
+        optimizer={"lr": how.rate.lr(_params(corpus, size), tokens, batch)},
         train={"batch": batch},
         schedule={
             "decay": Length(share=design.decay),
@@ -201,6 +200,7 @@ def _audit_recipe(corpus: Corpus, design: Design, how: ScalingRecipe) -> Recipe:
             "floor": design.floor,
         },
     )
+    return recipe.change(**how.settings)
 
 
 def _distinct(runs: Iterable[Run]) -> list[Run]:
@@ -245,7 +245,7 @@ def _analysed(
             segments=chain.segments,
         ),
         rate=RateAlong(origin=recipe.rate.origin, law=rate_found(recipe.rate.law)),
-        settings={name: value for each in recipe.settings.values() for name, value in each.items()},
+        settings=recipe.settings,
         cost=_cost(stems, sizes),
         sizes=tuple(sizes),
         span=max(totals) / min(totals),

@@ -11,7 +11,6 @@ from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import Counts
 from windtunnel.results.dry_run import Expectation, ParameterFound
 from windtunnel.results.scaling import Segment
-from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.scaling.chain import BranchPoint, Chain
 from windtunnel.tunnel.scaling.design import Design
@@ -28,7 +27,7 @@ def chain(lengths: tuple[int, ...] = LENGTHS, batch: int = 512, decay: float = 0
     for tokens in lengths:
         points.append(BranchPoint(0, tokens - round(decay * tokens), round(decay * tokens)))
     segment = Segment(begin=0, end=points[-1].at, batch=batch)
-    return Chain(batch=LAPTOP_BATCH, segments=(segment,), points=tuple(points), warmup=1000)
+    return Chain(segments=(segment,), points=tuple(points), warmup=1000)
 
 
 def text(tokens: int) -> Any:
