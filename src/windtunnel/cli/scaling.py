@@ -98,8 +98,7 @@ def _print_cost(numbers: "ScalingNumbers") -> None:
         law, origin = numbers.rate.law, numbers.rate.origin
         print(
             f"learning rate: {law.lr:.3g} at {about(law.params)} parameters, {about(law.tokens)} "
-            f"tokens and a batch of {about(law.batch)}, by N^{law.by_params:.2f} "
-            f"D^{law.by_tokens:.2f} B^{law.by_batch:.2f} ({origin})"
+            f"tokens and a batch of {about(law.batch)}, by {law.powers} ({origin})"
         )
     found = []
     for fields in numbers.settings.values():

@@ -24,3 +24,8 @@ class RateFound(Record):
     """The power of the batch."""
     covariance: tuple[tuple[float, float, float, float], ...]
     """4 by 4, of the natural logarithm of `lr` and of the three powers, in this order."""
+
+    @property
+    def powers(self) -> str:
+        """The powers in words."""
+        return f"N^{self.by_params:.2f} D^{self.by_tokens:.2f} B^{self.by_batch:.2f}"

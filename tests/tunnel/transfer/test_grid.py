@@ -23,10 +23,12 @@ from windtunnel.results.transfer import (
 )
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
+from windtunnel.tunnel.transfer import grid
 from windtunnel.tunnel.transfer import transfer as study
 from windtunnel.tunnel.transfer.bowl import Bowl
 from windtunnel.tunnel.transfer.design import Design
-from windtunnel.tunnel.transfer.transfer import around_best, drift_over, judge, within
+from windtunnel.tunnel.transfer.grid import around_best
+from windtunnel.tunnel.transfer.transfer import drift_over, judge, within
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ DESIGN = Design(
 def studied(
     lab: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, loss: Any, design: Design = DESIGN
 ) -> TransferNumbers:
-    known(monkeypatch, study, loss)
+    known(monkeypatch, grid, loss)
     study.transfer(lab.path, corpus, design, Watch())
     return read_study(lab.path, TRANSFER).numbers
 

@@ -13,6 +13,7 @@ from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.results.transfer import TRANSFER, SizeRate, TransferNumbers
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
+from windtunnel.tunnel.transfer import grid
 from windtunnel.tunnel.transfer import transfer as study
 from windtunnel.tunnel.transfer.design import Design
 
@@ -40,7 +41,7 @@ def loss(run: Run) -> float:
 def found(make_lab: Any, corpus: Corpus) -> StudyResult[TransferNumbers]:
     lab = make_lab()
     with pytest.MonkeyPatch.context() as patch:
-        known(patch, study, loss)
+        known(patch, grid, loss)
         study.transfer(lab.path, corpus, DESIGN, Watch())
     # every row has the rate that its run was trained with
     for row in read_table(lab.path, TRANSFER):

@@ -16,6 +16,7 @@ from windtunnel.results.transfer import TRANSFER, SizeRate, TransferNumbers
 from windtunnel.scaling_recipe import rate_law
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run, list_runs
+from windtunnel.tunnel.transfer import grid
 from windtunnel.tunnel.transfer import transfer as study
 from windtunnel.tunnel.transfer.design import Design
 
@@ -45,7 +46,7 @@ def loss(run: Run) -> float:
 def found(make_lab: Any, corpus: Corpus) -> StudyResult[TransferNumbers]:
     lab = make_lab()
     with pytest.MonkeyPatch.context() as patch:
-        known(patch, study, loss)
+        known(patch, grid, loss)
         study.transfer(lab.path, corpus, DESIGN, Watch())
     lengths = {row.tokens for row in read_table(lab.path, TRANSFER)}
     assert lengths == set(DESIGN.lengths), "all of them whole steps"
@@ -58,7 +59,7 @@ def test_every_run_has_the_settings_of_a_search_that_beat_the_papers(
     lab = make_lab()
     with_search_study(lab.path, 0.05, "beats", also={"scale_emb": 8.0, "beta2": 0.97})
     with pytest.MonkeyPatch.context() as patch:
-        known(patch, study, loss)
+        known(patch, grid, loss)
         study.transfer(lab.path, corpus, replace(DESIGN, lengths=(204_800,)), Watch())
     for run in list_runs(lab.path):
         assert (run.recipe.model.scale_emb, run.recipe.optimizer.beta2) == (8.0, 0.97)

@@ -16,14 +16,8 @@ from windtunnel.recipe import PARAMETRIZATIONS, Recipe
 from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.transfer.design import Design
-from windtunnel.tunnel.transfer.transfer import (
-    Cell,
-    around_best,
-    chain,
-    expected_power,
-    judge,
-    within,
-)
+from windtunnel.tunnel.transfer.grid import Cell, around_best, chain
+from windtunnel.tunnel.transfer.transfer import expected_power, judge, within
 
 DESIGN = (
     'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), lengths=(2560,), '
