@@ -15,7 +15,7 @@ from windtunnel.laws.loss import Array
 from windtunnel.laws.points import COUNTS, LossPoints, measured, points_of
 from windtunnel.laws.rate import RateLaw
 from windtunnel.laws.table import number, read_table
-from windtunnel.recipe import DecayShapeName, Recipe
+from windtunnel.recipe import PAPER_DECAY, DecayShapeName, Recipe
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.scaling_recipe import ScalingRecipe
 
@@ -130,9 +130,9 @@ def from_table(path: Path) -> Evidence:
         provenance=Provenance(how=how, runs=runs),
         seed_sd=None,
         decay=KeptDecay(
-            share=0.1,
-            shape="exponential",
-            floor=0.1,
+            share=PAPER_DECAY.share,
+            shape=PAPER_DECAY.shape,
+            floor=PAPER_DECAY.floor,
             provenance=Provenance(how="the paper's: 10%, exponential to a tenth (section 4)"),
         ),
         batches=_optima(points, with_batch, batches),

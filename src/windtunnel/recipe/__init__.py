@@ -8,7 +8,14 @@ table of records, so that a name is known before anything is trained.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.recipe.decay import DECAY_SHAPES, Decay, DecayShape, DecayShapeName
+from windtunnel.recipe.decay import (
+    DECAY_SHAPES,
+    PAPER_DECAY,
+    BranchDecay,
+    Decay,
+    DecayShape,
+    DecayShapeName,
+)
 from windtunnel.recipe.objective import (
     OBJECTIVES,
     DataKind,
@@ -47,9 +54,11 @@ __all__ = [
     "DECAY_SHAPES",
     "OBJECTIVES",
     "OPTIMIZERS",
+    "PAPER_DECAY",
     "PARAMETRIZATIONS",
     "RESULTS_VERSION",
     "SCHEDULES",
+    "BranchDecay",
     "Data",
     "DataKind",
     "Decay",

@@ -84,3 +84,19 @@ DECAY_SHAPES = Table(
 )
 
 DecayShapeName = Annotated[str, DECAY_SHAPES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchDecay:
+    """How branches of a stem decay."""
+
+    share: float
+    """Of the branch's length."""
+    shape: str
+    """One of `DECAY_SHAPES`."""
+    floor: float
+    """Share of the peak rate at which it ends."""
+
+
+# Where nobody says otherwise: the paper's (section 4).
+PAPER_DECAY = BranchDecay(share=0.1, shape="exponential", floor=0.1)

@@ -8,8 +8,6 @@ from windtunnel.laws import laptop
 from windtunnel.quantities import parse_tokens
 from windtunnel.recipe import Recipe, parse
 
-# How a branch decays where nobody says otherwise: the paper's (section 4).
-DECAY, DECAY_SHAPE, FLOOR = 0.1, "exponential", 0.1  # share of its length; shape; share of the peak
 _WARMUP = 0.02  # of the tokens
 # tokens through the model at once: larger batches are made of such parts, which need no compiling
 # anew

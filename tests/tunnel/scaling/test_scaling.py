@@ -23,7 +23,8 @@ from windtunnel.results.scaling import (
     StudyLaw,
 )
 from windtunnel.results.study import StudyResult, read_study, read_table
-from windtunnel.tunnel.scaling.scaling import judge, pooled_sd
+from windtunnel.tunnel.scaling.judge import judge
+from windtunnel.tunnel.scaling.scaling import pooled_sd
 
 TINY = (
     *(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import DECAY_SHAPES
+from windtunnel.recipe import DECAY_SHAPES, PAPER_DECAY
 from windtunnel.tunnel.design import (
     AMOUNT,
     FRACTION,
@@ -58,9 +58,15 @@ class Design:
         "where the loss of a long run goes.",
         whole(0),
     )
-    decay: float = option(0.1, "Share of each length over which the rate decays.", SHARE)
-    shape: str = option("exponential", "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES))
-    floor: float = option(0.1, "Share of the peak rate that is left when the decay ends.", FRACTION)
+    decay: float = option(
+        PAPER_DECAY.share, "Share of each length over which the rate decays.", SHARE
+    )
+    shape: str = option(
+        PAPER_DECAY.shape, "Shape of the decay: {words}.", word(lambda: DECAY_SHAPES)
+    )
+    floor: float = option(
+        PAPER_DECAY.floor, "Share of the peak rate that is left when the decay ends.", FRACTION
+    )
     batch: int = option(
         0,
         "Batch of all runs, in tokens per step. With 0 it grows during training, by the law of the "

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from windtunnel.data.shards import Corpus
 from windtunnel.quantities import about
-from windtunnel.recipe import Model, Recipe
+from windtunnel.recipe import PAPER_DECAY, Model, Recipe
 from windtunnel.results.transfer import TransferRow
 from windtunnel.scaling_recipe import Settings, searched_settings
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
-from windtunnel.tunnel.proxy import DECAY, DECAY_SHAPE, FLOOR, proxy, stem_warmup
+from windtunnel.tunnel.proxy import proxy, stem_warmup
 from windtunnel.tunnel.study import final_loss, rows_at_end
 from windtunnel.tunnel.transfer.design import Design
 
@@ -174,7 +174,8 @@ def _branches(stem: Recipe, lengths: Iterable[int]) -> list[Branch]:
         at = _leaves(tokens, batch)
         decay = max(batch, tokens - tokens % batch - at)
         name = f"{stem.name}-{about(tokens)}"
-        found.append(Branch(stem, at, decay, shape=DECAY_SHAPE, floor=FLOOR, name=name))
+        shape, floor = PAPER_DECAY.shape, PAPER_DECAY.floor
+        found.append(Branch(stem, at, decay, shape=shape, floor=floor, name=name))
     return found
 
 
@@ -182,7 +183,7 @@ def _leaves(tokens: int, batch: int) -> int:
     """Where a branch of so many tokens leaves its stem, in whole steps of the batch; at the
     earliest after two.
     """
-    return max(2, round((1 - DECAY) * tokens / batch)) * batch
+    return max(2, round((1 - PAPER_DECAY.share) * tokens / batch)) * batch
 
 
 def around_best(losses: Losses) -> set[int]:
