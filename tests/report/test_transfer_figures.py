@@ -50,8 +50,7 @@ def row(tokens: int, batch: int, lr: float, loss: float) -> TransferRow:
     )
 
 
-@pytest.fixture
-def drawn() -> list[tuple[str, Any]]:
+def drawn_of(rows: list[TransferRow]) -> list[tuple[str, Any]]:
     law = RateLaw(
         lr=0.01,
         params=1024,
@@ -79,15 +78,28 @@ def drawn() -> list[tuple[str, Any]]:
     result = StudyResult[TransferNumbers](
         study="transfer", verdict=None, summary="", runs=(), numbers=numbers
     )
-    rows = [
-        row(LENGTHS[0], 512, 0.01, 5.0),
-        row(LENGTHS[1], 512, 0.02, 4.0),
-        row(LENGTHS[1], 2048, 0.03, 4.5),
-    ]
     return figures(result, rows)
 
 
+@pytest.fixture
+def drawn() -> list[tuple[str, Any]]:
+    return drawn_of(
+        [
+            row(LENGTHS[0], 512, 0.01, 5.0),
+            row(LENGTHS[1], 512, 0.02, 4.0),
+            row(LENGTHS[1], 2048, 0.03, 4.5),
+        ]
+    )
+
+
 def test_bowls_are_of_the_longest_runs_with_the_first_batch(drawn: list[tuple[str, Any]]) -> None:
+    markers = [trace for trace in drawn[0][1].data if trace.mode == "markers"]
+    assert [(list(trace.x), list(trace.y)) for trace in markers] == [([0.02], [4.0])]
+
+
+def test_a_run_that_ends_at_a_whole_step_is_of_the_length_that_was_asked_for() -> None:
+    """200,000 and 800,000 tokens are 390.6 and 1,562.5 steps of 512."""
+    drawn = drawn_of([row(390 * 512, 512, 0.01, 5.0), row(1562 * 512, 512, 0.02, 4.0)])
     markers = [trace for trace in drawn[0][1].data if trace.mode == "markers"]
     assert [(list(trace.x), list(trace.y)) for trace in markers] == [([0.02], [4.0])]
 

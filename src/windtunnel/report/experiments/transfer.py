@@ -43,13 +43,13 @@ def figures(
         name: rates.model_copy(update={"sizes": _compared(rates, numbers)})
         for name, rates in numbers.parametrizations.items()
     }
-    kept = [row for row in rows if (row.tokens, row.batch) == (numbers.tokens, numbers.batch)]
+    kept = [row for row in rows if _is_compared(row, numbers)]
     drawn = [
         (
             "Held-out loss after the decay against the base learning rate. Points: runs; lines: "
             "the mean over seeds. Where the rate transfers, the bowls of all sizes have their "
             "lowest points at the same rate.",
-            _bowls(compared, kept or rows),
+            _bowls(compared, kept),
         ),
         (
             "The best learning rate with its 90% interval, from a parabola through the points "
@@ -75,6 +75,13 @@ def _compared(rates: ParametrizationRates, numbers: TransferNumbers) -> tuple[Si
         for size in rates.sizes
         if size.tokens in (None, numbers.tokens) and size.batch in (None, numbers.batch)
     )
+
+
+def _is_compared(row: TransferRow, numbers: TransferNumbers) -> bool:
+    """A run ends at a whole step: near the length that was asked for."""
+    lengths = numbers.lengths or (numbers.tokens,)
+    asked = min(lengths, key=lambda tokens: abs(tokens - row.tokens))
+    return asked == numbers.tokens and row.batch == numbers.batch
 
 
 def _along(numbers: TransferNumbers) -> go.Figure:
