@@ -20,7 +20,7 @@ from windtunnel.results.experiments import study_of
 from windtunnel.results.rate import RateFound
 from windtunnel.results.scaling import ScalingNumbers
 from windtunnel.results.search import SEARCH
-from windtunnel.results.transfer import TRANSFER
+from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 # Origins: what a person asked for, and the lab's studies.
@@ -145,6 +145,12 @@ def kept_recipe(numbers: ScalingNumbers, rates: Sequence[float]) -> ScalingRecip
     )
 
 
+def transferred_law(numbers: TransferNumbers, parametrization: str) -> RateLaw | None:
+    """The law of the rate that a transfer study found of a parametrization."""
+    rates = numbers.parametrizations.get(parametrization)
+    return rate_law(rates.law) if rates and rates.law else None
+
+
 def rate_law(found: RateFound) -> RateLaw:
     """The law that a result tells."""
     constants = found.model_dump(exclude={"covariance"})
@@ -159,9 +165,8 @@ def rate_found(law: RateLaw) -> RateFound:
 def _transferred(lab: Path, corpus: str) -> tuple[RateRule, Settings] | None:
     """The law of the lab's transfer study, and the settings that it was measured with."""
     study = study_of(lab, TRANSFER, corpus)
-    # the tunnel's models have the recipe's parametrization
-    parametrization = Model.default("parametrization")
-    rates = study.numbers.parametrizations.get(parametrization) if study else None
-    if study is None or rates is None or rates.law is None:
+    if study is None:
         return None
-    return RateRule(rate_law(rates.law), LAB_RATE), study.numbers.settings
+    # the tunnel's models have the recipe's parametrization
+    law = transferred_law(study.numbers, Model.default("parametrization"))
+    return law and (RateRule(law, LAB_RATE), study.numbers.settings)

@@ -30,7 +30,10 @@ class Cells:
         at /= np.ptp(at, axis=1, keepdims=True).clip(1e-300)
         cells = [np.arange(len(data.x))]
         for _ in range(_HALVINGS):
-            cells = [half for cell in cells for half in _halves(at, cell)]
+            halved = []
+            for cell in cells:
+                halved += _halves(at, cell)
+            cells = halved
         ends = np.cumsum([len(cell) for cell in cells])
         return cls(order=np.concatenate(cells), begin=np.append(0, ends[:-1]), weights=data.weights)
 

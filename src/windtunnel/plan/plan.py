@@ -173,8 +173,9 @@ def _draft(
     params = {count: float(value[0]) for count, value in costs.params.items()}
     wanted = PlannedRun(chosen.loss, chosen.tokens, params["params"])
     batch = batch_for(evidence, wanted)
-    rate = rate_for(evidence, wanted, _batch_tokens(batch, premises.family.context))
-    recipe = _recipe(name, evidence, premises, chosen, batch, request.lr or rate.lr)
+    each = _batch_tokens(batch, premises.family.context)
+    rate = rate_for(evidence, wanted, each)
+    recipe = _recipe(name, evidence, premises, chosen, each, request.lr or rate.lr)
     tokens = recipe.total_tokens
     effective = float(outlook.effective(tokens))
     predicted = predictor.predict(params, effective)
@@ -234,12 +235,11 @@ def _recipe(
     evidence: Evidence,
     premises: Premises,
     chosen: SizeChoice,
-    best: BatchChoice,
+    batch: int,
     lr: float,
 ) -> Recipe:
-    """In whole steps of its batch."""
+    """In whole steps of `batch` tokens."""
     context, template = premises.family.context, evidence.template
-    batch = _batch_tokens(best, context)
     steps = int(chosen.tokens // batch)
     if steps < _FEWEST_STEPS:
         raise InputError(

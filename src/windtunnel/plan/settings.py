@@ -1,7 +1,7 @@
 """The batch and the learning rate of a plan, by what the lab or the table knows of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch, interval_of
-from windtunnel.plan.evidence import Evidence
+from windtunnel.plan.evidence import Evidence, StudiedRateLaw
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.transfer import TRANSFER
 from windtunnel.scaling_recipe import LAB_BATCH, PAPER_RATE, BatchRule
@@ -83,7 +83,10 @@ def rate_for(evidence: Evidence, run: PlannedRun, batch: float) -> RateChoice:
         how = f"of the runs in the fit, by size, length and batch ({kept.origin})"
         provenance = evidence.provenance.but(how)
         lr = kept.lr(run.params, run.tokens, batch)
-        return RateChoice(lr, provenance, (*_by_law(evidence, run, batch), *evidence.studied_rates))
+        beside = evidence.studied_rates
+        if evidence.rate_law:
+            beside = (_by_law(evidence.rate_law, run, batch), *beside)
+        return RateChoice(lr, provenance, beside)
     if not evidence.rates:
         how = "the paper's (section 3.3); no run here says another"
         return RateChoice(PAPER_RATE, Provenance(how=how), ())
@@ -91,18 +94,16 @@ def rate_for(evidence: Evidence, run: PlannedRun, batch: float) -> RateChoice:
     return RateChoice(lr, evidence.provenance.but(how), evidence.studied_rates)
 
 
-def _by_law(evidence: Evidence, run: PlannedRun, batch: float) -> Iterator[StudiedRate]:
+def _by_law(found: StudiedRateLaw, run: PlannedRun, batch: float) -> StudiedRate:
     """What the law of the lab's transfer study says of this run."""
-    if evidence.rate_law:
-        where = run.params, run.tokens, batch
-        law = evidence.rate_law.law
-        yield StudiedRate(
-            study=TRANSFER.name,
-            lr=law.at(*where),
-            interval=law.interval(*where),
-            at="by its law, for this size, length and batch",
-            runs=evidence.rate_law.runs,
-        )
+    where = run.params, run.tokens, batch
+    return StudiedRate(
+        study=TRANSFER.name,
+        lr=found.law.at(*where),
+        interval=found.law.interval(*where),
+        at="by its law, for this size, length and batch",
+        runs=found.runs,
+    )
 
 
 def _kept_batch(evidence: Evidence, kept: BatchRule, run: PlannedRun) -> BatchChoice:

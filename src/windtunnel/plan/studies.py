@@ -35,7 +35,7 @@ from windtunnel.results.study import (
     read_table,
 )
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
-from windtunnel.scaling_recipe import kept_recipe, rate_law
+from windtunnel.scaling_recipe import kept_recipe, transferred_law
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,8 @@ def _rate_law(studies: _Studies) -> StudiedRateLaw | None:
     result = studies.find(TRANSFER)
     if result is None:
         return None
-    rates = result.numbers.parametrizations.get(studies.trained.parametrization)
-    if rates is None or rates.law is None:
-        return None
-    return StudiedRateLaw(law=rate_law(rates.law), runs=result.runs)
+    law = transferred_law(result.numbers, studies.trained.parametrization)
+    return law and StudiedRateLaw(law=law, runs=result.runs)
 
 
 def _transferred(studies: _Studies) -> StudiedRate | None:
