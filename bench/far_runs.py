@@ -23,24 +23,25 @@ Every step goes on where it was interrupted.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from claims import Claim, arguments, claim, header, last_line, row
 from numpy.typing import NDArray
-from reach import LEVEL, curve_fit, form
+from reach import Predict, Said, curve_fit, form, interval_score
 
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.results.plan import PlanResult
+from windtunnel.results.run import RunSummary
 from windtunnel.results.scaling import SCALING
 from windtunnel.train.run import list_runs, open_run
 
@@ -142,10 +143,10 @@ def dearest(table: LossPoints) -> float:
     return float(table.flops.max())
 
 
-def plan(lab: Path, corpus: str, name: str, *what: str) -> str:
-    """Seal one plan; returns it as JSON."""
+def plan(lab: Path, corpus: str, name: str, *what: str) -> PlanResult:
+    """Seal one plan."""
     words = [*what, "--corpus", corpus, "--name", name, "--lab", str(lab), "--json"]
-    return windtunnel("plan", *words)
+    return PlanResult.parse(windtunnel("plan", *words), "windtunnel plan")
 
 
 def plans(lab: Path, corpus: str) -> dict[str, PlanResult]:
@@ -161,9 +162,8 @@ def open_all(lab: Path, corpus: str, workers: int) -> None:
     said = plans(lab, corpus)
 
     def trained(name: str) -> None:
-        recipe = lab / "plans" / name / "plan.toml"
-        got = windtunnel("train", str(recipe), "--lab", str(lab), "--json")
-        windtunnel("plan", "--audit", json.loads(got)["id"], "--lab", str(lab))
+        run = train(lab, str(lab / "plans" / name / "plan.toml"))
+        windtunnel("plan", "--audit", run.id, "--lab", str(lab))
 
     with ThreadPoolExecutor(workers) as pool:
         # the longest first: it decides when all are done
@@ -171,21 +171,12 @@ def open_all(lab: Path, corpus: str, workers: int) -> None:
     compare(lab, plans(lab, corpus))
 
 
-@dataclass(frozen=True)
-class Way:
-    """What a way of predicting says of every plan."""
-
-    name: str
-    loss: Array
-    half_width: Array  # of the logarithm, 90%
-
-
 def compare(lab: Path, said: dict[str, PlanResult]) -> None:
     """Every way beside the losses that were reached."""
     table = read_points(SCALING.folder(lab) / "table.csv")
     got = np.array([one.audit.loss for one in said.values() if one.audit])
     assert len(got) == len(said), "not every forecast was opened"
-    ways = [ours(list(said.values())), *others(table, list(said.values()))]
+    ways = {"sealed": ours(list(said.values())), **others(table, list(said.values()))}
     print(header("plan", "of the dearest's FLOPs", "got", "predicted", "error", "90% interval"))
     for at, (name, one) in enumerate(said.items()):
         low, high = one.interval90
@@ -196,63 +187,55 @@ def compare(lab: Path, said: dict[str, PlanResult]) -> None:
     print()
     print(header("way", "signed mean", "mean", "largest", "held", "median half width", "score"))
     claims: list[Claim] = []
-    for way in ways:
-        claims += scored(way, got)
+    for name, way in ways.items():
+        claims += scored(name, way, got)
     planned = {one.audit.run for one in said.values() if one.audit}
     spent, predicted = tunnel_flops(lab, planned), sum(one.flops for one in said.values())
     print(f"\nThe tunnel took {spent:.2e} FLOPs; what it predicted, {predicted:.2e}.")
     last_line([*claims, claim("FLOPs of the tunnel over those predicted", spent / predicted, "")])
 
 
-def scored(way: Way, got: Array) -> list[Claim]:
+def scored(name: str, way: Said, got: Array) -> list[Claim]:
     """One row, and its claims."""
-    off = np.log(way.loss / got)
-    outside = np.maximum(0.0, np.abs(off) - way.half_width)
-    # Winkler's, as a share of the loss: the width, and 20 times what lies outside of it
-    score = float((2 * way.half_width + outside * 2 / (1 - LEVEL)).mean())
-    held = float((outside == 0).mean())
+    off, intervals = np.log(way.loss / got), interval_score(way, got)
+    assert intervals, "every way here states intervals"
     numbers = {
-        "signed mean": off.mean(),
         "mean": np.abs(off).mean(),
         "largest": np.abs(off).max(),
-        "held": held,
-        "median half width": np.median(way.half_width),
-        "score": score,
+        "held": intervals.holds,
+        "median half width": intervals.half_width,
+        "score": intervals.winkler,
     }
-    shown = [f"{numbers['signed mean']:+.2%}", *(f"{x:.2%}" for x in list(numbers.values())[1:])]
-    print(row(way.name, *shown))
-    return [claim(f"{way.name}: {what}", float(x), "") for what, x in numbers.items()]
+    print(row(name, f"{off.mean():+.2%}", *(f"{x:.2%}" for x in numbers.values())))
+    every = {"signed mean": off.mean(), **numbers}
+    return [claim(f"{name}: {what}", float(x), "") for what, x in every.items()]
 
 
-def ours(said: Sequence[PlanResult]) -> Way:
+def ours(said: Sequence[PlanResult]) -> Said:
     """As it was sealed."""
-    losses = np.array([one.loss for one in said])
-    ends = np.array([one.interval90 for one in said])
-    return Way("sealed", losses, np.log(ends[:, 1] / ends[:, 0]) / 2)
+    low, high = np.array([one.interval90 for one in said]).T
+    return Said(loss=np.array([one.loss for one in said]), low=low, high=high)
 
 
-def others(table: LossPoints, said: Sequence[PlanResult]) -> list[Way]:
+def others(table: LossPoints, said: Sequence[PlanResult]) -> dict[str, Said]:
     """Least squares of one form, the paper's way, and each stem's own power law; their intervals
     are of the scatter about the fit.
     """
     params = np.array([one.params for one in said], float)
     tokens = np.array([one.tokens for one in said], float)
     at = LossPoints.of({"params": params}, tokens, loss=np.ones(len(said)))
-    ways = []
-    for name, fit in (("coupled with E", form("coupled+floor")), ("curve_fit", curve_fit)):
+    ways = {"coupled with E": form("coupled+floor"), "curve_fit": curve_fit, "stems": along_stems}
+    found = {}
+    for name, fit in ways.items():
         predict = fit(table)
-        ways.append(_with_scatter(name, predict(at).loss, predict(table).loss, table))
-    there = along_stems(table, table.size, table.tokens)
-    ways.append(_with_scatter("stems", along_stems(table, params, at.tokens), there, table))
-    return ways
+        loss = predict(at).loss
+        scatter = float(np.std(np.log(predict(table).loss / table.loss)))
+        reach = math.exp(Z90 * scatter)
+        found[name] = Said(loss=loss, low=loss / reach, high=loss * reach)
+    return found
 
 
-def _with_scatter(name: str, loss: Array, fitted: Array, table: LossPoints) -> Way:
-    scatter = float(np.std(np.log(fitted / table.loss)))
-    return Way(name, np.asarray(loss), np.full(len(loss), Z90 * scatter))
-
-
-def along_stems(table: LossPoints, params: Array, tokens: Array) -> Array:
+def along_stems(table: LossPoints) -> Predict:
     """Each size's own power law of the tokens, its two numbers straight in log N."""
     sizes = np.unique(table.size)
     lines = []
@@ -260,8 +243,13 @@ def along_stems(table: LossPoints, params: Array, tokens: Array) -> Array:
         here = table.size == size
         lines.append(np.polyfit(np.log(table.tokens[here]), np.log(table.loss[here]), 1))
     slope, level = (np.polyfit(np.log(sizes), [line[i] for line in lines], 1) for i in (0, 1))
-    x = np.log(params)
-    return np.exp(np.polyval(level, x) + np.polyval(slope, x) * np.log(tokens))
+
+    def predict(others: LossPoints) -> Said:
+        x = np.log(others.size)
+        log_loss = np.polyval(level, x) + np.polyval(slope, x) * np.log(others.tokens)
+        return Said(loss=np.exp(log_loss))
+
+    return predict
 
 
 def tunnel_flops(lab: Path, planned: set[str]) -> float:
@@ -277,39 +265,49 @@ def tunnel_flops(lab: Path, planned: set[str]) -> float:
 def decide(lab: Path, corpus: str, workers: int) -> None:
     """The plan beside what one might have done instead, at the same FLOPs."""
     flops = f"{DECIDED * dearest(read_points(SCALING.folder(lab) / 'table.csv')):.6g}"
-    chosen = json.loads(plan(lab, corpus, f"decide-{corpus}", "--flops", flops))
-    params = {"N / 2": chosen["params"] / 2, "2 N": chosen["params"] * 2}
+    chosen = plan(lab, corpus, f"decide-{corpus}", "--flops", flops)
+    params = {"N / 2": chosen.params / 2, "2 N": chosen.params * 2.0}
     # C = 6 N D with D = 20 N, N without embeddings as the paper counts it
     params["20 tokens a parameter"] = (float(flops) / (6 * 20)) ** 0.5
-    recipes = {"the plan": chosen["recipe"]}
+    recipes = {"the plan": chosen.recipe}
     for number, (what, size) in enumerate(params.items()):
         name = f"decide-{corpus}-{number}"
         asked = ["--flops", flops, "--params", str(round(size))]
-        recipes[what] = json.loads(plan(lab, corpus, name, *asked))["recipe"]
+        recipes[what] = plan(lab, corpus, name, *asked).recipe
     wanted: dict[tuple[str, int], list[str]] = {}
     for seed in SEEDS:
         wanted |= {(what, seed): [recipe] for what, recipe in recipes.items()}
-        wanted["lr 0.01", seed] = [chosen["recipe"], "--set", "optimizer.lr=0.01"]
+        wanted["lr 0.01", seed] = [chosen.recipe, "--set", "optimizer.lr=0.01"]
 
-    def trained(which: tuple[str, int]) -> dict[str, Any]:
-        words = [*wanted[which], "--set", f"seed={which[1]}", "--lab", str(lab), "--json"]
-        return json.loads(windtunnel("train", *words))
+    def trained(which: tuple[str, int]) -> RunSummary:
+        return train(lab, *wanted[which], "--set", f"seed={which[1]}")
 
     with ThreadPoolExecutor(workers) as pool:
         runs = dict(zip(wanted, pool.map(trained, wanted), strict=True))
     seeds = [f"seed {seed}" for seed in SEEDS]
     print(header("what", "parameters", "tokens", "lr", *seeds, "above the plan"))
     claims = []
-    plan_losses = np.array([runs["the plan", seed]["loss"] for seed in SEEDS])
+    plan_losses = losses_of(runs, "the plan")
     for what in dict.fromkeys(which[0] for which in wanted):
-        losses = np.array([runs[what, seed]["loss"] for seed in SEEDS])
-        run = open_run(lab / "runs" / runs[what, 0]["id"])
+        losses = losses_of(runs, what)
+        run = open_run(lab / "runs" / runs[what, SEEDS[0]].id)
         above = float((losses - plan_losses).mean())
         size = f"{count(run.recipe.model).params:,}"
         length, lr = f"{run.recipe.total_tokens:,}", f"{run.recipe.optimizer.lr:g}"
         print(row(what, size, length, lr, *(f"{loss:.4f}" for loss in losses), f"{above:+.4f}"))
         claims.append(claim(f"{what}: above the plan", above, "nats/token"))
     last_line(claims)
+
+
+def losses_of(runs: Mapping[tuple[str, int], RunSummary], what: str) -> Array:
+    """(seeds,) of one of the alternatives."""
+    return np.array([runs[what, seed].loss for seed in SEEDS], float)
+
+
+def train(lab: Path, *words: str) -> RunSummary:
+    """Train a recipe, with changes of it."""
+    told = windtunnel("train", *words, "--lab", str(lab), "--json")
+    return RunSummary.parse(told, "windtunnel train")
 
 
 def windtunnel(*words: str) -> str:

@@ -209,11 +209,12 @@ def _scored(fit: Callable[[LossPoints], Predict], every: list[Split]) -> Iterato
             split=split,
             error=float(np.abs(errors).mean()),
             signed=float(errors.mean()),
-            intervals=_intervals(said, split.above.loss),
+            intervals=interval_score(said, split.above.loss),
         )
 
 
-def _intervals(said: Said, got: Array) -> IntervalScore | None:
+def interval_score(said: Said, got: Array) -> IntervalScore | None:
+    """How the intervals did at the losses that were got; None of a predictor without intervals."""
     if said.low is None or said.high is None:
         return None
     outside = np.log(said.low / got).clip(0) + np.log(got / said.high).clip(0)
