@@ -16,6 +16,15 @@ N, D, B = (
 )
 
 
+ONE = BestRates(
+    lr=np.array([0.01]),
+    params=np.array([1e5]),
+    tokens=np.array([1e6]),
+    batch=np.array([1024.0]),
+    error=np.array([0.1]),
+)
+
+
 def truth(n: float, d: float, b: float) -> float:
     return 0.012 * (n / 1e5) ** 0.05 * (d / 1e6) ** -0.33 * (b / 1024) ** 0.45
 
@@ -53,30 +62,17 @@ def test_points_that_scatter_more_than_their_errors_say_make_all_less_sure() -> 
 
 
 def test_what_the_points_do_not_tell_is_held_by_what_is_known() -> None:
-    one = BestRates(
-        lr=np.array([0.01]),
-        params=np.array([1e5]),
-        tokens=np.array([1e6]),
-        batch=np.array([1024.0]),
-        error=np.array([0.1]),
-    )
-    law = fit_rate(one)
+    law = fit_rate(ONE)
     assert (law.by_params, law.by_tokens, law.by_batch) == pytest.approx((0.0, -0.15, 0.3))
     assert law.at(1e5, 1e6, 1024) == pytest.approx(0.01)
-    near = [math.log(high / low) for low, high in [law.interval(1e5, 1e6, 1024)]]
-    far = [math.log(high / low) for low, high in [law.interval(1e6, 1e7, 1024)]]
-    assert near[0] == pytest.approx(2 * 1.645 * 0.1, rel=0.01) and far[0] > 4 * near[0]
+    near, far = law.interval(1e5, 1e6, 1024), law.interval(1e6, 1e7, 1024)
+    width = math.log(near[1] / near[0])
+    assert width == pytest.approx(2 * 1.645 * 0.1, rel=0.01)
+    assert math.log(far[1] / far[0]) > 4 * width
 
 
 def test_theory_says_where_the_power_of_the_parameters_is_looked_for() -> None:
-    one = BestRates(
-        lr=np.array([0.01]),
-        params=np.array([1e5]),
-        tokens=np.array([1e6]),
-        batch=np.array([1024.0]),
-        error=np.array([0.1]),
-    )
-    assert fit_rate(one, by_params=-0.5).by_params == pytest.approx(-0.5)
+    assert fit_rate(ONE, by_params=-0.5).by_params == pytest.approx(-0.5)
     assert fit_rate(measured(1e-9), by_params=-0.5).by_params == pytest.approx(0.05, abs=0.02)
 
 
