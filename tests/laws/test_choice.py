@@ -105,8 +105,8 @@ def test_a_prediction_strays_by_what_it_did_where_runs_were_held_out() -> None:
     for size, length in ((0, 0), (3, 0), (0, 2), (3, 2)):
         said = half_widths(sure, np.exp(size) * SIZES[-1], np.exp(length) * LENGTHS[-1])
         sd = np.sqrt(0.003**2 + (0.01 * size) ** 2 + (0.02 * length) ** 2)
-        assert said == pytest.approx((2.0 * sd, 0.82 * sd))
-    assert half_widths(sure, SIZES[0], LENGTHS[0]) == pytest.approx((2.0 * 0.003, 0.82 * 0.003))
+        assert said == pytest.approx((1.8 * sd, 0.68 * sd))
+    assert half_widths(sure, SIZES[0], LENGTHS[0]) == pytest.approx((1.8 * 0.003, 0.68 * 0.003))
 
 
 def test_an_interval_holds_what_the_forms_disagree_about() -> None:
@@ -119,7 +119,7 @@ def test_an_interval_holds_what_the_forms_disagree_about() -> None:
     second = replace(known.best, weight=0.2, fit=replace(known.best.fit, coordinates=higher))
     both = replace(known, candidates=(first, second))
     halves = half_widths(both)
-    assert halves == pytest.approx((2.0 * 0.4 * 0.02, 0.82 * 0.4 * 0.02))
+    assert halves == pytest.approx((1.8 * 0.4 * 0.02, 0.68 * 0.4 * 0.02))
     low, high = both.predict(1e6, 2e6).interval90
     assert np.log(low * high) / 2 == pytest.approx(np.log(known.loss(1e6, 2e6)) + 0.2 * 0.02)
 

@@ -6,7 +6,7 @@ import pytest
 from windtunnel.laws.growth import Growth, HeldOut, growth_of
 
 RNG = np.random.default_rng(0)
-LEAST = 0.003
+LEAST, EXPECTED = 0.003, 0.008
 
 
 def held(runs: int, noise: float, params: float, tokens: float) -> HeldOut:
@@ -27,18 +27,30 @@ def test_a_cut_counts_alike_however_many_runs_lie_above_it() -> None:
     few = HeldOut(errors=np.full(4, 0.015), by_size=np.ones(4), by_tokens=np.zeros(4))
     many = HeldOut(errors=np.full(400, 0.01), by_size=np.ones(400), by_tokens=np.zeros(400))
     # each error counts with the root of its share of a cut, and least squares with its square
-    wanted = np.sqrt((0.015**2 + 0.01**2) / 2 + LEAST**2)
+    wanted = np.sqrt((0.015**2 + 0.01**2) / 2)
     for cuts in ([few, many], [many, few]):
         found = growth_of(cuts, noise=0.0)
         total = np.hypot(found.noise, found.params)
         assert total == pytest.approx(wanted, rel=0.02)
 
 
-def test_nothing_that_strays_is_less_than_the_least() -> None:
-    exact = HeldOut(errors=np.zeros(9), by_size=np.ones(9), by_tokens=np.ones(9))
-    for cuts in ([], [exact]):
-        found = growth_of(cuts, noise=0.003)
-        assert found == Growth(noise=0.003, params=LEAST, tokens=LEAST)
+def test_without_a_run_that_was_held_out_it_is_what_is_known_beforehand() -> None:
+    assert growth_of([], noise=0.003) == Growth(noise=0.003, params=EXPECTED, tokens=EXPECTED)
+
+
+def test_runs_within_half_an_e_fold_tell_little_and_those_far_out_the_most() -> None:
+    """By runs that are predicted exactly: how far is that believed?"""
+    found = []
+    for distance in (0.2, 0.6, 3.0):
+        exact = HeldOut(
+            errors=np.zeros(9), by_size=np.full(9, distance), by_tokens=np.full(9, distance)
+        )
+        found.append(growth_of([exact] * 3, noise=0.003))
+    near, further, far = (growth.params for growth in found)
+    assert EXPECTED > near > 0.95 * EXPECTED
+    assert near > further > far == LEAST
+    assert all(growth.noise == 0.003 for growth in found)
+    assert [growth.tokens for growth in found] == pytest.approx([near, further, far])
 
 
 def test_one_run_that_went_wrong_does_not_count_in_full() -> None:

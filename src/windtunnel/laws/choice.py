@@ -38,7 +38,7 @@ _BEYOND_NUMBERS = 700.0  # of the logarithm of a ratio: a float ends at 709
 _ENDS = (0.05, 0.95)  # of an interval of 90%
 # Of the intervals of 50% and 90%: standard deviations either way. A normal law has 0.67 and 1.64;
 # errors have longer tails, and the standard deviation is an estimate (`bench/intervals.py`).
-_HALF_WIDTHS = (0.82, 2.0)
+_HALF_WIDTHS = (0.68, 1.8)
 
 Axis = Literal["params", "tokens", "flops"]
 

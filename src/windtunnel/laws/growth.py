@@ -11,9 +11,14 @@ from scipy.optimize import nnls
 from windtunnel.laws.loss import Array
 from windtunnel.laws.noise import tamed
 
-# What a prediction strays by for an e-fold of size or of tokens, at least: also where no held-out
-# run lies beyond the points of its fit.
+# What a prediction strays by for an e-fold of size or of tokens, at least.
 _LEAST = 0.003
+# And what is known beforehand: this much, as if so many more cuts had runs one e-fold beyond them
+# that strayed by it. Where held-out runs lie far out, they say the most themselves; where they lie
+# within half an e-fold, they can tell next to nothing. By 128 cuts of published tables and 480
+# simulated studies (docs/LOG.md, 2026-11-29).
+_EXPECTED = 0.008
+_CUTS_ALIKE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +51,21 @@ class HeldOut:
 
 def growth_of(held: list[HeldOut], noise: float) -> Growth:
     """Non-negative least squares of squared errors: a constant, and squares of the distances. All
-    cuts count alike. `noise`: standard deviation of a run's log loss about the law, at least.
+    cuts count alike, and what is known beforehand as less than one. `noise`: standard deviation of
+    a run's log loss about the law, at least.
     """
     if not held:
-        return Growth(noise=noise, params=_LEAST, tokens=_LEAST)
+        return Growth(noise=noise, params=_EXPECTED, tokens=_EXPECTED)
     squares = tamed(np.concatenate([cut.errors for cut in held])) ** 2
     by_size = np.concatenate([cut.by_size for cut in held]) ** 2
     by_tokens = np.concatenate([cut.by_tokens for cut in held]) ** 2
     share = np.concatenate([np.full(len(cut.errors), len(cut.errors) ** -0.5) for cut in held])
     design = np.stack([np.ones_like(squares), by_size, by_tokens], axis=1)
-    (constant, size, tokens), _ = nnls(design * share[:, None], squares * share)
+    beforehand = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) * _CUTS_ALIKE**0.5
+    (constant, size, tokens), _ = nnls(
+        np.concatenate([design * share[:, None], beforehand]),
+        np.concatenate([squares * share, beforehand.sum(axis=1) * _EXPECTED**2]),
+    )
     return Growth(
         noise=max(noise, float(np.sqrt(constant))),
         params=max(_LEAST, float(np.sqrt(size))),
