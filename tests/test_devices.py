@@ -20,7 +20,16 @@ from windtunnel.errors import InputError
     ("reported", "peak"),
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
         ("NVIDIA A100-SXM4-40GB", 312e12),
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("NVIDIA T4", None),
@@ -35,11 +44,11 @@ def test_a_gpu_is_known_by_the_name_that_its_driver_reports(
 
 def test_a_device_more_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     new = Device(
-        name="b200", help="a GPU", kind="cuda", peak=2e15, memory=180 * GB, reported_as="B200"
+        name="x900", help="a GPU", kind="cuda", peak=2e15, memory=180 * GB, reported_as="X900"
     )
     monkeypatch.setitem(DEVICES, new.name, new)
-    assert known_peak("NVIDIA B200") == 2e15
-    assert DEVICES["b200"] is new
+    assert known_peak("NVIDIA X900") == 2e15
+    assert DEVICES["x900"] is new
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ trained model may have to fit. A run measures itself against these tables and a 
 them; they need no torch.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,8 @@ from windtunnel.errors import InputError, did_you_mean
 Kind = Literal["cpu", "cuda", "mps"]
 
 GB = 10**9
+# Words of a reported name that leave the peak as it is, where no device of the table has them.
+_SAYS_NOTHING = re.compile(r"NVIDIA|GEFORCE|TESLA|SXM\d*|PCIE|HBM\d\w*|\d+GB")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": GB, "tb": 10**12, "b": 1, "": 1}
 
 
@@ -27,7 +30,7 @@ class Device:
     memory: int = 0
     """Bytes."""
     reported_as: str = ""
-    """A part of the name that its driver reports; empty where a driver reports no such name."""
+    """The words by which its driver's name for it is known; empty where a driver reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,13 @@ def _gpu(name: str, reported_as: str, teraflops: float, gigabytes: int) -> Devic
 DEVICES = Table[Device](
     "device",
     (
+        _gpu("b200", "B200", 2250, 180),
         _gpu("h200", "H200", 989, 141),
+        _gpu("h200-nvl", "H200 NVL", 835, 141),
+        _gpu("gh200", "GH200", 989, 96),
         _gpu("h100", "H100", 989, 80),
+        _gpu("h100-pcie", "H100 PCIe", 756, 80),
+        _gpu("h100-nvl", "H100 NVL", 835, 94),
         _gpu("a100", "A100", 312, 80),
         _gpu("a100-40gb", "A100", 312, 40),
         _gpu("l40s", "L40S", 362, 48),
@@ -112,12 +120,16 @@ def device_named(text: str, where: str) -> Device:
 
 def known_peak(reported: str) -> float | None:
     """The peak, FLOP/s, of the GPU that a driver reports under this name, such as "NVIDIA H100
-    80GB HBM3"; None where the table has no such GPU.
+    80GB HBM3"; None where the table has no such GPU, and where the name says more than the table
+    knows: a slice of a GPU ("MIG 1g.10gb") or a laptop's has another peak.
     """
+    words = set(re.split(r"[\s-]+", reported.upper()))
+    matching: dict[int, float] = {}  # peaks by how many words say so
     for device in DEVICES.values():
-        if device.reported_as and device.reported_as in reported:
-            return device.peak
-    return None
+        own = set(device.reported_as.upper().split())
+        if own and own <= words and all(_SAYS_NOTHING.fullmatch(word) for word in words - own):
+            matching[len(own)] = device.peak
+    return matching[max(matching)] if matching else None
 
 
 def bytes_of(text: str) -> int:

@@ -107,7 +107,7 @@ def test_the_longest_runs_go_first_one_a_worker(
     assert told[-1] == ("three", total, total, "")
     assert told[-2][1:] == (total, total, "3 of 3 runs")
     done = [line[1] for line in told]
-    assert done == sorted(done) and done[0] <= each * 12_800
+    assert done == sorted(done) and done[0] <= each * (12_800 + 6400), "two workers"
 
 
 def test_what_is_done_is_not_trained_again_and_not_counted(
@@ -252,3 +252,30 @@ def test_a_worker_that_was_killed_is_one_line(
     with pytest.raises(InputError, match=r"runs/\w+: a worker process was killed .is there enough"):
         fleet(lab.path, opened(lab), [recipe()], Watch(), "one")
     assert cleared == [True], "the next fleet has new ones"
+
+
+def test_folders_are_read_when_a_worker_has_finished_or_after_a_while(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not at each look at the workers, of which there are many in a second."""
+    workers = known()
+    looks, read = [0], [0]
+    status = Run.status
+    monkeypatch.setattr(Run, "status", lambda run: (read.append(1), status(run))[1])
+    released = threading.Event()
+    train = workers._train
+
+    def slow(paths: Sequence[Path]) -> None:
+        released.wait()
+        train(paths)
+
+    def show(*_: object) -> None:
+        looks.append(1)
+        if len(looks) > 30:
+            released.set()
+
+    monkeypatch.setattr(workers, "_train", slow)
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.001)
+    monkeypatch.setattr(module, "_READ_EVERY", 1e9)
+    fleet(lab.path, opened(lab), runs_of(recipe, "a", "b"), Watch(show=show), "two")
+    assert len(looks) > 30 and len(read) < 30

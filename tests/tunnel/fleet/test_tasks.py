@@ -9,7 +9,7 @@ import pytest
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
-from windtunnel.train.run import list_runs
+from windtunnel.train.run import Run, list_runs
 from windtunnel.tunnel.fleet.tasks import Branch, Tasks
 
 Make = Callable[..., Recipe]
@@ -120,3 +120,15 @@ def test_the_one_with_most_work_left_waits_first(tasks: Tasks, recipe: Make) -> 
     assert tasks.waiting() == [short, long]
     short.begun.write_status("done", 5120)
     assert tasks.waiting() == [long]
+
+
+def test_a_run_that_is_over_is_not_looked_at_again(
+    tasks: Tasks, recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    status = Run.status
+    monkeypatch.setattr(Run, "status", lambda run: (read.append(run.id), status(run))[1])
+    task = tasks.add(recipe())
+    assert not task.over() and not task.over() and len(read) == 2
+    task.begun.write_status("done", 6400)
+    assert task.over() and task.over() and task.work_left() == 0 and len(read) == 3

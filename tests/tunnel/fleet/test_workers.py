@@ -1,5 +1,6 @@
 """A worker whose study was killed leaves nothing taken that others wait for."""
 
+import os
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from patience import PATIENCE
 
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
@@ -117,7 +120,54 @@ def test_as_many_cores_as_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -
 def test_ctrl_c_reaches_every_process_and_ends_no_worker() -> None:
     """Its study asks it to stop, and it saves what it trains."""
     context = get_context("forkserver")
-    start = context.SimpleQueue(), context.Event(), context.SimpleQueue(), 1
+    start = context.SimpleQueue(), context.Event(), None, 1
     with ProcessPoolExecutor(1, context, workers._start, start) as pool:
         assert pool.submit(signal.raise_signal, signal.SIGINT).exception() is None
         assert pool.submit(workers._stopped).result() is False
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "gpus"),
+    [
+        (None, 0, []),
+        (None, 2, ["0", "1"]),
+        ("3,5", 2, ["3", "5"]),
+        (" GPU-8f0a , MIG-77ab", 2, ["GPU-8f0a", "MIG-77ab"]),
+        ("2,99,3", 1, ["2"]),
+        ("", 0, []),
+    ],
+)
+def test_gpus_have_the_names_by_which_a_process_is_given_them(
+    named: str | None, count: int, gpus: list[str]
+) -> None:
+    assert workers.visible_gpus(named, count) == gpus
+
+
+def test_for_gpus_workers_begin_by_themselves_and_each_sees_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that forks them may have asked for CUDA in what it imported, and then none of them
+    could use it.
+    """
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    found = workers.workers.__wrapped__()
+    try:
+        assert found.pool._mp_context.get_start_method() == "spawn"  # pyright: ignore
+        seen = found.pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result(timeout=PATIENCE)
+        assert found.count == 2
+        assert "NVIDIA H100" in found.machine
+        # only one has begun, so the other's GPU is still to be taken
+        _, _, free, _ = found.pool._initargs  # pyright: ignore
+        assert {seen, free.get()} == {"4", "7"} and free.empty()
+    finally:
+        found.pool.shutdown()
+
+
+def test_on_a_cpu_workers_come_from_a_server_that_has_imported_torch() -> None:
+    found = workers.workers.__wrapped__()
+    found.pool.shutdown()
+    assert found.pool._mp_context.get_start_method() == "forkserver"  # pyright: ignore
+    _, _, free, _ = found.pool._initargs  # pyright: ignore
+    assert free is None

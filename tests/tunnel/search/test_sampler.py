@@ -35,7 +35,8 @@ def test_expected_improvement_is_the_integral(z: float) -> None:
 @given(st.floats(-1e4, 1e3), st.floats(-1e4, 1e3))
 def test_expected_improvement_rises(a: float, b: float) -> None:
     low, high = log_improvement(np.sort([a, b]))
-    assert np.isfinite([low, high]).all() and low <= high
+    assert np.isfinite([low, high]).all()
+    assert low <= high or low == pytest.approx(high, rel=1e-14), "but for the last bits"
 
 
 @settings(max_examples=25)

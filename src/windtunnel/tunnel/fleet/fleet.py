@@ -6,6 +6,7 @@ members of a population where that was measured to be faster. The longest runs g
 begins as soon as its stem has the checkpoint that it leaves.
 """
 
+import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -34,6 +35,8 @@ from windtunnel.tunnel.fleet.workers import workers
 __all__ = ["Branch", "Interrupted", "fleet"]
 
 _LOOK_EVERY = 0.2  # seconds between looks at the workers
+# and between looks at the folders of the runs, whose stems may have come to where a branch leaves
+_READ_EVERY = 2.0
 
 
 class Interrupted(Exception):
@@ -65,22 +68,24 @@ def _train_missing(tasks: Tasks, watch: Watch, label: str) -> None:
     stop = dispatcher.workers.stop
     # in FLOPs: runs of a study differ in size and length, so their number says little of the time
     total = sum(task.work_left() for task in tasks.all)
-    missing = sum(not task.over() for task in tasks.all)
+    finished = sum(task.over() for task in tasks.all)
     watch.say(
-        f"{label}: {missing} of {len(tasks.all)} runs to train on "
+        f"{label}: {len(tasks.all) - finished} of {len(tasks.all)} runs to train on "
         f"{dispatcher.workers.count} workers"
     )
+    changed = True
     try:
-        while dispatcher.busy or any(not task.over() for task in tasks.all):
+        while dispatcher.busy or finished < len(tasks.all):
             if watch.stop():
                 stop.set()
             # once asked to stop, the workers save what they train and hand it back
-            if not stop.is_set():
-                dispatcher.dispatch()
-            elif not dispatcher.busy:
+            if stop.is_set() and not dispatcher.busy:
                 raise Interrupted
-            dispatcher.look()
-            finished = sum(task.over() for task in tasks.all)
+            if changed and not stop.is_set():
+                dispatcher.dispatch()
+            changed = dispatcher.look()
+            if changed:
+                finished = sum(task.over() for task in tasks.all)
             done = min(total, dispatcher.done)
             watch.show(label, done, total, f"{finished} of {len(tasks.all)} runs")
     finally:
@@ -107,6 +112,7 @@ class _Dispatcher:
         self._measuring: dict[Future[Speedups], tuple[Hashable, Recipe]] = {}
         self._progress: dict[str, float] = {}  # FLOPs by run
         self._compiled: dict[int, Compiled] = dict(_compiled_before)
+        self._looked = time.monotonic()
 
     @property
     def busy(self) -> bool:
@@ -140,9 +146,12 @@ class _Dispatcher:
                     del waiting[task]
             free -= 1
 
-    def look(self) -> None:
-        """See which workers have finished, and how far the others are."""
-        for future in wait(self._futures, _LOOK_EVERY, FIRST_COMPLETED).done:
+    def look(self) -> bool:
+        """See which workers have finished, and how far the others are. Returns whether the folders
+        of the runs may have anything new to say: reading them all takes more than looking here.
+        """
+        finished = wait(self._futures, _LOOK_EVERY, FIRST_COMPLETED).done
+        for future in finished:
             if future in self._training:
                 members = self._training.pop(future)
                 _result(future, str(members[0].begun.path))
@@ -150,6 +159,10 @@ class _Dispatcher:
                 key, recipe = self._measuring.pop(future)
                 self._take_note(key, recipe, _result(future, "the fleet"))
         self._collect()
+        if not finished and time.monotonic() < self._looked + _READ_EVERY:
+            return False
+        self._looked = time.monotonic()
+        return True
 
     def close(self) -> None:
         """Have what still trains saved, since nobody will look at it any more, and say what was

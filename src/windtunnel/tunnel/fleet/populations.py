@@ -10,9 +10,10 @@ from windtunnel.results.populations import Speedups
 from windtunnel.train.run import Run
 
 MOST = 64  # members that are ever tried
-# A measurement costs seconds of compiling and timing. It is worth it where this many FLOPs are
-# left to train: some minutes of one worker that trains one small model at a time.
-_WORTH = {"cpu": 4e12, "mps": 2e13, "cuda": 1e15}
+# A measurement costs compiling and timing of several populations. It is worth it where this many
+# FLOPs are left to train: some minutes of one worker that trains one small model at a time, and on
+# a GPU, where it takes minutes itself, ten (of 1e14 FLOP/s, a tenth of a large one's peak).
+_WORTH = {"cpu": 4e12, "mps": 2e13, "cuda": 6e16}
 # Times as fast as alone. With less, runs are better free of each other: a member that is over
 # still takes its part of every step.
 _ENOUGH = 1.15

@@ -57,6 +57,7 @@ class Task:
     stem: "Task | None" = None
     points: set[int] = field(default_factory=set)  # tokens at which branches leave it
     run: Run | None = None
+    _ended: bool = False  # its run was found done or failed, and stays so
 
     @property
     def at(self) -> int:
@@ -83,7 +84,8 @@ class Task:
         """
         if self.run is None:
             return self.stem is not None and self.stem.failed_before(self.at)
-        return self.run.status().status in _OVER
+        self._ended = self._ended or self.run.status().status in _OVER
+        return self._ended
 
     def failed_before(self, at: int) -> bool:
         """Whether no branch will ever leave it at `at` tokens."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -62,30 +63,51 @@ def workers() -> Workers:
     """
     import torch
 
-    from windtunnel.train.device import can_compile
-
     cores = _cores()
-    gpus = torch.cuda.device_count()
-    count = gpus or cores
-    # not fork: neither torch's threads nor a GPU's context survive one
-    context = get_context("forkserver")
-    compiler = _COMPILER if can_compile("cuda" if gpus else "cpu") else []
-    context.set_forkserver_preload([*_PRELOADED, *compiler])
+    gpus = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+    count = len(gpus) or cores
+    context = _context(bool(gpus))
     reports = context.SimpleQueue()
     stop = context.Event()
     free = context.SimpleQueue()
-    # each worker that starts takes one of these, and with it a GPU of its own
-    for index in range(count):
-        free.put(index)
+    # each worker that starts takes one of these
+    for gpu in gpus:
+        free.put(gpu)
     device = torch.cuda.get_device_name() if gpus else f"{cores} cores"
-    compile_threads = max(1, cores // count)
+    # each worker would start as many compilers as there are cores
+    compilers = max(1, cores // count)
+    begin = (reports, stop, free if gpus else None, compilers)
     return Workers(
         count=count,
         machine=f"{os.uname().nodename}, {device}, torch {torch.__version__}",
-        pool=ProcessPoolExecutor(count, context, _start, (reports, stop, free, compile_threads)),
+        pool=ProcessPoolExecutor(count, context, _start, begin),
         reports=reports,
         stop=stop,
     )
+
+
+def visible_gpus(named: str | None, count: int) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each of the `count` GPUs that this process sees: numbers,
+    or names where `named`, the variable as it stands, names them.
+    """
+    if named is None:
+        return [str(index) for index in range(count)]
+    # what follows a device that is not there is not seen
+    return [name.strip() for name in named.split(",")][:count]
+
+
+def _context(gpus: bool) -> SpawnContext | ForkServerContext:
+    """How workers begin. Neither torch's threads nor CUDA survive a fork. On a CPU workers come
+    from a server that has imported torch before it had any thread. What is imported there may ask
+    for CUDA (torch 2.11's compiler does), after which none of its children could use a GPU.
+    """
+    if gpus:
+        return get_context("spawn")
+    from windtunnel.train.device import can_compile
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload([*_PRELOADED, *(_COMPILER if can_compile("cpu") else [])])
+    return context
 
 
 def _cores() -> int:
@@ -100,21 +122,24 @@ def _cores() -> int:
 _worker: dict[str, Any] = {}
 
 
-def _start(reports: Reports, stop: Event, free: "SimpleQueue[int]", compile_threads: int) -> None:
-    """Make this process a worker. `free` holds the GPUs that no worker has taken."""
+def _start(reports: Reports, stop: Event, free: "SimpleQueue[str] | None", compilers: int) -> None:
+    """Make this process a worker that runs so many compilers at once. `free` holds the GPUs that
+    no worker has taken; None where workers train on a CPU.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
+    if free is not None:
+        # The only one that it sees, and so the one that is meant wherever "cuda" is said. Set
+        # before torch looks for the first time.
+        os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
     import torch
 
     from windtunnel.train.device import can_compile
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     torch.set_num_threads(1)
-    if can_compile("cuda" if torch.cuda.is_available() else "cpu"):
+    if can_compile("cpu" if free is None else "cuda"):
         from torch._inductor import config
 
-        # each worker would start as many compilers as there are cores
-        config.compile_threads = compile_threads
-    if torch.cuda.is_available():
-        torch.cuda.set_device(free.get())
+        config.compile_threads = compilers
     _worker.update(
         reports=reports,
         stop=stop,
