@@ -43,13 +43,22 @@ TINY: dict[str, Any] = {
         "precision": "fp32",
         "compile": False,
         "device": "cpu",
+        "checkpoint_every": "25%",
         "evaluate_every": "50%",
         "evaluate_tokens": 1024,
     },
 }
 
 
+# Where the system keeps files in memory, and how many bytes must be free there.
+IN_MEMORY, ROOM = Path("/dev/shm"), 6 * 10**9
+
+
 def pytest_configure() -> None:
+    # Labs of tests are many small files, each flushed to the disk as it must be: on some disks
+    # that takes a tenth of the suite's time, and on a busy one most of it.
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
     hypothesis.settings.register_profile("steady", deadline=None)
     hypothesis.settings.load_profile("steady")
     # for torch, here and in processes: on busy cores more threads only wait for each other
@@ -58,6 +67,11 @@ def pytest_configure() -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays: Python's collector need not look through it again and again."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_was_imported_since_stays() -> None:
     gc.freeze()
 
 
