@@ -84,3 +84,18 @@ def about(number: float) -> str:
         if number >= unit:
             return f"{number / unit:.3g}{suffix}"
     return f"{number:.3g}"
+
+
+def about_bytes(size: float) -> str:
+    """`1.67 MB`, `2.1 GB`."""
+    number = about(size).replace("B", "G")
+    if number[-1].isalpha():
+        return f"{number[:-1]} {number[-1]}B"
+    return f"{number} B"
+
+
+def about_hours(hours: float) -> str:
+    """`12.5 minutes`, `3.4 hours`."""
+    if hours < 1:
+        return f"{hours * 60:.3g} minutes"
+    return f"{hours:,.3g} hours" if hours < 1000 else f"{hours:,.0f} hours"

@@ -49,6 +49,12 @@ def toml(recipe: Make) -> str:
     return dump(recipe())
 
 
+@pytest.mark.parametrize("command", [["train", "recipe.toml"], ["branch", "tiny", "--at", "20"]])
+def test_a_choice_of_engine_that_is_none(untouched: Any, command: list[str]) -> None:
+    done = untouched.run(*command, "--engine", "anwe")
+    assert_refused(done, "--engine anwe", "kept, anew", "did you mean 'anew'")
+
+
 class TestRecipes:
     @pytest.mark.parametrize(
         ("before", "after", "names"),

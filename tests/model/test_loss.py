@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from memory_peaks import peak_of
 from torch import Tensor
 
+from windtunnel.model import loss
+from windtunnel.model.decoder import _HeadLoss
 from windtunnel.model.loss import token_losses
+from windtunnel.model.memory import logits_at_once
 
 
 def some(*size: int, seed: int = 0) -> Tensor:
@@ -141,3 +145,64 @@ def test_chunked_it_is_the_same(members: int | None) -> None:
             theirs[1][at] += grads[1]
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_of_the_head_that_stand_for_no_token_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU's products want rows of logits that begin at whole 16 bytes."""
+    hidden, head = (3 * some(40, 16)).requires_grad_(), some(97, 16, seed=2).requires_grad_()
+    targets = targets_of(40, vocab=97)
+    plain = token_losses(hidden, head, targets)
+    monkeypatch.setitem(loss._ALIGNED, "cpu", 128)
+    padded = token_losses(hidden, head, targets)
+    torch.testing.assert_close(padded, plain, rtol=1e-6, atol=1e-6)
+    for a, b in zip(gradients(padded, hidden, head), gradients(plain, hidden, head), strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "most", "lengths"),
+    [
+        (8, 8, [8]),
+        (12, 5, [4, 4, 4]),
+        (16, 5, [4, 4, 4, 4]),
+        (7, 5, [4, 3]),
+        (13, 5, [5, 5, 3]),
+        (3, 1, [1, 1, 1]),
+    ],
+)
+def test_chunks_are_alike_where_they_can_be(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, most: int, lengths: list[int]
+) -> None:
+    monkeypatch.setattr(loss, "logits_at_once", lambda device: 10 * most)
+    chunks = loss._chunks(torch.zeros(tokens, 2), torch.zeros(10, 2))
+    places = [list(range(tokens)[at]) for at in chunks]
+    assert [at for place in places for at in place] == list(range(tokens))
+    assert [len(place) for place in places] == lengths
+
+
+@pytest.mark.slow
+def test_compiled_it_holds_two_chunks_of_logits_at_most() -> None:
+    """Of fifteen; compiled as one graph it kept all of them between the passes."""
+    vocab, tokens, width = 122_753, 4096, 64
+    chunk = 2 * logits_at_once("cpu")  # bytes, in 16 bits
+    head_loss = _HeadLoss(compiled=True)
+    x, head = some(tokens, width).requires_grad_(), some(vocab, width, seed=2).requires_grad_()
+    norm, scale, targets = torch.ones(width), torch.tensor(0.125), targets_of(tokens, vocab=vocab)
+    kept = list[torch.Tensor]()
+
+    def forward() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            kept[:] = [head_loss(x, norm, 1e-5, scale, head, targets)]
+
+    def backward() -> None:
+        x.grad = head.grad = None
+        kept[0].sum().backward(retain_graph=True)
+
+    forward()
+    backward()
+    table = 4 * vocab * width  # bytes of the head's derivative in fp32
+    assert peak_of(forward) < 2 * chunk + table
+    assert peak_of(backward) < 2 * chunk + 3 * table

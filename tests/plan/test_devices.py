@@ -37,7 +37,7 @@ def test_training_costs_hours_money_and_memory(
     assert cost.flops_per_second == 989e12
     assert cost.hours == pytest.approx(1e18 / 989e12 / 3600)
     assert cost.cost == pytest.approx(2 * 3.0 * cost.hours, rel=1e-9)
-    expected = training_memory(recipe().model, recipe().train.batch)
+    expected = training_memory(recipe().model, recipe().train.batch, context=32)
     assert cost.bytes.micro_batch == recipe().train.batch
     assert (cost.bytes.states, cost.bytes.total) == (expected.states, expected.total)
 

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from windtunnel.errors import InputError
@@ -125,3 +126,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{blocked}: the checkpoint could not be written"):
         checkpoint.save(tmp_path / "c", state(128))
     assert [p.name for p in (tmp_path / "c").iterdir()] == [blocked.name]
+
+
+def test_it_is_read_into_the_memory_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would have to hold it beside the model, and "cuda" is the first one for safetensors,
+    whichever a process trains on.
+    """
+    checkpoint.save(tmp_path, Checkpoint(128, 1, {"a": torch.ones(2)}, {}))
+    asked: list[tuple[object, ...]] = []
+    read = safetensors.torch.load_file
+
+    def load_file(file: Path, *more: object, **named: object) -> dict[str, torch.Tensor]:
+        asked.append((*more, *named.items()))
+        return read(file)
+
+    monkeypatch.setattr(safetensors.torch, "load_file", load_file)
+    checkpoint.load(tmp_path, 128)
+    assert asked == [(), ()]

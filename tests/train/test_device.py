@@ -12,7 +12,7 @@ import torch
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine
-from windtunnel.train.device import check_experts, choose_engine
+from windtunnel.train.device import as_deterministic, check_experts, choose_engine
 from windtunnel.train.step import Step
 
 Make = Callable[..., Recipe]
@@ -55,3 +55,34 @@ def test_layers_computed_again_give_the_same_gradient(recipe: Make, members: int
         )
     assert len(results[0]) == 21
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_what_was_begun_keeps_what_changes_its_bits_and_chooses_the_rest_anew(
+    recipe: Make,
+) -> None:
+    begun = FP32.model_copy(
+        update={"precision": "bf16", "micro_batch": 64, "recompute": True, "members": 3}
+    )
+    now = choose_engine(recipe(), 1, begun)
+    kept = {"precision", "compiled", "micro_batch", "members"}
+    assert now.model_dump(include=kept) == begun.model_dump(include=kept)
+    assert not now.recompute, "a CPU has no want of memory, and computing again changes no bit"
+    assert choose_engine(recipe()).micro_batch == 128
+
+
+def test_deterministic_is_for_a_gpu_and_lasts_no_longer_than_its_run(recipe: Make) -> None:
+    asked = recipe(train={"deterministic": True})
+    engine = choose_engine(asked)
+    assert engine.deterministic and str(engine).endswith("deterministic")
+    assert not choose_engine(recipe()).deterministic
+    with as_deterministic(engine):
+        assert not torch.are_deterministic_algorithms_enabled()
+    there = engine.model_copy(update={"device": "cuda"})
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with as_deterministic(there):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    with pytest.raises(ZeroDivisionError), as_deterministic(there):
+        _ = 1 / 0
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() is before

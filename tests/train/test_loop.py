@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import OBJECTIVES, Recipe
-from windtunnel.results.run import Engine
+from windtunnel.results.run import Engine, Validation
+from windtunnel.train import checkpoint, loop
 from windtunnel.train.branch import branch
+from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.objective import Objective, document_numbers
 from windtunnel.train.run import Run, create
@@ -262,3 +265,75 @@ def test_a_model_is_loaded_at_a_checkpoint_that_is_there(trained: Run) -> None:
     assert not torch.equal(early.embedding, late.embedding)
     with pytest.raises(InputError, match="no checkpoint at 5 tokens; there are: 5760, 6400"):
         load_model(trained, 5)
+
+
+def test_what_was_trained_is_safe_before_it_is_evaluated_and_the_validation_is_made_up_for(
+    tmp_path: Path, recipe: Make, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a GPU has no room for a validation, at the end of the run and in its middle."""
+    run, whole = (create(tmp_path / label, recipe(), corpus) for label in ("parts", "whole"))
+    train(whole, corpus)
+    # in the middle, where the decay begins, and at the end
+    for position, room in ((25, 0), (45, 1), (50, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "validate", with_room_for(room, loop.validate))
+            with pytest.raises(MemoryError):
+                train(run, corpus)
+        assert max(checkpoint.positions(run.checkpoints)) == position * BATCH
+        assert run.status().status == "interrupted"
+    assert train(run, corpus).status == "done"
+    assert losses(run) == losses(whole)
+    assert run.validations() == whole.validations()
+    assert run.summary().loss == whole.summary().loss
+
+
+def with_room_for(calls: int, validate: Callable[..., Any]) -> Callable[..., Any]:
+    """So many validations, and then there is no room."""
+    made: list[int] = []
+
+    def validated(*given: Any, **named: Any) -> Any:
+        made.append(1)
+        if len(made) > calls:
+            raise MemoryError
+        return validate(*given, **named)
+
+    return validated
+
+
+def test_a_checkpoint_whose_validation_is_no_number_is_not_kept(
+    tmp_path: Path, recipe: Make, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it push out those before it."""
+    run = create(tmp_path, recipe(train={"keep": 1}), corpus)
+    found = loop.validate
+
+    def no_number(*given: Any, **named: Any) -> list[Validation | None]:
+        made = found(*given, **named)
+        if run.validations():
+            made = [one and one.model_copy(update={"loss": math.nan}) for one in made]
+        return made
+
+    monkeypatch.setattr(loop, "validate", no_number)
+    summary = train(run, corpus)
+    assert summary.status == "failed" and summary.tokens == 45 * BATCH, "where the decay begins"
+    (kept,) = checkpoint.positions(run.checkpoints)
+    assert 25 * BATCH <= kept < 45 * BATCH
+
+
+def test_another_machine_says_that_it_computes_as_the_run_was_begun_and_may_choose_anew(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    run = create(tmp_path, recipe(), corpus)
+    begun = choose_engine(run.recipe).model_copy(update={"micro_batch": 64})
+    begun.write(run.path / "engine.json")
+    said: list[str] = []
+    train(run, corpus, Watch(say=said.append))
+    assert "64 tokens at once" in said[1]
+    assert said[0].startswith(f"{run.id}: it is computed as it was begun, and not as this machine")
+    assert "128 tokens at once" in said[0] and "--engine anew" in said[0]
+    longer = create(tmp_path, recipe(seed=3), corpus)
+    said.clear()
+    begun.write(longer.path / "engine.json")
+    longer.forget_engine()
+    train(longer, corpus, Watch(say=said.append))
+    assert "128 tokens at once" in said[0] and longer.begun_on() == choose_engine(longer.recipe)

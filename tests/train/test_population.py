@@ -2,7 +2,9 @@
 beginning and end.
 """
 
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import torch
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
+from windtunnel.train import loop
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, population_key, train, train_together
 from windtunnel.train.run import Run, create
+from windtunnel.train.step import Step
 
 Make = Callable[..., Recipe]
 BATCH = 128
@@ -225,3 +229,26 @@ def test_runs_of_one_population_share_what_one_set_of_kernels_needs(
     assert population_key(replayed[0]) != population_key(replayed[1]), (
         "each begins with steps of its parent's, at its parent's rate"
     )
+
+
+def test_a_population_that_goes_on_smaller_leaves_nothing_of_the_larger_one(
+    tmp_path: Path, recipe: Make, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model, and what a GPU has captured of it, would live beside the new one to the end."""
+    alive: weakref.WeakSet[object] = weakref.WeakSet()
+    seen: list[int] = []
+
+    class Counted(Step):
+        def __init__(self, recipes: Sequence[Recipe], *given: Any) -> None:
+            super().__init__(recipes, *given)
+            alive.update([self.model, self._objective])
+
+    monkeypatch.setattr(loop, "Step", Counted)
+    runs = made(tmp_path, recipe, corpus, [1, 3, 4])
+    watch = Watch(step=lambda *_: seen.append(len(alive)))
+    gc.unfreeze()  # as in a process that no test has prepared
+    try:
+        train_together(runs, corpus, [watch, Watch(), Watch()])
+    finally:
+        gc.freeze()
+    assert set(seen) == {2}, "a model and its objective, before and after"

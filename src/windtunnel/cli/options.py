@@ -1,11 +1,13 @@
 """Options that several commands take."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from windtunnel.data.formats import FORMATS
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, Kind
 
@@ -32,6 +34,20 @@ Format = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
 Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
+_ENGINES = {
+    "kept": "as it was when the run was begun",
+    "anew": "as this machine chooses now, which gives other bits",
+}
+EngineChoice = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="|".join(_ENGINES),
+        help="What the run is computed with (precision, compilation, tokens at once): "
+        + "; ".join(f"{name}, {help}" for name, help in _ENGINES.items())
+        + ".",
+    ),
+]
 DEFAULT_LAB = Path("lab")
 
 
@@ -42,6 +58,15 @@ def typed(flag: str, kind: Kind[Any], help: str) -> Any:
     return typer.Option(
         flag, help=help, metavar=kind.metavar, parser=lambda given: kind.parse(flag, str(given))
     )
+
+
+def engine_anew(text: str) -> bool:
+    """Whether `--engine` asks for a new choice. Raises InputError."""
+    if text not in _ENGINES:
+        raise InputError(
+            f"--engine {text}: expected one of {', '.join(_ENGINES)}{did_you_mean(text, _ENGINES)}"
+        )
+    return text == "anew"
 
 
 def number_of(option: str, text: str | None) -> int | None:
@@ -56,3 +81,24 @@ def position_of(option: str, text: str | None) -> int | None:
     InputError.
     """
     return None if text is None else TOKENS_OR_ZERO.parse(option, text)
+
+
+def share_of(text: str | None) -> float | None:
+    """`35%` or `0.35` of the device's peak; None where `--mfu` was not given. Raises InputError."""
+    if text is None:
+        return None
+    plain = text.strip()
+    share = float_of(plain[:-1]) / 100 if plain.endswith("%") else float_of(plain)
+    if not 0 < share <= 1:
+        raise InputError(
+            f"--mfu {text}: expected a share of the device's peak, such as 35% or 0.35"
+        )
+    return share
+
+
+def float_of(text: str) -> float:
+    """nan for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,16 +1,15 @@
 """`windtunnel plan`: what to train with a budget, what to expect of it, and how sure that is."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, typed
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, float_of, number_of, share_of, typed
 from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, parse_length
+from windtunnel.quantities import about, about_bytes, about_hours
 from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.tunnel.design import AMOUNT, NUMBER, SIZE
 
@@ -152,7 +151,7 @@ def plan(
             hours=hours,
             device=_device(device),
             devices=gpus,
-            share=_share(mfu),
+            share=share_of(mfu),
             price=price,
             tokens=number_of("--tokens", tokens),
             epochs=epochs,
@@ -233,28 +232,10 @@ def _parametrization(name: str | None) -> str | None:
 def _number(option: str, text: str | None) -> float | None:
     if text is None:
         return None
-    value = _float(text)
+    value = float_of(text)
     if not 1e6 <= value <= 1e30:
         raise InputError(f"{option} {text}: expected a number such as 1e18, between 1e6 and 1e30")
     return value
-
-
-def _share(text: str | None) -> float | None:
-    if text is None:
-        return None
-    share = parse_length(text).share if text.strip().endswith("%") else _float(text)
-    if not 0 < share <= 1:
-        raise InputError(
-            f"--mfu {text}: expected a share of the device's peak, such as 35% or 0.35"
-        )
-    return share
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _print(plan: "PlanResult", as_json: bool) -> None:
@@ -360,13 +341,14 @@ def _print_cost(plan: "PlanResult") -> None:
     _say(
         "cost",
         f"{plan.flops:.3g} FLOPs of training ({plan.flops_6nd:.3g} by 6ND){_hours(training)}; "
-        f"about {_bytes(training.bytes.total)} of memory",
+        f"about {about_bytes(training.bytes.total)} of memory",
     )
-    sizes = {name: _bytes(size) for name, size in serving.bytes.items()}
+    sizes = {name: about_bytes(size) for name, size in serving.bytes.items()}
     _say(
         "serve",
         f"{sizes['f16']} in f16, {sizes['q8']} in q8, {sizes['q4']} in q4, and "
-        f"{_bytes(serving.cache_bytes)} of cache; {serving.flops_per_token:.3g} FLOPs per token",
+        f"{about_bytes(serving.cache_bytes)} of cache; {serving.flops_per_token:.3g} FLOPs per "
+        "token",
     )
     if plan.over_trained:
         half = min(plan.over_trained, key=lambda smaller: abs(smaller.serving - 0.5))
@@ -382,18 +364,6 @@ def _hours(training: "Training") -> str:
     hours = training.hours
     if hours is None:
         return ""
-    if hours < 1:
-        time = f"{hours * 60:.3g} minutes"
-    else:
-        time = f"{hours:,.3g} hours" if hours < 1000 else f"{hours:,.0f} hours"
     share = f" at {training.share:.0%} of the peak" if training.share else ""
     cost = f", {training.cost:,.2f} to pay" if training.cost is not None else ""
-    return f": {time} on {training.devices} {training.device}{share}{cost}"
-
-
-def _bytes(size: float) -> str:
-    """`1.67 MB`, `2.1 GB`."""
-    number = about(size).replace("B", "G")
-    if number[-1].isalpha():
-        return f"{number[:-1]} {number[-1]}B"
-    return f"{number} B"
+    return f": {about_hours(hours)} on {training.devices} {training.device}{share}{cost}"

@@ -10,14 +10,26 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, Shape, number_of, typed
+from windtunnel.cli.options import (
+    DEFAULT_LAB,
+    EngineChoice,
+    Json,
+    Lab,
+    RunName,
+    Shape,
+    engine_anew,
+    number_of,
+    share_of,
+    typed,
+)
 from windtunnel.errors import InputError
-from windtunnel.quantities import about
+from windtunnel.quantities import about, about_bytes, about_hours
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
+    from windtunnel.results.cost import RunCost
     from windtunnel.results.run import RunSummary
     from windtunnel.train.run import Run
 
@@ -34,6 +46,21 @@ def train(
             "times.",
         ),
     ] = None,
+    engine: EngineChoice = "kept",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train nothing: say what the run would take of memory, disk and time.",
+        ),
+    ] = False,
+    mfu: Annotated[
+        str | None,
+        typer.Option(
+            help="With --dry-run: the share of the device's peak that training reaches, such as "
+            "35%. Without it, that of the lab's most similar run."
+        ),
+    ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -45,13 +72,66 @@ def train(
     from windtunnel.recipe import load
     from windtunnel.train.run import create, open_corpus
 
+    anew = engine_anew(engine)
+    share = share_of(mfu)
     wanted = load(recipe, settings or ())
+    if dry_run:
+        from windtunnel.train.cost import cost_of
+
+        _print_cost(cost_of(wanted, lab, share), as_json)
+        return
+    if mfu is not None:
+        raise InputError("--mfu: expected --dry-run beside it; a run measures its speed itself")
     corpus = open_corpus(lab, wanted)
     # this brings torch; what is wrong with a recipe is said before that
     from windtunnel.train.device import choose_engine
 
     choose_engine(wanted)  # refuses a device that is not there
-    carry_out(create(lab, wanted, corpus), corpus, as_json)
+    run = create(lab, wanted, corpus)
+    if anew:
+        run.forget_engine()
+    carry_out(run, corpus, as_json)
+
+
+def _print_cost(cost: "RunCost", as_json: bool) -> None:
+    """What a run will take, as a short table."""
+    if as_json:
+        print(cost.to_json())
+        return
+    memory, speed = cost.memory, cost.speed
+    sizes = f"{about(cost.params)} without embedding and head, {about(cost.params_total)} in all"
+    if cost.active < cost.params:
+        sizes += f"; a token goes through {about(cost.active)}"
+    parts = ", ".join(
+        f"{name} {about_bytes(getattr(memory, name))}"
+        for name in ("states", "copies", "activations", "head")
+    )
+    held = f"{about_bytes(memory.total)}: {parts}; in a validation {about_bytes(memory.validation)}"
+    if memory.of is not None:
+        held += f"; the device has {about_bytes(memory.of)}"
+    disk = (
+        f"{about_bytes(cost.disk)} at most: {cost.checkpoints} checkpoints of "
+        f"{about_bytes(cost.checkpoint)}"
+    )
+    if cost.on_host:
+        disk += f"; writing one takes {about_bytes(cost.on_host)} of the host's memory"
+    time = "not known: the lab has no run on such a device yet, and no --mfu was given"
+    if speed:
+        time = (
+            f"{about_hours(speed.hours)}: {about(speed.tokens_per_s)} tokens/s at "
+            f"{speed.share:.0%} of the peak, {speed.origin}"
+        )
+    lines = {
+        "parameters": sizes,
+        "compute": f"{cost.flops:.3g} FLOPs: {about(cost.tokens)} tokens in {cost.steps:,} steps",
+        "computed on": str(cost.engine),
+        "memory": held,
+        "disk": disk,
+        "time": time,
+    }
+    print(f"{cost.name} would take:")
+    for name, text in lines.items():
+        print(f"  {name:12} {text}")
 
 
 @app.command()
@@ -109,6 +189,7 @@ def branch(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the branch.")] = None,
+    engine: EngineChoice = "kept",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +202,7 @@ def branch(
     from windtunnel.train.branch import branch as make_branch
     from windtunnel.train.run import find_run, open_corpus
 
+    anew = engine_anew(engine)
     chosen = DECAY_SHAPES.choose(shape, f"--shape {shape}")
     start = TOKENS_OR_ZERO.parse("--at", at)
     floor = floor or chosen.floor
@@ -146,6 +228,8 @@ def branch(
         name,
         context,
     )
+    if anew:
+        made.forget_engine()
     carry_out(made, text, as_json)
 
 

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Queries of a block on a CPU: few enough to skip most of the masked half, enough to fill a
-# product.
-_BLOCK = 64
+from windtunnel.model.attention_blocks import blocks
 
 
 def causal_attention(
@@ -48,22 +46,22 @@ def _blocked(
     B, heads, T, size = query.shape
     kv_heads, S = key.shape[1], key.shape[2]
     group = heads // kv_heads  # query heads that share a head of keys and values
-    lengths = [min(_BLOCK, T - start) for start in range(0, T, _BLOCK)]
+    lengths = [rows for rows, _ in blocks(T)]
     queries = query.reshape(B, kv_heads, group, T, size).split(lengths, dim=3)
     # split and joined again, not sliced: the gradient of overlapping slices is a slow sum of
     # padded tensors
     parts = [S - T + lengths[0], *lengths[1:]]
     keys = key.split(parts, dim=2)
     values = value.split(parts, dim=2)
-    blocks = []
+    mixtures = []
     for index, rows in enumerate(queries):
         seen = torch.cat(keys[: index + 1], dim=2)
         seen_values = torch.cat(values[: index + 1], dim=2)
         hidden = _hidden(rows.shape[3], seen.shape[2], documents, query.device)
         # (B, kv_heads, group * T, head_size): one product for all query heads of a group
         mixed: Tensor = _Block.apply(rows.flatten(2, 3), seen, seen_values, hidden, scale)
-        blocks.append(mixed.unflatten(2, (group, -1)))
-    return torch.cat(blocks, dim=3).reshape(B, heads, T, size)
+        mixtures.append(mixed.unflatten(2, (group, -1)))
+    return torch.cat(mixtures, dim=3).reshape(B, heads, T, size)
 
 
 class _Block(torch.autograd.Function):

@@ -15,14 +15,16 @@ and activations are (P, tokens, width) instead of (tokens, width). The same code
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from windtunnel.model.attention import causal_attention
 from windtunnel.model.init import initial_tensors
-from windtunnel.model.loss import token_losses
+from windtunnel.model.loss import AS_WRITTEN, fits_at_once, token_losses
 from windtunnel.model.moe import mixture
 from windtunnel.model.roles import multipliers
 from windtunnel.model.rope import rope_table, rotate
@@ -82,7 +84,8 @@ class Decoder(nn.Module):
         self._register_multiplier("embedding_multiplier", [c.embedding for c in constants])
         self._register_multiplier("residual_multiplier", [c.residual for c in constants])
         self._register_multiplier("logit_multiplier", [c.logits for c in constants])
-        self._losses: Callable[..., Tensor] = _losses
+        self._head_loss = _HeadLoss()
+        self._compiled = False
         self._again = False
 
     def _register(self, name: str, value: Tensor) -> None:
@@ -106,9 +109,12 @@ class Decoder(nn.Module):
         """Compile a layer once for all of them, and the loss: so the time to compile does not
         grow with the depth.
         """
+        through = torch.compile(Layer.through, dynamic=False)
         for layer in self.layers:
-            layer.compile(dynamic=False)
-        self._losses = torch.compile(_losses, dynamic=False)
+            assert isinstance(layer, Layer)
+            layer.kernels = through
+        self._head_loss = _HeadLoss(compiled=True)
+        self._compiled = True
 
     def recompute_layers(self) -> None:
         """Keep only what enters a layer, and compute the layer again in the backward pass."""
@@ -144,7 +150,8 @@ class Decoder(nn.Module):
         (P, batch), summed over the layers.
         """
         x, unevenness = self._trunk(tokens, documents, None)
-        losses = self._losses(
+        losses = self._computed(
+            self._head_loss,
             x,
             self.norm,
             self.model.norm_eps,
@@ -171,11 +178,24 @@ class Decoder(nn.Module):
                 unevenness.append(uneven)
         return x, unevenness
 
-    def _through(self, layer: nn.Module, *inputs: object) -> tuple[Tensor, Tensor | None]:
-        if self._again:
+    def _through(
+        self, layer: nn.Module, x: Tensor, *inputs: object
+    ) -> tuple[Tensor, Tensor | None]:
+        if torch.is_grad_enabled() and self._again:
             # nothing in a layer is random, so no state of a generator needs keeping
-            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return layer(*inputs)
+            return checkpoint(layer, x, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._computed(layer, x, *inputs)
+
+    def _computed(self, part: Callable[..., Any], x: Tensor, *inputs: object) -> Any:
+        """A part of the model. Where no gradients are wanted, compiled parts are computed by the
+        kernels of training all the same, since others would have to be compiled; what these keep
+        for a backward pass goes with the part.
+        """
+        if torch.is_grad_enabled() or not self._compiled:
+            return part(x, *inputs)
+        with torch.enable_grad():
+            given = part(x.requires_grad_(), *inputs)
+        return tree_map(lambda output: None if output is None else output.detach(), given)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """(batch * T, width), or (P, batch * T, width)."""
@@ -208,8 +228,14 @@ class Layer(nn.Module):
         self.eps, self.head_size = model.norm_eps, model.head_size
         self.chosen = model.experts_per_token if model.experts else 0
         self.attention_scale = multipliers(model).attention
+        # a plain function, which does not hold the layer: nothing keeps an old model alive
+        self.kernels: Callable[..., tuple[Tensor, Tensor | None]] = Layer.through
 
-    def forward(
+    def forward(self, *inputs: object) -> tuple[Tensor, Tensor | None]:
+        """As `through`, by the kernels that it was compiled to."""
+        return self.kernels(self, *inputs)
+
+    def through(
         self,
         x: Tensor,
         table: Tensor,
@@ -305,7 +331,32 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain[..., None, :]
 
 
+class _HeadLoss:
+    """From the residual stream to the losses of the targets, by functions as they are written, or
+    compiled.
+    """
+
+    def __init__(self, compiled: bool = False) -> None:
+        self._all, self._normed, self._kernels = _losses, _normed, AS_WRITTEN
+        if compiled:
+            self._all = torch.compile(_losses, dynamic=False)
+            self._normed = torch.compile(_normed, dynamic=False)
+            self._kernels = AS_WRITTEN.compiled()
+
+    def __call__(
+        self, x: Tensor, norm: Tensor, eps: float, scale: Tensor, head: Tensor, targets: Tensor
+    ) -> Tensor:
+        if fits_at_once(x, head):
+            return self._all(x, norm, eps, scale, head, targets)
+        # in pieces: as one graph, all chunks' logits would be kept
+        return token_losses(self._normed(x, norm, eps, scale), head, targets, self._kernels)
+
+
 def _losses(
     x: Tensor, norm: Tensor, eps: float, scale: Tensor, head: Tensor, targets: Tensor
 ) -> Tensor:
-    return token_losses(rms_norm(x, norm, eps) * scale, head, targets)
+    return token_losses(_normed(x, norm, eps, scale), head, targets)
+
+
+def _normed(x: Tensor, norm: Tensor, eps: float, scale: Tensor) -> Tensor:
+    return rms_norm(x, norm, eps) * scale

@@ -2,20 +2,23 @@
 how much goes through the model at once and behind a plan's bytes. It needs no torch.
 
 The parts are counted as the code holds them. States are exact. What a layer keeps for its
-backward pass is what a compiled layer was traced to save: 44.9, 49.7 and 80.8 kB a token and
-layer for the paper's 0.5B, 1.2B and 2.4B, which the sum below gives to a part in a thousand.
+backward pass is what a compiled layer was traced to save: on a GPU 44.9, 49.7 and 80.8 kB a token
+and layer for the paper's 0.5B, 1.2B and 2.4B, which the sum below gives to a part in a thousand; on
+a CPU, where attention is written out, 14.4 kB at 256 wide with windows of 512 tokens.
 """
 
 import math
 from dataclasses import dataclass
 
+from windtunnel.model.attention_blocks import blocks
 from windtunnel.model.roles import update_of
 from windtunnel.model.shape import count, tensor_shapes
 from windtunnel.recipe import OPTIMIZERS, Model
 
-# Logits that exist at once. Above this the loss makes them chunk by chunk, and again in the
-# backward pass.
-LOGITS_AT_ONCE = 2**25
+# Logits that exist at once, by kind of device. Above this the loss makes them chunk by chunk, and
+# again in the backward pass. Every chunk passes over the whole derivative of the head in fp32, so a
+# GPU takes large ones.
+_LOGITS = {"cpu": 2**25, "mps": 2**25, "cuda": 2**28}
 # Tokens through one model at once, by kind of device: more fill it no better. And through all
 # members of a population together.
 _AT_ONCE = {"cpu": 8192, "mps": 8192, "cuda": 32_768}
@@ -24,8 +27,9 @@ _TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
 _WHOLE = 4  # bytes of a number in fp32
 _HALF = 2  # and in bf16
 _OF_MEMORY = 0.8  # of a device's, for all parts; the rest is the allocator's and the kernels'
-# Of a logit: itself in bf16, its exponential in fp32, and its derivative in bf16.
-_LOGIT_BYTES = _HALF + _WHOLE + _HALF
+# Of a logit, numbers that a product gives or takes: itself, and its derivative. Exponentials are
+# made within one pass over them.
+_PER_LOGIT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +54,17 @@ class Memory:
         return self.states + self.copies + self.activations + self.head
 
 
+def logits_at_once(device: str) -> int:
+    """Logits that exist at once on this kind of device, of all members together."""
+    return _LOGITS[device]
+
+
 def training_memory(
     model: Model,
     tokens: int,
     *,
+    context: int,
+    device: str = "cuda",
     members: int = 1,
     optimizer: str = "adamw",
     precision: str = "bf16",
@@ -61,16 +72,18 @@ def training_memory(
 ) -> Memory:
     """What training with `tokens` of each member through the model at once holds.
 
-    `optimizer`: the recipe's `optimizer.kind`. `precision`: of products, "bf16" or "fp32".
-    `recompute`: layers keep only what enters them, and are computed again in the backward pass.
+    `context`: tokens of a window. `device`: its kind, such as "cuda". `optimizer`: the recipe's
+    `optimizer.kind`. `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only
+    what enters them, and are computed again in the backward pass.
     """
     params = members * count(model).params_total
-    logits = min(members * tokens * model.vocab, LOGITS_AT_ONCE)
+    logits = min(members * tokens * model.vocab, logits_at_once(device))
+    each = activation_bytes(model, context, device, precision, recompute)
     return Memory(
         states=2 * _WHOLE * params + members * optimizer_bytes(model, optimizer),
         copies=2 * _HALF * params if precision == "bf16" else 0,
-        activations=members * tokens * activation_bytes(model, precision, recompute),
-        head=logits * _LOGIT_BYTES,
+        activations=members * tokens * each,
+        head=logits * _PER_LOGIT * _product_bytes(precision),
     )
 
 
@@ -88,6 +101,8 @@ def tokens_that_fit(
     model: Model,
     memory: float,
     *,
+    context: int,
+    device: str = "cuda",
     members: int = 1,
     optimizer: str = "adamw",
     precision: str = "bf16",
@@ -95,9 +110,18 @@ def tokens_that_fit(
     """Tokens of each member whose activations fit a device of `memory` bytes beside everything
     else, without computing layers again; 0 where not even the rest fits.
     """
-    fixed = training_memory(model, 0, members=members, optimizer=optimizer, precision=precision)
-    left = _OF_MEMORY * memory - fixed.total - LOGITS_AT_ONCE * _LOGIT_BYTES
-    return max(0, int(left / (members * activation_bytes(model, precision))))
+    fixed = training_memory(
+        model,
+        0,
+        context=context,
+        device=device,
+        members=members,
+        optimizer=optimizer,
+        precision=precision,
+    )
+    head = logits_at_once(device) * _PER_LOGIT * _product_bytes(precision)
+    left = _OF_MEMORY * memory - fixed.total - head
+    return max(0, int(left / (members * activation_bytes(model, context, device, precision))))
 
 
 def through_at_once(
@@ -121,7 +145,13 @@ def through_at_once(
     room = math.inf
     if memory is not None:
         room = tokens_that_fit(
-            model, memory, members=members, optimizer=optimizer, precision=precision
+            model,
+            memory,
+            context=context,
+            device=device,
+            members=members,
+            optimizer=optimizer,
+            precision=precision,
         )
     most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
     chosen = asked or largest_part(batch, context, most)
@@ -138,12 +168,21 @@ def largest_part(batch: int, context: int, most: float) -> int:
     return max(whole, default=1) * context
 
 
-def activation_bytes(model: Model, precision: str = "bf16", recompute: bool = False) -> int:
-    """Bytes a token that the backward pass needs. With `recompute` a layer keeps what enters it
-    alone, and one layer at a time has everything.
+def activation_bytes(
+    model: Model,
+    context: int,
+    device: str = "cuda",
+    precision: str = "bf16",
+    recompute: bool = False,
+) -> int:
+    """Bytes a token that the backward pass needs, in windows of `context` tokens. With `recompute`
+    a layer keeps what enters it alone, and one layer at a time has everything.
     """
-    product = _HALF if precision == "bf16" else _WHOLE
-    layer = _layer_bytes(model, product)
+    product = _product_bytes(precision)
+    if device == "cpu":
+        layer = _layer_bytes_written_out(model, product, context)
+    else:
+        layer = _layer_bytes(model, product)
     layers = model.depth * layer
     if recompute:
         layers = model.depth * _WHOLE * model.width + layer
@@ -151,8 +190,22 @@ def activation_bytes(model: Model, precision: str = "bf16", recompute: bool = Fa
     return layers + (_WHOLE + product) * model.width
 
 
+def layer_memory(model: Model, tokens: int, context: int, device: str, precision: str) -> int:
+    """Bytes that one layer keeps of `tokens`, as where no backward pass follows."""
+    deeper = model.model_copy(update={"depth": model.depth + 1})
+    each = (activation_bytes(one, context, device, precision) for one in (model, deeper))
+    less, more = each
+    return tokens * (more - less)
+
+
+def _product_bytes(precision: str) -> int:
+    """Of a number that a product takes."""
+    return _HALF if precision == "bf16" else _WHOLE
+
+
 def _layer_bytes(model: Model, product: int) -> int:
-    """Bytes a token that one layer keeps; `product`: bytes of a number that a product takes.
+    """Bytes a token that one layer keeps, with a fused kernel of attention; `product`: bytes of a
+    number that a product takes.
 
     What inductor saves is what products take, and what it can't make again from that by cheap
     elementwise work: so the heads are kept rotated and not as the projections gave them, and of
@@ -165,6 +218,22 @@ def _layer_bytes(model: Model, product: int) -> int:
     heads = product * (query + 2 * key) + product * query  # query, key, value, and their mixture
     exponentials = _WHOLE * model.heads  # logarithm of each query's sum of exponentials
     return stream + normed + heads + exponentials + _feed_forward_bytes(model, product)
+
+
+def _layer_bytes_written_out(model: Model, product: int, context: int) -> int:
+    """The same with attention in causal blocks (`attention.causal_attention` on a CPU): each block
+    keeps all keys and values that it sees, and the weight of each.
+    """
+    width = model.width
+    query, key = model.heads * model.head_size, model.kv_heads * model.head_size
+    # what enters attention; what enters the feed-forward is made again from it and what is added
+    stream = _WHOLE * width
+    # what the products behind the norms take; what is added to the stream, twice; 1 / rms
+    normed = 2 * (product * width + _WHOLE) + product * (width + query)
+    seen = sum(keys for _, keys in blocks(context)) / context  # keys kept, for each token
+    scores = sum(rows * keys for rows, keys in blocks(context)) / context
+    kept = product * (query + 2 * key * seen + model.heads * scores) + _WHOLE * model.heads
+    return round(stream + normed + kept + _feed_forward_bytes(model, product))
 
 
 def _feed_forward_bytes(model: Model, product: int) -> int:

@@ -112,16 +112,24 @@ def training(recipe: Recipe, flops: int, speed: Speed | None, request: Request) 
 def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
     """With as much through the model at once as the engine would choose on such a device."""
     model, context, optimizer = recipe.model, recipe.data.context, recipe.optimizer.kind
+    kind = speed.device.kind if speed else "cpu"
     # as if several devices held the model in parts: their memory is taken as one
     micro_batch, recompute = through_at_once(
         model,
         recipe.train.batch,
         context,
-        device=speed.device.kind if speed else "cpu",
+        device=kind,
         memory=(speed.memory or None) if speed else None,
         optimizer=optimizer,
     )
-    memory = training_memory(model, micro_batch, optimizer=optimizer, recompute=recompute)
+    memory = training_memory(
+        model,
+        micro_batch,
+        context=context,
+        device=kind,
+        optimizer=optimizer,
+        recompute=recompute,
+    )
     return TrainingBytes(
         micro_batch=micro_batch,
         recompute=recompute,

@@ -62,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
 WITHOUT_EFFECT = {
     "name",
     "train.device",
+    "train.deterministic",
     "train.checkpoint_every",
     "train.keep",
     "train.branch_points",

@@ -259,6 +259,9 @@ class Train(Section):
     """Whether the model is compiled; `auto` means wherever a compiler is at hand."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the run is computed; `auto` means on a GPU if there is one."""
+    deterministic: bool = False
+    """Whether a GPU shall give the same bits each time, by kernels that may be slower. A CPU always
+    does."""
     checkpoint_every: TokensOrShare = Length(share=0.1)
     """Length between checkpoints; tokens or a share of the run."""
     keep: Positive = 2

@@ -126,6 +126,8 @@ class Engine(Record):
     """Runs that it was begun with in one population, itself among them."""
     recompute: bool = False
     """Whether layers are computed again in the backward pass, for want of memory."""
+    deterministic: bool = False
+    """Whether a GPU gives the same bits each time."""
 
     def __str__(self) -> str:
         compiled = "compiled" if self.compiled else "not compiled"
@@ -135,6 +137,8 @@ class Engine(Record):
             parts.append(f"one of {self.members} members")
         if self.recompute:
             parts.append("layers computed again in the backward pass")
+        if self.deterministic:
+            parts.append("deterministic")
         return ", ".join(parts)
 
 

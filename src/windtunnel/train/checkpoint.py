@@ -19,7 +19,6 @@ from windtunnel.files import sha256_of
 from windtunnel.results.run import CheckpointContent
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _PINNED = "kept"  # a file that marks a checkpoint as a branch point
@@ -70,8 +69,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read one back. Raises InputError for a missing or damaged file, naming it."""
+def load(folder: Path, tokens: int) -> Checkpoint:
+    """Read one back into the memory of the host, so that no device has to hold it beside a model.
+    Raises InputError for a missing or damaged file, naming it.
+    """
     from safetensors.torch import load_file
 
     path = path_of(folder, tokens)
@@ -85,7 +86,7 @@ def load(folder: Path, tokens: int, device: torch.device | str = "cpu") -> Check
                 f"remove {path} to go back to the checkpoint before it"
             )
         try:
-            tensors[name] = load_file(file, device=str(device))
+            tensors[name] = load_file(file)
         except SafetensorError as error:
             raise InputError(f"{file}: not a safetensors file: {error}") from None
     return Checkpoint(tokens, content.steps, tensors["weights"], tensors["moments"])
@@ -119,11 +120,16 @@ def prune(folder: Path, newest: int) -> None:
     for leftover in [*folder.glob("*.gone"), *folder.glob("*.part")]:
         shutil.rmtree(leftover)
     for tokens in positions(folder)[:-newest]:
-        path = path_of(folder, tokens)
-        if not (path / _PINNED).exists():
-            # renamed first: a crash in the middle leaves nothing that looks like a checkpoint
-            path.rename(path.with_suffix(".gone"))
-            shutil.rmtree(path.with_suffix(".gone"))
+        if not (path_of(folder, tokens) / _PINNED).exists():
+            remove(folder, tokens)
+
+
+def remove(folder: Path, tokens: int) -> None:
+    """Remove one, pinned or not."""
+    path = path_of(folder, tokens)
+    # renamed first: a crash in the middle leaves nothing that looks like a checkpoint
+    path.rename(path.with_suffix(".gone"))
+    shutil.rmtree(path.with_suffix(".gone"))
 
 
 def _flush(path: Path) -> None:

@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,9 +28,11 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
-    """Settle every `auto` of the recipe, for a run alone or as one of `members`. Raises
-    InputError where a device was asked for that is not there, or that does not take the shape.
+def choose_engine(recipe: Recipe, members: int = 1, begun: Engine | None = None) -> Engine:
+    """Settle every `auto` of the recipe, for a run alone or as one of `members`. Where it was
+    `begun` already, what changes the bits of the result stays as it was: all but the device, its
+    threads, and whether memory is saved by computing layers again. Raises InputError where a
+    device was asked for that is not there, or that does not take the shape.
     """
     train = recipe.train
     device = _device(train.device)
@@ -37,13 +41,15 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
     )
     compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
+    if begun:
+        members, precision, compiled = begun.members, begun.precision, begun.compiled
     micro_batch, recompute = through_at_once(
         recipe.model,
         train.batch,
         recipe.data.context,
         device=device,
-        memory=_memory() if device == "cuda" else None,
-        asked=train.micro_batch,
+        memory=device_memory(device),
+        asked=begun.micro_batch if begun else train.micro_batch,
         members=members,
         optimizer=recipe.optimizer.kind,
         precision=precision,
@@ -56,7 +62,28 @@ def choose_engine(recipe: Recipe, members: int = 1) -> Engine:
         threads=torch.get_num_threads(),
         members=members,
         recompute=recompute,
+        deterministic=train.deterministic,
     )
+
+
+@contextmanager
+def as_deterministic(engine: Engine) -> Iterator[None]:
+    """Inside, a GPU computes the same bits each time where the engine says so: by kernels without
+    such sums as depend on the order in which they are done. Raises RuntimeError, as torch does,
+    where there is no such kernel.
+    """
+    if not engine.deterministic or engine.device != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    # the backward pass of flash attention has such a form, and that of cuDNN's has not
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 def check_experts(model: Model, device: str) -> None:
@@ -78,6 +105,15 @@ def keep_memory() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_MMAP_MAX, 0)
+
+
+def device_memory(device: str) -> int | None:
+    """Bytes of the GPU, used ones too: what is chosen must not depend on the moment. None for a
+    kind of device whose memory sets no bound here.
+    """
+    if device != "cuda":
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
 def matrix_peak(engine: Engine) -> float:
@@ -159,8 +195,3 @@ def can_compile(device: str) -> bool:
     if device == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
     return device == "cuda"
-
-
-def _memory() -> int:
-    """Bytes of the GPU, used ones too: what is chosen must not depend on the moment."""
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory

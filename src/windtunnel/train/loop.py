@@ -15,12 +15,12 @@ from windtunnel.data.windows import Prefetched
 from windtunnel.model.decoder import Decoder, shared_by_members
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import objective_of
-from windtunnel.results.run import RunSummary, StepLine
+from windtunnel.results.run import Engine, RunSummary, StepLine
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.clock import RunningClock
 from windtunnel.train.compiled import Compiled, so_far
-from windtunnel.train.device import choose_engine, matrix_peak
+from windtunnel.train.device import as_deterministic, choose_engine, matrix_peak
 from windtunnel.train.member import Member, Watch
 from windtunnel.train.restore import put, replays, restore, take
 from windtunnel.train.run import Run, checkpoint_at
@@ -37,6 +37,7 @@ _CARRIED_OUT = {
     "precision",
     "compile",
     "device",
+    "deterministic",
     "evaluate_tokens",
 }
 
@@ -68,7 +69,8 @@ def train_together(
         for run, _ in sorted(begun, key=lambda pair: pair[0].id):
             locks.enter_context(run.lock())
         if begun:
-            _Trainer([Member.of(run, corpus, watch) for run, watch in begun], corpus).go()
+            with _collector_out_of_the_way():
+                _Trainer([Member.of(run, corpus, watch) for run, watch in begun], corpus).go()
     return [run.summary() for run in runs]
 
 
@@ -90,10 +92,28 @@ def population_key(run: Run) -> Hashable:
 
 def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Decoder:
     """The run's model at its last checkpoint, or at the one of `tokens` tokens."""
-    state = checkpoint.load(run.checkpoints, checkpoint_at(run, tokens), device)
+    state = checkpoint.load(run.checkpoints, checkpoint_at(run, tokens))
     model = Decoder(run.recipe.model, run.recipe.data.context, run.recipe.seed).to(device)
     take(model, state)
     return model
+
+
+def _engine(member: Member, members: int) -> Engine:
+    """How a member is computed: as it was begun. Where this machine would choose otherwise now, it
+    says so.
+    """
+    run, recipe = member.run, member.recipe
+    begun, choice = run.begun_on(), choose_engine(recipe, members)
+    if begun is None:
+        run.keep_engine(choice)
+        return choice
+    kept = choose_engine(recipe, members, begun)
+    if members == begun.members and kept != choice:
+        member.watch.say(
+            f"{run.id}: it is computed as it was begun, and not as this machine would choose: "
+            f"{choice}. `--engine anew` takes that; its result then has other bits."
+        )
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +134,14 @@ class _Trainer:
         self._document_end = corpus.document_end if recipe.data.mask_documents else None
         self._objective = objective_of(recipe.train.objective, corpus.holds)
         # each may have been begun in another company
-        engines = [one.run.engine(choose_engine(one.recipe, len(members))) for one in members]
+        engines = [_engine(member, len(members)) for member in members]
         self._engine = min(engines, key=lambda engine: engine.micro_batch)
         self._flops = flops_per_token(recipe.model, recipe.data.context)
         self._peak = matrix_peak(self._engine)
         self._step = self._made_step()
         for member in members:
-            start = restore(self._step, member.run, corpus, self._place(member))
+            with as_deterministic(self._engine):
+                start = restore(self._step, member.run, corpus, self._place(member))
             member.begin(*start, self._engine)
         self._reader = Prefetched()
         self._waiting: list[_Taken] = []
@@ -131,7 +152,8 @@ class _Trainer:
 
     def go(self) -> None:
         """Train until every member is over or a watch asks to stop."""
-        with self._clock, _collector_out_of_the_way():
+        with self._clock, as_deterministic(self._engine):
+            self._make_up_for_validations()
             while live := self._live:
                 self._advance(live)
                 stopping = any(member.watch.stop() for member in self._members)
@@ -175,11 +197,13 @@ class _Trainer:
             return
         self._flush()
         with self._paused():
-            # before saving: the status that is written with a checkpoint has the loss there
+            # saved first: what was trained is safe, whatever becomes of the validation
+            saved = [member for member in saved if not member.over]
+            for member in saved:
+                member.save(*self._state(member))
             self._evaluate([member for member in evaluated if not member.over])
             for member in saved:
-                if not member.over:
-                    member.save(*self._state(member))
+                member.tidy()
             for member in live:
                 if member.over:
                     continue
@@ -187,6 +211,16 @@ class _Trainer:
                     member.end("done")
                 elif stopping:
                     member.write_status("interrupted")
+
+    def _make_up_for_validations(self) -> None:
+        """Evaluate where an earlier process ended between a checkpoint and its validation."""
+        missing = [member for member in self._live if member.validation_missing()]
+        if missing:
+            with self._paused():
+                self._evaluate(missing)
+        for member in self._live:
+            if member.position >= member.recipe.total_tokens:
+                member.end("done")
 
     def _flush(self) -> None:
         """Record the steps since the last time. The only place where a step's numbers are waited

@@ -84,8 +84,6 @@ class Member:
                 f"{self.windows.context} tokens, and is left out of validation"
             )
         self.write_status("running")
-        if position >= total:
-            self.end("done")
 
     @property
     def recipe(self) -> Recipe:
@@ -115,6 +113,15 @@ class Member:
         passed = tokens > 0 and self.position // tokens > before // tokens
         return passed or self.position in self.milestones
 
+    def validation_missing(self) -> bool:
+        """Whether this run has a checkpoint here, at which a validation is due that was never
+        made.
+        """
+        made = self.run.validations()
+        here = bool(made) and made[-1].tokens == self.position
+        trained = self.position > self.run.start
+        return trained and not here and self.due(self.recipe.train.evaluate_every)
+
     def step_taken(self) -> None:
         """Count a step."""
         self.position += self.recipe.train.batch
@@ -140,14 +147,22 @@ class Member:
             self.write_status("running")
 
     def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        """Write a checkpoint of this position, and remove those that the recipe does not keep."""
+        """Write a checkpoint of this position."""
         folder = self.run.checkpoints
         checkpoint.save(folder, Checkpoint(self.position, self.steps, weights, moments))
         # all that are there: a process may have been killed between saving one and pinning it
         for tokens in self.branch_points.intersection(checkpoint.positions(folder)):
             checkpoint.pin(folder, tokens)
-        checkpoint.prune(folder, self.recipe.train.keep)
         self.write_status("running")
+
+    def tidy(self) -> None:
+        """After a checkpoint and the validation here, remove those that the recipe does not keep;
+        where the validation was not a number, the checkpoint of this position alone.
+        """
+        if self.over:
+            checkpoint.remove(self.run.checkpoints, self.position)
+        else:
+            checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
 
     def end(self, status: Status, reason: str | None = None) -> None:
         """Take no more steps."""

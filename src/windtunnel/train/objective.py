@@ -4,6 +4,7 @@ unevenly experts are used.
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,11 +74,12 @@ class Objective:
         balance: float | Tensor = 0.0,
         kind: ObjectiveKind = OBJECTIVES["next-token"],
     ) -> None:
-        self._model, self._engine = model, engine
-        self._document_end, self._balance, self._kind = document_end, balance, kind
-        self._part = self._add_part
-        if _replayable(model, engine):
-            self._part = Replayed(self._add_part, torch.device(engine.device))
+        self._engine, self._kind = engine, kind
+        # a function of its own, and no method: nothing that holds the model holds itself, or an
+        # old population would live on until Python's collector comes by
+        part = partial(_add_part, model, engine, document_end, balance, kind)
+        replayable = _replayable(model, engine)
+        self._part = Replayed(part, torch.device(engine.device)) if replayable else part
 
     def add_gradient(self, batch: Tensor) -> Tensor:
         """Add the gradient of the mean loss of what is to be learnt, and of how unevenly experts
@@ -95,21 +97,31 @@ class Objective:
         windows = torch.full((), batch.shape[-2], device=batch.device)
         return torch.stack([self._part(part, learnt, windows) for part in parts]).sum(0)
 
-    def _add_part(self, part: Tensor, learnt: Tensor, windows: Tensor) -> Tensor:
-        """`learnt`: targets of the whole batch, () or (P,); `windows` of it, ()."""
-        read = Batch.read(part)
-        documents = read.documents(self._document_end)
-        with autocast(self._engine.device, self._engine.precision):
-            nats, unevenness = self._model.losses_and_unevenness(
-                read.inputs, read.targets, documents
-            )
-        loss = self._kind.loss(nats, self._kind.learnt(read.marked).flatten(-2), learnt)
-        minimised = loss
-        if unevenness is not None:
-            minimised = loss + self._balance * unevenness.sum(-1) / windows
-        # members share no parameter, so the gradient of the sum is each one's own
-        minimised.sum().backward()
-        return loss.detach()
+
+def _add_part(
+    model: Decoder,
+    engine: Engine,
+    document_end: int | None,
+    balance: float | Tensor,
+    kind: ObjectiveKind,
+    part: Tensor,
+    learnt: Tensor,
+    windows: Tensor,
+) -> Tensor:
+    """The gradient of a part of a batch, with the targets of the whole batch that are `learnt`, ()
+    or (P,), and its number of windows, ().
+    """
+    read = Batch.read(part)
+    documents = read.documents(document_end)
+    with autocast(engine.device, engine.precision):
+        nats, unevenness = model.losses_and_unevenness(read.inputs, read.targets, documents)
+    loss = kind.loss(nats, kind.learnt(read.marked).flatten(-2), learnt)
+    minimised = loss
+    if unevenness is not None:
+        minimised = loss + balance * unevenness.sum(-1) / windows
+    # members share no parameter, so the gradient of the sum is each one's own
+    minimised.sum().backward()
+    return loss.detach()
 
 
 def document_numbers(inputs: Tensor, end: int) -> Tensor:

@@ -19,7 +19,7 @@ def restore(step: Step, run: Run, corpus: Corpus, member: int | None = None) -> 
     run stands, in tokens and in updates.
     """
     start, steps = 0, 0
-    if state := _state(*_start(run), step.engine.device):
+    if state := _state(*_start(run)):
         put(step, state, member)
         start = state.tokens
         steps = state.steps if state.moments else 0  # an imported model brings no moments
@@ -57,16 +57,16 @@ def _start(run: Run) -> tuple[Run, int]:
     return (run, own) if own else branch_start(run)
 
 
-def _state(holder: Run, start: int, device: str) -> Checkpoint | None:
+def _state(holder: Run, start: int) -> Checkpoint | None:
     """What training goes on from at `start` tokens of a run; None: the initial weights."""
     if holder.anew and not start:
         parent = open_run(holder.lab / "runs" / str(holder.parent))
-        weights = checkpoint.load(parent.checkpoints, holder.at_tokens or 0, "cpu").weights
+        weights = checkpoint.load(parent.checkpoints, holder.at_tokens or 0).weights
         if holder.recipe.model.experts and not parent.recipe.model.experts:
             weights = upcycled(weights, holder.recipe.model, holder.recipe.seed)
         return Checkpoint(0, 0, weights, {})
     there = start in checkpoint.positions(holder.checkpoints)
-    return checkpoint.load(holder.checkpoints, start, device) if there else None
+    return checkpoint.load(holder.checkpoints, start) if there else None
 
 
 def _parent(run: Run) -> Recipe:

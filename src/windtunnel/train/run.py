@@ -150,15 +150,15 @@ class Run:
         file = self.path / "engine.json"
         return Engine.read(file) if file.exists() else None
 
-    def engine(self, choice: Engine) -> Engine:
-        """How the run is computed: as its first start chose, which is `choice` if this is that.
-        Device and threads are always the machine's.
-        """
-        begun = self.begun_on()
-        if begun is None:
-            choice.write(self.path / "engine.json")
-            return choice
-        return begun.model_copy(update={"device": choice.device, "threads": choice.threads})
+    def keep_engine(self, engine: Engine) -> None:
+        """Remember how the run is computed, at its first start."""
+        if self.begun_on() is None:
+            engine.write(self.path / "engine.json")
+
+    def forget_engine(self) -> None:
+        """Have the next start choose anew how the run is computed. Raises Busy."""
+        with self.lock():
+            (self.path / "engine.json").unlink(missing_ok=True)
 
     def steps(self) -> list[StepLine]:
         """The steps in metrics.jsonl, in order. Raises InputError for a damaged line."""

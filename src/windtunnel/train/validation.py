@@ -41,7 +41,7 @@ def validate(
         learnt = objective.learnt(batch.marked).numpy()
         targets = batch.targets.numpy()[learnt]
         text_bytes[name] = int(corpus.tokenizer.token_bytes[targets].sum())
-        by_member, unevenness = _losses(model, held, engine, document_end)
+        by_member, unevenness = losses_of(model, held, engine, document_end)
         for of_member, losses in zip(scores, by_member, strict=True):
             of_member[name] = _score(losses[learnt], text_bytes[name])
         if unevenness is not None:
@@ -91,12 +91,12 @@ def over_all(
     )
 
 
-def _losses(
+def losses_of(
     model: Decoder, held: Tensor, engine: Engine, document_end: int | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Nats of every target, (members, windows, context), and the unevenness of every window,
-    (members, windows), where there are experts. In batches of the training shape: another shape,
-    or a forward pass without gradients, would be compiled anew.
+    (members, windows), where there are experts. In batches of the training shape: another one
+    would be compiled anew.
     """
     rows, members = engine.micro_batch // (held.shape[1] - 1), model.members or 1
     losses, uneven = [], []
@@ -106,7 +106,7 @@ def _losses(
             padded = padded.expand(members, *padded.shape)
         batch = Batch.read(padded.to(engine.device))
         documents = batch.documents(document_end)
-        with autocast(engine.device, engine.precision):
+        with torch.no_grad(), autocast(engine.device, engine.precision):
             nats, unevenness = model.losses_and_unevenness(batch.inputs, batch.targets, documents)
         by_window = _on_the_host(nats).reshape(members, rows, -1)
         losses.append(by_window[:, : len(part)])
@@ -116,4 +116,4 @@ def _losses(
 
 
 def _on_the_host(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().double().numpy()
+    return values.cpu().double().numpy()

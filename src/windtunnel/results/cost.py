@@ -1,0 +1,69 @@
+"""What a run will take, as `windtunnel train --dry-run --json` prints it."""
+
+from windtunnel.results.record import Record
+from windtunnel.results.run import Engine
+
+
+class RunMemory(Record):
+    """Bytes that training holds at its peak, where the backward pass begins."""
+
+    states: int
+    """Values, gradients and the optimiser's state, in fp32."""
+    copies: int
+    """Values and gradients in 16 bits, which products take and give."""
+    activations: int
+    """What the layers keep for their backward pass."""
+    head: int
+    """The logits that exist at once, and their derivatives."""
+    total: int
+    """All of these."""
+    validation: int
+    """While it is evaluated: states, copies, one layer and the head."""
+    of: int | None
+    """Memory of the device; null where it sets no bound here."""
+
+
+class RunSpeed(Record):
+    """How fast it will train."""
+
+    share: float
+    """Of the device's peak of matrix products."""
+    tokens_per_s: float
+    """Tokens a second."""
+    hours: float
+    """For the whole run."""
+    origin: str
+    """Where the share comes from: asked for, or the run that it was read off."""
+
+
+class RunCost(Record):
+    """What a run will take. Nothing is trained for it."""
+
+    name: str
+    """From the recipe."""
+    params: int
+    """Parameters without embedding and head."""
+    params_total: int
+    """All parameters."""
+    active: int
+    """Of `params` those that one token goes through; fewer where there are experts."""
+    tokens: int
+    """Of the whole run."""
+    steps: int
+    """Updates."""
+    flops: float
+    """Of the whole run, by every matrix product."""
+    engine: Engine
+    """What it would be computed with on this machine."""
+    memory: RunMemory
+    """While it trains."""
+    checkpoint: int
+    """Bytes of one checkpoint: weights, and what the optimiser remembers."""
+    checkpoints: int
+    """Checkpoints that are kept at once, at most."""
+    disk: int
+    """Bytes of the run's folder at its largest."""
+    on_host: int
+    """Bytes of a GPU's machine that writing a checkpoint takes; 0 on a CPU."""
+    speed: RunSpeed | None
+    """Null where nothing tells: no share was asked for, and the lab has no run on such a device."""

@@ -1,0 +1,113 @@
+"""What a run will take, before it is begun: memory by part, disk, and time at a share of the peak
+that was asked for, or that the lab's own runs reached.
+"""
+
+import statistics
+from pathlib import Path
+
+from windtunnel.model.memory import layer_memory, optimizer_bytes, training_memory
+from windtunnel.model.shape import active_params, count, flops_per_token
+from windtunnel.recipe import Recipe
+from windtunnel.results.cost import RunCost, RunMemory, RunSpeed
+from windtunnel.results.run import Engine
+from windtunnel.train.device import choose_engine, device_memory, matrix_peak
+from windtunnel.train.run import Run, read_runs
+
+_WHOLE = 4  # bytes of a number of a checkpoint, fp32
+_LINE = 110  # bytes of a step in metrics.jsonl
+_FEWEST = 20  # steps that a speed is read off
+
+
+def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
+    """What training a recipe on this machine will take. `share`: of the peak, where it is asked
+    for; else that of the lab's runs on such a device whose size is the nearest. Raises InputError
+    for a device that is not there.
+    """
+    engine, numbers = choose_engine(recipe), count(recipe.model)
+    weights = _WHOLE * numbers.params_total
+    state = optimizer_bytes(recipe.model, recipe.optimizer.kind)
+    # a new one is written before the oldest is removed
+    kept = recipe.train.keep + 1 + len(recipe.train.branch_points)
+    flops = float(flops_per_token(recipe.model, recipe.data.context)) * recipe.total_tokens
+    steps = recipe.total_tokens // recipe.train.batch
+    return RunCost(
+        name=recipe.name,
+        params=numbers.params,
+        params_total=numbers.params_total,
+        active=active_params(recipe.model),
+        tokens=recipe.total_tokens,
+        steps=steps,
+        flops=flops,
+        engine=engine,
+        memory=_memory(recipe, engine),
+        checkpoint=weights + state,
+        checkpoints=kept,
+        disk=kept * (weights + state) + steps * _LINE,
+        # one file at a time
+        on_host=max(weights, state) if engine.device == "cuda" else 0,
+        speed=_speed(recipe, lab, engine, flops, share),
+    )
+
+
+def _memory(recipe: Recipe, engine: Engine) -> RunMemory:
+    model, context = recipe.model, recipe.data.context
+    held = training_memory(
+        model,
+        engine.micro_batch,
+        context=context,
+        device=engine.device,
+        optimizer=recipe.optimizer.kind,
+        precision=engine.precision,
+        recompute=engine.recompute,
+    )
+    layer = layer_memory(model, engine.micro_batch, context, engine.device, engine.precision)
+    return RunMemory(
+        states=held.states,
+        copies=held.copies,
+        activations=held.activations,
+        head=held.head,
+        total=held.total,
+        validation=held.states + held.copies + layer + held.head,
+        of=device_memory(engine.device),
+    )
+
+
+def _speed(
+    recipe: Recipe, lab: Path, engine: Engine, flops: float, share: float | None
+) -> RunSpeed | None:
+    origin = "asked for"
+    if share is None:
+        found = _nearest(recipe, lab, engine)
+        if found is None:
+            return None
+        run, share = found
+        origin = f"as run {run.id} ({run.recipe.name}) reached"
+    each = flops / recipe.total_tokens
+    tokens_per_s = share * matrix_peak(engine) / each
+    return RunSpeed(
+        share=share,
+        tokens_per_s=tokens_per_s,
+        hours=recipe.total_tokens / tokens_per_s / 3600,
+        origin=origin,
+    )
+
+
+def _nearest(recipe: Recipe, lab: Path, engine: Engine) -> tuple[Run, float] | None:
+    """The lab's run on such a device whose FLOPs a token are the nearest, and its share."""
+    wanted = flops_per_token(recipe.model, recipe.data.context)
+    found: list[tuple[float, Run, float]] = []
+    for run in read_runs(lab).runs:
+        begun = run.begun_on()
+        if begun is None or (begun.device, begun.precision) != (engine.device, engine.precision):
+            continue
+        shares = [line.peak_share for line in run.steps()]
+        if begun.members > 1 or len(shares) < _FEWEST:
+            continue
+        each = flops_per_token(run.recipe.model, run.recipe.data.context)
+        # the first steps compile what there is to compile
+        reached = statistics.median(shares[len(shares) // 2 :])
+        found.append((max(each / wanted, wanted / each), run, reached))
+    if not found:
+        return None
+    _, run, reached = min(found, key=lambda one: one[0])
+    return run, reached
