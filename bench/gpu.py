@@ -65,6 +65,7 @@ batch = 4096
 device = "{device}"
 deterministic = {deterministic}
 checkpoint_every = "20%"
+evaluate_tokens = "8k"
 """
 
 
@@ -146,7 +147,12 @@ def _carried_out(name: str, smollm2: Path | None, where: Where) -> dict[str, Any
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, timeout=PARTS[name].limit, check=True
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            # a CPU may take whatever time it takes: nothing is measured there
+            timeout=None if where.small else PARTS[name].limit,
+            check=True,
         )
         claims = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, json.JSONDecodeError, IndexError) as error:
@@ -164,7 +170,7 @@ def study(where: Where) -> list[Claim]:
     design = ["--sizes", sizes, "--shortest", shortest, "--longest", longest, "--points", "4"]
     design += ["--seeds", "1", "--no-audit"]
     told = _run(where, "scaling", "--corpus", "pages", *design, "--json", may_fail=True)
-    runs = len(json.loads(told.splitlines()[-1])["runs"])
+    runs = len(json.loads(told)["runs"])
     seconds = round(time.perf_counter() - start, 1)
     return [claim("a scaling study ends", runs, "runs", ok=runs > 0, seconds=seconds)]
 
@@ -294,7 +300,7 @@ def sft(where: Where) -> list[Claim]:
     told.write_text(lines, encoding="utf-8")
     options = ["--data", str(told), "--epochs", "1", "--lr", "3e-4", "--batch", "16k"]
     said = _run(where, "sft", "smollm2", *options, "--json")
-    folder = Path(json.loads(said.splitlines()[-1])["path"])
+    folder = Path(json.loads(said)["path"])
     lines = [
         json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     ]
@@ -305,7 +311,7 @@ def sft(where: Where) -> list[Claim]:
 
 def export(where: Where) -> list[Claim]:
     """What the study trained, in a file that llama.cpp reads."""
-    listed = json.loads(_run(where, "runs", "--json").splitlines()[-1])
+    listed = json.loads(_run(where, "runs", "--json"))
     run = next(one for one in reversed(listed) if one["status"] == "done")
     out = where.folder / "export"
     _run(where, "export", run["id"], "--to", "gguf", "--out", str(out), "--overwrite")
@@ -389,7 +395,7 @@ def _trained(where: Where, name: str, deterministic: str, kill: bool) -> str:
     if kill:
         _killed(command, lab)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    folder = Path(json.loads(done.stdout.splitlines()[-1])["path"]) / "checkpoints"
+    folder = Path(json.loads(done.stdout)["path"]) / "checkpoints"
     last = max(path for path in folder.iterdir() if path.name.isdigit())
     digest = hashlib.sha256()
     for each in sorted(last.glob("*.safetensors")):

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _SMALL = -1, -3, 1 << 16  # of malloc.h; bytes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
+_SMALL, _MANY = 1 << 16, 1 << 16  # bytes; mappings
 
 
 def peak_of(function: Callable[[], object]) -> int:
@@ -14,6 +15,7 @@ def peak_of(function: Callable[[], object]) -> int:
     # what is freed is given back at once: else the peak would be that of earlier calls
     libc.mallopt(_TRIM_THRESHOLD, _SMALL)
     libc.mallopt(_MMAP_THRESHOLD, _SMALL)
+    libc.mallopt(_MMAP_MAX, _MANY)
     libc.malloc_trim(0)
     base, over = _resident(), threading.Event()
     seen = [base]

@@ -205,4 +205,5 @@ def test_compiled_it_holds_two_chunks_of_logits_at_most() -> None:
     backward()
     table = 4 * vocab * width  # bytes of the head's derivative in fp32
     assert peak_of(forward) < 2 * chunk + table
-    assert peak_of(backward) < 2 * chunk + 3 * table
+    # the sum in fp32, its copies in 16 bits, and what autograd makes of them in fp32
+    assert peak_of(backward) < 2 * chunk + 5 * table

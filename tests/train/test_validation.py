@@ -77,7 +77,11 @@ def test_compiled_it_uses_the_kernels_of_training_and_holds_one_layer(
 ) -> None:
     """Of eight layers; a step holds what all of them keep."""
     shape = recipe().model.model_dump() | {"width": 64, "heads": 2, "depth": 8}
-    large = recipe(model=shape, train={"batch": 16_384, "evaluate_tokens": 65_536})
+    large = recipe(
+        model=shape,
+        schedule={"tokens": 163_840, "warmup": 16_384},
+        train={"batch": 16_384, "evaluate_tokens": 65_536},
+    )
     engine = FP32.model_copy(update={"compiled": True, "micro_batch": 16_384})
     step = Step([large], engine)
     batch = np.zeros((512, 33), np.int64)
