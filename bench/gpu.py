@@ -192,13 +192,13 @@ def memory(where: Where) -> list[Claim]:
         "a validation": (lambda: _validated(step, held), told.validation),
     }
     for what, (work, estimate) in works.items():
-        if not where.small:
-            torch.cuda.reset_peak_memory_stats()
+        if where.small:
+            work()  # only a GPU's allocator knows its peak
+            continue
+        torch.cuda.reset_peak_memory_stats()
         work()
-        peak = estimate if where.small else torch.cuda.max_memory_allocated()
-        claims.append(
-            claim(f"peak of {what}", peak, "bytes", estimate, None, machine(), told=estimate)
-        )
+        peak = torch.cuda.max_memory_allocated()
+        claims.append(claim(f"peak of {what}", peak, "bytes", estimate, machine=machine()))
     return claims
 
 

@@ -1,13 +1,15 @@
 """Options that several commands take."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from windtunnel.choices import Table
 from windtunnel.data.formats import FORMATS
-from windtunnel.errors import InputError, did_you_mean
+from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, Kind
 
@@ -34,17 +36,30 @@ Format = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
 Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
-_ENGINES = {
-    "kept": "as it was when the run was begun",
-    "anew": "as this machine chooses now, which gives other bits",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Engine:
+    """What a run that was begun is computed with."""
+
+    name: str
+    help: str
+
+
+_ENGINES = Table(
+    "engine",
+    (
+        _Engine(name="kept", help="as it was when the run was begun"),
+        _Engine(name="anew", help="as this machine chooses now, which gives other bits"),
+    ),
+)
 EngineChoice = Annotated[
     str,
     typer.Option(
         "--engine",
         metavar="|".join(_ENGINES),
         help="What the run is computed with (precision, compilation, tokens at once): "
-        + "; ".join(f"{name}, {help}" for name, help in _ENGINES.items())
+        + "; ".join(f"{one.name}, {one.help}" for one in _ENGINES.values())
         + ".",
     ),
 ]
@@ -62,11 +77,7 @@ def typed(flag: str, kind: Kind[Any], help: str) -> Any:
 
 def engine_anew(text: str) -> bool:
     """Whether `--engine` asks for a new choice. Raises InputError."""
-    if text not in _ENGINES:
-        raise InputError(
-            f"--engine {text}: expected one of {', '.join(_ENGINES)}{did_you_mean(text, _ENGINES)}"
-        )
-    return text == "anew"
+    return _ENGINES.choose(text, f"--engine {text}").name == "anew"
 
 
 def number_of(option: str, text: str | None) -> int | None:

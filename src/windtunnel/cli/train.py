@@ -87,10 +87,7 @@ def train(
     from windtunnel.train.device import choose_engine
 
     choose_engine(wanted)  # refuses a device that is not there
-    run = create(lab, wanted, corpus)
-    if anew:
-        run.forget_engine()
-    carry_out(run, corpus, as_json)
+    carry_out(create(lab, wanted, corpus), corpus, as_json, anew)
 
 
 def _print_cost(cost: "RunCost", as_json: bool) -> None:
@@ -228,9 +225,7 @@ def branch(
         name,
         context,
     )
-    if anew:
-        made.forget_engine()
-    carry_out(made, text, as_json)
+    carry_out(made, text, as_json, anew)
 
 
 @app.command()
@@ -314,12 +309,14 @@ def _mixture(text: str) -> dict[str, float]:
     return weights
 
 
-def carry_out(run: "Run", corpus: "Corpus", as_json: bool) -> None:
-    """Train a run to its end and say what came of it. Exit code 1 where it failed, 130 where it
-    was stopped.
+def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -> None:
+    """Train a run to its end and say what came of it; `anew`: by an engine that is chosen anew.
+    Exit code 1 where it failed, 130 where it was stopped.
     """
     from windtunnel.train.loop import Watch, train
 
+    if anew:
+        run.forget_engine()
     with display() as shown, stopping() as stop:
         progress = shown.training(run.recipe.name)
         summary = train(run, corpus, Watch(say=shown.say, step=progress, stop=stop))

@@ -178,24 +178,20 @@ def activation_bytes(
     """Bytes a token that the backward pass needs, in windows of `context` tokens. With `recompute`
     a layer keeps what enters it alone, and one layer at a time has everything.
     """
-    product = _product_bytes(precision)
-    if device == "cpu":
-        layer = _layer_bytes_written_out(model, product, context)
-    else:
-        layer = _layer_bytes(model, product)
+    layer = layer_bytes(model, context, device, precision)
     layers = model.depth * layer
     if recompute:
         layers = model.depth * _WHOLE * model.width + layer
     # the stream behind the last layer, and its norm, which the head takes
-    return layers + (_WHOLE + product) * model.width
+    return layers + (_WHOLE + _product_bytes(precision)) * model.width
 
 
-def layer_memory(model: Model, tokens: int, context: int, device: str, precision: str) -> int:
-    """Bytes that one layer keeps of `tokens`, as where no backward pass follows."""
-    deeper = model.model_copy(update={"depth": model.depth + 1})
-    each = (activation_bytes(one, context, device, precision) for one in (model, deeper))
-    less, more = each
-    return tokens * (more - less)
+def layer_bytes(model: Model, context: int, device: str, precision: str) -> int:
+    """Bytes a token that one layer keeps for its backward pass."""
+    product = _product_bytes(precision)
+    if device == "cpu":
+        return _layer_bytes_written_out(model, product, context)
+    return _layer_bytes_fused(model, product)
 
 
 def _product_bytes(precision: str) -> int:
@@ -203,9 +199,8 @@ def _product_bytes(precision: str) -> int:
     return _HALF if precision == "bf16" else _WHOLE
 
 
-def _layer_bytes(model: Model, product: int) -> int:
-    """Bytes a token that one layer keeps, with a fused kernel of attention; `product`: bytes of a
-    number that a product takes.
+def _layer_bytes_fused(model: Model, product: int) -> int:
+    """With a fused kernel of attention; `product`: bytes of a number that a product takes.
 
     What inductor saves is what products take, and what it can't make again from that by cheap
     elementwise work: so the heads are kept rotated and not as the projections gave them, and of
@@ -221,7 +216,7 @@ def _layer_bytes(model: Model, product: int) -> int:
 
 
 def _layer_bytes_written_out(model: Model, product: int, context: int) -> int:
-    """The same with attention in causal blocks (`attention.causal_attention` on a CPU): each block
+    """With attention in causal blocks (`attention.causal_attention` on a CPU): each block
     keeps all keys and values that it sees, and the weight of each.
     """
     width = model.width

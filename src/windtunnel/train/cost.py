@@ -5,7 +5,7 @@ that was asked for, or that the lab's own runs reached.
 import statistics
 from pathlib import Path
 
-from windtunnel.model.memory import layer_memory, optimizer_bytes, training_memory
+from windtunnel.model.memory import layer_bytes, optimizer_bytes, training_memory
 from windtunnel.model.shape import active_params, count, flops_per_token
 from windtunnel.recipe import Recipe
 from windtunnel.results.cost import RunCost, RunMemory, RunSpeed
@@ -28,7 +28,7 @@ def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
     state = optimizer_bytes(recipe.model, recipe.optimizer.kind)
     # a new one is written before the oldest is removed
     kept = recipe.train.keep + 1 + len(recipe.train.branch_points)
-    flops = float(flops_per_token(recipe.model, recipe.data.context)) * recipe.total_tokens
+    each = flops_per_token(recipe.model, recipe.data.context)
     steps = recipe.total_tokens // recipe.train.batch
     return RunCost(
         name=recipe.name,
@@ -37,7 +37,7 @@ def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
         active=active_params(recipe.model),
         tokens=recipe.total_tokens,
         steps=steps,
-        flops=flops,
+        flops=float(each) * recipe.total_tokens,
         engine=engine,
         memory=_memory(recipe, engine),
         checkpoint=weights + state,
@@ -45,7 +45,7 @@ def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
         disk=kept * (weights + state) + steps * _LINE,
         # one file at a time
         on_host=max(weights, state) if engine.device == "cuda" else 0,
-        speed=_speed(recipe, lab, engine, flops, share),
+        speed=_speed(recipe.total_tokens, each, lab, engine, share),
     )
 
 
@@ -60,7 +60,7 @@ def _memory(recipe: Recipe, engine: Engine) -> RunMemory:
         precision=engine.precision,
         recompute=engine.recompute,
     )
-    layer = layer_memory(model, engine.micro_batch, context, engine.device, engine.precision)
+    layer = engine.micro_batch * layer_bytes(model, context, engine.device, engine.precision)
     return RunMemory(
         states=held.states,
         copies=held.copies,
@@ -73,41 +73,41 @@ def _memory(recipe: Recipe, engine: Engine) -> RunMemory:
 
 
 def _speed(
-    recipe: Recipe, lab: Path, engine: Engine, flops: float, share: float | None
+    tokens: int, each: int, lab: Path, engine: Engine, share: float | None
 ) -> RunSpeed | None:
+    """Of a run of so many tokens, with so many FLOPs each."""
     origin = "asked for"
     if share is None:
-        found = _nearest(recipe, lab, engine)
+        found = _nearest(each, lab, engine)
         if found is None:
             return None
         run, share = found
         origin = f"as run {run.id} ({run.recipe.name}) reached"
-    each = flops / recipe.total_tokens
     tokens_per_s = share * matrix_peak(engine) / each
     return RunSpeed(
         share=share,
         tokens_per_s=tokens_per_s,
-        hours=recipe.total_tokens / tokens_per_s / 3600,
+        hours=tokens / tokens_per_s / 3600,
         origin=origin,
     )
 
 
-def _nearest(recipe: Recipe, lab: Path, engine: Engine) -> tuple[Run, float] | None:
+def _nearest(wanted: int, lab: Path, engine: Engine) -> tuple[Run, float] | None:
     """The lab's run on such a device whose FLOPs a token are the nearest, and its share."""
-    wanted = flops_per_token(recipe.model, recipe.data.context)
-    found: list[tuple[float, Run, float]] = []
-    for run in read_runs(lab).runs:
+
+    def apart(run: Run) -> float:
+        each = flops_per_token(run.recipe.model, run.recipe.data.context)
+        return max(each / wanted, wanted / each)
+
+    # no more metrics are read than are needed: a lab may have hundreds of runs
+    for run in sorted(read_runs(lab).runs, key=apart):
         begun = run.begun_on()
-        if begun is None or (begun.device, begun.precision) != (engine.device, engine.precision):
+        if begun is None or begun.members > 1:
+            continue
+        if (begun.device, begun.precision) != (engine.device, engine.precision):
             continue
         shares = [line.peak_share for line in run.steps()]
-        if begun.members > 1 or len(shares) < _FEWEST:
-            continue
-        each = flops_per_token(run.recipe.model, run.recipe.data.context)
-        # the first steps compile what there is to compile
-        reached = statistics.median(shares[len(shares) // 2 :])
-        found.append((max(each / wanted, wanted / each), run, reached))
-    if not found:
-        return None
-    _, run, reached = min(found, key=lambda one: one[0])
-    return run, reached
+        if len(shares) >= _FEWEST:
+            # the first steps compile what there is to compile
+            return run, statistics.median(shares[len(shares) // 2 :])
+    return None

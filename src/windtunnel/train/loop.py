@@ -139,10 +139,10 @@ class _Trainer:
         self._flops = flops_per_token(recipe.model, recipe.data.context)
         self._peak = matrix_peak(self._engine)
         self._step = self._made_step()
-        for member in members:
-            with as_deterministic(self._engine):
+        with as_deterministic(self._engine):
+            for member in members:
                 start = restore(self._step, member.run, corpus, self._place(member))
-            member.begin(*start, self._engine)
+                member.begin(*start, self._engine)
         self._reader = Prefetched()
         self._waiting: list[_Taken] = []
         # what was compiled before the first steps; None once that was told

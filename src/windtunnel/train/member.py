@@ -53,6 +53,7 @@ class Member:
     steps: int = 0
     over: bool = False
     score: Score | None = None  # of its last validation
+    validated: int | None = None  # tokens at that validation
 
     @classmethod
     def of(cls, run: Run, corpus: Corpus, watch: Watch) -> Self:
@@ -74,7 +75,8 @@ class Member:
         self._recorder = Recorder(self.run)
         # an earlier process may have made the last validation before this position
         made = self.run.validations()
-        self.score = made[-1].validation if made else None
+        if made:
+            self.score, self.validated = made[-1].validation, made[-1].tokens
         total = self.recipe.total_tokens
         stands = f"{about(position)} of {about(total)} tokens"
         self.watch.say(f"{self.run.id} {self.recipe.name}: {stands}; {engine}")
@@ -117,10 +119,9 @@ class Member:
         """Whether this run has a checkpoint here, at which a validation is due that was never
         made.
         """
-        made = self.run.validations()
-        here = bool(made) and made[-1].tokens == self.position
         trained = self.position > self.run.start
-        return trained and not here and self.due(self.recipe.train.evaluate_every)
+        made = self.validated == self.position
+        return trained and not made and self.due(self.recipe.train.evaluate_every)
 
     def step_taken(self) -> None:
         """Count a step."""
@@ -143,7 +144,7 @@ class Member:
         except Diverged as error:
             self.end("failed", str(error))
         else:
-            self.score = found
+            self.score, self.validated = found, self.position
             self.write_status("running")
 
     def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:

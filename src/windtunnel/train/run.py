@@ -152,8 +152,7 @@ class Run:
 
     def keep_engine(self, engine: Engine) -> None:
         """Remember how the run is computed, at its first start."""
-        if self.begun_on() is None:
-            engine.write(self.path / "engine.json")
+        engine.write(self.path / "engine.json")
 
     def forget_engine(self) -> None:
         """Have the next start choose anew how the run is computed. Raises Busy."""

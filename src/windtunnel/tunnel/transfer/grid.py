@@ -5,7 +5,7 @@ one stem a rate, with a branch at every length.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from windtunnel.data.shards import Corpus
@@ -79,7 +79,7 @@ class Grid:
         repeats: list[Key] = []
         for cell, steps in asked.items():
             seeds = range(1, self.design.seeds_of(cell.parametrization))
-            repeats += [(cell, step, seed) for step in sorted(steps) for seed in seeds]
+            repeats += product([cell], sorted(steps), seeds)
         self._train(repeats, label)
         return {cell: _lowest(self.first_seed(cell, self.lengths[-1])) for cell in begin}
 
