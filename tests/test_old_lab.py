@@ -9,6 +9,7 @@ import pytest
 from conftest import Lab
 
 from windtunnel.data.shards import Corpus
+from windtunnel.recipe import RESULTS_VERSION
 from windtunnel.train.branch import branch
 from windtunnel.train.run import find_run, list_runs
 
@@ -58,7 +59,7 @@ def test_its_runs_are_branched(old: Lab) -> None:
     by_id = old.json("branch", RUNS["stem"], "--at", 2560, "--decay", 320, "--name", "new")
     assert by_id["id"] not in RUNS.values()
     assert (by_id["parent"], by_id["status"]) == (RUNS["stem"], "done")
-    assert find_run(old.path, "new").results_version == 4
+    assert find_run(old.path, "new").results_version == RESULTS_VERSION
     corpus = Corpus.open(old.path / "corpora" / "words")
     by_name = branch(find_run(old.path, "stem"), corpus, 2560, 320)
     assert by_name.id == by_id["id"]

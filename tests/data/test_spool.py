@@ -5,7 +5,13 @@ nothing.
 import numpy as np
 import pytest
 
-from windtunnel.data.spool import ENOUGH_VALIDATION, MOST_VALIDATION, held_out, validation_share
+from windtunnel.data.spool import (
+    ENOUGH_VALIDATION,
+    FEWEST_VALIDATION,
+    MOST_VALIDATION,
+    held_out,
+    validation_share,
+)
 
 
 def test_the_share_is_raised_for_little_text_but_not_beyond_its_most() -> None:
@@ -52,3 +58,16 @@ def test_what_is_held_out_is_the_share_and_stays_so_when_it_grows() -> None:
     few, more = held_out(keys, 0.02, sizes), held_out(keys, 0.1, sizes)
     assert few.mean() == pytest.approx(0.02, rel=0.1) and more.mean() == pytest.approx(0.1, rel=0.1)
     assert not (few & ~more).any()
+
+
+def test_no_document_is_a_large_part_of_what_is_held_out() -> None:
+    """An attachment of half a megabyte among mails of a few kilobytes."""
+    for seed in range(20):
+        keys, sizes = keys_of(seed, 2000), np.random.default_rng(seed).integers(1000, 8000, 2000)
+        giant = int(np.argmin(keys))  # the first to be held out
+        alone = held_out(keys, 0.02, sizes)
+        sizes[giant] = 500_000
+        chosen = held_out(keys, 0.02, sizes)
+        assert alone[giant] and not chosen[giant]
+        assert not (chosen ^ alone)[np.arange(2000) != giant].any()
+        assert sizes[chosen].max() <= 0.02 * sizes.sum() / FEWEST_VALIDATION

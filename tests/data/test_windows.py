@@ -80,12 +80,24 @@ def test_the_seed_changes_what_is_read(corpus: Corpus) -> None:
     assert np.array_equal(first, windows_of(corpus, seed=0).read(0, 3200))
 
 
-def test_validation_reads_the_beginning_of_the_validation_split(corpus: Corpus) -> None:
+def test_validation_reads_windows_spread_over_the_validation_split(corpus: Corpus) -> None:
     windows, stream = windows_of(corpus), stream_of(corpus, "prose", "validation")
+    all_of_it = windows.validation("prose", 10**9)
+    assert all_of_it[:, :-1].ravel().tolist() == stream[: 32 * len(all_of_it)].tolist()
+    assert all_of_it[:, 1:].ravel().tolist() == stream[1 : 32 * len(all_of_it) + 1].tolist()
     held = windows.validation("prose", 330)
-    assert held.shape == (10, 33)
-    assert held[:, :-1].ravel().tolist() == stream[:320].tolist()
-    assert held[:, 1:].ravel().tolist() == stream[1:321].tolist()
+    assert held.shape == (10, 33) and len(all_of_it) > 20
+    # one of each tenth, the middle one
+    places = [10 * all_of_it.tolist().index(window) / len(all_of_it) for window in held.tolist()]
+    assert np.abs(np.array(places) - np.arange(10) - 0.5).max() <= 10 / len(all_of_it)
+
+
+def test_a_shorter_validation_reads_no_window_twice(corpus: Corpus) -> None:
+    windows = windows_of(corpus)
+    held = len(windows.validation("prose", 10**9))
+    for count in range(1, held + 1):
+        read = windows.validation("prose", 32 * count)
+        assert len({tuple(window) for window in read.tolist()}) == count
 
 
 def test_validation_takes_what_there_is_and_at_least_one_window(corpus: Corpus) -> None:

@@ -99,6 +99,18 @@ def test_a_floor_that_is_not_pinned_down() -> None:
 
 
 @pytest.mark.parametrize(
+    ("excess", "said"),
+    [(None, None), (0.02, None), (-0.04, None), (0.31, "31% above"), (-0.08, "8% below")],
+)
+def test_held_out_text_that_is_unlike_what_is_trained(
+    excess: float | None, said: str | None
+) -> None:
+    found = list(flags.of_held_out(excess))
+    assert [flag.level for flag in found] == ["caution"] * (said is not None)
+    assert said is None or said in found[0].text
+
+
+@pytest.mark.parametrize(
     ("params", "raised"),
     [(91, False), (109, False), (90, True), (110.1, True), (80, True), (120, True)],
 )

@@ -17,6 +17,7 @@ from windtunnel.tunnel.study import (
     core_minutes,
     final,
     final_loss,
+    held_out_excess,
     ids,
     rows_at_end,
     training_seconds,
@@ -110,6 +111,20 @@ def test_the_final_loss_is_that_of_the_last_token(finished: Run) -> None:
 
 def test_a_failed_run_has_no_final_loss(failed: Run) -> None:
     assert final(failed) is None and final_loss(failed) is None
+
+
+def test_held_out_losses_are_held_against_the_last_steps_of_training(
+    begun: tuple[Run, Recorder], failed: Run
+) -> None:
+    assert held_out_excess([failed]) is None and held_out_excess([]) is None
+    run, recorder = begun
+    recorder.validation(validated(TOKENS, 4.4))
+    run.write_status("done", TOKENS)
+    assert held_out_excess([run]) is None, "no step was recorded"
+    falling = [step(BATCH * i, 100).model_copy(update={"loss": 4.0}) for i in range(26, 51)]
+    recorder.steps([one.model_copy(update={"loss": 9.0}) for one in falling[:15]])
+    recorder.steps(falling[15:])
+    assert held_out_excess([run]) == pytest.approx(0.1)
 
 
 def test_a_validation_is_found_by_its_position(finished: Run) -> None:

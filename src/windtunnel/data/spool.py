@@ -24,7 +24,9 @@ from windtunnel.files import write_whole
 
 ENOUGH_VALIDATION = 256 << 10  # bytes of text a source's validation split should have ...
 MOST_VALIDATION = 0.1  # ... unless that were more than this share of the source
-FEWEST_VALIDATION = 8  # documents to expect in it; a source with fewer is cut into pieces first
+# Documents to expect in it, and the most of it that one may be the inverse of; a source with fewer
+# is cut into pieces first.
+FEWEST_VALIDATION = 8
 PIECE = 16 << 10  # bytes of such a piece, at most
 # Smaller ones, for a source of which those would hold out too little or too much.
 _PIECES = (PIECE, PIECE >> 1, PIECE >> 2, PIECE >> 3)
@@ -117,19 +119,26 @@ def held_out(keys: np.ndarray, share: float, sizes: np.ndarray) -> np.ndarray:
     is small, wherever they stand in the source, and at least one. `sizes`: bytes of each. Where
     they would be far more than the share of the bytes, which is chance in a small source, the
     smallest hashes that are not; none where every document alone is.
+
+    A document that would be a large part of what is held out is trained on instead: a loss that
+    hangs on one text says nothing of the others.
     """
     chosen = np.zeros(len(keys), bool)
     if not share:
         return chosen
     # A hash below the share: whatever is added to a source, what was held out stays so.
     below = keys < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+    may_be = np.ones(len(keys), bool)
+    if len(keys) * share >= FEWEST_VALIDATION:
+        may_be = sizes <= share * sizes.sum() / FEWEST_VALIDATION
+    below &= may_be
     room = min(_OVER * share, _MOST_EVER) * sizes.sum()
     if below.any() and sizes[below].sum() <= room:
         return below
     for index in np.argsort(keys, kind="stable"):
         if chosen.any() and not below[index]:
             break
-        if sizes[index] <= room:
+        if may_be[index] and sizes[index] <= room:
             chosen[index] = True
             room -= sizes[index]
     return chosen

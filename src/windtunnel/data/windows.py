@@ -59,12 +59,14 @@ class Windows:
         return result
 
     def validation(self, source: str, tokens: int) -> NDArray[np.int64]:
-        """The first windows of a source's validation split, at most `tokens` tokens of them: (n,
-        context + 1).
+        """Windows of a source's validation split, evenly spread over it, of at most `tokens`
+        tokens: (n, context + 1). The first ones alone could be all of one long document.
         """
-        stream = self.corpus.sources[source].validation
-        count = min(self._held_out(source), max(1, tokens // self.context))
-        return stream.marked(np.arange(count, dtype=np.int64) * self.context, self.context + 1)
+        stream, held = self.corpus.sources[source].validation, self._held_out(source)
+        count = min(held, max(1, tokens // self.context))
+        # the middle one of each of `count` equal parts, in exact arithmetic
+        index = (2 * np.arange(count, dtype=np.int64) + 1) * held // max(1, 2 * count)
+        return stream.marked(index * self.context, self.context + 1)
 
     @property
     def unvalidated(self) -> list[str]:

@@ -104,6 +104,7 @@ class Evidence:
     rates: Sequence[tuple[float, float]] = ()  # (parameters, rate) of the points in the fit
     studied_rates: tuple[StudiedRate, ...] = ()  # of other studies on the same corpus
     rate_law: StudiedRateLaw | None = None  # of the lab's transfer study, on the same corpus
+    held_out_excess: float | None = None  # of held-out losses over those of training, relative
     lab: Path | None = None
 
 

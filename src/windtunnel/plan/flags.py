@@ -21,6 +21,7 @@ _STEPS = 400  # fewer, and the warm-up and the decay are too coarse for what the
 # Of a run's steps: what the average over past weights should span at least. In the runs that laws
 # were fitted to it spans all or most of them.
 _AVERAGED = 0.1
+_UNLIKE = 0.05  # of the loss: between seeds and batches it is a few thousandths
 _SPENT = 0.9  # of the budget: less is worth saying
 # How grave it is that a study of the lab failed.
 _FAILED: Mapping[str, Level] = {
@@ -115,6 +116,22 @@ def of_points(predictor: Predictor) -> Iterator[Flag]:
             f"{side} the law, {outlier.times:.0f} times what runs scatter by. Look at it, or "
             "leave it out: it widens no interval, and may bend the law.",
         )
+
+
+def of_held_out(excess: float | None) -> Iterator[Flag]:
+    """Whether the loss that the law is of is one of text like that which is trained on."""
+    if excess is None or abs(excess) <= _UNLIKE:
+        return
+    side, why = (
+        ("above", "is unlike what was trained on, or was learnt by heart there")
+        if excess > 0
+        else ("below", "is easier than what was trained on")
+    )
+    yield caution(
+        "held-out",
+        f"Held-out losses lie {abs(excess):.0%} {side} those of training: the held-out text {why}. "
+        "The law and the expected loss are of the held-out text.",
+    )
 
 
 def of_size(params: float, asked: float | None) -> Iterator[Flag]:

@@ -143,6 +143,7 @@ def from_lab(lab: Path, study: str) -> Evidence:
         recipe=kept_recipe(numbers, [row["lr"] for row in taken]),
         studied_rates=tuple(found for found in beside if found is not None),
         rate_law=found_law,
+        held_out_excess=numbers.held_out_excess,
         lab=lab,
     )
 

@@ -14,9 +14,10 @@ from typing import Any
 from windtunnel.recipe.parametrization import PARAMETRIZATIONS
 from windtunnel.recipe.sections import Recipe, Section
 
-# Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser): then
-# it is another run. Where only the rules of one parametrization change, its `revision` is raised.
-RESULTS_VERSION = 4
+# Raised whenever the code changes what a recipe gives (model, order, schedule, optimiser, the text
+# that a loss is of): then it is another run. Where only the rules of one parametrization change,
+# its `revision` is raised.
+RESULTS_VERSION = 5
 
 # By key: the value, as JSON has it, that says nothing. A line is added together with a key, with
 # the value that computes what was computed before there was such a key; it is changed only when

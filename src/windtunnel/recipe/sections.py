@@ -272,7 +272,7 @@ class Train(Section):
     evaluate_every: TokensOrShare = Length(share=0.1)
     """Length between validations; tokens or a share of the run."""
     evaluate_tokens: Tokens = 262_144
-    """Most tokens to read of each source's validation split."""
+    """Most tokens to read of each source's validation split, spread over it."""
 
 
 class Recipe(Section):

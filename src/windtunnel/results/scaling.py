@@ -343,6 +343,11 @@ class ScalingNumbers(Numbers):
     """Steps of the shortest branch, from its stem's beginning."""
     epochs: float
     """How often the longest run reads the corpus."""
+    held_out_excess: float | None = None
+    """By how much held-out losses lie above the losses of training at the ends of the branches,
+    relative to them, median; None where all diverged, and in results of earlier releases. Far
+    from 0, the law is of another text than what is trained on.
+    """
     seed_sd: float | None
     """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""
     seed_freedom: int

@@ -24,7 +24,7 @@ def validate(
     mask_documents: bool,
     objective: ObjectiveKind,
 ) -> list[Validation | None]:
-    """Score the first `tokens` tokens of every source's validation split, by each member, or by
+    """Score `tokens` tokens spread over every source's validation split, by each member, or by
     the one model; `windows`: what each of them reads, from one corpus. Only what the objective
     learns counts. None for who reads of no source that holds out a whole window.
     """

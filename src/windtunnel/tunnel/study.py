@@ -10,6 +10,8 @@ from windtunnel.results.run import Score, Validation
 from windtunnel.results.study import R
 from windtunnel.train.run import Run
 
+_FEWEST_LAST = 10  # steps
+
 
 def rows_at_end(row: type[R], run: Run, kind: str, **columns: Any) -> list[R]:
     """The rows of a run's last validation, one a source and one for `all`; of a run that failed the
@@ -64,6 +66,21 @@ def validation_at(run: Run, tokens: int) -> Validation:
         if line.tokens == tokens:
             return line.validation
     raise InputError(f"{run.path}: was not evaluated at {tokens} tokens")
+
+
+def held_out_excess(runs: Iterable[Run]) -> float | None:
+    """By how much, relative to it, the held-out loss lies above the loss of the last steps of
+    training: the median of runs that came to their end. None where none did.
+    """
+    found = []
+    for run in runs:
+        held_out = final_loss(run)
+        steps = [step.loss for step in run.steps()]
+        # as many as make the noise of their batches small, over which the loss hardly falls
+        last = steps[-max(_FEWEST_LAST, len(steps) // 20) :]
+        if held_out is not None and last:
+            found.append(held_out / statistics.fmean(last) - 1)
+    return statistics.median(found) if found else None
 
 
 def training_seconds(run: Run) -> float:

@@ -37,7 +37,7 @@ from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.judge import judge
 from windtunnel.tunnel.scaling.law import law_of
-from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
+from windtunnel.tunnel.study import core_minutes, final_loss, held_out_excess, ids, rows_at_end
 
 
 def scaling(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
@@ -245,6 +245,7 @@ def _analysed(
         span=max(totals) / min(totals),
         fewest_steps=chain.fewest_steps,
         epochs=longest / corpus.train_tokens,
+        held_out_excess=held_out_excess(run for stem in stems for run in stem.branches),
         seed_sd=seed_sd,
         seed_freedom=freedom,
         audit=audited,
