@@ -76,6 +76,15 @@ def test_the_rate_is_that_of_the_labs_transfer_study(lab: Any) -> None:
     assert found.lr(4e5, 8e6, 4096) == pytest.approx(0.02 * 4**0.1 * 8**-0.3 * 2, rel=5e-3)
 
 
+def test_a_rate_is_not_raised_beyond_the_batches_that_were_measured(lab: Any) -> None:
+    with_transfer_law(lab, replace(FALLING, largest_batch=2048.0))
+    found = scaling_recipe(lab.path, "tiny", largest=1e9).rate
+    here = found.lr(1e5, 1e6, 2048)
+    assert here == pytest.approx(0.02 * 2**0.5, rel=5e-3)
+    assert [found.lr(1e5, 1e6, batch) for batch in (4096, 65_536)] == [here, here]
+    assert found.lr(1e5, 1e6, 512) == pytest.approx(here / 2, rel=5e-3)
+
+
 @pytest.mark.parametrize(
     ("made_on", "parametrization"), [("another", "minicpm"), ("tiny", "standard")]
 )

@@ -62,9 +62,11 @@ class RateRule:
 
     def lr(self, params: float, tokens: float, batch: float) -> float:
         """Of a model of so many parameters without embeddings, on so many tokens, with a batch of
-        so many.
+        so many. It is not raised for a batch beyond those that were measured: the gain from a
+        larger batch ends somewhere, and too high a rate costs more than too low a one.
         """
-        return float(f"{self.law.at(params, tokens, batch):.{_DIGITS}g}")
+        lr = self.law.at(params, tokens, min(batch, self.law.largest_batch))
+        return float(f"{lr:.{_DIGITS}g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +155,19 @@ def transferred_law(numbers: TransferNumbers, parametrization: str) -> RateLaw |
 
 def rate_law(found: RateFound) -> RateLaw:
     """The law that a result tells."""
-    constants = found.model_dump(exclude={"covariance"})
-    return RateLaw(**constants, covariance=np.array(found.covariance))
+    constants = found.model_dump(exclude={"covariance", "largest_batch"})
+    return RateLaw(
+        **constants,
+        covariance=np.array(found.covariance),
+        largest_batch=found.largest_batch or math.inf,
+    )
 
 
 def rate_found(law: RateLaw) -> RateFound:
     """A law of the rate as a result tells it."""
-    return RateFound(**vars(law) | {"covariance": law.covariance.tolist()})
+    largest = law.largest_batch if math.isfinite(law.largest_batch) else None
+    told = {"covariance": law.covariance.tolist(), "largest_batch": largest}
+    return RateFound(**vars(law) | told)
 
 
 def _transferred(lab: Path, corpus: str) -> tuple[RateRule, Settings] | None:

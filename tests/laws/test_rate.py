@@ -41,6 +41,7 @@ def test_exact_points_give_the_powers_and_the_rate_anywhere() -> None:
     assert law.by_params == pytest.approx(0.05, abs=1e-3)
     assert law.by_tokens == pytest.approx(-0.33, abs=1e-3)
     assert law.by_batch == pytest.approx(0.45, abs=1e-3)
+    assert law.largest_batch == 2048
     assert law.at(1e7, 1e8, 16384) == pytest.approx(truth(1e7, 1e8, 16384), rel=0.01)
 
 

@@ -132,6 +132,8 @@ def test_settings_that_the_laws_were_not_measured_with(recipe: Callable[..., Rec
     outside = replace(inside, inside=False)
     assert said(flags.of_settings(long, outside, rate)) == [("batch", "caution")]
     assert said(flags.of_settings(long, inside, replace(rate, lr=0.02))) == [("lr", "caution")]
+    held = list(flags.of_settings(long, inside, replace(rate, held_at=64.0)))
+    assert said(held) == [("lr", "caution")] and "up to 64 tokens a step" in held[0].text
     small = long.change(train={"batch": 32})
     assert said(flags.of_settings(small, inside, rate)) == [("batch", "note")]
 

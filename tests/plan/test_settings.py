@@ -108,6 +108,19 @@ def test_the_rate_is_by_the_recipe_that_the_runs_were_trained_by(evidence: Evide
     assert "(the lab's transfer study)" in found.provenance.how and not found.beside
 
 
+def test_a_rate_is_held_where_no_larger_batch_was_measured(evidence: Evidence) -> None:
+    assert evidence.recipe
+    law = replace(constant_rate(0.02), batch=512.0, by_batch=0.5, largest_batch=1024.0)
+    kept = replace(evidence.recipe, rate=RateRule(law, "the lab's transfer study"))
+    known = replace(evidence, recipe=kept, rate_law=StudiedRateLaw(law=law, runs=("t1",)))
+    run = PlannedRun(4.5, 8e6, 1e5)
+    within, beyond = rate_for(known, run, 1024), rate_for(known, run, 4096)
+    assert within.held_at is None and beyond.held_at == 1024
+    assert within.lr == beyond.lr == pytest.approx(0.0283, rel=5e-3)
+    assert beyond.beside[0].lr == pytest.approx(beyond.lr, rel=5e-3)
+    assert "held at that of 1.02k tokens a step" in beyond.provenance.how
+
+
 def test_what_the_transfer_study_found_stands_beside(evidence: Evidence) -> None:
     law = replace(constant_rate(0.02), tokens=1e6, by_tokens=-0.3)
     known = replace(evidence, rate_law=StudiedRateLaw(law=law, runs=("t1",)))

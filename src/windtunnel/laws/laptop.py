@@ -54,6 +54,7 @@ RATE_LAW = RateLaw(
             [-0.74, 1.57, 0.07, 2.98],
         ]
     ),
+    largest_batch=2048,
 )
 
 # Laws of four sizes (24k to 530k parameters) at five lengths (0.8M to 12.8M tokens) of a

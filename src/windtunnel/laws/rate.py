@@ -52,6 +52,7 @@ class RateLaw:
     by_tokens: float
     by_batch: float
     covariance: NDArray[np.float64]
+    largest_batch: float = math.inf  # tokens a step, of those that were measured
 
     def at(self, params: float, tokens: float, batch: float) -> float:
         """The best rate of a model of so many parameters, trained on so many tokens with a batch
@@ -132,4 +133,5 @@ def fit_rate(best: BestRates, by_params: float = 0.0) -> RateLaw:
         by_tokens=by_tokens,
         by_batch=by_batch,
         covariance=covariance,
+        largest_batch=float(best.batch.max()),
     )

@@ -188,6 +188,13 @@ def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterato
             "lr",
             f"A learning rate of {lr:g} was asked for; the expected loss is that of {rate.lr:g}.",
         )
+    if rate.held_at:
+        yield caution(
+            "lr",
+            f"The best learning rate was measured at up to {about(rate.held_at)} tokens a step, "
+            f"and is not raised for {about(recipe.train.batch)}. `windtunnel transfer --batches` "
+            "measures it there.",
+        )
     for found in rate.beside:
         if not _agrees(found, lr):
             yield caution(

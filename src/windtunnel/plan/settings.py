@@ -10,11 +10,13 @@ from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch, interval_of
 from windtunnel.plan.evidence import Evidence, StudiedRateLaw
+from windtunnel.quantities import about
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.transfer import TRANSFER
 from windtunnel.scaling_recipe import LAB_BATCH, PAPER_RATE, BatchRule
 
 _DRAWS = 400  # of best batches, for the interval of a law through them
+_ABOUT = 1.05  # times a batch: a larger one is another batch
 _FAR = 4  # times shorter or longer than what a law of the batch was fitted to, it is extrapolated
 # Of published runs of 2e9 to 1e11 tokens: 0.58 D^0.571 tokens (Step Law, arXiv 2503.04715).
 _STEP_LAW, _STEP_LAW_FROM, _STEP_LAW_TO = ByTokens(0.58, 0.571), 1e9, 4e11
@@ -47,6 +49,7 @@ class RateChoice:
     lr: float
     provenance: Provenance
     beside: tuple[StudiedRate, ...]
+    held_at: float | None = None  # tokens a step: the largest batch measured, where this is larger
 
 
 def batch_for(evidence: Evidence, run: PlannedRun) -> BatchChoice:
@@ -81,12 +84,16 @@ def rate_for(evidence: Evidence, run: PlannedRun, batch: float) -> RateChoice:
     if evidence.recipe:
         kept = evidence.recipe.rate
         how = f"of the runs in the fit, by size, length and batch ({kept.origin})"
+        largest = kept.law.largest_batch
+        held_at = largest if batch > _ABOUT * largest else None
+        if held_at:
+            how += f", held at that of {about(largest)} tokens a step, the most it was measured at"
         provenance = evidence.provenance.but(how)
         lr = kept.lr(run.params, run.tokens, batch)
         beside = evidence.studied_rates
         if evidence.rate_law:
-            beside = (_by_law(evidence.rate_law, run, batch), *beside)
-        return RateChoice(lr, provenance, beside)
+            beside = (_by_law(evidence.rate_law, run, min(batch, largest)), *beside)
+        return RateChoice(lr, provenance, beside, held_at)
     if not evidence.rates:
         how = "the paper's (section 3.3); no run here says another"
         return RateChoice(PAPER_RATE, Provenance(how=how), ())

@@ -25,6 +25,11 @@ class RateFound(Record):
     covariance: tuple[tuple[float, float, float, float], ...]
     """4 by 4, of the natural logarithm of `lr` and of the three powers, in this order."""
 
+    largest_batch: float | None = None
+    """Tokens a step of the largest batch that was measured; None of one rate for all, and in
+    results of earlier releases.
+    """
+
     @property
     def powers(self) -> str:
         """The powers in words."""
