@@ -72,7 +72,9 @@ def test_likelihoods_are_those_of_each_pair_alone(
     assert sum(seen) == len(pairs)
     for pair, got in zip(pairs, found, strict=True):
         expected = alone(decoder, pair)
-        assert got.nats == pytest.approx(expected.nats, abs=2e-3 if abs(expected.nats) > 99 else 2e-4)
+        assert got.nats == pytest.approx(
+            expected.nats, abs=2e-3 if abs(expected.nats) > 99 else 2e-4
+        )
         assert got.greedy == expected.greedy
     assert all(one.greedy for one in found[-5:]) and not all(one.greedy for one in found)
 

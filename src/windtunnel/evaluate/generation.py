@@ -74,9 +74,7 @@ class _Batch:
         self._lengths, self._prompts = (before + own)[:, None], self._cache.tokens
         self._logits = self._of(hidden[rows, own - 1])
 
-    def write(
-        self, most: int, choose: Choose, ended: Ended, done: Callable[[int], None]
-    ) -> None:
+    def write(self, most: int, choose: Choose, ended: Ended, done: Callable[[int], None]) -> None:
         """Write until every row has ended, or has `most` tokens."""
         for count in range(most):
             going, new = [], []

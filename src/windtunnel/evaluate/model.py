@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 # Called with how many of the asked things are done since the last call.
 Done = Callable[[int], None]
+# Called with what is being done, how much of it is done, and how much there is.
+Show = Callable[[str, float, float | None], None]
 
 
 class Pair(NamedTuple):
