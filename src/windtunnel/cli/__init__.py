@@ -58,6 +58,7 @@ _COMMANDS = (
     "record",
     "sft",
     "upcycle",
+    "evaluate",
     "ship",
     "talk",
 )

@@ -157,11 +157,11 @@ class Tokenizer:
             found.append(np.concatenate([np.zeros(0, self.dtype), *ids]))
         return found
 
-    def encode_marked(self, text: str) -> list[int]:
+    def encode_marked(self, text: str, around: bool = True) -> list[int]:
         """The ids of a text as programs ask an engine for them: special tokens that are written in
-        it are these tokens, and what the tokenizer puts around every text is there.
+        it are these tokens, and what the tokenizer puts `around` every text is there.
         """
-        return self._marking.encode(text, add_special_tokens=True).ids
+        return self._marking.encode(text, add_special_tokens=around).ids
 
     @cached_property
     def before(self) -> tuple[int, ...]:

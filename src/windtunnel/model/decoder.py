@@ -31,6 +31,7 @@ from windtunnel.model.rope import rope_table, rotate
 from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import Model
 
+_ROOM = 64  # tokens for which a cache has room at least, when it is made anew
 # Of a model's settings, what members of a population may have each for itself.
 _OWN = {
     "init_std",
@@ -121,15 +122,21 @@ class Decoder(nn.Module):
         self._again = True
 
     def forward(
-        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """What the head makes logits of: tokens (batch, T), or (P, batch, T) where each member has
         its own -> (batch * T, width), or (P, batch * T, width).
 
         `documents`, like tokens, numbers the document of each: attention stays within one. `cache`
-        holds what was seen before these tokens, and takes them in.
+        holds what was seen before these tokens, and takes them in; `documents` then numbers what it
+        holds as well. `positions`, (batch, T): where each token stands in its own text, for rows
+        whose beginnings in the cache are of different lengths.
         """
-        x, _ = self._trunk(tokens, documents, cache)
+        x, _ = self._trunk(tokens, documents, cache, positions)
         return rms_norm(x, self.norm, self.model.norm_eps) * self.logit_multiplier
 
     def logits(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
@@ -162,14 +169,21 @@ class Decoder(nn.Module):
         return losses, torch.stack(unevenness).sum(0) if unevenness else None
 
     def _trunk(
-        self, tokens: Tensor, documents: Tensor | None, cache: Cache | None
+        self,
+        tokens: Tensor,
+        documents: Tensor | None,
+        cache: Cache | None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The residual stream behind the last layer, and each layer's unevenness."""
         T, start = tokens.shape[-1], cache.tokens if cache else 0
-        table = self.rope[:, start : start + T]
-        if documents is not None:  # (members * batch, T): in attention all windows are alike
-            members = self.members or 1
-            documents = documents.expand(members, *documents.shape[-2:]).reshape(-1, T)
+        if positions is None:
+            table = self.rope[:, start : start + T]
+        else:
+            table = self.rope[:, positions][:, :, None]  # alike for all heads
+        if documents is not None:  # (members * batch, S): in attention all windows are alike
+            members, S = self.members or 1, documents.shape[-1]
+            documents = documents.expand(members, *documents.shape[-2:]).reshape(-1, S)
         x, unevenness = self._embed(tokens) * self.embedding_multiplier, []
         for index, layer in enumerate(self.layers):
             seen = cache and cache.of(index)
@@ -246,13 +260,14 @@ class Layer(nn.Module):
         """The residual stream x, (tokens, width), or (P, tokens, width), after this layer, and the
         `unevenness` of every window where there are experts.
 
-        `table`: RoPE of the window's T positions; `residual`: the multiplier of what is added,
-        (), or (P, 1, 1); `documents`: (members * batch, T).
+        `table`: RoPE of the window's T positions, or of each row's, (2, batch, 1, T, half a head);
+        `residual`: the multiplier of what is added, (), or (P, 1, 1); `documents`: (members *
+        batch, T), or with what the cache holds before them.
         """
         h = rms_norm(x, self.attention_norm, self.eps)
         x = x + self._attend(h, table, documents, cache) * residual
         h = rms_norm(x, self.ffn_norm, self.eps)
-        added, unevenness = self._feed_forward(h, window=table.shape[1])
+        added, unevenness = self._feed_forward(h, window=table.shape[-2])
         return x + added * residual, unevenness
 
     def _feed_forward(self, h: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
@@ -267,7 +282,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
             count = weight.shape[-2] // self.head_size
-            projected = (h @ weight.mT).reshape(-1, table.shape[1], count, self.head_size)
+            projected = (h @ weight.mT).reshape(-1, table.shape[-2], count, self.head_size)
             return projected.transpose(1, 2)
 
         query, key, value = heads(self.query), heads(self.key), heads(self.value)
@@ -283,20 +298,44 @@ class Layer(nn.Module):
 
 class LayerCache:
     """Keys and values of the tokens that one layer has seen, (batch, kv_heads, tokens, head_size)
-    each; None before the first.
+    each. They lie in tensors with room for more, which are made anew when they are full: a token
+    that comes alone is written, and nothing before it is copied.
     """
 
     def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
+        self.tokens = 0
+        self._key: Tensor | None = None
+        self._value: Tensor | None = None
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append new keys and values and return all of them."""
-        if self.key is not None and self.value is not None:
-            key = torch.cat([self.key, key], dim=-2)
-            value = torch.cat([self.value, value], dim=-2)
-        self.key, self.value = key, value
-        return key, value
+        if self._key is None or self._value is None:
+            self._key, self._value, self.tokens = key, value, key.shape[-2]
+            return key, value
+        seen, self.tokens = self.tokens, self.tokens + key.shape[-2]
+        self._key = _written(self._key, key, seen)
+        self._value = _written(self._value, value, seen)
+        return self._key[..., : self.tokens, :], self._value[..., : self.tokens, :]
+
+    def rows(self, which: Tensor) -> LayerCache:
+        """A cache of its own with these rows of the batch."""
+        chosen = LayerCache()
+        chosen.tokens = self.tokens
+        if self._key is not None and self._value is not None:
+            chosen._key = self._key[:, :, : self.tokens][which]
+            chosen._value = self._value[:, :, : self.tokens][which]
+        return chosen
+
+
+def _written(held: Tensor, new: Tensor, seen: int) -> Tensor:
+    """`held`, or where it has no room a larger one, with `new` behind the first `seen` tokens."""
+    end = seen + new.shape[-2]
+    if held.shape[-2] < end:
+        larger = held.new_zeros(*held.shape[:-2], end + max(_ROOM, end // 4), held.shape[-1])
+        larger[..., :seen, :] = held[..., :seen, :]
+        held = larger
+    held[..., seen:end, :] = new
+    return held
 
 
 class Cache:
@@ -311,9 +350,16 @@ class Cache:
 
     @property
     def tokens(self) -> int:
-        """How many have been seen."""
-        key = self.layers[0].key
-        return 0 if key is None else key.shape[-2]
+        """How many have been seen, padding counted."""
+        return self.layers[0].tokens
+
+    def rows(self, which: Tensor) -> Cache:
+        """A cache of its own with these rows of the batch, in this order; a row may be named more
+        than once: what several texts begin with is then computed once for all of them.
+        """
+        chosen = Cache(0)
+        chosen.layers = [layer.rows(which) for layer in self.layers]
+        return chosen
 
 
 def shared_by_members(model: Model) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ def generate(
 ) -> Iterator[int]:
     """Yield up to `most` tokens after `prompt`, which has at least one, until `end`.
 
-    `temperature` divides the logits, and 0 takes the likeliest token; `top_p` is that of `_sample`.
+    `temperature` divides the logits, and 0 takes the likeliest token; `top_p` is that of `sample`.
     Past the model's context the older half of what it has seen is dropped. The same seed gives the
     same tokens.
     """
@@ -34,7 +34,7 @@ def generate(
             cache, fresh = Cache(model.model.depth), seen
         # (1, fresh, vocab), of which the last tells what comes next
         logits = model.logits(torch.tensor([fresh], device=device), cache)[0, -1].cpu()
-        token = _sample(logits, temperature, top_p, generator)
+        token = sample(logits, temperature, top_p, generator)
         if token == end:
             return
         yield token
@@ -42,7 +42,7 @@ def generate(
         seen.append(token)
 
 
-def _sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """A token by its probability, out of the fewest likeliest that hold `top_p` of it together
     (nucleus sampling, Holtzman et al. 2020). logits: (vocab,).
     """

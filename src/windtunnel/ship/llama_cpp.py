@@ -187,11 +187,15 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         time = self._complete(asked | {"max_tokens": tokens})["timings"]
         return Speed(prompt=time["prompt_per_second"], generation=time["predicted_per_second"])
 
-    def _window(self, ids: list[int]) -> list[float]:
-        """The log-probability of each token but the first."""
-        return [self._log_probability(ids[:at], ids[at]) for at in range(1, len(ids))]
+    def completion(self, prompt: Sequence[int], stops: Sequence[str], **sampling: float) -> str:
+        """The text after these ids, up to the first of the stops. `sampling`: max_tokens,
+        temperature, top_p and seed.
+        """
+        asked = {"prompt": list(prompt), "stop": list(stops)} | sampling
+        return self._complete(asked)["choices"][0]["text"]
 
-    def _log_probability(self, before: list[int], token: int) -> float:
+    def chance(self, before: list[int], token: int) -> tuple[float, bool]:
+        """The log-probability of a token after others, nats, and whether none is likelier."""
         # The bias leaves one choice, so one probability is enough where the token has a text.
         sampled, asked_for = token, [1]
         if self._kinds[token] is Kind.PART:
@@ -208,9 +212,10 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         for most in asked_for:
             answer = self._complete(asked | {"n_probs": most})
             (reported,) = answer["choices"][0]["logprobs"]["content"]
+            likeliest = max(one["logprob"] for one in (reported, *reported["top_logprobs"]))
             for one in (reported, *reported["top_logprobs"]):
                 if one["id"] == token:
-                    return one["logprob"]
+                    return one["logprob"], one["logprob"] >= likeliest
         raise RuntimeError(f"llama.cpp reported no probability of token {token}")
 
     @cached_property
@@ -231,6 +236,10 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             return read_vocabulary(self._fields.__getitem__).kinds()
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
+
+    def _window(self, ids: list[int]) -> list[float]:
+        """The log-probability of each token but the first."""
+        return [self.chance(ids[:at], ids[at])[0] for at in range(1, len(ids))]
 
     def _complete(self, asked: dict[str, Any]) -> dict[str, Any]:
         answer = self._server.handle_completions(asked)

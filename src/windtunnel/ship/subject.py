@@ -37,7 +37,7 @@ class Subject:
         line = lineage(run)
         corpus = None if run.recipe.is_imported else open_corpus(run.lab, run.recipe)
         tokenizer = _tokenizer(run, corpus)
-        corpora = _corpora(line, corpus)
+        corpora = corpora_of(line, corpus)
         said = spoken(line, corpora, tokenizer)
         model = load_model(run, tokens)
         portable = PortableModel(
@@ -74,13 +74,15 @@ def _tokenizer(run: Run, corpus: Corpus | None) -> Tokenizer:
     return Tokenizer.load(run.tokenizer)
 
 
-def _corpora(line: list[Run], first: Corpus | None) -> dict[str, Corpus]:
+def corpora_of(line: list[Run], first: Corpus | None = None) -> dict[str, Corpus]:
     """By the run that read it: of each run of the line, where the lab still holds the corpus as it
-    was read.
+    was read. `first`: that of the first run, where it is open already.
     """
     found = {line[0].id: first} if first else {}
     opened = {first.folder: first} if first else {}
-    for run in line[1:]:
+    for run in line:
+        if run.id in found:
+            continue
         folder = run.lab / "corpora" / run.recipe.data.corpus
         if not run.corpus or not (folder / "manifest.json").exists():
             continue

@@ -35,7 +35,7 @@ def choose_engine(recipe: Recipe, members: int = 1, begun: Engine | None = None)
     device was asked for that is not there, or that does not take the shape.
     """
     train = recipe.train
-    device = _device(train.device)
+    device = device_of(train.device)
     precision = (
         train.precision if train.precision != "auto" else ("bf16" if _has_bf16(device) else "fp32")
     )
@@ -165,7 +165,8 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     )
 
 
-def _device(asked: str) -> str:
+def device_of(asked: str) -> str:
+    """The device, with `auto` settled. Raises InputError for one that is not there."""
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),

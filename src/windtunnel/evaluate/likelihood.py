@@ -1,0 +1,238 @@
+"""Likelihoods of many continuations by our own decoder.
+
+What texts begin with is computed once: the tokens that many contexts share (the examples of a
+few-shot prompt), and then a context for all of its continuations (the choices of a question).
+Logits are made only where a token is asked about. Texts of like length go through together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from windtunnel.evaluate.model import Done, Likelihood, Pair
+from windtunnel.model.decoder import Cache, Decoder
+
+TOKENS = 4096  # that go through a model at once
+_HELD = 65_536  # of a cache, in tokens of all rows together
+_LOGITS = 1 << 24  # numbers at once: 64 MiB
+_SHARED = 48  # tokens that contexts must share for them to be computed once
+_SHARERS = 4  # contexts that share them, at least
+_PAD = 0  # any token does: nothing looks at it
+
+
+@dataclass
+class _Family:
+    """A context and what may follow it, each continuation with the pairs that asked for it."""
+
+    context: tuple[int, ...]
+    asked: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What goes through the model at once: with an only child, that as well."""
+        if len(self.asked) > 1:
+            return self.context
+        (only,) = self.asked
+        return self.context + only[:-1]
+
+
+class _Found:
+    """What was found so far, by pair."""
+
+    def __init__(self, pairs: int, done: Done) -> None:
+        self.nats = [0.0] * pairs
+        self.greedy = [True] * pairs
+        self._done = done
+
+    def add(self, asking: Sequence[int], nats: float, greedy: bool) -> None:
+        for pair in asking:
+            self.nats[pair] += nats
+            self.greedy[pair] &= greedy
+
+    def finished(self, families: Sequence[_Family]) -> None:
+        self._done(sum(len(asking) for family in families for asking in family.asked.values()))
+
+
+@torch.no_grad()
+def likelihoods(decoder: Decoder, pairs: Sequence[Pair], done: Done) -> list[Likelihood]:
+    """Of each pair, of which none is longer than the decoder's context and one token more."""
+    families: dict[tuple[int, ...], _Family] = {}
+    for at, (context, continuation) in enumerate(pairs):
+        family = families.setdefault(context, _Family(context))
+        family.asked.setdefault(continuation, []).append(at)
+    found = _Found(len(pairs), done)
+    for shared, contexts in sharing(list(families)):
+        beginning, before = cache_of(decoder, shared), len(shared)
+        together = [families[context] for context in contexts]
+        for part in batches([family.read[before:] for family in together], before):
+            chosen = [together[index] for index in part]
+            _batch(decoder, beginning, before, chosen, found)
+            found.finished(chosen)
+    return [Likelihood(n, g) for n, g in zip(found.nats, found.greedy, strict=True)]
+
+
+def sharing(texts: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], list[tuple]]]:
+    """Groups of different texts with the tokens that all of a group begin with; of each text at
+    least one token is left. Those that share too little come last, as one group that shares none.
+    """
+    alone: list[tuple[int, ...]] = []
+    group: list[tuple[int, ...]] = []
+    shared = 0
+
+    def closed() -> Iterator[tuple[tuple[int, ...], list[tuple]]]:
+        if len(group) >= _SHARERS:
+            yield group[0][:shared], list(group)
+        else:
+            alone.extend(group)
+
+    for text in sorted(texts):
+        both = _common(group[-1], text) if group else 0
+        if both >= _SHARED and both >= shared // 2:
+            # a little less is shared by more; where it would be far less, another group begins
+            shared = min(shared or both, both)
+            group.append(text)
+            continue
+        yield from closed()
+        group, shared = [text], 0
+    yield from closed()
+    if alone:
+        yield (), alone
+
+
+def cache_of(decoder: Decoder, shared: Sequence[int]) -> Cache:
+    """A cache of one row that holds these tokens."""
+    cache = Cache(decoder.model.depth)
+    if shared:
+        decoder(torch.tensor([list(shared)], device=decoder.embedding.device), cache=cache)
+    return cache
+
+
+def batches(texts: Sequence[Sequence[int]], before: int, most: int = TOKENS) -> Iterator[list[int]]:
+    """Their indices, longest first, as many together as make up at most `most` tokens with their
+    padding, and hold a cache of `_HELD` tokens with what is `before` them.
+    """
+    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    while order:
+        longest = max(1, len(texts[order[0]]))
+        rows = max(1, min(most // longest, _HELD // (before + longest)))
+        yield order[:rows]
+        order = order[rows:]
+
+
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Ids (texts, longest), filled up behind."""
+    longest = max(len(text) for text in texts)
+    rows = [[*text, *[_PAD] * (longest - len(text))] for text in texts]
+    return torch.tensor(rows, device=device)
+
+
+def _batch(
+    decoder: Decoder, beginning: Cache, before: int, families: Sequence[_Family], found: _Found
+) -> None:
+    """The likelihoods of some families whose texts begin with the `before` tokens in the cache."""
+    device = decoder.embedding.device
+    texts = [family.read[before:] for family in families]
+    tokens = padded(texts, device)
+    cache = beginning.rows(torch.zeros(len(texts), dtype=torch.long, device=device))
+    hidden = decoder(tokens, cache=cache).unflatten(0, tokens.shape)
+    asks: list[_Ask] = []
+    for row, (family, text) in enumerate(zip(families, texts, strict=True)):
+        if len(family.asked) > 1:
+            last = len(text) - 1
+            asks += [_Ask(row, last, c[0], asking) for c, asking in family.asked.items()]
+            continue
+        ((continuation, asking),) = family.asked.items()
+        first = len(text) - len(continuation)
+        asks += [_Ask(row, first + i, token, asking) for i, token in enumerate(continuation)]
+    _answer(decoder, hidden, asks, found)
+    tails = [
+        _Tail(row, len(family.context), continuation, asking)
+        for row, family in enumerate(families)
+        if len(family.asked) > 1
+        for continuation, asking in family.asked.items()
+        if len(continuation) > 1
+    ]
+    for part in batches([tail.continuation for tail in tails], cache.tokens):
+        _tails(decoder, cache, [tails[index] for index in part], found)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """How likely is this token after what stands at a place of a batch, up to and with it?"""
+
+    row: int
+    place: int
+    token: int
+    asking: list[int]
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The continuation of a context that lies in a row of a cache."""
+
+    row: int
+    context: int  # its tokens
+    continuation: tuple[int, ...]
+    asking: list[int]
+
+
+def _tails(decoder: Decoder, cache: Cache, tails: Sequence[_Tail], found: _Found) -> None:
+    """What follows the first token of each tail, which was asked about already."""
+    device = decoder.embedding.device
+    tokens = padded([tail.continuation[:-1] for tail in tails], device)
+    lengths = torch.tensor([tail.context for tail in tails], device=device)[:, None]
+    own = cache.rows(torch.tensor([tail.row for tail in tails], device=device))
+    seen, new = own.tokens, tokens.shape[1]
+    hidden = decoder(
+        tokens,
+        documents=without_padding(lengths, seen, new),
+        cache=own,
+        positions=(lengths + torch.arange(new, device=device)).clamp(max=decoder.context - 1),
+    ).unflatten(0, tokens.shape)
+    asks = [
+        _Ask(row, place, token, tail.asking)
+        for row, tail in enumerate(tails)
+        for place, token in enumerate(tail.continuation[1:])
+    ]
+    _answer(decoder, hidden, asks, found)
+
+
+def without_padding(lengths: Tensor, seen: int, new: int) -> Tensor:
+    """As `documents` of the decoder, (rows, seen + new): of the `seen` tokens in a row of the cache
+    only the first `lengths`, (rows, 1), are the text that `new` ones follow.
+    """
+    place = torch.arange(seen + new, device=lengths.device)
+    return ((place < lengths) | (place >= seen)).long()
+
+
+def _answer(decoder: Decoder, hidden: Tensor, asks: Sequence[_Ask], found: _Found) -> None:
+    """hidden: (rows, T, width)."""
+    places = sorted({(ask.row, ask.place) for ask in asks})
+    number = {place: at for at, place in enumerate(places)}
+    by_place: list[list[_Ask]] = [[] for _ in places]
+    for ask in asks:
+        by_place[number[ask.row, ask.place]].append(ask)
+    for start in range(0, len(places), step := max(1, _LOGITS // decoder.model.vocab)):
+        part = torch.tensor(places[start : start + step], device=hidden.device)
+        logits = (hidden[part[:, 0], part[:, 1]] @ decoder.unembedding.mT).float()
+        total, best = logits.logsumexp(-1), logits.argmax(-1)
+        told = [(at, ask) for at, one in enumerate(by_place[start : start + step]) for ask in one]
+        rows = torch.tensor([at for at, _ in told], device=hidden.device)
+        tokens = torch.tensor([ask.token for _, ask in told], device=hidden.device)
+        nats = (logits[rows, tokens] - total[rows]).double().tolist()
+        greedy = (best[rows] == tokens).tolist()
+        for (_, ask), value, likeliest in zip(told, nats, greedy, strict=True):
+            found.add(ask.asking, value, likeliest)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with; of each one token at least is left."""
+    most = min(len(one), len(other)) - 1
+    for at in range(most):
+        if one[at] != other[at]:
+            return at
+    return most

@@ -1,0 +1,123 @@
+"""What `evaluate` finds: scores of a model on tasks and texts, item by item, and how two models
+compare. A run's stand in its folder, RUN/evaluations/, a file for each task.
+"""
+
+from typing import Literal
+
+from windtunnel.results.record import Record
+
+Verdict = Literal["better", "worse", "no difference"]
+
+
+class Measure(Record):
+    """One way to score a task."""
+
+    metric: str
+    """Such as acc, acc_norm, exact_match or bits_per_byte."""
+    filter: str
+    """How lm-eval takes the answer out of what was said; `none` where it is taken as it is."""
+    value: float
+    """The score: the sum of `values` over the sum of `weights`, where these are known."""
+    stderr: float | None
+    """Its standard error over items; None where there is but one item, or no known error."""
+    higher_is_better: bool
+    """False of bits_per_byte and of perplexities."""
+    values: list[float] | None = None
+    """By item, in the order of `Evaluation.items`; None of a metric that items do not have."""
+    weights: list[float] | None = None
+    """By item: the bytes of its text where the value is its bits; None where all weigh 1."""
+
+
+class Evaluation(Record):
+    """A file of RUN/evaluations/: a model on one task or text."""
+
+    task: str
+    """Its name."""
+    model: str
+    """The run's id, or the name of a folder or file."""
+    tokens: int | None
+    """Tokens that the run was trained on at the checkpoint; None of a folder or file."""
+    engine: str
+    """What the model was computed with."""
+    settings: dict[str, str]
+    """All else that decides the scores: shots, how many items, the data and the versions."""
+    key: str
+    """Names the task, the settings and the engine: with the same one nothing need be computed
+    again.
+    """
+    items: list[str]
+    """Which items were scored: the beginning of a sha256 of each."""
+    measures: list[Measure]
+    """The ways in which it was scored."""
+
+
+class Difference(Record):
+    """Two models on the same items of a task, or of all tasks together."""
+
+    task: str
+    """Its name."""
+    metric: str
+    """As `Measure` has it."""
+    filter: str
+    """As `Measure` has it."""
+    items: int
+    """How many both were scored on."""
+    first: float
+    """The first model's score on these."""
+    second: float
+    """The second model's."""
+    difference: float
+    """Second minus first."""
+    interval: tuple[float, float]
+    """Of the difference, with 95% probability: a bootstrap over items, which are drawn in pairs."""
+    verdict: Verdict
+    """What the second is against the first: better or worse where the interval excludes 0."""
+
+
+class Overlap(Record):
+    """How much of an evaluation's items stands in a source that the model was trained on."""
+
+    task: str
+    """The evaluation's name."""
+    source: str
+    """A source of a corpus, as corpus/source."""
+    items: int
+    """Items that are long enough to be looked for."""
+    touched: int
+    """Items of which at least one n-gram stands in the source."""
+    share: float
+    """N-grams of all items that stand in the source, as a share of them all."""
+    words: int
+    """n: the words of an n-gram."""
+
+
+class PaperScore(Record):
+    """A row of `--suite minicpm`."""
+
+    name: str
+    """What the paper calls it."""
+    shots: int
+    """Examples before the question."""
+    scored: str
+    """How it is scored here."""
+    value: float | None
+    """In percent; None where there is no data."""
+    stderr: float | None
+    """In percent."""
+    paper: dict[str, float]
+    """The paper's scores, in percent, by model (arXiv 2404.06395, tables 3 and 4)."""
+    why: str
+    """Why there is no value; empty where there is one."""
+
+
+class Evaluations(Record):
+    """What `evaluate --json` prints."""
+
+    evaluations: list[Evaluation]
+    """Each model on each task."""
+    differences: list[Difference]
+    """Where two models or more are given: each against the first."""
+    overlaps: list[Overlap]
+    """Where `--contamination` is given."""
+    suite: list[PaperScore]
+    """Where `--suite` is given, of the first model."""
