@@ -29,7 +29,7 @@ from windtunnel.model.moe import mixture
 from windtunnel.model.roles import multipliers
 from windtunnel.model.rope import rope_table, rotate
 from windtunnel.model.shape import tensor_shapes
-from windtunnel.recipe import Model
+from windtunnel.recipe import ROPE_SCALINGS, Model
 
 _ROOM = 64  # tokens for which a cache has room at least, when it is made anew
 # Of a model's settings, what members of a population may have each for itself.
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
     embedding: Tensor  # (vocab, width)
     head: Tensor  # (vocab, width), where it is not tied
     norm: Tensor  # (width,)
-    rope: Tensor  # (2, context, head_size / 2)
+    rope: Tensor  # (2, context, head_size / 2), of a sequence of `context` tokens
     embedding_multiplier: Tensor  # (), or (P, 1, 1), as the other two
     residual_multiplier: Tensor
     logit_multiplier: Tensor
@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         seeds = [seed] if isinstance(seed, int) else list(seed)
         if len({shared_by_members(m) for m in models}) != 1 or len(seeds) != len(models):
             raise ValueError(
-                "members must have one shape, one rope_base and norm_eps, and one seed each"
+                "members must have one shape, one RoPE and norm_eps, and one seed each"
             )
         self.model = models[0]
         self.members = None if isinstance(model, Model) else len(models)
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
         for name in tensor_shapes(self.model):
             tensors = [member[name] for member in initial]
             self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
-        rope = rope_table(context, self.model.head_size, self.model.rope_base)
+        rope = rope_table(self.model, 0, context, length=context)
         # it follows from the shape, so no checkpoint holds it
         self.register_buffer("rope", rope, persistent=False)
         constants = [multipliers(m) for m in models]
@@ -178,9 +178,12 @@ class Decoder(nn.Module):
         """The residual stream behind the last layer, and each layer's unevenness."""
         T, start = tokens.shape[-1], cache.tokens if cache else 0
         if positions is None:
-            table = self.rope[:, start : start + T]
+            table = self._angles(start, start + T)
         else:
-            table = self.rope[:, positions][:, :, None]  # alike for all heads
+            longest = self.context
+            if ROPE_SCALINGS[self.model.rope_scaling].by_length:
+                longest = int(positions.max()) + 1
+            table = self._angles(0, longest)[:, positions][:, :, None]  # alike for all heads
         if documents is not None:  # (members * batch, S): in attention all windows are alike
             members, S = self.members or 1, documents.shape[-1]
             documents = documents.expand(members, *documents.shape[-2:]).reshape(-1, S)
@@ -191,6 +194,15 @@ class Decoder(nn.Module):
             if uneven is not None:
                 unevenness.append(uneven)
         return x, unevenness
+
+    def _angles(self, start: int, end: int) -> Tensor:
+        """RoPE of the positions from `start` to `end`, of a sequence that ends there. Keys that a
+        cache holds stay as they were rotated, as in other engines, where a scaling goes by the
+        length.
+        """
+        if not ROPE_SCALINGS[self.model.rope_scaling].by_length or end == self.context:
+            return self.rope[:, start:end]
+        return rope_table(self.model, start, end, length=end).to(self.rope.device)
 
     def _through(
         self, layer: nn.Module, x: Tensor, *inputs: object

@@ -1,18 +1,23 @@
 """Rotary position embedding (Su et al. 2021), in fp32: number i of a head's first half and number
-i of its second turn together by position * base^(-2 i / head_size). The Llama-like checkpoints of
-Hugging Face have this layout.
+i of its second turn together by position * frequency i, which the model's scaling gives
+(`recipe/rope.py`). The Llama-like checkpoints of Hugging Face have this layout.
 """
 
 import torch
 from torch import Tensor
 
+from windtunnel.recipe import Model
+from windtunnel.recipe.rope import attention_factor, frequencies
 
-def rope_table(positions: int, head_size: int, base: float) -> Tensor:
-    """Cosines and sines of every position: (2, positions, head_size / 2), fp32."""
+
+def rope_table(model: Model, start: int, end: int, length: int) -> Tensor:
+    """Cosines and sines of the positions from `start` to `end`, in a sequence of `length` tokens,
+    times the scaling's factor of attention: (2, end - start, head_size / 2), fp32.
+    """
     # in fp64: of an angle of many turns, fp32 keeps few digits of the last turn
-    frequencies = base ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
-    return torch.stack([angles.cos(), angles.sin()]).float()
+    each = torch.tensor(frequencies(model, length), dtype=torch.float64)
+    angles = torch.arange(start, end, dtype=torch.float64)[:, None] * each
+    return (torch.stack([angles.cos(), angles.sin()]) * attention_factor(model)).float()
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

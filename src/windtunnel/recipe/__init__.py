@@ -32,6 +32,7 @@ from windtunnel.recipe.parametrization import (
     Role,
     Rule,
 )
+from windtunnel.recipe.rope import ROPE_SCALINGS, RopeScaling, RopeScalingName
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleKind, ScheduleName
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ __all__ = [
     "PAPER_DECAY",
     "PARAMETRIZATIONS",
     "RESULTS_VERSION",
+    "ROPE_SCALINGS",
     "SCHEDULES",
     "BranchDecay",
     "Data",
@@ -76,6 +78,8 @@ __all__ = [
     "ParametrizationName",
     "Recipe",
     "Role",
+    "RopeScaling",
+    "RopeScalingName",
     "Rule",
     "Schedule",
     "ScheduleKind",

@@ -20,6 +20,7 @@ from windtunnel.recipe.faults import first_fault
 from windtunnel.recipe.objective import ObjectiveName
 from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
+from windtunnel.recipe.rope import ROPE_SCALINGS, RopeScalingName
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleName
 
 
@@ -93,7 +94,24 @@ class Model(Section):
     tied: bool = True
     """Whether the head shares the weights of the embedding, as in the paper."""
     rope_base: float = Field(10_000.0, gt=0)
-    """Base of the wavelengths of the rotary position embedding (RoPE)."""
+    """Base of the wavelengths of the rotary position embedding (RoPE), before it is scaled."""
+    rope_scaling: RopeScalingName = "none"
+    """How RoPE's frequencies are changed, for a longer context than before."""
+    rope_factor: float = Field(1.0, ge=1)
+    """How strongly `rope_scaling` changes them: `abf` multiplies the base by it, and the others
+    make room for a context that is longer by it."""
+    rope_original: int = Field(0, ge=0)
+    """Tokens of the context before it was made longer, from which `dynamic`, `yarn` and `llama3`
+    start; 0 where there was none."""
+    rope_slow: float = Field(0.0, ge=0)
+    """Turns within `rope_original` below which `yarn` and `llama3` slow a pair of numbers down by
+    the whole factor; 0 means theirs, 1."""
+    rope_fast: float = Field(0.0, ge=0)
+    """Turns within `rope_original` above which they leave a pair as it is; 0 means theirs, 32 for
+    `yarn` and 4 for `llama3`."""
+    rope_attention: float = Field(0.0, ge=0)
+    """Multiplier of rotated queries and keys; 0 means that of `rope_scaling`: 0.1 ln(factor) + 1
+    for `yarn`, 1 for all others."""
     norm_eps: float = Field(1e-5, gt=0)
     """Added to the mean square under the root in every RMSNorm."""
     parametrization: ParametrizationName = "minicpm"
@@ -134,11 +152,29 @@ class Model(Section):
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.head_size % 2:
             raise ValueError(f"head_size={self.head_size} must be even: RoPE turns pairs")
+        self._check_rope()
         if self.experts and self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token}, but there are {self.experts} experts"
             )
         return self
+
+    def _check_rope(self) -> None:
+        """Raises ValueError where the scaling lacks what it needs."""
+        scaling = ROPE_SCALINGS[self.rope_scaling]
+        if scaling.from_original and not self.rope_original:
+            raise ValueError(
+                f"rope_scaling='{scaling.name}' needs rope_original, the context before it"
+            )
+        if scaling.name in ("ntk", "dynamic") and self.head_size < 4:
+            raise ValueError(f"rope_scaling='{scaling.name}' needs heads of at least 4 numbers")
+        if any(scaling.turns):
+            slow, fast = self.rope_slow or scaling.turns[0], self.rope_fast or scaling.turns[1]
+            if slow >= fast or self.rope_base <= 1:
+                raise ValueError(
+                    f"rope_scaling='{scaling.name}' needs rope_slow below rope_fast and a "
+                    "rope_base above 1"
+                )
 
 
 class Stage(Section):

@@ -9,7 +9,7 @@ from windtunnel.data.shards import Manifest
 from windtunnel.model.shape import active_params, count
 from windtunnel.plan.record import plans_of_run, read_plan
 from windtunnel.quantities import about
-from windtunnel.recipe import dump
+from windtunnel.recipe import Model, dump
 from windtunnel.results.export import Agreement
 from windtunnel.results.run import Score
 from windtunnel.ship.layouts import Layout
@@ -71,10 +71,18 @@ def _shape(subject: Subject) -> str:
         ["heads", f"{model.heads} of {model.head_size}, {model.kv_heads} for keys and values"],
         ["feed-forward", feed_forward],
         ["vocabulary", f"{model.vocab:,}, {tied}"],
-        ["context", f"{subject.portable.context:,} tokens, RoPE base {model.rope_base:g}"],
+        ["context", f"{subject.portable.context:,} tokens, RoPE {_rope(model)}"],
         ["parametrization", model.parametrization],
     ]
     return "## Model\n\n" + _table(["", ""], rows)
+
+
+def _rope(model: Model) -> str:
+    """Its base, and how it is scaled."""
+    base = f"base {model.rope_base:g}"
+    if model.rope_scaling == "none":
+        return base
+    return f"{base}, scaled by {model.rope_scaling}, factor {model.rope_factor:g}"
 
 
 def _history(subject: Subject) -> str:

@@ -20,7 +20,6 @@ _TENSORS = {
     ".bias": _BIASES,
     "q_norm.": _NORMS,
     "k_norm.": _NORMS,
-    "rope_freqs": _SCALED,
     "rope_factors": _SCALED,
 }
 

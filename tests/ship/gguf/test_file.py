@@ -111,7 +111,7 @@ def test_a_block_whose_scale_is_none_is_refused(whole: Path, tmp_path: Path) -> 
         ("granite.block_count", 1 << 30, "block_count 1073741824, but there are"),
         ("granite.context_length", None, "context_length: missing"),
         ("granite.rope.dimension_count", 8, "rope.dimension_count 8: RoPE over a part of a head"),
-        ("granite.rope.scaling.type", "yarn", "rope.scaling.type 'yarn': expected plain RoPE"),
+        ("granite.rope.scaling.type", "longrope", "'longrope': expected one of none, linear, yarn"),
         ("tokenizer.ggml.tokens", 3, "tokens: Input should be"),
         ("tokenizer.ggml.model", ["gpt2"], "of kind '['gpt2']'; expected 'gpt2'"),
         ("split.count", "two", "split.count: expected a whole number above zero, got 'two'"),
@@ -141,7 +141,7 @@ def test_one_name_for_two_tokens_is_refused(whole: Path, tmp_path: Path) -> None
     [
         ("blk.0.attn_q.bias", "not supported: biases"),
         ("blk.0.attn_q_norm.weight", "not supported: norms of query and key (QK-norm)"),
-        ("rope_freqs.weight", "not supported: RoPE that is scaled with the length"),
+        ("rope_factors_long.weight", "not supported: RoPE that is scaled with the length"),
     ],
 )
 def test_a_part_that_is_not_supported_is_named(

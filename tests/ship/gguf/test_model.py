@@ -292,7 +292,7 @@ def test_a_missing_or_misshapen_tensor_is_named(write: Write, tmp_path: Path) ->
     file.write_bytes(whole.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
     with pytest.raises(InputError, match=r"tensor blk\.1\.ffn_up\.weight is missing"):
         gguf.read(file)
-    file.write_bytes(whole.replace(b"output_norm.weight", b"rope_freqss.weight"))
+    file.write_bytes(whole.replace(b"output_norm.weight", b"rope_factorsweight"))
     with pytest.raises(InputError, match="RoPE that is scaled"):
         gguf.read(file)
     wider = model_of("tied").model_copy(update={"ffn": 192})

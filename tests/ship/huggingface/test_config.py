@@ -174,8 +174,8 @@ def test_ropes_base_is_where_old_and_new_configs_have_it(said: dict[str, Any], b
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ({"rope_scaling": {"type": "linear"}}, "RoPE of type 'linear' is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "RoPE of type 'yarn' is not supported"),
+        ({"rope_scaling": {"type": "linear"}}, "factor: missing"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "RoPE of type 'longrope' is not suppor"),
         ({"rope_scaling": "yarn"}, "rope_scaling: expected an object, got 'yarn'"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: RoPE over"),
         ({"attention_bias": True}, "attention_bias: biases are not supported"),

@@ -34,7 +34,7 @@ from windtunnel.model.shape import count, tensor_shapes
 from windtunnel.recipe import Model
 from windtunnel.ship import missing_parts
 from windtunnel.ship.fields import Fields
-from windtunnel.ship.gguf import marks
+from windtunnel.ship.gguf import marks, rope
 from windtunnel.ship.gguf import vocabulary as tokens
 from windtunnel.ship.gguf.file import contents
 from windtunnel.ship.gguf.quantise import quantised, type_of
@@ -80,6 +80,7 @@ def write(
     """
     gguf = package("gguf")
     model = portable.model
+    rope.check(model, portable.context)
     vocabulary = tokens.from_tokenizer(portable.tokenizer, model.vocab)
     if len(vocabulary.tokens) != model.vocab:
         tokens_there = len(vocabulary.tokens)
@@ -93,6 +94,8 @@ def write(
         _write_settings(writer, portable, dtype)
         tokens.write(vocabulary, writer)
         marks.write(portable, writer)
+        if (divisors := rope.divisors(model)) is not None:
+            writer.add_tensor(rope.DIVISORS, divisors)
         for name in tensor_shapes(model):
             if encoded and name in encoded:
                 _write_encoded(writer, model, name, encoded[name], dtype)
@@ -173,7 +176,7 @@ def _write_settings(writer: Any, portable: PortableModel, dtype: str) -> None:
         "key_length": model.head_size,
         "value_length": model.head_size,
         "rope_dimension_count": model.head_size,
-        "rope_freq_base": model.rope_base,
+        **rope.written(model),
         "layer_norm_rms_eps": model.norm_eps,
         "vocab_size": model.vocab,
         "embedding_scale": m.embedding,
@@ -292,10 +295,10 @@ def _of_architecture(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _read_settings(name: str, own: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape as settings of `recipe.Model`, without the vocabulary. Raises InputError."""
-    if (kind := own.config.get("rope.scaling.type", "none")) != "none":
-        raise InputError(f"{own.where}: rope.scaling.type '{kind}': expected plain RoPE")
+def _read_settings(name: str, own: Fields, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The shape as settings of `recipe.Model`, without the vocabulary; takes RoPE's tensor out of
+    the others. Raises InputError.
+    """
     if name != "granitemoe" and (experts := own.config.get("expert_count")):
         raise InputError(f"{experts} experts in architecture '{name}'; expected them in granitemoe")
     width = own.whole("embedding_length")
@@ -312,9 +315,10 @@ def _read_settings(name: str, own: Fields, tensors: Mapping[str, Any]) -> dict[s
         "ffn": own.whole("feed_forward_length"),
         # llama.cpp takes the embedding for a head that is missing
         "tied": "output.weight" not in tensors,
-        "rope_base": _short(own.number("rope.freq_base", 10_000.0)),
-        "norm_eps": _short(own.number("attention.layer_norm_rms_epsilon")),
+        "norm_eps": rope.short(own.number("attention.layer_norm_rms_epsilon")),
     }
+    divided = tensors.pop(rope.DIVISORS, None)
+    settings |= rope.read(own, settings["head_size"], None if divided is None else divided.data)
     turned = own.whole("rope.dimension_count", settings["head_size"])
     if turned != settings["head_size"]:
         raise InputError(
@@ -343,13 +347,13 @@ def _read_multipliers(architecture: str, own: Fields, settings: Mapping[str, Any
     divisor = own.number("logit_scale", divisor)
     # A recipe says scale_depth, and the file scale_depth / sqrt(L) in 32 bits: what was typed is
     # found again before the division.
-    scale_depth = _short(residual * math.sqrt(depth))
+    scale_depth = rope.short(residual * math.sqrt(depth))
     usual = 1 / math.sqrt(settings["head_size"])
     base_width = max(1, round(width / divisor))
     # llama.cpp takes a zero for unsaid
     attention = own.number("attention.scale") if own.config.get("attention.scale") else usual
     return Multipliers(
-        embedding=_short(own.number("embedding_scale", embedding)),
+        embedding=rope.short(own.number("embedding_scale", embedding)),
         residual=scale_depth / math.sqrt(depth),
         attention=_near(attention, usual),
         logits=_near(1 / divisor, base_width / width),
@@ -359,8 +363,3 @@ def _read_multipliers(architecture: str, own: Fields, settings: Mapping[str, Any
 def _near(value: float, usual: float) -> float:
     """The usual value in full precision where `value` is 32 bits of it."""
     return usual if math.isclose(value, usual, rel_tol=1e-6) else value
-
-
-def _short(value: float) -> float:
-    """What was typed before it became 32 bits: 1.4, not 1.39999998."""
-    return float(f"{value:.7g}")

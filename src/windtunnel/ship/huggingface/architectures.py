@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from windtunnel.recipe.rope import ROPE_SCALINGS
 from windtunnel.ship.fields import Fields
+from windtunnel.ship.huggingface import rope
 
 if TYPE_CHECKING:
     from windtunnel.model.roles import Multipliers
@@ -61,6 +63,8 @@ class Architecture:
     """Whether heads times their size may be another number than the width."""
     folds: bool = False
     """Whether multipliers go into the weights, for want of settings that hold them."""
+    scalings: tuple[str, ...] = tuple(ROPE_SCALINGS)
+    """The scalings of RoPE that an engine computes."""
     tied_if_unsaid: bool = False
     """Whether an engine ties the head to the embedding where config.json does not say."""
     settings: Callable[[Model, Multipliers], dict[str, Any]]
@@ -80,6 +84,8 @@ class Architecture:
                 f"a {self.name} has no head size of its own: {model.heads} heads of "
                 f"{model.head_size} are not the width of {model.width}"
             )
+        if model.rope_scaling not in self.scalings:
+            return f"a {self.name} has no RoPE scaling '{model.rope_scaling}'"
         return ""
 
 
@@ -89,7 +95,7 @@ def _llama_settings(model: Model, m: Multipliers) -> dict[str, Any]:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "mlp_bias": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
+        "rope_parameters": rope.written(model),
     }
 
 
@@ -123,7 +129,7 @@ def _minicpm_settings(model: Model, m: Multipliers) -> dict[str, Any]:
         "scale_emb": m.embedding,
         "scale_depth": tidy(m.residual * math.sqrt(model.depth)),
         "dim_model_base": round(m.logits * model.width),
-        "rope_scaling": None,
+        "rope_scaling": rope.written_before(model),
     }
 
 
@@ -170,6 +176,8 @@ MINICPM = Architecture(
     },
     expert_count="num_experts",
     own_head_size=False,
+    # the code that comes with the published models knows no other
+    scalings=("none", "abf", "ntk", "linear", "dynamic"),
     tied_if_unsaid=True,  # the published models leave it out
     settings=_minicpm_settings,
     read=_read_minicpm,

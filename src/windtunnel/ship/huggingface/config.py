@@ -11,6 +11,7 @@ from windtunnel.model.roles import Multipliers, multipliers
 from windtunnel.recipe import Model
 from windtunnel.ship import missing_parts
 from windtunnel.ship.fields import Fields
+from windtunnel.ship.huggingface import rope
 from windtunnel.ship.huggingface.architectures import Architecture
 from windtunnel.ship.multipliers import with_multipliers
 
@@ -40,10 +41,10 @@ def config_of(architecture: Architecture, model: Model, context: int) -> dict[st
         "num_hidden_layers": model.depth,
         "num_attention_heads": model.heads,
         "num_key_value_heads": model.kv_heads,
-        "max_position_embeddings": context,
+        "max_position_embeddings": rope.positions(model, context),
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
-        "rope_theta": model.rope_base,
+        "rope_theta": rope.written(model)["rope_theta"],
         "tie_word_embeddings": model.tied,
         "initializer_range": model.init_std,
         "use_cache": True,
@@ -51,6 +52,8 @@ def config_of(architecture: Architecture, model: Model, context: int) -> dict[st
     if model.experts:
         config[architecture.expert_count] = model.experts
         config["num_experts_per_tok"] = model.experts_per_token
+    if before := rope.written_before(model):
+        config["rope_scaling"] = before
     return config | architecture.settings(model, multipliers(model))
 
 
@@ -65,6 +68,7 @@ def read_config(
     _refuse_missing_parts(config, where, architecture)
     fields = Fields(config, where)
     width = fields.whole("hidden_size")
+    context = fields.whole("max_position_embeddings", 2048)
     heads = fields.whole("num_attention_heads")
     shape = {
         "width": width,
@@ -75,16 +79,15 @@ def read_config(
         "ffn": fields.whole("intermediate_size"),
         "vocab": fields.whole("vocab_size"),
         "tied": fields.yes("tie_word_embeddings", architecture.tied_if_unsaid),
-        "rope_base": _rope_base(config, where),
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "init_std": fields.number("initializer_range", 0.02),
     }
+    shape |= rope.read(config, where, context)
     # MiniCPM's config may leave the field out, or say 0, for a model without experts.
     optional = architecture.dense and not config.get(architecture.expert_count)
     if architecture.expert_count and not optional:
         shape["experts"] = fields.whole(architecture.expert_count)
         shape["experts_per_token"] = fields.whole("num_experts_per_tok")
-    context = fields.whole("max_position_embeddings", 2048)
     settings, given = architecture.read(fields)
     factors: Mapping[str, float] = {}
     try:
@@ -132,26 +135,3 @@ def _refuse_missing_parts(config: dict[str, Any], where: str, architecture: Arch
         raise InputError(f"{where}: hidden_act={act}: only silu is supported")
     if config.get("quantization_config"):
         raise InputError(f"{where}: quantization_config: quantised weights are not supported")
-
-
-def _rope_base(config: dict[str, Any], where: str) -> float:
-    """RoPE's base. A `dynamic` scaling does nothing up to max_position_embeddings and is accepted;
-    any other is refused.
-    """
-    # new versions of transformers write `rope_parameters`, old ones `rope_theta` beside the others
-    said = config
-    for name in ("rope_parameters", "rope_scaling"):
-        part = config.get(name) or {}
-        if not isinstance(part, dict):
-            raise InputError(f"{where}: {name}: expected an object, got {part!r}")
-        kind = part.get("rope_type", part.get("type", "default"))
-        if kind not in ("default", "dynamic"):
-            raise InputError(
-                f"{where}: RoPE of type {kind!r} is not supported; expected default or dynamic"
-            )
-        said = said | part
-    if said.get("partial_rotary_factor", 1) != 1:
-        raise InputError(
-            f"{where}: partial_rotary_factor: RoPE over a part of a head is not supported"
-        )
-    return Fields(said, where).number("rope_theta", 10_000.0)
