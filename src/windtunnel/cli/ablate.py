@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
 from windtunnel.cli.study import carry_out, study_command
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
@@ -34,6 +34,7 @@ def ablate(
     design: Design,
     arm: Mixtures = None,
     corpus: Corpora = "core",
+    on: On = HERE,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def ablate(
             arms = arms_of(design, opened)
         return ablate(lab, opened, design, arms, watch)
 
-    carry_out(lab, corpus, as_json, ABLATE, study, _print)
+    carry_out(lab, corpus, as_json, ABLATE, study, _print, on)
 
 
 def _mixture(text: str) -> tuple[str, dict[str, float]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
 from windtunnel.cli.study import carry_out, study_command
 from windtunnel.quantities import about
 from windtunnel.tunnel.batch.design import Design
@@ -31,6 +31,7 @@ def batch(
         BATCH,
         lambda opened, watch: study(lab, opened, design, watch),
         _print,
+        on,
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli.dry_run import advise_on
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
 from windtunnel.cli.study import carry_out, study_command
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
@@ -37,6 +37,7 @@ def scaling(
     simulation: DryRun,
     dry_run: Dry = False,
     corpus: Corpora = "core",
+    on: On = HERE,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +64,7 @@ def scaling(
         SCALING,
         lambda opened, watch: study(lab, opened, design, watch),
         _print,
+        on,
     )
 
 

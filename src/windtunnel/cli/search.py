@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
 from windtunnel.cli.study import carry_out, study_command
 from windtunnel.tunnel.search.design import Design
 
@@ -28,6 +28,7 @@ def search(
     design: Design,
     storage: Storage = None,
     corpus: Corpora = "core",
+    on: On = HERE,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +49,7 @@ def search(
         SEARCH,
         lambda opened, watch: study(lab, opened, design, watch, storage),
         _print,
+        on,
     )
 
 

@@ -12,7 +12,9 @@ from typer.core import TyperCommand
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
+from windtunnel.cli.options import HERE
 from windtunnel.tunnel.design import SWITCH, Option, options_of
+from windtunnel.tunnel.fleet.where import train_on
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -114,8 +116,12 @@ def carry_out(
     experiment: "Experiment[N, Any]",
     study: "Callable[[Corpus, Watch], Path]",
     after: "Callable[[StudyResult[N]], None]",
+    on: str = HERE,
 ) -> None:
-    """Open the corpus and carry out a study on it, as `watched` does."""
+    """Open the corpus and carry out a study on it, as `watched` does, with workers as `--on` asks
+    for them.
+    """
+    train_on(on)
     from windtunnel.data.shards import Corpus
 
     opened = Corpus.open(lab / "corpora" / corpus)

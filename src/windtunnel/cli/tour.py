@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, typed
+from windtunnel.cli.options import DEFAULT_LAB, HERE, Json, Lab, On, typed
 from windtunnel.cli.study import following
 from windtunnel.tunnel.design import NUMBER
 
@@ -29,6 +29,7 @@ def tour(
             help="A corpus of the lab to use in place of the core corpus.", metavar="NAME"
         ),
     ] = None,
+    on: On = HERE,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +42,9 @@ def tour(
     from windtunnel.results.study import read_study
     from windtunnel.results.tour import TOUR
     from windtunnel.tour import tour as take_tour
+    from windtunnel.tunnel.fleet.where import train_on
 
+    train_on(on)
     with following() as watch:
         take_tour(lab, minutes, corpus, watch)
     page = write_page(lab)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
 from windtunnel.cli.study import carry_out, study_command
 from windtunnel.quantities import about
 from windtunnel.tunnel.transfer.design import Design
@@ -32,6 +32,7 @@ def transfer(
         TRANSFER,
         lambda opened, watch: study(lab, opened, design, watch),
         _print,
+        on,
     )
 
 

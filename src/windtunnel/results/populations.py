@@ -1,5 +1,5 @@
 """`populations.json` of a lab: how much faster members train together than one after the other, as
-it was measured on each machine.
+it was measured on each kind of device.
 """
 
 from pathlib import Path
@@ -13,7 +13,9 @@ Speedups = dict[int, float]
 
 
 class Populations(Record, RootModel[dict[str, dict[str, Speedups]]]):
-    """Speedups by machine, and by what a measurement depends on: a shape, its batch and engine."""
+    """Speedups by kind of device, and by what a measurement depends on: a shape, its batch and
+    engine.
+    """
 
     model_config = ConfigDict(extra=None)  # the file has no keys of its own that could be unknown
 
@@ -23,11 +25,11 @@ class Populations(Record, RootModel[dict[str, dict[str, Speedups]]]):
         file = lab / "populations.json"
         return cls.read(file) if file.exists() else cls({})
 
-    def find(self, machine: str, shape: str) -> Speedups | None:
-        """What was measured of a shape on a machine; None where nothing was."""
-        return self.root.get(machine, {}).get(shape)
+    def find(self, kind: str, shape: str) -> Speedups | None:
+        """What was measured of a shape on a kind of device; None where nothing was."""
+        return self.root.get(kind, {}).get(shape)
 
-    def write_with(self, lab: Path, machine: str, shape: str, speedups: Speedups) -> None:
+    def write_with(self, lab: Path, kind: str, shape: str, speedups: Speedups) -> None:
         """Write the file with one measurement more. Raises InputError."""
-        measured = self.root.get(machine, {}) | {shape: speedups}
-        Populations(self.root | {machine: measured}).write(lab / "populations.json")
+        measured = self.root.get(kind, {}) | {shape: speedups}
+        Populations(self.root | {kind: measured}).write(lab / "populations.json")

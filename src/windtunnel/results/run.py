@@ -61,6 +61,19 @@ class AboutRun(_Sparse):
     """`recipe.RESULTS_VERSION` of the code that made it; not written by versions up to 3."""
 
 
+class Owner(Record):
+    """`owner.json` of a run that a fleet on several machines trains: who owns it. The file is
+    touched as long as its owner is alive.
+    """
+
+    lease: str
+    """Of the worker that trains it."""
+    host: str
+    """The machine of the process that gave it to the worker."""
+    pid: int
+    """That process."""
+
+
 class RunStatus(_Sparse):
     """status.json: where a run stands, written anew at each validation and checkpoint."""
 

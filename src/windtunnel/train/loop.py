@@ -3,8 +3,8 @@ its last token.
 """
 
 import gc
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -53,21 +53,24 @@ def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> RunSummary:
 
 
 def train_together(
-    runs: Sequence[Run], corpus: Corpus, watches: Sequence[Watch]
+    runs: Sequence[Run],
+    corpus: Corpus,
+    watches: Sequence[Watch],
+    hold: Callable[[Run], AbstractContextManager[None]] = Run.lock,
 ) -> list[RunSummary]:
     """The same for runs of one `population_key`, as members of a population: one set of kernels
     trains them all.
 
     Each member has its own seed, data order, settings, schedule, beginning and end, and ends as
     it would alone, but for rounding. One that diverges leaves the others as they are. When any
-    watch asks to stop, all do.
+    watch asks to stop, all do. `hold` keeps others from training a run at the same time.
     """
     pairs = zip(runs, watches, strict=True)
     begun = [(run, watch) for run, watch in pairs if run.status().status in _UNDER_WAY]
     with ExitStack() as locks:
         # always in one order: two processes that each wait for the other's would wait for ever
         for run, _ in sorted(begun, key=lambda pair: pair[0].id):
-            locks.enter_context(run.lock())
+            locks.enter_context(hold(run))
         if begun:
             with _collector_out_of_the_way():
                 _Trainer([Member.of(run, corpus, watch) for run, watch in begun], corpus).go()

@@ -33,6 +33,8 @@ class Watch:
     """A line for a person."""
     step: Callable[[int, int, StepLine], None] = lambda tokens, total, line: None
     """Steps were recorded: tokens so far, tokens of the whole run, and the last step."""
+    saved: Callable[[int], None] = lambda tokens: None
+    """A checkpoint was saved: its tokens."""
     stop: Callable[[], bool] = lambda: False
     """Whether to save and end; asked after each step."""
     show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
@@ -155,6 +157,7 @@ class Member:
         for tokens in self.branch_points.intersection(checkpoint.positions(folder)):
             checkpoint.pin(folder, tokens)
         self.write_status("running")
+        self.watch.saved(self.position)
 
     def tidy(self) -> None:
         """After a checkpoint and the validation here, remove those that the recipe does not keep;

@@ -41,6 +41,7 @@ from windtunnel.results.run import (
     ValidationLine,
 )
 from windtunnel.train import checkpoint
+from windtunnel.train.owner import Lease, is_owned, own
 
 # Seconds to wait for a lock that somebody may only be looking at: `Run.status` takes it for a
 # moment.
@@ -107,7 +108,7 @@ class Run:
         that was done and is now asked for more. Raises InputError.
         """
         found = RunStatus.read(self.path / "status.json")
-        abandoned = found.status == "running" and not self._is_locked()
+        abandoned = found.status == "running" and not self._is_trained()
         extended = found.status == "done" and found.tokens < self.recipe.total_tokens
         if abandoned or extended:
             return found.model_copy(update={"status": "interrupted"})
@@ -180,6 +181,8 @@ class Run:
         """Hold the run for training. Raises Busy when another process trains it, and InputError
         where nothing may be written.
         """
+        if is_owned(self.path):
+            raise Busy(f"{self.path}: a fleet on another machine is training this run")
         try:
             file = (self.path / "lock").open("wb")
         except OSError as error:
@@ -191,6 +194,13 @@ class Run:
                     raise Busy(f"{self.path}: another process is training this run")
                 time.sleep(0.001)
             yield
+
+    def own(self, lost: Lease | None = None) -> Lease | None:
+        """`owner.own`; None also where a process of this machine trains the run."""
+        return None if self._is_locked() else own(self.path, lost)
+
+    def _is_trained(self) -> bool:
+        return self._is_locked() or is_owned(self.path)
 
     def _is_locked(self) -> bool:
         # Looking writes nothing: a lab may lie where nothing can be written.

@@ -2,11 +2,8 @@
 this process.
 """
 
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +17,37 @@ from windtunnel.recipe import Recipe
 from windtunnel.results.populations import Populations, Speedups
 from windtunnel.train.compiled import Compiled
 from windtunnel.train.loop import Watch
-from windtunnel.train.run import Run, open_run
+from windtunnel.train.run import Busy, Run, list_runs, open_run
 from windtunnel.tunnel.fleet import fleet as module
 from windtunnel.tunnel.fleet import populations
 from windtunnel.tunnel.fleet.fleet import Branch, Interrupted, fleet
+from windtunnel.tunnel.fleet.jobs import Job, Measurement, Outcome, Progress, Report
 from windtunnel.tunnel.fleet.populations import shape_name
-from windtunnel.tunnel.fleet.workers import Workers
+from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers
 
 Make = Callable[..., Recipe]
 
 
-class Queue(queue.SimpleQueue):
-    """Of reports."""
+class Here(Worker):
+    """A worker that does its jobs in this process, one worker at a time."""
+
+    kind = "here"
+
+    def __init__(self, workers: "Known") -> None:
+        self.workers = workers
+        self.stops = 0
+
+    def begin(self) -> None:
+        """It is there."""
+
+    def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
+        with self.workers.one_at_a_time:
+            if isinstance(job, Measurement):
+                return Outcome(value=self.workers.speedups)
+            return self.workers.train(job.runs, report)
+
+    def stop(self) -> None:
+        self.stops += 1
 
 
 class Known(Workers):
@@ -40,45 +56,41 @@ class Known(Workers):
     """
 
     def __init__(self, speedups: Speedups | None = None) -> None:
-        reports: Any = Queue()
-        stop: Any = threading.Event()
-        pool: Any = ThreadPoolExecutor(1)
-        super().__init__(count=2, machine="here", pool=pool, reports=reports, stop=stop)
+        self.one_at_a_time = threading.Lock()
         self.speedups = speedups
         self.trained: list[list[str]] = []
         self.measured: list[tuple[str, int]] = []
+        self.two = [Here(self), Here(self)]
+        super().__init__(self.two)
 
-    def train(self, runs: Sequence[Run], corpus: Corpus) -> "Future[None]":
-        self.trained.append([run.recipe.name for run in runs])
-        return self.pool.submit(self._train, [run.path for run in runs])
+    def give(self, worker: Worker, job: Job) -> None:
+        if isinstance(job, Measurement):
+            assert self.speedups is not None
+            self.measured.append((job.recipe.name, job.most))
+        else:
+            self.trained.append([open_run(path).recipe.name for path in job.runs])
+        super().give(worker, job)
 
-    def measure(self, recipe: Recipe, most: int) -> "Future[Speedups]":
-        assert self.speedups is not None
-        self.measured.append((recipe.name, most))
-        return self.pool.submit(lambda: self.speedups or {})
-
-    def _train(self, paths: Sequence[Path]) -> None:
+    def train(self, paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
+        statuses = []
         for path in paths:
             run = open_run(path)
             recipe = run.recipe
             flops = flops_per_token(recipe.model, recipe.data.context)
             end(run, lambda run: 4.0)
-            self.reports.put((run.id, float(flops * recipe.total_tokens)))
+            report(Progress(run=run.id, flops=float(flops * recipe.total_tokens)))
+            statuses.append(run.status())
+        return Outcome(value=tuple(statuses))
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Known]]:
-    made: list[Known] = []
-
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Known]:
     def make(speedups: Speedups | None = None) -> Known:
         workers = Known(speedups)
-        made.append(workers)
         monkeypatch.setattr(module, "workers", lambda: workers)
         return workers
 
-    yield make
-    for each in made:
-        each.pool.shutdown()
+    return make
 
 
 def runs_of(recipe: Make, *names: str, **more: Any) -> list[Recipe]:
@@ -107,7 +119,7 @@ def test_the_longest_runs_go_first_one_a_worker(
     assert told[-1] == ("three", total, total, "")
     assert told[-2][1:] == (total, total, "3 of 3 runs")
     done = [line[1] for line in told]
-    assert done == sorted(done) and done[0] <= each * (12_800 + 6400), "two workers"
+    assert done == sorted(done)
 
 
 def test_what_is_done_is_not_trained_again_and_not_counted(
@@ -193,17 +205,16 @@ def test_asked_to_stop_nothing_new_is_given_out(
     lab: Any, recipe: Make, known: Callable[..., Known]
 ) -> None:
     workers = known()
-    asked = iter([False, True, True, True, True])
     with pytest.raises(Interrupted):
         fleet(
             lab.path,
             opened(lab),
             runs_of(recipe, *"abcd"),
-            Watch(stop=lambda: next(asked)),
+            Watch(stop=lambda: len(workers.trained) > 0),
             "four",
         )
     assert len(workers.trained) == 2
-    assert not workers.stop.is_set(), "the workers stay for the next fleet"
+    assert not workers.jobs, "the workers stay for the next fleet"
 
 
 def test_a_run_that_failed_is_said(
@@ -211,11 +222,12 @@ def test_a_run_that_failed_is_said(
 ) -> None:
     workers = known()
 
-    def fail(paths: Sequence[Path]) -> None:
+    def fail(paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
         for path in paths:
             end(open_run(path), lambda run: None)
+        return Outcome(value=tuple(open_run(path).status() for path in paths))
 
-    monkeypatch.setattr(workers, "_train", fail)
+    monkeypatch.setattr(workers, "train", fail)
     said: list[str] = []
     (run,) = fleet(lab.path, opened(lab), [recipe()], Watch(say=said.append), "one")
     assert said[-1] == f"one: {run.id} tiny failed: loss is nan"
@@ -225,36 +237,158 @@ def test_a_run_that_failed_is_said(
 def test_what_workers_compiled_is_said_once(
     lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They report all that they ever have."""
-    monkeypatch.setattr(module, "_compiled_before", {})
     workers = known()
+    train = workers.train
+
+    def compiling(paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
+        report(Compiled(made=2, found=1, seconds=3.0))
+        return train(paths, report)
+
+    monkeypatch.setattr(workers, "train", compiling)
     said: list[str] = []
-    first, second = runs_of(recipe, "a", "b")
-    workers.reports.put((7, Compiled(made=2, found=1, seconds=3.0)))
-    fleet(lab.path, opened(lab), [first], Watch(say=said.append), "one")
-    assert said[-1] == f"one: {Compiled(made=2, found=1, seconds=3.0)}"
-    workers.reports.put((7, Compiled(made=2, found=1, seconds=3.0)))
-    fleet(lab.path, opened(lab), [second], Watch(say=said.append), "two")
+    first, second, third = runs_of(recipe, "a", "b", "c")
+    fleet(lab.path, opened(lab), [first, second], Watch(say=said.append), "one")
+    assert said[-1] == f"one: {Compiled(made=4, found=2, seconds=6.0)}"
+    monkeypatch.setattr(workers, "train", train)
+    fleet(lab.path, opened(lab), [third], Watch(say=said.append), "two")
     assert said[-1].startswith("two: 1 of 1 runs"), "nothing new"
 
 
-def test_a_worker_that_was_killed_is_one_line(
+class Killed:
+    """For `Known.train`: the worker of a run in `how` is lost so often, after what is to be done
+    first.
+    """
+
+    def __init__(self, workers: Known, times: dict[str, int], first: Callable[[Run], None]) -> None:
+        self.train, self.times, self.first = workers.train, times, first
+
+    def __call__(self, paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
+        for run in map(open_run, paths):
+            if self.times.get(run.recipe.name, 0):
+                self.times[run.recipe.name] -= 1
+                self.first(run)
+                raise Lost("process 7 ended with SIGKILL")
+        return self.train(paths, report)
+
+
+def test_what_a_dead_worker_had_goes_on_in_another(
     lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers = known()
+    monkeypatch.setattr(workers, "train", Killed(workers, {"a": 2}, lambda run: None))
+    said: list[str] = []
+    found = fleet(lab.path, opened(lab), runs_of(recipe, "a", "b"), Watch(say=said.append), "two")
+    assert [run.status().status for run in found] == ["done", "done"]
+    assert sorted(map(str, workers.trained)) == ["['a']"] * 3 + ["['b']"]
+    lost = (
+        f"two: a worker was lost (process 7 ended with SIGKILL); back into the queue: {found[0].id}"
+    )
+    assert said.count(lost) == 2
 
-    def killed(paths: Sequence[Path]) -> None:
-        raise BrokenProcessPool
 
-    cleared: list[bool] = []
-    monkeypatch.setattr(workers, "_train", killed)
-    module.workers.cache_clear = lambda: cleared.append(True)  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match=r"runs/\w+: a worker process was killed .is there enough"):
+def test_a_run_that_kills_its_workers_is_recorded_as_failed(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After three of them in one place, and the others go on."""
+    workers = known()
+    monkeypatch.setattr(workers, "train", Killed(workers, {"a": 99}, lambda run: None))
+    found = fleet(lab.path, opened(lab), runs_of(recipe, "a", "b"), Watch(), "two")
+    assert [run.status().status for run in found] == ["failed", "done"]
+    assert workers.trained.count(["a"]) == 3
+    assert found[0].status().reason == (
+        "3 workers were lost with it at 0 tokens, the last time: process 7 ended with SIGKILL (is "
+        "there enough memory?)"
+    )
+
+
+def test_a_run_that_comes_further_each_time_may_lose_many_workers(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines that are taken away now and then."""
+    workers = known()
+
+    def further(run: Run) -> None:
+        there = len(list(run.checkpoints.iterdir()))
+        (run.checkpoints / f"{1280 * (there + 1):015d}").mkdir()
+
+    monkeypatch.setattr(workers, "train", Killed(workers, {"a": 7}, further))
+    (run,) = fleet(lab.path, opened(lab), runs_of(recipe, "a"), Watch(), "one")
+    assert run.status().status == "done" and workers.trained == [["a"]] * 8
+
+
+def test_of_a_population_whose_worker_died_each_goes_on_alone(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that kills takes no other down with it again."""
+    workers = known()
+    monkeypatch.setattr(workers, "train", Killed(workers, {"b": 99}, lambda run: None))
+    four = runs_of(recipe, *"abcd")
+    Populations.of(lab.path).write_with(
+        lab.path, "here", shape_name(four[0]), {1: 1.0, 2: 1.5, 4: 2.0}
+    )
+    found = fleet(lab.path, opened(lab), four, Watch(), "four")
+    assert [run.status().status for run in found] == ["done", "failed", "done", "done"]
+    assert workers.trained.count(["a", "b"]) == 1 and workers.trained.count(["b"]) == 3
+    assert all(workers.trained.count([name]) == 1 for name in "acd")
+
+
+def test_where_a_measurement_cost_its_worker_runs_train_alone(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many members do not fit into a memory, and that is found out by trying."""
+    monkeypatch.setitem(populations._WORTH, "cpu", 1.0)
+    workers = known({})
+    plain = Here.carry_out
+
+    def killed(worker: Here, job: Job, report: Callable[[Report], None]) -> Outcome:
+        if isinstance(job, Measurement):
+            raise Lost("process 7 ended with SIGKILL")
+        return plain(worker, job, report)
+
+    monkeypatch.setattr(Here, "carry_out", killed)
+    fleet(lab.path, opened(lab), runs_of(recipe, *"abcde"), Watch(), "five")
+    assert len(workers.measured) == 1 and workers.trained == [[name] for name in "abcde"]
+    assert Populations.of(lab.path).find("here", shape_name(recipe())) is None
+
+
+def test_no_worker_at_all_is_one_line(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each ends before it has taken a job, no run is to blame."""
+
+    def begin(worker: Here) -> None:
+        raise Lost("process 7 ended with exit code 1")
+
+    monkeypatch.setattr(Here, "begin", begin)
+    known()
+    with pytest.raises(InputError, match="no worker could be started: process 7 ended with exit"):
         fleet(lab.path, opened(lab), [recipe()], Watch(), "one")
-    assert cleared == [True], "the next fleet has new ones"
+    (run,) = list_runs(lab.path)
+    assert run.status().status == "interrupted"
 
 
-def test_folders_are_read_when_a_worker_has_finished_or_after_a_while(
+def test_what_somebody_else_trains_is_waited_for_and_the_others_go_on(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that finds a run in other hands is free for the next one."""
+    workers = known()
+    monkeypatch.setattr(module, "_WAIT_BUSY", 0.01)
+    train, names = workers.train, list[str]()
+
+    def busy(paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
+        (run,) = map(open_run, paths)
+        names.append(run.recipe.name)
+        if run.recipe.name == "a" and names.count("a") < 3:
+            return Outcome(fault=Busy("x"))
+        return train(paths, report)
+
+    monkeypatch.setattr(workers, "train", busy)
+    found = fleet(lab.path, opened(lab), runs_of(recipe, *"abc"), Watch(), "three")
+    assert all(run.status().status == "done" for run in found)
+    assert names.count("a") == 3 and names.count("b") == names.count("c") == 1
+
+
+def test_folders_are_read_when_there_is_news(
     lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not at each look at the workers, of which there are many in a second."""
@@ -263,19 +397,18 @@ def test_folders_are_read_when_a_worker_has_finished_or_after_a_while(
     status = Run.status
     monkeypatch.setattr(Run, "status", lambda run: (read.append(1), status(run))[1])
     released = threading.Event()
-    train = workers._train
+    train = workers.train
 
-    def slow(paths: Sequence[Path]) -> None:
+    def slow(paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
         released.wait()
-        train(paths)
+        return train(paths, report)
 
     def show(*_: object) -> None:
         looks.append(1)
         if len(looks) > 30:
             released.set()
 
-    monkeypatch.setattr(workers, "_train", slow)
+    monkeypatch.setattr(workers, "train", slow)
     monkeypatch.setattr(module, "_LOOK_EVERY", 0.001)
-    monkeypatch.setattr(module, "_READ_EVERY", 1e9)
     fleet(lab.path, opened(lab), runs_of(recipe, "a", "b"), Watch(show=show), "two")
     assert len(looks) > 30 and len(read) < 30

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from windtunnel.train.loop import Watch
 from windtunnel.train.run import list_runs
 from windtunnel.tunnel.fleet.fleet import Branch, Interrupted, fleet
 from windtunnel.tunnel.fleet.populations import shape_name
-from windtunnel.tunnel.fleet.workers import workers
+from windtunnel.tunnel.fleet.worker import kind_of_device
 from windtunnel.tunnel.study import final
 
 Make = Callable[..., Recipe]
@@ -155,6 +156,51 @@ def test_asked_to_stop_it_keeps_what_was_trained(lab: Any, opened: Corpus, recip
     assert run.status().status == "interrupted" and 0 < run.status().tokens < 640_000
 
 
+def test_the_run_of_a_worker_that_was_killed_goes_on_in_another(
+    make_lab: Any, recipe: Make, final_bytes: Any
+) -> None:
+    """To the same bits, from its last checkpoint, and the study hears of it in a line."""
+    recipes = [
+        recipe(
+            name=f"r{seed}",
+            seed=seed,
+            schedule={"tokens": 64_000, "warmup": 512},
+            train={"checkpoint_every": 6400},
+        )
+        for seed in range(2)
+    ]
+    results = []
+    for kills in (1, 0):
+        lab = make_lab()
+        said: list[str] = []
+        watch = Watch(stop=killer(lab, kills), say=said.append)
+        runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), recipes, watch, "two")
+        assert [run.status().status for run in runs] == ["done", "done"]
+        assert len([line for line in said if "ended with SIGKILL); back into" in line]) == kills
+        results.append([final_bytes(run.path) for run in runs])
+        for run in runs:
+            assert [step.tokens for step in run.steps()] == list(range(STEP, 64_000 + 1, STEP))
+    assert results[0] == results[1]
+
+
+def killer(lab: Any, kills: int) -> Callable[[], bool]:
+    """For `Watch.stop`, which never asks: kills so many workers of this process, each as soon as
+    its run has a checkpoint.
+    """
+    killed: list[int] = []
+
+    def stop() -> bool:
+        saved = [path for path in lab.path.glob("runs/*/checkpoints/*") if path.name.isdigit()]
+        if len(killed) < kills and len(saved) > len(killed):
+            (worker, *_) = [one for one in active_children() if one.pid not in killed]
+            assert worker.pid
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+        return False
+
+    return stop
+
+
 def start(lab: Any, files: list[Path]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", PROGRAM, str(lab.path), *map(str, files)]
     environment = os.environ | {"CXX": "no-compiler"}  # importing one would take longer than a run
@@ -244,7 +290,7 @@ def test_runs_train_as_members_where_that_was_measured_to_be_faster(
     for speedups in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
         lab = make_lab()
         Populations.of(lab.path).write_with(
-            lab.path, workers().machine, shape_name(recipe()), speedups
+            lab.path, kind_of_device(), shape_name(recipe()), speedups
         )
         runs = fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "alike")
         ends.append([(run.recipe.name, run.status().status, run.status().loss) for run in runs])

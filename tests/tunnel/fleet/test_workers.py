@@ -1,129 +1,179 @@
-"""A worker whose study was killed leaves nothing taken that others wait for."""
+"""What a worker does with a job, and the processes that workers are."""
 
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from patience import PATIENCE
+from patience import wait_until
 
 from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
+from windtunnel.train.owner import Lease
 from windtunnel.train.run import Busy, create
-from windtunnel.tunnel.fleet import workers
+from windtunnel.tunnel.fleet import processes, worker
+from windtunnel.tunnel.fleet.jobs import Job, Measurement, Outcome, Progress, Saved, Training
+from windtunnel.tunnel.fleet.worker import Worker
+from windtunnel.tunnel.fleet.workers import Begun, Finished, Lost, Workers
 
 
-class Reports:
-    """The queue of reports, which notes whether its worker could have ended in the middle of
-    one.
-    """
-
-    def __init__(self, training: Any) -> None:
-        self.training, self.held = training, list[bool]()
-
-    def put(self, report: object) -> None:
-        self.held.append(self.training.locked())
+def job_of(lab: Any, *runs: Any, leases: tuple[Lease, ...] = ()) -> Training:
+    paths = tuple(run.path for run in runs)
+    return Training(runs=paths, corpus=lab.path / "corpora" / "tiny", leases=leases)
 
 
-def test_it_does_not_end_within_a_report(
-    lab: Any, recipe: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`_leave_with_parent` ends the process where it can take the lock `training`."""
-    training = threading.Lock()
-    reports = Reports(training)
-    state = {
-        "reports": reports,
-        "stop": threading.Event(),
-        "orphaned": threading.Event(),
-        "training": training,
-    }
-    monkeypatch.setattr(workers, "_worker", state)
+def test_it_reports_how_far_it_is_and_what_was_saved(lab: Any, recipe: Any, corpus: Corpus) -> None:
+    reports: list[Any] = []
     run = create(lab.path, recipe(), corpus)
-    workers._train([Path(run.path)], lab.path / "corpora" / "tiny")
-    workers._measure(run.recipe, 1)
-    assert len(reports.held) > 3 and all(reports.held)
-    assert run.status().status == "done" and not training.locked()
+    outcome = Worker(reports.append).carry_out(job_of(lab, run))
+    assert outcome.fault is None and [one.status for one in outcome.value] == ["done"]
+    saved = [one.tokens for one in reports if isinstance(one, Saved)]
+    assert saved == [1664, 3200, 4864, 5760, 6400] and {one.run for one in reports} == {run.id}
+    progress = [one.flops for one in reports if isinstance(one, Progress)]
+    assert progress == sorted(progress) and progress[0] == 0
 
 
-class Sent(list[Any]):
-    """A queue of reports that keeps them."""
-
-    put = list.append
-
-
-def test_progress_counts_from_where_a_run_was_found(
-    lab: Any, recipe: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reports = Sent()
-    monkeypatch.setattr(workers, "_worker", {"reports": reports})
+def test_progress_counts_from_where_a_run_was_found(lab: Any, recipe: Any, corpus: Corpus) -> None:
+    reports: list[Any] = []
     run = create(lab.path, recipe(), corpus)
     each = flops_per_token(run.recipe.model, run.recipe.data.context)
-    report, line = workers._progress(run), Any
+    report, line = Worker(reports.append)._progress(run), Any
     for tokens in (1280, 1408, 6400):
         report(tokens, 6400, line)  # type: ignore[arg-type]
-    assert reports == [(run.id, 0.0), (run.id, 128.0 * each), (run.id, 5120.0 * each)]
+    assert [one.flops for one in reports] == [0.0, 128.0 * each, 5120.0 * each]
 
 
-def test_a_worker_stops_where_it_is_asked_to_or_its_study_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
+def test_it_stops_where_it_is_asked_to(lab: Any, recipe: Any, corpus: Corpus) -> None:
+    run = create(lab.path, recipe(), corpus)
+    inside = Worker(lambda report: None)
+    inside.stop.set()
+    outcome = inside.carry_out(job_of(lab, run))
+    assert outcome.value[0].status == "interrupted" and outcome.value[0].tokens == 0
+    assert inside.carry_out(Measurement(recipe=run.recipe, most=4)).value == {1: 1.0}
+
+
+def test_a_run_that_another_process_trains_is_handed_back(
+    lab: Any, recipe: Any, corpus: Corpus
 ) -> None:
-    state = {"stop": threading.Event(), "orphaned": threading.Event()}
-    monkeypatch.setattr(workers, "_worker", state)
-    assert not workers._stopped()
-    for event in state.values():
-        event.set()
-        assert workers._stopped()
-        event.clear()
+    run = create(lab.path, recipe(), corpus)
+    with run.lock():
+        outcome = Worker(lambda report: None).carry_out(job_of(lab, run))
+    assert isinstance(outcome.fault, Busy) and run.status().tokens == 0
 
 
-def test_a_run_that_another_process_trains_is_waited_for(
+def test_a_lab_that_is_not_there_is_named(lab: Any, recipe: Any, corpus: Corpus) -> None:
+    run = create(lab.path, recipe(), corpus)
+    run.path.rename(run.path.with_name("gone"))
+    outcome = Worker(lambda report: None).carry_out(job_of(lab, run))
+    assert isinstance(outcome.fault, InputError)
+    assert str(outcome.fault).startswith(f"{run.path}: not there on ")
+
+
+def test_a_worker_that_was_taken_for_dead_writes_nothing_more(
     lab: Any, recipe: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is not once the fleet is asked to stop."""
-    tried, slept = [], []
-
-    def busy(*_: Any) -> None:
-        tried.append(1)
-        if len(tried) < 3:
-            raise Busy("x")
-
-    state = {
-        "reports": Sent(),
-        "stop": threading.Event(),
-        "orphaned": threading.Event(),
-        "training": threading.Lock(),
-    }
-    monkeypatch.setattr(workers, "_worker", state)
-    monkeypatch.setattr("windtunnel.train.loop.train_together", busy)
-    monkeypatch.setattr(workers.time, "sleep", slept.append)
+    """Its fleet has given the run to another one."""
+    monkeypatch.setattr(worker, "_LOOK_EVERY", 0.0)
     run = create(lab.path, recipe(), corpus)
-    workers._train([Path(run.path)], lab.path / "corpora" / "tiny")
-    assert len(tried) == 3 and slept == [1.0, 1.0] and len(state["reports"]) == 1  # type: ignore[arg-type]
-    state["stop"].set()  # type: ignore[attr-defined]
-    workers._train([Path(run.path)], lab.path / "corpora" / "tiny")
-    assert len(tried) == 3
+    first = run.own()
+    assert first
+    second: list[Lease | None] = []
+
+    def report(what: Any) -> None:
+        if isinstance(what, Saved) and not second:
+            second.append(run.own(lost=first))
+
+    outcome = Worker(report).carry_out(job_of(lab, run, leases=(first,)))
+    assert isinstance(outcome.fault, Busy)
+    assert second[0] and second[0].after_another
+    assert run.steps()[-1].tokens <= 1664 + 10 * 128, "at most what was not written yet"
+    assert run.status().status == "running", "by the other one"
+
+
+def test_ctrl_c_reaches_every_process_and_ends_no_worker(lab: Any, recipe: Any) -> None:
+    """Its study asks it to stop, and it saves what it trains."""
+    process = processes._Process(processes._context(gpus=False), None, 1)
+    process.begin()
+    os.kill(process._process.pid, signal.SIGINT)
+    job = Measurement(recipe=recipe(), most=1)
+    assert process.carry_out(job, lambda report: None).value == {1: 1.0}
+
+
+def test_a_worker_whose_fleet_is_gone_ends(recipe: Any) -> None:
+    process = processes._Process(processes._context(gpus=False), None, 1)
+    process.begin()
+    process._link.close()
+    process._process.join()
+    assert process._process.exitcode == 0
+
+
+def test_a_killed_worker_is_lost_once_and_begins_again(recipe: Any) -> None:
+    process = processes._Process(processes._context(gpus=False), None, 1)
+    process.begin()
+    first = process._process.pid
+    os.kill(first, signal.SIGKILL)
+    job = Measurement(recipe=recipe(), most=1)
+    with pytest.raises(Lost, match=f"process {first} ended with SIGKILL"):
+        process.carry_out(job, lambda report: None)
+    process.begin()
+    assert process._process.pid != first
+    assert process.carry_out(job, lambda report: None).fault is None
+
+
+class Doubtful(processes._Process):
+    """A worker that is lost so often before it begins, and does nothing."""
+
+    def __init__(self, losses: int) -> None:
+        self.losses = losses
+
+    def begin(self) -> None:
+        self.losses -= 1
+        if self.losses >= 0:
+            raise Lost("x")
+
+    def carry_out(self, job: Job, report: Any) -> Outcome:
+        raise Lost("y")
+
+
+def test_workers_that_do_not_begin_are_given_up_and_the_others_work(recipe: Any) -> None:
+    workers = Workers([Doubtful(99), Doubtful(2)])
+    workers.wait_until_begun(lambda: False)
+    assert workers.count == 1 and len(workers.news(1.0)) == 1
+    workers.check()
+    job = Measurement(recipe=recipe(), most=1)
+    workers.give(workers.free[0], job)
+    heard: list[Any] = []
+    wait_until(lambda: len(heard) == 2 or heard.extend(workers.news(0.01)))  # type: ignore[func-returns-value]
+    assert heard == [Finished(job=job, outcome=None, reason="y"), Begun()]
+    none = Workers([Doubtful(99)])
+    with pytest.raises(InputError, match="no worker could be started: x"):
+        none.wait_until_begun(lambda: False)
+
+
+def test_workers_on_other_machines_are_not_waited_for_for_ever() -> None:
+    """One that no machine has a place for may come later."""
+    held = threading.Event()
+
+    class Waiting(Doubtful):
+        def begin(self) -> None:
+            held.wait()
+
+    workers = Workers([Doubtful(0), Waiting(0)], patience=0.05)
+    workers.wait_until_begun(lambda: False)
+    assert workers.count == 1
+    held.set()
+    wait_until(lambda: workers.count == 2)
 
 
 def test_as_many_cores_as_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 3}, raising=False)
-    assert workers._cores() == 2
+    assert worker.cores() == 2
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert workers._cores() == 1
-
-
-def test_ctrl_c_reaches_every_process_and_ends_no_worker() -> None:
-    """Its study asks it to stop, and it saves what it trains."""
-    context = get_context("forkserver")
-    start = context.SimpleQueue(), context.Event(), None, 1
-    with ProcessPoolExecutor(1, context, workers._start, start) as pool:
-        assert pool.submit(signal.raise_signal, signal.SIGINT).exception() is None
-        assert pool.submit(workers._stopped).result() is False
+    assert worker.cores() == 1
 
 
 @pytest.mark.parametrize(
@@ -140,7 +190,7 @@ def test_ctrl_c_reaches_every_process_and_ends_no_worker() -> None:
 def test_gpus_have_the_names_by_which_a_process_is_given_them(
     named: str | None, count: int, gpus: list[str]
 ) -> None:
-    assert workers.visible_gpus(named, count) == gpus
+    assert processes.visible_gpus(named, count) == gpus
 
 
 def test_for_gpus_workers_begin_by_themselves_and_each_sees_one(
@@ -150,24 +200,37 @@ def test_for_gpus_workers_begin_by_themselves_and_each_sees_one(
     could use it.
     """
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    found = workers.workers.__wrapped__()
-    try:
-        assert found.pool._mp_context.get_start_method() == "spawn"  # pyright: ignore
-        seen = found.pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result(timeout=PATIENCE)
-        assert found.count == 2
-        assert "NVIDIA H100" in found.machine
-        # only one has begun, so the other's GPU is still to be taken
-        _, _, free, _ = found.pool._initargs  # pyright: ignore
-        assert {seen, free.get()} == {"4", "7"} and free.empty()
-    finally:
-        found.pool.shutdown()
+    made: list[Any] = []
+    monkeypatch.setattr(processes, "Workers", made.extend)
+    processes.local_workers()
+    assert [one._gpu for one in made] == ["4", "7"]
+    assert {one._context.get_start_method() for one in made} == {"spawn"}
+    first = made[0]
+    first.begin()
+    assert first.kind.endswith(f"torch {torch.__version__}")
 
 
-def test_on_a_cpu_workers_come_from_a_server_that_has_imported_torch() -> None:
-    found = workers.workers.__wrapped__()
-    found.pool.shutdown()
-    assert found.pool._mp_context.get_start_method() == "forkserver"  # pyright: ignore
-    _, _, free, _ = found.pool._initargs  # pyright: ignore
-    assert free is None
+def test_a_worker_sees_the_gpu_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch looks for the first time."""
+    seen: list[str | None] = []
+    monkeypatch.setattr(
+        processes, "prepare", lambda *_: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ours, theirs = processes.get_context("spawn").Pipe()
+    ours.close()
+    processes._work(theirs, "7", 1)
+    assert seen == ["7"]
+
+
+def test_on_a_cpu_workers_come_from_a_server_that_has_imported_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(processes, "Workers", made.extend)
+    processes.local_workers()
+    assert len(made) == worker.cores()
+    assert {one._context.get_start_method() for one in made} == {"forkserver"}
+    assert {one._gpu for one in made} == {None}

@@ -1,5 +1,5 @@
-"""How many runs a worker trains together, as members of one population: measured on the machine,
-once a shape, and kept with the lab so that a study that goes on chooses as it did before.
+"""How many runs a worker trains together, as members of one population: measured once a shape and
+kind of device, and kept with the lab so that a study that goes on chooses as it did before.
 """
 
 from collections.abc import Sequence

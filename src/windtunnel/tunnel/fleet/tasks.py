@@ -10,6 +10,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import DecayShapeName, Mixture, Recipe
+from windtunnel.results.run import RunStatus
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch, go_on
 from windtunnel.train.run import Run, check_fit, check_validated, create, open_run
@@ -86,6 +87,17 @@ class Task:
             return self.stem is not None and self.stem.failed_before(self.at)
         self._ended = self._ended or self.run.status().status in _OVER
         return self._ended
+
+    def hear(self, status: RunStatus) -> None:
+        """What its worker says of its run, which may not be seen here yet on a file system that
+        machines share.
+        """
+        self._ended = self._ended or status.status in _OVER
+
+    @property
+    def saved(self) -> int:
+        """Tokens at its last checkpoint; 0 where there is none."""
+        return max(checkpoint.positions(self.begun.checkpoints), default=0)
 
     def failed_before(self, at: int) -> bool:
         """Whether no branch will ever leave it at `at` tokens."""

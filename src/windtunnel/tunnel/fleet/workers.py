@@ -1,215 +1,182 @@
-"""The processes in which a fleet's runs are trained: one a core, or one a GPU."""
+"""The workers of a fleet: who is free, who has died, and what they say. Where they are, processes
+of this machine or actors of a cluster, is said by what a `Worker` is.
+"""
 
-import functools
-import gc
-import os
-import signal
+import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
-from pathlib import Path
-from typing import Any
 
-from windtunnel.data.shards import Corpus
-from windtunnel.model.shape import flops_per_token
-from windtunnel.recipe import Recipe
-from windtunnel.results.populations import Speedups
-from windtunnel.results.run import StepLine
-from windtunnel.train.run import Busy, Run, open_run
+from windtunnel.errors import InputError
+from windtunnel.tunnel.fleet.jobs import Job, Outcome, Report
 
-_WAIT_BUSY = 1.0  # seconds between looks at a run that another process trains
-# What a worker has loaded before its first run, so that it begins at once.
-_PRELOADED = ["windtunnel.train.loop"]
-_COMPILER = ["torch._inductor.compile_fx"]  # the larger part, of use where something is compiled
-
-Reports = SimpleQueue[tuple[Any, Any]]
-"""What workers report: (run id, FLOPs so far) and (process id, what it has compiled)."""
+# times in a row that a worker may end before it has taken a job: it would do so for ever
+_STARTS = 3
 
 
-@dataclass(kw_only=True)
+class Lost(Exception):
+    """A worker ended: its process was killed, or its machine is gone."""
+
+
+class Worker(ABC):
+    """One worker, as its fleet sees it."""
+
+    kind = ""
+    """Of its device, known once it has begun: what a measured speed depends on."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start it, also once more after it was lost, and wait until it can take a job. Raises
+        Lost, and InputError for what no further try would mend.
+        """
+
+    @abstractmethod
+    def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
+        """Have it carry out a job, to the end. Raises Lost."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Have it save what it trains, and hand it back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A worker is at a job no more. Where it was lost there is no outcome."""
+
+    job: Job
+    outcome: Outcome | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A worker can take a job; one that was lost, once more."""
+
+
+News = Finished | Begun | Report
+
+
 class Workers:
     """They stay from one fleet to the next, and what they have compiled stays with them."""
 
-    count: int
-    machine: str  # its name, device and torch: what a measured speed depends on
-    pool: ProcessPoolExecutor
-    reports: Reports
-    stop: Event  # once it is set, every worker saves what it trains and takes nothing up
-
-    def train(self, runs: Sequence[Run], corpus: Corpus) -> "Future[None]":
-        """Train runs in one worker: one, or several as members of a population."""
-        return self.pool.submit(_train, [run.path for run in runs], corpus.folder)
-
-    def measure(self, recipe: Recipe, most: int) -> "Future[Speedups]":
-        """How many times as fast at most `most` members train together as one after the other, in
-        one worker.
+    def __init__(
+        self, workers: Sequence[Worker], owns: bool = False, patience: float | None = None
+    ) -> None:
+        """`owns`: the fleet owns the runs that these workers train, and they lock nothing.
+        `patience`: seconds to wait for the others once one has begun; None: for all of them.
         """
-        return self.pool.submit(_measure, recipe, most)
+        self.owns = owns
+        self._patience = patience
+        self._change = threading.Condition()
+        # each worker is in one of these, unless it could not be started
+        self._beginning = list(workers)
+        self._free: list[Worker] = []
+        self._busy: dict[Job, Worker] = {}
+        self._news = queue.SimpleQueue[News]()
+        self._fault: InputError | None = None
+        for worker in workers:
+            _in_background(self._begin, worker)
 
+    @property
+    def count(self) -> int:
+        """How many have begun."""
+        return len(self._free) + len(self._busy)
 
-@functools.cache
-def workers() -> Workers:
-    """The workers of this process, which are started at the first call.
+    @property
+    def free(self) -> tuple[Worker, ...]:
+        """Those that have no job."""
+        return tuple(self._free)
 
-    On a CPU each has one thread, whatever is wanted: so a run gives the same bits in every study.
-    A GPU has one worker: the kernels of a second would only wait for those of the first.
-    """
-    import torch
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """What they are at."""
+        return tuple(self._busy)
 
-    cores = _cores()
-    gpus = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
-    count = len(gpus) or cores
-    context = _context(bool(gpus))
-    reports = context.SimpleQueue()
-    stop = context.Event()
-    free = context.SimpleQueue()
-    # each worker that starts takes one of these
-    for gpu in gpus:
-        free.put(gpu)
-    device = torch.cuda.get_device_name() if gpus else f"{cores} cores"
-    # each worker would start as many compilers as there are cores
-    compilers = max(1, cores // count)
-    begin = (reports, stop, free if gpus else None, compilers)
-    return Workers(
-        count=count,
-        machine=f"{os.uname().nodename}, {device}, torch {torch.__version__}",
-        pool=ProcessPoolExecutor(count, context, _start, begin),
-        reports=reports,
-        stop=stop,
-    )
+    def wait_until_begun(self, stop: Callable[[], bool]) -> None:
+        """Wait for the workers to begin, until asked to stop. Raises InputError where none can."""
+        first: float | None = None
+        while not stop():
+            self.check()
+            with self._change:
+                if not self._beginning:
+                    return
+                if self._patience is not None and self.count:
+                    first = first or time.monotonic()
+                    if time.monotonic() > first + self._patience:
+                        return
+                self._change.wait(0.1)
 
+    def check(self) -> None:
+        """Raises InputError where no worker is left, and none will be."""
+        with self._change:
+            if self._fault and not (self._beginning or self.count):
+                raise self._fault
 
-def visible_gpus(named: str | None, count: int) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each of the `count` GPUs that this process sees: numbers,
-    or names where `named`, the variable as it stands, names them.
-    """
-    if named is None:
-        return [str(index) for index in range(count)]
-    # what follows a device that is not there is not seen
-    return [name.strip() for name in named.split(",")][:count]
+    def give(self, worker: Worker, job: Job) -> None:
+        """Give a free worker a job."""
+        with self._change:
+            self._free.remove(worker)
+            self._busy[job] = worker
+        _in_background(self._carry_out, worker, job)
 
-
-def _context(gpus: bool) -> SpawnContext | ForkServerContext:
-    """How workers begin. Neither torch's threads nor CUDA survive a fork. On a CPU workers come
-    from a server that has imported torch before it had any thread. What is imported there may ask
-    for CUDA (torch 2.11's compiler does), after which none of its children could use a GPU.
-    """
-    if gpus:
-        return get_context("spawn")
-    from windtunnel.train.device import can_compile
-
-    context = get_context("forkserver")
-    context.set_forkserver_preload([*_PRELOADED, *(_COMPILER if can_compile("cpu") else [])])
-    return context
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# -- inside of a worker
-
-_worker: dict[str, Any] = {}
-
-
-def _start(reports: Reports, stop: Event, free: "SimpleQueue[str] | None", compilers: int) -> None:
-    """Make this process a worker that runs so many compilers at once. `free` holds the GPUs that
-    no worker has taken; None where workers train on a CPU.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
-    if free is not None:
-        # The only one that it sees, and so the one that is meant wherever "cuda" is said. Set
-        # before torch looks for the first time.
-        os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
-    import torch
-
-    from windtunnel.train.device import can_compile
-
-    torch.set_num_threads(1)
-    if can_compile("cpu" if free is None else "cuda"):
-        from torch._inductor import config
-
-        config.compile_threads = compilers
-    _worker.update(
-        reports=reports,
-        stop=stop,
-        orphaned=threading.Event(),
-        training=threading.Lock(),
-    )
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    # else each run would begin with a look through all that was imported: 0.2 s
-    gc.freeze()
-
-
-def _leave_with_parent() -> None:
-    """Nobody waits for a worker whose parent was killed: it saves what it trains, and ends.
-
-    Never within a report: the queue's lock would stay taken, and the other workers would wait for
-    it, and hold their runs, for ever.
-    """
-    parent = parent_process()
-    assert parent
-    wait_for([parent.sentinel])
-    _worker["orphaned"].set()
-    with _worker["training"]:
-        os._exit(1)
-
-
-def _train(paths: Sequence[Path], folder: Path) -> None:
-    from windtunnel.train.compiled import so_far
-    from windtunnel.train.loop import Watch, train_together
-
-    runs = [open_run(path) for path in paths]
-    corpus = Corpus.open(folder)
-    watches = [Watch(step=_progress(run), stop=_stopped) for run in runs]
-    while not _stopped():
+    def news(self, seconds: float) -> list[News]:
+        """What has happened since the last time; where nothing has, what happens first within so
+        many seconds.
+        """
+        heard = []
         try:
-            with _worker["training"]:
-                train_together(runs, corpus, watches)
-                _worker["reports"].put((os.getpid(), so_far()))
+            heard.append(self._news.get(timeout=seconds))
+            while True:
+                heard.append(self._news.get_nowait())
+        except queue.Empty:
+            return heard
+
+    def stop(self) -> None:
+        """Have all of them save what they train, and hand it back."""
+        for worker in list(self._busy.values()):
+            worker.stop()
+
+    def _begin(self, worker: Worker) -> None:
+        fault: Exception | None = None
+        for _ in range(_STARTS):
+            try:
+                worker.begin()
+            except Lost as error:
+                fault = InputError(f"no worker could be started: {error}")
+                continue
+            except Exception as error:
+                fault = error
+                break
+            with self._change:
+                self._beginning.remove(worker)
+                self._free.append(worker)
+                self._change.notify_all()
+            self._news.put(Begun())
             return
-        except Busy:
-            # another study trains it, which wants it too, or a worker whose study was killed
-            time.sleep(_WAIT_BUSY)
+        with self._change:
+            self._beginning.remove(worker)
+            self._fault = (
+                fault if isinstance(fault, InputError) else InputError(f"no worker: {fault!r}")
+            )
+            self._change.notify_all()
+
+    def _carry_out(self, worker: Worker, job: Job) -> None:
+        try:
+            finished = Finished(job=job, outcome=worker.carry_out(job, self._news.put))
+        except Lost as error:
+            finished = Finished(job=job, outcome=None, reason=str(error))
+        except Exception as error:
+            finished = Finished(job=job, outcome=Outcome(fault=error))
+        with self._change:
+            del self._busy[job]
+            (self._free if finished.outcome else self._beginning).append(worker)
+        self._news.put(finished)
+        if not finished.outcome:
+            self._begin(worker)
 
 
-def _progress(run: Run) -> Callable[[int, int, StepLine], None]:
-    """For `Watch.step`: reports the FLOPs trained since this worker began."""
-    recipe = run.recipe
-    flops = flops_per_token(recipe.model, recipe.data.context)
-    begun: int | None = None
-
-    def step(tokens: int, total: int, line: StepLine) -> None:
-        """`begun` is where the first report finds the run, so that a resumed run counts from
-        there.
-        """
-        nonlocal begun
-        if begun is None:
-            begun = tokens
-        _worker["reports"].put((run.id, float(flops * (tokens - begun))))
-
-    return step
-
-
-def _measure(recipe: Recipe, most: int) -> Speedups:
-    from windtunnel.train.compiled import so_far
-    from windtunnel.train.speed import speedups
-
-    with _worker["training"]:
-        found = speedups(recipe, most, _stopped)
-        _worker["reports"].put((os.getpid(), so_far()))
-    return found
-
-
-def _stopped() -> bool:
-    return _worker["stop"].is_set() or _worker["orphaned"].is_set()
+def _in_background(work: Callable[..., None], *arguments: object) -> None:
+    """In a thread that keeps no program from ending."""
+    threading.Thread(target=work, args=arguments, daemon=True).start()

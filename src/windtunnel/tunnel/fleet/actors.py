@@ -1,0 +1,199 @@
+"""Workers that are actors of a Ray cluster: one a core, or one a GPU, for the whole study, so that
+what they have compiled stays.
+
+Ray restarts an actor that died, on another node if need be; what it trained is the fleet's to give
+out again. The machines need the lab in a folder that all of them share, and the same windtunnel.
+"""
+
+import logging
+import os
+import platform
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import windtunnel
+from windtunnel.errors import InputError
+from windtunnel.recipe import RESULTS_VERSION
+from windtunnel.tunnel.fleet.jobs import Job, Outcome, Report
+from windtunnel.tunnel.fleet.worker import Worker as Inside
+from windtunnel.tunnel.fleet.worker import cores, kind_of_device, prepare
+from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers
+
+_PATIENCE = 20.0  # seconds for the other actors to begin, once one has
+_LISTEN = 10.0  # seconds of one call for news
+_RESTARTING = 1.0  # seconds between looks at an actor that Ray is about to restart
+# Read by the libraries that torch loads, before a worker imports it.
+_PASSED_ON = ("GOMP_SPINCOUNT", "CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_CACHE_DIR")
+
+
+def ray_workers(address: str) -> Workers:
+    """The workers of a Ray cluster: the one whose client server is at HOST:PORT, or without an
+    address the one that this machine belongs to. Raises InputError where there is none.
+    """
+    ray = _connected(address)
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0))
+    count = gpus or int(there.get("CPU", 0))
+    if not count:
+        raise InputError(
+            f"{_named(address)}: the Ray cluster has neither a core nor a GPU to offer"
+        )
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    remote = ray.remote(
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+        max_restarts=-1,
+        # what trains, what tells the news, and what is said meanwhile
+        max_concurrency=4,
+    )(Remote)
+
+    def make() -> Any:
+        return remote.remote("cuda" if gpus else "cpu", passed_on)
+
+    return Workers([_Actor(ray, make) for _ in range(count)], owns=True, patience=_PATIENCE)
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            f'{_named(address)}: Ray is not installed; expected `pip install "windtunnel[ray]"`'
+        ) from None
+    try:
+        ray.init(
+            address=f"ray://{address}" if address else "auto",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        fault = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{_named(address)}: no Ray cluster answers: {fault} (start one with "
+            "`ray start --head`, and `ray start --address=HOST:6379` on the other machines)"
+        ) from None
+    return ray
+
+
+def _named(address: str) -> str:
+    return f"--on ray://{address}" if address else "--on ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What must be the same on all machines of a fleet, and what may differ."""
+
+    same: tuple[str, ...]
+    kind: str
+    host: str
+
+
+def _same() -> tuple[str, ...]:
+    import torch
+
+    return (
+        f"windtunnel {windtunnel.__version__}",
+        f"results of version {RESULTS_VERSION}",
+        # of one version a CPU and a GPU have other builds
+        f"torch {torch.__version__.partition('+')[0]}",
+        f"Python {sys.version_info.major}.{sys.version_info.minor}",
+    )
+
+
+class _Actor(Worker):
+    """An actor, as the fleet sees it."""
+
+    def __init__(self, ray: Any, make: Callable[[], Any]) -> None:
+        self._ray, self._make = ray, make
+        self._actor: Any = None
+        self._host = ""
+
+    def begin(self) -> None:
+        if self._actor is None:
+            self._actor = self._make()
+        facts = self._begun()
+        if facts.same != _same():
+            raise InputError(
+                f"the worker on {facts.host} has {', '.join(facts.same)}; expected "
+                f"{', '.join(_same())}, as here"
+            )
+        self.kind, self._host = facts.kind, facts.host
+
+    def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
+        try:
+            work = self._actor.carry_out.remote(job)
+            while True:
+                news = self._ray.get(self._actor.news.remote())
+                for said in news:
+                    if isinstance(said, Outcome):
+                        return said
+                    report(said)
+                if not news and self._ray.wait([work], timeout=0)[0]:
+                    self._ray.get(work)  # it was lost, and Ray has restarted the actor since
+        except self._ray.exceptions.RayActorError as error:
+            raise Lost(f"on {self._host}: {_first_line(error)}") from None
+
+    def stop(self) -> None:
+        self._actor.stop.remote()
+
+    def _begun(self) -> _Facts:
+        """Once the cluster has a place for the actor, be it never."""
+        while True:
+            try:
+                return self._ray.get(self._actor.begin.remote())
+            except self._ray.exceptions.ActorUnavailableError:
+                time.sleep(_RESTARTING)
+            except self._ray.exceptions.RayActorError as error:
+                self._actor = None  # for good: Ray would have restarted it
+                raise Lost(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+class Remote:
+    """Inside of the actor."""
+
+    def __init__(self, device: str, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        self._said = queue.SimpleQueue[Report | Outcome]()
+        self._at_work = threading.Lock()
+        self._inside = Inside(self._said.put)
+        prepare(device, compilers=1 if device == "cpu" else cores())
+
+    def begin(self) -> _Facts:
+        """Nothing is left of a job that the fleet takes for lost: its connection may have broken
+        while the actor lived.
+        """
+        self._inside.stop.set()
+        with self._at_work:
+            self._drain()
+        return _Facts(same=_same(), kind=kind_of_device(), host=platform.node())
+
+    def carry_out(self, job: Job) -> None:
+        with self._at_work:
+            self._inside.stop.clear()
+            self._said.put(self._inside.carry_out(job))
+
+    def stop(self) -> None:
+        self._inside.stop.set()
+
+    def news(self) -> list[Report | Outcome]:
+        """What was said since the last time, or what is said next; after a while nothing."""
+        with suppress(queue.Empty):
+            return [self._said.get(timeout=_LISTEN), *self._drain()]
+        return []
+
+    def _drain(self) -> list[Report | Outcome]:
+        said = []
+        with suppress(queue.Empty):
+            while True:
+                said.append(self._said.get_nowait())
+        return said

@@ -1,0 +1,128 @@
+"""A real Ray cluster on this machine: each node a `ray start` of its own, with one core to offer."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from patience import PATIENCE
+
+_STORE = 80 * 2**20  # bytes of each node's object store, the least that Ray takes
+
+
+class Node:
+    """One node, whose processes are a group of their own."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str], log: Path) -> None:
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            *arguments,
+            "--num-cpus=1",
+            f"--object-store-memory={_STORE}",
+            "--block",
+        ]
+        with log.open("wb") as said:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=said, stderr=said, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """All of the node at once, as where a machine loses its power."""
+        for process in _session(self.process.pid):
+            os.kill(process, signal.SIGKILL)
+        self.process.wait()
+
+
+class Cluster:
+    """A head and further nodes. `environment` is for those who use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.nodes: list[Node] = []
+        self.client_port = _free_port()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self._environment | {"RAY_ADDRESS": self.address}
+
+    def begin(self, nodes: int) -> None:
+        head = [
+            "--head",
+            "--port=0",
+            f"--ray-client-server-port={self.client_port}",
+            f"--temp-dir={self._folder}",
+            "--include-dashboard=false",
+        ]
+        self._add(*head)
+        self.address = self._wait_for_address()
+        for _ in range(nodes - 1):
+            self.add()
+
+    def add(self) -> Node:
+        return self._add(f"--address={self.address}")
+
+    def end(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def _add(self, *arguments: str) -> Node:
+        log = self._folder / f"node-{len(self.nodes)}.log"
+        node = Node(*arguments, environment=self._environment, log=log)
+        self.nodes.append(node)
+        return node
+
+    def _wait_for_address(self) -> str:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            said = (self._folder / "node-0.log").read_text()
+            for line in said.splitlines():
+                if "--address=" in line:
+                    return line.split("--address=")[1].strip().strip("'\"")
+            assert self.nodes[0].process.poll() is None, said
+            time.sleep(0.2)
+        raise AssertionError("the head did not begin")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _session(leader: int) -> list[int]:
+    """Processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if os.getsid(int(entry.name)) == leader:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@contextmanager
+def ray_cluster(nodes: int) -> Iterator[Cluster]:
+    # sockets lie there, whose paths must be short
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    cluster = Cluster(folder)
+    try:
+        cluster.begin(nodes)
+        yield cluster
+    finally:
+        cluster.end()
+        shutil.rmtree(folder, ignore_errors=True)
