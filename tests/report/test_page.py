@@ -3,22 +3,21 @@ runs recorded.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page, browsing, draw_all, needs_browser, read_page
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.experiments import FIGURES
-from windtunnel.report.page import write_page
+from windtunnel.report.figures import plain
+from windtunnel.report.page import write_comparison, write_page
 from windtunnel.results.experiments import EXPERIMENTS
 from windtunnel.results.tour import TOUR
 from windtunnel.train.branch import branch
@@ -27,53 +26,7 @@ from windtunnel.train.run import Run, create
 from windtunnel.train.schedule import rate_at
 from windtunnel.tunnel.check.check import Design, check
 
-BROWSER = "/usr/bin/chromium"
 NAME = "a <b>bold</b> & </script><script>console.error('from a name')</script> name"
-LOADING = {"src", "href", "srcset", "data", "poster", "action", "background"}
-
-
-class Page(HTMLParser):
-    """What a page would load, what it shows as text, its scripts and its figures."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.tags: list[str] = []
-        self.shown, self.styles = "", ""
-        self.scripts: list[str] = []
-        self._inside = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-        self.loaded += [f"{tag} {key}={value}" for key, value in attrs if key in LOADING]
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside == "style":
-            self.styles += data
-        else:
-            self.shown += data
-
-    def figures(self) -> list[list[dict[str, Any]]]:
-        """The traces of each figure."""
-        drawn = [
-            (script, re.search(r'Plotly\.newPlot\(\s*"[0-9a-f-]{36}",\s*', script))
-            for script in self.scripts
-        ]
-        return [
-            json.JSONDecoder().raw_decode(script[place.end() :])[0]
-            for script, place in drawn
-            if place
-        ]
 
 
 Trained = tuple[Path, Run, Run, Run]
@@ -96,7 +49,7 @@ def trained(make_lab: Callable[[], Any], stem: Callable[..., Recipe]) -> Trained
 def page(trained: Trained) -> Page:
     written = write_page(trained[0])
     assert written == trained[0] / "report.html"
-    return Page(written.read_text(encoding="utf-8"))
+    return read_page(written)
 
 
 def test_it_loads_nothing(page: Page) -> None:
@@ -108,7 +61,7 @@ def test_it_loads_nothing(page: Page) -> None:
 def test_it_is_one_file_and_writing_it_again_replaces_it(trained: Trained, page: Page) -> None:
     lab = trained[0]
     before = sorted(path.name for path in lab.iterdir())
-    again = Page(write_page(lab).read_text(encoding="utf-8"))
+    again = read_page(write_page(lab))
     assert (
         sorted(path.name for path in lab.iterdir()) == before == ["corpora", "report.html", "runs"]
     )
@@ -122,8 +75,9 @@ def test_it_lists_every_run_with_its_losses(trained: Trained, page: Page) -> Non
         for score in (summary.loss, summary.bits_per_byte):
             if score is not None:
                 assert f"{score:.4f}" in page.shown
-    assert "3 runs, 7.68k tokens trained" in page.shown
-    place = [page.shown.index(run.id) for run in trained[1:]]
+    assert "3 runs, 2 of them finished; 7.68k tokens trained" in page.shown
+    table = page.shown[page.shown.rindex("status") :]
+    place = [table.index(run.id) for run in trained[1:]]
     assert place == sorted(place), "a branch stands below its stem"
 
 
@@ -131,12 +85,13 @@ def test_a_name_is_text_whatever_it_contains(page: Page) -> None:
     assert NAME in page.shown
     assert "b" not in page.tags
     assert not [script for script in page.scripts if script.startswith("console.error")]
-    labels = {trace["name"] for figure in page.figures() for trace in figure}
-    assert len(page.figures()) == 2 and any(label.startswith(NAME) for label in labels)
+    labels = {trace.get("name", "") for figure in page.figures() for trace in figure}
+    assert any(label.startswith(plain(NAME)) for label in labels), "no tag of plotly either"
+    assert not any(label.startswith(NAME) for label in labels)
 
 
 def test_the_loss_figure_has_what_the_runs_recorded(trained: Trained, page: Page) -> None:
-    losses, _ = page.figures()
+    losses, *_ = page.figures()
     for run in trained[1:3]:
         steps = run.steps()
         held = [(line.tokens, line.validation.loss) for line in run.validations()]
@@ -155,7 +110,7 @@ def test_the_loss_figure_has_what_the_runs_recorded(trained: Trained, page: Page
 
 
 def test_the_rate_figure_has_the_rates_of_the_recipes(trained: Trained, page: Page) -> None:
-    _, rates = page.figures()
+    rates = page.figures()[1]
     assert len(rates) == 3
     for run, trace in zip(trained[1:], rates, strict=True):
         assert (trace["x"][0], trace["x"][-1]) == (run.at_tokens or 0, run.recipe.total_tokens)
@@ -166,7 +121,7 @@ def test_a_branch_whose_stem_was_removed_is_still_shown(trained: Trained, tmp_pa
     lab, root, leaf, _ = trained
     shutil.copytree(lab, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "runs" / root.id)
-    shown = Page(write_page(tmp_path / "copy").read_text(encoding="utf-8")).shown
+    shown = read_page(write_page(tmp_path / "copy")).shown
     assert leaf.id in shown and f"{leaf.summary().loss:.4f}" in shown
 
 
@@ -179,12 +134,14 @@ def test_a_study_has_a_section_of_its_own_with_its_verdict_and_figures(
     folder = check(tmp_path / "copy", None, design, Watch())
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(result | {"runs": [begun.id]}))
-    page = Page(write_page(tmp_path / "copy").read_text(encoding="utf-8"))
-    assert page.loaded == [] and len(page.figures()) == 4
+    page = read_page(write_page(tmp_path / "copy"))
+    assert page.loaded == []
     assert f"Check {result['verdict']}" in page.shown and result["summary"] in page.shown
-    assert "1 runs of studies" in page.shown
-    curves = {trace["legendgroup"] for trace in page.figures()[2]}
-    assert curves == {root.id, leaf.id}, "what a study shows in its own figures is not shown twice"
+    assert "1 run behind this" in page.shown and f"#run-{begun.id}" in page.links
+    curved = [{trace.get("legendgroup") for trace in figure} for figure in page.figures()]
+    assert curved[-3] == {root.id, leaf.id}, (
+        "what a study shows in its own figures is not shown twice"
+    )
 
 
 def test_every_experiment_but_the_tour_has_figures() -> None:
@@ -202,11 +159,11 @@ def test_what_is_damaged_is_a_line_and_hides_nothing_else(trained: Trained, tmp_
     for file in damaged:
         file.parent.mkdir(parents=True)
         file.write_text("{")
-    page = Page(write_page(lab).read_text(encoding="utf-8"))
+    page = read_page(write_page(lab))
     _, said = page.shown.split("What cannot be read")
     for file in (leaf / "recipe.toml", begun / "metrics.jsonl", *damaged):
         assert said.count(str(file)) == 1
-    assert [{trace["legendgroup"] for trace in page.figures()[0]}] == [{root.name}]
+    assert {trace["legendgroup"] for trace in page.figures()[0]} == {root.name}
     assert root.name in page.shown and begun.name in page.shown, "in the table of runs"
 
 
@@ -218,33 +175,52 @@ def test_a_lab_without_runs_is_refused(tmp_path: Path, folders: str) -> None:
     assert not list(tmp_path.rglob("report.html"))
 
 
-@pytest.mark.skipif(
-    not os.path.exists(BROWSER), reason=f"no browser: {BROWSER} is not on this machine"
-)
-def test_a_browser_draws_it_without_an_error(trained: Trained, page: Page, tmp_path: Path) -> None:
-    def browse(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=10000",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--window-size=1200,2400",
-            *arguments,
-            (trained[0] / "report.html").as_uri(),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        logged = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-        assert not logged, "the page logs nothing"
-        return done
+def test_every_link_leads_to_something_on_the_page(page: Page) -> None:
+    assert page.links and all(link.startswith("#") for link in page.links)
+    missing = {link[1:] for link in page.links} - set(page.ids)
+    assert not missing and len(page.ids) == len(set(page.ids))
 
-    picture = tmp_path / "page.png"
-    browse(f"--screenshot={picture}")
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
-    drawn = browse("--dump-dom").stdout
-    assert drawn.count('class="scatterlayer') >= 2
+
+def test_it_is_less_than_two_megabytes(trained: Trained, page: Page) -> None:
+    assert (trained[0] / "report.html").stat().st_size < 2_000_000
+
+
+def test_two_labs_stand_side_by_side(trained: Trained, tmp_path: Path) -> None:
+    lab, root, leaf, _ = trained
+    other = tmp_path / "other"
+    shutil.copytree(lab, other)
+    shutil.rmtree(other / "runs" / leaf.id)
+    written = write_comparison(lab, other)
+    assert written == lab / "report-against-other.html"
+    page = read_page(written)
+    written.unlink()
+    assert f"a-run-{leaf.id}" in page.ids and f"b-run-{leaf.id}" not in page.ids
+    assert f"a-run-{root.id}" in page.ids and f"b-run-{root.id}" in page.ids
+    assert "3 runs, 2 of them finished" in page.shown and "2 runs, 1 of them" in page.shown
+    assert len(page.figures()) == 5, "curves, rates and a tree; and curves and rates"
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_draws_every_figure_and_asks_for_nothing(
+    trained: Trained, page: Page, theme: str, tmp_path: Path
+) -> None:
+    address = (trained[0] / "report.html").as_uri()
+    phone = {"width": 390, "height": 800}
+    with browsing(color_scheme=theme, viewport=phone, offline=True) as (tab, said, asked):
+        tab.goto(address)
+        draw_all(tab)
+        assert said == [] and asked == [address]
+        assert tab.locator(".plot .main-svg").count() >= len(page.figures())
+        inside = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert tab.evaluate(inside), "a phone scrolls down only"
+        ink = tab.locator(".xtick text").first.evaluate("(one) => getComputedStyle(one).fill")
+        bright = sum(map(int, re.findall(r"\d+", ink)[:3])) / 3
+        assert bright > 180 if theme == "dark" else bright < 70
+        with tab.expect_download() as saved:
+            tab.locator("button.csv").first.click()
+        saved.value.save_as(tmp_path / "figure.csv")
+        assert tab.pdf()[:5] == b"%PDF-" and said == []
+    lines = (tmp_path / "figure.csv").read_text().splitlines()
+    points = sum(len(trace["x"]) for trace in page.figures()[0])
+    assert lines[0] == "panel,series,x,y,value,run" and len(lines) == points + 1

@@ -92,16 +92,31 @@ def drawn() -> list[tuple[str, Any]]:
     )
 
 
-def test_bowls_are_of_the_longest_runs_with_the_first_batch(drawn: list[tuple[str, Any]]) -> None:
-    markers = [trace for trace in drawn[0][1].data if trace.mode == "markers"]
-    assert [(list(trace.x), list(trace.y)) for trace in markers] == [([0.02], [4.0])]
+def bowls_of(drawn: list[tuple[str, Any]]) -> list[tuple[list[float], list[float]]]:
+    """(rates, losses) of the runs in each panel."""
+    found = []
+    for panel in drawn[0][1]:
+        runs = [trace for trace in panel.data if trace.customdata is not None]
+        found += [(list(trace.x), list(trace.y)) for trace in runs]
+    return found
+
+
+def test_each_length_has_its_bowls_with_the_first_batch(drawn: list[tuple[str, Any]]) -> None:
+    assert bowls_of(drawn) == [([0.01], [5.0]), ([0.02], [4.0])]
+    titles = [panel.layout.title.text for panel in drawn[0][1]]
+    assert titles == ["minicpm, 200k tokens", "minicpm, 800k tokens"]
+
+
+def test_the_optimum_stands_on_its_bowl_with_its_interval(drawn: list[tuple[str, Any]]) -> None:
+    best = [trace for trace in drawn[0][1][1].data if trace.name == "best rate of 32x2"]
+    assert [(list(one.x), list(one.y)) for one in best] == [([0.01], [4.0])]
+    assert (best[0].error_x.array[0], best[0].error_x.arrayminus[0]) == (0.01, 0.005)
 
 
 def test_a_run_that_ends_at_a_whole_step_is_of_the_length_that_was_asked_for() -> None:
     """200,000 and 800,000 tokens are 390.6 and 1,562.5 steps of 512."""
     drawn = drawn_of([row(390 * 512, 512, 0.01, 5.0), row(1562 * 512, 512, 0.02, 4.0)])
-    markers = [trace for trace in drawn[0][1].data if trace.mode == "markers"]
-    assert [(list(trace.x), list(trace.y)) for trace in markers] == [([0.02], [4.0])]
+    assert bowls_of(drawn) == [([0.01], [5.0]), ([0.02], [4.0])]
 
 
 def test_the_best_rate_along_the_length_has_the_law_beside_it(

@@ -8,7 +8,9 @@ import plotly.graph_objects as go
 from windtunnel.report.experiments import ablate, batch, check, dynamics, scaling, search, transfer
 from windtunnel.results.study import StudyResult
 
-Figures = Callable[[StudyResult[Any], Sequence[Any]], list[tuple[str, go.Figure]]]
+# (caption, figure) or (caption, small figures side by side); the first one carries the message
+Drawn = tuple[str, go.Figure | list[go.Figure]]
+Figures = Callable[[StudyResult[Any], Sequence[Any]], list[Drawn]]
 
 FIGURES: dict[str, Figures] = {
     "check": check.figures,

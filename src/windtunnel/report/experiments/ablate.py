@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import BLUE, DIVERGING, GREY, plain, styled
 from windtunnel.results.ablate import AblateNumbers, AblateRow, Difference
 from windtunnel.results.study import StudyResult
 
@@ -16,7 +16,7 @@ _Arms = Mapping[str, Mapping[str, Difference]]
 
 def figures(
     result: StudyResult[AblateNumbers], table: Sequence[AblateRow]
-) -> list[tuple[str, go.Figure]]:
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
     """(caption, figure) each; none where no arm can be held against the base arm."""
     numbers = result.numbers
     arms = {arm.name: arm.difference for arm in numbers.arms if arm.difference}
@@ -45,11 +45,12 @@ def _map(arms: _Arms, sources: Sequence[str]) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            x=sources,
-            y=list(arms),
+            x=[plain(source) for source in sources],
+            y=[plain(arm) for arm in arms],
             zmin=-largest,
             zmax=largest,
-            colorscale="RdBu_r",
+            colorscale=DIVERGING,
+            showscale=False,
             texttemplate="%{z:+.3f}",
             hovertemplate="%{y} on %{x}: %{z:+.4f}<extra></extra>",
         )
@@ -64,14 +65,14 @@ def _bars(arms: _Arms) -> go.Figure:
     figure = go.Figure(
         go.Scatter(
             x=[difference.mean for difference in found],
-            y=list(arms),
+            y=[plain(arm) for arm in arms],
             mode="markers",
             error_x={"type": "data", "array": [_reach(difference) for difference in found]},
-            marker={"size": 9, "color": "#33658a"},
+            marker={"size": 9, "color": BLUE},
         )
     )
     styled(figure)
-    figure.add_vline(x=0, line={"color": "#555", "width": 1, "dash": "dash"})
+    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
     figure.update_xaxes(title="loss over the base arm's, nats/token", exponentformat="none")
     return _a_row_an_arm(figure, arms)
 

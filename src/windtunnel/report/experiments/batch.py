@@ -4,24 +4,43 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from windtunnel.report.figures import interval_bars, styled
+from windtunnel.report.figures import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    ORANGE,
+    interval_bars,
+    log_ticks,
+    ramp,
+    styled,
+)
 from windtunnel.results.batch import ArmFound, BatchNumbers, BatchRow, BestBatch
 from windtunnel.results.study import StudyResult
 from windtunnel.tunnel.batch.design import ARMS
 
-_COLOURS = ("#33658a", "#d1495b", "#6a994e", "#8f6bb3", "#d68c45")
 _PANEL = 320  # pixels
 
 
 def figures(
     result: StudyResult[BatchNumbers], rows: Sequence[BatchRow]
-) -> list[tuple[str, go.Figure]]:
-    """(caption, figure) each: the measured losses, and the best batch against loss and tokens."""
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
+    """(caption, figure or figures) each: contours of the loss; the measured losses, and the best
+    batch against loss and tokens.
+    """
     numbers = result.numbers
-    drawn = []
+    drawn: list[tuple[str, go.Figure | list[go.Figure]]] = []
+    for arm in numbers.arms:
+        contours = _contours(arm, numbers, rows)
+        if contours:
+            caption = (
+                "Where the loss is equal, over batch and tokens; a number is nats/token. Diamonds: "
+                "the batch that needs the fewest tokens, with its 90% interval; dashed: the law "
+                f"bs = c D^p through them. The learning rate is {_called(arm)}."
+            )
+            drawn.append((caption, contours))
     for arm in numbers.arms:
         caption = (
             f"Loss after the decay against the batch, with the learning rate {_called(arm)}: a "
@@ -42,10 +61,75 @@ def _called(arm: str) -> str:
     return ARMS[arm].help if arm in ARMS else arm
 
 
+def _contours(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> list[go.Figure]:
+    """Of each size that has losses at several batches and lengths."""
+    found, lines = numbers.arms[arm], _lines_of(arm, rows)
+    drawn = []
+    for place, size in enumerate(numbers.sizes):
+        losses: list[list[float | None]] = []
+        for length in numbers.lengths:
+            known = dict(lines.get((size.width, size.depth, length), []))
+            losses.append([known.get(batch) for batch in numbers.batches])
+        if len(losses) < 2 or not any(any(row) for row in losses):
+            continue
+        figure = go.Figure(
+            go.Contour(
+                z=losses,
+                x=numbers.batches,
+                y=numbers.lengths,
+                contours={"coloring": "lines", "showlabels": True},
+                ncontours=14,
+                line={"width": 1.5},
+                colorscale=[[0, ORANGE], [1, BLUE]],
+                showscale=False,
+                hovertemplate="batch %{x}, %{y:.3s} tokens: %{z:.4f}<extra></extra>",
+                name="loss",
+            )
+        )
+        levels = _inside(found.sizes[place].levels) if place < len(found.sizes) else []
+        _add_vertices(figure, levels)
+        if law := found.laws.get("tokens"):
+            tokens = np.geomspace(min(numbers.lengths), max(numbers.lengths), 30)
+            batch = law.constants["c"] * tokens ** law.constants["p"]
+            figure.add_scatter(
+                x=batch.tolist(),
+                y=tokens.tolist(),
+                mode="lines",
+                name="law",
+                line={"color": GREY, "width": 2, "dash": "dash"},
+                hoverinfo="skip",
+            )
+        styled(figure, _PANEL, f"{size.width}x{size.depth}")
+        batches = [float(np.log10(batch)) for batch in (numbers.batches[0], numbers.batches[-1])]
+        figure.update_xaxes(
+            type="log",
+            title="batch, tokens",
+            tickvals=numbers.batches,
+            range=[min(batches) - 0.05, max(batches) + 0.05],
+        )
+        figure.update_yaxes(type="log", title="tokens", **log_ticks(numbers.lengths))
+        drawn.append(figure.update_layout(showlegend=False))
+    return drawn
+
+
+def _add_vertices(figure: go.Figure, levels: "Sequence[BestBatch]") -> None:
+    best = [level.batch or 0.0 for level in levels]
+    intervals = [level.interval or (0.0, 0.0) for level in levels]
+    figure.add_scatter(
+        x=best,
+        y=[level.tokens for level in levels],
+        mode="markers",
+        name="best batch",
+        marker={"color": INK, "size": 9, "symbol": "diamond"},
+        error_x=interval_bars(best, intervals) | {"color": INK, "thickness": 1, "width": 3},
+        hovertemplate="best batch %{x:.0f} at %{y:.3s} tokens<extra></extra>",
+    )
+
+
 def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Figure:
     titles = [f"{size.width}x{size.depth}" for size in numbers.sizes]
     figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.06)
-    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, len(numbers.lengths)).tolist())
+    shades = ramp(len(numbers.lengths))
     lines = _lines_of(arm, rows)
     for column, size in enumerate(numbers.sizes, 1):
         for length, shade in zip(numbers.lengths, shades, strict=True):
@@ -95,7 +179,7 @@ def _best_batches(found: ArmFound, sampled: Sequence[int]) -> go.Figure:
                 y=best,
                 error_y=interval_bars(best, intervals) | {"thickness": 1, "width": 2},
                 mode="markers",
-                marker={"color": _COLOURS[index % len(_COLOURS)], "size": 7},
+                marker={"color": COLOURS[index % len(COLOURS)], "size": 7},
                 name=f"{size.width}x{size.depth}",
                 legendgroup=str(index),
                 showlegend=column == 1 and bool(inside),
@@ -142,7 +226,7 @@ def _draw_law(
         x=x,
         y=constants["c"] * x ** (sign * constants[exponent]),
         mode="lines",
-        line={"color": "#555", "width": 1, "dash": "dash"},
+        line={"color": GREY, "width": 1, "dash": "dash"},
         showlegend=False,
         row=1,
         col=column,

@@ -1,76 +1,141 @@
-"""Figures of the coordinate check: every quantity against the size, a line for each number of
-steps.
+"""Figures of the coordinate check: a matrix of verdicts, quantity by time, and a small figure for
+each quantity.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import DIVERGING, INK, ORANGE, ramp, styled
 from windtunnel.results.check import CheckNumbers, CheckRow, Slope
 from windtunnel.results.study import StudyResult
 
-_COLUMNS = 4
-_PANEL = 190  # pixels
-_FAILED = "#d1495b"
+_LINE, _ROOM = 19, 90  # pixels: a row of the matrix, and what is around it
+_PANEL = 200
+_STRONG = 0.5  # of a slope off the theory: the strongest colour
+_CONSTANT = 1e-4  # relative spread below which a quantity is a constant, and its lines are noise
 
-# what a panel shows: a quantity and a statistic
-_Panel = tuple[str, str]
+# a quantity and a statistic
+_What = tuple[str, str]
 # the values of all seeds by size
 _BySize = dict[int, list[float]]
 
 
 def figures(
     result: StudyResult[CheckNumbers], table: Sequence[CheckRow]
-) -> list[tuple[str, go.Figure]]:
-    """(caption, figure) for the width and for the depth."""
-    found = []
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
+    """(caption, figures): the matrices, and then the lines behind them, along width and depth."""
+    matrices: list[go.Figure] = []
+    lines: list[tuple[str, go.Figure | list[go.Figure]]] = []
     for axis, causes in result.numbers.causes:
         slopes = [slope for slope in result.numbers.quantities if slope.axis == axis]
         if not slopes:
             continue
+        matrices.append(_matrix(slopes, f"as the {axis} grows"))
         named = f" Probable causes: {'; '.join(causes)}." if causes else ""
         caption = (
             f"Root mean squares against the {axis} (geometric means over seeds), from early steps "
-            "(dark) to late ones (bright). Red and dashed: the slope is not what the theory allows."
-            f"{named}"
+            "(blue) to late ones (orange). Dashed: the slope is not what the theory allows. "
+            f"Quantities that do not change at all are left out.{named}"
         )
-        found.append((caption, _panels(slopes, [row for row in table if row.axis == axis], axis)))
-    return found
+        panels = _panels(slopes, [row for row in table if row.axis == axis], axis)
+        if panels:
+            lines.append((caption, panels))
+    caption = (
+        "How each quantity goes with the size after so many steps. A pale cell is as the theory "
+        "has it; orange grows too much and blue too little, by octaves for an octave of size. "
+        "A cross marks what fails."
+    )
+    return [(caption, matrices), *lines] if matrices else lines
 
 
-def _panels(slopes: Sequence[Slope], table: Sequence[CheckRow], axis: str) -> go.Figure:
-    panels: dict[_Panel, list[Slope]] = {}
+def off_theory(slope: Slope) -> float | None:
+    """By how much it lies beyond the slopes that the theory allows; None without a slope."""
+    if slope.slope is None:
+        return None
+    low, high = slope.expected
+    return min(slope.slope - low, 0.0) + max(slope.slope - high, 0.0)
+
+
+def _matrix(slopes: Sequence[Slope], title: str) -> go.Figure:
+    rows: dict[_What, dict[int, Slope]] = {}
+    for slope in slopes:
+        rows.setdefault((slope.quantity, slope.statistic), {})[slope.t] = slope
+    steps = sorted({slope.t for slope in slopes})
+    colours, marks, notes = [], [], []
+    for cells in rows.values():
+        off = [off_theory(cells[t]) if t in cells else None for t in steps]
+        colours.append(off)
+        marks.append(["✕" if t in cells and cells[t].verdict == "fail" else "" for t in steps])
+        notes.append([_note(cells[t]) if t in cells else "" for t in steps])
+    names = [f"{quantity} {statistic}" for quantity, statistic in rows]
+    figure = go.Figure(
+        go.Heatmap(
+            z=colours,
+            x=[str(t) for t in steps],
+            y=names,
+            text=marks,
+            texttemplate="%{text}",
+            textfont={"color": INK, "size": 13},
+            hovertext=notes,
+            hovertemplate="%{y} after %{x} steps<br>%{hovertext}<extra></extra>",
+            colorscale=DIVERGING,
+            zmin=-_STRONG,
+            zmax=_STRONG,
+            xgap=2,
+            ygap=2,
+            showscale=False,
+        )
+    )
+    styled(figure, _LINE * len(rows) + _ROOM, title)
+    figure.update_xaxes(type="category", title="steps trained", showgrid=False)
+    return figure.update_yaxes(
+        autorange="reversed", type="category", showgrid=False, tickfont={"size": 11}
+    )
+
+
+def _note(slope: Slope) -> str:
+    low, high = slope.expected
+    allowed = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    if slope.slope is None:
+        return f"no slope; the theory has {allowed}"
+    return f"slope {slope.slope:+.2f}, the theory has {allowed}: {slope.verdict}"
+
+
+def _panels(slopes: Sequence[Slope], table: Sequence[CheckRow], axis: str) -> list[go.Figure]:
+    """What moves, the failures first; with one range of decades, so that they compare."""
+    steps = sorted({slope.t for slope in slopes})
+    colours = dict(zip(steps, ramp(len(steps)), strict=True))
+    values = _by_size(table)
+    panels: dict[_What, list[Slope]] = {}
     for slope in slopes:
         panels.setdefault((slope.quantity, slope.statistic), []).append(slope)
-    steps = sorted({slope.t for slope in slopes})
-    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, len(steps)).tolist())
-    colours = dict(zip(steps, shades, strict=True))
-    values = _by_size(table)
-    rows = -(-len(panels) // _COLUMNS)
-    figure = make_subplots(
-        rows,
-        _COLUMNS,
-        subplot_titles=[" ".join(panel) for panel in panels],
-        vertical_spacing=0.3 / rows,
-        horizontal_spacing=0.06,
-    )
-    shown: set[int] = set()  # steps that stand in the legend
-    for index, (panel, inside) in enumerate(panels.items()):
-        place = {"row": index // _COLUMNS + 1, "col": index % _COLUMNS + 1}
-        for slope in inside:
-            _add_line(figure, slope, values[*panel, slope.t], colours, shown, place)
-    styled(figure)
-    ticks = sorted({row.size for row in table})
-    figure.update_xaxes(type="log", title="", tickvals=ticks, ticktext=list(map(str, ticks)))
-    figure.update_xaxes(title=axis, row=rows)
-    figure.update_yaxes(type="log", exponentformat="power", nticks=4)
-    figure.update_annotations(font={"size": 12})
-    return figure.update_layout(height=_PANEL * rows + 60, margin={"t": 30})
+    moving = {}
+    for what, inside in panels.items():
+        means = [_mean(seeds) for slope in inside for seeds in values[*what, slope.t].values()]
+        known = [mean for mean in means if mean]
+        failed = any(slope.verdict == "fail" for slope in inside)
+        if failed or (known and max(known) / min(known) > 1 + _CONSTANT):
+            moving[what] = (not failed, known)
+    spans = [np.log10(max(known) / min(known)) for _, known in moving.values() if known]
+    half = 0.5 * max(spans, default=1.0) + 0.1
+    drawn = []
+    for what in sorted(moving, key=lambda what: moving[what][0]):
+        figure = go.Figure()
+        for slope in panels[what]:
+            _add_line(figure, slope, values[*what, slope.t], colours[slope.t])
+        styled(figure, _PANEL, " ".join(what))
+        ticks = sorted({row.size for row in table})
+        figure.update_xaxes(type="log", title=axis, tickvals=ticks, ticktext=list(map(str, ticks)))
+        known = moving[what][1]
+        if known:
+            centre = 0.5 * float(np.log10(max(known) * min(known)))
+            figure.update_yaxes(range=[centre - half, centre + half])
+        figure.update_yaxes(type="log", exponentformat="power", nticks=4)
+        figure.update_layout(showlegend=False, margin={"b": 38})
+        drawn.append(figure)
+    return drawn
 
 
 def _by_size(table: Sequence[CheckRow]) -> dict[tuple[str, str, int], _BySize]:
@@ -82,15 +147,8 @@ def _by_size(table: Sequence[CheckRow]) -> dict[tuple[str, str, int], _BySize]:
     return values
 
 
-def _add_line(
-    figure: go.Figure,
-    slope: Slope,
-    sizes: _BySize,
-    colours: Mapping[int, Any],
-    shown: set[int],
-    place: dict[str, int],
-) -> None:
-    """The readings after one number of steps. The legend shows each number once."""
+def _add_line(figure: go.Figure, slope: Slope, sizes: _BySize, colour: str) -> None:
+    """The readings after one number of steps."""
     t, failed = slope.t, slope.verdict == "fail"
     label = "no slope" if slope.slope is None else f"{slope.slope:+.2f}"
     figure.add_scatter(
@@ -98,19 +156,14 @@ def _add_line(
         y=[_mean(numbers) for numbers in sizes.values()],
         mode="lines+markers",
         line={
-            "color": _FAILED if failed else colours[t],
-            "width": 1.5,
+            "color": ORANGE if failed else colour,
+            "width": 1.6,
             "dash": "dash" if failed else "solid",
         },
         marker={"size": 4},
         name=f"t = {t}",
-        legendgroup=str(t),
-        showlegend=not failed and t not in shown,
         hovertemplate=f"t = {t}, slope {label}<br>%{{x}}: %{{y:.3g}}<extra></extra>",
-        **place,
     )
-    if not failed:
-        shown.add(t)
 
 
 def _mean(values: Sequence[float]) -> float | None:

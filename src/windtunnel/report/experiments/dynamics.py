@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import BLUE, COLOURS, GREY, styled
 from windtunnel.results.dynamics import DynamicsNumbers, DynamicsRow
 from windtunnel.results.study import StudyResult
 
 _SMOOTHED = 25  # steps of the running median
-_STEP = "#b9c6d3"
-_MEDIAN = "#33658a"
-_MARK = {"color": "#555", "width": 1, "dash": "dash"}
-_PANEL = 170  # pixels
+_STEP = "rgba(133,133,133,0.55)"
+_MARK = {"color": GREY, "width": 1, "dash": "dash"}
+_PANEL = 230  # pixels
+_MOST_POINTS = 400  # of a curve; more can't be seen and make the page heavy
 
 Panel = tuple[str, str, bool]  # title, column, on a log axis
 
@@ -38,13 +37,13 @@ _CURVATURE: tuple[Panel, ...] = (
 
 def figures(
     result: StudyResult[DynamicsNumbers], table: Sequence[DynamicsRow]
-) -> list[tuple[str, go.Figure]]:
-    """(caption, figure) each: what moves, how gradients agree, and how the loss bends along the
-    path.
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
+    """(caption, figure or figures) each: what moves, how gradients agree, and how the loss
+    bends along the path.
     """
     numbers = result.numbers
     about = (
-        f"Pale: each step; dark: a running median of {_SMOOTHED} steps; dashed: where the decay "
+        f"Grey: each step; blue: a running median of {_SMOOTHED} steps; dashed: where the decay "
         "begins."
     )
     return [
@@ -75,51 +74,51 @@ def figures(
 
 def _panels(
     panels: Sequence[Panel], table: Sequence[DynamicsRow], numbers: DynamicsNumbers
-) -> go.Figure:
-    figure = make_subplots(
-        rows=len(panels),
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.22 / len(panels),
-        subplot_titles=[title for title, _, _ in panels],
-    )
+) -> list[go.Figure]:
     tokens = _column(table, "tokens")
-    for row, (_, name, log) in enumerate(panels, 1):
-        values = _column(table, name)
-        for line, drawn in (
-            ({"color": _STEP, "width": 0.7}, values),
-            ({"color": _MEDIAN, "width": 1.8}, _running_median(values)),
+    thin = slice(None, None, max(1, len(table) // _MOST_POINTS))
+    drawn = []
+    for title, name, log in panels:
+        figure, values = go.Figure(), _column(table, name)
+        for line, what, curve in (
+            ({"color": _STEP, "width": 0.7}, "each step", values),
+            ({"color": BLUE, "width": 2}, "median", _running_median(values)),
         ):
-            figure.add_scatter(x=tokens, y=drawn, mode="lines", line=line, row=row, col=1)
+            figure.add_scatter(
+                x=tokens[thin].tolist(), y=curve[thin].tolist(), mode="lines", line=line, name=what
+            )
+        styled(figure, _PANEL, title)
         if log:
-            figure.update_yaxes(type="log", exponentformat="power", dtick="D2", row=row, col=1)
+            figure.update_yaxes(type="log", exponentformat="power", nticks=5)
         else:
-            inside = _range(values[tokens > numbers.warmup])
-            figure.update_yaxes(range=inside, row=row, col=1)
-    styled(figure)
-    figure.add_vline(x=numbers.decay_begins, line=_MARK)
-    figure.update_xaxes(title="")
-    figure.update_xaxes(title="tokens", row=len(panels), col=1)
-    figure.update_annotations(font={"size": 13})
-    return figure.update_layout(
-        height=_PANEL * len(panels) + 80, showlegend=False, margin={"t": 30}
-    )
+            figure.update_yaxes(range=_range(values[tokens > numbers.warmup]))
+        figure.add_vline(x=numbers.decay_begins, line=_MARK)
+        figure.update_layout(showlegend=False)
+        drawn.append(figure)
+    return drawn
 
 
 def _changes(table: Sequence[DynamicsRow], numbers: DynamicsNumbers) -> go.Figure:
     figure = go.Figure()
     tokens = _column(table, "tokens")
-    for name in table[0].max_changes:
+    thin = slice(None, None, max(1, len(table) // _MOST_POINTS))
+    for place, name in enumerate(table[0].max_changes):
         values = np.array([row.max_changes[name] for row in table])
         figure.add_scatter(
-            x=tokens,
-            y=_running_median(values),
+            x=tokens[thin].tolist(),
+            y=_running_median(values)[thin].tolist(),
             mode="lines",
             name=name.removeprefix("max_change_"),
+            line={
+                "color": COLOURS[place % len(COLOURS)],
+                "dash": "dot" if place >= len(COLOURS) else "solid",
+            },
         )
+    styled(figure)
     figure.add_vline(x=numbers.decay_begins, line=_MARK)
-    figure.update_yaxes(type="log", exponentformat="power", title="largest change of a weight")
-    return styled(figure)
+    return figure.update_yaxes(
+        type="log", exponentformat="power", title="largest change of a weight"
+    )
 
 
 def _column(table: Sequence[DynamicsRow], name: str) -> np.ndarray:

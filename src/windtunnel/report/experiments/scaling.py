@@ -4,11 +4,22 @@ cost.
 
 from collections.abc import Sequence
 
-import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 
-from windtunnel.report.figures import interval_bars, styled
+from windtunnel.laws.loss import LossLaw
+from windtunnel.quantities import about
+from windtunnel.report.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    SYMBOLS,
+    interval_bars,
+    log_ticks,
+    ramp,
+    styled,
+)
 from windtunnel.results.scaling import (
     AuditForecast,
     FormFound,
@@ -18,26 +29,29 @@ from windtunnel.results.scaling import (
 )
 from windtunnel.results.study import StudyResult
 
-_AUDIT = "#d1495b"
-_ENVELOPE = "#555"
-_COST = "#33658a"
-_COSINE = "#c9c9c9"
+_AUDIT, _ENVELOPE, _COST, _COSINE = INK, GREY, BLUE, GREY
 # how a form was tried, by the axis along which points were held out
 _TRIED = {
-    "params": ("larger", _AUDIT),
+    "params": ("larger", ORANGE),
     "tokens": ("longer", _COST),
-    "flops": ("dearer", "#86a873"),
+    "flops": ("dearer", GREEN),
 }
 
 
 def figures(
     result: StudyResult[ScalingNumbers], table: Sequence[ScalingRow]
-) -> list[tuple[str, go.Figure]]:
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
     """(caption, figure) each."""
     points = [row for row in table if row.source == "all" and row.loss]
     numbers = result.numbers
     forecast = numbers.law.audit
-    found = [
+    found: list[tuple[str, go.Figure | list[go.Figure]]] = [
+        (
+            "What a FLOP buys: loss after the decay against training FLOPs, a line for each size. "
+            "Dashed: the frontier, the lowest loss that any branch reaches at that cost or below. "
+            "A star is the audit run, which no fit sees.",
+            _with_envelope(_losses(points, "flops", "FLOPs of the run", forecast), points),
+        ),
         (
             "Loss after the decay against tokens, a line for each size (parameters, embedding "
             "included) and seed. The star is the audit run, which no fit sees; the bar is the 90% "
@@ -45,16 +59,18 @@ def figures(
             _losses(points, "tokens", "tokens", forecast),
         ),
         (
-            "The same against training FLOPs. Dashed: the envelope, the lowest loss that any "
-            "branch reaches at that cost or below.",
-            _with_envelope(_losses(points, "flops", "FLOPs of the run", forecast), points),
-        ),
-        (
             "FLOPs of the study beside those of a cosine run from scratch for each of its points: "
             f"the study took {numbers.cost.ratio:.3f} of them.",
             _costs(numbers.sizes),
         ),
     ]
+    if numbers.law.forms:
+        form = max(numbers.law.forms, key=lambda form: form.weight)
+        caption = (
+            "What the weightiest law leaves over: measured loss over the law's, in percent, by "
+            "size. Where the points of a size lie on one side, the law misses that size."
+        )
+        found.append((caption, _residuals(points, form)))
     if any(form.record for form in numbers.law.forms):
         caption = (
             "How far each form of the law was off on the larger, the longer and the dearer runs "
@@ -77,26 +93,32 @@ def _losses(
         key = (row.params_total, f"{row.width}x{row.depth}", row.seed)
         lines.setdefault(key, []).append(row)
     totals = sorted({row.params_total for row in branches})
-    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, max(2, len(totals))).tolist())
+    shades = ramp(len(totals))
     for (total, size, seed), rows in sorted(lines.items()):
         figure.add_scatter(
             x=[float(getattr(row, axis)) for row in rows],
             y=[row.loss for row in rows],
             mode="lines+markers",
-            name=f"{size}: {total:,}",
+            name=f"{size}: {about(total)}",
             legendgroup=size,
             showlegend=seed == 0,
-            marker={"size": 5},
-            line={"color": shades[totals.index(total)], "width": 1.5},
+            marker={"size": 7, "symbol": SYMBOLS[totals.index(total) % len(SYMBOLS)]},
+            line={"color": shades[totals.index(total)], "width": 1.8},
             opacity=1 if seed == 0 else 0.5,
-            hovertemplate=f"{size}, seed {seed}<br>%{{x:.3s}}: %{{y:.4f}}<extra></extra>",
+            customdata=[row.run for row in rows],
+            hovertemplate=f"{size}, seed {seed}<br>%{{x:.3s}}: %{{y:.4f}}<br>%{{customdata}}"
+            "<extra></extra>",
         )
     for row in points:
         if row.kind == "audit":
             _add_audit(figure, row, float(getattr(row, axis)), forecast)
     styled(figure)
-    exponent = "power" if axis == "flops" else "SI"
-    figure.update_xaxes(type="log", title=title, exponentformat=exponent)
+    at = [float(getattr(row, axis)) for row in points]
+    figure.update_xaxes(type="log", title=title)
+    if axis == "flops":
+        figure.update_xaxes(exponentformat="power", dtick=1)
+    else:
+        figure.update_xaxes(**log_ticks(at))
     return figure.update_yaxes(type="log", title="loss, nats/token", nticks=8)
 
 
@@ -109,7 +131,8 @@ def _add_audit(
         y=[row.loss],
         mode="markers",
         marker={"color": _AUDIT, "size": 13, "symbol": "star"},
-        name=f"audit {row.width}x{row.depth}: {row.params_total:,}",
+        name=f"audit {row.width}x{row.depth}: {about(row.params_total)}",
+        customdata=[row.run],
     )
     if forecast is None:
         return
@@ -121,6 +144,57 @@ def _add_audit(
         name="predicted, 90%",
         marker={"color": _ENVELOPE, "size": 8, "symbol": "line-ew-open"},
         error_y=interval | {"color": _ENVELOPE, "width": 6},
+    )
+
+
+def _residuals(points: Sequence[ScalingRow], form: FormFound) -> go.Figure:
+    """In percent of the law's loss, against tokens."""
+    law = _law(form)
+    figure = go.Figure()
+    by_size: dict[tuple[int, str], list[ScalingRow]] = {}
+    for row in points:
+        if row.kind == "branch":
+            by_size.setdefault((row.params_total, f"{row.width}x{row.depth}"), []).append(row)
+    shades = ramp(len(by_size))
+    for place, ((_, size), rows) in enumerate(sorted(by_size.items())):
+        expected = [float(law.at(getattr(row, form.count), row.tokens)) for row in rows]
+        figure.add_scatter(
+            x=[row.tokens for row in rows],
+            y=[
+                100 * ((row.loss or 0.0) / each - 1)
+                for row, each in zip(rows, expected, strict=True)
+            ],
+            mode="markers",
+            name=size,
+            marker={"color": shades[place], "size": 9, "symbol": SYMBOLS[place % len(SYMBOLS)]},
+            customdata=[row.run for row in rows],
+            hovertemplate=f"{size}<br>%{{x:.3s}} tokens: %{{y:+.2f}}%<extra></extra>",
+        )
+    styled(figure, 320)
+    figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.update_xaxes(type="log", **log_ticks([row.tokens for row in points]))
+    return figure.update_yaxes(title="loss over the law's, %")
+
+
+def _law(form: FormFound) -> LossLaw:
+    if form.log_A is not None and form.log_B is not None:
+        return LossLaw(
+            E=form.E,
+            log_A=form.log_A,
+            alpha=form.alpha,
+            log_B=form.log_B,
+            beta=form.beta,
+            c=form.c,
+            gamma=form.gamma,
+        )
+    return LossLaw.of(
+        E=form.E,
+        A=form.A or 0.0,
+        alpha=form.alpha,
+        B=form.B or 0.0,
+        beta=form.beta,
+        c=form.c,
+        gamma=form.gamma,
     )
 
 

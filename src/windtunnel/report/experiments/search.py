@@ -1,36 +1,34 @@
-"""Figures of a search: how it went, a bowl for each setting, what more trials would give."""
+"""Figures of a search: a bowl for each setting, how it went, what more trials would give."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from windtunnel.report.figures import styled
+from windtunnel.report.figures import BLUE, GREY, ORANGE, WIDE_BAND, log_ticks, styled
 from windtunnel.results.search import SearchNumbers, SearchRow, SettingBowl
 from windtunnel.results.study import StudyResult
 
-_CHOSEN, _PAPER, _TRIAL, _BAND = "#d1495b", "#33658a", "#8f8f8f", "rgba(51,101,138,0.18)"
 _HIGHEST, _LOWEST = 0.5, -0.1  # nats/token that the bowls show at most
-_COLUMNS = 4
+_PANEL = 270  # pixels
 
 
 def figures(
     result: StudyResult[SearchNumbers], rows: Sequence[SearchRow]
-) -> list[tuple[str, go.Figure]]:
-    """(caption, figure) each."""
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
+    """(caption, figure or figures) each."""
     numbers = result.numbers
     return [
+        (
+            "A bowl for each setting: nats/token above the chosen point as that setting moves and "
+            "the others follow at their best. The band holds 90% of the posterior; dotted: the "
+            "chosen value (orange) and the paper's (grey). The share is what of the surface the "
+            "setting explains alone.",
+            _bowls(numbers),
+        ),
         (
             "The loss of each trial in the order in which it was asked for, and the best so far. "
             "The first is the paper's point; then come a Sobol sequence and the sampler's choices.",
             _course(rows),
-        ),
-        (
-            "Bowls: nats/token above the chosen point as one setting moves, with the others at "
-            "their best for it; the band holds 90% of the posterior. Dotted lines: the chosen "
-            "value (red) and the paper's (grey).",
-            _bowls(numbers),
         ),
         (
             "The share of the surface's variance that each setting explains alone.",
@@ -56,10 +54,10 @@ def _course(rows: Sequence[SearchRow]) -> go.Figure:
             best.append(min(losses))
     figure = go.Figure()
     figure.add_scatter(
-        x=numbers, y=losses, mode="markers", name="trial", marker={"color": _TRIAL, "size": 7}
+        x=numbers, y=losses, mode="markers", name="trial", marker={"color": GREY, "size": 7}
     )
     figure.add_scatter(
-        x=numbers, y=best, mode="lines", name="best so far", line={"color": _CHOSEN, "shape": "hv"}
+        x=numbers, y=best, mode="lines", name="best so far", line={"color": ORANGE, "shape": "hv"}
     )
     figure.add_scatter(
         x=failed,
@@ -67,7 +65,7 @@ def _course(rows: Sequence[SearchRow]) -> go.Figure:
         mode="markers",
         name="diverged",
         showlegend=bool(failed),
-        marker={"color": _TRIAL, "size": 9, "symbol": "x"},
+        marker={"color": GREY, "size": 9, "symbol": "x"},
     )
     styled(figure)
     figure.update_xaxes(title="trial")
@@ -75,42 +73,37 @@ def _course(rows: Sequence[SearchRow]) -> go.Figure:
     return figure
 
 
-def _bowls(numbers: SearchNumbers) -> go.Figure:
-    columns = min(_COLUMNS, len(numbers.bowls))
-    rows = -(-len(numbers.bowls) // columns)
-    figure = make_subplots(
-        rows,
-        columns,
-        subplot_titles=list(numbers.bowls),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-    )
+def _bowls(numbers: SearchNumbers) -> list[go.Figure]:
+    """From the setting that matters most."""
     heights = [max(bowl.above) for bowl in numbers.bowls.values()]
     depths = [min(bowl.low) for bowl in numbers.bowls.values()]
     highest = min(_HIGHEST, max(heights)) + 0.02
     lowest = max(_LOWEST, min(depths)) - 0.01
-    for index, (name, bowl) in enumerate(numbers.bowls.items()):
-        panel = {"row": index // columns + 1, "col": index % columns + 1}
-        _draw_bowl(figure, bowl, panel)
-        marks = ((numbers.chosen.point[name], _CHOSEN), (numbers.defaults.point[name], _TRIAL))
+    drawn = []
+    shares = numbers.importances
+    for name in sorted(numbers.bowls, key=lambda name: -shares.get(name, 0.0)):
+        figure = go.Figure()
+        bowl = numbers.bowls[name]
+        _draw_bowl(figure, bowl)
+        marks = ((numbers.chosen.point[name], ORANGE), (numbers.defaults.point[name], GREY))
         for at, colour in marks:
             figure.add_scatter(
                 x=[at, at],
                 y=[lowest, highest],
                 mode="lines",
                 line={"color": colour, "dash": "dot"},
-                showlegend=False,
-                **panel,
+                name="chosen" if colour is ORANGE else "the paper's",
+                hovertemplate="%{x:.3g}",
             )
-    styled(figure)
-    figure.update_layout(height=320 * rows + 60, margin={"t": 40})
-    figure.update_xaxes(title="", type="log", exponentformat="none")
-    figure.update_yaxes(range=[lowest, highest])
-    figure.update_yaxes(title="above the chosen, nats/token", col=1)
-    return figure
+        styled(figure, _PANEL, f"{name}: {shares.get(name, 0.0):.0%}")
+        figure.update_layout(showlegend=False)
+        figure.update_xaxes(title="", type="log", **log_ticks(bowl.value))
+        figure.update_yaxes(range=[lowest, highest], title="above the chosen, nats")
+        drawn.append(figure)
+    return drawn
 
 
-def _draw_bowl(figure: go.Figure, bowl: SettingBowl, panel: dict[str, Any]) -> None:
+def _draw_bowl(figure: go.Figure, bowl: SettingBowl) -> None:
     """The surface along one setting, and its band."""
     # a closed outline: along the upper edge and back along the lower one
     figure.add_scatter(
@@ -118,19 +111,18 @@ def _draw_bowl(figure: go.Figure, bowl: SettingBowl, panel: dict[str, Any]) -> N
         y=[*bowl.high, *reversed(bowl.low)],
         fill="toself",
         mode="lines",
-        fillcolor=_BAND,
+        fillcolor=WIDE_BAND,
         line={"width": 0},
         hoverinfo="skip",
-        showlegend=False,
-        **panel,
+        name="90% of the posterior",
     )
     figure.add_scatter(
         x=bowl.value,
         y=bowl.above,
         mode="lines",
-        line={"color": _PAPER},
-        showlegend=False,
-        **panel,
+        line={"color": BLUE, "width": 2},
+        name="surface",
+        hovertemplate="%{x:.3g}: %{y:+.4f}<extra></extra>",
     )
 
 
@@ -143,27 +135,24 @@ def _importances(numbers: SearchNumbers) -> go.Figure:
         x=[share for _, share in bars],
         y=[name for name, _ in bars],
         orientation="h",
-        marker_color=_PAPER,
+        marker_color=BLUE,
     )
-    styled(figure)
-    figure.update_xaxes(title="share of variance", range=[0, 1])
-    figure.update_layout(height=60 + 40 * len(bars), margin={"l": 110})
-    return figure
+    styled(figure, 60 + 40 * len(bars))
+    return figure.update_xaxes(title="share of variance", range=[0, 1])
 
 
 def _gain(numbers: SearchNumbers) -> go.Figure:
     gain = numbers.expected_gain
     figure = go.Figure()
     figure.add_scatter(
-        x=gain.trials, y=gain.gain, mode="lines+markers", name="gain", line={"color": _PAPER}
+        x=gain.trials, y=gain.gain, mode="lines+markers", name="gain", line={"color": BLUE}
     )
     figure.add_hline(
         y=numbers.noise.seed,
-        line={"color": _TRIAL, "dash": "dot"},
+        line={"color": GREY, "dash": "dot"},
         annotation_text="noise of a seed",
     )
-    styled(figure)
+    styled(figure, 300)
     figure.update_xaxes(title="further trials", type="log", tickvals=gain.trials)
     figure.update_yaxes(title="nats/token", rangemode="tozero")
-    figure.update_layout(height=300)
     return figure

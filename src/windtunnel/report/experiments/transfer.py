@@ -5,12 +5,10 @@ size, length and batch.
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
 from windtunnel.quantities import about
 from windtunnel.recipe import PARAMETRIZATIONS
-from windtunnel.report.figures import interval_bars, styled
+from windtunnel.report.figures import COLOURS, INK, SYMBOLS, interval_bars, ramp, styled
 from windtunnel.results.study import StudyResult
 from windtunnel.results.transfer import (
     ParametrizationRates,
@@ -20,9 +18,7 @@ from windtunnel.results.transfer import (
 )
 from windtunnel.scaling_recipe import rate_law
 
-# by parametrization, in the order of their table; those that a lab has beside them come after
-_COLOURS = ("#33658a", "#6a994e", "#d1495b", "#f4a259", "#8d6a9f", "#2f2f2f")
-
+_PANEL = 320  # pixels
 # An axis of rates, with a label at every octave.
 _OCTAVES = [0.01 * 2.0**octave for octave in range(-7, 8)]
 _ASIDE = 1.02  # from cell to cell, where several are drawn at one length
@@ -33,9 +29,9 @@ Found = Mapping[str, ParametrizationRates]
 
 def figures(
     result: StudyResult[TransferNumbers], rows: Sequence[TransferRow]
-) -> list[tuple[str, go.Figure]]:
-    """(caption, figure): the bowls by parametrization, and the best rate against width and, where
-    several were measured, against the length.
+) -> list[tuple[str, go.Figure | list[go.Figure]]]:
+    """(caption, figure or figures): the bowls by length and parametrization, and the best rate
+    against width and, where several were measured, against the length.
     """
     numbers = result.numbers
     # what is compared between sizes: the longest runs with the first batch
@@ -43,13 +39,12 @@ def figures(
         name: rates.model_copy(update={"sizes": _compared(rates, numbers)})
         for name, rates in numbers.parametrizations.items()
     }
-    kept = [row for row in rows if _is_compared(row, numbers)]
-    drawn = [
+    drawn: list[tuple[str, go.Figure | list[go.Figure]]] = [
         (
             "Held-out loss after the decay against the base learning rate. Points: runs; lines: "
-            "the mean over seeds. Where the rate transfers, the bowls of all sizes have their "
-            "lowest points at the same rate.",
-            _bowls(compared, kept),
+            "the mean over seeds; diamonds: the best rate of each size, with its 90% interval. "
+            "Where the rate transfers, they stand one above the other.",
+            _bowls(numbers, rows),
         ),
         (
             "The best learning rate with its 90% interval, from a parabola through the points "
@@ -77,13 +72,6 @@ def _compared(rates: ParametrizationRates, numbers: TransferNumbers) -> tuple[Si
     )
 
 
-def _is_compared(row: TransferRow, numbers: TransferNumbers) -> bool:
-    """A run ends at a whole step: near the length that was asked for."""
-    lengths = numbers.lengths or (numbers.tokens,)
-    asked = min(lengths, key=lambda tokens: abs(tokens - row.tokens))
-    return asked == numbers.tokens and row.batch == numbers.batch
-
-
 def _along(numbers: TransferNumbers) -> go.Figure:
     """Of the first parametrization, on which the verdict is."""
     name, rates = next(iter(numbers.parametrizations.items()))
@@ -93,8 +81,7 @@ def _along(numbers: TransferNumbers) -> go.Figure:
             cells.setdefault((size.width, size.depth, size.batch), []).append(size)
     law = rate_law(rates.law) if rates.law else None
     figure = go.Figure()
-    steps = max(1, len(cells) - 1)
-    shades = sample_colorscale("Viridis", [0.9 * i / steps for i in range(len(cells))])
+    shades = ramp(len(cells))
     for place, ((width, depth, batch), sizes) in enumerate(cells.items()):
         colour = shades[place]
         label = f"{width}x{depth}, batch {batch:,}"
@@ -127,57 +114,99 @@ def _along(numbers: TransferNumbers) -> go.Figure:
     return figure
 
 
-def _bowls(found: Found, rows: Sequence[TransferRow]) -> go.Figure:
-    figure = make_subplots(
-        1, len(found), subplot_titles=list(found), shared_yaxes=True, horizontal_spacing=0.04
-    )
-    measured = _by_size(rows)
-    for column, (name, rates) in enumerate(found.items(), 1):
-        steps = max(1, len(rates.sizes) - 1)
-        shades = sample_colorscale("Viridis", [0.9 * i / steps for i in range(len(rates.sizes))])
-        for size, colour in zip(rates.sizes, shades, strict=True):
-            here = measured.get((name, size.width, size.depth), [])
-            line = _mean_by_rate(here)
-            figure.add_scatter(
-                x=list(line),
-                y=list(line.values()),
-                mode="lines",
-                line={"color": colour, "width": 2},
-                name=f"{size.width} wide, {size.depth} deep",
-                legendgroup=str((size.width, size.depth)),
-                showlegend=column == 1,
-                row=1,
-                col=column,
-            )
-            figure.add_scatter(
-                x=[lr for lr, _ in here],
-                y=[loss for _, loss in here],
-                mode="markers",
-                marker={"color": colour, "size": 5},
-                legendgroup=str((size.width, size.depth)),
-                showlegend=False,
-                row=1,
-                col=column,
-            )
-    styled(figure)
-    figure.update_xaxes(title="learning rate (base)", **_RATES)
-    figure.update_yaxes(title="loss, nats/token", col=1)
-    return figure.update_layout(margin={"t": 40})
+def _bowls(numbers: TransferNumbers, rows: Sequence[TransferRow]) -> list[go.Figure]:
+    """A panel for each length of the first parametrization, and for each other one at the longest
+    length. The diamond on a bowl is its optimum, with its interval.
+    """
+    first = next(iter(numbers.parametrizations))
+    lengths = numbers.lengths or (numbers.tokens,)
+    panels = [(first, tokens) for tokens in lengths]
+    panels += [(name, numbers.tokens) for name in numbers.parametrizations if name != first]
+    sizes = dict.fromkeys((row.width, row.depth) for row in rows)
+    colours = dict(zip(sorted(sizes), ramp(len(sizes)), strict=True))
+    drawn = []
+    for name, tokens in panels:
+        here = [row for row in rows if row.parametrization == name and _is_at(row, tokens, numbers)]
+        found = {
+            (size.width, size.depth): size
+            for size in numbers.parametrizations[name].sizes
+            if size.tokens in (None, tokens) and size.batch in (None, numbers.batch)
+        }
+        figure = go.Figure()
+        for place, ((width, depth), points) in enumerate(sorted(_by_size(here).items())):
+            colour, symbol = colours[width, depth], SYMBOLS[place % len(SYMBOLS)]
+            _draw_bowl(figure, f"{width}x{depth}", points, colour, symbol)
+            if size := found.get((width, depth)):
+                _mark_optimum(figure, size, points, colour)
+        styled(figure, _PANEL, f"{name}, {about(tokens)} tokens")
+        figure.update_xaxes(title="learning rate (base)", **_RATES)
+        drawn.append(figure.update_yaxes(title="loss, nats/token", nticks=6))
+    return drawn
 
 
-def _by_size(
-    rows: Sequence[TransferRow],
-) -> dict[tuple[str, int, int], list[tuple[float, float]]]:
-    """(rate, loss) of the runs that came to their end, by parametrization, width and depth."""
-    found: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
+def _is_at(row: TransferRow, tokens: int, numbers: TransferNumbers) -> bool:
+    """A run ends at a whole step: near the length that was asked for. With the first batch."""
+    lengths = numbers.lengths or (numbers.tokens,)
+    asked = min(lengths, key=lambda length: abs(length - row.tokens))
+    return asked == tokens and row.batch == numbers.batch
+
+
+def _by_size(rows: Sequence[TransferRow]) -> dict[tuple[int, int], list[TransferRow]]:
+    """The runs that came to their end."""
+    found: dict[tuple[int, int], list[TransferRow]] = {}
     for row in rows:
         if row.source == "all" and row.loss is not None:
-            here = found.setdefault((row.parametrization, row.width, row.depth), [])
-            here.append((row.lr, row.loss))
+            found.setdefault((row.width, row.depth), []).append(row)
     return found
 
 
-def _mean_by_rate(points: Sequence[tuple[float, float]]) -> dict[float, float]:
+def _draw_bowl(
+    figure: go.Figure, name: str, rows: Sequence[TransferRow], colour: str, symbol: str
+) -> None:
+    """The mean over seeds as a line, and each run as a point."""
+    line = mean_by_rate([(row.lr, row.loss or 0.0) for row in rows])
+    figure.add_scatter(
+        x=list(line),
+        y=list(line.values()),
+        mode="lines",
+        line={"color": colour, "width": 2},
+        name=name,
+        legendgroup=name,
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[row.lr for row in rows],
+        y=[row.loss for row in rows],
+        mode="markers",
+        marker={"color": colour, "size": 6, "symbol": symbol},
+        name=name,
+        legendgroup=name,
+        showlegend=False,
+        customdata=[row.run for row in rows],
+        hovertemplate=f"{name}<br>rate %{{x:.3g}}: %{{y:.4f}}<br>%{{customdata}}<extra></extra>",
+    )
+
+
+def _mark_optimum(
+    figure: go.Figure, size: SizeRate, rows: Sequence[TransferRow], colour: str
+) -> None:
+    if not size.lr or not size.interval:
+        return
+    lowest = min(row.loss or 0.0 for row in rows)
+    figure.add_scatter(
+        x=[size.lr],
+        y=[lowest],
+        mode="markers",
+        marker={"color": INK, "size": 10, "symbol": "diamond", "line": {"color": colour}},
+        error_x=interval_bars([size.lr], [size.interval]) | {"color": colour, "thickness": 2},
+        name=f"best rate of {size.width}x{size.depth}",
+        legendgroup=f"{size.width}x{size.depth}",
+        showlegend=False,
+        hovertemplate="best rate %{x:.3g}<extra></extra>",
+    )
+
+
+def mean_by_rate(points: Sequence[tuple[float, float]]) -> dict[float, float]:
     """The mean loss at each rate, over seeds, from the lowest rate on."""
     losses: dict[float, list[float]] = {}
     for lr, loss in points:
@@ -204,7 +233,7 @@ def _best(found: Found) -> go.Figure:
             y=best,
             name=f"{name}: {drift.slope:+.2f} octaves an octave" if drift else name,
             mode="lines+markers",
-            line={"color": _COLOURS[known.index(name) % len(_COLOURS)]},
+            line={"color": COLOURS[known.index(name) % len(COLOURS)]},
             error_y=interval_bars(best, intervals),
         )
     styled(figure)

@@ -1,0 +1,129 @@
+"""The lab's forecasts, and how they came out: predicted against got, and the calibration."""
+
+from collections.abc import Iterator, Sequence
+
+import plotly.graph_objects as go
+
+from windtunnel.plan.calibration import calibration
+from windtunnel.report.blocks import Chart, Fact, Facts, RunId, Section, Table, Text
+from windtunnel.report.figures import BLUE, GREY, INK, ORANGE, interval_bars, plain, styled
+from windtunnel.report.view import LabView
+from windtunnel.results.forecast import Calibration, ForecastState
+
+_ROW, _ROOM = 30, 110  # pixels
+
+
+def sections(view: LabView) -> Iterator[Section]:
+    """Of the ledger, where it has a line."""
+    found = calibration(view.lab)
+    if not found.sealed:
+        return
+    opened = [one for one in found.forecasts if one.outcome]
+    blocks = [Text(_says(found)), Facts(_facts(found))]
+    if opened:
+        blocks.append(
+            Chart(
+                "By how much each run ended above or below its forecast. Bars: the sealed 50% "
+                "(thick) and 90% intervals; a diamond is what was got, orange where it lies "
+                "outside the 90% interval.",
+                [_figure(opened)],
+            )
+        )
+    rows = []
+    for one in found.forecasts:
+        low, high = one.forecast.interval90
+        got = f"{one.outcome.loss:.4f}" if one.outcome else "–"
+        error = f"{one.outcome.error:+.2%}" if one.outcome else "–"
+        rows.append(
+            [
+                one.forecast.plan,
+                RunId(one.forecast.run),
+                f"{one.forecast.distance.flops:.3g}x",
+                f"{one.forecast.loss:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                got,
+                error,
+                one.state,
+            ]
+        )
+    heads = ("plan", "run", "FLOPs over the fit's", "forecast", "90%", "got", "off by", "state")
+    blocks.append(Table(heads, rows))
+    yield Section(
+        anchor="forecasts",
+        title="Forecasts",
+        blocks=blocks,
+        verdict="ledger changed" if found.changed else None,
+        mark="fail",
+    )
+
+
+def _says(found: Calibration) -> str:
+    if not found.all.count:
+        return (
+            f"{found.sealed} sealed before training, none opened yet. Train a plan's recipe, then "
+            "`windtunnel plan --audit RUN` holds it against its forecast."
+        )
+    one = found.all.count == 1
+    return (
+        f"{found.sealed} sealed before training, {found.opened} opened. Of the {found.all.count} "
+        f"that {'counts' if one else 'count'}, {found.all.inside90} ended inside the 90% "
+        f"interval and {found.all.inside50} inside the 50% interval. With enough of them, these "
+        "should come near to nine in ten and half."
+    )
+
+
+def _facts(found: Calibration) -> list[Fact]:
+    if not found.all.count or found.all.mean_size is None:
+        return [Fact("sealed", str(found.sealed)), Fact("opened", str(found.opened))]
+    return [
+        Fact("inside the 90% interval", f"{found.all.inside90} of {found.all.count}"),
+        Fact("inside the 50% interval", f"{found.all.inside50} of {found.all.count}"),
+        Fact("mean size of the error", f"{found.all.mean_size:.2%}"),
+    ]
+
+
+def _figure(opened: Sequence[ForecastState]) -> go.Figure:
+    """In percent of the forecast, a line each."""
+    figure = go.Figure()
+    names = [f"{plain(one.forecast.plan)} {one.forecast.id[:4]}" for one in opened]
+    centre = [0.0] * len(opened)
+    for which, width, share in (("interval90", 3, "90%"), ("interval50", 8, "50%")):
+        intervals = []
+        for one in opened:
+            low, high = getattr(one.forecast, which)
+            intervals.append(
+                (100 * (low / one.forecast.loss - 1), 100 * (high / one.forecast.loss - 1))
+            )
+        bars = interval_bars(centre, intervals) | {"width": 0, "thickness": width, "color": BLUE}
+        figure.add_scatter(
+            x=centre,
+            y=names,
+            mode="markers",
+            marker={"size": 1, "color": BLUE},
+            name=f"{share} interval",
+            error_x=bars,
+            opacity=0.5,
+            hoverinfo="skip",
+        )
+    got, colours, notes = [], [], []
+    for one in opened:
+        assert one.outcome
+        got.append(100 * (one.outcome.loss / one.forecast.loss - 1))
+        counts = one.state == "counts"
+        colours.append(GREY if not counts else INK if one.outcome.inside90 else ORANGE)
+        notes.append(f"forecast {one.forecast.loss:.4f}, got {one.outcome.loss:.4f}")
+    figure.add_scatter(
+        x=got,
+        y=names,
+        mode="markers",
+        name="got",
+        marker={"color": colours, "size": 11, "symbol": "diamond"},
+        customdata=[one.forecast.run for one in opened],
+        text=notes,
+        hovertemplate="%{y}<br>%{text}<br>%{x:+.2f}%<extra></extra>",
+    )
+    styled(figure, _ROW * len(opened) + _ROOM)
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(title="got over forecast, %", exponentformat="none")
+    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"})
+    return figure

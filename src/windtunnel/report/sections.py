@@ -1,0 +1,34 @@
+"""The sections of the page, in the order in which a lab's story is told. To add one, write a
+function from a `LabView` to its sections (none, where the lab has nothing to say there) and put it
+where it belongs in SECTIONS.
+"""
+
+from collections.abc import Callable, Iterable
+
+from windtunnel.report import forecasts, plans, runs, samples, studies
+from windtunnel.report.blocks import Section
+from windtunnel.report.view import LabView
+
+Sections = Callable[[LabView], Iterable[Section]]
+
+SECTIONS: tuple[Sections, ...] = (
+    studies.of("check"),
+    studies.of("search"),
+    studies.of("transfer"),
+    studies.of("batch"),
+    studies.of("scaling"),
+    plans.sections,
+    forecasts.sections,
+    samples.sections,
+    studies.of("dynamics"),
+    studies.of("ablate"),
+    runs.sections,
+)
+
+
+def sections_of(view: LabView) -> list[Section]:
+    """All that the lab has to show."""
+    found: list[Section] = []
+    for sections in SECTIONS:
+        found += view.attempt(lambda which=sections: list(which(view))) or []
+    return found

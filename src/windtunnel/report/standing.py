@@ -1,0 +1,157 @@
+"""Where a lab stands, and the next sensible command. It reads small files alone, so that a lab of
+thousands of runs answers at once.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from windtunnel.errors import InputError
+from windtunnel.files import named
+from windtunnel.plan.calibration import calibration
+from windtunnel.plan.record import plans, read_plan, recipe_path
+from windtunnel.results.experiments import EXPERIMENTS
+from windtunnel.results.forecast import ForecastState
+from windtunnel.results.plan import PlanResult
+from windtunnel.results.run import AboutRun, RunStatus
+from windtunnel.results.study import find_study
+
+# In the order of the chain: each takes what the earlier ones found.
+_CHAIN = ("check", "search", "transfer", "batch", "scaling")
+
+
+@dataclass(frozen=True)
+class Next:
+    """A command, and why it is sensible now."""
+
+    command: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a lab holds, in lines, and what to do next, the most sensible first."""
+
+    lines: Sequence[str]
+    next: Sequence[Next]
+
+
+def standing(lab: Path) -> Standing:
+    """Of this folder, which need not exist yet. What is damaged is left to the commands that read
+    it.
+    """
+    corpora = sorted(file.parent.name for file in lab.glob("corpora/*/manifest.json"))
+    verdicts = _verdicts(lab)
+    statuses = _statuses(lab)
+    forecasts = _forecasts(lab)
+    lines = []
+    if corpora:
+        lines.append(f"corpora    {', '.join(map(named, corpora))}")
+    if verdicts:
+        said = [f"{name} ({verdict})" for name, verdict in verdicts.items()]
+        lines.append(f"studies    {', '.join(said)}")
+    if statuses:
+        count = Counter(status.status for status in statuses.values())
+        said = [f"{number:,} {status}" for status, number in count.most_common()]
+        lines.append(f"runs       {sum(count.values()):,}: {', '.join(said)}")
+    if forecasts:
+        opened = [one for one in forecasts if one.outcome]
+        inside = sum(bool(one.outcome and one.outcome.inside90) for one in opened)
+        lines.append(
+            f"forecasts  {len(forecasts)} sealed, {len(opened)} opened, {inside} of those inside "
+            "the 90% interval"
+        )
+    option = "" if lab == Path("lab") else f" --lab {named(lab)}"
+    found = _next(lab, corpora, verdicts, forecasts, _branches(lab, statuses))
+    return Standing(lines, [Next(one.command + option, one.why) for one in found])
+
+
+def _next(
+    lab: Path,
+    corpora: Sequence[str],
+    verdicts: dict[str, str],
+    forecasts: Sequence[ForecastState],
+    best: str | None,
+) -> list[Next]:
+    if not corpora:
+        found = [Next("windtunnel corpus build mine text=FOLDER/", "read your own text")]
+        if not best:
+            found.insert(0, Next("windtunnel tour", "see the whole chain at work, small"))
+        return found
+    found = []
+    for folder in plans(lab):
+        if step := _of_plan(folder, forecasts):
+            found.append(step)
+    corpus = f" --corpus {named(corpora[0])}"
+    missing = [name for name in _CHAIN if name not in verdicts]
+    if missing:
+        found.append(Next(f"windtunnel {missing[0]}{corpus}", EXPERIMENTS[missing[0]].help))
+    elif not forecasts:
+        found.append(Next("windtunnel plan --flops 1e15", "spend a budget by the laws"))
+    if best:
+        found.append(Next(f"windtunnel chat {best}", "talk with the best finished run"))
+    found.append(Next("windtunnel report", "write the page that shows all of it"))
+    return found
+
+
+def _of_plan(folder: Path, forecasts: Sequence[ForecastState]) -> Next | None:
+    """What a plan waits for; nothing once it was audited."""
+    try:
+        plan: PlanResult = read_plan(folder)
+    except InputError:
+        return None
+    if plan.audit or plan.go == "no-go":
+        return None
+    state = next((one for one in forecasts if one.forecast.id == plan.forecast), None)
+    if state and state.state == "done, not opened":
+        return Next(f"windtunnel plan --audit {state.forecast.run}", "open the sealed forecast")
+    return Next(f"windtunnel train {named(recipe_path(folder))}", f"train the plan {folder.name}")
+
+
+def _verdicts(lab: Path) -> dict[str, str]:
+    found = {}
+    for name, experiment in EXPERIMENTS.items():
+        try:
+            result = find_study(lab, experiment)
+        except InputError:
+            found[name] = "cannot be read"
+            continue
+        if result:
+            found[name] = result.verdict or "no verdict"
+    return found
+
+
+def _statuses(lab: Path) -> dict[Path, RunStatus]:
+    """By the run's folder. A run that is called running may have been killed: `windtunnel runs`
+    looks closer.
+    """
+    found = {}
+    for file in sorted(lab.glob("runs/[!.]*/status.json")):
+        try:
+            found[file.parent] = RunStatus.read(file)
+        except InputError:
+            continue
+    return found
+
+
+def _branches(lab: Path, statuses: dict[Path, RunStatus]) -> str | None:
+    """The id of the finished run with the lowest loss in bits a byte that is no stem."""
+    scored = []
+    for folder, status in statuses.items():
+        if status.status == "done" and status.bits_per_byte is not None:
+            scored.append((status.bits_per_byte, folder))
+    for _, folder in sorted(scored):
+        try:
+            if AboutRun.read(folder / "run.json").kind != "stem":
+                return folder.name
+        except InputError:
+            continue
+    return None
+
+
+def _forecasts(lab: Path) -> Sequence[ForecastState]:
+    try:
+        return calibration(lab).forecasts
+    except InputError:
+        return ()
