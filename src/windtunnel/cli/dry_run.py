@@ -47,6 +47,11 @@ def _print(advice: "Advice") -> None:
         f"noise: seeds {noise.seed_sd:.4f} (SD), {noise.length:.4f} shared by all sizes at a "
         f"length ({noise.origin})"
     )
+    transient = advice.transient
+    print(
+        f"transient, in every second study: runs of {about(transient.tokens)} tokens lie "
+        f"{transient.nats:g} nats above the law, and less by the square of the length (assumed)"
+    )
     print("\nthe given design")
     _print_design(advice.given)
     if advice.budget:

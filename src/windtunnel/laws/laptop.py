@@ -64,6 +64,10 @@ LOSS_LAWS: dict[str, LossLaw] = {
     "coupled": LossLaw.of(E=0.0, A=2.346e8, alpha=0.9155, B=1.285e8, beta=0.6977, c=0.16265),
 }
 
+# What runs of so many tokens may lie above any law by, nats/token. Assumed: a quarter of what was
+# feared of the shortest length of a study here, and what bends its law by a percent far out.
+TRANSIENT, TRANSIENT_TOKENS = 0.05, 240_000
+
 # Standard deviations of a loss about such a law, nats/token: of two sizes with two seeds at seven
 # lengths, and of what all five sizes of that study had in common beside the law.
 STEM_NOISE = 0.004  # a seed moves all branches of a stem together

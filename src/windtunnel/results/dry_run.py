@@ -95,6 +95,22 @@ class StudyNoise(Record):
         return math.hypot(self.stem, self.own)
 
 
+class Transient(Record):
+    """By how much short runs lie above the law, before they have come into it. Every second
+    simulated study has it: the runs of a study can't tell whether there is one (docs/LOG.md), and a
+    design whose prediction hangs on its absence is a bad one.
+    """
+
+    nats: float
+    """Nats/token, of runs of `tokens` tokens."""
+    tokens: int
+    """The length where it is `nats`; it falls as the square of the length."""
+
+    def at(self, tokens: float) -> float:
+        """Nats/token, of a run of so many tokens."""
+        return self.nats * (self.tokens / tokens) ** 2
+
+
 class Speed(Record):
     """Seconds of one core that training takes."""
 
@@ -205,6 +221,8 @@ class Advice(Record):
     """The laws that were each taken for true."""
     noise: StudyNoise
     """The noise of the simulated losses."""
+    transient: Transient
+    """What every second study's losses lie above the laws by."""
     speed: Speed
     """How fast this machine is taken to train."""
     given: DesignAdvice

@@ -10,9 +10,10 @@ from dry_runs import COUPLED, SIZES, grid_of
 
 from windtunnel.data.shards import Corpus
 from windtunnel.laws.loss import LossLaw
-from windtunnel.results.dry_run import StudyNoise
+from windtunnel.results.dry_run import StudyNoise, Transient
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.scaling.design import Design
+from windtunnel.tunnel.scaling.dry_run.assumptions import Assumptions
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
 from windtunnel.tunnel.scaling.dry_run.simulate import (
     SimulatedStudy,
@@ -20,6 +21,7 @@ from windtunnel.tunnel.scaling.dry_run.simulate import (
     determined,
     expectation_of,
     measured,
+    simulate,
 )
 
 QUIET = StudyNoise(stem=0, own=0, length=0, origin="none")
@@ -41,6 +43,23 @@ def test_without_noise_the_points_lie_on_the_law_at_exact_counts(
     )
     assert set(points.params["params"]) == {counts[size].counts.params for size in Design().sizes}
     assert set(points.stem[points.seed == 1]) == {1, 3}
+
+
+def test_a_transient_lifts_short_runs_in_every_second_study(
+    counts: dict[Size, SizeCounts],
+) -> None:
+    grid, transient = grid_of(counts), Transient(nats=0.4, tokens=240_000)
+    lifted = (
+        measured(grid, COUPLED, LOUD, 0, transient).loss - measured(grid, COUPLED, LOUD, 0).loss
+    )
+    tokens = measured(grid, COUPLED, LOUD, 0).tokens
+    np.testing.assert_allclose(lifted, 0.4 * (240_000 / tokens) ** 2, rtol=1e-9)
+    assumed = Assumptions((COUPLED, COUPLED), QUIET, transient)
+    target = counts[Size(96, 4)]
+    studies = simulate(grid, assumed, target, 4_000_000, range(4), lambda: None)
+    plain, bent = studies[:2], studies[2:]
+    assert all(abs(study.error) < 1e-3 for study in plain)
+    assert all(study.error > 3e-3 for study in bent), "short runs that lie high bend the law up"
 
 
 def test_smaller_sizes_have_points_at_further_lengths(counts: dict[Size, SizeCounts]) -> None:

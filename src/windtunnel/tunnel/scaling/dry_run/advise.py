@@ -75,6 +75,7 @@ def advise(lab: Path, corpus: Corpus, design: Design, dry_run: DryRun, watch: Wa
         budget=dry_run.budget,
         truths=tuple(truth.as_record() for truth in setup.assumed.truths),
         noise=setup.assumed.noise,
+        transient=setup.assumed.transient,
         speed=setup.speed,
         given=judged,
         tried=tuple(search.tried),

@@ -14,7 +14,7 @@ from windtunnel.laws.fit import LossData, fit_loss
 from windtunnel.laws.loss import Array, LossLaw
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import Counts
-from windtunnel.results.dry_run import AssumedLaw, StudyNoise
+from windtunnel.results.dry_run import AssumedLaw, StudyNoise, Transient
 from windtunnel.results.scaling import SCALING, LawConstants, ScalingNumbers
 from windtunnel.results.study import StudyResult
 
@@ -44,12 +44,16 @@ class Truth:
         return AssumedLaw(form=self.form, count=self.count, law=law, origin=self.origin)
 
 
+TRANSIENT = Transient(nats=laptop.TRANSIENT, tokens=laptop.TRANSIENT_TOKENS)
+
+
 @dataclass(frozen=True)
 class Assumptions:
     """What the simulation takes for real."""
 
     truths: tuple[Truth, ...]
     noise: StudyNoise
+    transient: Transient = TRANSIENT
 
 
 LAPTOP_TRUTHS = tuple(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from windtunnel.laws.choice import Predictor, choose
 from windtunnel.laws.loss import Array, LossLaw
 from windtunnel.laws.points import LossPoints
-from windtunnel.results.dry_run import Expectation, ParameterFound, StudyNoise
+from windtunnel.results.dry_run import Expectation, ParameterFound, StudyNoise, Transient
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.scaling.chain import Chain
 from windtunnel.tunnel.scaling.design import Design
@@ -81,11 +81,19 @@ class PointGrid:
         return np.array([float(size.params[count]) for size in self.sizes])
 
 
-def measured(grid: PointGrid, truth: Truth, noise: StudyNoise, draw: int) -> LossPoints:
+def measured(
+    grid: PointGrid,
+    truth: Truth,
+    noise: StudyNoise,
+    draw: int,
+    transient: Transient | None = None,
+) -> LossPoints:
     """One simulated table. What two designs have in common, a stem or a length, has the same
     noise in the same draw, so that designs are compared and not their luck.
     """
     losses = grid.losses(truth)
+    if transient:
+        losses += np.array([transient.at(tokens) for tokens in grid.tokens])
     for row, (size, seed) in enumerate(grid.stems):
         # keyed by what the stem is, so that every design draws the same noise for it
         shared, *own = _normals(len(grid.tokens) + 1, draw, 1, size.width, size.depth, seed)
@@ -136,14 +144,16 @@ def simulate(
     draws: Sequence[int],
     tell: Callable[[], None],
 ) -> list[SimulatedStudy]:
-    """A study a draw, the truths in turn; each predicts a run of the target's size and length.
+    """A study a draw, the truths in turn, without a transient and with it; each predicts a run of the target's size and length.
     Calls `tell` after each. Raises ValueError where no law can be fitted.
     """
     params = {count: float(value) for count, value in target.params.items()}
     studies = []
     for draw in draws:
-        truth = assumed.truths[draw % len(assumed.truths)]
-        points = measured(grid, truth, assumed.noise, draw)
+        turn, of_truths = divmod(draw, len(assumed.truths))
+        truth = assumed.truths[of_truths]
+        transient = assumed.transient if turn % 2 else None
+        points = measured(grid, truth, assumed.noise, draw, transient)
         predictor = choose(points, assumed.noise.seed_sd, _DRAWS)
         prediction = predictor.predict(params, float(tokens))
         studies.append(
