@@ -99,7 +99,7 @@ def test_texts_of_a_batch_are_those_of_each_prompt_alone(
     said: dict[int, int] = defaultdict(int)
 
     def choose(logits: torch.Tensor, number: int) -> int:
-        """The likeliest token; prompt 0 ends at once, and each ends a token after the one before."""
+        """The likeliest token; prompt 0 ends at once, each next one a token later."""
         said[number] += 1
         return -1 if said[number] > number else int(logits.argmax())
 

@@ -12,6 +12,7 @@ What goes wrong before the program runs is said as `refused`: then nothing was r
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -30,24 +31,28 @@ _PDEATHSIG, _NO_NEW_PRIVS = 1, 38
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _FIRST_USER = 1 << 30  # ids of users whom no system has, one for each program that runs
 _DONE = 3  # the file descriptor on which a program says that it came to its end
+_REFUSED = 4  # that on which it is said why no program began; none has it
 
 
 def main() -> None:
     """Read the order, carry it out, and print {refused, passed, why}."""
     order = json.load(sys.stdin)
     said, ends = os.pipe()
+    why, refuses = os.pipe()
     try:
         if order["shut_in"]:
             _unshare()
         child = os.fork()
         if child == 0:
-            os.close(said)
-            _become_the_program(order, ends)
+            _become_the_program(order, ends, refuses)
         os.close(ends)
+        os.close(refuses)
     except OSError as error:
         print(json.dumps({"refused": f"{error.strerror} ({error.filename or 'namespaces'})"}))
         return
-    print(json.dumps(_outcome(order, child, said)))
+    outcome = _outcome(order, child, said)
+    refused = os.read(why, 4096).decode("utf-8", "replace")
+    print(json.dumps({"refused": refused} if refused else outcome))
 
 
 def _outcome(order: dict, child: int, said: int) -> dict:
@@ -67,8 +72,6 @@ def _outcome(order: dict, child: int, said: int) -> dict:
             _, status = os.waitpid(child, 0)
     while len(heard) < 4096 and (more := _left(said)):
         heard += more
-    if heard.startswith(b"refused "):
-        return {"refused": heard[8:].decode("utf-8", "replace").splitlines()[0]}
     if timed_out:
         return {"passed": False, "why": f"still running after {order['seconds']:g} s"}
     if os.WIFSIGNALED(status):
@@ -84,14 +87,17 @@ def _left(said: int) -> bytes:
     return os.read(said, 4096) if ready else b""
 
 
-def _become_the_program(order: dict, ends: int) -> None:
+def _become_the_program(order: dict, ends: int, refuses: int) -> None:
     """In the child: shut in, and run. Never returns."""
     try:
-        os.dup2(ends, _DONE)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        os.closerange(_DONE + 1, 1 << 16)
+        # out of the way first: each may lie where the other is to be
+        ends, refuses = (fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (ends, refuses))
+        os.dup2(ends, _DONE)
+        os.dup2(refuses, _REFUSED, inheritable=False)
+        os.closerange(_REFUSED + 1, 1 << 16)
         os.setsid()
         if order["shut_in"]:
             _build_room(order)
@@ -101,13 +107,12 @@ def _become_the_program(order: dict, ends: int) -> None:
         _limit(order)
         _libc().prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         _libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
-        os.set_inheritable(_DONE, True)
         environment = {"PATH": "/nowhere", "HOME": order["folder"], "TMPDIR": order["folder"]}
         flags = ["-I", "-S", "-B"]
         os.execve(order["python"], ["python", *flags, "-c", order["program"]], environment)
     except BaseException as error:
         reason = f"{getattr(error, 'strerror', None) or error} ({getattr(error, 'filename', '')})"
-        os.write(_DONE, f"refused {reason}\n".encode())
+        os.write(_REFUSED, reason.splitlines()[0].encode())
     finally:
         os._exit(1)
 
