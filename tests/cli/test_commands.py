@@ -245,3 +245,15 @@ def test_a_corpus_as_json_says_what_it_holds(lab: Any) -> None:
     shown = lab.json("corpus", "show", "tiny")
     assert shown["vocab"] == 320 and set(shown["sources"]) == {"prose", "code", "notes"}
     assert shown["path"] == str(lab.path / "corpora/tiny")
+
+
+def test_a_corpus_says_how_much_of_it_is_long(lab: Any) -> None:
+    folder = lab.path.parent / "texts"
+    folder.mkdir()
+    texts = [" ".join(f"word{i}" for i in range(3000)), *(f"no {i} " * 9 for i in range(400))]
+    lines = [json.dumps({"text": one}) for one in texts]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    lab.json("corpus", "build", "new", f"mine={folder}", "--vocab", "300", "--validation", "0.1")
+    found = lab.json("corpus", "show", "new")["long"]["mine"]
+    assert found["1024"]["documents"] == found["4096"]["documents"] == 1
+    assert "documents longer than 1k 1 (" in lab.run("corpus", "show", "new").stdout

@@ -57,6 +57,7 @@ _COMMANDS = (
     "plan",
     "record",
     "sft",
+    "longer",
     "upcycle",
     "evaluate",
     "ship",

@@ -15,7 +15,7 @@ from windtunnel.quantities import about
 from windtunnel.tunnel.design import FRACTION
 
 if TYPE_CHECKING:
-    from windtunnel.data.shards import SourceEntry
+    from windtunnel.data.shards import Corpus, SourceEntry
 
 corpus = typer.Typer(
     help="Fetch text, build a corpus from it, or show a corpus.", no_args_is_help=True
@@ -179,13 +179,24 @@ def _tokenizer(lab: Path, reference: str) -> Path:
         ) from None
 
 
+def _long(corpus: "Corpus") -> dict[str, dict[int, dict[str, int]]]:
+    """By source and length in tokens: the documents that are longer, and their tokens."""
+    from windtunnel.data.long import by_length
+
+    return {
+        name: {beyond: asdict(one) for beyond, one in found.items()}
+        for name, found in by_length(corpus).items()
+    }
+
+
 def _print(folder: Path, as_json: bool) -> None:
     """What a corpus holds, a line a source. Raises InputError where there is none."""
     from windtunnel.data.shards import Corpus
 
     opened = Corpus.open(folder)
     if as_json:
-        print(json.dumps(asdict(opened.manifest) | {"path": str(folder)}))
+        said = {"path": str(folder), "long": _long(opened)}
+        print(json.dumps(asdict(opened.manifest) | said))
         return
     manifest = opened.manifest
     print(f"{folder}: a vocabulary of {manifest.vocab:,} tokens, encoded by {manifest.encoded_by}")
@@ -201,10 +212,17 @@ def _print(folder: Path, as_json: bool) -> None:
             f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} "
             f"{ratio:11.2f} {skipped:8,}  {entry.licence}"
         )
+    found = _long(opened)
     for key, entry in manifest.sources.items():
         if not entry.validation.tokens:
             print(f"{key}: nothing is held out, so no loss will be measured on it")
         if entry.taken:
             print(f"{key}: {taken(entry)}")
+        if long := found[key]:
+            counts = (
+                f"{beyond // 1024}k {one['documents']:,} ({one['tokens'] / entry.train.tokens:.0%})"
+                for beyond, one in long.items()
+            )
+            print(f"{key}: documents longer than {', '.join(counts)} of the tokens")
     if not opened.sources:
         raise InputError(f"{folder}: this corpus holds no source")

@@ -103,10 +103,10 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Conversations that lie whole in windows of `context` tokens, by the template of this text."""
+    """Conversations, or documents, that lie whole in windows of `context` tokens."""
 
     context: int
-    template: str
+    template: str  # by which conversations were written; empty for documents
     cut: int  # conversations that were longer, of which the beginning is here
     dropped: int  # of those, what had nothing to learn in their beginning
 
@@ -123,7 +123,7 @@ class Manifest:
     eos: int
     sources: dict[str, SourceEntry]
     encoded_by: str = "tokenizers"  # whatever it was, the ids are the same
-    packing: Packing | None = None  # of a corpus of conversations
+    packing: Packing | None = None  # of what lies whole in windows
 
     def to_json(self) -> bytes:
         """The file's content. What is None is left out."""
@@ -215,8 +215,15 @@ class Corpus:
 
     @property
     def holds(self) -> DataKind:
-        """What it was built from: conversations say which of their tokens are to be learnt."""
+        """What it was built from: conversations say which of their tokens are to be learnt, as does
+        whatever else is packed into windows.
+        """
         return "conversations" if self.manifest.packing else "text"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a model learns to answer from it."""
+        return bool(self.manifest.packing and self.manifest.packing.template)
 
     @property
     def train_tokens(self) -> int:

@@ -22,8 +22,9 @@ class Windows:
     def __init__(self, corpus: Corpus, data: Data, seed: int) -> None:
         packing = corpus.manifest.packing
         if packing and packing.context != data.context:
+            what = "conversations" if corpus.is_chat else "documents"
             raise InputError(
-                f"data.context={data.context}: the conversations of {corpus.folder} are packed "
+                f"data.context={data.context}: the {what} of {corpus.folder} are packed "
                 f"into windows of {packing.context} tokens"
             )
         self.corpus, self.context = corpus, data.context

@@ -1,4 +1,4 @@
-"""What fine-tuning and upcycling share: a run that begins anew from the weights of a parent's
+"""What the members of the family share: a run that begins anew from the weights of a parent's
 checkpoint, with no moments, positions from 0, and a schedule of its own.
 """
 
@@ -6,7 +6,12 @@ from typing import Any
 
 from windtunnel.data.shards import Corpus
 from windtunnel.quantities import Length
+from windtunnel.recipe import Mixture
+from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, create
+
+_WARMUP = 0.02  # of the tokens: the moments begin at zero
+_STEM_WARMUP = 20  # steps
 
 
 def begin_anew(
@@ -46,3 +51,31 @@ def begin_anew(
         **changes,
     )
     return create(parent.lab, recipe, corpus, parent, at, anew=True)
+
+
+def warmup_of(tokens: int, decay: Length, batch: int) -> int:
+    """Tokens of the warm-up, in whole steps, of a run of so many tokens with this decay. A stem's
+    does not depend on its length, so that it can be extended.
+    """
+    if not decay.of(tokens):
+        return _STEM_WARMUP * batch
+    return max(batch, round(_WARMUP * tokens / batch) * batch)
+
+
+def last_stable(parent: Run) -> int | None:
+    """The tokens of its last checkpoint before a decay, whose work a peak rate would undo; None
+    where there is none.
+    """
+    decay = parent.recipe.total_tokens - parent.recipe.decay_tokens
+    positions = checkpoint.positions(parent.checkpoints)
+    return max((tokens for tokens in positions if tokens <= decay), default=None)
+
+
+def mixture_at(parent: Run, corpus: Corpus, at: int) -> Mixture:
+    """What the parent read at `at` tokens; on another corpus, each source by its size."""
+    if corpus.digest != parent.corpus:
+        return {}
+    data = parent.recipe.data
+    # a stage holds from its token on, until the next
+    begun = [stage.mixture for stage in data.stages if stage.at < at]
+    return begun[-1] if begun else data.mixture

@@ -97,7 +97,7 @@ def _rate(parent: Run, lr: float | None) -> float:
             "1e-5 and 1e-3"
         )
     # A run that was fine-tuned already has a rate for it, which was `RATE` of the base rate.
-    tuned = open_corpus(parent.lab, parent.recipe).manifest.packing
+    tuned = open_corpus(parent.lab, parent.recipe).is_chat
     return parent.recipe.optimizer.lr * (1 if tuned else RATE)
 
 

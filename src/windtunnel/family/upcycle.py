@@ -9,16 +9,12 @@ from dataclasses import dataclass
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.family.anew import begin_anew
+from windtunnel.family.anew import begin_anew, last_stable, mixture_at, warmup_of
 from windtunnel.quantities import Length
-from windtunnel.recipe import Mixture
-from windtunnel.train import checkpoint
 from windtunnel.train.branch import check_tokenizer
 from windtunnel.train.run import Run, checkpoint_at, context_of
 
 _DECAY = Length(share=0.1)
-_WARMUP = 0.02  # of the tokens: the moments begin at zero
-_STEM_WARMUP = 20  # steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +54,7 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
     check_tokenizer(parent, corpus)
     context = context_of(parent, asked.context or old.data.context)
-    at = checkpoint_at(parent, _stable(parent) if asked.at is None else asked.at)
+    at = checkpoint_at(parent, last_stable(parent) if asked.at is None else asked.at)
     return begin_anew(
         parent,
         at,
@@ -68,36 +64,8 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
         lr=old.optimizer.lr if asked.lr is None else asked.lr,
         batch=batch,
         tokens=asked.tokens,
-        warmup=_warmup(asked, batch),
+        warmup=warmup_of(asked.tokens, asked.decay, batch),
         decay=asked.decay,
         model={"experts": asked.experts, "experts_per_token": asked.experts_per_token},
-        data={"context": context, "mixture": _mixture(parent, corpus, at)},
+        data={"context": context, "mixture": mixture_at(parent, corpus, at)},
     )
-
-
-def _warmup(asked: Asked, batch: int) -> int:
-    """Tokens of the warm-up, in whole steps. A stem's does not depend on its length, so that it
-    can be extended.
-    """
-    if not asked.decay.of(asked.tokens):
-        return _STEM_WARMUP * batch
-    return max(batch, round(_WARMUP * asked.tokens / batch) * batch)
-
-
-def _stable(parent: Run) -> int | None:
-    """The tokens of its last checkpoint before a decay, whose work a peak rate would undo; None
-    where there is none.
-    """
-    decay = parent.recipe.total_tokens - parent.recipe.decay_tokens
-    positions = checkpoint.positions(parent.checkpoints)
-    return max((tokens for tokens in positions if tokens <= decay), default=None)
-
-
-def _mixture(parent: Run, corpus: Corpus, at: int) -> Mixture:
-    """What the parent read at `at` tokens; on another corpus, each source by its size."""
-    if corpus.digest != parent.corpus:
-        return {}
-    data = parent.recipe.data
-    # a stage holds from its token on, until the next
-    begun = [stage.mixture for stage in data.stages if stage.at < at]
-    return begun[-1] if begun else data.mixture

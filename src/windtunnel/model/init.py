@@ -39,6 +39,13 @@ def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Ten
     return tensors
 
 
+def untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model whose head is its embedding, with a head of its own that begins as it
+    (paper section 7.2): the model computes what it did.
+    """
+    return weights | {"head": weights["embedding"].clone()}
+
+
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(_seed_of(name, seed)))

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from windtunnel.choices import Table
+from windtunnel.errors import InputError
 
 if TYPE_CHECKING:
     from windtunnel.recipe.sections import Model
@@ -66,6 +67,45 @@ def turns(model: Model) -> tuple[float, float]:
     """The two numbers of turns between which a scaling goes from the whole factor to none."""
     slow, fast = ROPE_SCALINGS[model.rope_scaling].turns
     return model.rope_slow or slow, model.rope_fast or fast
+
+
+def stretched(
+    model: Model, was: int, to: int, scaling: str = "", base: float | None = None
+) -> dict[str, Any]:
+    """What of a model changes so that its context of `was` tokens becomes one of `to`, by this
+    scaling: by `abf` where its base was never changed, by `ntk` on top of a base that was (paper
+    section 7.2), and else by what it has. `base`: that of `abf`, instead of the square of the
+    factor times the present one, which lies between what was published: 50 times for 8 times the
+    length (Xiong et al. 2023), and 100 times (MiniCPM). Raises InputError.
+    """
+    old = ROPE_SCALINGS[model.rope_scaling]
+    if not scaling:
+        scaling = "abf" if old.name == "none" else "ntk" if old.base else old.name
+    new = ROPE_SCALINGS.choose(scaling, f"--scaling {scaling}")
+    if base is not None and new.name != "abf":
+        raise InputError(f"--base {base:g}: scaling '{new.name}' changes no base; expected abf")
+    factor = to / was
+    if not old.base:
+        # its factor counts from its own original context, and it stands on no base alone
+        if new.name != old.name:
+            raise InputError(
+                f"--scaling {new.name}: its RoPE is scaled by '{old.name}', on top of which only "
+                "that can go on"
+            )
+        return {"rope_factor": model.rope_factor * factor}
+    present = old.base(model)
+    if base is not None and base <= present:
+        raise InputError(f"--base {base:g}: expected more than the present base of {present:g}")
+    if new.name == "none":
+        factor = 1.0
+    elif new.name == "abf":
+        factor = factor**2 if base is None else base / present
+    return {
+        "rope_base": present,
+        "rope_scaling": new.name,
+        "rope_factor": factor,
+        "rope_original": was,
+    }
 
 
 def least_base(length: int, head_size: int) -> float:

@@ -35,7 +35,7 @@ def spoken(lineage: Sequence[Run], corpora: Mapping[str, Corpus], tokenizer: Tok
     if not brought:
         settings, generation = _ours(tokenizer)
     marks = marks_of(tokenizer, settings, generation)
-    tuned = any(corpus.manifest.packing for corpus in corpora.values())
+    tuned = any(corpus.is_chat for corpus in corpora.values())
     form = format_of(tokenizer) if tuned else find_format(tokenizer)
     if tuned and form:
         settings["chat_template"] = form.template

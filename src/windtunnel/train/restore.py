@@ -5,7 +5,7 @@ import torch
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.model.decoder import Decoder
-from windtunnel.model.init import upcycled
+from windtunnel.model.init import untied, upcycled
 from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
@@ -64,6 +64,8 @@ def _state(holder: Run, start: int) -> Checkpoint | None:
         weights = checkpoint.load(parent.checkpoints, holder.at_tokens or 0).weights
         if holder.recipe.model.experts and not parent.recipe.model.experts:
             weights = upcycled(weights, holder.recipe.model, holder.recipe.seed)
+        if parent.recipe.model.tied and not holder.recipe.model.tied:
+            weights = untied(weights)
         return Checkpoint(0, 0, weights, {})
     there = start in checkpoint.positions(holder.checkpoints)
     return checkpoint.load(holder.checkpoints, start) if there else None

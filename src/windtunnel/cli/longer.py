@@ -1,0 +1,173 @@
+"""`windtunnel longer`: a run goes on with a longer context."""
+
+import sys
+from contextlib import nullcontext, redirect_stdout
+from typing import Annotated
+
+import typer
+
+from windtunnel.cli import app
+from windtunnel.cli.display import display
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of, position_of, typed
+from windtunnel.cli.train import carry_out
+from windtunnel.errors import InputError
+from windtunnel.recipe import ROPE_SCALINGS
+from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER
+
+_BINARY = {"k": 1 << 10, "m": 1 << 20}
+
+
+@app.command()
+def longer(
+    run: RunName,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="LENGTH,...",
+            help="The new context in tokens, such as 32k (32,768), a multiple of the present one. "
+            "More than eight times as much is reached in stages; several lengths say which.",
+        ),
+    ],
+    tokens: Annotated[
+        str, typer.Option(help="How many tokens to train it for, in each stage, such as 20M.")
+    ],
+    scaling: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(ROPE_SCALINGS),
+            help="How RoPE is scaled. By default abf, and ntk for a run whose base was changed "
+            "already. "
+            + "; ".join(f"{one.name}: {one.help}" for one in ROPE_SCALINGS.values())
+            + ".",
+        ),
+    ] = "",
+    base: Annotated[
+        float | None,
+        typed(
+            "--base",
+            NUMBER,
+            "RoPE's base after the first stage, with abf; by default the present one times the "
+            "square of how many times longer the context is.",
+        ),
+    ] = None,
+    long: Annotated[
+        float,
+        typed("--long", FRACTION, "The share of long documents and questions in what is read."),
+    ] = 0.44,
+    long_from: Annotated[
+        str | None,
+        typer.Option(
+            help="A document counts as long with more tokens than this; by default more than the "
+            "context so far."
+        ),
+    ] = None,
+    questions: Annotated[
+        float,
+        typed(
+            "--questions",
+            FRACTION,
+            "The share of made-up long questions in what is read, out of --long.",
+        ),
+    ] = 0.05,
+    untie: Annotated[
+        bool,
+        typer.Option(
+            "--untie", help="Give the head weights of its own, which begin as the embedding."
+        ),
+    ] = False,
+    decay: Annotated[
+        str,
+        typer.Option(
+            help="The length of the decay at the end of the last stage, in tokens or as a share; "
+            "0 makes a stem, which has none."
+        ),
+    ] = "10%",
+    lr: Annotated[
+        float | None,
+        typed(
+            "--lr",
+            NUMBER,
+            "Base learning rate; by default the run's. An imported run has none, and needs this.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Batch, in tokens per step; by default the run's, or one window if that is more."
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="The corpus to train on; by default the run's. An imported run has none, and "
+            "needs this."
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin with the checkpoint at this many tokens; by default with the last one "
+            "before the decay, or the last of all if that is gone."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="A name for the new run; by default the run's with the new context."),
+    ] = None,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
+) -> None:
+    """Continue a run with a longer context.
+
+    RoPE is scaled, and training goes on in longer windows, on long documents, short ones and
+    made-up questions about long texts.
+    """
+    from windtunnel.data.shards import Corpus
+    from windtunnel.family.longer import Asked, stages, text_of
+    from windtunnel.family.longer import longer as begin
+    from windtunnel.train.run import find_run
+
+    asked = Asked(
+        to=tuple(length_of("--to", part) for part in to.split(",")),
+        tokens=number_of("--tokens", tokens) or 0,
+        scaling=scaling,
+        base=base,
+        long=long,
+        long_from=None if long_from is None else length_of("--long-from", long_from),
+        questions=questions,
+        untie=untie,
+        decay=LENGTH.parse("--decay", decay),
+        lr=lr,
+        batch=number_of("--batch", batch),
+        at=position_of("--at", at),
+        name=name,
+    )
+    parent = find_run(lab, run)
+    text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else text_of(parent)
+    lengths = stages(parent, asked)
+    for number, length in enumerate(lengths, 1):
+        last = number == len(lengths)
+        with display() as shown:
+            stage = begin(parent, text, length, asked.of_stage(number, last), last, shown.show)
+        made = stage.run
+        print(
+            f"{made.id}: {parent.id} at {made.at_tokens} tokens goes on in windows of {length} "
+            f"tokens (stage {number} of {len(lengths)})",
+            file=sys.stderr,
+        )
+        for note in stage.notes:
+            print(f"  {note}", file=sys.stderr)
+        # what a program reads is the last run
+        with nullcontext() if last else redirect_stdout(sys.stderr):
+            carry_out(made, stage.corpus, as_json and last)
+        parent = made
+
+
+def length_of(option: str, text: str) -> int:
+    """`32k` -> 32,768: lengths of a context are powers of two. Raises InputError."""
+    plain = text.strip().lower()
+    unit = _BINARY.get(plain[-1:], 1)
+    digits = plain[:-1] if unit > 1 else plain
+    if not digits.isdecimal() or not int(digits):
+        raise InputError(f"{option} {text}: expected a number of tokens, such as 4096 or 32k")
+    return int(digits) * unit
