@@ -57,6 +57,7 @@ _COMMANDS = (
     "plan",
     "record",
     "sft",
+    "dpo",
     "upcycle",
     "ship",
     "talk",

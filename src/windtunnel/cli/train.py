@@ -319,7 +319,7 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -
         run.forget_engine()
     with display() as shown, stopping() as stop:
         progress = shown.training(run.recipe.name)
-        summary = train(run, corpus, Watch(say=shown.say, step=progress, stop=stop))
+        summary = train(run, corpus, Watch(say=shown.say, step=progress, stop=stop, show=shown.show))
     if as_json:
         print(summary.to_json())
     else:

@@ -83,9 +83,14 @@ def sft(
         warmup=warmup,
         decay=tokens - warmup,  # fine-tuning is a decay that begins at once
         data={"context": context, "mixture": {}, "mask_documents": True},
-        train={"checkpoint_every": tenth, "evaluate_every": tenth},
+        train={"checkpoint_every": tenth, "evaluate_every": tenth, **_objective(parent)},
     )
     return run, corpus
+
+
+def _objective(parent: Run) -> dict[str, None]:
+    """What a parent that learnt from preferences leaves behind."""
+    return {"objective": None} if parent.recipe.preference else {}
 
 
 def _rate(parent: Run, lr: float | None) -> float:

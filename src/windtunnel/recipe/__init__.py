@@ -21,6 +21,8 @@ from windtunnel.recipe.objective import (
     DataKind,
     ObjectiveKind,
     ObjectiveName,
+    Preferred,
+    Seen,
     objective_of,
 )
 from windtunnel.recipe.optimizer import OPTIMIZERS, OptimizerKind, OptimizerName, Update
@@ -32,6 +34,7 @@ from windtunnel.recipe.parametrization import (
     Role,
     Rule,
 )
+from windtunnel.recipe.preference import PREFERENCE_LOSSES, Answers, PreferenceLoss
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleKind, ScheduleName
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
         Mixture,
         Model,
         Optimizer,
+        Preference,
         Recipe,
         Schedule,
         Section,
@@ -56,8 +60,10 @@ __all__ = [
     "OPTIMIZERS",
     "PAPER_DECAY",
     "PARAMETRIZATIONS",
+    "PREFERENCE_LOSSES",
     "RESULTS_VERSION",
     "SCHEDULES",
+    "Answers",
     "BranchDecay",
     "Data",
     "DataKind",
@@ -74,6 +80,9 @@ __all__ = [
     "OptimizerName",
     "Parametrization",
     "ParametrizationName",
+    "Preference",
+    "PreferenceLoss",
+    "Preferred",
     "Recipe",
     "Role",
     "Rule",
@@ -81,6 +90,7 @@ __all__ = [
     "ScheduleKind",
     "ScheduleName",
     "Section",
+    "Seen",
     "Stage",
     "Train",
     "Update",

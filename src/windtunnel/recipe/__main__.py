@@ -64,8 +64,11 @@ def _ids() -> str:
 
 
 def _section_in(field: FieldInfo) -> type[Section] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+    """The section that a key is, or may be."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 def _tables(field: FieldInfo) -> list[Table[Any]]:
