@@ -51,23 +51,21 @@ def dpo(
         ),
     ] = "sigmoid",
     beta: Annotated[
-        tuple[float, ...],
-        typed(
-            "--beta",
-            NUMBERS,
-            "How strongly the model is held to the reference. Several, separated by commas, make "
-            "several runs, which train together.",
+        str,
+        typer.Option(
+            metavar=NUMBERS.metavar,
+            help="How strongly the model is held to the reference. Several, separated by commas, "
+            "make several runs, which train together.",
         ),
-    ] = "0.1",  # type: ignore[assignment]
+    ] = "0.1",
     lr: Annotated[
-        tuple[float, ...],
-        typed(
-            "--lr",
-            NUMBERS,
-            "Base learning rate. Several, separated by commas, make several runs, which train "
+        str,
+        typer.Option(
+            metavar=NUMBERS.metavar,
+            help="Base learning rate. Several, separated by commas, make several runs, which train "
             "together.",
         ),
-    ] = "1e-5",  # type: ignore[assignment]
+    ] = "1e-5",
     label_smoothing: Annotated[
         float,
         typed("--label-smoothing", FRACTION, "The share of the judgements to take for wrong."),
@@ -146,6 +144,7 @@ def dpo(
 
     size, length = number_of("--batch", batch), number_of("--tokens", tokens)
     position = position_of("--at", at)
+    betas, lrs = NUMBERS.parse("--beta", beta), NUMBERS.parse("--lr", lr)
     if not label_smoothing < 0.5:
         raise InputError(f"--label-smoothing {label_smoothing}: expected a number below 0.5")
     parent = find_run(lab, run)
@@ -155,8 +154,8 @@ def dpo(
 
     asked = Asked(
         loss=loss,
-        betas=beta,
-        lrs=lr,
+        betas=betas,
+        lrs=lrs,
         label_smoothing=label_smoothing,
         per_token=per_token,
         lr_by_role=multipliers,

@@ -59,7 +59,7 @@ def sft(
     """
     at = checkpoint_at(parent, asked.at)
     lr = _rate(parent, asked.lr)
-    context = context_of(parent, asked.context or min(parent.recipe.data.context, _LONGEST))
+    context = context_of(parent, asked.context or min(context_of(parent), _LONGEST))
     corpus = build_chat(
         parent.lab / "corpora",
         data,
