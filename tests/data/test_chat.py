@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windtunnel.data.chat import build_chat
-from windtunnel.data.packed import packed
 from windtunnel.data.chat_format import OURS
 from windtunnel.data.conversations import conversation_files, conversations, messages_of
 from windtunnel.data.formats import Malformed
+from windtunnel.data.packed import packed
 from windtunnel.data.readers import Taken
 from windtunnel.data.shards import NUMBER_BIT, Corpus
 from windtunnel.data.windows import Windows
@@ -223,7 +223,9 @@ def test_conversations_lie_whole_in_windows_and_are_numbered(chats: Corpus) -> N
     assert not learnt[:, 0].any() and not learnt[:, -1].any()
     assert learnt[:, 1:].any(axis=1).all(), "there is something to learn in every window"
     documents = chats.sources["chat"].train.documents
-    assert np.array_equal(np.unique(numbers[:, :-1]), np.arange(documents)), "each by its own number"
+    assert np.array_equal(np.unique(numbers[:, :-1]), np.arange(documents)), (
+        "each by its own number"
+    )
 
 
 def test_the_manifest_says_how(chats: Corpus, corpus: Corpus) -> None:

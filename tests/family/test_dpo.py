@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from preferences import some_judged, some_pairs, write_lines
 
 from windtunnel.cli import main
@@ -180,7 +179,7 @@ def test_another_loss_or_reference_is_no_member(trained: tuple[Any, Run]) -> Non
 
 def test_what_the_reference_gives_is_computed_once(trained: tuple[Any, Run]) -> None:
     """It is kept beside the corpus, and what another model gave is refused."""
-    lab, parent = trained
+    parent = trained[1]
     (run,), corpus = made(trained, tokens=2 * WINDOW, batch=WINDOW, name="kept once")
     train(run, corpus)
     (file,) = (corpus.folder / "references").iterdir()
@@ -315,7 +314,9 @@ class TestBadInput:
         long = [
             {"prompt": f"{n} " + "wind " * 300, "chosen": "b", "rejected": "c"} for n in range(9)
         ]
-        assert "0 records of pairs with something to learn in their first 32" in refused(records=long)
+        assert "0 records of pairs with something to learn in their first 32" in refused(
+            records=long
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "why"),

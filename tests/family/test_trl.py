@@ -231,7 +231,9 @@ def test_single_answers(both: Both) -> None:
             "KL_completion_ids": other,
             "label": role == CHOSEN,
         }
-        for (prompt, answer, role), (_, other, _) in zip(documents[::2], documents[1::2], strict=True)
+        for (prompt, answer, role), (_, other, _) in zip(
+            documents[::2], documents[1::2], strict=True
+        )
     ]
     assert {example["label"] for example in examples} == {True, False}
     expected = trainer.compute_loss(both.models["policy"], trainer.data_collator(examples))

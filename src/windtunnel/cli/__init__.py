@@ -58,6 +58,7 @@ _COMMANDS = (
     "record",
     "sft",
     "dpo",
+    "pairs",
     "upcycle",
     "ship",
     "talk",

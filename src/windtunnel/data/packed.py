@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from windtunnel.data.shards import (
     ShardWriter,
     SourceEntry,
     Split,
+    SplitName,
     taken_for,
 )
 from windtunnel.data.spool import held_out, validation_share
@@ -135,14 +135,16 @@ def write_packed(
     fingerprint: str,
     tokenizer: Tokenizer,
     read: Read,
-    splits: Mapping[Literal["train", "validation"], Sequence[Item]],
+    splits: Mapping[SplitName, Sequence[Item]],
 ) -> None:
     """Write the corpus's folder, which appears whole. Raises InputError."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         (part / read.source).mkdir(parents=True)
         tokenizer.keep(part)
-        written = {name: _write(part, name, items, tokenizer, read) for name, items in splits.items()}
+        written = {
+            name: _write(part, name, items, tokenizer, read) for name, items in splits.items()
+        }
         entry = SourceEntry(
             origin=read.origin,
             licence="unknown",
@@ -176,7 +178,7 @@ def write_packed(
 
 def _write(
     folder: Path,
-    name: Literal["train", "validation"],
+    name: SplitName,
     items: Sequence[Item],
     tokenizer: Tokenizer,
     read: Read,

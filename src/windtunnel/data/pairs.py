@@ -45,9 +45,7 @@ def judged_of(text: str) -> Judged:
     return Judged(prompt=prompt, answers=answers, good=good)
 
 
-def judgements(
-    found: Sequence[Path], needs: Answers, format: str | None = None
-) -> Iterator[Found]:
+def judgements(found: Sequence[Path], needs: Answers, format: str | None = None) -> Iterator[Found]:
     """Every record, as the JSON that `judged_of` reads: pairs, or single answers, for which pairs
     are taken apart. `format`: of the files, where it is not to be seen from what they hold.
     """

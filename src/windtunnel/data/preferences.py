@@ -87,8 +87,7 @@ def build_preferences(corpora: Path, wanted: Wanted, progress: Progress | None =
             duplicates=rendered.duplicates,
             packing=rendered.packing,
         )
-        splits = {"train": trained, "validation": held}
-        write_packed(folder, fingerprint, tokenizer, read, splits)
+        write_packed(folder, fingerprint, tokenizer, read, {"train": trained, "validation": held})
     return Corpus.open(folder)
 
 

@@ -182,7 +182,7 @@ class Corpus:
         self.folder = folder
         self.manifest = manifest
         self.sources = {
-            name: Source(name, folder, entry, manifest.dtype)
+            name: Source(name, folder, entry, manifest.dtype, bool(manifest.packing))
             for name, entry in manifest.sources.items()
         }
 
@@ -239,22 +239,27 @@ class Corpus:
 class Source:
     """One source of a corpus and its two streams of tokens."""
 
-    def __init__(self, name: str, folder: Path, entry: SourceEntry, dtype: str):
+    def __init__(
+        self, name: str, folder: Path, entry: SourceEntry, dtype: str, numbered: bool = False
+    ):
         self.name = name
-        self.train = TokenStream(folder, entry.train, dtype)
-        self.validation = TokenStream(folder, entry.validation, dtype)
+        self.train = TokenStream(folder, entry.train, dtype, numbered)
+        self.validation = TokenStream(folder, entry.validation, dtype, numbered)
 
 
 class TokenStream:
-    """All tokens of one split of one source, end to end, whatever shards they lie in."""
+    """All tokens of one split of one source, end to end, whatever shards they lie in. `numbered`:
+    windows number their documents, as all of a corpus with conversations do.
+    """
 
-    def __init__(self, folder: Path, split: Split, dtype: str):
+    def __init__(self, folder: Path, split: Split, dtype: str, numbered: bool = False):
         self.tokens = split.tokens
         self.bytes = split.bytes
         self.documents = split.documents
         self._folder, self._shards, self._dtype = folder, split.shards, np.dtype(dtype)
         self._begins = np.cumsum([0, *(shard.tokens for shard in split.shards)], dtype=np.int64)
         self._learnt = _learnt(folder, split)
+        self._numbered = numbered or self._learnt is not None
         self._maps: dict[int, np.ndarray] = {}
 
     def read(self, start: np.ndarray, length: int) -> np.ndarray:
@@ -281,17 +286,19 @@ class TokenStream:
         return windows
 
     def marked(self, start: np.ndarray, length: int) -> np.ndarray:
-        """Windows as `read` gives them. Of conversations, each token t of document n of the
-        stream, counted from 0, is t + (n << NUMBER_BIT), and ~ of that (below 0) where it is read
-        but not learnt.
+        """Windows as `read` gives them. In a corpus with conversations, each token t of document
+        n of the stream, counted from 0, is t + (n << NUMBER_BIT), and ~ of that (below 0) where
+        it is read but not learnt.
         """
         windows = self.read(start, length)
-        if self._learnt is None:
+        if not self._numbered:
             return windows
         positions = np.asarray(start)[:, None] + np.arange(length)
         documents = np.searchsorted(self.starts, positions, side="right") - 1
         # The number in the upper half leaves the token in the lower one.
         windows += documents << NUMBER_BIT
+        if self._learnt is None:
+            return windows
         return np.where(self._learnt.read(start, length), windows, ~windows)
 
     @cached_property

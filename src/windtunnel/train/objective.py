@@ -62,9 +62,7 @@ class Batch:
 
     def seen(self, kind: ObjectiveKind, preferred: Preferred | None = None) -> Seen:
         """What an objective is told of the targets."""
-        return Seen(
-            learnt=kind.learnt(self.marked), documents=self.numbers, preferred=preferred
-        )
+        return Seen(learnt=kind.learnt(self.marked), documents=self.numbers, preferred=preferred)
 
 
 class Objective:

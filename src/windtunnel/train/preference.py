@@ -197,9 +197,7 @@ def _said(asked: Preference, lab: Path, corpus: Corpus) -> dict[str, str]:
     return said
 
 
-def _kept(
-    file: Path, asked: Preference, lab: Path, corpus: Corpus
-) -> dict[SplitName, np.ndarray]:
+def _kept(file: Path, asked: Preference, lab: Path, corpus: Corpus) -> dict[SplitName, np.ndarray]:
     """What a file holds. Raises InputError where it is damaged, or of another model or text."""
     again = "remove it, and it is computed again"
     try:

@@ -418,9 +418,7 @@ def longest_seen(line: Sequence[Run]) -> int:
     """Tokens of the longest text that attention has seen in these runs: half a window where that
     holds a question with two answers, since it stays within each.
     """
-    return max(
-        one.recipe.data.context // (2 if one.recipe.preference else 1) for one in line
-    )
+    return max(one.recipe.data.context // (2 if one.recipe.preference else 1) for one in line)
 
 
 def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
