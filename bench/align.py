@@ -3,16 +3,17 @@
     .venv/bin/python bench/align.py sft|dpo|rounds|stages --wheels DIR [--lab DIR] [--seeds N]
 
 Per seed: a stem of 0.2 million parameters on Wikipedia's openings, and its decay. Questions are
-those of `reasoning-gym` (sums of two numbers, words spelt backward) and of `kathekon` (what does
+those of `reasoning-gym` (sums of two or three digits, how often a letter is in a text) and of `kathekon` (what does
 this quote mean); test questions are in no training file. Each part prints a table and, last, one
 JSON list; what has been trained already is not trained again.
 
-* sft: fine-tuned on the questions: bits a byte of the test answers, and how many sums and words are
+* sft: fine-tuned on the questions: bits a byte of the test answers, and how many sums and counts are
   exactly right, before and after.
-* dpo: from there, on right answers against wrong ones of sums and words: reward accuracy on
+* dpo: from there, on right answers against wrong ones of sums and counts: reward accuracy on
   held-out questions, and bits a byte of plain text, before and after.
-* rounds: from there, twice: the model answers sums, and learns from its own right and wrong
-  answers: how many test sums are exactly right before and after.
+* rounds: from there, twice: the model answers questions of sums that it was not trained on, and
+  learns from its own right and wrong answers: how many test sums are exactly right before and
+  after.
 * stages: the paper's Table 1 in small: the fine-tuning data in the decay too, or only after it, at
   equal tokens.
 
@@ -63,10 +64,10 @@ from windtunnel.train.run import Run, create, open_corpus
 from windtunnel.train.validation import losses_of, validate
 
 CONTEXT = 128
-TASKS = ("sums", "words")
-STEM, DECAY, EPOCHS = 327_680, 65_536, 4
-SFT_RATE = 0.005
-TRAIN, TEST = 1500, 100  # questions of each task
+TASKS = ("sums", "counts")
+STEM, DECAY, EPOCHS = 327_680, 65_536, 6
+SFT_RATE = 0.003
+TRAIN, ASK, TEST = 1500, 400, 100  # questions of each task
 QUOTES, TEST_QUOTES = 300, 60
 _WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
 _QUOTES = (
@@ -99,11 +100,11 @@ def prepare(lab: Path, wheels: Path) -> None:
     chance = random.Random(0)
     for task in TASKS:
         there = questions(wheels / _WHEEL, task)
-        kept = [next(there) for _ in range(TRAIN + TEST)]
-        trained, tested = kept[:TRAIN], kept[TRAIN:]
+        kept = [next(there) for _ in range(TRAIN + ASK + TEST)]
+        trained, asked, tested = kept[:TRAIN], kept[TRAIN:-TEST], kept[-TEST:]
         write(folder / f"{task}-train.jsonl", [chat(one) for one in trained])
         write(folder / f"{task}-test.jsonl", [chat(one) for one in tested])
-        write(folder / f"{task}-ask.jsonl", trained)
+        write(folder / f"{task}-ask.jsonl", asked)
         write(folder / f"{task}-test-ask.jsonl", tested)
         write(folder / f"{task}-pairs.jsonl", [pair(one, trained, chance) for one in trained])
     essays = list(quotes(wheels))
@@ -129,12 +130,12 @@ def questions(wheel: Path, task: str) -> Iterator[dict[str, Any]]:
         sys.modules[module.__name__] = module
     if task == "sums":
         made = importlib.import_module("reasoning_gym.arithmetic.chain_sum")
-        config = made.ChainSumConfig(max_terms=2, max_digits=2, size=10**6, seed=1)
+        config = made.ChainSumConfig(max_terms=3, max_digits=1, size=10**6, seed=1)
         found = made.ChainSumDataset(config)
     else:
-        made = importlib.import_module("reasoning_gym.algorithmic.spell_backward")
-        config = made.SpellBackwardConfig(min_word_len=3, max_word_len=4, size=10**6, seed=1)
-        found = made.SpellBackwardDataset(config)
+        made = importlib.import_module("reasoning_gym.algorithmic.letter_counting")
+        config = made.LetterCountingConfig(min_words=1, max_words=3, size=10**6, seed=1)
+        found = made.LetterCountingDataset(config)
     seen: set[str] = set()
     for one in found:
         if one["question"] not in seen:
@@ -271,6 +272,15 @@ def exact(lab: Path, run: Run, task: str) -> float:
     return right / len(lines)
 
 
+def guessed(lab: Path, task: str) -> float:
+    """Share of the test questions whose answer is the commonest one of the training."""
+    folder = lab / "questions"
+    trained = (folder / f"{task}-train.jsonl").read_text().splitlines()
+    common = statistics.mode(json.loads(line)["completion"] for line in trained)
+    tested = (folder / f"{task}-test-ask.jsonl").read_text().splitlines()
+    return statistics.mean(json.loads(line)["answer"] == common for line in tested)
+
+
 def told(values: Sequence[float], places: int = 3) -> str:
     """The mean, and half of its 90% interval."""
     if len(values) < 2:
@@ -303,9 +313,11 @@ def compared(arms: dict[str, list[dict[str, float]]], note: str) -> list[Claim]:
 
 
 def fine_tuned(lab: Path, seeds: int) -> list[Claim]:
+    for task in TASKS:
+        print(f"the commonest answer to {task} is right for {guessed(lab, task):.0%} of the test")
     before = [measured(lab, base_of(lab, seed)) for seed in range(seeds)]
     after = [measured(lab, tuned_of(lab, seed)) for seed in range(seeds)]
-    return compared({"before": before, "after SFT": after}, "SFT on sums, words and quotes")
+    return compared({"before": before, "after SFT": after}, "SFT on sums, counts and quotes")
 
 
 def preferred(lab: Path, seeds: int) -> list[Claim]:
