@@ -17,10 +17,11 @@ from chats import Chat, chat, some_chats, write_chats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windtunnel.data.chat import build_chat, packed
+from windtunnel.data.chat import build_chat
 from windtunnel.data.chat_format import OURS
 from windtunnel.data.conversations import conversation_files, conversations, messages_of
 from windtunnel.data.formats import Malformed
+from windtunnel.data.packed import packed
 from windtunnel.data.readers import Taken
 from windtunnel.data.shards import NUMBER_BIT, Corpus
 from windtunnel.data.windows import Windows
@@ -215,11 +216,16 @@ def test_conversations_lie_whole_in_windows_and_are_numbered(chats: Corpus) -> N
     for one in some_chats():
         rendered.add(tokenizer.decode(OURS.render(tokenizer, one["messages"])[0]))  # type: ignore[arg-type]
     for row, in_row in zip(tokens[:, :-1], numbers[:, :-1], strict=True):
-        assert in_row[0] == 0 and set(np.diff(in_row)) <= {0, 1}
-        *whole, last = [tokenizer.decode(row[in_row == n]) for n in range(in_row[-1] + 1)]
+        assert set(np.diff(in_row)) <= {0, 1}
+        there = range(in_row[0], in_row[-1] + 1)
+        *whole, last = [tokenizer.decode(row[in_row == n]) for n in there]
         assert {*whole, re.sub(r"(<\|end\|>)+$", "<|end|>", last)} <= rendered
     assert not learnt[:, 0].any() and not learnt[:, -1].any()
     assert learnt[:, 1:].any(axis=1).all(), "there is something to learn in every window"
+    documents = chats.sources["chat"].train.documents
+    assert np.array_equal(np.unique(numbers[:, :-1]), np.arange(documents)), (
+        "each by its own number"
+    )
 
 
 def test_the_manifest_says_how(chats: Corpus, corpus: Corpus) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -18,6 +18,8 @@ ALWAYS_SAID = {
     *("model.kv_heads", "model.head_size", "model.ffn"),
     *("data.corpus", "schedule.tokens", "schedule.warmup", "schedule.decay", "train.batch"),
 }
+# What must always be said where preferences are learnt.
+OF_PREFERENCES = {"preference.reference": "0123456789ab", "preference.reference_at": 1280}
 
 # By key: a value that makes another run of the tiny recipe.
 OTHER: dict[str, Any] = {
@@ -61,6 +63,7 @@ OTHER: dict[str, Any] = {
     "optimizer.weight_decay": 0,
     "optimizer.clip": 0,
     "optimizer.balance": 0.1,
+    "optimizer.lr_by_role": False,
     "schedule.tokens": 12_800,
     "schedule.kind": "cosine",
     "schedule.warmup": 0,
@@ -73,6 +76,13 @@ OTHER: dict[str, Any] = {
     "train.micro_batch": 64,
     "train.precision": "bf16",
     "train.compile": True,
+    "preference": {"reference": "0123456789ab", "reference_at": 1280},
+    "preference.loss": "ipo",
+    "preference.beta": 0.2,
+    "preference.label_smoothing": 0.1,
+    "preference.per_token": True,
+    "preference.reference": "ba9876543210",
+    "preference.reference_at": 2560,
 }
 
 
@@ -80,16 +90,21 @@ def keys_of(section: type[Section], above: str = "") -> set[str]:
     """Every key of a recipe, such as `model.width`."""
     found = set()
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            found |= keys_of(inner, f"{above}{name}.")
-        else:
+        kinds = [field.annotation, *get_args(field.annotation)]
+        section_is = [one for one in kinds if isinstance(one, type) and issubclass(one, Section)]
+        is_list = get_origin(field.annotation) is tuple
+        if section_is and not is_list:
+            found |= keys_of(section_is[0], f"{above}{name}.")
+        if not section_is or is_list or len(kinds) > 1:
             found.add(f"{above}{name}")
     return found
 
 
 def with_value(recipe: Make, key: str, value: Any) -> Recipe:
     section, _, name = key.rpartition(".")
+    if section == "preference":
+        needed = {key.rpartition(".")[2]: one for key, one in OF_PREFERENCES.items()}
+        return recipe(preference={**needed, name: value})
     return recipe(**({section: {name: value}} if section else {name: value}))
 
 
@@ -196,8 +211,11 @@ def test_whatever_changes_the_result_is_another_run(recipe: Make) -> None:
 
 def test_every_key_has_a_default_of_this_version(recipe: Make) -> None:
     """A key without a line in DEFAULTS could change its default and give two runs one id."""
-    assert keys_of(Recipe) - ALWAYS_SAID - WITHOUT_EFFECT == set(DEFAULTS)
+    always = {*ALWAYS_SAID, *OF_PREFERENCES}
+    assert keys_of(Recipe) - always - WITHOUT_EFFECT == set(DEFAULTS)
     assert set(apart(recipe())) - set(DEFAULTS) == ALWAYS_SAID
+    learns = with_value(recipe, *next(iter(OF_PREFERENCES.items())))
+    assert set(apart(learns)) - set(DEFAULTS) == always
 
 
 # --- a later version of the project

@@ -8,7 +8,7 @@ import torch
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Recipe, dump, load, objective_of
+from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Recipe, Seen, dump, load, objective_of
 from windtunnel.results.run import Engine
 from windtunnel.train.objective import Batch, Objective
 from windtunnel.train.run import create
@@ -49,12 +49,12 @@ def test_it_stands_in_the_recipes_file_where_it_was_said(recipe: Make, tmp_path)
 
 def test_only_answers_looks_at_what_is_marked() -> None:
     marked = torch.tensor([[True, False, True]])
-    nats, total = torch.tensor([1.0, 2.0, 4.0]), torch.tensor(2)
-    found = {}
-    for name, kind in OBJECTIVES.items():
-        learnt = kind.learnt(marked).flatten(-2)
-        found[name] = kind.loss(nats, learnt, total).item()
-    assert found == {"next-token": 3.5, "answers": 2.5}
+    nats, found = torch.tensor([1.0, 2.0, 4.0]), {}
+    for name in ("next-token", "answers"):
+        kind = OBJECTIVES[name]
+        seen = Seen(learnt=kind.learnt(marked), documents=torch.zeros(1, 3, dtype=torch.long))
+        found[name] = kind.loss(nats, seen, torch.tensor(2)).item(), kind.size(seen).item()
+    assert found == {"next-token": (3.5, 3), "answers": (2.5, 2)}
 
 
 @pytest.fixture
@@ -65,7 +65,8 @@ def hardest(monkeypatch: pytest.MonkeyPatch) -> str:
         help="for this test",
         needs="text",
         learnt=lambda marked: marked,
-        loss=lambda nats, learnt, total: (nats * (1 + (nats > 1).float())).sum(-1) / total,
+        size=OBJECTIVES["next-token"].size,
+        loss=lambda nats, seen, total: (nats * (1 + (nats > 1).float())).sum(-1) / total,
     )
     monkeypatch.setitem(OBJECTIVES, kind.name, kind)
     return kind.name

@@ -58,6 +58,8 @@ _COMMANDS = (
     "record",
     "sft",
     "longer",
+    "dpo",
+    "pairs",
     "upcycle",
     "evaluate",
     "ship",

@@ -18,6 +18,7 @@ from windtunnel.cli.options import (
     typed,
 )
 from windtunnel.cli.train import carry_out
+from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.tunnel.design import FRACTION, NUMBER
 
@@ -75,6 +76,29 @@ def sft(
         float,
         typed("--max-bad", FRACTION, "The share of the conversations that may be malformed."),
     ] = 0.01,
+    all_turns: Annotated[
+        bool,
+        typer.Option(
+            "--all-turns/--answers-only",
+            help="Learn all of a conversation, or what the assistant says alone.",
+        ),
+    ] = False,
+    pretraining: Annotated[
+        float,
+        typed(
+            "--pretraining",
+            FRACTION,
+            "The share of the tokens to be text of the pre-training, so that less of it is lost.",
+        ),
+    ] = 0.0,
+    wsd: Annotated[
+        bool,
+        typer.Option(
+            "--wsd",
+            help="Keep the rate at its peak for the first half, and let it decay to a tenth, as in "
+            "the paper; by default it decays to zero at once.",
+        ),
+    ] = False,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +125,12 @@ def sft(
         name=name,
         max_bad=max_bad,
         format=format,
+        all_turns=all_turns,
+        pretraining=pretraining,
+        wsd=wsd,
     )
+    if pretraining == 1:
+        raise InputError("--pretraining 1: nothing would be left for the conversations")
     with display() as shown:
         made, corpus = fine_tune(parent, data, asked, shown.show)
         shown.say(_what(corpus))
@@ -110,7 +139,8 @@ def sft(
 
 def _what(corpus: "Corpus") -> str:
     """What was found in the files, as one line."""
-    entry, packing = corpus.manifest.sources["chat"], corpus.manifest.packing
+    # the last source, where text of the pre-training stands before it
+    entry, packing = list(corpus.manifest.sources.values())[-1], corpus.manifest.packing
     counts = {"malformed": entry.malformed, "duplicates": entry.duplicates}
     if packing:
         counts["cut to the context"] = packing.cut

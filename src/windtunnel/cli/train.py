@@ -166,6 +166,21 @@ def branch(
             "--at. An imported run has none, and needs this.",
         ),
     ] = None,
+    conversations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=PATH",
+            help="Add conversations to the decay, as a source of this name that --mixture can "
+            "weigh; needs a checkpoint at --at. May be given several times.",
+        ),
+    ] = None,
+    all_turns: Annotated[
+        bool,
+        typer.Option(
+            "--all-turns/--answers-only",
+            help="Learn all of a conversation, or what the assistant says alone.",
+        ),
+    ] = False,
     lr: Annotated[
         float | None,
         typed(
@@ -209,6 +224,8 @@ def branch(
         if corpus
         else open_corpus(parent.lab, parent.recipe)
     )
+    if conversations:
+        text = _with_conversations(parent, text, conversations, context)
     length = LENGTH.parse("--decay", decay).of(start)
     if not length:
         raise InputError(f"--decay {decay}: no tokens; expected a length such as 1M or 10%")
@@ -224,8 +241,31 @@ def branch(
         lr,
         name,
         context,
+        "next-token" if all_turns else None,
     )
     carry_out(made, text, as_json, anew)
+
+
+def _with_conversations(
+    parent: "Run", text: "Corpus", asked: list[str], context: int | None
+) -> "Corpus":
+    """The branch's corpus with conversations beside its text."""
+    from windtunnel.data.join import with_conversations
+
+    files: dict[str, list[str]] = {}
+    for one in asked:
+        source, equals, path = one.partition("=")
+        if not (equals and source and path):
+            raise InputError(f"--conversations {one}: expected SOURCE=PATH")
+        files.setdefault(source, []).append(path)
+    with display() as shown:
+        return with_conversations(
+            parent.lab / "corpora",
+            text,
+            files,
+            context or parent.recipe.data.context,
+            progress=shown.show,
+        )
 
 
 @app.command()
@@ -319,7 +359,9 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -
         run.forget_engine()
     with display() as shown, stopping() as stop:
         progress = shown.training(run.recipe.name)
-        summary = train(run, corpus, Watch(say=shown.say, step=progress, stop=stop))
+        summary = train(
+            run, corpus, Watch(say=shown.say, step=progress, stop=stop, show=shown.show)
+        )
     if as_json:
         print(summary.to_json())
     else:

@@ -23,14 +23,22 @@ from windtunnel.files import named, sha256_of
 _ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
-    "human": "user",
     "assistant": "assistant",
+    "human": "user",
     "gpt": "assistant",
+    "developer": "system",
+    "prompter": "user",
+    "chatgpt": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
+    "model": "assistant",
 }
+# Of a tool's turn, as ShareGPT and OpenAI's interface have it.
+_TOOLS = ("tool", "function", "function_call", "function_response", "observation")
 _SHAPES = "'messages', 'prompt' and 'completion', 'instruction' and 'output', or 'conversations'"
 
 
-class _Fault(Exception):
+class Fault(Exception):
     """Why a value holds no conversation."""
 
 
@@ -77,7 +85,7 @@ def conversations(found: Sequence[Path], format: str | None = None) -> Iterator[
                 continue
             try:
                 yield json.dumps(_messages(record.value), ensure_ascii=False)
-            except _Fault as fault:
+            except Fault as fault:
                 yield Malformed(record.where, str(fault))
 
 
@@ -87,46 +95,78 @@ def messages_of(conversation: str) -> list[Message]:
 
 
 def _messages(record: object) -> list[Message]:
-    """The messages of one record. Raises _Fault."""
+    """The messages of one record. Raises Fault."""
     if not isinstance(record, dict):
-        raise _Fault(f"expected an object with {_SHAPES}")
+        raise Fault(f"expected an object with {_SHAPES}")
+    refuse_tools(record)
     if "messages" in record:
-        messages = _turns(record["messages"], "messages", "role", "content")
+        messages = turns(record["messages"], "messages")
     elif "conversations" in record:
-        messages = _turns(record["conversations"], "conversations", "from", "value")
+        messages = turns(record["conversations"], "conversations")
     elif "prompt" in record and "completion" in record:
         messages = [
-            *_side(record["prompt"], "prompt", "user"),
-            *_side(record["completion"], "completion", "assistant"),
+            *side(record["prompt"], "prompt", "user"),
+            *side(record["completion"], "completion", "assistant"),
         ]
     elif "instruction" in record and "output" in record:
-        asked = [_text(record[key], key) for key in ("instruction", "input") if record.get(key)]
+        asked = [text_of(record[key], key) for key in ("instruction", "input") if record.get(key)]
         messages = [
             _message("user", "\n\n".join(asked)),
-            _message("assistant", _text(record["output"], "output")),
+            _message("assistant", text_of(record["output"], "output")),
         ]
     else:
-        raise _Fault(f"expected {_SHAPES}")
+        raise Fault(f"expected {_SHAPES}")
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers:
-        raise _Fault("no message of the assistant, so nothing to learn")
+        raise Fault("no message of the assistant, so nothing to learn")
     # Who learns an empty answer learns to end at once.
     if not all(answer.strip() for answer in answers):
-        raise _Fault("an answer is empty, so there is nothing to learn but to end")
+        raise Fault("an answer is empty, so there is nothing to learn but to end")
+    in_order(messages)
     return messages
 
 
-def _turns(turns: object, field: str, role: str, content: str) -> list[Message]:
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise _Fault(f"{field!r} is not a list of messages")
-    return [_message(_role(turn.get(role)), _text(turn.get(content), content)) for turn in turns]
+def in_order(messages: Sequence[Message]) -> None:
+    """Raises Fault unless the user and the assistant speak by turns, the user first, after at most
+    one message of the system.
+    """
+    said = [message["role"] for message in messages]
+    spoken = said[1:] if said[:1] == ["system"] else said
+    for number, role in enumerate(spoken):
+        expected = ("user", "assistant")[number % 2]
+        if role != expected:
+            place = len(said) - len(spoken) + number + 1
+            raise Fault(
+                f"turns out of order: message {place} is of role '{role}', expected '{expected}'"
+            )
 
 
-def _side(value: object, field: str, role: Role) -> list[Message]:
-    """A prompt or a completion, which is a text or a list of messages."""
+def refuse_tools(record: dict[str, Any]) -> None:
+    """Raises Fault where a record describes tools, which no format here can write."""
+    if record.get("tools"):
+        raise Fault("it offers tools to the assistant ('tools'), which the format here cannot hold")
+
+
+def turns(given: object, field: str) -> list[Message]:
+    """A list of messages, each of `role` and `content`, or of `from` and `value`. Raises Fault."""
+    if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
+        raise Fault(f"{field!r} is not a list of messages")
+    return [_turn(turn) for turn in given]
+
+
+def _turn(turn: dict[str, Any]) -> Message:
+    if turn.get("tool_calls") or turn.get("function_call"):
+        raise Fault("a message calls a tool ('tool_calls'), which the format here cannot hold")
+    role = turn.get("role", turn.get("from"))
+    content = "content" if "content" in turn else "value"
+    return _message(_role(role), text_of(turn.get(content), content))
+
+
+def side(value: object, field: str, role: Role) -> list[Message]:
+    """A prompt or a completion, which is a text or a list of messages. Raises Fault."""
     if isinstance(value, list):
-        return _turns(value, field, "role", "content")
-    return [_message(role, _text(value, field))]
+        return turns(value, field)
+    return [_message(role, text_of(value, field))]
 
 
 def _message(role: Role, content: str) -> Message:
@@ -134,21 +174,23 @@ def _message(role: Role, content: str) -> Message:
 
 
 def _role(name: Any) -> Role:
+    if isinstance(name, str) and name in _TOOLS:
+        raise Fault(f"role {name!r}: a tool speaks, which the format here cannot hold")
     if not isinstance(name, str) or name not in _ROLES:
-        raise _Fault(f"role {name!r}: expected one of {', '.join(_ROLES)}")
+        raise Fault(f"role {name!r}: expected one of {', '.join(_ROLES)}")
     return _ROLES[name]
 
 
-def _text(value: object, field: str) -> str:
-    """A text, or the parts of one as OpenAI's interface has them, joined."""
+def text_of(value: object, field: str) -> str:
+    """A text, or the parts of one as OpenAI's interface has them, joined. Raises Fault."""
     if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
         value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
-        raise _Fault(f"{field!r} holds no text")
+        raise Fault(f"{field!r} holds no text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _Fault(f"{field!r} holds half of a surrogate pair, which is no character") from None
+        raise Fault(f"{field!r} holds half of a surrogate pair, which is no character") from None
     return value
 
 

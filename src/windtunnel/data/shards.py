@@ -6,8 +6,9 @@
                                              vocabulary)
     CORPUS/SOURCE/train-00000.offsets.npy    int64: where the documents begin that begin in this
                                              shard
-    CORPUS/SOURCE/train-00000.learnt.bin     a byte a token, 1 or 0: whether it is learnt; of
-                                             conversations alone
+    CORPUS/SOURCE/train-00000.learnt.bin     a byte a token, of conversations alone: 0 where it is
+                                             read, else it is learnt: 1, or in preferences what its
+                                             answer is (`recipe.preference`)
 
 Documents stand one behind the other, each with the end token behind it. A shard ends at exactly
 its token limit, so a document may go on in the next one. `verified.json` remembers which files
@@ -32,7 +33,7 @@ import numpy as np
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import sha256_of, write_whole
-from windtunnel.recipe import DataKind
+from windtunnel.recipe import Answers, DataKind
 
 FORMAT = 1
 # Of a token in a window: from here on stands the number of its document, see `TokenStream.marked`.
@@ -109,6 +110,7 @@ class Packing:
     template: str  # by which conversations were written; empty for documents
     cut: int  # conversations that were longer, of which the beginning is here
     dropped: int  # of those, what had nothing to learn in their beginning
+    answers: Answers | None = None  # of preferences: two documents each, one behind the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +182,7 @@ class Corpus:
         self.folder = folder
         self.manifest = manifest
         self.sources = {
-            name: Source(name, folder, entry, manifest.dtype)
+            name: Source(name, folder, entry, manifest.dtype, bool(manifest.packing))
             for name, entry in manifest.sources.items()
         }
 
@@ -218,7 +220,10 @@ class Corpus:
         """What it was built from: conversations say which of their tokens are to be learnt, as does
         whatever else is packed into windows.
         """
-        return "conversations" if self.manifest.packing else "text"
+        packing = self.manifest.packing
+        if packing is None:
+            return "text"
+        return "preferences" if packing.answers else "conversations"
 
     @property
     def is_chat(self) -> bool:
@@ -241,22 +246,27 @@ class Corpus:
 class Source:
     """One source of a corpus and its two streams of tokens."""
 
-    def __init__(self, name: str, folder: Path, entry: SourceEntry, dtype: str):
+    def __init__(
+        self, name: str, folder: Path, entry: SourceEntry, dtype: str, numbered: bool = False
+    ):
         self.name = name
-        self.train = TokenStream(folder, entry.train, dtype)
-        self.validation = TokenStream(folder, entry.validation, dtype)
+        self.train = TokenStream(folder, entry.train, dtype, numbered)
+        self.validation = TokenStream(folder, entry.validation, dtype, numbered)
 
 
 class TokenStream:
-    """All tokens of one split of one source, end to end, whatever shards they lie in."""
+    """All tokens of one split of one source, end to end, whatever shards they lie in. `numbered`:
+    windows number their documents, as all of a corpus with conversations do.
+    """
 
-    def __init__(self, folder: Path, split: Split, dtype: str):
+    def __init__(self, folder: Path, split: Split, dtype: str, numbered: bool = False):
         self.tokens = split.tokens
         self.bytes = split.bytes
         self.documents = split.documents
         self._folder, self._shards, self._dtype = folder, split.shards, np.dtype(dtype)
         self._begins = np.cumsum([0, *(shard.tokens for shard in split.shards)], dtype=np.int64)
         self._learnt = _learnt(folder, split)
+        self._numbered = numbered or self._learnt is not None
         self._maps: dict[int, np.ndarray] = {}
 
     def read(self, start: np.ndarray, length: int) -> np.ndarray:
@@ -283,18 +293,30 @@ class TokenStream:
         return windows
 
     def marked(self, start: np.ndarray, length: int) -> np.ndarray:
-        """Windows as `read` gives them. Of conversations, each token t of document n of its
-        window, counted from 0, is t + (n << NUMBER_BIT), and ~ of that (below 0) where it is read
-        but not learnt.
+        """Windows as `read` gives them. In a corpus with conversations, each token t of document
+        n of the stream, counted from 0, is t + (n << NUMBER_BIT), and ~ of that (below 0) where
+        it is read but not learnt.
         """
         windows = self.read(start, length)
-        if self._learnt is None:
+        if not self._numbered:
             return windows
         positions = np.asarray(start)[:, None] + np.arange(length)
-        documents = np.searchsorted(self.starts, positions, side="right")
+        documents = np.searchsorted(self.starts, positions, side="right") - 1
         # The number in the upper half leaves the token in the lower one.
-        windows += (documents - documents[:, :1]) << NUMBER_BIT
+        windows += documents << NUMBER_BIT
+        if self._learnt is None:
+            return windows
         return np.where(self._learnt.read(start, length), windows, ~windows)
+
+    @cached_property
+    def roles(self) -> np.ndarray:
+        """What the learnt tokens of each document are, as the corpus marks them: uint8
+        (documents,), and 1 where every token is learnt.
+        """
+        if self._learnt is None:
+            return np.ones(self.documents, np.uint8)
+        marks = self._learnt.read(np.zeros(1, np.int64), self.tokens)[0].astype(np.uint8)
+        return np.maximum.reduceat(marks, self.starts)
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -359,8 +381,9 @@ class ShardWriter:
         learnt: np.ndarray | None = None,
     ) -> None:
         """Appends documents: all their tokens `ids` (tokens,), the number of tokens of each in
-        `lengths` and its bytes of text in `sizes` (documents,), and which tokens are learnt, bool
-        (tokens,), if not all. They go on in the next shard where this one is full.
+        `lengths` and its bytes of text in `sizes` (documents,), and what is learnt, uint8
+        (tokens,), 0 where nothing is, if not all. They go on in the next shard where this one is
+        full.
         """
         begins = np.cumsum(lengths) - lengths
         done = 0

@@ -26,14 +26,18 @@ def begin_anew(
     decay: int | Length,
     data: dict[str, Any],
     train: dict[str, Any] | None = None,
+    schedule: dict[str, Any] | None = None,
+    optimizer: dict[str, Any] | None = None,
+    preference: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Run:
     """The run that begins at the parent's checkpoint of `at` tokens: `tokens` on this corpus, in
-    batches of `batch`, with a warm-up to `lr` and a straight decay down to zero at the end. `data`,
-    `train` and `changes`: what else of the parent's recipe changes. Raises InputError.
+    batches of `batch`, with a warm-up to `lr` and, unless `schedule` says otherwise, a straight
+    decay down to zero at the end. `data`, `train`, `schedule`, `optimizer`, `preference` and
+    `changes`: what else of the parent's recipe changes. Raises InputError.
     """
     old = parent.recipe
-    schedule = {
+    goes = {
         "tokens": tokens,
         "kind": "wsd",
         "warmup": warmup,
@@ -41,13 +45,22 @@ def begin_anew(
         "decay_shape": "linear",
         "floor": 0.0,
         "half_life": 0,
+        **(schedule or {}),
     }
+    # Weight decay is a share of the weights at every step: per unit of rate it stays the same.
+    weight_decay = old.optimizer.weight_decay * lr / old.optimizer.lr
+    plain = {"batch": batch, "micro_batch": 0, "branch_points": ()}
     recipe = old.change(
         data={"corpus": corpus.folder.name, "stages": (), **data},
-        # Weight decay is a share of the weights at every step: per unit of rate it stays the same.
-        optimizer={"lr": lr, "weight_decay": old.optimizer.weight_decay * lr / old.optimizer.lr},
-        schedule=schedule,
-        train={"batch": batch, "micro_batch": 0, "branch_points": (), **(train or {})},
+        optimizer={
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "lr_by_role": True,
+            **(optimizer or {}),
+        },
+        schedule=goes,
+        train={**plain, **(train or {})},
+        preference=preference,
         **changes,
     )
     return create(parent.lab, recipe, corpus, parent, at, anew=True)

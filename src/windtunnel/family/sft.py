@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from windtunnel.data.chat import build_chat
+from windtunnel.data.chat import SOURCE, build_chat
+from windtunnel.data.join import join
 from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.family.anew import begin_anew
 from windtunnel.quantities import Length, about
-from windtunnel.train.run import Run, checkpoint_at, context_of, open_corpus
+from windtunnel.recipe import Mixture
+from windtunnel.train.run import Run, checkpoint_at, context_of, lineage, open_corpus
 
 # Of the base rate. The paper's decay goes from 0.01 to 0.001, and its fine-tuning goes on from
 # there (paper section 6.2; the author in issue 40 of its repository).
@@ -25,6 +27,10 @@ _LONGEST = 2048  # tokens of a window, where nothing else is asked for
 # conversations.
 _STEPS = 100
 _WARMUP = 0.05  # of the steps: the moments begin at zero
+# The paper's fine-tuning is a WSD run of its own, whose decay is exponential to a tenth (section
+# 6.2; the author in issue 40 of its repository). How long that decay was is not said.
+_PAPER = {"decay_shape": "exponential", "floor": 0.1}
+_DECAY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,13 @@ class Asked:
     """The share of the conversations that may be malformed."""
     format: str | None = None
     """What the files are; seen from what each of them holds."""
+    all_turns: bool = False
+    """Whether all of a conversation is learnt, and not what the assistant says alone."""
+    pretraining: float = 0.0
+    """Share of the tokens that is text of the pre-training."""
+    wsd: bool = False
+    """Whether the rate stays at its peak before it decays, and not down to zero but to a tenth, as
+    in the paper; else it decays at once."""
 
 
 def sft(
@@ -59,7 +72,7 @@ def sft(
     """
     at = checkpoint_at(parent, asked.at)
     lr = _rate(parent, asked.lr)
-    context = context_of(parent, asked.context or min(parent.recipe.data.context, _LONGEST))
+    context = context_of(parent, asked.context or min(context_of(parent), _LONGEST))
     corpus = build_chat(
         parent.lab / "corpora",
         data,
@@ -72,6 +85,11 @@ def sft(
     tokens, batch = _length(parent, corpus, context, asked)
     warmup = batch * round(_WARMUP * tokens / batch)
     tenth = Length(share=0.1)
+    mixture: Mixture = {}
+    if asked.pretraining:
+        text = _pretraining(parent)
+        corpus = join(parent.lab / "corpora", text, {_free(text): corpus})
+        mixture = _mixed(corpus, asked.pretraining)
     run = begin_anew(
         parent,
         at,
@@ -81,11 +99,47 @@ def sft(
         batch=batch,
         tokens=tokens,
         warmup=warmup,
-        decay=tokens - warmup,  # fine-tuning is a decay that begins at once
-        data={"context": context, "mixture": {}, "mask_documents": True},
-        train={"checkpoint_every": tenth, "evaluate_every": tenth},
+        decay=tokens - warmup if not asked.wsd else batch * round(_DECAY * tokens / batch),
+        schedule=_PAPER if asked.wsd else {},
+        data={"context": context, "mixture": mixture, "mask_documents": True},
+        train={
+            "checkpoint_every": tenth,
+            "evaluate_every": tenth,
+            **_objective(parent, asked.all_turns),
+        },
     )
     return run, corpus
+
+
+def _pretraining(parent: Run) -> Corpus:
+    """The text that the nearest ancestor was trained on. Raises InputError where there is none."""
+    for run in lineage(parent):
+        folder = run.lab / "corpora" / run.recipe.data.corpus
+        if run.corpus and (folder / "manifest.json").exists():
+            corpus = Corpus.open(folder)
+            if corpus.holds == "text":
+                return corpus
+    raise InputError(f"--pretraining: no ancestor of {parent.id} has a corpus of text in this lab")
+
+
+def _free(text: Corpus) -> str:
+    """What the conversations can be called beside the sources of a text."""
+    return SOURCE if SOURCE not in text.sources else "conversations"
+
+
+def _mixed(corpus: Corpus, share: float) -> Mixture:
+    """Weights by source: this share for the text, each of its sources by its size."""
+    *text, chat = corpus.sources
+    total = sum(corpus.sources[name].train.tokens for name in text)
+    weights = {name: share * corpus.sources[name].train.tokens / total for name in text}
+    return {**weights, chat: 1 - share}
+
+
+def _objective(parent: Run, all_turns: bool) -> dict[str, str | None]:
+    """What a parent that learnt from preferences leaves behind, or what is asked for."""
+    if all_turns:
+        return {"objective": "next-token"}
+    return {"objective": None} if parent.recipe.preference else {}
 
 
 def _rate(parent: Run, lr: float | None) -> float:
@@ -96,8 +150,9 @@ def _rate(parent: Run, lr: float | None) -> float:
             f"--lr: {parent.id} is imported and has no learning rate; give one, usually between "
             "1e-5 and 1e-3"
         )
-    # A run that was fine-tuned already has a rate for it, which was `RATE` of the base rate.
-    tuned = open_corpus(parent.lab, parent.recipe).is_chat
+    # A run that was fine-tuned already has a rate for it, which was `RATE` of the base rate. A
+    # decay with conversations among its sources is no fine-tuning.
+    tuned = parent.anew and open_corpus(parent.lab, parent.recipe).is_chat
     return parent.recipe.optimizer.lr * (1 if tuned else RATE)
 
 
@@ -110,6 +165,8 @@ def _length(parent: Run, corpus: Corpus, context: int, asked: Asked) -> tuple[in
         raise InputError("--epochs and --tokens both say how long to train: give only one of them")
     # Each split ends with one token more, the last target, which no window begins with.
     epoch = sum(source.train.tokens - 1 for source in corpus.sources.values())
+    # of which the text of the pre-training has its share
+    epoch = round(epoch / (1 - asked.pretraining))
     whole = asked.tokens or round((asked.epochs or EPOCHS) * epoch)
     most = min(parent.recipe.train.batch, whole // _STEPS)
     batch = asked.batch or context * max(1, most // context)

@@ -1,6 +1,6 @@
 """Sampling from a model with a cache of keys and values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -52,3 +52,38 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     # by what stands before a token, so that the likeliest one always stays
     chances[chances.cumsum(0) - chances > top_p] = 0
     return int(tokens[torch.multinomial(chances, 1, generator=generator)])
+
+
+@torch.no_grad()
+def answers(
+    model: Decoder,
+    prompt: Sequence[int],
+    count: int,
+    most: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    ends: Collection[int] = (),
+) -> list[list[int]]:
+    """`count` answers to one prompt, sampled side by side: each of up to `most` tokens, and no
+    longer than the model's context has room for, without the end that it came to. Arguments as in
+    `generate`; the same seed gives the same answers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    given: list[list[int]] = [[] for _ in range(count)]
+    live, cache = list(range(count)), Cache(model.model.depth)
+    fresh = torch.tensor([list(prompt)] * count, device=model.embedding.device)
+    for _ in range(min(most, model.context - len(prompt))):
+        logits = model.logits(fresh, cache)[:, -1].cpu()
+        tokens = [_sample(row, temperature, top_p, generator) for row in logits]
+        for answer, token in zip(live, tokens, strict=True):
+            if token not in ends:
+                given[answer].append(token)
+        going = [place for place, token in enumerate(tokens) if token not in ends]
+        if not going:
+            break
+        if len(going) < len(live):
+            cache.keep(going)
+        live = [live[place] for place in going]
+        fresh = fresh.new_tensor([[tokens[place]] for place in going])
+    return given

@@ -21,6 +21,8 @@ from windtunnel.recipe.objective import (
     DataKind,
     ObjectiveKind,
     ObjectiveName,
+    Preferred,
+    Seen,
     objective_of,
 )
 from windtunnel.recipe.optimizer import OPTIMIZERS, OptimizerKind, OptimizerName, Update
@@ -32,6 +34,7 @@ from windtunnel.recipe.parametrization import (
     Role,
     Rule,
 )
+from windtunnel.recipe.preference import PREFERENCE_LOSSES, Answers, PreferenceLoss
 from windtunnel.recipe.rope import ROPE_SCALINGS, RopeScaling, RopeScalingName
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleKind, ScheduleName
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         Mixture,
         Model,
         Optimizer,
+        Preference,
         Recipe,
         Schedule,
         Section,
@@ -57,9 +61,11 @@ __all__ = [
     "OPTIMIZERS",
     "PAPER_DECAY",
     "PARAMETRIZATIONS",
+    "PREFERENCE_LOSSES",
     "RESULTS_VERSION",
     "ROPE_SCALINGS",
     "SCHEDULES",
+    "Answers",
     "BranchDecay",
     "Data",
     "DataKind",
@@ -76,6 +82,9 @@ __all__ = [
     "OptimizerName",
     "Parametrization",
     "ParametrizationName",
+    "Preference",
+    "PreferenceLoss",
+    "Preferred",
     "Recipe",
     "Role",
     "RopeScaling",
@@ -85,6 +94,7 @@ __all__ = [
     "ScheduleKind",
     "ScheduleName",
     "Section",
+    "Seen",
     "Stage",
     "Train",
     "Update",

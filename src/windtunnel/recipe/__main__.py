@@ -1,6 +1,7 @@
 """Every key of a recipe as a page: `python -m windtunnel.recipe > docs/recipe.md`."""
 
 from collections.abc import Iterator
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -64,8 +65,12 @@ def _ids() -> str:
 
 
 def _section_in(field: FieldInfo) -> type[Section] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+    """The section that a key is, or may be."""
+    of_several = get_args(field.annotation) if get_origin(field.annotation) is UnionType else ()
+    for kind in (field.annotation, *of_several):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 def _tables(field: FieldInfo) -> list[Table[Any]]:

@@ -91,7 +91,7 @@ def _adamw_settings(recipe: Recipe, role: Role, shape: tuple[int, ...]) -> dict[
     rule = PARAMETRIZATIONS[recipe.model.parametrization].rules(recipe.model)[role]
     asked = recipe.optimizer
     return {
-        "lr": asked.lr * rule.lr,
+        "lr": asked.lr * (rule.lr if asked.lr_by_role else 1.0),
         "weight_decay": asked.weight_decay * rule.weight_decay,
         "eps": asked.eps * rule.eps,
         "beta1": asked.beta1,
@@ -113,8 +113,9 @@ def _adamw(group: Group) -> None:
 def _muon_settings(recipe: Recipe, role: Role, shape: tuple[int, ...]) -> dict[str, float]:
     table, asked = PARAMETRIZATIONS[recipe.model.parametrization], recipe.optimizer
     rule = table.rules(recipe.model)[role]
+    by_role = table.orthogonal_lr(recipe.model, shape[-2], shape[-1])
     return {
-        "lr": asked.lr * table.orthogonal_lr(recipe.model, shape[-2], shape[-1]),
+        "lr": asked.lr * (by_role if asked.lr_by_role else 1.0),
         "weight_decay": asked.weight_decay * rule.weight_decay,
         "momentum": asked.momentum,
     }

@@ -20,6 +20,7 @@ from windtunnel.recipe.faults import first_fault
 from windtunnel.recipe.objective import ObjectiveName
 from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
+from windtunnel.recipe.preference import PREFERENCE_LOSSES, PreferenceLoss, PreferenceLossName
 from windtunnel.recipe.rope import ROPE_SCALINGS, RopeScalingName
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleName
 
@@ -234,6 +235,9 @@ class Optimizer(Section):
     clipping."""
     balance: float = Field(0.01, ge=0)
     """Weight of the load-balancing loss in each layer of experts (paper section 7.3)."""
+    lr_by_role: bool = True
+    """Whether a role's multiplier is applied to lr. The paper learnt preferences without (section
+    7.1, and the author in issue 40 of its repository)."""
 
 
 class Schedule(Section):
@@ -276,6 +280,34 @@ class Schedule(Section):
         return self
 
 
+class Preference(Section):
+    """How preferences are learnt (paper section 7.1): by which loss, against which reference."""
+
+    loss: PreferenceLossName = "sigmoid"
+    """By which the better answer is learnt."""
+    beta: float = Field(0.1, gt=0)
+    """How strongly a log-ratio counts: the larger, the nearer the model stays to the reference."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the judgements that is taken to be wrong."""
+    per_token: bool | None = None
+    """Whether log-ratios are means over the tokens of an answer, and not sums; none means as the
+    loss has it, `ipo` with means and the others with sums."""
+    reference: str = Field(min_length=1)
+    """Id of the run whose model is the reference."""
+    reference_at: Tokens
+    """Tokens of its checkpoint."""
+
+    @property
+    def kind(self) -> PreferenceLoss:
+        """The loss's record."""
+        return PREFERENCE_LOSSES[self.loss]
+
+    @property
+    def by_token(self) -> bool:
+        """`per_token`, decided."""
+        return self.kind.per_token if self.per_token is None else self.per_token
+
+
 class Train(Section):
     """How the run is carried out. Only `batch`, `objective`, `micro_batch`, `precision` and
     `compile` change what comes out.
@@ -284,8 +316,8 @@ class Train(Section):
     batch: Tokens
     """Tokens in each step; a multiple of `data.context`."""
     objective: ObjectiveName = None
-    """What a batch asks the model to learn; none means `answers` from a corpus of conversations
-    and `next-token` from any other."""
+    """What a batch asks the model to learn; none means `answers` from a corpus of conversations,
+    `preferences` from one of preferences, and `next-token` from any other."""
     micro_batch: Tokens = 0
     """Tokens that go through the model at once; 0 means as many as the device has room for."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -328,6 +360,8 @@ class Recipe(Section):
     """The rate at every token."""
     train: Train
     """How the run is carried out."""
+    preference: Preference | None = None
+    """How preferences are learnt, where the corpus holds them."""
 
     @model_validator(mode="after")
     def _whole_windows(self) -> Self:
@@ -386,7 +420,8 @@ class Recipe(Section):
         """
         values = self.model_dump()
         for section, fields in sections.items():
-            values[section] = values[section] | fields if isinstance(fields, dict) else fields
+            whole = not isinstance(fields, dict)
+            values[section] = fields if whole else (values[section] or {}) | fields
         return parse(values, "the changed recipe")
 
 

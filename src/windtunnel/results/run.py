@@ -168,6 +168,35 @@ class Score(Record):
     """Tokens scored."""
 
 
+class PreferenceScore(Record):
+    """How well a model prefers the better answers of held-out questions. A reward is beta times an
+    answer's log-ratio: its log-probability under the model less that under the reference.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    loss: float
+    """Mean over the records, of the loss that is learnt by."""
+    accuracy: float
+    """Share of the records in which the chosen answer has the higher reward, a tie counted half; of
+    judged answers, those on the right side of the divergence that KTO estimates."""
+    chosen: float
+    """Mean reward of chosen answers, or of those that were judged good."""
+    rejected: float
+    """Mean reward of rejected answers, or of those that were judged bad."""
+    margin: float
+    """`chosen` less `rejected`."""
+    divergence: float
+    """KL(model || reference) of the next token, nats a token: over the whole vocabulary, the mean
+    over the tokens of held-out answers."""
+    chosen_tokens: float
+    """Mean length of chosen answers, in tokens."""
+    rejected_tokens: float
+    """Mean length of rejected answers, in tokens."""
+    records: int
+    """Pairs, or judged answers, that were scored."""
+
+
 class Validation(Score):
     """The score over all sources, weighted by the mixture with which the run's training begins
     (without a mixture, by the training tokens of each source). A branch with another mixture is
@@ -181,6 +210,9 @@ class Validation(Score):
     """How unevenly experts are used within a window, the mean over windows and layers: 1 where all
     are used alike. None of a model without experts.
     """
+    preference: PreferenceScore | None = None
+    """On pairs or judged answers, of a run that learns from them; `loss` and `bits_per_byte` are
+    then those of the chosen answers alone."""
 
 
 class MetricsLine(_Sparse):

@@ -10,7 +10,7 @@ from windtunnel.ship.held_out import HeldOut, documentation, held_out
 from windtunnel.ship.portable import PortableModel
 from windtunnel.ship.spoken import spoken
 from windtunnel.train.loop import load_model
-from windtunnel.train.run import Run, checkpoint_at, lineage, open_corpus
+from windtunnel.train.run import Run, checkpoint_at, lineage, longest_seen, open_corpus
 
 # Tokens of a held-out sequence, at most: 256 of them are scored. Enough for RoPE to matter, and
 # few enough for llama.cpp, which scores them one by one.
@@ -44,7 +44,7 @@ class Subject:
             name=run.recipe.name,
             model=run.recipe.model,
             weights={name: parameter.detach() for name, parameter in model.named_parameters()},
-            context=max(one.recipe.data.context for one in line),
+            context=longest_seen(line),
             tokenizer=tokenizer,
             tokenizer_config=said.tokenizer_config,
             generation_config=said.generation_config,

@@ -10,6 +10,7 @@ from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.recipe import SCHEDULES, DecayShapeName, Mixture
+from windtunnel.recipe.objective import ObjectiveName
 from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, create
 
@@ -26,10 +27,11 @@ def branch(
     lr: float | None = None,
     name: str | None = None,
     context: int | None = None,
+    objective: ObjectiveName = None,
 ) -> Run:
     """The run that leaves `parent` at `at` tokens and decays over `decay` tokens, with its own
     shape and mixture, and from there on its own batch and base rate; where the parent has a
-    checkpoint, also on its own corpus and context.
+    checkpoint, also on its own corpus and context. `objective`: another than the parent's.
 
     It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up
     to there the two are the same to the bit (with another micro-batch, to rounding).
@@ -54,7 +56,12 @@ def branch(
             "floor": floor,
             "half_life": 0,
         },
-        train={"batch": batch, "micro_batch": micro_batch, "branch_points": ()},
+        train={
+            "batch": batch,
+            "micro_batch": micro_batch,
+            "branch_points": (),
+            "objective": objective or parent.recipe.train.objective,
+        },
     )
     return create(parent.lab, changed, corpus, parent, at)
 
@@ -124,6 +131,8 @@ def _text(
     windows too, where the parent has a checkpoint. Raises InputError where that can't be.
     """
     own = parent.recipe.data
+    # conversations beside the text: attention stays within each, and so within each text
+    mask = own.mask_documents or corpus.holds == "conversations"
     if corpus.digest == parent.corpus and context in (None, own.context):
         stages = [stage.model_dump() for stage in own.stages if stage.at < at]
         return {"stages": [*stages, {"at": at, "mixture": mixture}] if mixture else stages}
@@ -143,6 +152,7 @@ def _text(
         "context": context or own.context,
         "mixture": mixture or {},
         "stages": (),
+        "mask_documents": mask,
     }
 
 

@@ -22,6 +22,7 @@ from windtunnel.train.clock import RunningClock
 from windtunnel.train.compiled import Compiled, so_far
 from windtunnel.train.device import as_deterministic, choose_engine, matrix_peak
 from windtunnel.train.member import Member, Watch
+from windtunnel.train.preference import Reference
 from windtunnel.train.restore import put, replays, restore, take
 from windtunnel.train.run import Run, checkpoint_at
 from windtunnel.train.step import Step
@@ -88,6 +89,7 @@ def population_key(run: Run) -> Hashable:
         recipe.data.context,
         recipe.data.mask_documents,
         recipe.optimizer.kind,
+        recipe.preference and recipe.preference.model_copy(update={"beta": 0.0}),
         tuple(recipe.train.model_dump(include=_CARRIED_OUT).items()),
     )
     return (shared, run.begun_on(), run.id if replays(run) else None)
@@ -141,6 +143,9 @@ class _Trainer:
         self._engine = min(engines, key=lambda engine: engine.micro_batch)
         self._flops = flops_per_token(recipe.model, recipe.data.context)
         self._peak = matrix_peak(self._engine)
+        self._reference = Reference.of(
+            recipe, members[0].run.lab, corpus, self._engine, _shown(members[0].watch)
+        )
         self._step = self._made_step()
         with as_deterministic(self._engine):
             for member in members:
@@ -277,6 +282,8 @@ class _Trainer:
             tokens=recipe.train.evaluate_tokens,
             mask_documents=recipe.data.mask_documents,
             objective=self._objective,
+            reference=self._reference,
+            recipes=[member.recipe for member in self._members],
         )
         for member in members:
             validation = found[self._members.index(member)]
@@ -294,7 +301,8 @@ class _Trainer:
 
     def _made_step(self) -> Step:
         recipes = [member.recipe for member in self._members]
-        return Step(recipes, self._engine, self._document_end, self._objective)
+        objective = self._objective
+        return Step(recipes, self._engine, self._document_end, objective, self._reference)
 
     def _place(self, member: Member) -> int | None:
         """On the members' axis of the model; None for a model without one."""
@@ -322,6 +330,10 @@ class _Trainer:
         yield
         gc.collect()
         self._flushed += self._clock.now() - start
+
+
+def _shown(watch: Watch) -> Callable[[str, float, float | None], None]:
+    return lambda what, done, total: watch.show(what, done, total, "")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from windtunnel.data.shards import NUMBER_BIT
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import OBJECTIVES, ObjectiveKind
+from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Preferred, Seen
 from windtunnel.results.run import Engine
 from windtunnel.train.device import autocast
 from windtunnel.train.graphs import Replayed
@@ -36,7 +36,8 @@ class Batch:
     """Which targets the corpus marks as to be learnt: all of a text, the assistant's words of a
     conversation."""
     numbers: Tensor
-    """Of the document in which each input stands, where the corpus says so; else 0."""
+    """Of the document in which each input stands, in its split of the corpus, where that says so;
+    else 0."""
 
     @classmethod
     def read(cls, windows: Tensor) -> "Batch":
@@ -59,11 +60,16 @@ class Batch:
         """
         return None if end is None else self.numbers + document_numbers(self.inputs, end)
 
+    def seen(self, kind: ObjectiveKind, preferred: Preferred | None = None) -> Seen:
+        """What an objective is told of the targets."""
+        return Seen(learnt=kind.learnt(self.marked), documents=self.numbers, preferred=preferred)
+
 
 class Objective:
     """The loss of a model, or of each member of a population. `document_end`: the token at which
     attention is cut, or None to let it cross documents. `balance`: the weight of the
-    load-balancing loss of experts, one number, or (P,).
+    load-balancing loss of experts, one number, or (P,). `preferred`: what the objective is told of
+    preferences.
     """
 
     def __init__(
@@ -73,11 +79,12 @@ class Objective:
         document_end: int | None = None,
         balance: float | Tensor = 0.0,
         kind: ObjectiveKind = OBJECTIVES["next-token"],
+        preferred: Preferred | None = None,
     ) -> None:
         self._engine, self._kind = engine, kind
         # a function of its own, and no method: nothing that holds the model holds itself, or an
         # old population would live on until Python's collector comes by
-        part = partial(_add_part, model, engine, document_end, balance, kind)
+        part = partial(_add_part, model, engine, document_end, balance, kind, preferred)
         replayable = _replayable(model, engine)
         self._part = Replayed(part, torch.device(engine.device)) if replayable else part
 
@@ -91,11 +98,11 @@ class Objective:
         """
         # counted over the whole batch, so that its parts add up to one mean; a batch in which
         # nothing is to be learnt has a loss of 0, and not of 0 / 0
-        learnt = self._kind.learnt(batch[..., 1:] >= 0).sum((-2, -1)).clamp(min=1)
+        total = self._kind.size(Batch.read(batch).seen(self._kind)).clamp(min=1)
         parts = batch.split(self._engine.micro_batch // (batch.shape[-1] - 1), dim=-2)
         # on the device: a replayed graph holds tensors, and would keep a plain number for ever
         windows = torch.full((), batch.shape[-2], device=batch.device)
-        return torch.stack([self._part(part, learnt, windows) for part in parts]).sum(0)
+        return torch.stack([self._part(part, total, windows) for part in parts]).sum(0)
 
 
 def _add_part(
@@ -104,18 +111,19 @@ def _add_part(
     document_end: int | None,
     balance: float | Tensor,
     kind: ObjectiveKind,
+    preferred: Preferred | None,
     part: Tensor,
-    learnt: Tensor,
+    total: Tensor,
     windows: Tensor,
 ) -> Tensor:
-    """The gradient of a part of a batch, with the targets of the whole batch that are `learnt`, ()
-    or (P,), and its number of windows, ().
+    """The gradient of a part of a batch, with the `total` that its objective takes the mean over,
+    () or (P,), and the number of windows, (), of the whole batch.
     """
     read = Batch.read(part)
     documents = read.documents(document_end)
     with autocast(engine.device, engine.precision):
         nats, unevenness = model.losses_and_unevenness(read.inputs, read.targets, documents)
-    loss = kind.loss(nats, kind.learnt(read.marked).flatten(-2), learnt)
+    loss = kind.loss(nats, read.seen(kind, preferred), total)
     minimised = loss
     if unevenness is not None:
         minimised = loss + balance * unevenness.sum(-1) / windows

@@ -16,7 +16,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,15 @@ from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import named, write_whole
-from windtunnel.recipe import RESULTS_VERSION, Recipe, dump, identity, load, objective_of
+from windtunnel.recipe import (
+    RESULTS_VERSION,
+    ObjectiveKind,
+    Recipe,
+    dump,
+    identity,
+    load,
+    objective_of,
+)
 from windtunnel.results.run import (
     AboutRun,
     Engine,
@@ -331,8 +339,28 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
             f"model.vocab={asked}, but corpus '{recipe.data.corpus}' has a vocabulary of {vocab}: "
             f"set model.vocab={vocab}"
         )
-    objective_of(recipe.train.objective, corpus.holds)
+    objective = objective_of(recipe.train.objective, corpus.holds)
+    _check_preference(recipe, corpus, objective)
     Windows(corpus, recipe.data, recipe.seed)
+
+
+def _check_preference(recipe: Recipe, corpus: Corpus, objective: ObjectiveKind) -> None:
+    """Raises InputError for preferences without a section that says how they are learnt, for one
+    without preferences, and for a loss that needs others than the corpus holds.
+    """
+    asked, packing = recipe.preference, corpus.manifest.packing
+    learns = objective.needs == "preferences"
+    if learns != (asked is not None):
+        expected = "expected" if learns else "did not expect"
+        raise InputError(
+            f"preference: {corpus.folder.name} holds {corpus.holds}, and the objective is "
+            f"'{objective.name}': {expected} a section 'preference' in the recipe"
+        )
+    if asked and packing and packing.answers != asked.kind.needs:
+        raise InputError(
+            f"preference.loss='{asked.loss}' learns from {asked.kind.needs}, but the answers of "
+            f"{corpus.folder.name} are {packing.answers}"
+        )
 
 
 def check_validated(recipe: Recipe, corpus: Corpus) -> None:
@@ -390,10 +418,17 @@ def context_of(run: Run, asked: int | None = None) -> int:
     """The most positions that the model has learned, or the fewer `asked` for. Raises InputError
     where those are more.
     """
-    known = max(one.recipe.data.context for one in lineage(run))
+    known = longest_seen(lineage(run))
     if asked and asked > known:
         raise InputError(f"--context {asked}: {run.id} was made for at most {known} tokens")
     return asked or known
+
+
+def longest_seen(line: Sequence[Run]) -> int:
+    """Tokens of the longest text that attention has seen in these runs: half a window where that
+    holds a question with two answers, since it stays within each.
+    """
+    return max(one.recipe.data.context // (2 if one.recipe.preference else 1) for one in line)
 
 
 def open_corpus(lab: Path, recipe: Recipe) -> Corpus:

@@ -2,7 +2,10 @@
 every measure of speed take it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +20,15 @@ from windtunnel.train.graphs import Replayed
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import FlatOptimizer
 
+if TYPE_CHECKING:
+    from windtunnel.train.preference import Reference
+
 
 class Step:
     """`recipes`: one, for a model without members, or one a member. They differ in what the
     optimiser is told, in the init and in the multipliers; all of that stands in tensors, so
     nothing is compiled anew for another value. `document_end`: the token at which attention is
-    cut, or None to let it cross documents.
+    cut, or None to let it cross documents. `reference`: what preferences are learnt against.
     """
 
     def __init__(
@@ -31,8 +37,9 @@ class Step:
         engine: Engine,
         document_end: int | None = None,
         objective: ObjectiveKind = OBJECTIVES["next-token"],
+        reference: Reference | None = None,
     ) -> None:
-        self.engine = engine
+        self.engine, self._reference = engine, reference
         self._document_end, self._kind = document_end, objective
         self._device = torch.device(engine.device)
         if engine.device == "cpu":
@@ -58,6 +65,7 @@ class Step:
             self._document_end,
             balance if self.model.members else balance[0],
             self._kind,
+            self._reference and self._reference.told("train", recipes, self.engine),
         )
         self._update = Replayed(self.optimizer.step, self._device)
 

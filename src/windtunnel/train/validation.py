@@ -1,7 +1,10 @@
 """Loss on held-out text, by source: nats a token and bits a byte."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,10 +12,13 @@ from torch import Tensor
 
 from windtunnel.data.windows import Windows
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import ObjectiveKind
-from windtunnel.results.run import Engine, Score, Validation
+from windtunnel.recipe import ObjectiveKind, Recipe
+from windtunnel.results.run import Engine, PreferenceScore, Score, Validation
 from windtunnel.train.device import autocast
 from windtunnel.train.objective import Batch
+
+if TYPE_CHECKING:
+    from windtunnel.train.preference import Reference
 
 
 def validate(
@@ -23,33 +29,45 @@ def validate(
     tokens: int,
     mask_documents: bool,
     objective: ObjectiveKind,
+    reference: Reference | None = None,
+    recipes: Sequence[Recipe] = (),
 ) -> list[Validation | None]:
     """Score `tokens` tokens spread over every source's validation split, by each member, or by
     the one model; `windows`: what each of them reads, from one corpus. Only what the objective
-    learns counts. None for who reads of no source that holds out a whole window.
+    learns counts; of preferences, against the `reference`, by each one's recipe, the chosen
+    answers. None for who reads of no source that holds out a whole window.
     """
     corpus = windows[0].corpus
     document_end = corpus.document_end if mask_documents else None
     scores: list[dict[str, Score]] = [{} for _ in windows]
     text_bytes: dict[str, int] = {}
     uneven: list[np.ndarray] = []
+    preferred: list[PreferenceScore] = []
     for name in corpus.sources:
         held = torch.from_numpy(windows[0].validation(name, tokens))
         if not len(held):
             continue
         batch = Batch.read(held)
-        learnt = objective.learnt(batch.marked).numpy()
+        counted = reference.chosen(batch) if reference else objective.learnt(batch.marked)
+        learnt = counted.numpy()
         targets = batch.targets.numpy()[learnt]
         text_bytes[name] = int(corpus.tokenizer.token_bytes[targets].sum())
         by_member, unevenness = losses_of(model, held, engine, document_end)
         for of_member, losses in zip(scores, by_member, strict=True):
             of_member[name] = _score(losses[learnt], text_bytes[name])
+        if reference:
+            preferred = reference.scores(model, batch, by_member, recipes, engine)
         if unevenness is not None:
             uneven.append(unevenness)
     validations = [
         over_all(of_member, text_bytes, read.weights)
         for of_member, read in zip(scores, windows, strict=True)
     ]
+    if preferred:
+        validations = [
+            validation and validation.model_copy(update={"preference": found})
+            for validation, found in zip(validations, preferred, strict=True)
+        ]
     if not uneven:
         return validations
     # what a window has is summed over its layers

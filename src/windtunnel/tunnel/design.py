@@ -213,6 +213,7 @@ def _commas(values: Iterable[int]) -> str:
 _WHOLES = "whole numbers above zero, such as 32,64,128"
 
 NUMBER = _kind(_number, "a number above zero", "NUMBER")
+NUMBERS = _listed(NUMBER, "NUMBER,...")
 AMOUNT = _kind(_amount, "a number, zero or more", "NUMBER")
 FRACTION = _kind(_fraction, "a number from 0 to 1", "NUMBER")
 TOKENS = _kind(_tokens, "a number above zero, such as 16k or 20M", "TOKENS", format_tokens)
