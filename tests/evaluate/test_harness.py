@@ -16,7 +16,7 @@ from windtunnel.errors import InputError
 from windtunnel.evaluate.bits import pieces
 from windtunnel.evaluate.model import Evaluated, nothing
 from windtunnel.evaluate.own import OwnModel
-from windtunnel.evaluate.tasks import Asked, Scored, Task, evaluate_task
+from windtunnel.evaluate.tasks import Asked, Scored, Task, evaluate_task, scored_by
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.ship.portable import PortableModel
 
@@ -102,15 +102,6 @@ def other(portable: PortableModel, tmp_path_factory: pytest.TempPathFactory) -> 
     return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4)
 
 
-def by_transformers(other: Any, task: Task, asked: Asked) -> list[Scored]:
-    """As `evaluate_task`."""
-    from windtunnel.evaluate import harness
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness, "Harness", lambda *_: other)
-        return evaluate_task(None, task, asked, None, lambda *_: None)  # type: ignore[arg-type]
-
-
 def ours(model: Evaluated, task: Task, asked: Asked) -> list[Scored]:
     return evaluate_task(model, task, asked, None, lambda *_: None)
 
@@ -121,7 +112,7 @@ def test_every_item_is_scored_as_by_lm_evals_own_backend(
     model: Evaluated, other: Any, tmp_path: Path, name: str, shots: int | None
 ) -> None:
     task, asked = Task.of(str(files(tmp_path)[name])), Asked(shots=shots)
-    (got,), (expected,) = ours(model, task, asked), by_transformers(other, task, asked)
+    (got,), (expected,) = ours(model, task, asked), scored_by(other, task, asked)
     assert got.items == expected.items and len(got.items) >= 6
     for mine, theirs in zip(got.measures, expected.measures, strict=True):
         assert (mine.metric, mine.filter) == (theirs.metric, theirs.filter)

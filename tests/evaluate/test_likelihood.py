@@ -62,7 +62,7 @@ def pairs_of(seed: int = 0) -> list[Pair]:
 def test_likelihoods_are_those_of_each_pair_alone(
     decoder: Decoder, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihood, "TOKENS", tokens)
+    monkeypatch.setattr(likelihood, "_ON_A_PROCESSOR", tokens)
     monkeypatch.setattr(likelihood, "_LOGITS", VOCAB * 7)
     pairs, seen = pairs_of(), []
     # what is likeliest must be found to be so

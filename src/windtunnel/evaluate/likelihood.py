@@ -16,7 +16,9 @@ from torch import Tensor
 from windtunnel.evaluate.model import Done, Likelihood, Pair
 from windtunnel.model.decoder import Cache, Decoder
 
-TOKENS = 4096  # that go through a model at once
+# Tokens that go through a model at once: on a processor few enough for its caches, and elsewhere
+# enough to fill it.
+_ON_A_PROCESSOR, _ELSEWHERE = 1024, 16_384
 _HELD = 65_536  # of a cache, in tokens of all rows together
 _LOGITS = 1 << 24  # numbers at once: 64 MiB
 _SHARED = 48  # tokens that contexts must share for them to be computed once
@@ -68,7 +70,8 @@ def likelihoods(decoder: Decoder, pairs: Sequence[Pair], done: Done) -> list[Lik
     for shared, contexts in sharing(list(families)):
         beginning, before = cache_of(decoder, shared), len(shared)
         together = [families[context] for context in contexts]
-        for part in batches([family.read[before:] for family in together], before):
+        rests = [family.read[before:] for family in together]
+        for part in batches(rests, before, at_once(decoder)):
             chosen = [together[index] for index in part]
             _batch(decoder, beginning, before, chosen, found)
             found.finished(chosen)
@@ -111,7 +114,12 @@ def cache_of(decoder: Decoder, shared: Sequence[int]) -> Cache:
     return cache
 
 
-def batches(texts: Sequence[Sequence[int]], before: int, most: int = TOKENS) -> Iterator[list[int]]:
+def at_once(decoder: Decoder) -> int:
+    """Tokens that go through the model at once."""
+    return _ON_A_PROCESSOR if decoder.embedding.device.type == "cpu" else _ELSEWHERE
+
+
+def batches(texts: Sequence[Sequence[int]], before: int, most: int) -> Iterator[list[int]]:
     """Their indices, longest first, as many together as make up at most `most` tokens with their
     padding, and hold a cache of `_HELD` tokens with what is `before` them.
     """
@@ -156,7 +164,8 @@ def _batch(
         for continuation, asking in family.asked.items()
         if len(continuation) > 1
     ]
-    for part in batches([tail.continuation for tail in tails], cache.tokens):
+    lengths = [tail.continuation for tail in tails]
+    for part in batches(lengths, cache.tokens, at_once(decoder)):
         _tails(decoder, cache, [tails[index] for index in part], found)
 
 

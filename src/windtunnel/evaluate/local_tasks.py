@@ -286,7 +286,8 @@ SHAPES: Table[Shape] = Table(
             config={
                 "output_type": "loglikelihood",
                 "doc_to_text": "{{query}}",
-                "doc_to_target": "{{target}}",
+                "doc_to_target": "{{' ' + target}}",  # no delimiter is put before it
+                "target_delimiter": "",
                 "metric_list": [
                     *_mean("acc"),
                     {

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from windtunnel.evaluate.scores import BITS, ratio, standard_error
 from windtunnel.evaluate.template import Template
 from windtunnel.files import sha256_of
 from windtunnel.results.evaluation import Measure
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 # Resamples for metrics that are no mean; a mean has a formula.
 _RESAMPLES = 1000
@@ -109,19 +112,25 @@ def evaluate_task(
     put to a model that has learnt to answer. Raises InputError.
     """
     _prepare(asked.download)
+    from windtunnel.evaluate.harness import Harness
+
+    return scored_by(Harness(model, template, show), task, asked, chat=template is not None)
+
+
+def scored_by(lm: LM, task: Task, asked: Asked, chat: bool = False) -> list[Scored]:
+    """The same, by any model of lm-eval's; `chat`: it writes questions by its own template."""
+    _prepare(asked.download)
     loaded = _loaded(task, asked)
     from lm_eval.evaluator import simple_evaluate
 
-    from windtunnel.evaluate.harness import Harness
-
     try:
         found = simple_evaluate(
-            model=Harness(model, template, show),
+            model=lm,
             tasks=loaded,
             num_fewshot=asked.shots,
             limit=asked.limit,
             bootstrap_iters=_RESAMPLES,
-            apply_chat_template=template is not None,
+            apply_chat_template=chat,
             confirm_run_unsafe_code=asked.trust,
             task_manager=_manager(defaults=False),
         )

