@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_peaks import peak_of
 from torch import Tensor
 
+from windtunnel.model import attention, attention_long
 from windtunnel.model.attention import causal_attention
 
 
@@ -136,3 +138,53 @@ def test_in_bf16_its_gradients_are_as_near_to_the_exact_ones_as_those_of_the_pla
     for exact, ours, theirs in zip(*results, strict=True):
         errors = [((x.double() - exact).norm() / exact.norm()).item() for x in (ours, theirs)]
         assert errors[0] < 1.35 * errors[1]
+
+
+@pytest.mark.parametrize("T", [2, 64, 65, 129, 300])
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2)])
+@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
+def test_long_windows_are_the_same(
+    T: int, heads: tuple[int, int], documents: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "KEPT", 1)
+    compare(inputs(2, *heads, T, T), some_documents(2, T) if documents else None)
+    compare(inputs(1, *heads, T, T + 70), some_documents(1, T + 70) if documents else None)
+
+
+def test_long_windows_are_the_same_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "KEPT", 1)
+    torch.library.opcheck(
+        attention_long._attend,  # pyright: ignore
+        (*inputs(2, 4, 2, 130, 130), some_documents(2, 130), 0.3),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+    whole = inputs(2, 4, 2, 130, 130)
+    compiled = torch.compile(causal_attention)
+    for form in (compiled, torchs):
+        mixed = form(*whole, 0.3, some_documents(2, 130))
+        grads = torch.autograd.grad(mixed.square().sum(), whole)
+        if form is compiled:
+            ours = [mixed, *grads]
+            continue
+        for a, b in zip(ours, [mixed, *grads], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_long_windows_of_heads_that_lie_apart() -> None:
+    """As a projection gives them: heads beside each other within a token."""
+    query, key, value = (tensor.detach() for tensor in inputs(1, 2, 2, 200, 200))
+    apart = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in (query, key, value)]
+    ours = attention_long.long_attention(*apart, 0.3)
+    torch.testing.assert_close(ours, torchs(query, key, value, 0.3), rtol=1e-4, atol=1e-5)
+
+
+def test_memory_grows_with_the_length_and_not_its_square() -> None:
+    def step(T: int) -> int:
+        tensors = inputs(1, 2, 1, T, T, size=16)
+        return peak_of(lambda: causal_attention(*tensors, 0.3).square().sum().backward())
+
+    step(4096)
+    once, twice, thrice = step(4096), step(8192), step(12_288)
+    assert thrice - twice < 1.5 * (twice - once) + 8e6
+    # a tenth of what the weights alone would be
+    assert thrice < 0.1 * 2 * 12_288**2 / 2 * 4

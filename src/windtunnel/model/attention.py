@@ -3,7 +3,8 @@ against a cache: softmax(scale query key^T) value.
 
 On CUDA and MPS it is torch's fused kernel. On a CPU it is written out in causal blocks: torch's
 fused attention took about half of a small model's step there, for a few percent of its
-arithmetic; this form compiles into plain products.
+arithmetic; this form compiles into plain products. Longer windows keep no weights
+(`attention_long`).
 """
 
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from windtunnel.model.attention_blocks import blocks
+from windtunnel.model.attention_blocks import KEPT, blocks
+from windtunnel.model.attention_long import long_attention
 
 
 def causal_attention(
@@ -25,7 +27,8 @@ def causal_attention(
     `documents`, (B, S), numbers the document of each position: attention stays within one.
     """
     if query.device.type == "cpu" and query.shape[-2] > 1:
-        return _blocked(query, key, value, scale, documents)
+        attend = long_attention if query.shape[-2] > KEPT else _blocked
+        return attend(query, key, value, scale, documents)
     T, S = query.shape[-2], key.shape[-2]
     grouped = query.shape[1] != key.shape[1]
     if documents is None and (T == S or T == 1):

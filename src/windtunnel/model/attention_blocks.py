@@ -4,6 +4,9 @@ torch.
 
 # Queries of a block: few enough to skip most of the masked half, enough to fill a product.
 _BLOCK = 64
+# Tokens of the longest window whose weights are kept for the backward pass: they grow with its
+# square, and take more than all the rest beyond.
+KEPT = 2048
 
 
 def blocks(context: int) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ a CPU, where attention is written out, 14.4 kB at 256 wide with windows of 512 t
 import math
 from dataclasses import dataclass
 
-from windtunnel.model.attention_blocks import blocks
+from windtunnel.model.attention_blocks import KEPT, blocks
 from windtunnel.model.roles import update_of
 from windtunnel.model.shape import count, tensor_shapes
 from windtunnel.recipe import OPTIMIZERS, Model
@@ -217,7 +217,8 @@ def _layer_bytes_fused(model: Model, product: int) -> int:
 
 def _layer_bytes_written_out(model: Model, product: int, context: int) -> int:
     """With attention in causal blocks (`attention.causal_attention` on a CPU): each block
-    keeps all keys and values that it sees, and the weight of each.
+    keeps all keys and values that it sees, and the weight of each. Of long windows no weights are
+    kept (`attention_long`).
     """
     width = model.width
     query, key = model.heads * model.head_size, model.kv_heads * model.head_size
@@ -225,9 +226,12 @@ def _layer_bytes_written_out(model: Model, product: int, context: int) -> int:
     stream = _WHOLE * width
     # what the products behind the norms take; what is added to the stream, twice; 1 / rms
     normed = 2 * (product * width + _WHOLE) + product * (width + query)
-    seen = sum(keys for _, keys in blocks(context)) / context  # keys kept, for each token
-    scores = sum(rows * keys for rows, keys in blocks(context)) / context
-    kept = product * (query + 2 * key * seen + model.heads * scores) + _WHOLE * model.heads
+    if context > KEPT:  # query, key, value, their mixture, and a logarithm a head
+        kept = product * (2 * query + 2 * key) + _WHOLE * model.heads
+    else:
+        seen = sum(keys for _, keys in blocks(context)) / context  # keys kept, for each token
+        scores = sum(rows * keys for rows, keys in blocks(context)) / context
+        kept = product * (query + 2 * key * seen + model.heads * scores) + _WHOLE * model.heads
     return round(stream + normed + kept + _feed_forward_bytes(model, product))
 
 
