@@ -2,13 +2,14 @@
 what it cost.
 """
 
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
-from windtunnel.report.figures import styled
-from windtunnel.results.run import PreferenceScore
+from windtunnel.report.blocks import Cell, Chart, RunId, Section, Table, Text
+from windtunnel.report.figures import plain, styled
+from windtunnel.report.view import LabView
+from windtunnel.results.run import Validation
 from windtunnel.train.run import Run
 
 _WHAT = (
@@ -18,30 +19,24 @@ _WHAT = (
     "which often become less likely, too."
 )
 _HEADS = (
-    *("run", "loss", "beta", "lr", "accuracy", "margin", "chosen", "rejected", "KL"),
-    *("bits/byte", "tokens, chosen / rejected", "held out"),
+    *("name", "run", "loss", "beta", "lr", "accuracy", "margin", "chosen", "rejected", "KL"),
+    *("bits/byte", "tokens, chosen", "rejected", "held out"),
 )
 
 
-def preference_section(
-    runs: Sequence[Run],
-    table: Callable[[Sequence[str], Sequence[Sequence[str]]], str],
-    figure: Callable[[go.Figure], str],
-) -> str:
-    """The section, as HTML; nothing where no run has been scored. Raises InputError for a run whose
-    metrics are damaged.
-    """
-    rows = []
-    for run in runs:
-        held = [line.validation for line in run.validations()]
-        if held and held[-1].preference:
-            rows.append(_row(run, held[-1].preference, held[-1].bits_per_byte))
-    if not rows:
-        return ""
-    return (
-        f'<h2>Preferences</h2><p class="what">{_WHAT}</p>{table(_HEADS, rows)}'
-        f"{figure(preference_figure(runs))}"
-        '<p class="what">Reward accuracy on held-out questions; the dotted line is a tie.</p>'
+def sections(view: LabView) -> Iterator[Section]:
+    """One, where a run that learnt from preferences has been scored."""
+    learning = [run for run in view.runs if run.recipe.preference]
+    held = {run.id: view.attempt(run.validations) or [] for run in learning}
+    scored = [run for run in learning if any(line.validation.preference for line in held[run.id])]
+    if not scored:
+        return
+    rows = [_row(run, held[run.id][-1].validation) for run in scored]
+    caption = "Reward accuracy on held-out questions; the dotted line is a tie."
+    yield Section(
+        anchor="preferences",
+        title="Preferences",
+        blocks=[Text(_WHAT), Table(_HEADS, rows), Chart(caption, [preference_figure(scored)])],
     )
 
 
@@ -57,26 +52,30 @@ def preference_figure(runs: Sequence[Run]) -> go.Figure:
             x=[tokens for tokens, _ in points],
             y=[round(accuracy, 4) for _, accuracy in points],
             mode="lines+markers",
-            name=f"{run.recipe.name} ({run.id[:6]})",
+            name=f"{plain(run.recipe.name)} ({run.id[:6]})",
         )
     figure.add_hline(y=0.5, line={"dash": "dot", "color": "#999"})
     figure.update_yaxes(title="reward accuracy", range=[0, 1])
     return styled(figure)
 
 
-def _row(run: Run, score: PreferenceScore, bits: float) -> list[str]:
-    asked = run.recipe.preference
+def _row(run: Run, held: Validation) -> list[Cell]:
+    asked, score = run.recipe.preference, held.preference
+    if asked is None or score is None:
+        return [run.recipe.name, RunId(run.id), *["–"] * (len(_HEADS) - 2)]
     return [
-        f"{escape(run.recipe.name)} <code>{run.id}</code>",
-        asked.loss if asked else "",
-        f"{asked.beta:g}" if asked else "",
+        run.recipe.name,
+        RunId(run.id),
+        asked.loss,
+        f"{asked.beta:g}",
         f"{run.recipe.optimizer.lr:.1e}",
         f"{score.accuracy:.1%}",
         f"{score.margin:+.3f}",
         f"{score.chosen:+.3f}",
         f"{score.rejected:+.3f}",
         f"{score.divergence:.4f}",
-        f"{bits:.4f}",
-        f"{score.chosen_tokens:.0f} / {score.rejected_tokens:.0f}",
+        f"{held.bits_per_byte:.4f}",
+        f"{score.chosen_tokens:.0f}",
+        f"{score.rejected_tokens:.0f}",
         f"{score.records:,}",
     ]
