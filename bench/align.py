@@ -3,12 +3,12 @@
     .venv/bin/python bench/align.py sft|dpo|rounds|stages --wheels DIR [--lab DIR] [--seeds N]
 
 Per seed: a stem of 0.2 million parameters on Wikipedia's openings, and its decay. Questions are
-those of `reasoning-gym` (sums of two or three digits, how often a letter is in a text) and of `kathekon` (what does
-this quote mean); test questions are in no training file. Each part prints a table and, last, one
-JSON list; what has been trained already is not trained again.
+those of `reasoning-gym` (sums of two or three digits, how often a letter is in a text) and of
+`kathekon` (what does this quote mean); test questions are in no training file. Each part prints a
+table and, last, one JSON list; what has been trained already is not trained again.
 
-* sft: fine-tuned on the questions: bits a byte of the test answers, and how many sums and counts are
-  exactly right, before and after.
+* sft: fine-tuned on the questions: bits a byte of the test answers, and how many sums and counts
+  are exactly right, before and after.
 * dpo: from there, on right answers against wrong ones of sums and counts: reward accuracy on
   held-out questions, and bits a byte of plain text, before and after.
 * rounds: from there, twice: the model answers questions of sums that it was not trained on, and

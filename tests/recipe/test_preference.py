@@ -1,5 +1,5 @@
-"""Preference losses against their papers' formulas, worked out by hand, and how records are found in
-a window.
+"""Preference losses against their papers' formulas, worked out by hand, and how records are found
+in a window.
 """
 
 import math
@@ -114,5 +114,5 @@ def test_records_are_found_in_windows() -> None:
 
 
 def test_an_unknown_loss_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="sigmoid, ipo, hinge, kto, nca.*did you mean 'hinge'"):
+    with pytest.raises(InputError, match=r"sigmoid, ipo, hinge, kto, nca.*did you mean 'hinge'"):
         PREFERENCE_LOSSES["hing"]

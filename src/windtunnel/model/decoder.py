@@ -360,12 +360,6 @@ class Cache:
         """That of one layer, counted from 0."""
         return self.layers[layer]
 
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these sequences of the batch alone."""
-        for layer in self.layers:
-            if layer.key is not None and layer.value is not None:
-                layer.key, layer.value = layer.key[rows], layer.value[rows]
-
     @property
     def tokens(self) -> int:
         """How many have been seen, padding counted."""

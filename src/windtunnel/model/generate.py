@@ -75,7 +75,7 @@ def answers(
     fresh = torch.tensor([list(prompt)] * count, device=model.embedding.device)
     for _ in range(min(most, model.context - len(prompt))):
         logits = model.logits(fresh, cache)[:, -1].cpu()
-        tokens = [_sample(row, temperature, top_p, generator) for row in logits]
+        tokens = [sample(row, temperature, top_p, generator) for row in logits]
         for answer, token in zip(live, tokens, strict=True):
             if token not in ends:
                 given[answer].append(token)
@@ -83,7 +83,7 @@ def answers(
         if not going:
             break
         if len(going) < len(live):
-            cache.keep(going)
+            cache = cache.rows(torch.tensor(going, device=fresh.device))
         live = [live[place] for place in going]
         fresh = fresh.new_tensor([[tokens[place]] for place in going])
     return given

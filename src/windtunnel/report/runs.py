@@ -29,6 +29,8 @@ _MARKS = {"done": "pass", "failed": "fail", "running": "care", "interrupted": "c
 def sections(view: LabView) -> Iterator[Section]:
     """Curves of runs that belong to no study, the tree, and every run in a table."""
     alone = [run for run in view.runs if run.id not in view.of_studies]
+    # what learns from preferences has another loss than that of the next token
+    alone = [run for run in alone if run.recipe.preference is None]
     drawn = [run for run in _newest(alone) if _has_curves(view, run)]
     if drawn:
         yield Section(anchor="curves", title="Curves", blocks=_curves(drawn, len(alone)))
