@@ -144,8 +144,9 @@ def simulate(
     draws: Sequence[int],
     tell: Callable[[], None],
 ) -> list[SimulatedStudy]:
-    """A study a draw, the truths in turn, without a transient and with it; each predicts a run of the target's size and length.
-    Calls `tell` after each. Raises ValueError where no law can be fitted.
+    """A study a draw, the truths in turn, without a transient and with it; each predicts a run of
+    the target's size and length. Calls `tell` after each. Raises ValueError where no law can be
+    fitted.
     """
     params = {count: float(value) for count, value in target.params.items()}
     studies = []
