@@ -97,6 +97,13 @@ class TestReading:
             {"instruction": "a", "output": "b"},
             {"instruction": "a", "input": "", "output": "b"},
             {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            {
+                "conversations": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b"},
+                ]
+            },
+            {"messages": [{"from": "prompter", "value": "a"}, {"from": "model", "value": "b"}]},
         ],
     )
     def test_every_shape_gives_the_same(self, record: dict[str, Any], tmp_path: Path) -> None:
@@ -177,6 +184,31 @@ class TestReading:
                 ' {"role": "user", "content": "a"}, {"role": "assistant", "content": " \\n"}]}',
                 "an answer is empty",
             ),
+            (
+                '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"},'
+                ' {"role": "assistant", "content": "c"}]}',
+                "turns out of order: message 2 is of role 'user', expected 'assistant'",
+            ),
+            (
+                '{"messages": [{"role": "user", "content": "a"}, '
+                '{"role": "assistant", "content": "c"}, {"role": "system", "content": "b"}]}',
+                "turns out of order: message 3 is of role 'system', expected 'user'",
+            ),
+            (
+                '{"conversations": [{"from": "gpt", "value": "hello"}]}',
+                "turns out of order: message 1 is of role 'assistant', expected 'user'",
+            ),
+            (
+                '{"messages": [{"role": "user", "content": "a"}, '
+                '{"role": "assistant", "content": "c", "tool_calls": [{}]}]}',
+                "a message calls a tool ('tool_calls')",
+            ),
+            (
+                '{"conversations": [{"from": "human", "value": "a"}, '
+                '{"from": "observation", "value": "b"}]}',
+                "role 'observation': a tool speaks",
+            ),
+            ('{"tools": [{}], "prompt": "a", "completion": "b"}', "it offers tools"),
         ],
     )
     def test_what_is_no_conversation_is_named(self, line: str, why: str, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import load_model, train
 from windtunnel.train.objective import Objective
 from windtunnel.train.run import Run, create, list_runs, open_run
+from windtunnel.train.schedule import rate_at
 from windtunnel.train.validation import validate
 
 BATCH = 128
@@ -234,6 +235,78 @@ def test_an_epoch_reads_every_window(trained: tuple[Any, Run], batch: int) -> No
     _, read = windows.order.at(0, run.recipe.total_tokens // 32)
     assert set(read.tolist()) == set(range(count))
     assert len(read) - count < batch // 32
+
+
+def test_all_turns_may_be_learnt(trained: tuple[Any, Run]) -> None:
+    """As text: a user's words count as the assistant's do."""
+    run, corpus = made(trained, tokens=BATCH, batch=BATCH, all_turns=True, name="all turns")
+    assert run.recipe.train.objective == "next-token"
+    assert run.id != made(trained, tokens=BATCH, batch=BATCH, name="all turns")[0].id
+    read = run.recipe.train.evaluate_tokens
+    held = Windows(corpus, run.recipe.data, 0).validation("chat", read)
+    train(run, corpus)
+    assert run.validations()[-1].validation.tokens == held[:, 1:].size
+
+
+def test_text_of_the_pre_training_beside_it(trained: tuple[Any, Run]) -> None:
+    """A share of what is read, each source by its size; an epoch of the conversations is longer by
+    it.
+    """
+    parent = trained[1]
+    plain, _ = made(trained, epochs=1, batch=BATCH, name="plain")
+    run, corpus = made(trained, epochs=1, batch=BATCH, pretraining=0.4, name="beside text")
+    assert list(corpus.sources) == ["prose", "code", "notes", "chat"]
+    mixture = run.recipe.data.mixture
+    assert mixture["chat"] == pytest.approx(0.6) and sum(mixture.values()) == pytest.approx(1)
+    sizes = Corpus.open(parent.lab / "corpora" / "tiny").sources
+    ratio = sizes["prose"].train.tokens / sizes["code"].train.tokens
+    assert mixture["prose"] / mixture["code"] == pytest.approx(ratio)
+    assert run.recipe.total_tokens == pytest.approx(plain.recipe.total_tokens / 0.6, abs=2 * BATCH)
+    assert train(run, corpus).status == "done"
+    assert set(run.validations()[-1].validation.sources) == set(corpus.sources)
+    again, _ = sft(run, [data_of(trained[0])], Asked(name="once more", tokens=BATCH, batch=BATCH))
+    assert again.recipe.optimizer.lr == run.recipe.optimizer.lr, "it was fine-tuned already"
+
+
+def test_the_papers_schedule(trained: tuple[Any, Run]) -> None:
+    """From a tenth of the base rate at its peak to a tenth of that, in its second half."""
+    run, _ = made(trained, tokens=100 * BATCH, batch=BATCH, wsd=True, name="as the paper")
+    recipe = run.recipe
+    assert recipe.optimizer.lr == pytest.approx(trained[1].recipe.optimizer.lr / 10)
+    assert recipe.schedule.decay_shape == "exponential" and recipe.decay_tokens == 50 * BATCH
+    rates = [rate_at(recipe, tokens) for tokens in (40 * BATCH, 50 * BATCH, 100 * BATCH)]
+    assert rates == pytest.approx([1, 1, 0.1], rel=1e-3)
+
+
+def test_conversations_in_the_decay(trained: tuple[Any, Run]) -> None:
+    """A source like any other of a branch; and fine-tuning goes on from there."""
+    lab, parent = trained
+    data = data_of(lab)
+    summary = lab.json(
+        *("branch", parent.id, "--at", 50 * BATCH, "--decay", 10 * BATCH),
+        *("--conversations", f"said={data}", "--mixture", "prose=0.7,said=0.3"),
+        *("--name", "mixed"),
+    )
+    run = open_run(Path(summary["path"]))
+    corpus = Corpus.open(lab.path / "corpora" / run.recipe.data.corpus)
+    assert summary["status"] == "done" and run.kind == "branch"
+    assert run.recipe.data.mixture == {"prose": 0.7, "said": 0.3}
+    assert run.recipe.data.mask_documents and corpus.holds == "conversations"
+    held = run.validations()[-1].validation.sources
+    windows = Windows(corpus, run.recipe.data, 0)
+    said = windows.validation("said", run.recipe.train.evaluate_tokens)
+    assert held["said"].tokens == (said[:, 1:] >= 0).sum(), "the answers alone"
+    prose = windows.validation("prose", run.recipe.train.evaluate_tokens)
+    assert held["prose"].tokens == prose[:, 1:].size
+    tuned, _ = sft(run, [data], Asked(tokens=BATCH, batch=BATCH, name="after the mixed"))
+    assert tuned.recipe.optimizer.lr == pytest.approx(run.recipe.optimizer.lr / 10)
+
+    refused = lab.run("branch", parent.id, "--at", 50 * BATCH, "--conversations", "said")
+    assert refused.returncode == 2 and "expected SOURCE=PATH" in refused.stderr
+    refused = lab.run(
+        *("branch", parent.id, "--at", 50 * BATCH, "--conversations", f"prose={data}")
+    )
+    assert refused.returncode == 2 and "is a source of" in refused.stderr
 
 
 def test_of_one_that_was_fine_tuned_the_rate_is_kept(trained: tuple[Any, Run]) -> None:

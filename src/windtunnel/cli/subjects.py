@@ -131,7 +131,7 @@ def _template(name: str, portable: "PortableModel") -> Template:
 
 
 def _rendered(portable: "PortableModel", messages: Sequence[Message]) -> str:
-    from windtunnel.ship.template import render
+    from windtunnel.data.jinja_format import render
 
     marks, tokenizer = portable.marks, portable.tokenizer
     begin = "" if marks.begin is None else tokenizer.name(marks.begin)

@@ -7,22 +7,22 @@ asking for it again finds it. A build holds all tokens in memory, at about five 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from windtunnel.data.chat_format import ChatFormat, format_of
+from windtunnel.data.chat_format import Format, Message, format_of
 from windtunnel.data.conversations import (
     content_digest,
     conversation_files,
     conversations,
     messages_of,
 )
-from windtunnel.data.formats import FORMATS
+from windtunnel.data.formats import FORMATS, Malformed
 from windtunnel.data.packed import Document, Item, Read, hashes, plain_name, split, write_packed
-from windtunnel.data.readers import Progress, Tally, accepted
+from windtunnel.data.readers import Found, Progress, Tally, accepted
 from windtunnel.data.shards import FORMAT, Corpus, Packing
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
@@ -98,7 +98,10 @@ def _render(
     kept: dict[tuple[int, int], Item | None] = {}
     seen = cut = 0
     names = ", ".join(map(named, found))
-    for text in accepted(conversations(found, format), names, max_bad, tally):
+    there = writable(
+        conversations(found, format), lambda text: [messages_of(text)], form, tokenizer
+    )
+    for text in accepted(there, names, max_bad, tally):
         seen += 1
         key = hashes(text)
         if key not in kept:
@@ -117,8 +120,32 @@ def _render(
     return _Rendered(left, tally, seen - len(kept), packing)
 
 
+def writable(
+    found: Iterable[Found],
+    conversations_in: Callable[[str], list[list[Message]]],
+    form: Format,
+    tokenizer: Tokenizer,
+) -> Iterator[Found]:
+    """What is found, where what a chat template refuses is malformed: a role that it does not know,
+    or turns that it does not want.
+    """
+    number = 0
+    for one in found:
+        if not isinstance(one, str):
+            yield one
+            continue
+        number += 1
+        try:
+            for messages in conversations_in(one):
+                form.render(tokenizer, messages)
+        except InputError as error:
+            yield Malformed(f"conversation {number}", str(error))
+        else:
+            yield one
+
+
 def _one(
-    text: str, key: tuple[int, int], form: ChatFormat, tokenizer: Tokenizer, context: int
+    text: str, key: tuple[int, int], form: Format, tokenizer: Tokenizer, context: int
 ) -> tuple[Item | None, bool]:
     """A conversation, or None where its first `context` tokens hold nothing to learn; and whether
     it was longer than that.

@@ -7,7 +7,7 @@ has written thirteen characters. A role that is none of the three is refused.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
@@ -72,6 +72,10 @@ class ChatFormat:
             *tokenizer.encode(text).tolist(),
         ]
 
+    def ends(self, tokenizer: Tokenizer) -> set[int]:
+        """The token that closes an answer."""
+        return {tokenizer.id(self.closing)}
+
     def render(
         self, tokenizer: Tokenizer, messages: Sequence[Message]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -105,15 +109,42 @@ CHATML = ChatFormat(
 )
 
 
-def format_of(tokenizer: Tokenizer) -> ChatFormat:
-    """The format whose special tokens this tokenizer has. Raises InputError where it has those of
-    none.
+class Format(Protocol):
+    """How a tokenizer writes conversations."""
+
+    @property
+    def template(self) -> str:
+        """The Jinja template that transformers and llama.cpp read, as text."""
+        ...
+
+    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation, up to where the assistant's answer begins."""
+        ...
+
+    def render(
+        self, tokenizer: Tokenizer, messages: Sequence[Message]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a whole conversation, int64 (n,), and which of them a model learns to say,
+        bool (n,).
+        """
+        ...
+
+    def ends(self, tokenizer: Tokenizer) -> set[int]:
+        """The tokens that close an answer."""
+        ...
+
+
+def format_of(tokenizer: Tokenizer) -> Format:
+    """The format whose special tokens this tokenizer has, or else the template that it brought.
+    Raises InputError where there is neither.
     """
-    known = find_format(tokenizer)
+    from windtunnel.data.jinja_format import brought
+
+    known = find_format(tokenizer) or brought(tokenizer.settings)
     if known is None:
         raise InputError(
             "this tokenizer has no special tokens for a conversation, such as <|user|> and "
-            "<|assistant|>"
+            "<|assistant|>, and it brought no chat template"
         )
     return known
 

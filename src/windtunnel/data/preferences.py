@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from windtunnel.data.chat import REPORT_EVERY
-from windtunnel.data.chat_format import ChatFormat, Message, format_of
+from windtunnel.data.chat import REPORT_EVERY, writable
+from windtunnel.data.chat_format import Format, Message, format_of
 from windtunnel.data.conversations import content_digest, conversation_files
 from windtunnel.data.formats import FORMATS
 from windtunnel.data.packed import Document, Item, Read, hashes, plain_name, split, write_packed
@@ -105,7 +105,7 @@ class _Rendered:
 def _render(
     found: list[Path],
     tokenizer: Tokenizer,
-    form: ChatFormat,
+    form: Format,
     wanted: Wanted,
     progress: Progress | None,
 ) -> _Rendered:
@@ -114,8 +114,9 @@ def _render(
     kept: dict[tuple[int, int], Item | None] = {}
     seen = cut = 0
     names = ", ".join(map(named, found))
-    texts = accepted(judgements(found, wanted.needs, wanted.format), names, wanted.max_bad, tally)
-    for text in texts:
+    there = judgements(found, wanted.needs, wanted.format)
+    there = writable(there, _conversations_in, form, tokenizer)
+    for text in accepted(there, names, wanted.max_bad, tally):
         seen += 1
         key = hashes(text)
         if key not in kept:
@@ -135,10 +136,15 @@ def _render(
     return _Rendered(items=left, tally=tally, duplicates=seen - len(kept), packing=packing)
 
 
+def _conversations_in(text: str) -> list[list[Message]]:
+    judged = judged_of(text)
+    return [[*judged.prompt, *answer] for answer in judged.answers]
+
+
 def _one(
     judged: Judged,
     key: tuple[int, int],
-    form: ChatFormat,
+    form: Format,
     tokenizer: Tokenizer,
     longest: int,
 ) -> tuple[Item | None, bool]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -43,6 +44,7 @@ ENDS = (
 ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 LARGEST_VOCAB = 1 << 20
 _CONFIG = "tokenizer_config.json"  # where a tokenizer.json's end is named, beside it
+_OF_CHAT = ("chat_template", "bos_token", "eos_token", "pad_token", "unk_token")  # of its keys
 # Characters of a word when a tokenizer is trained: every merge goes through a whole word, so what
 # one without end takes grows with its square. None of a natural language is as long.
 _LONGEST_WORD = 512
@@ -59,12 +61,18 @@ class Tokenizer:
     """A tokenizer and the few facts about it that training needs."""
 
     def __init__(
-        self, definition: bytes, name: str = "tokenizer.json", end: str | int | None = None
+        self,
+        definition: bytes,
+        name: str = "tokenizer.json",
+        end: str | int | None = None,
+        settings: dict[str, Any] | None = None,
     ):
         """From the bytes of a tokenizer.json; `name` is what errors call it. `end`: the token, or
-        its id, that whoever made it says a text ends with. Raises InputError where the bytes are no
-        tokenizer, and where no token ends a document.
+        its id, that whoever made it says a text ends with. `settings`: the tokenizer_config.json
+        that came with it. Raises InputError where the bytes are no tokenizer, and where no token
+        ends a document.
         """
+        self.settings = settings or {}
         try:
             self._fast = tokenizers.Tokenizer.from_str(definition.decode())
         except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
@@ -119,7 +127,8 @@ class Tokenizer:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); expected a tokenizer.json"
             ) from error
-        return cls(definition, str(path), _named_end(Path(path)))
+        settings = _settings(Path(path))
+        return cls(definition, str(path), _content(settings.get("eos_token")), settings)
 
     def save(self, path: str | Path) -> None:
         """Writes the very bytes that were loaded, so that the hash stays."""
@@ -135,11 +144,17 @@ class Tokenizer:
 
     def keep(self, folder: Path) -> None:
         """Write tokenizer.json into a folder of a lab, and beside it a tokenizer_config.json that
-        names its end where nothing in the file itself tells it. Raises InputError.
+        names its end where nothing in the file itself tells it, and holds the chat template that
+        came with it. Raises InputError.
         """
-        # The end first: a tokenizer.json that is there is whole.
+        told = {}
         if self._likeliest_end() != self.eos:
-            write_whole(folder / _CONFIG, json.dumps({"eos_token": self.name(self.eos)}))
+            told["eos_token"] = self.name(self.eos)
+        if "chat_template" in self.settings:
+            told |= {key: self.settings[key] for key in _OF_CHAT if key in self.settings}
+        # The end first: a tokenizer.json that is there is whole.
+        if told:
+            write_whole(folder / _CONFIG, json.dumps(told))
         write_whole(folder / "tokenizer.json", self.definition)
 
     def encode(self, text: str) -> np.ndarray:
@@ -162,6 +177,14 @@ class Tokenizer:
         it are these tokens, and what the tokenizer puts `around` every text is there.
         """
         return self._marking.encode(text, add_special_tokens=around).ids
+
+    def spans(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ids of a text in which special tokens are written by name, int64 (n,), and where in
+        it each begins and ends, in characters.
+        """
+        found = self._marking.encode(text, add_special_tokens=False)
+        offsets = np.array(found.offsets, np.int64).reshape(-1, 2)
+        return np.array(found.ids, np.int64), offsets[:, 0], offsets[:, 1]
 
     @cached_property
     def before(self) -> tuple[int, ...]:
@@ -256,19 +279,22 @@ class Tokenizer:
         return counts
 
 
-def _named_end(path: Path) -> str | None:
-    """The end that a tokenizer_config.json beside a tokenizer.json names, if there is one. Raises
-    InputError where that file cannot be read.
+def _settings(path: Path) -> dict[str, Any]:
+    """The tokenizer_config.json beside a tokenizer.json; empty where there is none. Raises
+    InputError where it cannot be read.
     """
     config = path.with_name(_CONFIG)
     if path.name != "tokenizer.json" or not config.is_file():
-        return None
+        return {}
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{config}: not JSON that can be read ({error})") from None
-    token = settings.get("eos_token") if isinstance(settings, dict) else None
-    # a name, or an object that holds the name
+    return settings if isinstance(settings, dict) else {}
+
+
+def _content(token: object) -> str | None:
+    """The name of a token, which is given as a text, or as an object that holds it."""
     named = token.get("content") if isinstance(token, dict) else token
     return named if isinstance(named, str) else None
 

@@ -113,7 +113,7 @@ def pairs(
     questions = list(_questions(prompts))
     tokenizer = Tokenizer.load(run.tokenizer)
     form = format_of(tokenizer)
-    ends = {tokenizer.id(form.closing), tokenizer.eos}
+    ends = {*form.ends(tokenizer), tokenizer.eos}
     model = load_model(run)
     lines: list[str] = []
     scored: list[float] = []

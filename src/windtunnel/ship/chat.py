@@ -68,8 +68,8 @@ class OwnModel:
         self._format = format_of(self._tokenizer)
         # What closes an answer, what ends a document, and what an imported ancestor ends with.
         brought = marks_of(self._tokenizer, *brought_configs(lineage(run)[-1]))
-        closing = self._tokenizer.id(self._format.closing)
-        self._ends = {closing, self._tokenizer.eos, *brought.ends}
+        closing = self._format.ends(self._tokenizer)
+        self._ends = {*closing, self._tokenizer.eos, *brought.ends}
         self._model = load_model(run)
 
     def answer(

@@ -36,10 +36,12 @@ def spoken(lineage: Sequence[Run], corpora: Mapping[str, Corpus], tokenizer: Tok
         settings, generation = _ours(tokenizer)
     marks = marks_of(tokenizer, settings, generation)
     tuned = any(corpus.is_chat for corpus in corpora.values())
-    form = format_of(tokenizer) if tuned else find_format(tokenizer)
+    form = find_format(tokenizer)
     if tuned and form:
         settings["chat_template"] = form.template
         marks = replace(marks, end=tokenizer.id(form.closing))
+    elif tuned:  # by the template that came with the tokenizer, which stays
+        settings["chat_template"] = format_of(tokenizer).template
     elif form and "chat_template" not in settings:
         settings["chat_template"] = form.template
     else:
