@@ -17,7 +17,8 @@ Storage = Annotated[
     typer.Option(
         "--storage",
         help="Where the trials are kept: any Optuna storage URL, for its dashboard or a shared "
-        "database. By default they are in an SQLite file beside the study.",
+        "database, such as postgresql://USER@HOST/NAME, where several machines carry out one "
+        "search. By default they are in an SQLite file beside the study.",
         metavar="URL",
     ),
 ]
