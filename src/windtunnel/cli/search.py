@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
-from windtunnel.cli.study import carry_out, study_command
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.tunnel.search.design import Design
 
 if TYPE_CHECKING:
