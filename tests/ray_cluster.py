@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: each node a `ray start` of its own, with one core to offer."""
+"""A real Ray cluster on this machine: each node a `ray start` of its own, with one core."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ class Node:
 
     def kill(self) -> None:
         """All of the node at once, as where a machine loses its power."""
-        for process in _session(self.process.pid):
+        for process in session(self.process.pid):
             os.kill(process, signal.SIGKILL)
         self.process.wait()
 
@@ -44,18 +44,19 @@ class Node:
 class Cluster:
     """A head and further nodes. `environment` is for those who use it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder = folder
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "OMP_NUM_THREADS": "1",
+            **environment,
         }
         self.nodes: list[Node] = []
         self.client_port = _free_port()
 
     @property
     def environment(self) -> dict[str, str]:
+        """For a process that uses the cluster."""
         return self._environment | {"RAY_ADDRESS": self.address}
 
     def begin(self, nodes: int) -> None:
@@ -69,20 +70,16 @@ class Cluster:
         self._add(*head)
         self.address = self._wait_for_address()
         for _ in range(nodes - 1):
-            self.add()
-
-    def add(self) -> Node:
-        return self._add(f"--address={self.address}")
+            self._add(f"--address={self.address}")
 
     def end(self) -> None:
         for node in self.nodes:
             node.kill()
 
-    def _add(self, *arguments: str) -> Node:
+    def _add(self, *arguments: str) -> None:
         log = self._folder / f"node-{len(self.nodes)}.log"
         node = Node(*arguments, environment=self._environment, log=log)
         self.nodes.append(node)
-        return node
 
     def _wait_for_address(self) -> str:
         give_up = time.monotonic() + PATIENCE
@@ -102,7 +99,7 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """Processes of a session."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -116,10 +113,10 @@ def _session(leader: int) -> list[int]:
 
 
 @contextmanager
-def ray_cluster(nodes: int) -> Iterator[Cluster]:
+def ray_cluster(nodes: int, environment: dict[str, str]) -> Iterator[Cluster]:
     # sockets lie there, whose paths must be short
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, environment)
     try:
         cluster.begin(nodes)
         yield cluster

@@ -19,7 +19,7 @@ from windtunnel.tunnel.scaling.dry_run.design import DryRun
 
 STUDIES = ("check", "search", "transfer", "batch", "scaling", "dynamics", "ablate")
 # what a command may be asked beside its Design: where to work, and how to print
-BESIDE = {"--corpus", "--lab", "--json", "--help", "--storage", "--dry-run"}
+BESIDE = {"--on", "--corpus", "--lab", "--json", "--help", "--storage", "--dry-run"}
 REPEATED = {"--arm"}  # an option that can be given several times is no field
 
 

@@ -54,6 +54,7 @@ _COMMANDS = (
     "scaling",
     "dynamics",
     "ablate",
+    "launch",
     "plan",
     "record",
     "sft",

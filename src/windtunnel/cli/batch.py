@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
-from windtunnel.cli.study import carry_out, study_command
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.quantities import about
 from windtunnel.tunnel.batch.design import Design
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @study_command(Design)
 def batch(
-    design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
+    design: Design,
+    corpus: Corpora = "core",
+    on: On = HERE,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
 ) -> None:
     """Find the best batch, and the law by which it grows.
 

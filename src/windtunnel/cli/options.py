@@ -12,7 +12,6 @@ from windtunnel.data.formats import FORMATS
 from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, Kind
-from windtunnel.tunnel.fleet.where import PLACES
 
 Lab = Annotated[
     Path,
@@ -62,17 +61,6 @@ EngineChoice = Annotated[
         help="What the run is computed with (precision, compilation, tokens at once): "
         + "; ".join(f"{one.name}, {one.help}" for one in _ENGINES.values())
         + ".",
-    ),
-]
-HERE = "here"
-On = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="here|ray|ray://HOST:PORT",
-        help="Where the runs are trained: "
-        + "; ".join(f"{one.name}, by {one.help}" for one in PLACES.values())
-        + ". With an address, of the cluster whose Ray client server that is.",
     ),
 ]
 DEFAULT_LAB = Path("lab")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli.dry_run import advise_on
-from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
-from windtunnel.cli.study import carry_out, study_command
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.tunnel.scaling.design import Design

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
-from windtunnel.cli.study import carry_out, study_command
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.tunnel.search.design import Design
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ Storage = Annotated[
     typer.Option(
         "--storage",
         help="Where the trials are kept: any Optuna storage URL, for its dashboard or a shared "
-        "database. By default they are in an SQLite file beside the study.",
+        "database, such as postgresql://USER@HOST/NAME, where several machines carry out one "
+        "search. By default they are in an SQLite file beside the study.",
         metavar="URL",
     ),
 ]

@@ -12,9 +12,8 @@ from typer.core import TyperCommand
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, stopping
-from windtunnel.cli.options import HERE
 from windtunnel.tunnel.design import SWITCH, Option, options_of
-from windtunnel.tunnel.fleet.where import train_on
+from windtunnel.tunnel.fleet.where import PLACES, train_on
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -23,6 +22,17 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+HERE = "here"
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="here|ray|ray://HOST:PORT",
+        help="Where the runs are trained: "
+        + "; ".join(f"{one.name}, by {one.help}" for one in PLACES.values())
+        + ". With an address, of the cluster whose Ray client server that is.",
+    ),
+]
 _GOES_ON = "interrupted; the same command goes on from here"
 
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.options import DEFAULT_LAB, HERE, Json, Lab, On, typed
-from windtunnel.cli.study import following
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, typed
+from windtunnel.cli.study import HERE, On, following
 from windtunnel.tunnel.design import NUMBER
+from windtunnel.tunnel.fleet.where import train_on
 
 if TYPE_CHECKING:
     from windtunnel.results.tour import TourNumbers
@@ -42,7 +43,6 @@ def tour(
     from windtunnel.results.study import read_study
     from windtunnel.results.tour import TOUR
     from windtunnel.tour import tour as take_tour
-    from windtunnel.tunnel.fleet.where import train_on
 
     train_on(on)
     with following() as watch:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from windtunnel.cli.options import DEFAULT_LAB, HERE, Corpora, Json, Lab, On
-from windtunnel.cli.study import carry_out, study_command
+from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.quantities import about
 from windtunnel.tunnel.transfer.design import Design
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @study_command(Design)
 def transfer(
-    design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
+    design: Design,
+    corpus: Corpora = "core",
+    on: On = HERE,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
 ) -> None:
     """Find the best learning rate, and see whether it holds as models grow.
 

@@ -1,13 +1,16 @@
 """Trials in a storage: where they begin, and what is told of them."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from windtunnel.tunnel.search.alone import with_driver
 from windtunnel.tunnel.search.settings import SETTINGS
-from windtunnel.tunnel.search.space import Space
+from windtunnel.tunnel.search.space import SearchPoint, Space
 from windtunnel.tunnel.search.trials import Outcome, Trials, open_trials, worst_loss
 
 PAIR = Space((SETTINGS["lr"], SETTINGS["init_std"]))
@@ -80,3 +83,34 @@ def test_a_trial_that_was_killed_while_it_was_asked_has_no_place(tmp_path: Path)
     assert points[1] == PAIR.point(PAIR.spread(2, 5)[0])
     states = [trial.state.name for trial in trials.study.get_trials()]
     assert states == ["RUNNING", "FAIL", "RUNNING"]
+
+
+def test_two_searches_of_one_storage_ask_the_same_trials_once(tmp_path: Path) -> None:
+    """At the same time: neither takes what the other is just asking for a dead one's."""
+    both = threading.Barrier(2)
+    searches = [opened(tmp_path, start=6) for _ in range(2)]
+
+    def search(trials: Trials) -> list[SearchPoint]:
+        both.wait()
+        points = trials.ask(6)
+        trials.tell(0, [Outcome(f"run{i}", 4.0 + i) for i in range(6)])
+        return points
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(search, searches)
+    assert first == second
+    found = opened(tmp_path, start=6).study.get_trials()
+    assert [trial.value for trial in found] == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "opened"),
+    [
+        ("postgresql://lab@db/trials", "postgresql+psycopg://lab@db/trials"),
+        ("postgres://lab@db/trials", "postgresql+psycopg://lab@db/trials"),
+        ("postgresql+psycopg2://lab@db/trials", "postgresql+psycopg2://lab@db/trials"),
+        ("sqlite:///trials.db", "sqlite:///trials.db"),
+    ],
+)
+def test_a_url_without_a_driver_gets_the_one_that_is_installed(typed: str, opened: str) -> None:
+    assert with_driver(typed) == opened

@@ -23,9 +23,10 @@ from windtunnel.recipe import RESULTS_VERSION
 from windtunnel.tunnel.fleet.jobs import Job, Outcome, Report
 from windtunnel.tunnel.fleet.worker import Worker as Inside
 from windtunnel.tunnel.fleet.worker import cores, kind_of_device, prepare
-from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers
+from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers, in_background
 
 _PATIENCE = 20.0  # seconds for the other actors to begin, once one has
+_GROW_EVERY = 5.0  # seconds between looks at how many nodes there are
 _LISTEN = 10.0  # seconds of one call for news
 _RESTARTING = 1.0  # seconds between looks at an actor that Ray is about to restart
 # Read by the libraries that torch loads, before a worker imports it.
@@ -37,13 +38,10 @@ def ray_workers(address: str) -> Workers:
     address the one that this machine belongs to. Raises InputError where there is none.
     """
     ray = _connected(address)
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    count = gpus or int(there.get("CPU", 0))
+    gpus = _offered(ray, "GPU")
+    count = gpus or _offered(ray, "CPU")
     if not count:
-        raise InputError(
-            f"{_named(address)}: the Ray cluster has neither a core nor a GPU to offer"
-        )
+        raise InputError(f"{_named(address)}: the Ray cluster has neither a core nor a GPU to use")
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     remote = ray.remote(
         num_cpus=1,
@@ -56,7 +54,24 @@ def ray_workers(address: str) -> Workers:
     def make() -> Any:
         return remote.remote("cuda" if gpus else "cpu", passed_on)
 
-    return Workers([_Actor(ray, make) for _ in range(count)], owns=True, patience=_PATIENCE)
+    made = Workers([_Actor(ray, make) for _ in range(count)], owns=True, patience=_PATIENCE)
+
+    def grow() -> None:
+        """For nodes that join later."""
+        known = count
+        while True:
+            time.sleep(_GROW_EVERY)
+            while known < _offered(ray, "GPU" if gpus else "CPU"):
+                known += 1
+                made.add(_Actor(ray, make))
+
+    in_background(grow)
+    return made
+
+
+def _offered(ray: Any, what: str) -> int:
+    """Of all nodes that are there."""
+    return int(ray.cluster_resources().get(what, 0))
 
 
 def _connected(address: str) -> Any:

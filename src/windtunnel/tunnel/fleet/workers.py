@@ -71,13 +71,19 @@ class Workers:
         self._patience = patience
         self._change = threading.Condition()
         # each worker is in one of these, unless it could not be started
-        self._beginning = list(workers)
+        self._beginning: list[Worker] = []
         self._free: list[Worker] = []
         self._busy: dict[Job, Worker] = {}
         self._news = queue.SimpleQueue[News]()
         self._fault: InputError | None = None
         for worker in workers:
-            _in_background(self._begin, worker)
+            self.add(worker)
+
+    def add(self, worker: Worker) -> None:
+        """One more, which begins now."""
+        with self._change:
+            self._beginning.append(worker)
+        in_background(self._begin, worker)
 
     @property
     def count(self) -> int:
@@ -119,7 +125,7 @@ class Workers:
         with self._change:
             self._free.remove(worker)
             self._busy[job] = worker
-        _in_background(self._carry_out, worker, job)
+        in_background(self._carry_out, worker, job)
 
     def news(self, seconds: float) -> list[News]:
         """What has happened since the last time; where nothing has, what happens first within so
@@ -177,6 +183,6 @@ class Workers:
             self._begin(worker)
 
 
-def _in_background(work: Callable[..., None], *arguments: object) -> None:
+def in_background(work: Callable[..., None], *arguments: object) -> None:
     """In a thread that keeps no program from ending."""
     threading.Thread(target=work, args=arguments, daemon=True).start()

@@ -1,15 +1,17 @@
 """The trials of a search in an Optuna storage: which points to try, and what came of them.
 
 What is asked depends on nothing but the study's name and what has been told before, so that a
-search that was killed at any moment goes on as if it had not been. One process searches at a
-time.
+search that was killed at any moment goes on as if it had not been. Several processes may carry out
+one search, on one lab: one at a time asks and tells, all are given the same points, and their
+fleets share the runs.
 """
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.errors import InputError
+from windtunnel.tunnel.search.alone import alone, with_driver
 from windtunnel.tunnel.search.sampler import suggest
 from windtunnel.tunnel.search.space import Octaves, SearchPoint, Space
 
@@ -47,22 +50,29 @@ class Trials:
     space: Space
     start: int  # trials before the surface suggests: the paper's point, then a Sobol sequence
     seed: int
+    alone: Callable[[], AbstractContextManager[None]]  # while it asks or tells
 
     def ask(self, count: int) -> list[SearchPoint]:
         """The first `count` points; those that were not asked before are asked now, given what
         has been told.
         """
-        trials = self._trials()
-        while len(trials) < count:
-            self._ask(len(trials))
+        with self.alone():
+            self._fail_half_asked()
             trials = self._trials()
+            while len(trials) < count:
+                self._ask(len(trials))
+                trials = self._trials()
         return [self._point(trial.params) for trial in trials[:count]]
 
     def tell(self, first: int, outcomes: Sequence[Outcome]) -> None:
         """Record what came of the trials from the `first` on. A run that diverged counts as the
         worst one so far that did not: no better than that, and not so bad that the sampler's
-        surface would be torn.
+        surface would be torn. What another process has told already stays as it is.
         """
+        with self.alone():
+            self._tell(first, outcomes)
+
+    def _tell(self, first: int, outcomes: Sequence[Outcome]) -> None:
         import optuna
         from optuna.trial import TrialState
 
@@ -118,19 +128,24 @@ class Trials:
         return np.log2(np.reshape(points, (len(trials), len(self.space.settings))))
 
     def _trials(self) -> list["optuna.trial.FrozenTrial"]:
+        return [trial for trial in self._asked() if self._is_whole(trial)]
+
+    def _fail_half_asked(self) -> None:
+        """Who asked them was killed: nobody else asks now."""
         from optuna.trial import TrialState
 
-        asked = self.study.get_trials(
-            deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE)
-        )
-        whole = []
-        for trial in asked:
-            if len(trial.params) == len(self.space.settings):
-                whole.append(trial)
-            else:
-                # it was killed while it was being asked
+        for trial in self._asked():
+            if not self._is_whole(trial):
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        return whole
+
+    def _asked(self) -> list["optuna.trial.FrozenTrial"]:
+        from optuna.trial import TrialState
+
+        states = (TrialState.RUNNING, TrialState.COMPLETE)
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _is_whole(self, trial: "optuna.trial.FrozenTrial") -> bool:
+        return len(trial.params) == len(self.space.settings)
 
     def _point(self, params: dict[str, Any]) -> SearchPoint:
         return {s.name: s.rounded(params[s.label]) for s in self.space.settings}
@@ -148,22 +163,26 @@ def open_trials(
     logging.getLogger("optuna").setLevel(logging.WARNING)
     asked = [*what, seed, start, [(s.label, s.low, s.high) for s in space.settings], SAMPLER]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{title} {digest}"
+    storage = with_driver(storage)
     try:
         # every point is put into the queue: Optuna's own sampler never chooses one
         sampler = optuna.samplers.RandomSampler(seed=0)
-        study = optuna.create_study(
-            storage=storage,
-            sampler=sampler,
-            study_name=f"{title} {digest}",
-            direction="minimize",
-            load_if_exists=True,
-        )
+        # one at a time: whoever comes first makes the tables
+        with alone(storage, "open"):
+            study = optuna.create_study(
+                storage=storage,
+                sampler=sampler,
+                study_name=name,
+                direction="minimize",
+                load_if_exists=True,
+            )
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError) as error:
         fault = str(error).splitlines()[0]
         raise InputError(
             f"--storage {storage}: not a storage that Optuna can open: {fault}"
         ) from None
-    return Trials(study, space, start, seed)
+    return Trials(study, space, start, seed, lambda: alone(storage, name))
 
 
 def worst_loss(losses: Sequence[float | None]) -> float:
