@@ -91,7 +91,7 @@ def test_it_answers_nothing_but_get(served: tuple[Any, ThreadingHTTPServer], met
     assert ask(served[1], "/", method)[0] == 501
 
 
-@pytest.mark.parametrize("path", ["/../recipe.toml", "/etc/passwd", "/runs", "//", "/%2e%2e/"])
+@pytest.mark.parametrize("path", ["/../recipe.toml", "/etc/passwd", "/runs", "/%2e%2e/"])
 def test_there_is_nothing_else(served: tuple[Any, ThreadingHTTPServer], path: str) -> None:
     assert ask(served[1], path)[0] == 404
 
