@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @study_command(Design)
 def batch(
-    design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
+    design: Design,
+    corpus: Corpora = "core",
+    on: On = HERE,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
 ) -> None:
     """Find the best batch, and the law by which it grows.
 

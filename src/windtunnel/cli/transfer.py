@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @study_command(Design)
 def transfer(
-    design: Design, corpus: Corpora = "core", lab: Lab = DEFAULT_LAB, as_json: Json = False
+    design: Design,
+    corpus: Corpora = "core",
+    on: On = HERE,
+    lab: Lab = DEFAULT_LAB,
+    as_json: Json = False,
 ) -> None:
     """Find the best learning rate, and see whether it holds as models grow.
 
