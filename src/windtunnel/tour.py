@@ -3,13 +3,13 @@ from what they found, its run, predicted against got, and what that model writes
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from windtunnel.data.build import build
 from windtunnel.data.shards import Corpus
-from windtunnel.data.sources import fetch
+from windtunnel.data.sources import GROUPS, SOURCES, fetch, known
 from windtunnel.errors import InputError
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
@@ -19,9 +19,10 @@ from windtunnel.plan.record import read_plan, recipe_of
 from windtunnel.plan.request import Request
 from windtunnel.plan.studies import from_lab
 from windtunnel.quantities import about
+from windtunnel.results.run import StepLine
 from windtunnel.results.scaling import SCALING
 from windtunnel.results.study import Numbers, StudyResult, read_study, write_study
-from windtunnel.results.tour import TOUR, Asked, TourNumbers, TourSize, TourStep
+from windtunnel.results.tour import TOUR, Asked, TourNumbers, TourSample, TourSize, TourStep
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, open_run
 from windtunnel.train.speed import tokens_per_second
@@ -46,8 +47,18 @@ _FEWEST = 106_496
 _STEP = 8192  # basic runs are whole steps of every batch below
 # What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see
 # the designs below.
-_WORK = {(32, 2): 20 + 60 + 26 + 6, (64, 2): 30 + 6, (96, 3): 6 + 6}
+_WORK: dict[str, dict[tuple[int, int], int]] = {
+    "search": {(32, 2): 20},
+    "transfer": {(32, 2): 60, (64, 2): 30},
+    "batch": {(32, 2): 26},
+    "scaling": {(32, 2): 6, (64, 2): 6, (96, 3): 6},
+    "plan": {(96, 3): 6},
+}
+# In which order studies are left out where there is no time for all of them: the plan then takes
+# what was measured at a laptop's scale, and says so.
+_LEFT_OUT = ("batch", "transfer", "search")
 _AHEAD = 1.5  # FLOPs of the planned run over those of the dearest run that the law was fitted to
+_WRITTEN = 120  # tokens of each sample
 _EVALUATED = 1.3  # time with evaluations and checkpoints over time of training steps alone
 _FIXED = 370.0  # seconds of fetching, building, checking and compiling, on 2 cores
 
@@ -57,36 +68,43 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
     study. `corpus`: a name in the lab; None for the core corpus. Raises InputError, Interrupted.
     """
     opened = _corpus(lab, corpus, watch)
-    unit = _basic_tokens(lab, opened, minutes, watch)
-    designs = designs_of(unit)
-    studies: list[Callable[[], Path]] = [
-        lambda: check(lab, opened, designs.check, watch),
-        lambda: search(lab, opened, designs.search, watch),
-        lambda: transfer(lab, opened, designs.transfer, watch),
-        lambda: batch(lab, opened, designs.batch, watch),
-        lambda: scaling(lab, opened, designs.scaling, watch),
-    ]
+    size = _size(lab, opened, minutes, watch)
+    designs = designs_of(size.tokens)
+    studies: dict[str, Callable[[], Path]] = {
+        "check": lambda: check(lab, opened, designs.check, watch),
+        "search": lambda: search(lab, opened, designs.search, watch),
+        "transfer": lambda: transfer(lab, opened, designs.transfer, watch),
+        "batch": lambda: batch(lab, opened, designs.batch, watch),
+        "scaling": lambda: scaling(lab, opened, designs.scaling, watch),
+    }
+    if size.left_out:
+        watch.say(f"no time on this machine for {', '.join(size.left_out)}: left out")
     # in this order: a study takes what an earlier one found, such as the law of the batch
-    steps = [_carry_out(study, watch) for study in studies]
+    steps = [
+        _carry_out(study, watch) for name, study in studies.items() if name not in size.left_out
+    ]
     planned = _plan(lab, opened, watch)
     if planned:
         step, best = planned
         steps.append(step)
     else:
-        best = _best_run(lab)
+        best = _finished(lab)[-1]
+    samples = _samples(lab, best, opened)
     numbers = TourNumbers(
         steps=tuple(steps),
-        sample=_sample(best, opened),
+        sample=_told(samples[-1]),
         corpus=opened.folder.name,
         written_by=best.id,
-        basic_tokens=unit,
+        basic_tokens=size.tokens,
+        samples=samples,
+        left_out=size.left_out,
     )
     return write_study(
         lab,
         TOUR,
         rows=[],
         verdict=None,
-        summary=summary_of(steps),
+        summary=summary_of(steps, size.left_out),
         numbers=numbers,
         runs=[best.id],
     )
@@ -145,14 +163,16 @@ def designs_of(unit: int) -> Designs:
     )
 
 
-def summary_of(steps: Sequence[TourStep]) -> str:
-    """How many studies passed, failed, and came to no verdict, and which."""
+def summary_of(steps: Sequence[TourStep], left_out: Sequence[str] = ()) -> str:
+    """How many steps passed, failed, and came to no verdict, and which; and what was left out."""
     counts = [
         _counted("passed", [step.study for step in steps if step.verdict == "pass"]),
         _counted("failed", [step.study for step in steps if step.verdict == "fail"]),
         _counted("had no verdict", [step.study for step in steps if step.verdict is None]),
     ]
-    return f"{len(steps)} studies: {'; '.join(counts)}"
+    if left_out:
+        counts.append(_counted("left out for want of time", left_out))
+    return f"{len(steps)} steps: {'; '.join(counts)}"
 
 
 def _counted(what: str, studies: Sequence[str]) -> str:
@@ -183,24 +203,29 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[TourStep, Run] | Non
     except InputError as error:
         watch.say(f"no plan: {error}")
         return None
-    run = create(lab, recipe_of(folder), corpus)
-    if train(run, corpus, watch).status == "interrupted":
-        raise Interrupted
-    said, got = read_plan(folder), audit(lab, run, "tour").audit
+    run, said = create(lab, recipe_of(folder), corpus), read_plan(folder)
     low, high = said.interval90
+
+    def step(tokens: int, total: int, line: StepLine) -> None:
+        aim = f"loss {line.loss:.3f}, forecast to end between {low:.3f} and {high:.3f}"
+        watch.show("the planned run", tokens, total, aim)
+
+    if train(run, corpus, replace(watch, step=step)).status == "interrupted":
+        raise Interrupted
+    got = audit(lab, run, "tour").audit
     summary = (
         f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {_AHEAD:g} times "
         f"the FLOPs of any run in the fit: predicted {got.predicted:.4f}, 90% [{low:.3f}, "
         f"{high:.3f}], got {got.loss:.4f}, {got.error:+.2%} off"
     )
     watch.say(f"plan: {summary}")
-    step = TourStep(
+    taken = TourStep(
         study="plan",
         verdict="pass" if got.inside90 else "fail",
         summary=summary,
         minutes=_minutes_since(begun),
     )
-    return step, run
+    return taken, run
 
 
 def _minutes_since(begun: float) -> float:
@@ -208,77 +233,130 @@ def _minutes_since(begun: float) -> float:
 
 
 def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
-    """The lab's corpus of that name; without a name the core corpus, or the standard library
-    where no network is.
+    """The lab's corpus of that name, which is built where it is a source that can be fetched;
+    without a name the core corpus, or the standard library where no network is.
     """
-    if name:
-        return Corpus.open(lab / "corpora" / name)
-    for folder in (lab / "corpora" / "core", lab / "corpora" / "stdlib"):
+    wanted = (name,) if name else ("core", "stdlib")
+    for folder in (lab / "corpora" / one for one in wanted):
         if (folder / "manifest.json").exists():
             return Corpus.open(folder)
-    name = "core"
+    if name and name not in (*GROUPS, *SOURCES):
+        return Corpus.open(lab / "corpora" / name)  # which says what is missing
+    if name:
+        return _built(lab, name, watch)
+    try:
+        return _built(lab, "core", watch)
+    except InputError as error:
+        watch.say(f"{error}; going on with Python's own standard library as the corpus")
+        return _built(lab, "stdlib", watch)
+
+
+def _built(lab: Path, name: str, watch: Watch) -> Corpus:
+    """Raises InputError where a source can't be had."""
 
     def progress(what: str, done: float, total: float | None) -> None:
         """Of fetching and building."""
         watch.show(what, done, total, "")
 
-    try:
-        watch.say("fetching the core corpus: seven sources, 45 MB")
-        fetched = fetch([name], lab / "downloads", progress)
-    except InputError as error:
-        watch.say(f"{error}; going on with Python's own standard library as the corpus")
-        name = "stdlib"
-        fetched = fetch([name], lab / "downloads", progress)
+    watch.say(f"fetching '{name}': {', '.join(source.name for source in known([name]))}")
+    fetched = fetch([name], lab / "downloads", progress)
     sources = ", ".join(each.source.name for each in fetched)
     watch.say(f"building corpus '{name}': vocabulary of {_VOCAB}, {sources}")
     documents = {each.source.name: each.documents() for each in fetched}
     return build(lab / "corpora" / name, documents, vocab=_VOCAB, progress=progress)
 
 
-def _basic_tokens(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> int:
-    """How long the basic runs may be in the time. Decided once a lab and corpus, so that the same
-    command finds its runs again.
+def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
+    """How long the basic runs may be in the time, and what there is no time for. Decided once a lab
+    and corpus, so that the same command finds its runs again.
     """
     file = TOUR.folder(lab) / "size.json"
     asked = Asked(minutes=minutes, corpus=corpus.digest)
     if file.exists():
         decided = TourSize.read(file)
         if decided.asked == asked:
-            return decided.tokens
+            return decided
     watch.say("measuring how fast this machine trains (and compiling, the first time)")
     small = proxy(corpus, 64, 2)
     flops_per_s = tokens_per_second(small) * flops_per_token(small.model, small.data.context)
-    work = 0  # FLOPs for each token of a basic run
-    for (width, depth), times in _WORK.items():
-        work += times * flops_per_token(proxy(corpus, width, depth).model, small.data.context)
+    each = {}  # FLOPs for each token of a basic run, by study
+    for name, shapes in _WORK.items():
+        each[name] = 0.0
+        for (width, depth), times in shapes.items():
+            recipe = proxy(corpus, width, depth)
+            each[name] += times * flops_per_token(recipe.model, small.data.context)
+    budget = (minutes * 60 - _FIXED) * flops_per_s / _EVALUATED
+    left_out = left_out_of(each, budget)
     # what is left of the time after all that takes as long however short the runs are
-    tokens = int((minutes * 60 - _FIXED) * flops_per_s / work / _EVALUATED)
+    tokens = int(budget / sum(flops for name, flops in each.items() if name not in left_out))
     once = corpus.train_tokens
     tokens = min(max(_FEWEST, tokens), once // 4)  # the longest run is of four basic ones
     tokens = max(_STEP * 4, tokens - tokens % _STEP)
     watch.say(f"{about(flops_per_s)} FLOP/s: basic runs of {about(tokens)} tokens")
-    decided = TourSize(asked=asked, tokens=tokens, flops_per_s=round(flops_per_s))
+    decided = TourSize(
+        asked=asked, tokens=tokens, flops_per_s=round(flops_per_s), left_out=left_out
+    )
     decided.write(file, make_folder=True)
-    return tokens
+    return decided
 
 
-def _best_run(lab: Path) -> Run:
-    """The run of the scaling study with the lowest loss."""
+def left_out_of(each: Mapping[str, float], budget: float) -> tuple[str, ...]:
+    """The studies that are left out so that the others have runs of the least length that says
+    something. `each`: FLOPs for each token of a basic run, by study; `budget`: FLOPs.
+    """
+    found: list[str] = []
+    for name in _LEFT_OUT:
+        needed = sum(flops for study, flops in each.items() if study not in found) * _FEWEST
+        if needed <= budget:
+            break
+        found.append(name)
+    return tuple(found)
+
+
+def _finished(lab: Path) -> list[Run]:
+    """The branches of the scaling study, from the highest loss to the lowest."""
     scored = []
     for name in read_study(lab, SCALING).runs:
         run = open_run(lab / "runs" / name)
         loss = run.status().loss
         if run.kind == "branch" and loss:
-            scored.append((loss, run.id, run))
-    return min(scored)[2]
+            scored.append((-loss, run.id, run))
+    return [run for _, _, run in sorted(scored, key=lambda one: one[:2])]
 
 
-def _sample(run: Run, corpus: Corpus) -> str:
-    """What the best model writes."""
+def _samples(lab: Path, best: Run, corpus: Corpus) -> tuple[TourSample, ...]:
+    """The same prompt answered by the smallest and the middle size, each at its best, and by the
+    best model.
+    """
+    by_size: dict[int, Run] = {}
+    for run in _finished(lab):  # the best of a size comes last
+        by_size[count(run.recipe.model).params_total] = run
+    sizes = [by_size[size] for size in sorted(by_size)]
+    asked = {"the smallest": sizes[0], "the middle one": sizes[len(sizes) // 2]}
+    asked["the best"] = best
+    found = []
+    for what, run in asked.items():
+        found.append(
+            TourSample(
+                run=run.id,
+                what=what,
+                params_total=count(run.recipe.model).params_total,
+                tokens=run.recipe.total_tokens,
+                bits_per_byte=run.status().bits_per_byte,
+                text=_written(run, corpus),
+            )
+        )
+    return tuple(found)
+
+
+def _written(run: Run, corpus: Corpus) -> str:
     tokenizer = corpus.tokenizer
-    prompt = "The " if "wiki" in corpus.sources else "def "
+    prompt = "def " if set(corpus.sources) == {"stdlib"} else "The "
     begun = tokenizer.encode(prompt).tolist()
-    written = generate(load_model(run), begun, most=160, end=tokenizer.eos)
-    parameters = about(count(run.recipe.model).params_total)
-    length = about(run.recipe.total_tokens)
-    return f"({parameters} parameters, {length} tokens) {prompt}{tokenizer.decode(written)}"
+    written = generate(load_model(run), begun, most=_WRITTEN, end=tokenizer.eos)
+    return f"{prompt}{tokenizer.decode(written)}"
+
+
+def _told(sample: TourSample) -> str:
+    size, length = about(sample.params_total), about(sample.tokens)
+    return f"({size} parameters, {length} tokens) {sample.text}"

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import pytest
 from patience import PATIENCE
 from rich.console import Console
 
 from windtunnel.cli.display import Display
+from windtunnel.results.run import StepLine
 
 PROGRAM = """
 import sys, time
@@ -75,3 +77,37 @@ def test_twice_it_ends_at_once_and_the_terminal_is_as_it_was() -> None:
     assert code == 130 and "ended well" not in shown and "Traceback" not in shown
     hidden, visible = shown.count("\x1b[?25l"), shown.count("\x1b[?25h")
     assert hidden == visible > 0, "the cursor"
+
+
+def test_without_a_terminal_a_line_says_something_new(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    shown = Display()
+    for seconds, done in ((0, 0), (11, 0), (22, 0), (33, 3), (44, 3), (55, 4), (700, 4)):
+        now = float(seconds)
+        shown.show("a study", done, 100, f"{done} runs")
+    assert capsys.readouterr().err.splitlines() == [
+        "a study: 3%, 3 runs",
+        "a study: 4%, 4 runs",
+        "a study: 4%, 4 runs",  # ten minutes later: it still lives
+    ]
+
+
+def test_a_training_s_line_says_where_it_is_to_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    step = Display().training("run", "to end between 3.9 and 4.1", lambda: 1.9)
+    line = StepLine(
+        tokens=500, loss=4.25, lr=0.01, grad_norm=1.0, tokens_per_s=1000, peak_share=0.4
+    )
+    step(0, 7_200_000, line)
+    now = 20.0
+    step(3_600_000, 7_200_000, line)
+    assert capsys.readouterr().err.splitlines() == [
+        "run: 50%, 3.6M of 7.2M, loss 4.250, 1.900 bits/byte, to end between 3.9 and 4.1, "
+        "1k tokens/s, 40% of peak, 1 hours left"
+    ]

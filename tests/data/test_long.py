@@ -115,7 +115,7 @@ def test_of_questions_the_answer_alone_is_learnt(long: Corpus) -> None:
     assert stream.tokens == 10 * CONTEXT + 1
     windows = stream.marked(np.arange(10) * CONTEXT, CONTEXT)
     for window in windows:
-        said = long.tokenizer.decode(window[window >= 0].tolist())
+        said = long.tokenizer.decode((window[window >= 0] & 0xFFFFFFFF).tolist())
         text = long.tokenizer.decode((np.where(window < 0, ~window, window) & 0xFFFFFFFF).tolist())
         assert said.startswith(" ") and said.strip(" .").isdigit()
         assert text.index(said.strip(" .")) < len(text) - len(said) or "red flag" in text

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,7 +18,6 @@ from windtunnel.errors import InputError
 
 app = typer.Typer(
     help="Measure tiny language models, fit laws to them, predict a larger one, and train it.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -45,6 +44,7 @@ _OF_THE_MACHINE = (
 _COMMANDS = (
     "tour",
     "report",
+    "ui",
     "corpus",
     "train",
     "check",
@@ -135,8 +135,29 @@ def _fail(message: str) -> NoReturn:
 
 @app.callback(invoke_without_command=True)
 def _windtunnel(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version."),
+    lab: Annotated[
+        Path | None,
+        typer.Option(
+            "--lab",
+            help="Without a command: the lab of which to say where it stands.",
+            metavar="DIR",
+        ),
+    ] = None,
+    as_json: bool = typer.Option(
+        False, "--json", help="Without a command: say where the lab stands as JSON."
+    ),
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        from windtunnel.cli.standing import say_where_it_stands
+
+        say_where_it_stands(lab or Path("lab"), as_json)
+    elif as_json or lab:
+        which = "--json" if as_json else "--lab"
+        raise InputError(
+            f"{which} stands behind the command: `windtunnel {context.invoked_subcommand} {which}`"
+        )

@@ -1,9 +1,11 @@
 """What a person sees while something runs: a bar in a terminal, a line now and then in a log."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +23,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from windtunnel.quantities import about
+from windtunnel.quantities import about, about_hours
 
 if TYPE_CHECKING:
     from windtunnel.results.run import StepLine
 
+_WIDEST = 100  # columns: longer lines are hard to read
 _LAST_WORDS = 2.0  # seconds to end in, after the second Ctrl-C
-_LOG_EVERY = 10.0  # seconds between lines where there is no terminal
+# Seconds between lines where there is no terminal: at least so many, and after the most there is
+# one though the share is as it was.
+_LOG_EVERY, _LOG_AT_LAST = 10.0, 600.0
 
 
 class Display:
@@ -46,7 +51,7 @@ class Display:
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._logged: dict[str, float] = {}
+        self._logged: dict[str, tuple[float, str]] = {}  # when, and how far it had come
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False)
@@ -67,13 +72,26 @@ class Display:
             if not self._tasks:
                 self._bars.stop()
 
-    def training(self, name: str) -> Callable[[int, int, "StepLine"], None]:
-        """For `Watch.step`: a run's bar."""
+    def training(
+        self, name: str, aim: str = "", bits: Callable[[], float | None] = lambda: None
+    ) -> Callable[[int, int, "StepLine"], None]:
+        """For `Watch.step`: a run's line. `aim`: what was forecast of its end; `bits`: a byte of
+        held-out text, as it was last validated.
+        """
 
         def step(tokens: int, total: int, line: "StepLine") -> None:
-            note = f"{about(tokens)}/{about(total)} tokens  loss {line.loss:.3f}"
-            speed = f"{about(line.tokens_per_s)}/s ({line.peak_share:.0%} of peak)"
-            self.show(name, tokens, total, f"{note}  {speed}")
+            found = bits()
+            parts = [
+                f"{about(tokens)} of {about(total)}",
+                f"loss {line.loss:.3f}",
+                f"{found:.3f} bits/byte" if found else "",
+                aim,
+                f"{about(line.tokens_per_s)} tokens/s, {line.peak_share:.0%} of peak",
+            ]
+            if not self.console.is_terminal and line.tokens_per_s:
+                left = (total - tokens) / line.tokens_per_s / 3600
+                parts.append(f"{about_hours(left)} left")
+            self.show(name, tokens, total, ", ".join(filter(None, parts)))
 
         return step
 
@@ -83,11 +101,29 @@ class Display:
 
     def _log(self, what: str, done: float, total: float | None, note: str) -> None:
         now = time.monotonic()
-        self._logged.setdefault(what, now)
-        if now - self._logged[what] >= _LOG_EVERY:
-            self._logged[what] = now
-            share = f" {done / total:.0%}" if total else f" {about(done)}"
-            self.say(f"{what}:{share} {note}".rstrip())
+        share = f"{done / total:.0%}" if total else about(done)
+        since, said = self._logged.setdefault(what, (now, "0%"))
+        waited = now - since
+        if waited >= _LOG_AT_LAST or (waited >= _LOG_EVERY and share != said):
+            self._logged[what] = now, share
+            self.say(f"{what}: {share}, {note}" if note else f"{what}: {share}")
+
+
+def paragraph(text: str, indent: str = "") -> None:
+    """Print text, in a terminal broken between words where its lines end."""
+    if sys.stdout.isatty():
+        width = min(shutil.get_terminal_size().columns, _WIDEST)
+        text = textwrap.fill(
+            text,
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print(text)
+    else:
+        print(indent + text)
 
 
 @contextmanager

@@ -44,12 +44,12 @@ def _print(lab: Path, found: "Calibration") -> None:
             _print_tally(_reach(band), band)
         _print_tally("all", found.all)
         print(
-            "FLOPs: of the most expensive run in the fit; error: mean of predicted over reached, "
-            "minus 1; size: the same without signs\n"
+            "FLOPs: of the most expensive run in the fit; error: mean of predicted over\n"
+            "reached, minus 1; size: the same without signs\n"
         )
     print(
-        f"{'forecast':14}{'sealed':22}{'plan':20}{'run':14}{'FLOPs':>8}{'predicted':>11}"
-        f"{'90%':>18}{'reached':>9}{'error':>9}  state"
+        f"{'forecast':14}{'plan':14}{'FLOPs':>8}{'predicted':>11}{'90%':>17}{'reached':>8}"
+        f"{'error':>8}"
     )
     for one in found.forecasts:
         _print_forecast(one)
@@ -75,7 +75,7 @@ def _print_forecast(one: "ForecastState") -> None:
     error = f"{outcome.error:+.2%}" if outcome else "-"
     state = f"{one.state}: {one.why}" if one.why else one.state
     print(
-        f"{forecast.id:14}{forecast.time:22}{forecast.plan[:18]:20}{forecast.run:14}"
-        f"{f'{forecast.distance.flops:.3g}x':>8}{forecast.loss:>11.4f}"
-        f"{f'{low:.4f} to {high:.4f}':>18}{reached:>9}{error:>9}  {state}"
+        f"{forecast.id:14}{forecast.plan[:13]:14}{f'{forecast.distance.flops:.3g}x':>8}"
+        f"{forecast.loss:>11.4f}{f'{low:.3f} to {high:.3f}':>17}{reached:>8}{error:>8}"
     )
+    print(f"  sealed {forecast.time}, run {forecast.run}: {state}")

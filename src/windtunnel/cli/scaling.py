@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from windtunnel.cli.display import paragraph
 from windtunnel.cli.dry_run import advise_on
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
@@ -72,8 +73,8 @@ def _print(result: "StudyResult[ScalingNumbers]") -> None:
     numbers = result.numbers
     first = about(numbers.lengths[0])
     print(
-        f"{'size':7} {'seeds':>5} {'params':>9} {'total':>9}  {f'loss at {first}':>13} "
-        f"{'longest':>8} {'loss':>7} {'a doubling':>10}  {'FLOPs':>9} {'as cosine':>9}"
+        f"{'size':7} {'seeds':>5} {'params':>7} {'total':>7} {f'at {first}':>8} {'longest':>7} "
+        f"{'loss':>7} {'a doubling':>10} {'FLOPs':>8}"
     )
     for size in numbers.sizes:
         _print_size(size, about(size.longest or numbers.lengths[-1]))
@@ -86,9 +87,9 @@ def _print(result: "StudyResult[ScalingNumbers]") -> None:
 def _print_size(size: "SizeLosses", longest: str) -> None:
     first, last = _number(size.first_loss), _number(size.last_loss)
     print(
-        f"{size.size:7} {size.seeds:5} {size.params:9,} {size.params_total:9,}  {first:>13} "
-        f"{longest:>8} {last:>7} {_number(size.gain_per_doubling):>10}  {size.flops:9.2e} "
-        f"{size.flops_cosine:9.2e}"
+        f"{size.size:7} {size.seeds:5} {about(size.params):>7} {about(size.params_total):>7} "
+        f"{first:>8} {longest:>7} {last:>7} {_number(size.gain_per_doubling):>10} "
+        f"{size.flops:8.2e}"
     )
 
 
@@ -118,8 +119,8 @@ def _print_law(law: "StudyLaw") -> None:
         print(f"no law: {law.refused}")
         return
     print(
-        f"\n{'form':14} {'N counted as':17} {'weight':>6} {'error ahead':>11} {'misfit':>7}  "
-        "what the points pin down (90%)"
+        f"\n{'form':20} {'N counted as':17} {'weight':>6} {'error ahead':>11} {'misfit':>7}\n"
+        "  and what the points pin down (90%)"
     )
     for form in sorted(law.forms, key=lambda form: -form.weight):
         _print_form(form)
@@ -131,10 +132,8 @@ def _print_form(form: "FormFound") -> None:
     ahead = "-" if error is None else f"{error:.2%}"
     pinned = ", ".join(_pinned(name, found) for name, found in form.intervals.items())
     doubt = "" if form.converged else "; not converged"
-    print(
-        f"{form.form:14} {form.count:17} {form.weight:6.2f} {ahead:>11} {form.misfit:7.2%}  "
-        f"{pinned}{doubt}"
-    )
+    print(f"{form.form:20} {form.count:17} {form.weight:6.2f} {ahead:>11} {form.misfit:7.2%}")
+    paragraph(pinned + doubt, "  ")
 
 
 def _print_as_the_paper(law: "StudyLaw") -> None:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from windtunnel.cli import app
-from windtunnel.cli.display import display, stopping
+from windtunnel.cli.display import display, paragraph, stopping
 from windtunnel.tunnel.design import SWITCH, Option, options_of
 from windtunnel.tunnel.fleet.where import PLACES, train_on
 
@@ -148,6 +148,7 @@ def watched(
     """Run the study, let `after` print its numbers, and print its summary and verdict (with
     --json its result.json alone). Exit code 1 for a failed verdict, 130 for an interruption.
     """
+    from windtunnel.report.readings import READINGS
     from windtunnel.results.study import read_study
 
     with following() as watch:
@@ -157,7 +158,11 @@ def watched(
         print(result.to_json())
     else:
         after(result)
-        verdict = f"{result.verdict.upper()}: " if result.verdict else ""
-        print(f"\n{verdict}{result.summary}\n{folder} holds the table")
+        verdict = result.verdict.upper() if result.verdict else "NO VERDICT"
+        print()
+        paragraph(f"{verdict}: {result.summary}")
+        if reading := READINGS.get(experiment.name):
+            paragraph(f"Next: {reading.next(result).replace('`', '')}")
+        print(f"{folder} holds the table; windtunnel report draws it")
     if result.verdict == "fail":
         raise typer.Exit(1)

@@ -5,13 +5,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.display import paragraph
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, typed
 from windtunnel.cli.study import HERE, On, following
+from windtunnel.quantities import about
 from windtunnel.tunnel.design import NUMBER
 from windtunnel.tunnel.fleet.where import train_on
 
 if TYPE_CHECKING:
     from windtunnel.results.tour import TourNumbers
+
+# The chain again, on a folder of files.
+ON_ONE_S_OWN_TEXT = (
+    "windtunnel corpus build mine text=FOLDER/ --vocab 4096",
+    "windtunnel scaling --corpus mine",
+    "windtunnel plan --corpus mine --hours 1 --device cpu",
+)
 
 
 @app.command()
@@ -27,7 +36,9 @@ def tour(
     corpus: Annotated[
         str | None,
         typer.Option(
-            help="A corpus of the lab to use in place of the core corpus.", metavar="NAME"
+            help="A corpus of the lab, or a source that can be fetched such as stdlib, to use in "
+            "place of the core corpus.",
+            metavar="NAME",
         ),
     ] = None,
     on: On = HERE,
@@ -53,11 +64,23 @@ def tour(
         print(result.to_json())
         return
     _print(result.numbers)
-    print(f"{result.summary}\n{page} shows it all; `windtunnel runs --lab {lab}` lists the runs.")
+    paragraph(result.summary)
+    print(f"{page} shows it all; `windtunnel runs --lab {lab}` lists the runs.")
+    print("\nOn your own text, type next:\n")
+    for line in ON_ONE_S_OWN_TEXT:
+        print(f"    {line}")
 
 
 def _print(numbers: "TourNumbers") -> None:
     for step in numbers.steps:
         verdict = step.verdict or "no verdict"
-        print(f"\n{step.study.upper()} ({verdict}, {step.minutes} minutes)\n  {step.summary}")
-    print(f"\nThe best model writes:\n\n{numbers.sample}\n")
+        print(f"\n{step.study.upper()} ({verdict}, {step.minutes} minutes)")
+        paragraph(step.summary, "  ")
+    print("\nThe same prompt, answered by three of its models:")
+    for sample in numbers.samples:
+        bits = f", {sample.bits_per_byte:.3f} bits/byte" if sample.bits_per_byte else ""
+        size, length = about(sample.params_total), about(sample.tokens)
+        print(f"\n{sample.what} ({size} parameters, {length} tokens{bits}), run {sample.run}:")
+        for line in sample.text.splitlines():
+            paragraph(line, "  ")
+    print()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.display import display, stopping
+from windtunnel.cli.display import display, paragraph, stopping
 from windtunnel.cli.options import (
     DEFAULT_LAB,
     EngineChoice,
@@ -30,6 +30,7 @@ from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
     from windtunnel.results.cost import RunCost
+    from windtunnel.results.forecast import Forecast
     from windtunnel.results.run import RunSummary
     from windtunnel.train.run import Run
 
@@ -284,7 +285,7 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     if not found and not there.unreadable:
         print(f"{lab} holds no runs yet: `windtunnel train RECIPE.toml --lab {lab}` starts one")
         return
-    print(f"{'run':22} {'name':20} {'kind':6} {'tokens':>14} {'loss':>7} {'bits/byte':>9}  status")
+    print(f"{'run':18} {'name':18} {'kind':6} {'tokens':>6} {'loss':>7} {'bits/byte':>9}  status")
     children: dict[str | None, list[RunSummary]] = {}
     for one in found:
         children.setdefault(one.parent, []).append(one)
@@ -292,7 +293,7 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     for root in [one for one in found if one.parent not in known]:
         _print_tree(root, children, "", "")
     for name, why in there.unreadable.items():
-        print(f"{name:22} unreadable: {' '.join(why.split())}")
+        print(f"{name:18} unreadable: {' '.join(why.split())}")
 
 
 def _say_what_is_old(there: "list[Run]") -> None:
@@ -313,15 +314,15 @@ def _say_what_is_old(there: "list[Run]") -> None:
 def _print_tree(
     one: "RunSummary", children: "dict[str | None, list[RunSummary]]", mark: str, indent: str
 ) -> None:
-    tokens = about(one.tokens)
+    status = one.status
     if one.tokens != one.total_tokens:
-        tokens += f" of {about(one.total_tokens)}"
+        status += f" at {one.tokens / one.total_tokens:.0%}"
     loss = "-" if one.loss is None else f"{one.loss:.4f}"
     bits = "-" if one.bits_per_byte is None else f"{one.bits_per_byte:.4f}"
     reason = f": {one.reason}" if one.reason else ""
     print(
-        f"{mark + one.id:22} {one.name[:20]:20} {one.kind:6} {tokens:>14} {loss:>7} {bits:>9}  "
-        f"{one.status}{reason}"
+        f"{mark + one.id:18} {one.name[:18]:18} {one.kind:6} {about(one.tokens):>6} {loss:>7} "
+        f"{bits:>9}  {status}{reason}"
     )
     below = sorted(children.get(one.id, []), key=lambda child: child.at_tokens or 0)
     for child in below:
@@ -349,6 +350,17 @@ def _mixture(text: str) -> dict[str, float]:
     return weights
 
 
+def _forecast_of(run: "Run") -> "Forecast | None":
+    """The last one that was sealed of this run. A ledger that is damaged stops no training."""
+    from windtunnel.plan.ledger import read_ledger
+
+    try:
+        sealed = read_ledger(run.lab).forecasts
+    except InputError:
+        return None
+    return next((one for one in reversed(sealed) if one.run == run.id), None)
+
+
 def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -> None:
     """Train a run to its end and say what came of it; `anew`: by an engine that is chosen anew.
     Exit code 1 where it failed, 130 where it was stopped.
@@ -357,8 +369,13 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -
 
     if anew:
         run.forget_engine()
+    sealed = _forecast_of(run)
+    aim = ""
+    if sealed:
+        low, high = sealed.interval90
+        aim = f"to end between {low:.3f} and {high:.3f}"
     with display() as shown, stopping() as stop:
-        progress = shown.training(run.recipe.name)
+        progress = shown.training(run.recipe.name, aim, lambda: run.status().bits_per_byte)
         summary = train(
             run, corpus, Watch(say=shown.say, step=progress, stop=stop, show=shown.show)
         )
@@ -373,6 +390,13 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -
             f"{summary.id} {summary.status} at {about(summary.tokens)} tokens: {loss}; "
             f"{summary.path}"
         )
+        if sealed and summary.loss is not None and summary.status == "done":
+            low, high = sealed.interval90
+            inside = "inside" if low <= summary.loss <= high else "OUTSIDE"
+            paragraph(
+                f"forecast {sealed.loss:.4f}, nine times in ten between {low:.4f} and {high:.4f}: "
+                f"{inside}. Next: windtunnel plan --audit {summary.id}"
+            )
     if summary.status == "failed":
         print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
         raise typer.Exit(1)

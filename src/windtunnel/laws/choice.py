@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -224,6 +225,11 @@ class Predictor:
             "params": float(self._sizes(params)[self.points.counts[0]]) / largest,
             "tokens": tokens / float(self.points.tokens.max()),
         }
+
+    @cached_property
+    def pinned(self) -> list[Profile]:
+        """Those of the best candidate; found once, however many plans ask."""
+        return self.profiles(self.best)
 
     def profiles(self, candidate: Candidate) -> list[Profile]:
         """Which numbers of a law the points pin down."""

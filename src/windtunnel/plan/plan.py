@@ -119,11 +119,8 @@ def plan(lab: Path, evidence: Evidence, request: Request, corpus: "Corpus | None
     InputError for a request that nothing can satisfy.
     """
     request.check()
-    try:
-        predictor = choose(evidence.points, evidence.seed_sd)
-    except ValueError as error:
-        raise InputError(f"{evidence.provenance.how}: {error}") from None
-    folder = lab / "plans" / (request.name or name_of(request))
+    predictor = fitted(evidence)
+    folder = folder_of(lab, request)
     recipe, result = work_out(evidence, predictor, request, corpus, folder)
     if corpus:
         # before the recipe is there: it can't be trained without a seal
@@ -131,6 +128,21 @@ def plan(lab: Path, evidence: Evidence, request: Request, corpus: "Corpus | None
         result = result.model_copy(update={"forecast": forecast.id})
     write_plan(folder, recipe, result)
     return folder
+
+
+def fitted(evidence: Evidence) -> Predictor:
+    """The laws through the points that a plan rests on: what takes longest of a plan, and is the
+    same for every request. Raises InputError where the points tell no law.
+    """
+    try:
+        return choose(evidence.points, evidence.seed_sd)
+    except ValueError as error:
+        raise InputError(f"{evidence.provenance.how}: {error}") from None
+
+
+def folder_of(lab: Path, request: Request) -> Path:
+    """Where a lab keeps the plan of this request."""
+    return lab / "plans" / (request.name or name_of(request))
 
 
 def work_out(
@@ -287,7 +299,7 @@ def _batch_tokens(best: BatchChoice, context: int) -> int:
 
 def _laws(predictor: Predictor, flops: float) -> tuple[PlanLaws, list[Profile]]:
     """The laws behind the plan, and what the runs pin down of the weightiest."""
-    profiles = predictor.profiles(predictor.best)
+    profiles = predictor.pinned
     candidates = tuple(
         WeighedLaw(
             form=candidate.form,

@@ -67,6 +67,7 @@ def whole(title: str, body: str, writer: Writer, inline: bool = True) -> str:
     no network; else the page asks for it where it came from.
     """
     script = _packed(get_plotlyjs()) if inline else ""
+    code = _resource("page.js") + ("" if inline else _resource("live.js"))
     figures = _packed(json.dumps(writer.figures, cls=PlotlyJSONEncoder, separators=(",", ":")))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -78,7 +79,7 @@ def whole(title: str, body: str, writer: Writer, inline: bool = True) -> str:
         f'<main id="main">{body}</main>'
         f'<script type="text/plain" id="figures">{figures}</script>'
         f'<script type="text/plain" id="plotly">{script}</script>'
-        f"<script>{_resource('page.js')}</script></body></html>"
+        f"<script>{code}</script></body></html>"
     )
 
 

@@ -124,6 +124,7 @@ def tree_figure(lanes: Sequence[tuple[int, RunSummary]]) -> go.Figure:
                 line={"color": colour, "width": 2.5},
                 hoverinfo="skip",
             )
+    _add_checkpoints(figure, lanes)
     figure.add_scatter(
         x=[one.tokens for _, one in lanes],
         y=list(range(len(lanes))),
@@ -149,6 +150,29 @@ def tree_figure(lanes: Sequence[tuple[int, RunSummary]]) -> go.Figure:
     figure.update_yaxes(visible=False, range=[len(lanes) - 0.3, -0.7])
     figure.update_layout(margin={"r": 52, "l": 14})
     return figure
+
+
+def _add_checkpoints(figure: go.Figure, lanes: Sequence[tuple[int, RunSummary]]) -> None:
+    """Where a stem can be left: a small mark for each checkpoint that it keeps."""
+    x, y, ids = [], [], []
+    for lane, (_, one) in enumerate(lanes):
+        if one.kind != "stem":
+            continue
+        for folder in sorted((one.path / "checkpoints").glob("[0-9]*")):
+            if folder.name.isdigit():
+                x.append(int(folder.name))
+                y.append(lane)
+                ids.append(one.id)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        name="checkpoints",
+        marker={"color": BLUE, "size": 9, "symbol": "line-ns-open"},
+        customdata=ids,
+        hovertemplate="checkpoint of %{customdata} at %{x:.4s} tokens<extra></extra>",
+        showlegend=bool(x),
+    )
 
 
 def _table(view: LabView, runs: Sequence[Run]) -> Table:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from windtunnel.report.blocks import Go, Quote, Section, Table, Text, Word
+from windtunnel.quantities import about
+from windtunnel.report.blocks import Block, Go, Quote, Section, Table, Text, Word
 from windtunnel.report.studies import sentence
 from windtunnel.report.view import LabView
-from windtunnel.results.tour import TOUR
+from windtunnel.results.tour import TOUR, TourNumbers
 
 
 def sections(view: LabView) -> Iterator[Section]:
@@ -25,7 +26,20 @@ def sections(view: LabView) -> Iterator[Section]:
         blocks=[
             Text(f"On the corpus {numbers.corpus}. {sentence(result.summary)}"),
             Table(("study", "verdict", "minutes"), rows),
-            Text("The best model writes:"),
-            Quote(numbers.sample),
+            *_written(numbers),
         ],
     )
+
+
+def _written(numbers: TourNumbers) -> Iterator[Block]:
+    """The same prompt answered by models of three sizes; in older results by the best one alone."""
+    if not numbers.samples:
+        yield Text("The best model writes:")
+        yield Quote(numbers.sample)
+        return
+    yield Text("The same prompt, answered by three of its models:")
+    for sample in numbers.samples:
+        bits = f", {sample.bits_per_byte:.3f} bits/byte" if sample.bits_per_byte else ""
+        size, length = about(sample.params_total), about(sample.tokens)
+        yield Text(f"{sample.what.capitalize()}: {size} parameters, {length} tokens{bits}.")
+        yield Quote(sample.text)

@@ -4,7 +4,6 @@ thousands of runs answers at once.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from windtunnel.errors import InputError
@@ -15,26 +14,11 @@ from windtunnel.results.experiments import EXPERIMENTS
 from windtunnel.results.forecast import ForecastState
 from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import AboutRun, RunStatus
+from windtunnel.results.standing import Next, Standing
 from windtunnel.results.study import find_study
 
 # In the order of the chain: each takes what the earlier ones found.
 _CHAIN = ("check", "search", "transfer", "batch", "scaling")
-
-
-@dataclass(frozen=True)
-class Next:
-    """A command, and why it is sensible now."""
-
-    command: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a lab holds, in lines, and what to do next, the most sensible first."""
-
-    lines: Sequence[str]
-    next: Sequence[Next]
 
 
 def standing(lab: Path) -> Standing:
@@ -64,7 +48,12 @@ def standing(lab: Path) -> Standing:
         )
     option = "" if lab == Path("lab") else f" --lab {named(lab)}"
     found = _next(lab, corpora, verdicts, forecasts, _branches(lab, statuses))
-    return Standing(lines, [Next(one.command + option, one.why) for one in found])
+    found = [one.model_copy(update={"command": one.command + option}) for one in found]
+    return Standing(lab=lab, lines=tuple(lines), next=tuple(found))
+
+
+def _go(command: str, why: str) -> Next:
+    return Next(command=command, why=why)
 
 
 def _next(
@@ -75,9 +64,9 @@ def _next(
     best: str | None,
 ) -> list[Next]:
     if not corpora:
-        found = [Next("windtunnel corpus build mine text=FOLDER/", "read your own text")]
+        found = [_go("windtunnel corpus build mine text=FOLDER/", "read your own text")]
         if not best:
-            found.insert(0, Next("windtunnel tour", "see the whole chain at work, small"))
+            found.insert(0, _go("windtunnel tour", "see the whole chain at work, small"))
         return found
     found = []
     for folder in plans(lab):
@@ -86,12 +75,12 @@ def _next(
     corpus = f" --corpus {named(corpora[0])}"
     missing = [name for name in _CHAIN if name not in verdicts]
     if missing:
-        found.append(Next(f"windtunnel {missing[0]}{corpus}", EXPERIMENTS[missing[0]].help))
+        found.append(_go(f"windtunnel {missing[0]}{corpus}", EXPERIMENTS[missing[0]].help))
     elif not forecasts:
-        found.append(Next("windtunnel plan --flops 1e15", "spend a budget by the laws"))
+        found.append(_go("windtunnel plan --flops 1e15", "spend a budget by the laws"))
     if best:
-        found.append(Next(f"windtunnel chat {best}", "talk with the best finished run"))
-    found.append(Next("windtunnel report", "write the page that shows all of it"))
+        found.append(_go(f"windtunnel chat {best}", "talk with the best finished run"))
+    found.append(_go("windtunnel report", "write the page that shows all of it"))
     return found
 
 
@@ -105,8 +94,11 @@ def _of_plan(folder: Path, forecasts: Sequence[ForecastState]) -> Next | None:
         return None
     state = next((one for one in forecasts if one.forecast.id == plan.forecast), None)
     if state and state.state == "done, not opened":
-        return Next(f"windtunnel plan --audit {state.forecast.run}", "open the sealed forecast")
-    return Next(f"windtunnel train {named(recipe_path(folder))}", f"train the plan {folder.name}")
+        return _go(f"windtunnel plan --audit {state.forecast.run}", "open the sealed forecast")
+    return _go(
+        f"windtunnel train {named(recipe_path(folder))}",
+        why=f"train the plan {folder.name}",
+    )
 
 
 def _verdicts(lab: Path) -> dict[str, str]:

@@ -19,6 +19,23 @@ class TourStep(Record):
     """How long it took."""
 
 
+class TourSample(Record):
+    """What one model writes after the tour's prompt."""
+
+    run: str
+    """The id of its run."""
+    what: str
+    """Which of the models it is: the smallest, the middle one, or the planned one."""
+    params_total: int
+    """All its parameters."""
+    tokens: int
+    """Tokens that it was trained on."""
+    bits_per_byte: float | None
+    """Of held-out text; None where it was not measured."""
+    text: str
+    """The prompt, and what it wrote."""
+
+
 class TourNumbers(Numbers):
     """The numbers of a tour."""
 
@@ -32,6 +49,12 @@ class TourNumbers(Numbers):
     """The id of that model's run."""
     basic_tokens: int
     """Length of a basic run, of which all studies are made."""
+    samples: tuple[TourSample, ...] = ()
+    """The same prompt, answered by the smallest, the middle and the best model; none in results by
+    versions that asked the best one alone.
+    """
+    left_out: tuple[str, ...] = ()
+    """Studies for which there was no time on this machine."""
 
 
 class Asked(Record):
@@ -54,6 +77,8 @@ class TourSize(Record):
     """Length of a basic run."""
     flops_per_s: int
     """What the machine was measured to train."""
+    left_out: tuple[str, ...] = ()
+    """Studies for which that leaves no time."""
 
 
 TOUR = Experiment(

@@ -1,0 +1,83 @@
+"""How a study is read by somebody who did not make it: its question, and what to do next."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from windtunnel.choices import Table
+from windtunnel.results.study import StudyResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a study is read by somebody who did not make it."""
+
+    name: str
+    """Of the experiment."""
+    help: str
+    """The question that it answers."""
+    passed: str
+    """What to do next where it passed, or had no verdict to give."""
+    failed: str = ""
+    """What to do next where it failed."""
+
+    def next(self, result: StudyResult[Any]) -> str:
+        """What to do, by the verdict."""
+        return self.failed if result.verdict == "fail" and self.failed else self.passed
+
+
+READINGS: Table[Reading] = Table(
+    "reading of a study",
+    (
+        Reading(
+            name="check",
+            help="Does everything that the model computes and learns keep its size as the model "
+            "grows?",
+            passed="The rules hold, so what is measured on small models may be carried to larger "
+            "ones. Next: `windtunnel search`.",
+            failed="Mend the rule that is named before you spend on larger models: settings that "
+            "were found small do not carry over. Then run `windtunnel check` again.",
+        ),
+        Reading(
+            name="search",
+            help="Which learning rate and which initialisation are best, jointly?",
+            passed="Later studies take these settings by themselves. Next: `windtunnel transfer`.",
+            failed="The paper's point is kept. More trials may find a better one: `windtunnel "
+            "search --trials` with a larger number goes on from here.",
+        ),
+        Reading(
+            name="transfer",
+            help="Does the best learning rate stay where it is as the model and its data grow?",
+            passed="The rate's law goes into the scaling study and the plan. Next: `windtunnel "
+            "batch`.",
+            failed="The best rate moves with the size. The law of the rate says how, and a plan "
+            "follows it; do not carry one rate to all sizes by hand.",
+        ),
+        Reading(
+            name="batch",
+            help="Which batch reaches a loss with the fewest tokens, and how does it grow?",
+            passed="The scaling study and the plan take the batch from this law. Next: "
+            "`windtunnel scaling`.",
+            failed="The law does not hold on what it had not seen: measure more batches or longer "
+            "runs before you rely on it.",
+        ),
+        Reading(
+            name="scaling",
+            help="How does the loss fall with parameters and tokens?",
+            passed="There is a law to plan with. Next: `windtunnel plan --flops` with your budget.",
+            failed="The law missed the run that it had not seen. Larger or longer runs in the "
+            "study bring it nearer to what you want to predict.",
+        ),
+        Reading(
+            name="dynamics",
+            help="What does the decay of the learning rate do, step by step?",
+            passed="Nothing needs to be done: it shows why a branch ends so much lower than its "
+            "stem.",
+        ),
+        Reading(
+            name="ablate",
+            help="Which data is worth putting into the decay?",
+            passed="Take the mixture of the best arm for the decay: `windtunnel branch RUN --at "
+            "TOKENS --mixture SOURCE=WEIGHT,...`.",
+        ),
+    ),
+)

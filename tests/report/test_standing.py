@@ -1,0 +1,107 @@
+"""What a lab is told to do next, and that the answer comes without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledgers import add, forecast, outcome
+
+from windtunnel.report.standing import standing
+from windtunnel.results.run import AboutRun, RunStatus
+from windtunnel.results.study import StudyResult
+from windtunnel.results.tour import TourNumbers
+
+
+def corpus_in(lab: Path) -> None:
+    (lab / "corpora/mine").mkdir(parents=True)
+    (lab / "corpora/mine/manifest.json").write_text("{}")
+
+
+def run_in(lab: Path, name: str, kind: str, bits: float, status: str = "done") -> None:
+    about: dict[str, Any] = {"id": name, "kind": kind, "parent": None, "at_tokens": None}
+    AboutRun(**about, corpus="").write(lab / "runs" / name / "run.json", make_folder=True)
+    RunStatus(status=status, tokens=1, loss=bits, bits_per_byte=bits).write(  # type: ignore[arg-type]
+        lab / "runs" / name / "status.json"
+    )
+
+
+def commands(lab: Path) -> list[str]:
+    return [one.command.removesuffix(f" --lab {lab}") for one in standing(lab).next]
+
+
+def test_an_empty_lab_begins_with_the_tour_or_a_text(tmp_path: Path) -> None:
+    assert standing(tmp_path / "none").lines == ()
+    assert commands(tmp_path / "none") == [
+        "windtunnel tour",
+        "windtunnel corpus build mine text=FOLDER/",
+    ]
+
+
+def test_a_corpus_is_checked_first_and_the_best_branch_can_be_talked_with(tmp_path: Path) -> None:
+    corpus_in(tmp_path)
+    assert commands(tmp_path)[0] == "windtunnel check --corpus mine"
+    run_in(tmp_path, "aaaa", "stem", 1.0)
+    run_in(tmp_path, "bbbb", "branch", 1.5)
+    run_in(tmp_path, "cccc", "branch", 2.5)
+    run_in(tmp_path, "dddd", "branch", 0.5, "running")
+    assert "windtunnel chat bbbb" in commands(tmp_path)
+    assert standing(tmp_path).lines[1] == "runs       4: 3 done, 1 running"
+
+
+def test_a_damaged_study_is_named_and_stops_nothing(tmp_path: Path) -> None:
+    corpus_in(tmp_path)
+    (tmp_path / "studies/check").mkdir(parents=True)
+    (tmp_path / "studies/check/result.json").write_text("{")
+    found = standing(tmp_path)
+    assert "check (cannot be read)" in found.lines[1]
+    assert commands(tmp_path)[0] == "windtunnel search --corpus mine"
+
+
+def test_forecasts_are_counted(tmp_path: Path) -> None:
+    corpus_in(tmp_path)
+    near = forecast(1)
+    add(tmp_path, near, forecast(2), outcome(near, 4.05))
+    assert standing(tmp_path).lines[-1] == (
+        "forecasts  2 sealed, 1 opened, 1 of those inside the 90% interval"
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_the_command_alone_says_it_at_once(tmp_path: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys; from windtunnel.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'plotly', 'scipy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--lab", str(tmp_path), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == "[]\n"
+    if arguments:
+        assert json.loads(done.stdout)["next"][0]["command"].startswith("windtunnel tour")
+    else:
+        assert "Nothing here yet." in done.stdout and "windtunnel tour" in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80 + len(str(tmp_path))
+
+
+def test_the_lab_of_a_command_stands_behind_it(tmp_path: Path) -> None:
+    code = "from windtunnel.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--lab", str(tmp_path), "runs"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("--lab stands behind the command: `windtunnel runs --lab`\n")
+
+
+def test_the_result_of_a_tour_is_a_study_as_any(tmp_path: Path) -> None:
+    corpus_in(tmp_path)
+    numbers = TourNumbers(steps=(), sample="", corpus="mine", written_by="", basic_tokens=1)
+    StudyResult[TourNumbers](study="tour", numbers=numbers).write(
+        tmp_path / "studies/tour/result.json", make_folder=True
+    )
+    assert "tour (no verdict)" in standing(tmp_path).lines[1]
