@@ -54,7 +54,7 @@ from windtunnel.family.pairs import Asked as PairsAsked
 from windtunnel.family.pairs import pairs
 from windtunnel.family.sft import Asked as SftAsked
 from windtunnel.family.sft import sft
-from windtunnel.model.generate import generate
+from windtunnel.model.generate import answers
 from windtunnel.recipe import OBJECTIVES, Recipe, parse
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
@@ -267,7 +267,7 @@ def exact(lab: Path, run: Run, task: str) -> float:
     for line in lines:
         one = json.loads(line)
         ids = form.encode(tokenizer, [{"role": "user", "content": one["question"]}])
-        said = generate(model, ids, 16, temperature=0, end=tokenizer.id(form.closing))
+        (said,) = answers(model, ids, 1, 16, temperature=0, ends=form.ends(tokenizer))
         right += tokenizer.decode(said).strip() == one["answer"]
     return right / len(lines)
 
