@@ -65,10 +65,10 @@ from windtunnel.train.validation import losses_of, validate
 
 CONTEXT = 128
 TASKS = ("sums", "counts")
-STEM, DECAY, EPOCHS = 327_680, 65_536, 6
+STEM, DECAY, EPOCHS = 327_680, 65_536, 4
 SFT_RATE = 0.003
 TRAIN, ASK, TEST = 1500, 400, 100  # questions of each task
-QUOTES, TEST_QUOTES = 300, 60
+QUOTES, TEST_QUOTES = 200, 60
 _WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
 _QUOTES = (
     "select q.text, q.author, i.interpretation from interpretations i "
