@@ -211,6 +211,19 @@ def test_judged_answers_have_another_questions_answer_behind_them(
             assert answer(other) in answers
 
 
+def test_a_mismatched_answer_is_never_to_the_same_question(corpus: Corpus, tmp_path: Path) -> None:
+    records = []
+    for number in range(40):
+        for which in "ab":
+            answer = f"{number} {which}"
+            records.append({"prompt": f"{number}?", "completion": answer, "label": which == "a"})
+    made = built(corpus, tmp_path, records, "judged")
+    ones = documents(made, "train")
+    for (own, learnt, _), (other, said, _) in zip(ones[::2], ones[1::2], strict=True):
+        mine, theirs = made.tokenizer.decode(own[learnt]), made.tokenizer.decode(other[said])
+        assert mine.split()[0] != theirs.split()[0]
+
+
 def test_the_same_files_give_the_same_corpus(corpus: Corpus, tmp_path: Path) -> None:
     """Whatever the order of their lines; other settings give another."""
     pairs = some_pairs(100)
