@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -44,7 +45,8 @@ def postgres() -> Iterator[str]:
         wait_until(lambda: _answers(port, name), process)
         yield f"postgresql://{name}@127.0.0.1:{port}/postgres"
     finally:
-        process.terminate()
+        # SIGTERM would wait until every client has left
+        process.send_signal(signal.SIGINT)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".log").unlink()

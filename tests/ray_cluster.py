@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from patience import PATIENCE
@@ -37,7 +37,8 @@ class Node:
     def kill(self) -> None:
         """All of the node at once, as where a machine loses its power."""
         for process in session(self.process.pid):
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.wait()
 
 
@@ -70,7 +71,21 @@ class Cluster:
         self._add(*head)
         self.address = self._wait_for_address()
         for _ in range(nodes - 1):
+            self._join()
+
+    def _join(self) -> None:
+        """One more node. Ray gives a node half a minute to begin, which a busy machine may not
+        have: then it is tried again.
+        """
+        there = len(self.nodes)
+        while True:
             self._add(f"--address={self.address}")
+            node = self.nodes[-1]
+            while node.process.poll() is None:
+                if self._status().count(" node_") > there:
+                    return
+                time.sleep(1)
+            self.nodes.pop().kill()
 
     def end(self) -> None:
         for node in self.nodes:
@@ -80,6 +95,13 @@ class Cluster:
         log = self._folder / f"node-{len(self.nodes)}.log"
         node = Node(*arguments, environment=self._environment, log=log)
         self.nodes.append(node)
+
+    def _status(self) -> str:
+        command = [Path(sys.executable).with_name("ray"), "status"]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False
+        )
+        return done.stdout
 
     def _wait_for_address(self) -> str:
         give_up = time.monotonic() + PATIENCE

@@ -45,6 +45,15 @@ def commands_of(text: str) -> set[str]:
     return found
 
 
+def parts_of(call: str) -> list[str]:
+    """A call, and the one of which the options behind `--` are: a study's, or that of `train`."""
+    own, _, behind = call.partition(" -- ")
+    if not behind:
+        return [own]
+    what = own.split()[1]
+    return [own, f"{what if what in options() else 'train'} {behind}"]
+
+
 def exists(path: str) -> bool:
     """In the repository, in the package, or (a name alone) anywhere in the package or docs/."""
     if path.startswith(("lab/", "checkpoints/")):  # what a person's own runs make
@@ -81,7 +90,7 @@ def test_every_path_exists(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_command_and_option_exists(page: str) -> None:
-    for call in sorted(commands_of(TEXTS[page])):
+    for call in sorted(each for one in commands_of(TEXTS[page]) for each in parts_of(one)):
         words = shlex.split(call.replace("...", ""))
         name = " ".join(words[:2]) if " ".join(words[:2]) in options() else words[0]
         assert name in options(), f"windtunnel {call}: no such command"

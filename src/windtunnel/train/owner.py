@@ -10,6 +10,7 @@ This needs of the file system that a file appears at once for all (link, rename)
 machines that their clocks agree within half a minute.
 """
 
+import math
 import os
 import secrets
 import socket
@@ -41,37 +42,34 @@ def own(run: Path, lost: Lease | None = None) -> Lease | None:
     owns it. `lost`: by which this process owned it for a worker that is dead. Raises InputError
     where nothing may be written.
     """
-    if is_owned(run) and not (lost and holds(run, lost)):
+    file = run / _FILE
+    before = _read(file)
+    if before and _is_alive(file, before) and not (lost and before.lease == lost.name):
         return None
     mine = Owner(lease=secrets.token_hex(8), host=socket.gethostname(), pid=os.getpid())
-    file = run / _FILE
-    after_another = file.exists()
     part = run / f".{_FILE}.{mine.lease}"
     mine.write(part)
     try:
-        if after_another:
+        if before is None:
+            os.link(part, file)  # only one can
+        elif _takes(part, run / f".{_FILE}.{before.lease}.taken"):
             part.replace(file)
         else:
-            os.link(part, file)  # only one can
+            return None
     except FileExistsError:
         return None
     except OSError as error:
         raise InputError(f"{file}: could not be written: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
-    lease = Lease(name=mine.lease, after_another=after_another)
-    return lease if holds(run, lease) else None
+    return Lease(name=mine.lease, after_another=before is not None)
 
 
 def is_owned(run: Path) -> bool:
     """Whether somebody who is alive owns the run."""
     file = run / _FILE
-    try:
-        age = time.time() - file.stat().st_mtime
-    except OSError:
-        return False
     owner = _read(file)
-    return age < _EXPIRED and owner is not None and not _is_gone(owner)
+    return owner is not None and _is_alive(file, owner)
 
 
 def holds(run: Path, lease: Lease) -> bool:
@@ -100,6 +98,31 @@ def _read(file: Path) -> Owner | None:
     with suppress(InputError):
         return Owner.read(file)
     return None
+
+
+def _takes(part: Path, mark: Path) -> bool:
+    """Whether this process may put itself in a dead owner's place: the first of several that find
+    it dead, or the next after a while where the first one has not done it.
+    """
+    try:
+        os.link(part, mark)
+    except FileExistsError:
+        if _age(mark) > _EXPIRED:
+            mark.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _is_alive(file: Path, owner: Owner) -> bool:
+    return _age(file) < _EXPIRED and not _is_gone(owner)
+
+
+def _age(file: Path) -> float:
+    """Seconds since it was touched; for ever where it is not there."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _is_gone(owner: Owner) -> bool:

@@ -78,8 +78,7 @@ def workers_of(node: Any) -> list[int]:
 
 def test_a_study_gives_the_table_of_local_workers(make_lab: Any, local: Any, cluster: Any) -> None:
     lab = make_lab()
-    said = completes(on_ray(lab, cluster))
-    assert "runs to train on 3 workers" in said
+    completes(on_ray(lab, cluster))
     assert table(lab) == table(local)
     assert not list(lab.path.glob("runs/*/owner.json")), "what is over belongs to nobody"
 

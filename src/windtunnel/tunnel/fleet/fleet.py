@@ -87,7 +87,8 @@ def _train_missing(tasks: Tasks, watch: Watch, label: str) -> None:
             if changed:
                 finished = sum(task.over() for task in tasks.all)
             done = min(total, dispatcher.done)
-            watch.show(label, done, total, f"{finished} of {len(tasks.all)} runs")
+            waits = "" if dispatcher.workers.count else ", no worker is left: waiting for one"
+            watch.show(label, done, total, f"{finished} of {len(tasks.all)} runs{waits}")
     finally:
         dispatcher.close()
     watch.show(label, total, total, "")
