@@ -139,7 +139,7 @@ def ask(mixed: Corpus) -> Ask:
         rng = np.random.default_rng(seed)
         text = mixed.sources["prose"].train.read(np.array([0]), 4096)[0]
         place = Place(
-            tokenizer=mixed.tokenizer,
+            encode=mixed.tokenizer.encode,
             length=length,
             depth=depth,
             filler=filler_from(text, rng),
@@ -175,7 +175,7 @@ def test_a_question_follows_from_its_seed_and_needs_its_room(
 ) -> None:
     assert np.array_equal(ask(kind).ids, ask(kind).ids)
     assert not np.array_equal(ask(kind).ids, ask(kind, seed=1).ids)
-    least = shortest(QUESTIONS[kind], mixed.tokenizer)
+    least = shortest(QUESTIONS[kind], mixed.tokenizer.encode)
     assert len(ask(kind, length=least).ids) == least
     with pytest.raises(ValueError, match="no room"):
         ask(kind, length=8)

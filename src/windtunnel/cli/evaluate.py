@@ -74,6 +74,15 @@ def evaluate(
             metavar="FILE", help="Bits per byte of answers given their questions, from records."
         ),
     ] = None,
+    far: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LENGTH,...",
+            help="Whether what is far away is used, in texts of so many tokens, such as 1k,4k: "
+            "questions about long texts, and what the distant part of the run's held-out documents "
+            "saves in bits per byte.",
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option(min=0, help="Examples before each question; by default as the task says."),
@@ -123,7 +132,7 @@ def evaluate(
     if data and not suite:
         raise InputError("--data: it names files for --suite, and no suite is asked for")
     subjects = [subject_of(model, lab, position) for model in models]
-    plain = not (task or suite or text or corpus or solutions)
+    plain = not (task or suite or text or corpus or solutions or far)
     with display(quiet=as_json) as shown:
         from windtunnel.evaluate.compare import compared
         from windtunnel.evaluate.evaluation import evaluated
@@ -136,6 +145,8 @@ def evaluate(
         found: list[list[Evaluation]] = []
         for named, subject in zip(models, subjects, strict=True):
             its = _of_its_corpus(named, lab, wanted) if plain else wanted
+            if far:
+                its = _with_far(its, far, named, lab)
             found.append(list(evaluated(subject, its, shown.show)))
         rows = _suite(suite, data, subjects[0], wanted, shown.show)
         differences = [one for others in found[1:] for one in compared(found[0], others)]
@@ -197,6 +208,21 @@ def _of_its_corpus(named: str, lab: Path, wanted: "Wanted") -> "Wanted":
         )
     run = find_run(lab, named)
     return replace(wanted, texts=of_corpus(open_corpus(lab, run.recipe), wanted.asked.limit))
+
+
+def _with_far(wanted: "Wanted", lengths: str, named: str, lab: Path) -> "Wanted":
+    """With questions about long texts, and with the long documents of a run's text."""
+    from windtunnel.cli.longer import length_of
+    from windtunnel.evaluate.needle import Far
+    from windtunnel.family.longer import text_of
+    from windtunnel.train.run import find_run
+
+    far = Far(lengths=tuple(length_of("--far", part) for part in lengths.split(",")))
+    documents = None
+    if not named.endswith(".gguf") and not (Path(named) / "config.json").is_file():
+        run = find_run(lab, named)
+        documents = None if run.recipe.is_imported else text_of(run)
+    return replace(wanted, far=far, documents=documents)
 
 
 def _suite(

@@ -310,7 +310,9 @@ def _questions(
     that are held out.
     """
     kinds = [
-        kind for kind in QUESTIONS.values() if shortest(kind, corpus.tokenizer) <= asked.context
+        kind
+        for kind in QUESTIONS.values()
+        if shortest(kind, corpus.tokenizer.encode) <= asked.context
     ]
     if not kinds:
         raise InputError(f"--questions: {asked.context} tokens have no room for a long question")
@@ -323,7 +325,7 @@ def _questions(
         try:
             for number in range(count):
                 place = Place(
-                    tokenizer=corpus.tokenizer,
+                    encode=corpus.tokenizer.encode,
                     length=asked.context - 1,
                     depth=float(rng.random()),
                     filler=filler,

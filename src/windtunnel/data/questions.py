@@ -20,7 +20,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from windtunnel.choices import Table
-from windtunnel.data.tokenizer import Tokenizer
 
 _NAMES = "amber basil cedar delta ember fern gold hazel iris jade kelp lilac maple nectar olive"
 _NEEDLES = 8
@@ -45,17 +44,14 @@ class Question:
 class Place:
     """Where and of what a question is made."""
 
-    tokenizer: Tokenizer
+    encode: Callable[[str], Ids]
+    """The ids of a piece of text."""
     length: int
     """Tokens of the whole, which it has exactly."""
     depth: float
     """Where what is asked for stands: 0 at the beginning, 1 just before the question."""
     filler: Filler
     rng: Generator
-
-    def encode(self, text: str) -> Ids:
-        """The ids of a piece of it."""
-        return self.tokenizer.encode(text).astype(np.int64)
 
     def digits(self, count: int) -> str:
         """A random number of so many digits."""
@@ -74,12 +70,12 @@ class QuestionKind:
     """Whether the depth says where the answer stands."""
 
 
-def shortest(kind: QuestionKind, tokenizer: Tokenizer) -> int:
+def shortest(kind: QuestionKind, encode: Callable[[str], Ids]) -> int:
     """The fewest tokens that have room for it, to a power of two."""
     rng, length = np.random.default_rng(0), 16
     filler = filler_from(np.zeros(1, np.int64), rng)
     while True:
-        place = Place(tokenizer=tokenizer, length=length, depth=0.5, filler=filler, rng=rng)
+        place = Place(encode=encode, length=length, depth=0.5, filler=filler, rng=rng)
         try:
             kind.make(place)
             return length

@@ -9,15 +9,18 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from windtunnel.data.shards import Corpus
 from windtunnel.evaluate.bits import Texts, bits_per_byte
 from windtunnel.evaluate.model import Evaluated, Show
+from windtunnel.evaluate.needle import Far, answered, digest_of, saved
 from windtunnel.evaluate.tasks import Asked, Task, evaluate_task
 from windtunnel.evaluate.template import Template
 from windtunnel.results.evaluation import Evaluation, Measure
 
+_Scorer = Callable[..., tuple[list[str], list[Measure]]]
 _NOT_OF_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -51,6 +54,10 @@ class Wanted:
     answers: Sequence[Callable[[Template | None], Texts]] = ()
     """Answers given their questions, which a template may write in another way."""
     tasks: Sequence[Task] = ()
+    far: Far | None = None
+    """Questions about long texts."""
+    documents: Corpus | None = None
+    """With `far`, whose held-out documents say what distant text is worth."""
     asked: Asked = field(default_factory=Asked)
     chat: bool = False
     """Whether questions are put by the model's chat template."""
@@ -67,6 +74,8 @@ def evaluated(subject: Subject, wanted: Wanted, show: Show) -> Iterator[Evaluati
         yield from _of_texts(subject, wanted, answers(template), bool(template), show)
     for task in wanted.tasks:
         yield from of_task(subject, wanted, task, show)
+    if wanted.far:
+        yield from _of_far(subject, wanted, wanted.far, show)
 
 
 def of_task(subject: Subject, wanted: Wanted, task: Task, show: Show) -> list[Evaluation]:
@@ -102,6 +111,35 @@ def _of_texts(
     items, measure = bits_per_byte(model, texts, marked, told)
     show(f"{subject.name}: {texts.name}", done, done)
     return [_keep(subject, key, texts.name, settings, items, [measure])]
+
+
+def _of_far(subject: Subject, wanted: Wanted, far: Far, show: Show) -> Iterator[Evaluation]:
+    """Each kind of long question, and what distant text saves."""
+    scorers: dict[str, tuple[str, _Scorer]] = {}
+    for kind in far.kinds:
+        scorers[f"far/{kind}"] = digest_of(far), partial(answered, kind=kind, far=far)
+    if corpus := wanted.documents:
+        scorer = partial(saved, corpus=corpus, far=far)
+        scorers[f"far/{corpus.folder.name}"] = digest_of(far, corpus), scorer
+    for name, (digest, score) in scorers.items():
+        settings = {"task": name, "data": digest}
+        key = _key(subject, settings)
+        if not wanted.anew and (kept := _kept(subject, key)):
+            yield from kept
+            continue
+        items, measures = score(subject.model, done=_Told(f"{subject.name}: {name}", show))
+        yield _keep(subject, key, name, settings, items, measures)
+
+
+class _Told:
+    """Tells how much of something is done."""
+
+    def __init__(self, what: str, show: Show) -> None:
+        self._what, self._show, self._done = what, show, 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._show(self._what, self._done, None)
 
 
 def kept_evaluations(folder: Path) -> list[Evaluation]:

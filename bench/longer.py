@@ -1,0 +1,236 @@
+"""What does a longer context cost, and is it used? (MiniCPM paper, section 7.2.)
+
+    .venv/bin/python bench/longer.py memory                    # about 5 minutes on one core
+    .venv/bin/python bench/longer.py run --lab DIR [--seed 1] [--base RUN --at TOKENS]
+
+memory: one shape at 1K, 4K, 16K and 32K tokens on this CPU: peak memory and time a token of a
+step, forward and backward. Each length is a process of its own.
+
+run: a model of 98,000 parameters (and 131,000 of embeddings) trained in windows of 256 tokens as a
+stem of `--tokens`, or an existing run, taken to 1K and to 4K tokens with `--each` tokens a stage.
+Before and after: bits a byte of held-out text in windows of 256 tokens, questions by length and
+depth, and what distant text saves. Needs the corpus `core` in the lab:
+
+    windtunnel corpus build core shakespeare scripture wiki manual essay --vocab 2048 --lab DIR
+
+Prints tables and, last, one JSON list.
+"""
+
+import argparse
+import math
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from claims import Claim, arguments, claim, end, header, last_line, row
+from train import machine
+
+from windtunnel.cli.display import display
+from windtunnel.data.shards import Corpus
+from windtunnel.evaluate.needle import Far, answered, saved
+from windtunnel.evaluate.own import OwnModel
+from windtunnel.family.longer import Asked, longer, text_of
+from windtunnel.model.decoder import Decoder
+from windtunnel.quantities import Length, parse_tokens
+from windtunnel.recipe import Model, Recipe, parse
+from windtunnel.ship.forward import log_probabilities
+from windtunnel.train.loop import Watch, load_model, train
+from windtunnel.train.run import Run, create, find_run
+
+LENGTHS = (1024, 4096, 16_384, 32_768)
+SHAPE = {"width": 256, "depth": 4, "heads": 8, "kv_heads": 2, "vocab": 2048}
+OLD, STAGES = 256, (1024, 4096)
+BATCH = 2048
+
+
+def main() -> None:
+    """One of the parts."""
+    parser = arguments(__doc__)
+    parser.add_argument("part", choices=("memory", "run", "one"))
+    parser.add_argument("--length", type=int, help="of the part `one`, which `memory` starts")
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--base", help="a run instead of one that is trained here")
+    parser.add_argument("--at", help="tokens of its checkpoint")
+    parser.add_argument("--tokens", default="3M")
+    parser.add_argument("--each", default="512k")
+    given = parser.parse_args()
+    if given.part == "one":
+        one(given.length)
+    elif given.part == "memory":
+        end(memory())
+    else:
+        last_line(run(given))
+
+
+def one(length: int) -> None:
+    """A step of one window of so many tokens: its peak, above what came before, and its seconds a
+    token.
+    """
+    torch.set_num_threads(1)
+    decoder = Decoder(Model.model_validate(SHAPE), length)
+    tokens = torch.randint(2048, (1, length + 1), generator=torch.Generator().manual_seed(0))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = decoder.losses(tokens[:, :-1], tokens[:, 1:])
+    losses.mean().backward()
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print((peak - before) * 1024, seconds / length)
+
+
+def memory() -> list[Claim]:
+    """Every length, and whether memory grows no faster than the length."""
+    print(header("tokens", "peak of a step", "a token", "microseconds a token"))
+    peaks = []
+    for length in LENGTHS:
+        command = [sys.executable, __file__, "one", "--length", str(length)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        peak, seconds = map(float, done.stdout.split())
+        peaks.append(peak)
+        print(
+            row(
+                length,
+                f"{peak / 2**20:,.0f} MiB",
+                f"{peak / length / 1024:.1f} KiB",
+                f"{seconds * 1e6:.0f}",
+            ),
+            flush=True,
+        )
+    growth = (peaks[-1] - peaks[1]) / (LENGTHS[-1] - LENGTHS[1]) * LENGTHS[1] / peaks[1]
+    return [
+        claim(
+            "bytes that each token more takes at 32K, over those of a token at 4K",
+            round(growth, 3),
+            "ratio",
+            1.1,
+            growth <= 1.1,
+            machine(),
+        )
+    ]
+
+
+def run(given: argparse.Namespace) -> list[Claim]:
+    """Before and after."""
+    base, at = _base(given)
+    corpus = text_of(base)
+    last = _longer(base, at, corpus, parse_tokens(given.each))
+    claims: list[Claim] = []
+    held = _held_out(corpus)
+    bits: list[np.ndarray] = []
+    for name, one, tokens in (("before", base, at), ("after", last, None)):
+        model = load_model(one, tokens)
+        weights = {key: value.detach() for key, value in model.named_parameters()}
+        size = float(corpus.tokenizer.token_bytes[held[:, 1:]].sum())
+        found = -log_probabilities(one.recipe.model, weights, held) / math.log(2)
+        bits.append(found.sum(axis=1) / size * len(held))
+        print(f"\n{name}: {bits[-1].mean():.4f} bits a byte in windows of {OLD} tokens\n")
+        own = OwnModel(
+            name,
+            one.recipe.model,
+            weights,
+            STAGES[-1],
+            corpus.tokenizer,
+            None,
+            [corpus.manifest.eos],
+            "cpu",
+        )
+        claims += _far(name, own, corpus)
+    change = bits[1].mean() / bits[0].mean() - 1
+    error = (bits[1] - bits[0]).std(ddof=1) / math.sqrt(len(held)) / bits[0].mean()
+    claims.append(
+        claim(
+            f"bits a byte at {OLD} tokens, after over before, seed {given.seed}",
+            round(change, 4),
+            "share",
+            0.01,
+            change <= 0.01,
+            stderr=round(error, 4),
+        )
+    )
+    return claims
+
+
+def _base(given: argparse.Namespace) -> tuple[Run, int]:
+    if given.base:
+        found = find_run(given.lab, given.base)
+        return found, parse_tokens(given.at)
+    corpus, tokens = Corpus.open(given.lab / "corpora" / "core"), parse_tokens(given.tokens)
+    base = create(given.lab, _recipe(given.seed, tokens), corpus)
+    _train(base, corpus)
+    return base, base.recipe.total_tokens
+
+
+def _recipe(seed: int, tokens: int) -> Recipe:
+    model = {"width": 64, "depth": 2, "heads": 2, "base_width": 32, "base_depth": 2, "vocab": 2048}
+    return parse(
+        {
+            "name": f"short-{seed}",
+            "seed": seed,
+            "model": model,
+            "data": {"corpus": "core", "context": OLD},
+            "schedule": {"tokens": tokens, "warmup": 32 * BATCH, "decay": 0},
+            "train": {"batch": BATCH, "compile": False},
+        },
+        "bench",
+    )
+
+
+def _longer(base: Run, at: int, corpus: Corpus, each: int) -> Run:
+    """The curriculum, to its last run."""
+    parent = base
+    for number, to in enumerate(STAGES):
+        last = number == len(STAGES) - 1
+        asked = Asked(to=STAGES, tokens=each, at=None if number else at, decay=Length(share=0.2))
+        stage = longer(parent, corpus, to, asked, last)
+        for note in stage.notes:
+            print(f"{to}: {note}", flush=True)
+        _train(stage.run, stage.corpus)
+        parent = stage.run
+    return parent
+
+
+def _train(one: Run, corpus: Corpus) -> None:
+    with display() as shown:
+        watch = Watch(say=shown.say, step=shown.training(one.recipe.name))
+        assert train(one, corpus, watch).status == "done"
+
+
+def _held_out(corpus: Corpus) -> np.ndarray:
+    """Windows of the old context, spread over the held-out text of every source."""
+    windows = []
+    for source in corpus.sources.values():
+        stream = source.validation
+        starts = np.linspace(0, stream.tokens - OLD - 1, 24).astype(np.int64)
+        windows.append(stream.read(starts, OLD + 1))
+    return np.concatenate(windows)
+
+
+def _far(name: str, own: OwnModel, corpus: Corpus) -> list[Claim]:
+    """Questions, and what distant text saves."""
+    far = Far(lengths=(512, *STAGES), each=4, documents=48)
+    print(header("question", *(f"{length}@{d:g}" for length in far.lengths for d in far.depths)))
+    for kind in far.kinds:
+        _, measures = answered(own, kind, far, lambda _: None)
+        print(row(kind, *(f"{one.value:.2f}" for one in measures[1:])), flush=True)
+    _, measures = saved(own, corpus, far, lambda _: None)
+    claims = []
+    print("\n" + header("position", "what", "bits a byte", "standard error"))
+    for one in measures:
+        error = one.stderr or math.nan
+        print(row(one.filter, one.metric, f"{one.value:.4f}", f"{error:.4f}"))
+        if one.metric == "bits_per_byte_saved":
+            told = {"stderr": round(error, 4), "ok": one.value - 1.96 * error > 0}
+            what = f"{name}: bits a byte that distant text saves at {one.filter.split(',')[0]}"
+            ok = told.pop("ok") if name == "after" else None
+            claims.append(claim(what, round(one.value, 4), "bits a byte", 0, ok, **told))
+    return claims
+
+
+if __name__ == "__main__":
+    main()
