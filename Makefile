@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo test test-slow check bench dist clean
 
 install: $(STAMP)
 
@@ -36,5 +36,10 @@ check: install
 bench: install
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+dist: install
+	@rm -rf dist build
+	@$(BIN)/python -c 'from setuptools.build_meta import *; build_sdist("dist"); build_wheel("dist")' >/dev/null
+	@ls -l dist
+
 clean:
-	rm -rf .venv lab .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv lab dist build .pytest_cache .ruff_cache .hypothesis

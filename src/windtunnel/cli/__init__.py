@@ -45,6 +45,7 @@ _COMMANDS = (
     "tour",
     "report",
     "ui",
+    "track",
     "corpus",
     "train",
     "check",
