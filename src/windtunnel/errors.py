@@ -1,4 +1,4 @@
-"""The one error that a person meets, and how it suggests a word that was meant."""
+"""The errors that a person meets, and how one suggests a word that was meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,12 @@ class InputError(Exception):
     expected.
 
     The command line prints it on stderr and exits with 2; nothing half-written is left behind.
+    """
+
+
+class Lost(Exception):
+    """Something outside of this process that it can't go on without is gone, such as another
+    process of the same run. One line, which the command line prints; it exits with 1.
     """
 
 

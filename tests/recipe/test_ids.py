@@ -72,6 +72,7 @@ OTHER: dict[str, Any] = {
     "schedule.floor": 0.1,
     "schedule.half_life": "5%",
     "train.batch": 256,
+    "train.growth": [{"at": 1280, "batch": 256}],
     "train.objective": "answers",
     "train.micro_batch": 64,
     "train.precision": "bf16",

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from windtunnel import __version__
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Lost
 
 app = typer.Typer(
     help="Measure tiny language models, fit laws to them, predict a larger one, and train it.",
@@ -70,8 +70,8 @@ _COMMANDS = (
 
 
 def main() -> None:
-    """Run a command. Exit code 0: success; 1: a failed verdict or run; 2: bad input, with one
-    line that says what.
+    """Run a command. Exit code 0: success; 1: a failed verdict or run, or a lost process of it; 2:
+    bad input. One line says what.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that is not UTF-8, or a file name that is not, ends no command.
@@ -91,6 +91,8 @@ def main() -> None:
         sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
+    except Lost as error:
+        _fail(str(error), 1)
     except BrokenPipeError:
         # Who read it has seen enough, such as `head`; what Python still holds goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,9 +131,14 @@ def _may_be_written(folder: Path) -> bool:
     return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 2) -> NoReturn:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from windtunnel.train.parallel import first_to_say
+
+        if not first_to_say():
+            sys.exit(code)
     print(f"windtunnel: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)

@@ -136,8 +136,9 @@ def display(quiet: bool = False) -> Iterator[Display]:
 
 
 @contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM once: what runs is asked to stop, and saves. Twice: it is killed.
+def stopping(quiet: bool = False) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM once: what runs is asked to stop, and saves. Twice: it is killed. `quiet`:
+    where another process says so.
 
     A terminal sends Ctrl-C to every program that we have started, too, and a compiler must live
     through it. So SIGINT is blocked, which they inherit, and one thread takes it; it also answers
@@ -156,10 +157,11 @@ def stopping() -> Iterator[Callable[[], bool]]:
             if asked.is_set():
                 time.sleep(_LAST_WORDS)
                 os._exit(130)
-            print(
-                "stopping after this step, with a checkpoint; once more to stop at once",
-                file=sys.stderr,
-            )
+            if not quiet:
+                print(
+                    "stopping after this step, with a checkpoint; once more to stop at once",
+                    file=sys.stderr,
+                )
             asked.set()
 
     resource_tracker.ensure_running()  # multiprocessing's; where it starts, it unblocks SIGINT

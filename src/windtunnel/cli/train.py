@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from windtunnel.results.run import RunSummary
     from windtunnel.train.run import Run
 
+_EXIT_CODES = {"failed": 1, "interrupted": 130}  # by the status of a run that did not end
+
 
 @app.command()
 def train(
@@ -363,22 +365,33 @@ def _forecast_of(run: "Run") -> "Forecast | None":
 
 def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -> None:
     """Train a run to its end and say what came of it; `anew`: by an engine that is chosen anew.
-    Exit code 1 where it failed, 130 where it was stopped.
+    Where torchrun started several processes, each calls this, and the first one speaks. Exit code
+    1 where it failed, 130 where it was stopped.
     """
     from windtunnel.train.loop import Watch, train
+    from windtunnel.train.parallel import joined
 
-    if anew:
-        run.forget_engine()
     sealed = _forecast_of(run)
     aim = ""
     if sealed:
         low, high = sealed.interval90
         aim = f"to end between {low:.3f} and {high:.3f}"
-    with display() as shown, stopping() as stop:
-        progress = shown.training(run.recipe.name, aim, lambda: run.status().bits_per_byte)
-        summary = train(
-            run, corpus, Watch(say=shown.say, step=progress, stop=stop, show=shown.show)
-        )
+    with joined(run.recipe.train.device) as ranks:
+        if anew and ranks.first:
+            run.forget_engine()
+        ranks.wait()
+        quiet = not ranks.first
+        with display(quiet) as shown, stopping(quiet) as stop:
+            progress = shown.training(run.recipe.name, aim, lambda: run.status().bits_per_byte)
+            watch = Watch(say=shown.say, step=progress, stop=stop, show=shown.show)
+            summary = train(run, corpus, watch, ranks)
+    if ranks.first:
+        _say_what_came(summary, sealed, as_json)
+    if summary.status in _EXIT_CODES:
+        raise typer.Exit(_EXIT_CODES[summary.status])
+
+
+def _say_what_came(summary: "RunSummary", sealed: "Forecast | None", as_json: bool) -> None:
     if as_json:
         print(summary.to_json())
     else:
@@ -399,7 +412,5 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -
             )
     if summary.status == "failed":
         print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
-        raise typer.Exit(1)
     if summary.status == "interrupted":
         print("Stopped. The same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(130)

@@ -112,6 +112,8 @@ class Windows:
 
 # Readers of windows, each with a token position.
 Places = Sequence[tuple[Windows, int]]
+# Places, and how many tokens to read from each.
+Wanted = tuple[Places, int]
 
 
 class Prefetched:
@@ -119,17 +121,15 @@ class Prefetched:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "batches")
-        self._next: tuple[Places, Future[NDArray[np.int64]]] | None = None
+        self._next: tuple[Wanted, Future[NDArray[np.int64]]] | None = None
 
-    def read(self, places: Places, tokens: int) -> NDArray[np.int64]:
-        """The windows of `tokens` tokens from each place: (places, n, context + 1)."""
-        if self._next and self._next[0] == places:
-            batch = self._next[1].result()
-        else:
-            batch = _read(places, tokens)
-        # While these are learnt, those that will most likely be asked for next are read.
-        after = [(windows, position + tokens) for windows, position in places]
-        self._next = after, self._thread.submit(_read, after, tokens)
+    def read(self, wanted: Wanted, then: Wanted) -> NDArray[np.int64]:
+        """The windows that are wanted, (places, n, context + 1); `then`: what will most likely be
+        wanted next, which is read while these are learnt.
+        """
+        ready = self._next and self._next[0] == wanted
+        batch = self._next[1].result() if self._next and ready else _read(*wanted)
+        self._next = then, self._thread.submit(_read, *then)
         return batch
 
 

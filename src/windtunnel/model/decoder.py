@@ -14,7 +14,7 @@ and activations are (P, tokens, width) instead of (tokens, width). The same code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,15 +57,16 @@ class Decoder(nn.Module):
     logit_multiplier: Tensor
 
     def __init__(
-        self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] = 0
+        self, model: Model | Sequence[Model], context: int, seed: int | Sequence[int] | None = 0
     ) -> None:
         """`model`: one shape, or a sequence of P that are alike but for init_std, scale_emb,
-        scale_depth and parametrization. `seed`: one, or P of them. `context`: tokens of the
-        longest sequence. Raises ValueError for members that can't be computed together.
+        scale_depth and parametrization. `seed`: one, or P of them; None: parameters without
+        numbers, which take no memory until they are given some. `context`: tokens of the longest
+        sequence. Raises ValueError for members that can't be computed together.
         """
         super().__init__()
         models = [model] if isinstance(model, Model) else list(model)
-        seeds = [seed] if isinstance(seed, int) else list(seed)
+        seeds = [seed] * len(models) if isinstance(seed, int | None) else list(seed)
         if len({shared_by_members(m) for m in models}) != 1 or len(seeds) != len(models):
             raise ValueError(
                 "members must have one shape, one RoPE and norm_eps, and one seed each"
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
         self.members = None if isinstance(model, Model) else len(models)
         self.context = context
         self.layers = nn.ModuleList(Layer(self.model) for _ in range(self.model.depth))
-        initial = [initial_tensors(m, s) for m, s in zip(models, seeds, strict=True)]
+        initial = [_initial(m, s) for m, s in zip(models, seeds, strict=True)]
         for name in tensor_shapes(self.model):
             tensors = [member[name] for member in initial]
             self._register(name, tensors[0] if self.members is None else torch.stack(tensors))
@@ -231,6 +232,14 @@ class Decoder(nn.Module):
         tokens = tokens.expand(self.members, *tokens.shape[-2:])
         first = torch.arange(self.members, device=tokens.device)[:, None] * self.model.vocab
         return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
+
+
+def _initial(model: Model, seed: int | None) -> Mapping[str, Tensor]:
+    """Every parameter; without a seed, its shape alone."""
+    if seed is not None:
+        return initial_tensors(model, seed)
+    shapes = tensor_shapes(model)
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 class Layer(nn.Module):

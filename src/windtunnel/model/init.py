@@ -11,15 +11,16 @@ from windtunnel.recipe import Model
 
 
 def initial_tensors(model: Model, seed: int) -> dict[str, Tensor]:
-    """Every parameter, fp32 on CPU. Each has a generator of its own, so none depends on another,
-    nor on a device.
+    """Every parameter, fp32 on CPU."""
+    return {name: initial_tensor(model, name, seed) for name in tensor_shapes(model)}
+
+
+def initial_tensor(model: Model, name: str, seed: int) -> Tensor:
+    """One parameter, fp32 on CPU. Each has a generator of its own, so none depends on another, nor
+    on a device.
     """
-    table = rules(model)
-    tensors = {}
-    for name, shape in tensor_shapes(model).items():
-        rule = table[role_of(name)]
-        tensors[name] = _drawn(name, shape, seed) * rule.std + rule.mean
-    return tensors
+    rule = rules(model)[role_of(name)]
+    return _drawn(name, tensor_shapes(model)[name], seed) * rule.std + rule.mean
 
 
 def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Tensor]:

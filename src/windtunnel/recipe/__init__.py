@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from windtunnel.recipe.ids import RESULTS_VERSION, identity
     from windtunnel.recipe.sections import (
         Data,
+        Growth,
         Mixture,
         Model,
         Optimizer,
@@ -72,6 +73,7 @@ __all__ = [
     "Decay",
     "DecayShape",
     "DecayShapeName",
+    "Growth",
     "Mixture",
     "Model",
     "Multipliers",

@@ -65,6 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "schedule.decay_shape": "linear",
     "schedule.floor": 0.0,
     "schedule.half_life": 0,
+    "train.growth": [],
     "train.objective": None,
     "train.micro_batch": "0",
     "train.precision": "auto",

@@ -308,13 +308,24 @@ class Preference(Section):
         return self.kind.per_token if self.per_token is None else self.per_token
 
 
+class Growth(Section):
+    """Another batch and the token at which it begins."""
+
+    at: Tokens
+    """Position in tokens: the first step that begins at or after it has this batch."""
+    batch: Tokens
+    """Tokens in each step from there on; a multiple of `data.context`."""
+
+
 class Train(Section):
-    """How the run is carried out. Only `batch`, `objective`, `micro_batch`, `precision` and
-    `compile` change what comes out.
+    """How the run is carried out. Only `batch`, `growth`, `objective`, `micro_batch`, `precision`
+    and `compile` change what comes out.
     """
 
     batch: Tokens
     """Tokens in each step; a multiple of `data.context`."""
+    growth: tuple[Growth, ...] = ()
+    """Later batches in the order in which they begin, each with `at` and `batch`."""
     objective: ObjectiveName = None
     """What a batch asks the model to learn; none means `answers` from a corpus of conversations,
     `preferences` from one of preferences, and `next-token` from any other."""
@@ -366,12 +377,16 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _whole_windows(self) -> Self:
         batch, context, tokens = self.train.batch, self.data.context, self.schedule.tokens
+        starts = [growth.at for growth in self.train.growth]
+        if starts != sorted(set(starts)) or (starts and starts[0] == 0):
+            raise ValueError("train.growth must begin at growing positions after 0")
         if self.data.corpus and not tokens:
             raise ValueError("schedule.tokens must be more than zero")
         if tokens and not self.data.corpus:
             raise ValueError("data.corpus is empty: expected the name of a corpus")
-        if batch <= 0 or batch % context:
-            raise ValueError(f"train.batch={batch} must be a multiple of data.context={context}")
+        for key, one in zip(["batch", *["growth"] * len(starts)], self.batches, strict=True):
+            if one <= 0 or one % context:
+                raise ValueError(f"train.{key}={one} must be a multiple of data.context={context}")
         if self.train.micro_batch % context:
             raise ValueError(f"train.micro_batch must be a multiple of data.context={context}")
         if 0 < tokens < batch:
@@ -408,11 +423,48 @@ class Recipe(Section):
         asked = self.schedule.decay.of(self.schedule.tokens)
         if not asked or not SCHEDULES[self.schedule.kind].stable:
             return 0
-        return max(self.train.batch, self.whole_steps(asked))
+        total = self.total_tokens
+        begins = self.whole_steps(max(0, total - asked))
+        if begins < total - asked:
+            begins += self.batch_at(begins)
+        return total - min(begins, self.whole_steps(total - 1))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Tokens of a step, in the order in which they come."""
+        return (self.train.batch, *(growth.batch for growth in self.train.growth))
 
     def whole_steps(self, tokens: int) -> int:
-        """`tokens` rounded down to whole batches."""
-        return tokens - tokens % self.train.batch
+        """`tokens` rounded down to where a step ends."""
+        start, batch = self._stretch(tokens)
+        return tokens - (tokens - start) % batch
+
+    def batch_at(self, position: int) -> int:
+        """Tokens of the step that begins at a position."""
+        return self._stretch(position)[1]
+
+    def steps_in(self, tokens: int) -> int:
+        """Whole steps in the first `tokens` tokens."""
+        stretches = [one for one in self._stretches() if one[0] <= tokens]
+        ends = [*(start for start, _ in stretches[1:]), tokens]
+        each = zip(stretches, ends, strict=True)
+        return sum((end - start) // batch for (start, batch), end in each)
+
+    def _stretch(self, position: int) -> tuple[int, int]:
+        """Of the steps of one batch around a position: where they begin, and the batch."""
+        if not self.train.growth:
+            return 0, self.train.batch
+        return [one for one in self._stretches() if one[0] <= position][-1]
+
+    def _stretches(self) -> list[tuple[int, int]]:
+        """Where the steps of each batch begin, and the batch."""
+        found = [(0, self.train.batch)]
+        for growth in self.train.growth:
+            start, batch = found[-1]
+            # the step that is under way there is finished first
+            steps = -(-(growth.at - start) // batch)
+            found.append((start + steps * batch, growth.batch))
+        return found
 
     def change(self, **sections: Any) -> "Recipe":
         """A copy with some fields of some sections changed: `recipe.change(schedule={"tokens":

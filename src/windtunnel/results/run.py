@@ -141,6 +141,10 @@ class Engine(Record):
     """Whether layers are computed again in the backward pass, for want of memory."""
     deterministic: bool = False
     """Whether a GPU gives the same bits each time."""
+    worlds: tuple[int, ...] = (1,)
+    """How many processes trained it together, in the order of its starts; alike ones that follow
+    each other count once. Bits are the same at an equal number, and differ by rounding at
+    another."""
 
     def __str__(self) -> str:
         compiled = "compiled" if self.compiled else "not compiled"
@@ -152,6 +156,8 @@ class Engine(Record):
             parts.append("layers computed again in the backward pass")
         if self.deterministic:
             parts.append("deterministic")
+        if self.worlds != (1,):
+            parts.append(f"processes: {', then '.join(map(str, self.worlds))}")
         return ", ".join(parts)
 
 

@@ -36,10 +36,12 @@ def branch(
     It is computed from the parent's last checkpoint at or before `at`, or from the beginning: up
     to there the two are the same to the bit (with another micro-batch, to rounding).
     """
+    growth = () if batch else parent.recipe.train.growth
     batch, lr = _left_with(parent, at, batch, lr)
     # only whole steps are trained, of the batch that the branch goes on with
-    at -= at % batch
-    decay = max(batch, decay - decay % batch)
+    at = parent.recipe.whole_steps(at) if growth else at - at % batch
+    step = parent.recipe.batch_at(at) if growth else batch
+    decay = max(step, decay - decay % step)
     text = _text(parent, corpus, at, mixture, context)
     # the steps before `at` are computed as the parent computed them, to the bit; windows of another
     # length may not fit into its parts
@@ -58,6 +60,7 @@ def branch(
         },
         train={
             "batch": batch,
+            "growth": growth,
             "micro_batch": micro_batch,
             "branch_points": (),
             "objective": objective or parent.recipe.train.objective,
@@ -79,15 +82,21 @@ def go_on(
     """The stem that leaves `parent` at `at` tokens and goes on to `tokens` tokens with another
     batch or base rate.
     """
+    growth = () if batch else parent.recipe.train.growth
     batch, lr = _left_with(parent, at, batch, lr)
     micro_batch = min(parent.recipe.train.micro_batch, batch)
     changed = parent.recipe.change(
         name=name or f"{parent.recipe.name}-on",
         optimizer={"lr": lr},
         schedule={"tokens": tokens, "warmup": parent.recipe.warmup_tokens, "decay": 0},
-        train={"batch": batch, "micro_batch": micro_batch, "branch_points": tuple(branch_points)},
+        train={
+            "batch": batch,
+            "growth": growth,
+            "micro_batch": micro_batch,
+            "branch_points": tuple(branch_points),
+        },
     )
-    return create(parent.lab, changed, corpus, parent, at - at % batch)
+    return create(parent.lab, changed, corpus, parent, changed.whole_steps(at))
 
 
 def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tuple[int, float]:
@@ -115,11 +124,11 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
         )
     batch, lr = batch or recipe.train.batch, lr or recipe.optimizer.lr
     if (batch, lr) != (recipe.train.batch, recipe.optimizer.lr) and (
-        at % batch or at % recipe.train.batch
+        at % batch or recipe.whole_steps(at) != at
     ):
         raise InputError(
             f"--at {at}: another batch or learning rate can only begin at a multiple of both "
-            f"batches, {recipe.train.batch} and {batch}"
+            f"batches, {recipe.batch_at(at)} and {batch}"
         )
     return batch, lr
 

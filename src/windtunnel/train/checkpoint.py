@@ -1,6 +1,11 @@
 """Checkpoints: safetensors and JSON, checksummed, in a folder that appears by atomic rename. No
 pickle is ever read.
 
+    TOKENS/  checkpoint.json  weights.safetensors  moments.safetensors      of one process
+    TOKENS/  checkpoint.json  weights/*.safetensors  moments/*.safetensors  of several, a file each
+
+Whoever reads one need not know how many wrote it.
+
 torch is imported where tensors are read or written, so that listing runs does not wait for it.
 """
 
@@ -8,6 +13,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +29,7 @@ from windtunnel.results.run import CheckpointContent
 if TYPE_CHECKING:
     from torch import Tensor
 
+PARTS = ("weights", "moments")
 _PINNED = "kept"  # a file that marks a checkpoint as a branch point
 
 
@@ -43,53 +52,109 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     folder.mkdir(exist_ok=True)
     final = path_of(folder, checkpoint.tokens)
     part = final.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    with being_written(final, part):
         digests = {}
-        for name in ("weights", "moments"):
+        for name in PARTS:
             file = part / f"{name}.safetensors"
             save_file(
                 {k: v.detach().cpu().contiguous() for k, v in getattr(checkpoint, name).items()},
                 file,
             )
-            _flush(file)
-            digests[file.name] = sha256_of(file)
-        content = CheckpointContent(
-            tokens=checkpoint.tokens, steps=checkpoint.steps, sha256=digests
-        )
-        content.write(part / "checkpoint.json")
-        _flush(part)
-        part.rename(final)
-        _flush(folder)
+            digests[file.name] = digest_of(file)
+        return appear(part, folder, checkpoint, digests)
+
+
+@contextmanager
+def being_written(final: Path, part: Path) -> Iterator[None]:
+    """The folder `part`, in which the checkpoint `final` is written, and which is gone afterwards.
+    Raises InputError for what went wrong.
+    """
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        yield
     except (OSError, SafetensorError) as error:
         raise InputError(f"{final}: the checkpoint could not be written: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def digest_of(file: Path) -> str:
+    """sha256 of a file that was written, once it is safe on the disk."""
+    _flush(file)
+    return sha256_of(file)
+
+
+def appear(part: Path, folder: Path, checkpoint: Checkpoint, digests: dict[str, str]) -> Path:
+    """Give what was written its place; `digests`: of its files, by their paths in it."""
+    final = path_of(folder, checkpoint.tokens)
+    content = CheckpointContent(tokens=checkpoint.tokens, steps=checkpoint.steps, sha256=digests)
+    content.write(part / "checkpoint.json")
+    _flush(part)
+    part.rename(final)
+    _flush(folder)
     return final
 
 
 def load(folder: Path, tokens: int) -> Checkpoint:
-    """Read one back into the memory of the host, so that no device has to hold it beside a model.
-    Raises InputError for a missing or damaged file, naming it.
+    """Read one back whole into the memory of the host, so that no device has to hold it beside a
+    model. Raises InputError for a missing or damaged file, naming it.
     """
+    path = path_of(folder, tokens)
+    content = content_of(path)
+    for file in content.sha256:
+        check(path, content, file)
+    return Checkpoint(tokens, content.steps, *(_read(path, content, name) for name in PARTS))
+
+
+def content_of(path: Path) -> CheckpointContent:
+    """What a checkpoint's folder should hold. Raises InputError where a part of it is missing."""
+    content = CheckpointContent.read(path / "checkpoint.json")
+    for name in PARTS:
+        if not any(_belongs(file, name) for file in content.sha256):
+            raise InputError(f"{path / 'checkpoint.json'}: damaged: it names no file of {name}")
+    return content
+
+
+def check(path: Path, content: CheckpointContent, name: str) -> None:
+    """Raises InputError where a file is missing or damaged."""
+    file = path / name
+    if not file.exists() or sha256_of(file) != content.sha256[name]:
+        raise InputError(
+            f"{file}: damaged: its sha256 is not the one in checkpoint.json; "
+            f"remove {path} to go back to the checkpoint before it"
+        )
+
+
+def _belongs(file: str, part: str) -> bool:
+    return file == f"{part}.safetensors" or file.startswith(f"{part}/")
+
+
+def _read(path: Path, content: CheckpointContent, part: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    path = path_of(folder, tokens)
-    content = CheckpointContent.read(path / "checkpoint.json")
-    tensors = {}
-    for name in ("weights", "moments"):
-        file = path / f"{name}.safetensors"
-        if not file.exists() or sha256_of(file) != content.sha256.get(file.name):
-            raise InputError(
-                f"{file}: damaged: its sha256 is not the one in checkpoint.json; "
-                f"remove {path} to go back to the checkpoint before it"
-            )
-        try:
-            tensors[name] = load_file(file)
-        except SafetensorError as error:
-            raise InputError(f"{file}: not a safetensors file: {error}") from None
-    return Checkpoint(tokens, content.steps, tensors["weights"], tensors["moments"])
+    file, whole = path / f"{part}.safetensors", f"{part}.safetensors" in content.sha256
+    try:
+        return load_file(file) if whole else _joined(path / part)
+    except SafetensorError as error:
+        where = file if whole else path / part
+        raise InputError(f"{where}: not a safetensors file: {error}") from None
+
+
+def _joined(folder: Path) -> dict[str, Tensor]:
+    """The tensors of which several processes each wrote a share."""
+    import torch
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = HuggingFaceStorageReader(str(folder))
+    found = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(one.size) for name, one in found.items()}  # type: ignore
+    with warnings.catch_warnings():
+        # that no other process takes part is what is wanted here
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
 
 
 def positions(folder: Path) -> list[int]:

@@ -29,7 +29,7 @@ def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
     # a new one is written before the oldest is removed
     kept = recipe.train.keep + 1 + len(recipe.train.branch_points)
     each = flops_per_token(recipe.model, recipe.data.context)
-    steps = recipe.total_tokens // recipe.train.batch
+    steps = recipe.steps_in(recipe.total_tokens)
     return RunCost(
         name=recipe.name,
         params=numbers.params,

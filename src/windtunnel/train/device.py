@@ -5,6 +5,7 @@ run computes the same.
 
 import ctypes
 import functools
+import math
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ import torch
 
 from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
-from windtunnel.model.memory import through_at_once
+from windtunnel.model.memory import largest_part, through_at_once
 from windtunnel.recipe import Model, Recipe
 from windtunnel.results.run import Engine
 
@@ -28,10 +29,13 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def choose_engine(recipe: Recipe, members: int = 1, begun: Engine | None = None) -> Engine:
+def choose_engine(
+    recipe: Recipe, members: int = 1, begun: Engine | None = None, world: int = 1
+) -> Engine:
     """Settle every `auto` of the recipe, for a run alone or as one of `members`. Where it was
     `begun` already, what changes the bits of the result stays as it was: all but the device, its
-    threads, and whether memory is saved by computing layers again. Raises InputError where a
+    threads, and whether memory is saved by computing layers again; and of `world` ranks, each of
+    which has its share of a batch, what goes through the model at once. Raises InputError where a
     device was asked for that is not there, or that does not take the shape.
     """
     train = recipe.train
@@ -41,15 +45,21 @@ def choose_engine(recipe: Recipe, members: int = 1, begun: Engine | None = None)
     )
     compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
+    worlds = begun.worlds if begun else (world,)
     if begun:
         members, precision, compiled = begun.members, begun.precision, begun.compiled
+    share, asked = math.gcd(*recipe.batches) // world, train.micro_batch
+    if begun:
+        asked = begun.micro_batch
+    if world > 1 and share % max(1, asked):  # all ranks go through the model as often
+        asked = largest_part(share, recipe.data.context, asked)
     micro_batch, recompute = through_at_once(
         recipe.model,
-        train.batch,
+        share,
         recipe.data.context,
         device=device,
         memory=device_memory(device),
-        asked=begun.micro_batch if begun else train.micro_batch,
+        asked=asked,
         members=members,
         optimizer=recipe.optimizer.kind,
         precision=precision,
@@ -63,6 +73,7 @@ def choose_engine(recipe: Recipe, members: int = 1, begun: Engine | None = None)
         members=members,
         recompute=recompute,
         deterministic=train.deterministic,
+        worlds=worlds if worlds[-1] == world else (*worlds, world),
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from windtunnel.data.shards import Corpus
-from windtunnel.data.windows import Prefetched
+from windtunnel.data.windows import Prefetched, Wanted
+from windtunnel.errors import InputError
 from windtunnel.model.decoder import Decoder, shared_by_members
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import objective_of
@@ -22,6 +23,7 @@ from windtunnel.train.clock import RunningClock
 from windtunnel.train.compiled import Compiled, so_far
 from windtunnel.train.device import as_deterministic, choose_engine, matrix_peak
 from windtunnel.train.member import Member, Watch
+from windtunnel.train.parallel import ALONE, Ranks, check_shares
 from windtunnel.train.preference import Reference
 from windtunnel.train.restore import put, replays, restore, take
 from windtunnel.train.run import Run, checkpoint_at
@@ -43,14 +45,15 @@ _CARRIED_OUT = {
 }
 
 
-def train(run: Run, corpus: Corpus, watch: Watch | None = None) -> RunSummary:
-    """Start the run, resume it, or find it done; returns its summary.
+def train(run: Run, corpus: Corpus, watch: Watch | None = None, ranks: Ranks = ALONE) -> RunSummary:
+    """Start the run, resume it, or find it done; returns its summary. `ranks`: of the processes
+    that train it together, each of which calls this.
 
     A run that diverges ends as `failed` with its last good checkpoint kept. Raises InputError for
     a run that can't be computed as asked: a corpus that does not fit, a damaged checkpoint, a
     full disk.
     """
-    return train_together([run], corpus, [watch or Watch()])[0]
+    return train_together([run], corpus, [watch or Watch()], ranks=ranks)[0]
 
 
 def train_together(
@@ -58,6 +61,7 @@ def train_together(
     corpus: Corpus,
     watches: Sequence[Watch],
     hold: Callable[[Run], AbstractContextManager[None]] = Run.lock,
+    ranks: Ranks = ALONE,
 ) -> list[RunSummary]:
     """The same for runs of one `population_key`, as members of a population: one set of kernels
     trains them all.
@@ -67,14 +71,18 @@ def train_together(
     watch asks to stop, all do. `hold` keeps others from training a run at the same time.
     """
     pairs = zip(runs, watches, strict=True)
-    begun = [(run, watch) for run, watch in pairs if run.status().status in _UNDER_WAY]
+    begun = [(run, watch) for run, watch in pairs if ranks.agree(run.status().status in _UNDER_WAY)]
     with ExitStack() as locks:
         # always in one order: two processes that each wait for the other's would wait for ever
         for run, _ in sorted(begun, key=lambda pair: pair[0].id):
-            locks.enter_context(hold(run))
+            if ranks.first:
+                locks.enter_context(hold(run))
         if begun:
+            ranks.wait()
             with _collector_out_of_the_way():
-                _Trainer([Member.of(run, corpus, watch) for run, watch in begun], corpus).go()
+                members = [Member.of(run, corpus, watch, ranks) for run, watch in begun]
+                _Trainer(members, corpus, ranks).go()
+    ranks.wait()
     return [run.summary() for run in runs]
 
 
@@ -92,7 +100,8 @@ def population_key(run: Run) -> Hashable:
         recipe.preference and recipe.preference.model_copy(update={"beta": 0.0}),
         tuple(recipe.train.model_dump(include=_CARRIED_OUT).items()),
     )
-    return (shared, run.begun_on(), run.id if replays(run) else None)
+    alone = replays(run) or recipe.train.growth
+    return (shared, run.begun_on(), run.id if alone else None)
 
 
 def load_model(run: Run, tokens: int | None = None, device: str = "cpu") -> Decoder:
@@ -107,12 +116,16 @@ def _engine(member: Member, members: int) -> Engine:
     """How a member is computed: as it was begun. Where this machine would choose otherwise now, it
     says so.
     """
-    run, recipe = member.run, member.recipe
-    begun, choice = run.begun_on(), choose_engine(recipe, members)
+    run, recipe, ranks = member.run, member.recipe, member.ranks
+    begun = run.begun_on()
+    choice = choose_engine(recipe, members, world=ranks.world)
+    kept = choose_engine(recipe, members, begun, ranks.world)
+    ranks.wait()
+    if ranks.first and (begun is None or kept.worlds != begun.worlds):
+        run.keep_engine(kept if begun is None else begun.model_copy(update={"worlds": kept.worlds}))
     if begun is None:
-        run.keep_engine(choice)
         return choice
-    kept = choose_engine(recipe, members, begun)
+    choice = choice.model_copy(update={"worlds": kept.worlds})
     if members == begun.members and kept != choice:
         member.watch.say(
             f"{run.id}: it is computed as it was begun, and not as this machine would choose: "
@@ -127,15 +140,19 @@ class _Taken:
 
     loss: Tensor  # () or (P,)
     norm: Tensor
+    batch: int  # tokens of each member
     members: dict[Member, tuple[int, float]]  # that took it: the position after it, and the rate
 
 
 class _Trainer:
-    """Trains its members: one run alone, or a population."""
+    """Trains its members: one run alone, or a population; or, of a run alone, one rank's share."""
 
-    def __init__(self, members: list[Member], corpus: Corpus) -> None:
+    def __init__(self, members: list[Member], corpus: Corpus, ranks: Ranks) -> None:
         recipe = members[0].recipe
-        self._members, self._batch = members, recipe.train.batch
+        check_shares(recipe, ranks.world)
+        if recipe.preference and ranks.world > 1:
+            raise InputError(f"{recipe.name}: preferences are learnt by one process alone")
+        self._members, self._ranks = members, ranks
         self._document_end = corpus.document_end if recipe.data.mask_documents else None
         self._objective = objective_of(recipe.train.objective, corpus.holds)
         # each may have been begun in another company
@@ -149,7 +166,7 @@ class _Trainer:
         self._step = self._made_step()
         with as_deterministic(self._engine):
             for member in members:
-                start = restore(self._step, member.run, corpus, self._place(member))
+                start = restore(self._step, member.run, corpus, self._place(member), ranks)
                 member.begin(*start, self._engine)
         self._reader = Prefetched()
         self._waiting: list[_Taken] = []
@@ -164,7 +181,8 @@ class _Trainer:
             self._make_up_for_validations()
             while live := self._live:
                 self._advance(live)
-                stopping = any(member.watch.stop() for member in self._members)
+                asked = any(member.watch.stop() for member in self._members)
+                stopping = self._ranks.agree(asked)
                 self._look_after(live, stopping)
                 if stopping:
                     return
@@ -178,21 +196,30 @@ class _Trainer:
         """One step of all members; those that are over read along and stand still."""
         # no place is left empty: the kernels are compiled for this number of members
         reading = [live[0] if member.over else member for member in self._members]
-        places = [(member.windows, member.position) for member in reading]
-        batch = self._reader.read(places, self._batch)
+        after = live[0].position + live[0].batch
+        batch = self._reader.read(
+            self._wanted(reading, 0, live[0].batch),
+            self._wanted(reading, live[0].batch, live[0].recipe.batch_at(after)),
+        )
         alone = len(self._members) == 1
         loss = self._step.gradient(batch[0] if alone else batch)
         if alone:
             live[0].watch.gradient(self._step, live[0].position)
         rates = [member.rate for member in self._members]
         norm = self._step.update(rates)
-        took = {}
+        took, tokens = {}, live[0].batch
         for member, share in zip(self._members, rates, strict=True):
             if member.over:
                 continue
             member.step_taken()
             took[member] = (member.position, share * member.recipe.optimizer.lr)
-        self._waiting.append(_Taken(loss=loss, norm=norm, members=took))
+        self._waiting.append(_Taken(loss=loss, norm=norm, batch=tokens, members=took))
+
+    def _wanted(self, reading: list[Member], later: int, batch: int) -> Wanted:
+        """What this rank reads of the batch that begins so many tokens later."""
+        places = [self._ranks.place(member.position + later, batch) for member in reading]
+        windows = [member.windows for member in reading]
+        return [(one, at) for one, (at, _) in zip(windows, places, strict=True)], places[0][1]
 
     def _look_after(self, live: list[Member], stopping: bool) -> None:
         """Record, evaluate and save what is due; let go of members that have failed or have come
@@ -210,6 +237,7 @@ class _Trainer:
             for member in saved:
                 member.save(*self._state(member))
             self._evaluate([member for member in evaluated if not member.over])
+            self._agree(live)
             for member in saved:
                 member.tidy()
             for member in live:
@@ -235,10 +263,11 @@ class _Trainer:
         for.
         """
         shape = (len(self._waiting), len(self._members))
-        losses = torch.stack([taken.loss.float() for taken in self._waiting]).view(shape).tolist()
+        parts = torch.stack([taken.loss.float() for taken in self._waiting]).view(shape)
+        losses = self._ranks.sum(parts).tolist()
         norms = torch.stack([taken.norm for taken in self._waiting]).view(shape).tolist()
         now = self._clock.now()
-        tokens = sum(len(taken.members) for taken in self._waiting) * self._batch
+        tokens = sum(len(taken.members) * taken.batch for taken in self._waiting)
         speed = tokens / (now - self._flushed)
         self._flushed = now
         for place, member in enumerate(self._members):
@@ -249,6 +278,7 @@ class _Trainer:
                     lines.append(self._line(position, lr, loss[place], norm[place], speed))
             if lines:
                 member.record_steps(lines)
+        self._agree(self._members)
         self._waiting.clear()
         self._tell_compiled()
 
@@ -260,7 +290,7 @@ class _Trainer:
             lr=lr,
             grad_norm=norm,
             tokens_per_s=max(1, round(speed)),
-            peak_share=round(speed * self._flops / self._peak, 4),
+            peak_share=round(speed * self._flops / self._peak / self._ranks.world, 4),
         )
 
     def _tell_compiled(self) -> None:
@@ -284,25 +314,31 @@ class _Trainer:
             objective=self._objective,
             reference=self._reference,
             recipes=[member.recipe for member in self._members],
+            ranks=self._ranks,
         )
         for member in members:
             validation = found[self._members.index(member)]
             if validation is not None:
                 member.record_validation(validation)
 
+    def _agree(self, members: list[Member]) -> None:
+        """On who is over: what one rank could not record ends the run for all."""
+        for member in members:
+            member.over = self._ranks.agree(member.over)
+
     def _state(self, member: Member) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights of a member and what its optimiser remembers; views."""
         place = self._place(member)
         weights = {
             name: parameter.detach() if place is None else parameter.detach()[place]
-            for name, parameter in self._step.model.named_parameters()
+            for name, parameter in self._step.optimizer.parameters.items()
         }
         return weights, self._step.optimizer.state(place)
 
     def _made_step(self) -> Step:
         recipes = [member.recipe for member in self._members]
-        objective = self._objective
-        return Step(recipes, self._engine, self._document_end, objective, self._reference)
+        objective, ranks = self._objective, self._ranks
+        return Step(recipes, self._engine, self._document_end, objective, self._reference, ranks)
 
     def _place(self, member: Member) -> int | None:
         """On the members' axis of the model; None for a model without one."""

@@ -17,6 +17,7 @@ from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine, Score, Status, StepLine, Validation, ValidationLine
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.parallel import ALONE, Ranks, save
 from windtunnel.train.recorder import Diverged, Recorder
 from windtunnel.train.run import Run, check_fit
 from windtunnel.train.schedule import rate
@@ -51,6 +52,7 @@ class Member:
     run: Run
     watch: Watch
     windows: Windows
+    ranks: Ranks = ALONE
     position: int = 0  # tokens
     steps: int = 0
     over: bool = False
@@ -58,7 +60,7 @@ class Member:
     validated: int | None = None  # tokens at that validation
 
     @classmethod
-    def of(cls, run: Run, corpus: Corpus, watch: Watch) -> Self:
+    def of(cls, run: Run, corpus: Corpus, watch: Watch, ranks: Ranks = ALONE) -> Self:
         """Raises InputError for a corpus that the recipe does not fit, or that is not the one on
         which the run was begun.
         """
@@ -68,13 +70,15 @@ class Member:
                 f"{corpus.folder}: its content is not that on which run {run.id} began"
             )
         windows = Windows(corpus, run.recipe.data, run.recipe.seed)
-        return cls(run=run, watch=watch, windows=windows)
+        return cls(run=run, watch=watch, windows=windows, ranks=ranks)
 
     def begin(self, position: int, steps: int, engine: Engine) -> None:
         """Go on from a position, in tokens and in updates."""
         self.position, self.steps = position, steps
-        self.run.keep_metrics_until(position)
-        self._recorder = Recorder(self.run)
+        if self.ranks.first:
+            self.run.keep_metrics_until(position)
+        self.ranks.wait()
+        self._recorder = Recorder(self.run, writes=self.ranks.first)
         # an earlier process may have made the last validation before this position
         made = self.run.validations()
         if made:
@@ -97,7 +101,12 @@ class Member:
     @property
     def rate(self) -> float:
         """Share of the peak rate in the next step; a member that is over stands still."""
-        return 0.0 if self.over else rate(self.recipe, self.position, self.recipe.train.batch)
+        return 0.0 if self.over else rate(self.recipe, self.position, self.batch)
+
+    @property
+    def batch(self) -> int:
+        """Tokens of the next step."""
+        return self.recipe.batch_at(self.position)
 
     @cached_property
     def branch_points(self) -> set[int]:
@@ -113,7 +122,7 @@ class Member:
     def due(self, every: Length) -> bool:
         """Whether what is done every so many tokens, and at the milestones, is due now."""
         tokens = every.of(self.recipe.total_tokens)
-        before = self.position - self.recipe.train.batch
+        before = self.recipe.whole_steps(self.position - 1)
         passed = tokens > 0 and self.position // tokens > before // tokens
         return passed or self.position in self.milestones
 
@@ -123,11 +132,13 @@ class Member:
         """
         trained = self.position > self.run.start
         made = self.validated == self.position
-        return trained and not made and self.due(self.recipe.train.evaluate_every)
+        missing = trained and not made and self.due(self.recipe.train.evaluate_every)
+        # what one rank reads of a shared disk may be older than what another one does
+        return self.ranks.agree(missing)
 
     def step_taken(self) -> None:
         """Count a step."""
-        self.position += self.recipe.train.batch
+        self.position += self.batch
         self.steps += 1
 
     def record_steps(self, lines: list[StepLine]) -> None:
@@ -152,7 +163,9 @@ class Member:
     def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         """Write a checkpoint of this position."""
         folder = self.run.checkpoints
-        checkpoint.save(folder, Checkpoint(self.position, self.steps, weights, moments))
+        save(folder, Checkpoint(self.position, self.steps, weights, moments), self.ranks)
+        if not self.ranks.first:
+            return
         # all that are there: a process may have been killed between saving one and pinning it
         for tokens in self.branch_points.intersection(checkpoint.positions(folder)):
             checkpoint.pin(folder, tokens)
@@ -163,6 +176,8 @@ class Member:
         """After a checkpoint and the validation here, remove those that the recipe does not keep;
         where the validation was not a number, the checkpoint of this position alone.
         """
+        if not self.ranks.first:
+            return
         if self.over:
             checkpoint.remove(self.run.checkpoints, self.position)
         else:
@@ -175,4 +190,5 @@ class Member:
 
     def write_status(self, status: Status, reason: str | None = None) -> None:
         """Write status.json as of this position."""
-        self.run.write_status(status, self.position, self.score, reason)
+        if self.ranks.first:
+            self.run.write_status(status, self.position, self.score, reason)

@@ -15,6 +15,7 @@ from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Preferred, Seen
 from windtunnel.results.run import Engine
 from windtunnel.train.device import autocast
 from windtunnel.train.graphs import Replayed
+from windtunnel.train.parallel import ALONE, Ranks, begin_part
 
 # Members' parameters and gradients are views into flat buffers, (P, out, in) with the buffer's
 # stride over P; autograd finds that such a gradient is not dense, adds into it all the same, and
@@ -80,12 +81,13 @@ class Objective:
         balance: float | Tensor = 0.0,
         kind: ObjectiveKind = OBJECTIVES["next-token"],
         preferred: Preferred | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._engine, self._kind = engine, kind
+        self._engine, self._kind, self._ranks, self._model = engine, kind, ranks, model
         # a function of its own, and no method: nothing that holds the model holds itself, or an
         # old population would live on until Python's collector comes by
         part = partial(_add_part, model, engine, document_end, balance, kind, preferred)
-        replayable = _replayable(model, engine)
+        replayable = _replayable(model, engine) and ranks.world == 1
         self._part = Replayed(part, torch.device(engine.device)) if replayable else part
 
     def add_gradient(self, batch: Tensor) -> Tensor:
@@ -93,16 +95,22 @@ class Objective:
         are used, to the parameters' `grad`; return that loss, () or (P,), without the latter.
 
         batch: (windows, context + 1) on the model's device, or (P, windows, context + 1) where
-        each member has its own. It goes through the model `engine.micro_batch` tokens of each
-        member at a time. Nothing waits for the device.
+        each member has its own; of several ranks, each has its share of the batch, and returns
+        its part of the mean. It goes through the model `engine.micro_batch` tokens of each member
+        at a time. Nothing waits for the device.
         """
         # counted over the whole batch, so that its parts add up to one mean; a batch in which
         # nothing is to be learnt has a loss of 0, and not of 0 / 0
-        total = self._kind.size(Batch.read(batch).seen(self._kind)).clamp(min=1)
+        mine = self._kind.size(Batch.read(batch).seen(self._kind))
+        total = self._ranks.sum(mine).clamp(min=1)
         parts = batch.split(self._engine.micro_batch // (batch.shape[-1] - 1), dim=-2)
         # on the device: a replayed graph holds tensors, and would keep a plain number for ever
-        windows = torch.full((), batch.shape[-2], device=batch.device)
-        return torch.stack([self._part(part, total, windows) for part in parts]).sum(0)
+        windows = torch.full((), batch.shape[-2] * self._ranks.world, device=batch.device)
+        losses = []
+        for number, part in enumerate(parts, 1):
+            begin_part(self._model, self._ranks, last=number == len(parts))
+            losses.append(self._part(part, total, windows))
+        return torch.stack(losses).sum(0)
 
 
 def _add_part(

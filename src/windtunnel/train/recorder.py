@@ -19,11 +19,13 @@ class Diverged(Exception):
 
 
 class Recorder:
-    """Of one run."""
+    """Of one run. `writes`: whether this process is the one that records; another one of the same
+    run only looks whether it diverges.
+    """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, writes: bool = True) -> None:
         self._run = run
-        self._file = (run.path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._file = (run.path / "metrics.jsonl").open("a", encoding="utf-8") if writes else None
         self._recent: deque[float] = deque(maxlen=_WATCHED)
         self._first_loss: float | None = None
 
@@ -43,6 +45,8 @@ class Recorder:
         self._write([line])
 
     def _write(self, lines: Sequence[MetricsLine]) -> None:
+        if self._file is None:
+            return
         try:
             self._file.write("".join(line.to_json() + "\n" for line in lines))
             self._file.flush()
@@ -64,4 +68,4 @@ class Recorder:
             )
 
     def _at(self, line: MetricsLine) -> str:
-        return f"step {line.tokens // self._run.recipe.train.batch}, token {line.tokens}"
+        return f"step {self._run.recipe.steps_in(line.tokens)}, token {line.tokens}"

@@ -9,21 +9,49 @@ from windtunnel.model.init import untied, upcycled
 from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.parallel import ALONE, Ranks, load, place
 from windtunnel.train.run import Run, branch_start, open_run
 from windtunnel.train.schedule import rate
 from windtunnel.train.step import Step
 
 
-def restore(step: Step, run: Run, corpus: Corpus, member: int | None = None) -> tuple[int, int]:
+def restore(
+    step: Step, run: Run, corpus: Corpus, member: int | None = None, ranks: Ranks = ALONE
+) -> tuple[int, int]:
     """Put what the run begins with into the step, or into one of its members; returns where the
-    run stands, in tokens and in updates.
+    run stands, in tokens and in updates. Of several ranks each reads its shares.
     """
-    start, steps = 0, 0
-    if state := _state(*_start(run)):
-        put(step, state, member)
-        start = state.tokens
-        steps = state.steps if state.moments else 0  # an imported model brings no moments
-    return _replay(step, run, corpus, start, steps) if replays(run) else (start, steps)
+    if ranks.world > 1:
+        start, steps = _shares(step, run, ranks)
+    else:
+        start, steps = 0, 0
+        if state := _state(*_start(run)):
+            put(step, state, member)
+            start = state.tokens
+            steps = state.steps if state.moments else 0  # an imported model brings no moments
+    return _replay(step, run, corpus, start, steps, ranks) if replays(run) else (start, steps)
+
+
+def _shares(step: Step, run: Run, ranks: Ranks) -> tuple[int, int]:
+    """Each rank's shares of what the run begins with, and where that stands."""
+    # the first one's look at the disk counts, which may be shared and seen late by others
+    holder, start = _start(run) if ranks.first else (run, 0)
+    path, start = ranks.all((holder.path, start))[0]
+    holder = open_run(path)
+    weights, optimizer = step.optimizer.parameters, step.optimizer
+    if holder.anew and not start:
+        parent = open_run(holder.lab / "runs" / str(holder.parent))
+        if parent.recipe.model.experts == holder.recipe.model.experts:
+            load(parent.checkpoints, holder.at_tokens or 0, weights, {}, ranks)
+        elif state := _state(holder, start):
+            # its feed-forwards become experts, tensor by tensor
+            place(weights, state.weights)
+        return 0, 0
+    if start not in checkpoint.positions(holder.checkpoints):
+        return 0, 0
+    steps = load(holder.checkpoints, start, weights, optimizer.state(), ranks)
+    optimizer.steps[:] = steps
+    return start, steps
 
 
 def replays(run: Run) -> bool:
@@ -33,7 +61,7 @@ def replays(run: Run) -> bool:
     if not run.parent or run.anew:
         return False
     # with the same batch and rate, both runs take the same steps up to where the branch leaves
-    mine, theirs = ((r.train.batch, r.optimizer.lr) for r in (run.recipe, _parent(run)))
+    mine, theirs = ((r.batches, r.optimizer.lr) for r in (run.recipe, _parent(run)))
     return mine != theirs and _start(run)[1] < (run.at_tokens or 0)
 
 
@@ -75,7 +103,9 @@ def _parent(run: Run) -> Recipe:
     return open_run(run.lab / "runs" / str(run.parent)).recipe
 
 
-def _replay(step: Step, run: Run, corpus: Corpus, position: int, steps: int) -> tuple[int, int]:
+def _replay(
+    step: Step, run: Run, corpus: Corpus, position: int, steps: int, ranks: Ranks
+) -> tuple[int, int]:
     """Go on with the parent's batch and rate to where the run takes up its own."""
     parent, at = _parent(run), run.at_tokens or 0
     windows, moments = Windows(corpus, run.recipe.data, run.recipe.seed), step.optimizer.state()
@@ -83,9 +113,10 @@ def _replay(step: Step, run: Run, corpus: Corpus, position: int, steps: int) -> 
     step.take_up([parent])
     step.optimizer.load_state(moments, steps)
     while position < at:
-        step.gradient(windows.read(position, parent.train.batch))
-        step.update([rate(parent, position, parent.train.batch)])
-        position, steps = position + parent.train.batch, steps + 1
+        batch = parent.batch_at(position)
+        step.gradient(windows.read(*ranks.place(position, batch)))
+        step.update([rate(parent, position, batch)])
+        position, steps = position + batch, steps + 1
     moments = step.optimizer.state()
     step.take_up([run.recipe])
     step.optimizer.load_state(moments, steps)

@@ -19,6 +19,7 @@ from windtunnel.train.device import keep_memory, to_device
 from windtunnel.train.graphs import Replayed
 from windtunnel.train.objective import Objective
 from windtunnel.train.optimizer import FlatOptimizer
+from windtunnel.train.parallel import ALONE, Ranks, sharded
 
 if TYPE_CHECKING:
     from windtunnel.train.preference import Reference
@@ -38,13 +39,14 @@ class Step:
         document_end: int | None = None,
         objective: ObjectiveKind = OBJECTIVES["next-token"],
         reference: Reference | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.engine, self._reference = engine, reference
+        self.engine, self._reference, self._ranks = engine, reference, ranks
         self._document_end, self._kind = document_end, objective
         self._device = torch.device(engine.device)
         if engine.device == "cpu":
             keep_memory()
-        self.model = _model_of(recipes).to(engine.device)
+        self.model = _model_of(recipes, engine, ranks)
         if engine.recompute:
             self.model.recompute_layers()
         if engine.compiled:
@@ -54,7 +56,7 @@ class Step:
 
     def take_up(self, recipes: Sequence[Recipe]) -> None:
         """Go on with these settings of the optimiser, which then remembers nothing."""
-        self.optimizer = FlatOptimizer(self.model, recipes, self.engine.precision)
+        self.optimizer = FlatOptimizer(self.model, recipes, self.engine.precision, self._ranks)
         if self.engine.compiled:
             self.optimizer.compile_parts()
         weights = [recipe.optimizer.balance for recipe in recipes]
@@ -66,14 +68,20 @@ class Step:
             balance if self.model.members else balance[0],
             self._kind,
             self._reference and self._reference.told("train", recipes, self.engine),
+            self._ranks,
         )
-        self._update = Replayed(self.optimizer.step, self._device)
+        # where ranks talk, nothing can be captured
+        alone = self._ranks.world == 1
+        self._update = Replayed(self.optimizer.step, self._device) if alone else self.optimizer.step
 
     def gradient(self, batch: np.ndarray) -> Tensor:
         """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1);
-        returns its mean loss, () or (P,).
+        returns its mean loss, () or (P,). Of several ranks each is given its share of the batch,
+        and returns its part of the mean.
         """
-        return self._objective.add_gradient(to_device(torch.from_numpy(batch), self._device))
+        loss = self._objective.add_gradient(to_device(torch.from_numpy(batch), self._device))
+        self.optimizer.sum_over_ranks()
+        return loss
 
     def update(self, rates: Sequence[float]) -> Tensor:
         """Take the step, at one rate (a share of the peak) or one a member; returns the gradient
@@ -82,11 +90,12 @@ class Step:
         return self._update(self.optimizer.shares(rates))
 
 
-def _model_of(recipes: Sequence[Recipe]) -> Decoder:
-    """Without members for one recipe, else with one a recipe."""
+def _model_of(recipes: Sequence[Recipe], engine: Engine, ranks: Ranks) -> Decoder:
+    """Without members for one recipe, else with one a recipe; on the device."""
     context = recipes[0].data.context
+    if ranks.world > 1:
+        return sharded(recipes[0], engine, ranks)
     if len(recipes) == 1:
-        return Decoder(recipes[0].model, context, recipes[0].seed)
-    return Decoder(
-        [recipe.model for recipe in recipes], context, [recipe.seed for recipe in recipes]
-    )
+        return Decoder(recipes[0].model, context, recipes[0].seed).to(engine.device)
+    models, seeds = [recipe.model for recipe in recipes], [recipe.seed for recipe in recipes]
+    return Decoder(models, context, seeds).to(engine.device)

@@ -16,6 +16,7 @@ from windtunnel.recipe import ObjectiveKind, Recipe
 from windtunnel.results.run import Engine, PreferenceScore, Score, Validation
 from windtunnel.train.device import autocast
 from windtunnel.train.objective import Batch
+from windtunnel.train.parallel import ALONE, Ranks
 
 if TYPE_CHECKING:
     from windtunnel.train.preference import Reference
@@ -31,6 +32,7 @@ def validate(
     objective: ObjectiveKind,
     reference: Reference | None = None,
     recipes: Sequence[Recipe] = (),
+    ranks: Ranks = ALONE,
 ) -> list[Validation | None]:
     """Score `tokens` tokens spread over every source's validation split, by each member, or by
     the one model; `windows`: what each of them reads, from one corpus. Only what the objective
@@ -52,7 +54,7 @@ def validate(
         learnt = counted.numpy()
         targets = batch.targets.numpy()[learnt]
         text_bytes[name] = int(corpus.tokenizer.token_bytes[targets].sum())
-        by_member, unevenness = losses_of(model, held, engine, document_end)
+        by_member, unevenness = losses_of(model, held, engine, document_end, ranks)
         for of_member, losses in zip(scores, by_member, strict=True):
             of_member[name] = _score(losses[learnt], text_bytes[name])
         if reference:
@@ -110,15 +112,23 @@ def over_all(
 
 
 def losses_of(
-    model: Decoder, held: Tensor, engine: Engine, document_end: int | None
+    model: Decoder,
+    held: Tensor,
+    engine: Engine,
+    document_end: int | None,
+    ranks: Ranks = ALONE,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Nats of every target, (members, windows, context), and the unevenness of every window,
     (members, windows), where there are experts. In batches of the training shape: another one
-    would be compiled anew.
+    would be compiled anew. Each rank scores equal parts, and all learn what they found.
     """
     rows, members = engine.micro_batch // (held.shape[1] - 1), model.members or 1
     losses, uneven = [], []
-    for part in held.split(rows):
+    parts = held.split(rows)
+    each = -(-len(parts) // ranks.world)
+    for number in range(ranks.rank * each, (ranks.rank + 1) * each):
+        # all ranks go through the model as often, since they meet in it
+        part = parts[min(number, len(parts) - 1)]
         padded = torch.cat([part, part[:1].expand(rows - len(part), -1)])
         if model.members:
             padded = padded.expand(members, *padded.shape)
@@ -126,12 +136,16 @@ def losses_of(
         documents = batch.documents(document_end)
         with torch.no_grad(), autocast(engine.device, engine.precision):
             nats, unevenness = model.losses_and_unevenness(batch.inputs, batch.targets, documents)
-        by_window = _on_the_host(nats).reshape(members, rows, -1)
-        losses.append(by_window[:, : len(part)])
+        losses.append(nats.cpu().double().view(members, rows, -1))
         if unevenness is not None:
-            uneven.append(_on_the_host(unevenness).reshape(members, rows)[:, : len(part)])
-    return np.concatenate(losses, axis=1), np.concatenate(uneven, axis=1) if uneven else None
+            uneven.append(unevenness.cpu().double().view(members, rows))
+    return (
+        _joined(losses, len(held), ranks),
+        _joined(uneven, len(held), ranks) if uneven else None,
+    )
 
 
-def _on_the_host(values: Tensor) -> np.ndarray:
-    return values.cpu().double().numpy()
+def _joined(parts: list[Tensor], windows: int, ranks: Ranks) -> np.ndarray:
+    """What all ranks found, (members, rows, ...) a part, of so many windows."""
+    mine = torch.cat(parts, dim=1).transpose(0, 1)
+    return ranks.join(mine)[:windows].transpose(0, 1).contiguous().numpy()
