@@ -96,10 +96,12 @@ def model(portable: PortableModel) -> Evaluated:
 @pytest.fixture(scope="module")
 def other(portable: PortableModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The exported model in lm-eval's own class."""
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
+
+    class_of: Any = huggingface.HFLM  # its arguments are hidden by a decorator
 
     folder = LAYOUTS["hf"].write(tmp_path_factory.mktemp("exported"), portable, "fp32")
-    return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4)
+    return class_of(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4)
 
 
 def ours(model: Evaluated, task: Task, asked: Asked) -> list[Scored]:

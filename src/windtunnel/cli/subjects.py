@@ -151,7 +151,8 @@ class GGUF:
 
         self.name, self.engine = name, version()
         self._llama = LlamaCpp(file, exact=True)
-        self.context = self._llama.context
+        # the token that the engine tells of is in its context, too
+        self.context = self._llama.context - 1
         fields = metadata(file)
         if _END not in fields:
             raise InputError(f"{file}: it names no token that ends a text")

@@ -142,14 +142,6 @@ class _Told:
         self._show(self._what, self._done, None)
 
 
-def kept_evaluations(folder: Path) -> list[Evaluation]:
-    """All that a run's folder holds, in the order of tasks and checkpoints. Raises InputError for a
-    file that is damaged.
-    """
-    found = [Evaluation.read(file) for file in sorted((folder / "evaluations").glob("*.json"))]
-    return sorted(found, key=lambda one: (one.task, one.tokens or 0))
-
-
 def _key(subject: Subject, settings: dict[str, str]) -> str:
     said = json.dumps([settings, subject.engine, subject.tokens], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:12]

@@ -122,7 +122,8 @@ class Harness(TemplateLM):
         told = self._bar("answers", len(requests))
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
-            alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
+            _, how = cast("tuple[str, dict[str, Any]]", request.args)
+            alike.setdefault(json.dumps(how, sort_keys=True), []).append(number)
         said = [""] * len(requests)
         for how, numbers in alike.items():
             sampling = self._sampling(json.loads(how))

@@ -8,6 +8,7 @@ configuration.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -291,7 +292,9 @@ def _measure(
     )
 
 
+@functools.cache
 def _manager(defaults: bool) -> Any:
+    """lm-eval's own tasks, which it takes seconds to list, or an empty list for files."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=defaults)

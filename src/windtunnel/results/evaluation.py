@@ -2,6 +2,7 @@
 compare. A run's stand in its folder, RUN/evaluations/, a file for each task.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from windtunnel.results.record import Record
@@ -121,3 +122,38 @@ class Evaluations(Record):
     """Where `--contamination` is given."""
     suite: list[PaperScore]
     """Where `--suite` is given, of the first model."""
+
+
+def read_evaluations(run: Path, tokens: int | None = None) -> list[Evaluation]:
+    """What a run's folder holds, by task and checkpoint; `tokens`: of this checkpoint alone. Of a
+    group that was scored as one, its parts are left out. Raises InputError for a damaged file.
+    """
+    found = [Evaluation.read(file) for file in sorted((run / "evaluations").glob("*.json"))]
+    grouped = {one.key for one in found if not one.items}
+    shown = [
+        one
+        for one in found
+        if (tokens is None or one.tokens == tokens) and not (one.key in grouped and one.items)
+    ]
+    return sorted(shown, key=lambda one: (one.task, one.tokens or 0))
+
+
+def score_in_words(measure: Measure) -> str:
+    """`0.3120 ± 0.0463`."""
+    error = "" if measure.stderr is None else f" ± {measure.stderr:.4f}"
+    return f"{measure.value:.4f}{error}"
+
+
+def metric_in_words(measure: Measure) -> str:
+    """`exact_match, flexible-extract`."""
+    taken = "" if measure.filter == "none" else f", {measure.filter}"
+    return f"{measure.metric}{taken}"
+
+
+def how_in_words(evaluation: Evaluation) -> str:
+    """What differs from how a task is usually asked: `5 shots, the first 100 items`."""
+    told = evaluation.settings
+    parts = [f"{told['shots']} shots"] if "shots" in told else []
+    parts += [f"the first {told['limit']} items"] if "limit" in told else []
+    parts += ["by the chat template"] if "chat" in told else []
+    return ", ".join(parts) or "as it is"

@@ -10,6 +10,12 @@ from windtunnel.model.shape import active_params, count
 from windtunnel.plan.record import plans_of_run, read_plan
 from windtunnel.quantities import about
 from windtunnel.recipe import Model, dump
+from windtunnel.results.evaluation import (
+    how_in_words,
+    metric_in_words,
+    read_evaluations,
+    score_in_words,
+)
 from windtunnel.results.export import Agreement
 from windtunnel.results.run import Score
 from windtunnel.ship.layouts import Layout
@@ -28,6 +34,7 @@ def card(subject: Subject, layout: Layout, dtype: str, agreement: Agreement) -> 
         _data(subject),
         _plan(subject.run),
         _evaluation(subject),
+        _tasks(subject),
         f"## Check\n\n{agreement}.",
         f"## Recipe\n\n```toml\n{dump(subject.run.recipe).strip()}\n```",
     ]
@@ -171,6 +178,20 @@ def _evaluation(subject: Subject) -> str:
     at = f"At {about(last.tokens)} tokens, in the precision of the training."
     said = f"## Evaluation\n\n{at}\n\n"
     return said + _table(head, rows)
+
+
+def _tasks(subject: Subject) -> str:
+    """What `evaluate` found of the exported checkpoint."""
+    rows = []
+    for one in read_evaluations(subject.run.path, subject.tokens):
+        for measure in one.measures:
+            how, score = how_in_words(one), score_in_words(measure)
+            rows.append([one.task, how, metric_in_words(measure), score, str(len(one.items) or "")])
+    if not rows:
+        return ""
+    head = ["task", "asked", "metric", "score", "items"]
+    said = "By windtunnel, with tasks of lm-eval; ± is a standard error over the items."
+    return f"## Tasks\n\n{said}\n\n" + _table(head, rows)
 
 
 def _public(where: str) -> str:
