@@ -12,8 +12,8 @@ not trained again.
   are exactly right, before and after.
 * dpo: from there, on right answers against wrong ones of sums and counts: reward accuracy on
   held-out questions, and bits a byte of plain text, before and after.
-* rounds: from there, twice: the model answers counting questions that it was not trained on, and
-  learns from its own right and wrong answers: how many test questions are exactly right before and
+* rounds: from there, twice: the model answers questions of sums that it was not trained on, and
+  learns from its own right and wrong answers: how many test sums are exactly right before and
   after.
 * stages: the paper's Table 1 in small: the fine-tuning data in the decay too, or only after it, at
   equal tokens.
@@ -68,8 +68,8 @@ CONTEXT = 128
 TASKS = ("sums", "counts")
 STEM, DECAY, EPOCHS = 163_840, 32_768, 4
 SFT_RATE, DPO_RATE = 0.003, 1e-4
-ROUNDS_ON = "counts"
-TRAIN, ASK, TEST = 600, 100, 100  # questions of each task
+ROUNDS_ON = "sums"
+TRAIN, ASK, TEST = 600, 200, 100  # questions of each task
 QUOTES, TEST_QUOTES = 60, 30
 _WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
 _QUOTES = (
@@ -136,7 +136,7 @@ def questions(wheel: Path, task: str) -> Iterator[dict[str, Any]]:
         found = made.ChainSumDataset(config)
     else:
         made = importlib.import_module("reasoning_gym.algorithmic.letter_counting")
-        config = made.LetterCountingConfig(min_words=1, max_words=3, size=10**6, seed=1)
+        config = made.LetterCountingConfig(min_words=3, max_words=5, size=10**6, seed=1)
         found = made.LetterCountingDataset(config)
     seen: set[str] = set()
     for one in found:
@@ -240,7 +240,7 @@ def preferring(parents: list[Run], data: list[Path], name: str) -> list[Run]:
     """Learnt from these pairs by DPO. Where each has its own pairs, one after the other."""
     made = []
     for parent in parents:
-        asked = DpoAsked(lrs=(DPO_RATE,), longest=CONTEXT // 2, name=f"{parent.recipe.name}-{name}")
+        asked = DpoAsked(lrs=(DPO_RATE,), longest=96, name=f"{parent.recipe.name}-{name}")
         (run,), corpus = dpo(parent, data, asked)
         made.append((run, corpus))
     return done([run for run, _ in made], made[0][1])
