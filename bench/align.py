@@ -2,10 +2,11 @@
 
     .venv/bin/python bench/align.py sft|dpo|rounds|stages --wheels DIR [--lab DIR] [--seeds N]
 
-Per seed: a stem of 0.2 million parameters on Wikipedia's openings, and its decay. Questions are
-those of `reasoning-gym` (sums of two or three digits, how often a letter is in a text) and of
-`kathekon` (what does this quote mean); test questions are in no training file. Each part prints a
-table and, last, one JSON list; what has been trained already is not trained again.
+Per seed, all seeds side by side as one population: a stem of 0.2 million parameters on Wikipedia's
+openings, and its decay. Questions are those of `reasoning-gym` (sums of two or three digits, how
+often a letter is in a text) and of `kathekon` (what does this quote mean); test questions are in no
+training file. Each part prints a table and, last, one JSON list; what has been trained already is
+not trained again.
 
 * sft: fine-tuned on the questions: bits a byte of the test answers, and how many sums and counts
   are exactly right, before and after.
@@ -58,17 +59,18 @@ from windtunnel.model.generate import answers
 from windtunnel.recipe import OBJECTIVES, Recipe, parse
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
-from windtunnel.train.loop import Watch, load_model, train
+from windtunnel.train.loop import Watch, load_model, train_together
 from windtunnel.train.objective import Batch
 from windtunnel.train.run import Run, create, open_corpus
 from windtunnel.train.validation import losses_of, validate
 
 CONTEXT = 128
 TASKS = ("sums", "counts")
-STEM, DECAY, EPOCHS = 327_680, 65_536, 4
-SFT_RATE = 0.003
-TRAIN, ASK, TEST = 1500, 400, 100  # questions of each task
-QUOTES, TEST_QUOTES = 200, 60
+STEM, DECAY, EPOCHS = 163_840, 32_768, 4
+SFT_RATE, DPO_RATE = 0.003, 1e-4
+ROUNDS_ON = "sums"
+TRAIN, ASK, TEST = 600, 200, 100  # questions of each task
+QUOTES, TEST_QUOTES = 60, 30
 _WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
 _QUOTES = (
     "select q.text, q.author, i.interpretation from interpretations i "
@@ -134,7 +136,7 @@ def questions(wheel: Path, task: str) -> Iterator[dict[str, Any]]:
         found = made.ChainSumDataset(config)
     else:
         made = importlib.import_module("reasoning_gym.algorithmic.letter_counting")
-        config = made.LetterCountingConfig(min_words=1, max_words=3, size=10**6, seed=1)
+        config = made.LetterCountingConfig(min_words=3, max_words=5, size=10**6, seed=1)
         found = made.LetterCountingDataset(config)
     seen: set[str] = set()
     for one in found:
@@ -186,7 +188,7 @@ def recipe(seed: int) -> Recipe:
             "seed": seed,
             "model": {"width": 96, "depth": 2, "heads": 3, "vocab": 512, "base_width": 64},
             "data": {"corpus": "wiki", "context": CONTEXT, "mask_documents": True},
-            "schedule": {"tokens": STEM, "warmup": 16_384, "decay": 0},
+            "schedule": {"tokens": STEM, "warmup": 8_192, "decay": 0},
             "train": {
                 "batch": 2048,
                 "compile": False,
@@ -199,28 +201,49 @@ def recipe(seed: int) -> Recipe:
     )
 
 
-def done(run: Run, corpus: Corpus) -> Run:
+def done(runs: list[Run], corpus: Corpus) -> list[Run]:
+    """Trained side by side, as one population: a run a seed."""
     with display() as shown:
-        train(run, corpus, Watch(say=shown.say, step=shown.training(run.recipe.name)))
-    return run
+        watches = [
+            Watch(say=shown.say, step=shown.training(run.recipe.name), show=shown.show)
+            for run in runs
+        ]
+        train_together(runs, corpus, watches)
+    return runs
 
 
-def stem_of(lab: Path, seed: int) -> tuple[Run, Corpus]:
+def stems(lab: Path, seeds: int) -> tuple[list[Run], Corpus]:
     corpus = Corpus.open(lab / "corpora" / "wiki")
-    return done(create(lab, recipe(seed), corpus), corpus), corpus
+    runs = [create(lab, recipe(seed), corpus) for seed in range(seeds)]
+    return done(runs, corpus), corpus
 
 
-def base_of(lab: Path, seed: int) -> Run:
-    """The stem and its decay, on plain text alone."""
-    stem, corpus = stem_of(lab, seed)
-    return done(branch(stem, corpus, STEM, DECAY, name=f"base-{seed}"), corpus)
+def bases(lab: Path, seeds: int) -> list[Run]:
+    """The stems and their decay, on plain text alone."""
+    there, corpus = stems(lab, seeds)
+    runs = []
+    for seed, stem in enumerate(there):
+        runs.append(branch(stem, corpus, STEM, DECAY, name=f"base-{seed}"))
+    return done(runs, corpus)
 
 
-def tuned_of(lab: Path, seed: int) -> Run:
-    base = base_of(lab, seed)
+def tuned(lab: Path, parents: list[Run]) -> list[Run]:
     data = [lab / "questions" / f"{name}-train.jsonl" for name in (*TASKS, "quotes")]
-    asked = SftAsked(epochs=EPOCHS, lr=SFT_RATE, name=f"{base.recipe.name}-sft")
-    return done(*sft(base, data, asked))
+    made = []
+    for parent in parents:
+        asked = SftAsked(epochs=EPOCHS, lr=SFT_RATE, name=f"{parent.recipe.name}-sft")
+        made.append(sft(parent, data, asked))
+    return done([run for run, _ in made], made[0][1])
+
+
+def preferring(parents: list[Run], data: list[Path], name: str) -> list[Run]:
+    """Learnt from these pairs by DPO. Where each has its own pairs, one after the other."""
+    made = []
+    for parent in parents:
+        asked = DpoAsked(lrs=(DPO_RATE,), longest=96, name=f"{parent.recipe.name}-{name}")
+        (run,), corpus = dpo(parent, data, asked)
+        made.append((run, corpus))
+    return done([run for run, _ in made], made[0][1])
 
 
 # -- what is measured
@@ -315,21 +338,21 @@ def compared(arms: dict[str, list[dict[str, float]]], note: str) -> list[Claim]:
 def fine_tuned(lab: Path, seeds: int) -> list[Claim]:
     for task in TASKS:
         print(f"the commonest answer to {task} is right for {guessed(lab, task):.0%} of the test")
-    before = [measured(lab, base_of(lab, seed)) for seed in range(seeds)]
-    after = [measured(lab, tuned_of(lab, seed)) for seed in range(seeds)]
-    return compared({"before": before, "after SFT": after}, "SFT on sums, counts and quotes")
+    before = bases(lab, seeds)
+    after = tuned(lab, before)
+    arms = {"before": before, "after SFT": after}
+    found = {arm: [measured(lab, run) for run in runs] for arm, runs in arms.items()}
+    return compared(found, "SFT on sums, counts and quotes")
 
 
 def preferred(lab: Path, seeds: int) -> list[Claim]:
-    rows = []
-    for seed in range(seeds):
-        tuned = tuned_of(lab, seed)
-        data = [lab / "questions" / f"{task}-pairs.jsonl" for task in TASKS]
-        (run,), corpus = dpo(tuned, data, DpoAsked(lrs=(1e-4,), seed=seed, name=f"dpo-{seed}"))
-        done(run, corpus)
-        score = run.validations()[-1].validation.preference
+    before, rows = tuned(lab, bases(lab, seeds)), []
+    data = [lab / "questions" / f"{task}-pairs.jsonl" for task in TASKS]
+    after = preferring(before, data, "dpo")
+    for first, last in zip(before, after, strict=True):
+        score = last.validations()[-1].validation.preference
         assert score
-        bits = text_bits(tuned), text_bits(run)
+        bits = text_bits(first), text_bits(last)
         rows.append(
             {
                 "reward accuracy": score.accuracy,
@@ -338,8 +361,8 @@ def preferred(lab: Path, seeds: int) -> list[Claim]:
                 "plain text, bits/byte before": bits[0],
                 "plain text, bits/byte after": bits[1],
                 "change of plain text": bits[1] / bits[0] - 1,
-                **{f"exact match before, {task}": exact(lab, tuned, task) for task in TASKS},
-                **{f"exact match after, {task}": exact(lab, run, task) for task in TASKS},
+                **{f"exact match before, {task}": exact(lab, first, task) for task in TASKS},
+                **{f"exact match after, {task}": exact(lab, last, task) for task in TASKS},
             }
         )
     print(f"DPO on right against wrong answers, held out by question; {seeds} seeds\n")
@@ -356,21 +379,19 @@ def preferred(lab: Path, seeds: int) -> list[Claim]:
 
 def rounds(lab: Path, seeds: int) -> list[Claim]:
     found: list[list[float]] = []
-    for seed in range(seeds):
-        run, shares = tuned_of(lab, seed), []
+    for seed, run in enumerate(tuned(lab, bases(lab, seeds))):
+        shares = [exact(lab, run, ROUNDS_ON)]
         for number in (1, 2):
-            shares.append(exact(lab, run, "sums"))
             out = lab / "questions" / f"own-{seed}-{number}.jsonl"
             if not out.exists():
-                ask = [lab / "questions" / "sums-ask.jsonl"]
-                asked = PairsAsked(score="exact", answers=8, most=8, seed=number)
+                ask = [lab / "questions" / f"{ROUNDS_ON}-ask.jsonl"]
+                asked = PairsAsked(score="exact", answers=8, most=6, seed=number)
                 with display() as shown:
                     print(pairs(run, ask, out, asked, shown.show).to_json(), file=sys.stderr)
-            wanted = DpoAsked(lrs=(1e-4,), seed=seed, name=f"round-{seed}-{number}")
-            (run,), corpus = dpo(run, [out], wanted)
-            done(run, corpus)
-        found.append([*shares, exact(lab, run, "sums")])
-    print(f"exact match on {TEST} test sums, mean ± half of the 90% interval; {seeds} seeds\n")
+            (run,) = preferring([run], [out], f"round{number}")
+            shares.append(exact(lab, run, ROUNDS_ON))
+        found.append(shares)
+    print(f"exact match on {TEST} test {ROUNDS_ON}, mean ± half of the 90% interval\n")
     print(header("round", "exact match", "minus before"))
     claims = []
     for number in range(3):
@@ -382,23 +403,19 @@ def rounds(lab: Path, seeds: int) -> list[Claim]:
 
 def stages(lab: Path, seeds: int) -> list[Claim]:
     """The paper's Table 1: A-1 and A-2."""
-    arms: dict[str, list[dict[str, float]]] = {
-        "SFT after the decay": [],
-        "SFT data in the decay, and after it": [],
-    }
+    there, text = stems(lab, seeds)
     data = [lab / "questions" / f"{name}-train.jsonl" for name in (*TASKS, "quotes")]
-    for seed in range(seeds):
-        stem, text = stem_of(lab, seed)
-        both = with_conversations(lab / "corpora", text, {"chat": data}, CONTEXT)
+    both = with_conversations(lab / "corpora", text, {"chat": data}, CONTEXT)
+    mixed = []
+    for seed, stem in enumerate(there):
         mixture = {"wiki": 0.7, "chat": 0.3}
-        asked = {"decay": DECAY, "mixture": mixture, "name": f"mixed-{seed}"}
-        mixed = done(branch(stem, both, STEM, **asked), both)
-        plain = base_of(lab, seed)
-        for arm, base in zip(arms, (plain, mixed), strict=True):
-            wanted = SftAsked(epochs=EPOCHS, name=f"{base.recipe.name}-sft", lr=SFT_RATE)
-            run = done(*sft(base, data, wanted))
-            arms[arm].append(measured(lab, run))
-    return compared(arms, "SFT data in the decay or only after it, at equal tokens")
+        mixed.append(branch(stem, both, STEM, DECAY, mixture=mixture, name=f"mixed-{seed}"))
+    arms = {
+        "SFT after the decay": tuned(lab, bases(lab, seeds)),
+        "SFT data in the decay, and after it": tuned(lab, done(mixed, both)),
+    }
+    found = {arm: [measured(lab, run) for run in runs] for arm, runs in arms.items()}
+    return compared(found, "SFT data in the decay or only after it, at equal tokens")
 
 
 PARTS = {"sft": fine_tuned, "dpo": preferred, "rounds": rounds, "stages": stages}

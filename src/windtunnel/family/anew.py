@@ -49,7 +49,14 @@ def begin_anew(
     }
     # Weight decay is a share of the weights at every step: per unit of rate it stays the same.
     weight_decay = old.optimizer.weight_decay * lr / old.optimizer.lr
-    plain = {"batch": batch, "growth": (), "micro_batch": 0, "branch_points": ()}
+    plain: dict[str, Any] = {
+        "batch": batch,
+        "growth": (),
+        "micro_batch": 0,
+        "branch_points": (),
+    }
+    if old.preference and not preference:
+        plain["objective"] = None  # what the parent learnt by is left behind
     recipe = old.change(
         data={"corpus": corpus.folder.name, "stages": (), **data},
         optimizer={

@@ -105,7 +105,7 @@ def sft(
         train={
             "checkpoint_every": tenth,
             "evaluate_every": tenth,
-            **_objective(parent, asked.all_turns),
+            **({"objective": "next-token"} if asked.all_turns else {}),
         },
     )
     return run, corpus
@@ -133,13 +133,6 @@ def _mixed(corpus: Corpus, share: float) -> Mixture:
     total = sum(corpus.sources[name].train.tokens for name in text)
     weights = {name: share * corpus.sources[name].train.tokens / total for name in text}
     return {**weights, chat: 1 - share}
-
-
-def _objective(parent: Run, all_turns: bool) -> dict[str, str | None]:
-    """What a parent that learnt from preferences leaves behind, or what is asked for."""
-    if all_turns:
-        return {"objective": "next-token"}
-    return {"objective": None} if parent.recipe.preference else {}
 
 
 def _rate(parent: Run, lr: float | None) -> float:

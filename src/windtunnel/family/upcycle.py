@@ -53,7 +53,7 @@ def upcycle(parent: Run, corpus: Corpus, asked: Asked) -> Run:
     if asked.tokens < batch:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
     check_tokenizer(parent, corpus)
-    context = context_of(parent, asked.context or old.data.context)
+    context = context_of(parent, asked.context or min(old.data.context, context_of(parent)))
     at = checkpoint_at(parent, last_stable(parent) if asked.at is None else asked.at)
     return begin_anew(
         parent,
