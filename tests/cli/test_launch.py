@@ -1,6 +1,7 @@
 """`windtunnel launch`: the jobs that it prints, and one that a real Slurm carries out."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from windtunnel.errors import InputError
 from windtunnel.launch import LAUNCHERS, Work
 from windtunnel.recipe import Recipe
+from windtunnel.train.run import list_runs
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -146,8 +148,9 @@ def test_a_real_slurm_trains_a_run_on_two_ranks(lab: Any, recipe: Callable[..., 
     with slurm() as cluster:
         job = submit(lab, cluster, {}, str(file), "--", "--lab", str(lab.path))
         assert job == "COMPLETED", log(lab)
-    (status,) = lab.path.glob("runs/*/status.json")
-    assert '"done"' in status.read_text()
+    (run,) = list_runs(lab.path)
+    assert run.status().status == "done"
+    assert json.loads((run.path / "engine.json").read_text())["worlds"] == [2]
 
 
 def submit(lab: Any, cluster: Any, more: dict[str, str], what: str, *arguments: str) -> str:

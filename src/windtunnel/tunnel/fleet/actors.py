@@ -5,6 +5,7 @@ Ray restarts an actor that died, on another node if need be; what it trained is 
 out again. The machines need the lab in a folder that all of them share, and the same windtunnel.
 """
 
+import atexit
 import logging
 import os
 import platform
@@ -12,8 +13,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers, in_background
 _PATIENCE = 20.0  # seconds for the other actors to begin, once one has
 _GROW_EVERY = 5.0  # seconds between looks at how many nodes there are
 _LISTEN = 10.0  # seconds of one call for news
+_WAIT = 1.0  # of one look whether a call has ended
 _RESTARTING = 1.0  # seconds between looks at an actor that Ray is about to restart
 # Read by the libraries that torch loads, before a worker imports it.
 _PASSED_ON = ("GOMP_SPINCOUNT", "CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_CACHE_DIR")
@@ -54,16 +56,19 @@ def ray_workers(address: str) -> Workers:
     def make() -> Any:
         return remote.remote("cuda" if gpus else "cpu", passed_on)
 
-    made = Workers([_Actor(ray, make) for _ in range(count)], owns=True, patience=_PATIENCE)
+    calls = _Calls(ray)
+    made = Workers([_Actor(calls, make) for _ in range(count)], owns=True, patience=_PATIENCE)
 
     def grow() -> None:
         """For nodes that join later."""
         known = count
         while True:
             time.sleep(_GROW_EVERY)
-            while known < _offered(ray, "GPU" if gpus else "CPU"):
+            with calls.one():
+                there = _offered(ray, "GPU" if gpus else "CPU")
+            while known < there:
                 known += 1
-                made.add(_Actor(ray, make))
+                made.add(_Actor(calls, make))
 
     in_background(grow)
     return made
@@ -121,17 +126,57 @@ def _same() -> tuple[str, ...]:
     )
 
 
+class _Calls:
+    """What threads ask of Ray. A call after the end of the program, when Ray has shut down, would
+    end it with an exit code of 1: from then on there is none, and those under way are waited for.
+    """
+
+    def __init__(self, ray: Any) -> None:
+        self.ray = ray
+        self._change = threading.Condition()
+        self._under_way = 0
+        self._ended = False
+        atexit.register(self._end)  # before Ray's own, which was registered when it was imported
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A call that takes a moment. Ends the thread at the end of the program."""
+        with self._change:
+            if self._ended:
+                raise SystemExit
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._under_way -= 1
+                self._change.notify_all()
+
+    def result(self, reference: Any) -> Any:
+        """What a call gives, whenever it does. Raises what it has raised."""
+        while True:
+            with self.one():
+                if self.ray.wait([reference], timeout=_WAIT)[0]:
+                    return self.ray.get(reference)
+
+    def _end(self) -> None:
+        with self._change:
+            self._ended = True
+            self._change.wait_for(lambda: not self._under_way)
+
+
 class _Actor(Worker):
     """An actor, as the fleet sees it."""
 
-    def __init__(self, ray: Any, make: Callable[[], Any]) -> None:
-        self._ray, self._make = ray, make
+    def __init__(self, calls: _Calls, make: Callable[[], Any]) -> None:
+        self._calls, self._make = calls, make
         self._actor: Any = None
         self._host = ""
 
     def begin(self) -> None:
         if self._actor is None:
-            self._actor = self._make()
+            with self._calls.one():
+                self._actor = self._make()
         facts = self._begun()
         if facts.same != _same():
             raise InputError(
@@ -141,30 +186,46 @@ class _Actor(Worker):
         self.kind, self._host = facts.kind, facts.host
 
     def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
+        calls = self._calls
         try:
-            work = self._actor.carry_out.remote(job)
+            with calls.one():
+                work = self._actor.carry_out.remote(job)
             while True:
-                news = self._ray.get(self._actor.news.remote())
+                with calls.one():
+                    asked = self._actor.news.remote()
+                news = calls.result(asked)
                 for said in news:
                     if isinstance(said, Outcome):
                         return said
                     report(said)
-                if not news and self._ray.wait([work], timeout=0)[0]:
-                    self._ray.get(work)  # it was lost, and Ray has restarted the actor since
-        except self._ray.exceptions.RayActorError as error:
+                if not news:
+                    self._raise_if_lost(work)
+        except calls.ray.exceptions.RayActorError as error:
             raise Lost(f"on {self._host}: {_first_line(error)}") from None
 
     def stop(self) -> None:
-        self._actor.stop.remote()
+        with self._calls.one():
+            self._actor.stop.remote()
+
+    def _raise_if_lost(self, work: Any) -> None:
+        """Where the actor was lost, Ray may have restarted it since: what it says then is of no
+        job.
+        """
+        with self._calls.one():
+            if self._calls.ray.wait([work], timeout=0)[0]:
+                self._calls.ray.get(work)
 
     def _begun(self) -> _Facts:
         """Once the cluster has a place for the actor, be it never."""
+        failures = self._calls.ray.exceptions
         while True:
             try:
-                return self._ray.get(self._actor.begin.remote())
-            except self._ray.exceptions.ActorUnavailableError:
+                with self._calls.one():
+                    asked = self._actor.begin.remote()
+                return self._calls.result(asked)
+            except failures.ActorUnavailableError:
                 time.sleep(_RESTARTING)
-            except self._ray.exceptions.RayActorError as error:
+            except failures.RayActorError as error:
                 self._actor = None  # for good: Ray would have restarted it
                 raise Lost(_first_line(error)) from None
 

@@ -55,7 +55,11 @@ def train_on(where: str) -> None:
 
 
 def workers() -> "Workers":
-    """The workers of this process, which are started at the first call."""
+    """The workers of this process, which are started at the first call, and anew where none of
+    them is left.
+    """
+    if _started(_chosen).are_gone:
+        _started.cache_clear()
     return _started(_chosen)
 
 

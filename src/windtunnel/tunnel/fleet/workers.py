@@ -114,10 +114,15 @@ class Workers:
                         return
                 self._change.wait(0.1)
 
+    @property
+    def are_gone(self) -> bool:
+        """Whether no worker is left, and none will be."""
+        return self._fault is not None and not (self._beginning or self.count)
+
     def check(self) -> None:
         """Raises InputError where no worker is left, and none will be."""
         with self._change:
-            if self._fault and not (self._beginning or self.count):
+            if self._fault and self.are_gone:
                 raise self._fault
 
     def give(self, worker: Worker, job: Job) -> None:
