@@ -5,7 +5,7 @@ where it belongs in SECTIONS.
 
 from collections.abc import Callable, Iterable
 
-from windtunnel.report import forecasts, plans, preferences, runs, samples, studies
+from windtunnel.report import far, forecasts, plans, preferences, runs, samples, studies
 from windtunnel.report.blocks import Section
 from windtunnel.report.view import LabView
 
@@ -23,6 +23,7 @@ SECTIONS: tuple[Sections, ...] = (
     studies.of("dynamics"),
     studies.of("ablate"),
     preferences.sections,
+    far.sections,
     runs.sections,
 )
 
