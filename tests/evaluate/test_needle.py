@@ -16,6 +16,9 @@ from windtunnel.evaluate import needle
 from windtunnel.evaluate.model import Done, Likelihood, Pair, nothing
 from windtunnel.evaluate.needle import NEAR, Far, answered, saved
 from windtunnel.evaluate.own import OwnModel
+from windtunnel.report.far import heat_map
+from windtunnel.report.page import write_page
+from windtunnel.results.evaluation import Evaluation
 
 LENGTH = 512
 
@@ -99,6 +102,24 @@ def test_distant_text_saves_what_it_saves(corpus: Corpus, monkeypatch: pytest.Mo
         assert found["bits_per_byte_saved", f"{at}, all before"] == pytest.approx(near - whole)
 
 
+def test_a_heat_map_has_every_length_and_depth(corpus: Corpus) -> None:
+    far = Far(lengths=(LENGTH, 2 * LENGTH), each=1)
+    items, measures = answered(Sees(corpus, LENGTH // 2), "passkey", far, nothing)
+    found = Evaluation(
+        task="far/passkey",
+        model="x",
+        tokens=1,
+        engine="x",
+        settings={},
+        key="x",
+        items=items,
+        measures=measures,
+    )
+    (drawn,) = heat_map(found).data
+    assert drawn.x == (str(LENGTH), str(2 * LENGTH)) and len(drawn.y) == 5
+    assert list(drawn.z[0]) == [0.0, 0.0] and list(drawn.z[-1]) == [1.0, 1.0]
+
+
 def test_by_the_real_command_line_it_is_kept_with_the_run(lab: Any, recipe: Any) -> None:
     short = {"tokens": 1024, "warmup": 0, "decay": 512}
     run = lab.train(recipe(data={"context": 512}, schedule=short, train={"batch": 512}))
@@ -110,3 +131,5 @@ def test_by_the_real_command_line_it_is_kept_with_the_run(lab: Any, recipe: Any)
     assert lab.json("evaluate", run.name, "--far", "512") == told
     refused = lab.run("evaluate", run.name, "--far", "4k")
     assert refused.returncode == 2 and "was made for 512 tokens" in refused.stderr
+    page = write_page(lab.path).read_text()
+    assert f'id="far-{run.name}"' in page and "What is far away" in page

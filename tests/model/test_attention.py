@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_peaks import peak_of
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from windtunnel.model import attention, attention_long
+from windtunnel.model import attention, attention_borders, attention_long
 from windtunnel.model.attention import causal_attention
 
 
@@ -148,7 +149,9 @@ def test_long_windows_are_the_same(
 ) -> None:
     monkeypatch.setattr(attention, "KEPT", 1)
     compare(inputs(2, *heads, T, T), some_documents(2, T) if documents else None)
-    compare(inputs(1, *heads, T, T + 70), some_documents(1, T + 70) if documents else None)
+    # against a cache, of which some is no text of this row
+    seen = (torch.arange(T + 70) < 20) | (torch.arange(T + 70) >= 70)
+    compare(inputs(1, *heads, T, T + 70), seen.long()[None] if documents else None)
 
 
 def test_long_windows_are_the_same_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +179,40 @@ def test_long_windows_of_heads_that_lie_apart() -> None:
     apart = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in (query, key, value)]
     ours = attention_long.long_attention(*apart, 0.3)
     torch.testing.assert_close(ours, torchs(query, key, value, 0.3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("T", [128, 200, 640])
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2)])
+def test_borders_on_a_gpu_are_those_of_the_documents(T: int, heads: tuple[int, int]) -> None:
+    """As FlexAttention is written; on a GPU it is compiled, and skips the blocks that are told."""
+    documents = some_documents(2, T)
+    made = attention_borders.borders(documents)
+
+    def within(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (documents[b, q] == documents[b, k])
+
+    theirs = create_block_mask(within, 2, None, T, T, device="cpu")
+    # every block that has anything to look at, and none behind the diagonal
+    assert (made.to_dense() >= theirs.to_dense()).all()
+    assert (made.to_dense().bool().tril() == made.to_dense().bool()).all()
+    # torch has no backward pass of it on a CPU
+    query, key, value = (one.detach() for one in inputs(2, *heads, T, T, size=16))
+    grouped = heads[0] != heads[1]
+    ours = flex_attention(query, key, value, block_mask=made, scale=0.3, enable_gqa=grouped)
+    expected = torchs(query, key, value, 0.3, documents)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_borders_are_kept_where_they_are_compiled() -> None:
+    """Then blocks that are not told are not looked at."""
+    documents = some_documents(2, 640)
+    query, key, value = (one.detach() for one in inputs(2, 4, 2, 640, 640, size=16))
+    made = attention_borders.borders(documents)
+    ours = attention_borders.attend_within(query, key, value, 0.3, made)
+    torch.testing.assert_close(
+        ours, torchs(query, key, value, 0.3, documents), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_memory_grows_with_the_length_and_not_its_square() -> None:

@@ -4,7 +4,7 @@ against a cache: softmax(scale query key^T) value.
 On CUDA and MPS it is torch's fused kernel. On a CPU it is written out in causal blocks: torch's
 fused attention took about half of a small model's step there, for a few percent of its
 arithmetic; this form compiles into plain products. Longer windows keep no weights
-(`attention_long`).
+(`attention_long`), and on a GPU no mask of their documents (`attention_borders`).
 """
 
 from typing import Any
@@ -12,20 +12,32 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from windtunnel.model.attention_blocks import KEPT, blocks
+from windtunnel.model.attention_borders import attend_within, borders
 from windtunnel.model.attention_long import long_attention
+
+# Where attention may not look: the number of each position's document, or what is made of them.
+Borders = Tensor | BlockMask
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    documents: Borders | None = None,
 ) -> Tensor:
     """Attend from queries (B, heads, T, head_size) to keys and values (B, kv_heads, S, head_size)
     with S >= T -> like the queries. The last query sees all S keys, the one before all but the
     last, and so on.
 
-    `documents`, (B, S), numbers the document of each position: attention stays within one.
+    `documents`, (B, S), numbers the document of each position: attention stays within one. Long
+    windows on a GPU have the borders that `marked_borders` makes of them.
     """
+    if isinstance(documents, BlockMask):
+        return attend_within(query, key, value, scale, documents)
     if query.device.type == "cpu" and query.shape[-2] > 1:
         attend = long_attention if query.shape[-2] > KEPT else _blocked
         return attend(query, key, value, scale, documents)
@@ -40,6 +52,14 @@ def causal_attention(
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
+
+
+def marked_borders(documents: Tensor, seen: int) -> Borders:
+    """What the layers are told of `documents`, (B, S), where `seen` tokens are in a cache: of whole
+    long windows on a GPU the borders, for a mask would grow with their square.
+    """
+    long = documents.device.type == "cuda" and documents.shape[-1] > KEPT and not seen
+    return borders(documents) if long else documents
 
 
 def _blocked(

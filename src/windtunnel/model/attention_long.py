@@ -20,8 +20,8 @@ from windtunnel.model.attention_blocks import blocks
 def long_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None = None
 ) -> Tensor:
-    """What `attention.causal_attention` gives, of the same arguments. The numbers of `documents`,
-    (B, S), never fall within a window.
+    """What `attention.causal_attention` gives, of the same arguments. Within a whole window the
+    numbers of `documents` never fall.
     """
     return _attend(query, key, value, documents, scale)[0]
 
@@ -44,8 +44,8 @@ def _parts(T: int, S: int, documents: Tensor | None, device: torch.device) -> It
         first, same = 0, None
         if documents is not None:
             of_queries = documents[:, positions]
-            # the numbers never fall: a document's first key is the first with its number
-            first = int(torch.searchsorted(documents.contiguous(), of_queries[:, :1]).min())
+            if not before:  # the numbers never fall: its first key is the first with its number
+                first = int(torch.searchsorted(documents.contiguous(), of_queries[:, :1]).min())
             same = of_queries[:, :, None] == documents[:, None, first : before + end]
         seen = positions[:, None] >= torch.arange(first, before + end, device=device)
         if same is not None:

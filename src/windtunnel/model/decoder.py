@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
-from windtunnel.model.attention import causal_attention
+from windtunnel.model.attention import Borders, causal_attention, marked_borders
 from windtunnel.model.init import initial_tensors
 from windtunnel.model.loss import AS_WRITTEN, fits_at_once, token_losses
 from windtunnel.model.moe import mixture
@@ -185,13 +185,15 @@ class Decoder(nn.Module):
             if ROPE_SCALINGS[self.model.rope_scaling].by_length:
                 longest = int(positions.max()) + 1
             table = self._angles(0, longest)[:, positions][:, :, None]  # alike for all heads
+        borders = None
         if documents is not None:  # (members * batch, S): in attention all windows are alike
             members, S = self.members or 1, documents.shape[-1]
-            documents = documents.expand(members, *documents.shape[-2:]).reshape(-1, S)
+            numbers = documents.expand(members, *documents.shape[-2:]).reshape(-1, S)
+            borders = marked_borders(numbers, seen=S - T)
         x, unevenness = self._embed(tokens) * self.embedding_multiplier, []
         for index, layer in enumerate(self.layers):
             seen = cache and cache.of(index)
-            x, uneven = self._through(layer, x, table, self.residual_multiplier, documents, seen)
+            x, uneven = self._through(layer, x, table, self.residual_multiplier, borders, seen)
             if uneven is not None:
                 unevenness.append(uneven)
         return x, unevenness
@@ -275,7 +277,7 @@ class Layer(nn.Module):
         x: Tensor,
         table: Tensor,
         residual: Tensor,
-        documents: Tensor | None = None,
+        documents: Borders | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The residual stream x, (tokens, width), or (P, tokens, width), after this layer, and the
@@ -299,7 +301,7 @@ class Layer(nn.Module):
         return gated @ self.down.mT, None
 
     def _attend(
-        self, h: Tensor, table: Tensor, documents: Tensor | None, cache: LayerCache | None
+        self, h: Tensor, table: Tensor, documents: Borders | None, cache: LayerCache | None
     ) -> Tensor:
         def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
             count = weight.shape[-2] // self.head_size

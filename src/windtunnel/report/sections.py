@@ -5,7 +5,16 @@ where it belongs in SECTIONS.
 
 from collections.abc import Callable, Iterable
 
-from windtunnel.report import evaluations, forecasts, plans, preferences, runs, samples, studies
+from windtunnel.report import (
+    evaluations,
+    far,
+    forecasts,
+    plans,
+    preferences,
+    runs,
+    samples,
+    studies,
+)
 from windtunnel.report.blocks import Section
 from windtunnel.report.view import LabView
 
@@ -24,6 +33,7 @@ SECTIONS: tuple[Sections, ...] = (
     studies.of("ablate"),
     preferences.sections,
     evaluations.sections,
+    far.sections,
     runs.sections,
 )
 
