@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from plotly.offline import get_plotlyjs
-from plotly.utils import PlotlyJSONEncoder
 
 from windtunnel.devices import device_named
 from windtunnel.errors import InputError
@@ -50,7 +49,7 @@ class App:
 
     def live(self) -> str:
         """What moves, as JSON."""
-        return json.dumps(now(self.lab), cls=PlotlyJSONEncoder)
+        return json.dumps(now(self.lab))
 
     def plan(self, asked: Mapping[str, str]) -> str:
         """A plan as `windtunnel plan --json` prints it. Raises InputError."""
