@@ -29,6 +29,9 @@ def main(lab: Path) -> None:
         for name in _SECTIONS:
             heading = f"h2[id^='{name}-']" if name == "plan" else f"h2[id='{name}']"
             place = tab.locator(f"section:has({heading}) figure .plots").first
+            if not place.count():
+                print(f"{lab}: nothing to show of {name}")
+                continue
             _draw(tab, place)
             _keep(place.screenshot(), _HERE / f"{name}.png")
         _keep(_overview(tab), _HERE / "readme.png")
@@ -46,11 +49,11 @@ def _overview(tab: Any) -> bytes:
             const plot = document.querySelector(`section:has(h2[id^='${name}']) figure .plot`);
             const copy = document.createElement("div");
             copy.className = "plot";
-            copy.style.height = "330px";
+            copy.style.height = "400px";
             place.append(copy);
             document.querySelector("main").prepend(place);
             const { data, layout } = themed(figures[plot.dataset.figure]);
-            Plotly.newPlot(copy, data, { ...layout, height: 330 }, { displayModeBar: false });
+            Plotly.newPlot(copy, data, { ...layout, height: 400 }, { displayModeBar: false });
           }
         }"""
     )

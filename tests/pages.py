@@ -62,27 +62,15 @@ class Page(HTMLParser):
             self.shown += data
 
     def figures(self) -> list[list[dict[str, Any]]]:
-        """The traces of each figure, arrays of numbers as lists."""
+        """The traces of each figure."""
         packed = self.scripts[0].translate(str.maketrans(",", "<"))
         found = json.loads(zlib.decompress(base64.b85decode(packed)))
-        return [[_plain(trace) for trace in figure["data"]] for figure in found]
+        return [figure["data"] for figure in found]
 
 
 def read_page(file: Path) -> Page:
     """The page in a file."""
     return Page(file.read_text(encoding="utf-8"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        if "bdata" in value:
-            import numpy as np
-
-            return np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist()
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return value
 
 
 @contextmanager

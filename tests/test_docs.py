@@ -14,7 +14,12 @@ import windtunnel.cli
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "windtunnel"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "AGENTS.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TEXTS = {page.name: re.sub(r" *\\\n *", " ", page.read_text()) for page in PAGES}
 FOLDERS = {folder.name for folder in [*ROOT.iterdir(), *SOURCE.iterdir()] if folder.is_dir()}
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[\w-]+\.(?:py|md)")

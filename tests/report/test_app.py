@@ -160,6 +160,21 @@ def test_what_trains_now_moves(
     shutil.rmtree(run.path)
 
 
+def test_the_report_is_made_anew_where_the_lab_holds_something_new(
+    served: tuple[Any, ThreadingHTTPServer], stem: Callable[..., Recipe]
+) -> None:
+    lab, server = served
+    first = ask(server, "/")[1]
+    assert ask(server, "/")[1] == first
+    run = create(
+        lab.path,
+        stem(6400).change(name="a new one", seed=5),
+        Corpus.open(lab.path / "corpora" / "tiny"),
+    )
+    assert "a new one" not in first and "a new one" in ask(server, "/")[1]
+    shutil.rmtree(run.path)
+
+
 @needs_browser
 def test_a_browser_moves_the_planner(served: tuple[Any, ThreadingHTTPServer]) -> None:
     server = served[1]

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -74,9 +76,14 @@ def test_wandb_keeps_it_offline(run: Run) -> None:
 
     folder = track(run, TRACKERS["wandb"])
     (file,) = (folder / "wandb").glob(f"offline-run-*-{run.id}/*.wandb")
+    give_up = time.monotonic() + PATIENCE
+    records: list[Any] = []
+    # another process of the package's writes the file, and its last record is that of the exit
+    while not any(one.HasField("exit") for one in records) and time.monotonic() < give_up:
+        records = [Record.FromString(data) for data in records_in(file)]
     found = []
-    for data in records_in(file):
-        for item in Record.FromString(data).history.item:
+    for record in records:
+        for item in record.history.item:
             if "train/loss" in (item.key, *item.nested_key):
                 found.append(float(item.value_json))
     assert found == [pytest.approx(loss) for _, loss in losses(run)]

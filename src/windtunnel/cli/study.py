@@ -162,7 +162,7 @@ def watched(
         print()
         paragraph(f"{verdict}: {result.summary}")
         if reading := READINGS.get(experiment.name):
-            paragraph(f"Next: {reading.next(result).replace('`', '')}")
+            paragraph(reading.next(result).replace("`", ""))
         print(f"{folder} holds the table; windtunnel report draws it")
     if result.verdict == "fail":
         raise typer.Exit(1)

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from plotly.offline import get_plotlyjs
-from plotly.utils import PlotlyJSONEncoder
 
 from windtunnel.devices import device_named
 from windtunnel.errors import InputError
@@ -33,8 +32,21 @@ _ALLOWED = (
 )
 
 
+Stamp = tuple[tuple[str, int], ...]
+
+
+def stamp_of(lab: Path) -> Stamp:
+    """When each part of the lab was written last: another one, another page."""
+    files = [lab / "runs", lab / "forecasts.jsonl"]
+    files += lab.glob("studies/*/result.json")
+    files += lab.glob("plans/*/plan.json")
+    return tuple((str(file), file.stat().st_mtime_ns) for file in files if file.exists())
+
+
 class App:
-    """What the live page of a lab answers. The laws are fitted once, in the background."""
+    """What the live page of a lab answers. The laws are fitted once, in the background, and the
+    report is made anew only where the lab holds something new: what trains is read each time.
+    """
 
     def __init__(self, lab: Path, token: str = "") -> None:
         self.lab = lab
@@ -43,14 +55,21 @@ class App:
         self._fault = ""
         self._fitting = threading.Thread(target=self._fit, daemon=True)
         self._fitting.start()
+        self._pages = threading.Lock()
+        self._page: tuple[Stamp, str] | None = None
+        threading.Thread(target=self.page, daemon=True).start()
 
     def page(self) -> str:
         """The whole page."""
-        return document(LabView(self.lab), LIVE)
+        with self._pages:
+            stamp = stamp_of(self.lab)
+            if self._page is None or self._page[0] != stamp:
+                self._page = stamp, document(LabView(self.lab), LIVE)
+            return self._page[1]
 
     def live(self) -> str:
         """What moves, as JSON."""
-        return json.dumps(now(self.lab), cls=PlotlyJSONEncoder)
+        return json.dumps(now(self.lab))
 
     def plan(self, asked: Mapping[str, str]) -> str:
         """A plan as `windtunnel plan --json` prints it. Raises InputError."""

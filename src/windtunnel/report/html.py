@@ -1,11 +1,15 @@
 """Blocks as HTML. Every string is shown as text, whatever it holds."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from html import escape
 from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
 
 from windtunnel.files import named
 from windtunnel.report.blocks import (
@@ -27,6 +31,7 @@ from windtunnel.report.blocks import (
     Word,
 )
 
+_DIGITS = 7  # of a number in a figure
 _CODE = re.compile("`([^`<>]+)`")  # in a text that is escaped already
 
 
@@ -101,7 +106,7 @@ class Writer:
     def _(self, block: Chart) -> str:
         places = []
         for figure in block.figures:
-            drawn = figure.to_plotly_json()
+            drawn = as_json(figure)
             number, height = len(self.figures), drawn["layout"].get("height", 400)
             self.figures.append(drawn)
             places.append(
@@ -153,6 +158,25 @@ class Writer:
         scope = ' scope="col"' if tag == "th" else ""
         inside = "".join(f"<{tag}{scope}>{self.cell(cell)}</{tag}>" for cell in cells)
         return f"<tr{anchor}>{inside}</tr>"
+
+
+def as_json(figure: go.Figure) -> dict[str, Any]:
+    """A figure as JSON can hold it, with numbers to as many digits as one can see: that makes the
+    page smaller by a good part.
+    """
+    return _short(figure.to_plotly_json())
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _short(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_short(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value
 
 
 def items(lines: Iterable[str]) -> str:

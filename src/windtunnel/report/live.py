@@ -11,6 +11,7 @@ from windtunnel.devices import DEVICES
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, about_hours
 from windtunnel.report.figures import loss_figure
+from windtunnel.report.html import as_json
 from windtunnel.train.run import Run, open_run
 
 _MOST_SHOWN = 8  # runs whose curves are drawn at once
@@ -56,7 +57,7 @@ def now(lab: Path) -> dict[str, Any]:
             continue
     return {
         "runs": [_row(run) for run in training],
-        "figure": loss_figure(curved).to_plotly_json() if curved else None,
+        "figure": as_json(loss_figure(curved)) if curved else None,
     }
 
 

@@ -126,30 +126,14 @@ function csv(figure) {
     const { data, layout } = figures[place.dataset.figure];
     const panel = layout.title?.text ?? "";
     for (const trace of data) {
-      const list = (values) => Array.isArray(values) ? values : decoded(values);
-      const [x, y, run] = [list(trace.x), list(trace.y), trace.customdata];
-      if (trace.z) {
-        const z = trace.z.bdata ? grid(trace.z) : trace.z;
-        z.forEach((row, i) => list(row).forEach((value, j) =>
-          lines.push([panel, trace.name, x[j], y[i], value, ""])));
-      } else y.forEach((value, i) =>
+      const { x, y, z, customdata: run } = trace;
+      if (z) z.forEach((row, i) => row.forEach((value, j) =>
+        lines.push([panel, trace.name, x[j], y[i], value, ""])));
+      else y.forEach((value, i) =>
         lines.push([panel, trace.name, x[i], value, "", run?.[i] ?? trace.meta]));
     }
   }
   return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";
-}
-
-// plotly packs arrays of numbers: base 64, with the type and perhaps the shape beside it
-function decoded(packed) {
-  if (!packed?.bdata) return [];
-  const kinds = { f8: Float64Array, f4: Float32Array, i1: Int8Array, u1: Uint8Array,
-                  i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array };
-  const bytes = Uint8Array.from(atob(packed.bdata), (letter) => letter.charCodeAt(0));
-  return [...new kinds[packed.dtype](bytes.buffer)];
-}
-function grid(packed) {
-  const [rows, columns] = packed.shape.split(",").map(Number), flat = decoded(packed);
-  return Array.from({ length: rows }, (_, i) => flat.slice(i * columns, (i + 1) * columns));
 }
 
 document.addEventListener("click", async ({ target }) => {

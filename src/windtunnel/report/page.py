@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
-from plotly.utils import PlotlyJSONEncoder
 
 from windtunnel.errors import InputError
 from windtunnel.files import named, write_whole
@@ -68,7 +67,7 @@ def whole(title: str, body: str, writer: Writer, inline: bool = True) -> str:
     """
     script = _packed(get_plotlyjs()) if inline else ""
     code = _resource("page.js") + ("" if inline else _resource("live.js"))
-    figures = _packed(json.dumps(writer.figures, cls=PlotlyJSONEncoder, separators=(",", ":")))
+    figures = _packed(json.dumps(writer.figures, separators=(",", ":")))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(title)}</title>"
@@ -112,7 +111,7 @@ def _what(view: LabView) -> str:
 
 def _next(view: LabView) -> Table:
     rows = [(Code(one.command), one.why) for one in standing(view.lab).next[:3]]
-    return Table(("what to do next", ""), rows, words=True)
+    return Table(("what to do next", "why"), rows, words=True)
 
 
 def _contents(writer: Writer, sections: Sequence[Section]) -> str:
@@ -151,7 +150,7 @@ def _pair(one: LabView, other: LabView) -> str:
     for both in anchors.values():
         title = next(section.title for section in both if section)
         rows.append([title, *(_headline(section) for section in both)])
-    table = Table(("", *names), rows, words=True)
+    table = Table(("of each", *names), rows, words=True)
     title = f"{names[0]} against {names[1]}"
     body = [_header(title, "Two labs side by side."), writers[0].block(table)]
     for both in anchors.values():

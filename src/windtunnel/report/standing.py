@@ -16,6 +16,7 @@ from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import AboutRun, RunStatus
 from windtunnel.results.standing import Next, Standing
 from windtunnel.results.study import find_study
+from windtunnel.train.run import open_run
 
 # In the order of the chain: each takes what the earlier ones found.
 _CHAIN = ("check", "search", "transfer", "batch", "scaling")
@@ -70,7 +71,7 @@ def _next(
         return found
     found = []
     for folder in plans(lab):
-        if step := _of_plan(folder, forecasts):
+        if step := _of_plan(lab, folder, forecasts):
             found.append(step)
     corpus = f" --corpus {named(corpora[0])}"
     missing = [name for name in _CHAIN if name not in verdicts]
@@ -84,7 +85,7 @@ def _next(
     return found
 
 
-def _of_plan(folder: Path, forecasts: Sequence[ForecastState]) -> Next | None:
+def _of_plan(lab: Path, folder: Path, forecasts: Sequence[ForecastState]) -> Next | None:
     """What a plan waits for; nothing once it was audited."""
     try:
         plan: PlanResult = read_plan(folder)
@@ -93,12 +94,21 @@ def _of_plan(folder: Path, forecasts: Sequence[ForecastState]) -> Next | None:
     if plan.audit or plan.go == "no-go":
         return None
     state = next((one for one in forecasts if one.forecast.id == plan.forecast), None)
+    if state and _trains(lab, state.forecast.run):
+        return None
     if state and state.state == "done, not opened":
         return _go(f"windtunnel plan --audit {state.forecast.run}", "open the sealed forecast")
     return _go(
         f"windtunnel train {named(recipe_path(folder))}",
         why=f"train the plan {folder.name}",
     )
+
+
+def _trains(lab: Path, run: str) -> bool:
+    try:
+        return open_run(lab / "runs" / run).status().status == "running"
+    except InputError:
+        return False
 
 
 def _verdicts(lab: Path) -> dict[str, str]:

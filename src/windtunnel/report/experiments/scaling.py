@@ -237,7 +237,7 @@ def _with_envelope(figure: go.Figure, points: Sequence[ScalingRow]) -> go.Figure
         x=costs,
         y=losses,
         mode="lines",
-        name="envelope",
+        name="frontier",
         line={"color": _ENVELOPE, "width": 1, "dash": "dash"},
         hoverinfo="skip",
     )
