@@ -17,7 +17,6 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from train import machine
 
 from windtunnel.cli.subjects import subject_of
 from windtunnel.evaluate.model import Evaluated
-from windtunnel.evaluate.tasks import Asked, Scored, Task, evaluate_task, scored_by
+from windtunnel.evaluate.tasks import Asked, Scored, Task, scored_by
 from windtunnel.ship.export import export
 from windtunnel.ship.import_model import import_model
 
@@ -101,14 +100,17 @@ def _compare(
     class_of: Any = huggingface.HFLM  # its arguments are hidden by a decorator
 
     other = class_of(pretrained=str(exported), dtype="float32", device="cpu", batch_size=BATCH)
+    from windtunnel.evaluate.harness import Harness
+
+    mine = Harness(model, None, lambda *_: None)
     spent = {"ours": 0.0, "theirs": 0.0}
     items = different = 0
     for name in only or [name for name in tasks if name != "human-eval"]:
         task, asked = tasks[name]
         ours, theirs = Turn(), Turn()
         for _ in range(turns):
-            _take(ours, partial(evaluate_task, model, task, asked, None, lambda *_: None))
-            _take(theirs, partial(scored_by, other, task, asked))
+            _take(ours, mine, task, asked)
+            _take(theirs, other, task, asked)
         wrong = _different(ours.scored[0], theirs.scored[0])
         different, items = different + wrong, items + len(ours.scored[0].items)
         fast, slow = sum(ours.seconds), sum(theirs.seconds)
@@ -139,10 +141,26 @@ def _compare(
     )
 
 
-def _take(turn: Turn, work: Callable[[], list[Scored]]) -> None:
-    begun = time.process_time()
-    (scored,) = work()
-    turn.seconds.append(time.process_time() - begun)
+def _take(turn: Turn, lm: Any, task: Task, asked: Asked) -> None:
+    """Score the task, and add how long the model was asked; the harness around it takes as long
+    whatever the model is.
+    """
+    seconds = 0.0
+
+    def timed(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asks(*requests: Any, **how: Any) -> Any:
+            nonlocal seconds
+            begun = time.process_time()
+            said = ask(*requests, **how)
+            seconds += time.process_time() - begun
+            return said
+
+        return asks
+
+    for name in ("loglikelihood", "generate_until"):
+        setattr(lm, name, timed(getattr(type(lm), name).__get__(lm)))
+    (scored,) = scored_by(lm, task, asked)
+    turn.seconds.append(seconds)
     turn.scored.append(scored)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Difference,
         Evaluation,
         Evaluations,
+        FittedScore,
         Overlap,
         PaperScore,
     )
@@ -97,6 +98,17 @@ def evaluate(
         str | None,
         typer.Option(help="Evaluate the checkpoint at this many tokens instead of the last."),
     ] = None,
+    law: Annotated[
+        float | None,
+        typer.Option(
+            metavar="BITS",
+            help="Over four models or more, fit each task's score as a sigmoid of the bits per "
+            "byte of the first text, and tell the score to expect at so many.",
+        ),
+    ] = None,
+    chance: Annotated[
+        float, typer.Option(help="What guessing scores, for --law: 0.25 of four choices.")
+    ] = 0.0,
     contamination: Annotated[
         bool,
         typer.Option(
@@ -136,6 +148,7 @@ def evaluate(
     with display(quiet=as_json) as shown:
         from windtunnel.evaluate.compare import compared
         from windtunnel.evaluate.evaluation import evaluated
+        from windtunnel.evaluate.score_law import fitted
         from windtunnel.evaluate.tasks import Asked
 
         asked = Asked(shots=shots, limit=limit, download=download, trust=trust)
@@ -150,12 +163,14 @@ def evaluate(
             found.append(list(evaluated(subject, its, shown.show)))
         rows = _suite(suite, data, subjects[0], wanted, shown.show)
         differences = [one for others in found[1:] for one in compared(found[0], others)]
+        laws = [] if law is None else list(fitted(found, law, chance))
         overlaps = _overlaps(contamination, lab, models[0], wanted, shown.show)
     told = Evaluations(
         evaluations=[one for of_model in found for one in of_model],
         differences=differences,
         overlaps=overlaps,
         suite=rows,
+        laws=laws,
     )
     if as_json:
         print(told.to_json())
@@ -276,6 +291,8 @@ def _print(told: "Evaluations", several: bool) -> None:
         print(_difference(one))
     if several and not told.differences:
         print("\nno item was scored by both models in the same way: there is nothing to compare")
+    for one in told.laws:
+        print(_law(one))
     for one in told.overlaps:
         print(
             f"{one.task} in {one.source}: {one.touched} of {one.items} items share {one.words} "
@@ -292,6 +309,18 @@ def _difference(one: "Difference") -> str:
     return (
         f"{one.task}, {one.metric}{taken}: {one.first:.4f} and {one.second:.4f}, difference "
         f"{one.difference:+.4f}, 95% between {low:+.4f} and {high:+.4f}, {one.items} items: {said}"
+    )
+
+
+def _law(one: "FittedScore") -> str:
+    low, high = one.interval90
+    least, most = one.steepness90
+    best, worst = one.reach
+    seen = "" if least > 0 or most < 0 else "; the models show no law, since it could be flat"
+    beyond = "" if best <= one.at <= worst else f", beyond the models' {best:.4f} to {worst:.4f}"
+    return (
+        f"{one.task}, {one.metric} over {one.models} models: {one.score:.4f} to expect at "
+        f"{one.at:g} bits/byte of {one.text}{beyond}, 90% between {low:.4f} and {high:.4f}{seen}"
     )
 
 

@@ -111,6 +111,37 @@ class PaperScore(Record):
     """Why there is no value; empty where there is one."""
 
 
+class FittedScore(Record):
+    """A task's score over several models as a sigmoid of their bits per byte."""
+
+    task: str
+    """Its name."""
+    metric: str
+    """As `Measure` has it."""
+    text: str
+    """The text or the answers whose bits per byte are the loss."""
+    models: int
+    """How many it was fitted to."""
+    chance: float
+    """What guessing scores."""
+    middle: float
+    """Bits per byte at which the score is half-way between chance and 1."""
+    steepness: float
+    """Per bit a byte."""
+    steepness90: tuple[float, float]
+    """Its 90% interval: where it holds 0, no law is seen."""
+    scatter: float
+    """How many times farther the models lie from it than their standard errors would have it."""
+    reach: tuple[float, float]
+    """The lowest and the highest bits per byte of the models."""
+    at: float
+    """The bits per byte that were asked about."""
+    score: float
+    """The score to expect there."""
+    interval90: tuple[float, float]
+    """Its 90% interval."""
+
+
 class Evaluations(Record):
     """What `evaluate --json` prints."""
 
@@ -122,6 +153,8 @@ class Evaluations(Record):
     """Where `--contamination` is given."""
     suite: list[PaperScore]
     """Where `--suite` is given, of the first model."""
+    laws: list[FittedScore]
+    """Where `--law` is given: each task's score over the models."""
 
 
 def read_evaluations(run: Path, tokens: int | None = None) -> list[Evaluation]:

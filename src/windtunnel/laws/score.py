@@ -1,0 +1,131 @@
+"""From loss to the score of a task: over models of one family a score rises as a sigmoid while the
+loss falls, from what guessing gives to 1 (as MiniCPM4's ScalingBench has it, arXiv 2506.07900):
+
+    score = chance + (1 - chance) / (1 + exp(steepness (loss - middle)))
+
+Loss is any that falls with the model's worth: bits a byte of right answers serve best, since they
+fall long before an answer is right. Two numbers are fitted, so that few models are enough.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import expit
+
+from windtunnel.errors import InputError
+
+FEWEST = 4  # models
+_DRAWS = 300
+_SMALLEST_ERROR = 1e-3  # of a score: one that is always right has no error of its own
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePoint:
+    """A model on a task."""
+
+    loss: float
+    score: float
+    """Between 0 and 1."""
+    stderr: float
+    """Of the score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreLaw:
+    """A fitted sigmoid, and what it could have been."""
+
+    chance: float
+    """What guessing scores."""
+    middle: float
+    """The loss at which the score is half-way between chance and 1."""
+    steepness: float
+    """Per unit of loss; above 0 where lower losses score higher."""
+    scatter: float
+    """How many times farther points lie from it than their own errors would have it, 1 at least."""
+    draws: np.ndarray
+    """(draws, 2): middle and steepness of points drawn anew."""
+    reach: tuple[float, float]
+    """The lowest and the highest loss that it was fitted to."""
+
+    def at(self, loss: float) -> tuple[float, float, float]:
+        """The score at a loss, and its 90% interval."""
+        said = _scores(np.array([loss]), self.middle, self.steepness, self.chance)[0]
+        drawn = _scores(np.array([loss]), self.draws[:, :1], self.draws[:, 1:], self.chance)
+        low, high = np.quantile(drawn, [0.05, 0.95])
+        return float(said), float(low), float(high)
+
+    @property
+    def steepness90(self) -> tuple[float, float]:
+        """Its 90% interval: where it holds 0, no law is seen."""
+        low, high = np.quantile(self.draws[:, 1], [0.05, 0.95])
+        return float(low), float(high)
+
+
+def fit_score(points: Sequence[ScorePoint], chance: float = 0.0) -> ScoreLaw:
+    """The law of these models. Raises InputError for fewer than `FEWEST` with different losses, and
+    for a chance that is none.
+    """
+    losses = np.array([point.loss for point in points])
+    if len(np.unique(losses)) < FEWEST:
+        raise InputError(
+            f"a law of scores needs at least {FEWEST} models with different losses; there are "
+            f"{len(np.unique(losses))}"
+        )
+    if not 0 <= chance < 1:
+        raise InputError(f"chance {chance:g}: expected a share below 1, such as 0.25")
+    scores = np.array([point.score for point in points])
+    errors = np.maximum([point.stderr for point in points], _SMALLEST_ERROR)
+    middle, steepness = _fitted(losses, scores, errors, chance)
+    off = (scores - _scores(losses, middle, steepness, chance)) / errors
+    scatter = max(1.0, float(np.sqrt((off**2).sum() / (len(points) - 2))))
+    draw = np.random.default_rng(_SEED)
+    said = _scores(losses, middle, steepness, chance)
+    drawn = []
+    for _ in range(_DRAWS):
+        anew = said + scatter * errors * draw.standard_normal(len(points))
+        drawn.append(_fitted(losses, anew, errors, chance, (middle, steepness)))
+    return ScoreLaw(
+        chance=chance,
+        middle=middle,
+        steepness=steepness,
+        scatter=scatter,
+        draws=np.array(drawn),
+        reach=(float(losses.min()), float(losses.max())),
+    )
+
+
+def _fitted(
+    losses: np.ndarray,
+    scores: np.ndarray,
+    errors: np.ndarray,
+    chance: float,
+    start: tuple[float, float] | None = None,
+) -> tuple[float, float]:
+    """Middle and steepness by weighted least squares, from several starts unless one is given."""
+    spread = float(np.ptp(losses))
+
+    def off(at: np.ndarray) -> np.ndarray:
+        return (_scores(losses, at[0], at[1], chance) - scores) / errors
+
+    def slope(at: np.ndarray) -> np.ndarray:
+        said = expit(-at[1] * (losses - at[0]))
+        steep = (1 - chance) * said * (1 - said) / errors
+        return np.stack([steep * at[1], -steep * (losses - at[0])], axis=1)
+
+    starts = [start] if start else []
+    if not start:
+        for middle in (losses.min() - spread, losses.mean(), losses.max()):
+            starts += [(float(middle), sign / spread) for sign in (1.0, 5.0, 25.0, -2.0)]
+    # scipy's own annotation of `jac` knows no function
+    found = [least_squares(off, one, jac=slope, method="lm") for one in starts]  # pyright: ignore
+    best = min(found, key=lambda one: one.cost)
+    return float(best.x[0]), float(best.x[1])
+
+
+def _scores(
+    losses: np.ndarray, middle: float | np.ndarray, steepness: float | np.ndarray, chance: float
+) -> np.ndarray:
+    return chance + (1 - chance) * expit(-np.asarray(steepness) * (losses - middle))
