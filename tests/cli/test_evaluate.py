@@ -159,6 +159,21 @@ def test_a_gguf_file_generates_and_gives_bits_as_the_run_does(
             assert mine.value == pytest.approx(other.value, rel=2e-2 if task == "verse" else 1e-3)
 
 
+def test_questions_may_be_put_by_the_chat_template(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "answers.jsonl"
+    records = [{"question": word, "answer": word} for word in WORDS]
+    answers.write_text("".join(json.dumps(record) + "\n" for record in records))
+    how = ("--task", answers, "--solutions", answers)
+    plain = said(capsys, trained, "tiny0", *how).evaluations
+    chat = said(capsys, trained, "tiny0", *how, "--chat").evaluations
+    assert all("chat" in one.settings for one in chat)
+    # the same answers, after other words
+    assert plain[0].items == chat[0].items
+    assert plain[0].measures[0].value != chat[0].measures[0].value
+
+
 def test_items_that_were_read_in_training_are_found(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

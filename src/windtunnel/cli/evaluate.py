@@ -212,16 +212,21 @@ def _wanted(
     )
 
 
+def _is_file(named: str) -> bool:
+    """Whether it is a model in another tool's layout, and no run."""
+    return named.endswith(".gguf") or (Path(named) / "config.json").is_file()
+
+
 def _of_its_corpus(named: str, lab: Path, wanted: "Wanted") -> "Wanted":
     """The held-out text of the corpus that a run was trained on."""
     from windtunnel.evaluate.bits import of_corpus
     from windtunnel.train.run import find_run, open_corpus
 
-    if named.endswith(".gguf") or (Path(named) / "config.json").is_file():
+    run = None if _is_file(named) else find_run(lab, named)
+    if run is None or run.recipe.is_imported:
         raise InputError(
             f"{named}: it has no corpus; name a --task, a --text, a --corpus or --solutions"
         )
-    run = find_run(lab, named)
     return replace(wanted, texts=of_corpus(open_corpus(lab, run.recipe), wanted.asked.limit))
 
 
@@ -234,7 +239,7 @@ def _with_far(wanted: "Wanted", lengths: str, named: str, lab: Path) -> "Wanted"
 
     far = Far(lengths=tuple(length_of("--far", part) for part in lengths.split(",")))
     documents = None
-    if not named.endswith(".gguf") and not (Path(named) / "config.json").is_file():
+    if not _is_file(named):
         run = find_run(lab, named)
         documents = None if run.recipe.is_imported else text_of(run)
     return replace(wanted, far=far, documents=documents)
