@@ -67,7 +67,7 @@ from windtunnel.train.validation import losses_of, validate
 CONTEXT = 128
 TASKS = ("sums", "counts")
 STEM, DECAY, EPOCHS = 163_840, 32_768, 4
-SFT_RATE, DPO_RATE = 0.003, 1e-4
+SFT_RATE, DPO_RATE, ROUND_RATE = 0.003, 3e-4, 1e-4
 ROUNDS_ON = "sums"
 TRAIN, ASK, TEST = 600, 200, 100  # questions of each task
 QUOTES, TEST_QUOTES = 60, 30
@@ -100,6 +100,7 @@ def prepare(lab: Path, wheels: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(0)
+    kept_all: list[dict[str, Any]] = []
     for task in TASKS:
         there = questions(wheels / _WHEEL, task)
         kept = [next(there) for _ in range(TRAIN + ASK + TEST)]
@@ -108,7 +109,8 @@ def prepare(lab: Path, wheels: Path) -> None:
         write(folder / f"{task}-test.jsonl", [chat(one) for one in tested])
         write(folder / f"{task}-ask.jsonl", asked)
         write(folder / f"{task}-test-ask.jsonl", tested)
-        write(folder / f"{task}-pairs.jsonl", [pair(one, trained, chance) for one in trained])
+        kept_all += trained
+    write(folder / "pairs.jsonl", compared_answers(kept_all, chance))
     essays = list(quotes(wheels))
     chance.shuffle(essays)
     write(folder / "quotes-train.jsonl", essays[:QUOTES])
@@ -164,14 +166,20 @@ def chat(one: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": one["question"], "completion": one["answer"]}
 
 
-def pair(
-    one: dict[str, Any], others: Sequence[dict[str, Any]], chance: random.Random
-) -> dict[str, Any]:
-    """The right answer against that of another question."""
-    wrong = one["answer"]
-    while wrong == one["answer"]:
-        wrong = chance.choice(others)["answer"]
-    return {"prompt": one["question"], "chosen": one["answer"], "rejected": wrong}
+def compared_answers(
+    questions_asked: Sequence[dict[str, Any]], chance: random.Random
+) -> list[dict[str, Any]]:
+    """The right answer to each question against a wrong one: one of all different answers to all
+    questions of both tasks, so that some are plainly wrong and some only if one can count.
+    """
+    different = sorted({one["answer"] for one in questions_asked})
+    found = []
+    for one in questions_asked:
+        wrong = one["answer"]
+        while wrong == one["answer"]:
+            wrong = chance.choice(different)
+        found.append({"prompt": one["question"], "chosen": one["answer"], "rejected": wrong})
+    return found
 
 
 def write(file: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -236,11 +244,11 @@ def tuned(lab: Path, parents: list[Run]) -> list[Run]:
     return done([run for run, _ in made], made[0][1])
 
 
-def preferring(parents: list[Run], data: list[Path], name: str) -> list[Run]:
+def preferring(parents: list[Run], data: list[Path], name: str, rate: float) -> list[Run]:
     """Learnt from these pairs by DPO. Where each has its own pairs, one after the other."""
     made = []
     for parent in parents:
-        asked = DpoAsked(lrs=(DPO_RATE,), longest=96, name=f"{parent.recipe.name}-{name}")
+        asked = DpoAsked(lrs=(rate,), longest=96, name=f"{parent.recipe.name}-{name}")
         (run,), corpus = dpo(parent, data, asked)
         made.append((run, corpus))
     return done([run for run, _ in made], made[0][1])
@@ -347,8 +355,7 @@ def fine_tuned(lab: Path, seeds: int) -> list[Claim]:
 
 def preferred(lab: Path, seeds: int) -> list[Claim]:
     before, rows = tuned(lab, bases(lab, seeds)), []
-    data = [lab / "questions" / f"{task}-pairs.jsonl" for task in TASKS]
-    after = preferring(before, data, "dpo")
+    after = preferring(before, [lab / "questions" / "pairs.jsonl"], "dpo", DPO_RATE)
     for first, last in zip(before, after, strict=True):
         score = last.validations()[-1].validation.preference
         assert score
@@ -388,7 +395,7 @@ def rounds(lab: Path, seeds: int) -> list[Claim]:
                 asked = PairsAsked(score="exact", answers=8, most=6, seed=number)
                 with display() as shown:
                     print(pairs(run, ask, out, asked, shown.show).to_json(), file=sys.stderr)
-            (run,) = preferring([run], [out], f"round{number}")
+            (run,) = preferring([run], [out], f"round{number}", ROUND_RATE)
             shares.append(exact(lab, run, ROUNDS_ON))
         found.append(shares)
     print(f"exact match on {TEST} test {ROUNDS_ON}, mean ± half of the 90% interval\n")
