@@ -11,6 +11,7 @@ import pytest
 from memory_peaks import peak_of
 
 from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
 from windtunnel.model.memory import training_memory
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.recipe import Recipe
@@ -119,3 +120,32 @@ def test_memory_is_what_was_told_to_a_tenth(
     gc.collect()
     told = training_memory(asked.model, engine.micro_batch, context=context, device="cpu").total
     assert told == pytest.approx(peak_of(three_steps), rel=0.1)
+
+
+@pytest.mark.parametrize(("devices", "machines"), [(2, 1), (4, 2)])
+def test_on_several_devices_each_holds_its_share(
+    devices: int, machines: int, tmp_path: Path, recipe: Make
+) -> None:
+    asked = recipe(train={"micro_batch": 32})
+    alone = cost_of(asked, tmp_path, 0.5)
+    many = cost_of(asked, tmp_path, 0.5, devices, machines)
+    assert many.memory.states == alone.memory.states * machines // devices
+    assert many.memory.activations == alone.memory.activations
+    assert alone.traffic is None and many.traffic
+    params = many.params_total
+    assert many.traffic.between == 8 * params * (machines - 1) // machines
+    # fp32: layers are gathered twice and scattered once, the rest once each
+    model = asked.model
+    outside = model.vocab * model.width + model.width
+    parts = asked.train.batch // devices // 32
+    within = parts * 4 * (3 * (params - outside) + 2 * outside)
+    assert many.traffic.within == within // 2
+    assert alone.speed and many.speed
+    assert many.speed.tokens_per_s == pytest.approx(devices * alone.speed.tokens_per_s, rel=0.5)
+
+
+def test_devices_that_cannot_share_a_batch_are_refused(tmp_path: Path, recipe: Make) -> None:
+    with pytest.raises(InputError, match="3 processes can't share"):
+        cost_of(recipe(), tmp_path, 0.5, 3)
+    with pytest.raises(InputError, match="not as many on each of 3 machines"):
+        cost_of(recipe(), tmp_path, 0.5, 4, 3)

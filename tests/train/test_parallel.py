@@ -30,6 +30,9 @@ Make = Callable[..., Recipe]
 BATCH = 128
 STEPS = [1, 10, 50]
 CLOSE = 1e-5
+# At 0.01 what rounds differently has grown by step 50: one process that takes a batch in other
+# parts is then 6e-5 away from itself, as several processes are.
+SLOW = 0.002
 
 KINDS: dict[str, dict[str, Any]] = {
     "tied": {},
@@ -111,7 +114,7 @@ def test_two_processes_learn_what_one_does_and_one_goes_on_from_what_they_wrote(
 def test_every_gradient_is_that_of_one_process(
     kind: str, world: int, tmp_path: Path, recipe: Make, corpus: Corpus
 ) -> None:
-    asked = recipe(**KINDS[kind])
+    asked = recipe(**KINDS[kind]).change(optimizer={"lr": SLOW})
     one, many = tmp_path / "one", tmp_path / "many"
     train_and_keep_gradients(ALONE, one, in_equal_parts(asked, world), corpus.folder, STEPS)
     codes = on_ranks(world, train_and_keep_gradients, many, asked, corpus.folder, STEPS)

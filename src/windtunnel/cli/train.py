@@ -64,6 +64,15 @@ def train(
             "35%. Without it, that of the lab's most similar run."
         ),
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="With --dry-run: how many devices such as this machine's train the run."
+        ),
+    ] = 1,
+    machines: Annotated[
+        int, typer.Option(min=1, help="With --dry-run: how many machines have these devices.")
+    ] = 1,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -81,8 +90,13 @@ def train(
     if dry_run:
         from windtunnel.train.cost import cost_of
 
-        _print_cost(cost_of(wanted, lab, share), as_json)
+        _print_cost(cost_of(wanted, lab, share, devices, machines), as_json)
         return
+    if devices > 1 or machines > 1:
+        raise InputError(
+            "--devices: expected --dry-run beside it; `torchrun --nproc-per-node N -m windtunnel "
+            "train RECIPE.toml` trains on several"
+        )
     if mfu is not None:
         raise InputError("--mfu: expected --dry-run beside it; a run measures its speed itself")
     corpus = open_corpus(lab, wanted)
@@ -121,6 +135,8 @@ def _print_cost(cost: "RunCost", as_json: bool) -> None:
             f"{about_hours(speed.hours)}: {about(speed.tokens_per_s)} tokens/s at "
             f"{speed.share:.0%} of the peak, {speed.origin}"
         )
+    if cost.devices > 1:
+        held = f"{held}; on each of {cost.devices} devices, {cost.machines} machines"
     lines = {
         "parameters": sizes,
         "compute": f"{cost.flops:.3g} FLOPs: {about(cost.tokens)} tokens in {cost.steps:,} steps",
@@ -129,6 +145,13 @@ def _print_cost(cost: "RunCost", as_json: bool) -> None:
         "disk": disk,
         "time": time,
     }
+    if cost.traffic:
+        between = f", and each machine {about_bytes(cost.traffic.between)} of the others"
+        lines["traffic"] = (
+            f"in a step of {about(cost.traffic.tokens)} tokens each device receives "
+            f"{about_bytes(cost.traffic.within)} within its machine"
+            f"{between if cost.machines > 1 else ''}"
+        )
     print(f"{cost.name} would take:")
     for name, text in lines.items():
         print(f"  {name:12} {text}")

@@ -27,6 +27,8 @@ _TOGETHER = {"cpu": 8192, "mps": 8192, "cuda": 262_144}
 _WHOLE = 4  # bytes of a number in fp32
 _HALF = 2  # and in bf16
 _OF_MEMORY = 0.8  # of a device's, for all parts; the rest is the allocator's and the kernels'
+# Of a model that is cut over ranks: gathered at once.
+_LAYERS_AT_ONCE = 2
 # Of a logit, numbers that a product gives or takes: itself, and its derivative. Exponentials are
 # made within one pass over them.
 _PER_LOGIT = 2
@@ -69,22 +71,48 @@ def training_memory(
     optimizer: str = "adamw",
     precision: str = "bf16",
     recompute: bool = False,
+    ranks: int = 1,
 ) -> Memory:
     """What training with `tokens` of each member through the model at once holds.
 
     `context`: tokens of a window. `device`: its kind, such as "cuda". `optimizer`: the recipe's
     `optimizer.kind`. `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only
-    what enters them, and are computed again in the backward pass.
+    what enters them, and are computed again in the backward pass. `ranks`: processes over which the
+    model is cut; what one of them holds.
     """
     params = members * count(model).params_total
     logits = min(members * tokens * model.vocab, logits_at_once(device))
     each = activation_bytes(model, context, device, precision, recompute)
     return Memory(
-        states=2 * _WHOLE * params + members * optimizer_bytes(model, optimizer),
-        copies=2 * _HALF * params if precision == "bf16" else 0,
+        states=-(-(2 * _WHOLE * params + members * optimizer_bytes(model, optimizer)) // ranks),
+        copies=_copies(params, precision) if ranks == 1 else _gathered(model, precision),
         activations=members * tokens * each,
-        head=logits * _PER_LOGIT * _product_bytes(precision),
+        head=logits * _PER_LOGIT * product_bytes(precision),
     )
+
+
+def _copies(params: int, precision: str) -> int:
+    return 2 * _HALF * params if precision == "bf16" else 0
+
+
+def _gathered(model: Model, precision: str) -> int:
+    """Of a model that is cut over ranks, what each has whole for a moment, with its gradient: what
+    is outside of the layers, in fp32, and two layers, the one under way and the next.
+    """
+    layer, outside = inside_and_outside(model)
+    layers = min(model.depth, _LAYERS_AT_ONCE) * layer
+    return 2 * _WHOLE * outside + 2 * product_bytes(precision) * layers
+
+
+def inside_and_outside(model: Model) -> tuple[int, int]:
+    """Parameters of one layer, and of all that is outside of the layers."""
+    layers = outside = 0
+    for name, shape in tensor_shapes(model).items():
+        if name.startswith("layers."):
+            layers += math.prod(shape)
+        else:
+            outside += math.prod(shape)
+    return layers // model.depth, outside
 
 
 def optimizer_bytes(model: Model, optimizer: str) -> int:
@@ -106,6 +134,7 @@ def tokens_that_fit(
     members: int = 1,
     optimizer: str = "adamw",
     precision: str = "bf16",
+    ranks: int = 1,
 ) -> int:
     """Tokens of each member whose activations fit a device of `memory` bytes beside everything
     else, without computing layers again; 0 where not even the rest fits.
@@ -118,8 +147,9 @@ def tokens_that_fit(
         members=members,
         optimizer=optimizer,
         precision=precision,
+        ranks=ranks,
     )
-    head = logits_at_once(device) * _PER_LOGIT * _product_bytes(precision)
+    head = logits_at_once(device) * _PER_LOGIT * product_bytes(precision)
     left = _OF_MEMORY * memory - fixed.total - head
     return max(0, int(left / (members * activation_bytes(model, context, device, precision))))
 
@@ -135,6 +165,7 @@ def through_at_once(
     members: int = 1,
     optimizer: str = "adamw",
     precision: str = "bf16",
+    ranks: int = 1,
 ) -> tuple[int, bool]:
     """How many tokens of each member's batch go through the model at once, and whether layers must
     then be computed again in the backward pass for want of memory.
@@ -152,6 +183,7 @@ def through_at_once(
             members=members,
             optimizer=optimizer,
             precision=precision,
+            ranks=ranks,
         )
     most = min(_AT_ONCE[device], _TOGETHER[device] // members, room)
     chosen = asked or largest_part(batch, context, most)
@@ -183,19 +215,19 @@ def activation_bytes(
     if recompute:
         layers = model.depth * _WHOLE * model.width + layer
     # the stream behind the last layer, and its norm, which the head takes
-    return layers + (_WHOLE + _product_bytes(precision)) * model.width
+    return layers + (_WHOLE + product_bytes(precision)) * model.width
 
 
 def layer_bytes(model: Model, context: int, device: str, precision: str) -> int:
     """Bytes a token that one layer keeps for its backward pass."""
-    product = _product_bytes(precision)
+    product = product_bytes(precision)
     if device == "cpu":
         return _layer_bytes_written_out(model, product, context)
     return _layer_bytes_fused(model, product)
 
 
-def _product_bytes(precision: str) -> int:
-    """Of a number that a product takes."""
+def product_bytes(precision: str) -> int:
+    """Bytes of a number that a product takes."""
     return _HALF if precision == "bf16" else _WHOLE
 
 

@@ -23,6 +23,17 @@ class RunMemory(Record):
     """Memory of the device; null where it sets no bound here."""
 
 
+class RunTraffic(Record):
+    """Bytes of a step on several devices, counted and not measured."""
+
+    tokens: int
+    """Of the step: the largest batch."""
+    within: int
+    """That each device receives of the others on its machine."""
+    between: int
+    """That each machine receives of all others."""
+
+
 class RunSpeed(Record):
     """How fast it will train."""
 
@@ -55,8 +66,14 @@ class RunCost(Record):
     """Of the whole run, by every matrix product."""
     engine: Engine
     """What it would be computed with on this machine."""
+    devices: int
+    """On which it would train."""
+    machines: int
+    """That have them: each has the whole model, cut over its devices."""
     memory: RunMemory
-    """While it trains."""
+    """While it trains, of one device."""
+    traffic: RunTraffic | None
+    """Null for one device."""
     checkpoint: int
     """Bytes of one checkpoint: weights, and what the optimiser remembers."""
     checkpoints: int

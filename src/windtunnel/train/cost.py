@@ -5,12 +5,15 @@ that was asked for, or that the lab's own runs reached.
 import statistics
 from pathlib import Path
 
+from windtunnel.errors import InputError
 from windtunnel.model.memory import layer_bytes, optimizer_bytes, training_memory
 from windtunnel.model.shape import active_params, count, flops_per_token
+from windtunnel.model.traffic import traffic
 from windtunnel.recipe import Recipe
-from windtunnel.results.cost import RunCost, RunMemory, RunSpeed
+from windtunnel.results.cost import RunCost, RunMemory, RunSpeed, RunTraffic
 from windtunnel.results.run import Engine
 from windtunnel.train.device import choose_engine, device_memory, matrix_peak
+from windtunnel.train.parallel import check_shares
 from windtunnel.train.run import Run, read_runs
 
 _WHOLE = 4  # bytes of a number of a checkpoint, fp32
@@ -18,12 +21,20 @@ _LINE = 110  # bytes of a step in metrics.jsonl
 _FEWEST = 20  # steps that a speed is read off
 
 
-def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
-    """What training a recipe on this machine will take. `share`: of the peak, where it is asked
-    for; else that of the lab's runs on such a device whose size is the nearest. Raises InputError
-    for a device that is not there.
+def cost_of(
+    recipe: Recipe, lab: Path, share: float | None = None, devices: int = 1, machines: int = 1
+) -> RunCost:
+    """What training a recipe on this machine will take, or on `machines` such machines with
+    `devices` of its devices in all. `share`: of the peak, where it is asked for; else that of the
+    lab's runs on such a device whose size is the nearest. Raises InputError for a device that is
+    not there, and for a number that can't share a batch.
     """
-    engine, numbers = choose_engine(recipe), count(recipe.model)
+    if devices % machines:
+        raise InputError(f"--devices {devices}: not as many on each of {machines} machines")
+    check_shares(recipe, devices)
+    each_machine = devices // machines
+    engine = choose_engine(recipe, world=devices, cut=each_machine)
+    numbers = count(recipe.model)
     weights = _WHOLE * numbers.params_total
     state = optimizer_bytes(recipe.model, recipe.optimizer.kind)
     # a new one is written before the oldest is removed
@@ -39,17 +50,28 @@ def cost_of(recipe: Recipe, lab: Path, share: float | None = None) -> RunCost:
         steps=steps,
         flops=float(each) * recipe.total_tokens,
         engine=engine,
-        memory=_memory(recipe, engine),
+        memory=_memory(recipe, engine, each_machine),
+        devices=devices,
+        machines=machines,
+        traffic=_traffic(recipe, engine, each_machine, machines) if devices > 1 else None,
         checkpoint=weights + state,
         checkpoints=kept,
         disk=kept * (weights + state) + steps * _LINE,
         # one file at a time
-        on_host=max(weights, state) if engine.device == "cuda" else 0,
-        speed=_speed(recipe.total_tokens, each, lab, engine, share),
+        on_host=max(weights, state) // each_machine if engine.device == "cuda" else 0,
+        speed=_speed(recipe.total_tokens, each, lab, engine, share, devices),
     )
 
 
-def _memory(recipe: Recipe, engine: Engine) -> RunMemory:
+def _traffic(recipe: Recipe, engine: Engine, ranks: int, machines: int) -> RunTraffic:
+    """Of a step of the largest batch."""
+    batch = max(recipe.batches)
+    parts = batch // (ranks * machines * engine.micro_batch)
+    sent = traffic(recipe.model, parts, ranks, machines, engine.precision)
+    return RunTraffic(tokens=batch, within=sent.within, between=sent.between)
+
+
+def _memory(recipe: Recipe, engine: Engine, ranks: int) -> RunMemory:
     model, context = recipe.model, recipe.data.context
     held = training_memory(
         model,
@@ -59,6 +81,7 @@ def _memory(recipe: Recipe, engine: Engine) -> RunMemory:
         optimizer=recipe.optimizer.kind,
         precision=engine.precision,
         recompute=engine.recompute,
+        ranks=ranks,
     )
     layer = engine.micro_batch * layer_bytes(model, context, engine.device, engine.precision)
     return RunMemory(
@@ -73,9 +96,11 @@ def _memory(recipe: Recipe, engine: Engine) -> RunMemory:
 
 
 def _speed(
-    tokens: int, each: int, lab: Path, engine: Engine, share: float | None
+    tokens: int, each: int, lab: Path, engine: Engine, share: float | None, devices: int
 ) -> RunSpeed | None:
-    """Of a run of so many tokens, with so many FLOPs each."""
+    """Of a run of so many tokens, with so many FLOPs each, on so many devices. That they wait for
+    each other is in the share that one asks for, and not in that of a run of one.
+    """
     origin = "asked for"
     if share is None:
         found = _nearest(each, lab, engine)
@@ -83,7 +108,7 @@ def _speed(
             return None
         run, share = found
         origin = f"as run {run.id} ({run.recipe.name}) reached"
-    tokens_per_s = share * matrix_peak(engine) / each
+    tokens_per_s = devices * share * matrix_peak(engine) / each
     return RunSpeed(
         share=share,
         tokens_per_s=tokens_per_s,

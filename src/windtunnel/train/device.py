@@ -30,12 +30,17 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def choose_engine(
-    recipe: Recipe, members: int = 1, begun: Engine | None = None, world: int = 1
+    recipe: Recipe,
+    members: int = 1,
+    begun: Engine | None = None,
+    world: int = 1,
+    cut: int = 1,
 ) -> Engine:
     """Settle every `auto` of the recipe, for a run alone or as one of `members`. Where it was
     `begun` already, what changes the bits of the result stays as it was: all but the device, its
     threads, and whether memory is saved by computing layers again; and of `world` ranks, each of
-    which has its share of a batch, what goes through the model at once. Raises InputError where a
+    which has its share of a batch and of the model, cut over `cut` of them, what goes through the
+    model at once. Raises InputError where a
     device was asked for that is not there, or that does not take the shape.
     """
     train = recipe.train
@@ -60,6 +65,7 @@ def choose_engine(
         device=device,
         memory=device_memory(device),
         asked=asked,
+        ranks=cut,
         members=members,
         optimizer=recipe.optimizer.kind,
         precision=precision,

@@ -118,8 +118,8 @@ def _engine(member: Member, members: int) -> Engine:
     """
     run, recipe, ranks = member.run, member.recipe, member.ranks
     begun = run.begun_on()
-    choice = choose_engine(recipe, members, world=ranks.world)
-    kept = choose_engine(recipe, members, begun, ranks.world)
+    choice = choose_engine(recipe, members, None, ranks.world, ranks.machine)
+    kept = choose_engine(recipe, members, begun, ranks.world, ranks.machine)
     ranks.wait()
     if ranks.first and (begun is None or kept.worlds != begun.worlds):
         run.keep_engine(kept if begun is None else begun.model_copy(update={"worlds": kept.worlds}))
