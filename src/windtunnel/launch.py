@@ -174,6 +174,10 @@ def _ray_on_slurm(work: Work) -> list[str]:
     step = 'srun --overlap --cpus-per-task="$SLURM_CPUS_PER_TASK" --output=ray-%J.log'
     return [
         "export RAY_USAGE_STATS_ENABLED=0",
+        "# Else whoever reaches a port of these machines could run programs on them.",
+        "export RAY_AUTH_MODE=token",
+        "RAY_AUTH_TOKEN=\"$(python -c 'import secrets; print(secrets.token_hex(32))')\"",
+        "export RAY_AUTH_TOKEN",
         "ip=\"$(hostname -I | cut -d ' ' -f 1)\"",
         'export RAY_ADDRESS="$ip:$port"',
         f'{step} --nodes=1 --ntasks=1 --nodelist="$head" \\',

@@ -32,6 +32,7 @@ class Here(Worker):
     """A worker that does its jobs in this process, one worker at a time."""
 
     kind = "here"
+    device = "cpu"
 
     def __init__(self, workers: "Known") -> None:
         self.workers = workers

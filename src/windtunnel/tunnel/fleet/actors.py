@@ -24,6 +24,7 @@ from windtunnel.recipe import RESULTS_VERSION
 from windtunnel.tunnel.fleet.jobs import Job, Outcome, Report
 from windtunnel.tunnel.fleet.worker import Worker as Inside
 from windtunnel.tunnel.fleet.worker import cores, kind_of_device, prepare
+from windtunnel.tunnel.fleet.worker import device as device_here
 from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers, in_background
 
 _PATIENCE = 20.0  # seconds for the other actors to begin, once one has
@@ -111,6 +112,7 @@ class _Facts:
 
     same: tuple[str, ...]
     kind: str
+    device: str
     host: str
 
 
@@ -183,7 +185,7 @@ class _Actor(Worker):
                 f"the worker on {facts.host} has {', '.join(facts.same)}; expected "
                 f"{', '.join(_same())}, as here"
             )
-        self.kind, self._host = facts.kind, facts.host
+        self.kind, self.device, self._host = facts.kind, facts.device, facts.host
 
     def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
         calls = self._calls
@@ -251,7 +253,9 @@ class Remote:
         self._inside.stop.set()
         with self._at_work:
             self._drain()
-        return _Facts(same=_same(), kind=kind_of_device(), host=platform.node())
+        return _Facts(
+            same=_same(), kind=kind_of_device(), device=device_here(), host=platform.node()
+        )
 
     def carry_out(self, job: Job) -> None:
         with self._at_work:

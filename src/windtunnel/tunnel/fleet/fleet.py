@@ -17,7 +17,6 @@ from windtunnel.recipe import Recipe
 from windtunnel.results.populations import Populations, Speedups
 from windtunnel.results.run import RunStatus
 from windtunnel.train.compiled import Compiled
-from windtunnel.train.device import choose_engine
 from windtunnel.train.loop import Watch, population_key
 from windtunnel.train.owner import BEAT, Lease, disown, renew
 from windtunnel.train.run import Busy, Run
@@ -149,7 +148,7 @@ class _Dispatcher:
             # decides when the study ends, so it must not wait.
             key = next(iter(waiting.values()))
             alike = [task for task, other in waiting.items() if other == key]
-            if self._wants_measurement(worker.kind, key, alike):
+            if self._wants_measurement(worker, key, alike):
                 self._measure(worker, key, alike)
             else:
                 for task in self._train(worker, key, alike):
@@ -242,7 +241,8 @@ class _Dispatcher:
         self._measuring[job] = worker.kind, key
         self.workers.give(worker, job)
 
-    def _wants_measurement(self, kind: str, key: Hashable, alike: list[Task]) -> bool:
+    def _wants_measurement(self, worker: Worker, key: Hashable, alike: list[Task]) -> bool:
+        kind = worker.kind
         # With fewer runs than workers each is best alone.
         under_way = (kind, key) in self._measuring.values()
         if (kind, key) in self._speedups or under_way or len(alike) <= self.workers.count:
@@ -252,7 +252,9 @@ class _Dispatcher:
         if known:
             self._speedups[kind, key] = known
             return False
-        return worth_measuring([task.begun for task in alike], choose_engine(recipe).device)
+        asked = recipe.train.device
+        device = worker.device if asked == "auto" else asked
+        return worth_measuring([task.begun for task in alike], device)
 
     def _take_back(self, finished: Finished) -> None:
         """What a worker had. Raises what ended its work, other than a run's own failure."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from windtunnel.tunnel.fleet.jobs import Job, Outcome, Report
 from windtunnel.tunnel.fleet.worker import Worker as Inside
-from windtunnel.tunnel.fleet.worker import cores, kind_of_device, prepare
+from windtunnel.tunnel.fleet.worker import cores, device, kind_of_device, prepare
 from windtunnel.tunnel.fleet.workers import Lost, Worker, Workers
 
 # What a worker has loaded before its first run, so that it begins at once.
@@ -81,7 +81,7 @@ class _Process(Worker):
         )
         self._process.start()
         theirs.close()
-        self.kind = self._hear()
+        self.kind, self.device = self._hear()
 
     def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
         self._say(job)
@@ -132,7 +132,7 @@ def _work(link: Connection, gpu: str | None, compilers: int) -> None:
     inside = Inside(say)
     jobs = queue.SimpleQueue[Job | None]()
     threading.Thread(target=_listen, args=(link, inside, jobs), daemon=True).start()
-    say(kind_of_device())
+    say((kind_of_device(), device()))
     while job := jobs.get():
         say(inside.carry_out(job))
 

@@ -148,6 +148,14 @@ def prepare(device: str, compilers: int) -> None:
     gc.freeze()
 
 
+def device() -> str:
+    """What this process trains on where a recipe leaves it open: `cuda`, `mps` or `cpu`."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return next((name for name, is_there in there.items() if is_there), "cpu")
+
+
 def kind_of_device() -> str:
     """What this process trains on, as far as a measured speed depends on it: the kind of device
     and torch. Two machines of one kind have one name.

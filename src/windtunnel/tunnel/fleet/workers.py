@@ -25,6 +25,8 @@ class Worker(ABC):
 
     kind = ""
     """Of its device, known once it has begun: what a measured speed depends on."""
+    device = ""
+    """On which it trains where a recipe leaves it open: `cuda`, `mps` or `cpu`."""
 
     @abstractmethod
     def begin(self) -> None:
