@@ -13,6 +13,8 @@ bits        one run twice, with train.deterministic and without, and once killed
 check       bench/gpu_check.py: every fast path against fp32
 public      50.3M parameters at context 2,048; public: 1.67M tokens/s, 39.8% of one H100
 big         0.5B, 1.2B and 2.4B at context 4,096: share of the data sheet's peak (bench/big.py)
+longer      10 steps of 1.2B at 32K tokens and of 0.5B at 128K, within documents: tokens/s,
+            and peak bytes beside what was told of them
 population  members together against one after the other, by size and batch
 sft         tokens/s of fine-tuning SmolLM2-135M, imported from FOLDER; skipped without one
 export      what the study trained, as GGUF
@@ -34,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from big import SHAPES
 from claims import Claim, arguments, claim, end, header, row
 from train import machine
 
@@ -261,6 +264,42 @@ def big(where: Where) -> list[Claim]:
     return _script("big.py", "--seconds", "8")
 
 
+def longer(where: Where) -> list[Claim]:
+    """Windows of a longer context, of documents of some thousand tokens."""
+    shapes = {
+        "1.2B at 32K": (SHAPES["1.2B"][0] | {"tied": False}, 32_768),
+        "0.5B at 128K": (SHAPES["0.5B"][0], 131_072),
+    }
+    if where.small:
+        small = {"width": 32, "depth": 2, "heads": 2, "vocab": 512}
+        shapes = {"a small one at 4K": (small, 4096)}
+    claims = []
+    for name, (shape, context) in shapes.items():
+        scaled = {"rope_scaling": "ntk", "rope_factor": 4.0}
+        asked = _recipe(where, shape | scaled, context, context)
+        told, step = cost_of(asked, where.lab).memory, Step([asked], choose_engine(asked), 0)
+        held = _random(asked)
+        for _ in range(3 if where.small else 5):  # until the work is captured
+            step.gradient(held)
+            step.update([1.0])
+        if not where.small:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start, steps = time.perf_counter(), 1 if where.small else 10
+        for _ in range(steps):
+            loss = step.gradient(held)
+            step.update([1.0])
+        speed = steps * context / (time.perf_counter() - start) if loss.isfinite() else 0.0
+        claims.append(claim(f"{name}: it trains", round(speed), "tokens/s", None, speed > 0))
+        if not where.small:
+            share = torch.cuda.max_memory_allocated() / told.total
+            what = f"{name}: peak over what was told"
+            claims.append(claim(what, round(share, 3), "ratio", 1.1, share <= 1.1, machine()))
+        del step
+        torch.cuda.empty_cache()
+    return claims
+
+
 def population(where: Where) -> list[Claim]:
     """Members together against one after the other: members x size x batch."""
     sizes = {"50k": {"width": 32, "depth": 2, "heads": 1, "vocab": 1024}}
@@ -326,6 +365,7 @@ PARTS = {
     "check": Part(limit=240, measure=check),
     "public": Part(limit=90, measure=public),
     "big": Part(limit=240, measure=big),
+    "longer": Part(limit=240, measure=longer),
     "population": Part(limit=240, measure=population),
     "sft": Part(limit=120, measure=sft),
     "export": Part(limit=60, measure=export),

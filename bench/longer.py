@@ -1,10 +1,15 @@
 """What does a longer context cost, and is it used? (MiniCPM paper, section 7.2.)
 
     .venv/bin/python bench/longer.py memory                    # about 5 minutes on one core
+    .venv/bin/python bench/longer.py devices
     .venv/bin/python bench/longer.py run --lab DIR [--seed 1] [--base RUN --at TOKENS]
 
 memory: one shape at 1K, 4K, 16K and 32K tokens on this CPU: peak memory and time a token of a
 step, forward and backward. Each length is a process of its own.
+
+devices: what training the paper's 1.2B and 2.4B at 32K and 128K tokens holds by part, one window
+through the model at once and layers computed again, and how many devices it takes where states and
+copies are spread over them evenly. An estimate (`model/memory.py`); nothing is run.
 
 run: a model of 98,000 parameters (and 131,000 of embeddings) trained in windows of 256 tokens as a
 stem of `--tokens`, or an existing run, taken to 1K and to 4K tokens with `--each` tokens a stage.
@@ -35,8 +40,9 @@ from windtunnel.evaluate.needle import Far, answered, saved
 from windtunnel.evaluate.own import OwnModel
 from windtunnel.family.longer import Asked, longer, text_of
 from windtunnel.model.decoder import Decoder
+from windtunnel.model.memory import training_memory
 from windtunnel.quantities import Length, parse_tokens
-from windtunnel.recipe import Model, Recipe, parse
+from windtunnel.recipe import Model, Recipe, load, parse
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, find_run
@@ -45,12 +51,13 @@ LENGTHS = (1024, 4096, 16_384, 32_768)
 SHAPE = {"width": 256, "depth": 4, "heads": 8, "kv_heads": 2, "vocab": 2048}
 OLD, STAGES = 256, (1024, 4096)
 BATCH = 2048
+OF_MEMORY = 0.8  # of a device's, as the engine takes it
 
 
 def main() -> None:
     """One of the parts."""
     parser = arguments(__doc__)
-    parser.add_argument("part", choices=("memory", "run", "one"))
+    parser.add_argument("part", choices=("memory", "devices", "run", "one"))
     parser.add_argument("--length", type=int, help="of the part `one`, which `memory` starts")
     parser.add_argument("--lab", type=Path, default=Path("lab"))
     parser.add_argument("--seed", type=int, default=1)
@@ -63,6 +70,9 @@ def main() -> None:
         one(given.length)
     elif given.part == "memory":
         end(memory())
+    elif given.part == "devices":
+        devices()
+        last_line([])
     else:
         last_line(run(given))
 
@@ -113,6 +123,25 @@ def memory() -> list[Claim]:
             machine(),
         )
     ]
+
+
+def devices() -> None:
+    """A table: GB by part, and the devices that it takes."""
+    sizes = {"80 GB": 80e9, "141 GB": 141e9}
+    print(header("model", "tokens", "states", "copies", "activations", "head", *sizes))
+    for name in ("1.2b", "2.4b"):
+        file = Path(__file__).parent.parent / "recipes" / f"minicpm-{name}.toml"
+        model = load(file).model.model_copy(update={"tied": False})
+        for context in (32_768, 131_072):
+            held = training_memory(model, context, context=context, recompute=True)
+            spread, kept = held.states + held.copies, held.activations + held.head
+            needed = []
+            for memory in sizes.values():
+                left = OF_MEMORY * memory - kept
+                count = math.ceil(spread / left) if left > 0 else 0
+                needed.append(str(count) if count else "context parallelism")
+            parts = (held.states, held.copies, held.activations, held.head)
+            print(row(name, context, *(f"{part / 1e9:.1f}" for part in parts), *needed))
 
 
 def run(given: argparse.Namespace) -> list[Claim]:

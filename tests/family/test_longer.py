@@ -1,17 +1,25 @@
 """A run that goes on with a longer context: the same model at first, then a run like any other."""
 
+import json
+import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patience import wait_until
 
 from windtunnel.data.long import LONG, QUESTIONS_SOURCE
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.family.longer import Asked, Stage, longer, stages, text_of
+from windtunnel.family.sft import Asked as Tuning
+from windtunnel.family.sft import sft
 from windtunnel.family.upcycle import Asked as Upcycling
 from windtunnel.family.upcycle import upcycle
 from windtunnel.quantities import Length
@@ -150,6 +158,56 @@ def test_interrupted_and_gone_on_with_it_ends_in_the_same_bits(
         assert train(stage.run, stage.corpus).status == "done"
         ends.append(list(load_model(stage.run).parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_killed_ten_times_it_ends_in_the_same_bits(
+    trained: tuple[Any, Run], tmp_path: Path, final_bytes: Callable[[Path], dict[str, bytes]]
+) -> None:
+    """By the real command line and real kills, questions, an NTK-aware RoPE and a new head among
+    them.
+    """
+    chance, ends = random.Random(3), []
+    for place, kills in (("whole", 0), ("killed", 10)):
+        shutil.copytree(trained[0].path, tmp_path / place)
+        lab = replace(trained[0], path=tmp_path / place)
+        asked = ("longer", trained[1].id, "--to", TO, "--tokens", 400 * BATCH, "--untie")
+        asked = (*asked, "--scaling", "ntk", "--questions", "0.2", "--name", "killed")
+        for _ in range(kills):
+            process = lab.start(*asked)
+            had = recorded(lab.path)
+            wait_until(lambda had=had, path=lab.path: recorded(path) > had, process, every=0.005)
+            time.sleep(chance.uniform(0, 0.1))
+            process.kill()
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL, "it was to be killed before its end"
+        run = Path(lab.json(*asked)["path"])
+        ends.append((run.name, final_bytes(run)))
+    assert ends[0] == ends[1]
+
+
+def recorded(lab: Path) -> int:
+    """Bytes that the longer run has recorded of its steps."""
+    files = [
+        run / "metrics.jsonl"
+        for run in (lab / "runs").iterdir()
+        if (run / "recipe.toml").exists() and "killed" in (run / "recipe.toml").read_text()
+    ]
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def test_a_longer_run_is_fine_tuned(
+    trained: tuple[Any, Run], corpus: Corpus, tmp_path: Path
+) -> None:
+    stage = begun(trained[1], corpus, name="before chat")
+    train(stage.run, stage.corpus)
+    data = tmp_path / "talk.jsonl"
+    lines = [{"prompt": f"what is {i}", "completion": f"it is {i}"} for i in range(60)]
+    data.write_text("\n".join(map(json.dumps, lines)))
+    run, chats = sft(stage.run, [data], Tuning(epochs=1.0))
+    assert train(run, chats).status == "done"
+    # a longer run is no fine-tuned one: its rate is that of its stem
+    assert run.recipe.optimizer.lr == pytest.approx(0.1 * trained[1].recipe.optimizer.lr)
+    assert run.recipe.data.context == TO and run.recipe.model.rope_scaling == "abf"
 
 
 def test_a_longer_stem_is_branched_upcycled_and_exported(
