@@ -56,7 +56,7 @@ def _ledgers(tab: Any) -> bytes:
             found = calibration(Path(lab))
         opened = [one for one in found.forecasts if one.outcome]
         title = f"{what}: {found.all.inside90} of {found.all.count} inside the 90% interval"
-        figures.append(outcomes_figure(opened, title).update_layout(margin={"t": 62}))
+        figures.append(outcomes_figure(opened, title))
     writer = Writer()
     body = '<button id="theme" hidden></button>' + writer.block(Chart("", figures))
     with TemporaryDirectory() as folder:

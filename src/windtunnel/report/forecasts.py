@@ -123,6 +123,7 @@ def outcomes_figure(opened: Sequence[ForecastState], title: str = "") -> go.Figu
         hovertemplate="%{y}<br>%{text}<br>%{x:+.2f}%<extra></extra>",
     )
     styled(figure, _ROW * len(opened) + _ROOM, title)
+    figure.update_layout(showlegend=False)  # the sentence below says what is what
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(title="got over forecast, %", exponentformat="none")
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"})
