@@ -1,15 +1,22 @@
-"""The pictures of the pages in docs/, from a lab's page: the first figure of each section.
+"""The pictures of the pages in docs/: of a lab's page the first figure of each section, and the
+ledgers of forecasts that lie in docs/measured/.
 
 .venv/bin/python docs/pictures.py LAB
 """
 
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from windtunnel.report.page import write_page
+from windtunnel.plan.calibration import calibration
+from windtunnel.report.blocks import Chart
+from windtunnel.report.forecasts import outcomes_figure
+from windtunnel.report.html import Writer
+from windtunnel.report.page import whole, write_page
 
 _BROWSER = "/usr/bin/chromium"
 _WIDTH = 960
@@ -17,6 +24,8 @@ _HERE = Path(__file__).parent / "pictures"
 # by the anchor of a section, the name of its picture; a plan has the plan's name in its anchor
 _SECTIONS = ("check", "search", "transfer", "batch", "scaling", "plan")
 _MOST = 150_000  # bytes
+_MEASURED = Path(__file__).parent / "measured"
+_LEDGERS = {"chinese": "Chinese verse", "email": "mail"}
 
 
 def main(lab: Path) -> None:
@@ -34,31 +43,28 @@ def main(lab: Path) -> None:
                 continue
             _draw(tab, place)
             _keep(place.screenshot(), _HERE / f"{name}.png")
-        _keep(_overview(tab), _HERE / "readme.png")
+        _keep(_ledgers(tab), _HERE / "readme.png")
         browser.close()
 
 
-def _overview(tab: Any) -> bytes:
-    """The frontier and the forecast side by side, as the README shows them."""
-    tab.evaluate(
-        """() => {
-          const place = document.createElement("div");
-          place.id = "overview";
-          place.style = "display:grid;grid-template-columns:1fr 1fr;gap:1rem;background:white";
-          for (const name of ["scaling", "plan-"]) {
-            const plot = document.querySelector(`section:has(h2[id^='${name}']) figure .plot`);
-            const copy = document.createElement("div");
-            copy.className = "plot";
-            copy.style.height = "400px";
-            place.append(copy);
-            document.querySelector("main").prepend(place);
-            const { data, layout } = themed(figures[plot.dataset.figure]);
-            Plotly.newPlot(copy, data, { ...layout, height: 400 }, { displayModeBar: false });
-          }
-        }"""
-    )
-    tab.wait_for_timeout(500)
-    return tab.locator("#overview").screenshot()
+def _ledgers(tab: Any) -> bytes:
+    """The two ledgers of forecasts that lie in the repository, as the README shows them."""
+    figures = []
+    for name, what in _LEDGERS.items():
+        with TemporaryDirectory() as lab:
+            shutil.copy(_MEASURED / f"{name}-forecasts.jsonl", Path(lab) / "forecasts.jsonl")
+            found = calibration(Path(lab))
+        opened = [one for one in found.forecasts if one.outcome]
+        title = f"{what}: {found.all.inside90} of {found.all.count} inside the 90% interval"
+        figures.append(outcomes_figure(opened, title))
+    writer = Writer()
+    body = '<button id="theme" hidden></button>' + writer.block(Chart("", figures))
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        page.write_text(whole("forecasts", body, writer), encoding="utf-8")
+        tab.goto(page.as_uri())
+        _draw(tab, tab.locator(".plots"))
+        return tab.locator(".plots").screenshot()
 
 
 def _draw(tab: Any, place: Any) -> None:

@@ -53,11 +53,10 @@ class App:
         self.token = token
         self._planner: Planner | None = None
         self._fault = ""
-        self._fitting = threading.Thread(target=self._fit, daemon=True)
-        self._fitting.start()
         self._pages = threading.Lock()
         self._page: tuple[Stamp, str] | None = None
-        threading.Thread(target=self.page, daemon=True).start()
+        self._fitting = threading.Thread(target=self._fit, daemon=True)
+        self._fitting.start()
 
     def page(self) -> str:
         """The whole page."""
@@ -85,6 +84,7 @@ class App:
         self._fitting.join()
 
     def _fit(self) -> None:
+        self.page()  # first: a fit takes the processor from whoever waits for a page
         try:
             self._planner = Planner.of(self.lab)
         except InputError as error:

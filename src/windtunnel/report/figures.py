@@ -37,7 +37,6 @@ DIVERGING = [[0, BLUE], [0.5, "rgba(128,128,128,0.10)"], [1, ORANGE]]
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 
 _OF_KIND = {"stem": BLUE, "branch": ORANGE, "run": GREY}
-_BELOW = 46  # pixels below a figure, for its axis
 _MOST_POINTS = 300  # of a curve; more can't be seen and make the page heavy
 _SMOOTHING = 25  # steps of a running mean
 _MOST_NAMED = 8  # curves in a legend: one of many names none
@@ -70,24 +69,17 @@ def _short(value: float) -> str:
 
 def styled(figure: go.Figure, height: int = 400, title: str = "") -> go.Figure:
     """The house's look of a figure. `title`: of a panel among others."""
-    top = 34 if title else 14
     figure.update_xaxes(title="tokens", exponentformat="SI", gridcolor=FAINT, zeroline=False)
     figure.update_yaxes(gridcolor=FAINT, zeroline=False, automargin=True)
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 58, "r": 14, "t": top, "b": _BELOW},
+        margin={"l": 58, "r": 14, "t": 34 if title else 14, "b": 46},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
         hovermode="closest",
-        legend={
-            "orientation": "h",
-            "yanchor": "top",
-            "y": -(_BELOW + 8) / (height - top - _BELOW),  # below the axis and its title
-            "x": 0,
-            "xanchor": "left",
-        },
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "xanchor": "left"},
     )
     if title:
         figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0.02, "y": 0.97})

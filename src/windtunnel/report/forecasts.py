@@ -26,7 +26,7 @@ def sections(view: LabView) -> Iterator[Section]:
                 "By how much each run ended above or below its forecast. Bars: the sealed 50% "
                 "(thick) and 90% intervals; a diamond is what was got, orange where it lies "
                 "outside the 90% interval.",
-                [_figure(opened)],
+                [outcomes_figure(opened)],
             )
         )
     rows = []
@@ -82,8 +82,8 @@ def _facts(found: Calibration) -> list[Fact]:
     ]
 
 
-def _figure(opened: Sequence[ForecastState]) -> go.Figure:
-    """In percent of the forecast, a line each."""
+def outcomes_figure(opened: Sequence[ForecastState], title: str = "") -> go.Figure:
+    """What was got over what was forecast, in percent, a line each."""
     figure = go.Figure()
     names = [f"{plain(one.forecast.plan)} {one.forecast.id[:4]}" for one in opened]
     centre = [0.0] * len(opened)
@@ -122,7 +122,8 @@ def _figure(opened: Sequence[ForecastState]) -> go.Figure:
         text=notes,
         hovertemplate="%{y}<br>%{text}<br>%{x:+.2f}%<extra></extra>",
     )
-    styled(figure, _ROW * len(opened) + _ROOM)
+    styled(figure, _ROW * len(opened) + _ROOM, title)
+    figure.update_layout(showlegend=False)  # the sentence below says what is what
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(title="got over forecast, %", exponentformat="none")
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"})

@@ -19,7 +19,7 @@ async function look() {
       return line;
     };
     $("now-says").textContent = runs.length
-      ? `${runs.length} runs train now.` : "Nothing trains now.";
+      ? `Runs that train now: ${runs.length}.` : "Nothing trains now.";
     fill($("now-runs"), ...(runs.length ? [row(heads, "th")] : []),
          ...runs.map((cells) => row(cells, "td")));
     const place = $("now-curves");

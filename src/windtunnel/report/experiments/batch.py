@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from windtunnel.quantities import about
 from windtunnel.report.figures import (
     BLUE,
     COLOURS,
@@ -139,7 +140,7 @@ def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Fig
                 y=[loss for _, loss in points],
                 mode="lines+markers",
                 line={"color": shade, "width": 1.5},
-                name=f"{length:,} tokens",
+                name=f"{about(length)} tokens",
                 legendgroup=str(length),
                 showlegend=column == 1,
                 row=1,
@@ -148,7 +149,7 @@ def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Fig
     styled(figure)
     figure.update_xaxes(type="log", title="batch, tokens", tickvals=numbers.batches)
     figure.update_yaxes(title="loss, nats/token", col=1)
-    return figure.update_layout(height=_PANEL + 60, margin={"t": 30})
+    return figure.update_layout(height=_PANEL + 60, margin={"t": 60})
 
 
 def _lines_of(
@@ -188,9 +189,9 @@ def _best_batches(found: ArmFound, sampled: Sequence[int]) -> go.Figure:
             )
     _draw_laws(figure, found)
     styled(figure)
-    figure.update_xaxes(type="log")
-    figure.update_xaxes(title="loss, nats/token", dtick="D1", autorange="reversed", col=1)
-    figure.update_xaxes(title="tokens", col=2)
+    figure.update_xaxes(title="loss, nats/token", autorange="reversed", nticks=6, col=1)
+    lengths = [level.tokens for size in found.sizes for level in size.levels]
+    figure.update_xaxes(type="log", title="tokens", **log_ticks(lengths or [1.0, 10.0]), col=2)
     figure.update_yaxes(type="log", tickvals=sampled)
     figure.update_yaxes(title="best batch, tokens", col=1)
     return figure.update_layout(height=_PANEL + 60)

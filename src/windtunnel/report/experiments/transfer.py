@@ -19,10 +19,11 @@ from windtunnel.results.transfer import (
 from windtunnel.scaling_recipe import rate_law
 
 _PANEL = 320  # pixels
-# An axis of rates, with a label at every octave.
+# An axis of rates, with a line at every octave and a label at every other one.
 _OCTAVES = [0.01 * 2.0**octave for octave in range(-7, 8)]
 _ASIDE = 1.02  # from cell to cell, where several are drawn at one length
-_RATES = {"type": "log", "tickvals": _OCTAVES, "ticktext": [f"{lr:.3g}" for lr in _OCTAVES]}
+_NAMED = [f"{lr:.3g}" if place % 2 else "" for place, lr in enumerate(_OCTAVES)]
+_RATES = {"type": "log", "tickvals": _OCTAVES, "ticktext": _NAMED, "tickangle": 0}
 
 Found = Mapping[str, ParametrizationRates]
 
@@ -140,6 +141,7 @@ def _bowls(numbers: TransferNumbers, rows: Sequence[TransferRow]) -> list[go.Fig
                 _mark_optimum(figure, size, points, colour)
         styled(figure, _PANEL, f"{name}, {about(tokens)} tokens")
         figure.update_xaxes(title="learning rate (base)", **_RATES)
+        figure.update_layout(margin={"t": 60})  # for the legend below the title
         drawn.append(figure.update_yaxes(title="loss, nats/token", nticks=6))
     return drawn
 
