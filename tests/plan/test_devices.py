@@ -37,8 +37,9 @@ def test_training_costs_hours_money_and_memory(
     assert cost.flops_per_second == 989e12
     assert cost.hours == pytest.approx(1e18 / 989e12 / 3600)
     assert cost.cost == pytest.approx(2 * 3.0 * cost.hours, rel=1e-9)
-    expected = training_memory(recipe().model, recipe().train.batch, context=32)
-    assert cost.bytes.micro_batch == recipe().train.batch
+    share = recipe().train.batch // 2
+    expected = training_memory(recipe().model, share, context=32, ranks=2)
+    assert cost.bytes.micro_batch == share
     assert (cost.bytes.states, cost.bytes.total) == (expected.states, expected.total)
 
 
@@ -70,7 +71,7 @@ def test_a_device_is_taken_at_a_quarter_of_its_peak_unless_a_share_is_asked_for(
     assert usual and usual.each == 0.25 * DEVICES["h100"].peak
     assert usual.flops_per_second == 3 * usual.each
     assert usual.hours_for(usual.flops_in(2.0)) == pytest.approx(2.0)
-    assert usual.memory == 3 * DEVICES["h100"].memory
+    assert usual.memory == DEVICES["h100"].memory
 
 
 def test_without_a_device_the_bytes_alone_are_known(recipe: Callable[..., Recipe]) -> None:

@@ -208,15 +208,15 @@ def test_a_model_that_the_law_was_not_measured_with(
     assert not said(flags.of_model(replace(table, rates=()), "standard", asked=False))
 
 
-def test_memory_of_all_devices_together(evidence: Evidence) -> None:
+def test_memory_of_each_device(evidence: Evidence) -> None:
     speed = speed_of(evidence, Request(flops=1e18, device="rtx4090", devices=2))
-    (flag,) = flags.of_memory(50 * 10**9, speed)
-    assert flag.level == "stop" and "2 rtx4090 have 48B" in flag.text
+    (flag,) = flags.of_memory(25 * 10**9, speed)
+    assert flag.level == "stop" and "on each of 2 devices; 1 rtx4090 has 24B" in flag.text
     single = speed_of(evidence, Request(flops=1e18, device="rtx4090"))
     (one,) = flags.of_memory(25 * 10**9, single)
-    assert "1 rtx4090 has 24B" in one.text
+    assert "of memory; 1 rtx4090 has 24B" in one.text
     assert single and not said(flags.of_memory(single.memory or 0, single)), "all of it is enough"
-    assert not said(flags.of_memory(40 * 10**9, speed))
+    assert not said(flags.of_memory(20 * 10**9, speed))
     assert not said(flags.of_memory(10**15, speed_of(evidence, Request(flops=1, device="cpu"))))
 
 

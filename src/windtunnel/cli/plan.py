@@ -338,10 +338,11 @@ def _forms(laws: "tuple[WeighedLaw, ...]") -> str:
 
 def _print_cost(plan: "PlanResult") -> None:
     training, serving = plan.training, plan.serving
+    each = " on each device" if (training.devices or 1) > 1 else ""
     _say(
         "cost",
         f"{plan.flops:.3g} FLOPs of training ({plan.flops_6nd:.3g} by 6ND){_hours(training)}; "
-        f"about {about_bytes(training.bytes.total)} of memory",
+        f"about {about_bytes(training.bytes.total)} of memory{each}",
     )
     sizes = {name: about_bytes(size) for name, size in serving.bytes.items()}
     _say(

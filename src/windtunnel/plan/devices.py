@@ -35,8 +35,8 @@ class Speed:
 
     @property
     def memory(self) -> int | None:
-        """Of all devices together, bytes; None: not known."""
-        return self.device.memory * self.devices or None
+        """Of one device, bytes; None: not known."""
+        return self.device.memory or None
 
     def flops_in(self, hours: float) -> float:
         """FLOPs that so many hours hold."""
@@ -110,17 +110,21 @@ def training(recipe: Recipe, flops: int, speed: Speed | None, request: Request) 
 
 
 def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
-    """With as much through the model at once as the engine would choose on such a device."""
+    """Of one device, with as much through the model at once as the engine would choose on it.
+    Several share every batch, and the model is cut over them.
+    """
     model, context, optimizer = recipe.model, recipe.data.context, recipe.optimizer.kind
     kind = speed.device.kind if speed else "cpu"
-    # as if several devices held the model in parts: their memory is taken as one
+    ranks = speed.devices if speed else 1
+    windows = max(1, recipe.train.batch // context // ranks)
     micro_batch, recompute = through_at_once(
         model,
-        recipe.train.batch,
+        windows * context,
         context,
         device=kind,
-        memory=(speed.memory or None) if speed else None,
+        memory=speed.memory if speed else None,
         optimizer=optimizer,
+        ranks=ranks,
     )
     memory = training_memory(
         model,
@@ -129,6 +133,7 @@ def _training_bytes(recipe: Recipe, speed: Speed | None) -> TrainingBytes:
         device=kind,
         optimizer=optimizer,
         recompute=recompute,
+        ranks=ranks,
     )
     return TrainingBytes(
         micro_batch=micro_batch,

@@ -226,13 +226,13 @@ def _agrees(found: StudiedRate, lr: float) -> bool:
 
 
 def of_memory(needed: int, speed: Speed | None) -> Iterator[Flag]:
-    """Whether training fits the devices; `needed`: bytes."""
+    """Whether training fits a device; `needed`: bytes on each of them."""
     if speed and speed.memory and needed > speed.memory:
-        have = "has" if speed.devices == 1 else "have"
+        each = f" on each of {speed.devices} devices" if speed.devices > 1 else ""
         yield stop(
             "memory",
-            f"Training needs about {about(needed)} bytes of memory; {speed.devices} "
-            f"{speed.device.name} {have} {about(speed.memory)}.",
+            f"Training needs about {about(needed)} bytes of memory{each}; 1 {speed.device.name} "
+            f"has {about(speed.memory)}.",
         )
 
 

@@ -200,9 +200,10 @@ def _sentences(plan: PlanResult) -> Iterator[str]:
     )
     hours = "" if training.hours is None else f", about {about_hours(training.hours)}"
     where = f" on {training.devices} {training.device}" if training.device else ""
+    each = " on each" if (training.devices or 1) > 1 else ""
     yield (
         f"It costs {plan.flops:.3g} FLOPs of training{hours}{where}, and about "
-        f"{about_bytes(training.bytes.total)} of memory."
+        f"{about_bytes(training.bytes.total)} of memory{each}."
     )
     reach = plan.extrapolation
     yield (

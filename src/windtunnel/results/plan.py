@@ -175,7 +175,7 @@ class PlanLaws(Record):
 
 
 class TrainingBytes(SparseRecord):
-    """What training holds in memory."""
+    """What training holds in memory, on each device."""
 
     micro_batch: int
     """Tokens through the model at once."""
