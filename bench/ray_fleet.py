@@ -5,8 +5,9 @@
 A Ray of one node is started here, with as many cores as the machine has, and ended. The same runs,
 with new seeds in each round, are trained by local workers and by actors, one after the other, in
 labs of their own; workers stay from round to round, so starting them and compiling is off the
-clock. Compared: the seconds of each pair, and all losses, which must be equal. On the core corpus.
-Prints a table and, last, one JSON list.
+clock. Compared: the seconds of each pair, and all losses, which must be equal. Before that, what a
+job costs in which nothing is left to train; with --rounds 0 that alone. On the core corpus. Prints
+a table and, last, one JSON list.
 """
 
 import argparse
@@ -20,9 +21,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from claims import arguments, claim, end, header, row
+from claims import Claim, arguments, claim, end, header, row
 from many_runs import trial_of
 from train import machine
 from wsd_cosine import core, new_lab
@@ -30,11 +32,15 @@ from wsd_cosine import core, new_lab
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
 from windtunnel.train.loop import Watch
+from windtunnel.train.run import create
 from windtunnel.tunnel.fleet.fleet import fleet
-from windtunnel.tunnel.fleet.where import train_on
+from windtunnel.tunnel.fleet.jobs import Training
+from windtunnel.tunnel.fleet.where import train_on, workers
 from windtunnel.tunnel.fleet.worker import cores
+from windtunnel.tunnel.fleet.workers import Finished
 
 _STORE = 80 * 2**20  # bytes
+_JOBS = 200
 
 
 def main() -> None:
@@ -53,7 +59,11 @@ def main() -> None:
     )
     pairs = []
     with ray_node(), tempfile.TemporaryDirectory() as place:
-        for number in range(given.rounds + 1):
+        lab = new_lab(Path(place) / "nothing-to-do", corpus)
+        job = nothing_to_do(lab, corpus, runs_of(corpus, given, 0)[0])
+        trips = {where: round_trip(where, job) for where in ("here", "ray")}
+        print(f"a job of nothing: {trips['here']:.1f} ms, on Ray {trips['ray']:.1f} ms", flush=True)
+        for number in range(given.rounds + 1 if given.rounds else 0):
             recipes = runs_of(corpus, given, number)
             taken, losses = {}, {}
             for where in ("here", "ray"):
@@ -62,7 +72,7 @@ def main() -> None:
             same = losses["here"] == losses["ray"]
             if number:  # in the first round workers begin, and compile
                 pairs.append((taken["here"], taken["ray"], same))
-    report(pairs, given.runs)
+    end([*claims_of_trips(trips), *(claims_of(pairs, given.runs) if pairs else ())])
 
 
 def runs_of(corpus: Corpus, given: argparse.Namespace, number: int) -> list[Recipe]:
@@ -80,6 +90,29 @@ def by_fleet(
     runs = fleet(lab, corpus, recipes, Watch(), where)
     seconds = time.perf_counter() - start
     return seconds, [run.summary().loss for run in runs]
+
+
+def nothing_to_do(lab: Path, corpus: Corpus, recipe: Recipe) -> Training:
+    """To train a run that is done: what any job costs beside its steps."""
+    run = create(lab, recipe, corpus)
+    run.write_status("done", recipe.total_tokens)
+    return Training(runs=(run.path,), corpus=corpus.folder.resolve())
+
+
+def round_trip(where: str, job: Training) -> float:
+    """Median milliseconds from giving a worker a job to hearing of its outcome."""
+    train_on(where)
+    chosen = workers()
+    chosen.wait_until_begun(lambda: False)
+    chosen.news(0.1)
+    taken = []
+    for _ in range(_JOBS):
+        start = time.perf_counter()
+        chosen.give(chosen.free[0], replace(job))
+        while not any(isinstance(one, Finished) for one in chosen.news(10.0)):
+            pass
+        taken.append(1000 * (time.perf_counter() - start))
+    return statistics.median(taken)
 
 
 @contextmanager
@@ -103,8 +136,17 @@ def ray_node() -> Iterator[None]:
         process.wait()
 
 
-def report(pairs: list[tuple[float, float, bool]], runs: int) -> None:
-    """A row a round, and what is claimed."""
+def claims_of_trips(trips: dict[str, float]) -> list[Claim]:
+    """Of jobs of nothing."""
+    here, there = round(trips["here"], 1), round(trips["ray"], 1)
+    return [
+        claim("a job of nothing, by a local worker", here, "ms", machine=machine()),
+        claim("a job of nothing, by an actor", there, "ms", machine=machine()),
+    ]
+
+
+def claims_of(pairs: list[tuple[float, float, bool]], runs: int) -> list[Claim]:
+    """Prints a row a round."""
     print("\n" + header("round", "local, s", "Ray, s", "Ray over local", "losses"))
     for number, (here, there, same) in enumerate(pairs, 1):
         equal = "equal" if same else "differ"
@@ -112,13 +154,11 @@ def report(pairs: list[tuple[float, float, bool]], runs: int) -> None:
     ratio = statistics.median(there / here for here, there, _ in pairs)
     each = statistics.median((there - here) / runs for here, there, _ in pairs)
     every = all(same for *_, same in pairs)
-    end(
-        [
-            claim("a fleet on Ray over a local one", round(ratio, 3), "x", machine=machine()),
-            claim("Ray's overhead for each run", round(each, 3), "s", machine=machine()),
-            claim("losses on Ray equal local ones", float(every), "", 1.0, every, machine()),
-        ]
-    )
+    return [
+        claim("a fleet on Ray over a local one", round(ratio, 3), "x", machine=machine()),
+        claim("Ray's overhead for each run", round(each, 3), "s", machine=machine()),
+        claim("losses on Ray equal local ones", float(every), "", 1.0, every, machine()),
+    ]
 
 
 if __name__ == "__main__":
