@@ -2,6 +2,7 @@
 
     .venv/bin/python bench/longer.py memory                    # about 5 minutes on one core
     .venv/bin/python bench/longer.py devices
+    .venv/bin/python bench/longer.py scalings --lab DIR        # needs the extra `ship`
     .venv/bin/python bench/longer.py run --lab DIR [--seed 1] [--base RUN --at TOKENS]
 
 memory: one shape at 1K, 4K, 16K and 32K tokens on this CPU: peak memory and time a token of a
@@ -10,6 +11,10 @@ step, forward and backward. Each length is a process of its own.
 devices: what training the paper's 1.2B and 2.4B at 32K and 128K tokens holds by part, one window
 through the model at once and layers computed again, and how many devices it takes where states and
 copies are spread over them evenly. An estimate (`model/memory.py`); nothing is run.
+
+scalings: a model with random weights and each scaling of RoPE, from 256 tokens to 1,024: how far
+its frequencies are from transformers', and its log-probabilities of held-out text from those of
+transformers and llama.cpp on the exported files, below the old context and beyond.
 
 run: a model of 98,000 parameters (and 131,000 of embeddings) trained in windows of 256 tokens as a
 stem of `--tokens`, or an existing run, taken to 1K and to 4K tokens with `--each` tokens a stage.
@@ -26,7 +31,9 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +47,17 @@ from windtunnel.evaluate.needle import Far, answered, saved
 from windtunnel.evaluate.own import OwnModel
 from windtunnel.family.longer import Asked, longer, text_of
 from windtunnel.model.decoder import Decoder
+from windtunnel.model.init import initial_tensors
 from windtunnel.model.memory import training_memory
 from windtunnel.quantities import Length, parse_tokens
 from windtunnel.recipe import Model, Recipe, load, parse
+from windtunnel.recipe.rope import frequencies
+from windtunnel.ship.engines import Asked as Export
 from windtunnel.ship.forward import log_probabilities
+from windtunnel.ship.held_out import HeldOut, held_out
+from windtunnel.ship.huggingface import rope
+from windtunnel.ship.layouts import LAYOUTS
+from windtunnel.ship.portable import PortableModel
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, find_run
 
@@ -57,7 +71,7 @@ OF_MEMORY = 0.8  # of a device's, as the engine takes it
 def main() -> None:
     """One of the parts."""
     parser = arguments(__doc__)
-    parser.add_argument("part", choices=("memory", "devices", "run", "one"))
+    parser.add_argument("part", choices=("memory", "devices", "scalings", "run", "one"))
     parser.add_argument("--length", type=int, help="of the part `one`, which `memory` starts")
     parser.add_argument("--lab", type=Path, default=Path("lab"))
     parser.add_argument("--seed", type=int, default=1)
@@ -73,6 +87,8 @@ def main() -> None:
     elif given.part == "devices":
         devices()
         last_line([])
+    elif given.part == "scalings":
+        end(scalings(given.lab))
     else:
         last_line(run(given))
 
@@ -142,6 +158,77 @@ def devices() -> None:
                 needed.append(str(count) if count else "context parallelism")
             parts = (held.states, held.copies, held.activations, held.head)
             print(row(name, context, *(f"{part / 1e9:.1f}" for part in parts), *needed))
+
+
+def scalings(lab: Path) -> list[Claim]:
+    """The largest differences, in nats, and of frequencies as a share."""
+    corpus = Corpus.open(lab / "corpora" / "core")
+    length = 4 * OLD
+    spread_out = held_out(corpus, length, length, 10)
+    held = replace(spread_out, windows=spread_out.windows[:1])
+    shape = {"width": 96, "depth": 3, "heads": 3, "kv_heads": 1, "vocab": 2048, "base_width": 32}
+    print(
+        header(
+            "scaling", "frequencies", "transformers, below", "beyond", "llama.cpp, below", "beyond"
+        )
+    )
+    claims = []
+    for name, factor in (
+        *(("abf", 16.0), ("linear", 4.0), ("ntk", 4.0)),
+        *(("dynamic", 4.0), ("yarn", 4.0), ("llama3", 4.0)),
+    ):
+        own = {"rope_scaling": name, "rope_factor": factor, "rope_original": OLD}
+        model = Model.model_validate(shape | own)
+        weights = initial_tensors(model, 0)
+        ours = log_probabilities(model, weights, held.windows)
+        portable = PortableModel(
+            name=name,
+            model=model,
+            weights=weights,
+            context=length,
+            tokenizer=corpus.tokenizer,
+            tokenizer_config={},
+        )
+        cells = [f"{_frequencies_off(model, length):.1e}"]
+        for to in ("hf", "gguf"):
+            layout = LAYOUTS[to]
+            if (to, name) == ("gguf", "dynamic"):
+                cells += ["refused", "refused"]
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                path = layout.write(Path(folder), portable, layout.dtypes[0])
+                found = layout.engine(path, held_asked(held))
+            off = np.abs(found.log_probabilities - ours)[0]
+            cells += [f"{off[:OLD].max():.1e}", f"{off[OLD:].max():.1e}"]
+            most = layout.bounds[layout.dtypes[0]].difference or 0.0
+            what = f"{name} from 256 to 1,024 tokens by {found.engine}: largest difference"
+            claims.append(claim(what, float(off.max()), "nats", most, bool(off.max() <= most)))
+        print(row(name, *cells), flush=True)
+    return claims
+
+
+def held_asked(held: HeldOut) -> Export:
+    """Nothing but the windows."""
+    return Export(held=replace(held, lines=()), marked=(), messages=(), ends=())
+
+
+def _frequencies_off(model: Model, length: int) -> float:
+    """From those of transformers' Llama, as a share, at this length and at the old one."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    off = 0.0
+    for tokens in (OLD, length):
+        config = LlamaConfig(
+            head_dim=model.head_size,
+            max_position_embeddings=rope.positions(model, length),
+            rope_parameters=rope.written(model),
+        )
+        theirs = LlamaRotaryEmbedding(config)
+        theirs(torch.zeros(1, 1, model.width), torch.tensor([[tokens - 1]]))
+        found = np.array(theirs.inv_freq.tolist())
+        off = max(off, float(np.abs(np.array(frequencies(model, tokens)) / found - 1).max()))
+    return off
 
 
 def run(given: argparse.Namespace) -> list[Claim]:

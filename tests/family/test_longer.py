@@ -25,6 +25,7 @@ from windtunnel.family.upcycle import upcycle
 from windtunnel.quantities import Length
 from windtunnel.recipe import Recipe
 from windtunnel.ship.export import export
+from windtunnel.ship.subject import Subject
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, open_run
@@ -223,7 +224,11 @@ def test_a_longer_stem_is_branched_upcycled_and_exported(
     experts = upcycle(tail, packed, Upcycling(tokens=TOKENS, experts=2))
     assert train(experts, packed).status == "done"
     assert text_of(tail).digest == corpus.digest
-    export(tail, "hf", tmp_path / "out")
+    # scored beyond the old context
+    held = Subject.of(tail).held_out
+    assert held.skip == WAS and held.windows.shape[1] == TO
+    found = export(tail, "hf", tmp_path / "out").agreement
+    assert found.tokens == held.tokens and found.max_difference < 1e-4
 
 
 @pytest.mark.parametrize(

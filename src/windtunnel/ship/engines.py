@@ -43,7 +43,7 @@ class Scores:
     engine: str
     """Its name and version."""
     log_probabilities: np.ndarray
-    """Of every token but the first of each window, (n, T), nats."""
+    """Of every scored token of each window, (n, T), nats."""
     ids: list[list[int]]
     """Of each line of the text; empty where the engine has no tokenizer."""
     marked: list[list[int]]
@@ -70,7 +70,7 @@ def by_transformers(folder: Path, asked: Asked) -> Scores:
     # dropout is off in evaluation mode alone
     model.eval()
     held = asked.held
-    scores = windows_scored(lambda ids: model(ids).logits, held.windows)
+    scores = windows_scored(lambda ids: model(ids).logits, held.windows, held.skip)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     # A special token written in a line is text, as it is for us.
     ids = [

@@ -20,24 +20,26 @@ def decoder_of(model: Model, weights: Mapping[str, Tensor], context: int) -> Dec
 
 
 def log_probabilities(
-    model: Model, weights: Mapping[str, Tensor], windows: np.ndarray
+    model: Model, weights: Mapping[str, Tensor], windows: np.ndarray, skip: int = 0
 ) -> np.ndarray:
-    """Windows of token ids (n, T + 1) -> the log-probability of each token but the first, given
-    those before it: (n, T), nats.
+    """Windows of token ids (n, T + 1) -> the log-probability of each token but the first and the
+    `skip` after it, given those before it: (n, T - skip), nats.
     """
     decoder = decoder_of(model, weights, windows.shape[1])
-    return windows_scored(decoder.logits, windows)
+    return windows_scored(decoder.logits, windows, skip)
 
 
 @torch.no_grad()
-def windows_scored(logits_of: Callable[[Tensor], Tensor], windows: np.ndarray) -> np.ndarray:
+def windows_scored(
+    logits_of: Callable[[Tensor], Tensor], windows: np.ndarray, skip: int = 0
+) -> np.ndarray:
     """The same as `log_probabilities`, by any function from ids (n, T) to logits (n, T,
     vocabulary).
     """
     found = []
     for part in rows(windows):
-        log_probabilities = logits_of(part[:, :-1]).double().log_softmax(-1)
-        chosen = log_probabilities.gather(-1, part[:, 1:, None])
+        log_probabilities = logits_of(part[:, :-1])[:, skip:].double().log_softmax(-1)
+        chosen = log_probabilities.gather(-1, part[:, 1 + skip :, None])
         found.append(chosen[..., 0].cpu().numpy())
     return np.concatenate(found)
 

@@ -36,40 +36,46 @@ class HeldOut:
     windows: np.ndarray
     """Token ids (n, context)."""
     bytes: int
-    """Of the text of all tokens of the windows but the first of each."""
+    """Of the text of all tokens that are scored."""
     lines: tuple[str, ...]
+    skip: int = 0
+    """Tokens of each window, after its first, that are read and not scored: then the others stand
+    beyond a context."""
 
     @property
     def tokens(self) -> int:
         """How many tokens have a log-probability."""
-        return self.windows[:, 1:].size
+        return self.windows[:, 1 + self.skip :].size
 
     def bits_per_byte(self, log_probabilities: np.ndarray) -> float:
-        """Of this text, whose tokens have these log-probabilities (n, context - 1), nats."""
+        """Of this text, whose scored tokens have these log-probabilities, nats."""
         return float(-log_probabilities.sum() / math.log(2) / max(1, self.bytes))
 
 
-def held_out(corpus: Corpus, context: int, tokens: int = TOKENS, lines: int = LINES) -> HeldOut:
+def held_out(
+    corpus: Corpus, context: int, tokens: int = TOKENS, lines: int = LINES, skip: int = 0
+) -> HeldOut:
     """At least `tokens` tokens to score, out of every source's validation split and spread over
-    it, and `lines` lines of its text, odd ones first. Raises InputError where no split holds a
-    window.
+    it, and `lines` lines of its text, odd ones first; of each window `skip` tokens after the first
+    are read only. Raises InputError where no split holds a window.
     """
     sources = [source for source in corpus.sources.values() if source.validation.tokens >= context]
     if not sources:
         raise InputError(f"{corpus.folder}: no validation split holds {context} tokens")
-    each = math.ceil(tokens / (context - 1) / len(sources))
+    each = math.ceil(tokens / (context - 1 - skip) / len(sources))
     windows = spread([source.validation for source in sources], each, context)
     text = _lines(corpus, sources, lines - len(ODD_LINES))
-    return _held_out(corpus.tokenizer, windows, text, lines)
+    return _held_out(corpus.tokenizer, windows, text, lines, skip)
 
 
-def documentation(tokenizer: Tokenizer, context: int) -> HeldOut:
+def documentation(tokenizer: Tokenizer, context: int, skip: int = 0) -> HeldOut:
     """Python's own documentation, for a model that brings no corpus: as much as `held_out`."""
     text = "\n".join(pydoc_data.topics.topics.values())
-    count = math.ceil(TOKENS / (context - 1))
+    count = math.ceil(TOKENS / (context - 1 - skip))
     ids = tokenizer.encode(text)[: count * context]
     windows = ids.astype(np.int64).reshape(-1, context)
-    return _held_out(tokenizer, windows, [line for line in text.split("\n") if line], LINES)
+    lines = [line for line in text.split("\n") if line]
+    return _held_out(tokenizer, windows, lines, LINES, skip)
 
 
 def spread(streams: Sequence[TokenStream], each: int, length: int) -> np.ndarray:
@@ -84,10 +90,10 @@ def spread(streams: Sequence[TokenStream], each: int, length: int) -> np.ndarray
 
 
 def _held_out(
-    tokenizer: Tokenizer, windows: np.ndarray, text: Sequence[str], lines: int
+    tokenizer: Tokenizer, windows: np.ndarray, text: Sequence[str], lines: int, skip: int
 ) -> HeldOut:
-    size = int(tokenizer.token_bytes[windows[:, 1:]].sum())
-    return HeldOut(windows, size, (*ODD_LINES, *text)[:lines])
+    size = int(tokenizer.token_bytes[windows[:, 1 + skip :]].sum())
+    return HeldOut(windows, size, (*ODD_LINES, *text)[:lines], skip)
 
 
 def _lines(corpus: Corpus, sources: Sequence[Source], count: int) -> list[str]:

@@ -198,7 +198,9 @@ def _read_back(folder: Path, asked: Asked) -> Scores:
     tokenizer = found.tokenizer
     return Scores(
         engine="read back by windtunnel",
-        log_probabilities=log_probabilities(found.model, found.weights, asked.held.windows),
+        log_probabilities=log_probabilities(
+            found.model, found.weights, asked.held.windows, asked.held.skip
+        ),
         ids=[ids.tolist() for ids in tokenizer.encode_batch(asked.held.lines)],
         marked=[tokenizer.encode_marked(text) for text in asked.marked],
         rendered=conversation(found) if asked.messages else "",

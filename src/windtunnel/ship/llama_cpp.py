@@ -102,11 +102,11 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         """Where the server listens."""
         return self._server.listening_address
 
-    def log_probabilities(self, windows: np.ndarray) -> np.ndarray:
-        """Windows of token ids (n, T + 1) -> the log-probability of each token but the first,
-        given those before it: (n, T), nats.
+    def log_probabilities(self, windows: np.ndarray, skip: int = 0) -> np.ndarray:
+        """Windows of token ids (n, T + 1) -> the log-probability of each token but the first and
+        the `skip` after it, given those before it: (n, T - skip), nats.
         """
-        return np.array([self._window(ids) for ids in windows.tolist()])
+        return np.array([self._window(ids, skip) for ids in windows.tolist()])
 
     def tokenise(self, lines: Iterable[str], marked: bool = False) -> list[list[int]]:
         """The ids of each line. Nothing is added, and a special token written in a line is taken
@@ -237,9 +237,9 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
 
-    def _window(self, ids: list[int]) -> list[float]:
-        """The log-probability of each token but the first."""
-        return [self.chance(ids[:at], ids[at])[0] for at in range(1, len(ids))]
+    def _window(self, ids: list[int], skip: int) -> list[float]:
+        """The log-probability of each token but the first and the `skip` after it."""
+        return [self.chance(ids[:at], ids[at])[0] for at in range(1 + skip, len(ids))]
 
     def _complete(self, asked: dict[str, Any]) -> dict[str, Any]:
         answer = self._server.handle_completions(asked)
@@ -278,7 +278,7 @@ def asked_of(file: Path, asked: Asked) -> Scores:
     with LlamaCpp(file, held.windows.shape[1], exact=True) as engine:
         return Scores(
             engine=version(),
-            log_probabilities=engine.log_probabilities(held.windows),
+            log_probabilities=engine.log_probabilities(held.windows, held.skip),
             ids=engine.tokenise(held.lines),
             marked=engine.tokenise(asked.marked, marked=True),
             rendered=engine.render(asked.messages) if asked.messages else "",

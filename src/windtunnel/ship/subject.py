@@ -15,6 +15,8 @@ from windtunnel.train.run import Run, checkpoint_at, lineage, longest_seen, open
 # Tokens of a held-out sequence, at most: 256 of them are scored. Enough for RoPE to matter, and
 # few enough for llama.cpp, which scores them one by one.
 _WINDOW = 257
+# Of one that reaches beyond the context before RoPE was scaled: its logits are held together.
+_LONGEST = 8192 + _WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +63,20 @@ class Subject:
         """Text of the run's corpus that it was not trained on; for an imported model, Python's own
         documentation. Raises InputError where no validation split is long enough.
         """
-        length = min(_WINDOW, self.portable.context)
+        length, skip = min(_WINDOW, self.portable.context), 0
+        before = self.portable.model.rope_original
+        beyond = min(before + _WINDOW, self.portable.context)
+        if 0 < before < beyond - 1 and beyond <= _LONGEST and self._holds(beyond):
+            length, skip = beyond, before  # beyond the context before RoPE was scaled
         if self.corpus is None:
-            return documentation(self.portable.tokenizer, length)
-        return held_out(self.corpus, length)
+            return documentation(self.portable.tokenizer, length, skip)
+        return held_out(self.corpus, length, skip=skip)
+
+    def _holds(self, tokens: int) -> bool:
+        """Whether there is held-out text of so many tokens."""
+        if self.corpus is None:
+            return True
+        return any(one.validation.tokens >= tokens for one in self.corpus.sources.values())
 
 
 def _tokenizer(run: Run, corpus: Corpus | None) -> Tokenizer:

@@ -31,7 +31,7 @@ def verify(
     marked = [*held.lines[:_MARKED], *([rendered] if rendered else [])]
     messages = TALK if rendered else ()
     asked = Asked(held=held, marked=marked, messages=messages, ends=marks.ends)
-    ours = log_probabilities(portable.model, portable.weights, held.windows)
+    ours = log_probabilities(portable.model, portable.weights, held.windows, held.skip)
     found = layout.engine(path, asked)
     difference = np.abs(ours - found.log_probabilities)
     bits_per_byte = held.bits_per_byte(ours)
