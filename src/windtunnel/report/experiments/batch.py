@@ -108,7 +108,9 @@ def _contours(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> list
             tickvals=numbers.batches,
             range=[min(batches) - 0.05, max(batches) + 0.05],
         )
-        figure.update_yaxes(type="log", title="tokens", **log_ticks(numbers.lengths))
+        names = [about(length) for length in numbers.lengths]
+        ticks = {"tickvals": numbers.lengths, "ticktext": names}
+        figure.update_yaxes(type="log", title="tokens", **ticks)
         drawn.append(figure.update_layout(showlegend=False))
     return drawn
 
