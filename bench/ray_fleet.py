@@ -12,7 +12,6 @@ a table and, last, one JSON list.
 
 import argparse
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -132,7 +131,8 @@ def ray_node() -> Iterator[None]:
             time.sleep(1)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        # its whole session: asked to end, a node waits for the clients that it has
+        subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
         process.wait()
 
 
