@@ -10,13 +10,17 @@
 | llama3         | llama3  | factor, original context, high_freq_factor, low_freq_factor         |
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import ROPE_SCALINGS, Model
-from windtunnel.recipe.rope import attention_factor, turns
+from windtunnel.recipe.rope import ROPE_SCALINGS, attention_factor, turns
 from windtunnel.ship.fields import Fields
+
+if TYPE_CHECKING:
+    from windtunnel.recipe import Model
 
 # What they call the two numbers of turns, slow and fast.
 _TURNS = {"yarn": ("beta_slow", "beta_fast"), "llama3": ("low_freq_factor", "high_freq_factor")}
