@@ -60,8 +60,8 @@ READINGS: Table[Reading] = Table(
             help="Which batch reaches a loss with the fewest tokens, and how does it grow?",
             passed="The scaling study and the plan take the batch from this law. Next: "
             "`windtunnel scaling`.",
-            unsure="Too little for a law to rely on: the plan takes the batch that was measured at a "
-            "laptop's scale, and says so. More batches or longer runs would tell one.",
+            unsure="Too little for a law to rely on: the plan takes the batch that was measured at "
+            "a laptop's scale, and says so. More batches or longer runs would tell one.",
             failed="The law does not hold on what it had not seen: measure more batches or longer "
             "runs before you rely on it.",
         ),
