@@ -64,7 +64,7 @@ class Writer:
 
     @block.register
     def _(self, block: Text) -> str:
-        return f"<p>{_CODE.sub(_as_code, _text(block.text))}</p>"
+        return f"<p>{_prose(block.text)}</p>"
 
     @block.register
     def _(self, block: Facts) -> str:
@@ -79,7 +79,7 @@ class Writer:
         lines = []
         for item in block.items:
             mark = f"<b>{_text(item.mark)}</b> " if item.mark else ""
-            lines.append(f"<li>{mark}{_text(item.text)}</li>")
+            lines.append(f"<li>{mark}{_prose(item.text)}</li>")
         return f"<ul>{''.join(lines)}</ul>"
 
     @block.register
@@ -182,6 +182,11 @@ def _short(value: Any) -> Any:
 def items(lines: Iterable[str]) -> str:
     """A list of lines."""
     return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+
+
+def _prose(text: str) -> str:
+    """Text in which what stands between backticks is code."""
+    return _CODE.sub(_as_code, _text(text))
 
 
 def _as_code(found: re.Match[str]) -> str:

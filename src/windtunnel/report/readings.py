@@ -19,10 +19,13 @@ class Reading:
     """What to do next where it passed, or had no verdict to give."""
     failed: str = ""
     """What to do next where it failed."""
+    unsure: str = ""
+    """What to do next where it measured too little for a verdict; else as where it passed."""
 
     def next(self, result: StudyResult[Any]) -> str:
         """What to do, by the verdict."""
-        return self.failed if result.verdict == "fail" and self.failed else self.passed
+        said = {"fail": self.failed, None: self.unsure}.get(result.verdict, "")
+        return said or self.passed
 
 
 READINGS: Table[Reading] = Table(
@@ -57,6 +60,8 @@ READINGS: Table[Reading] = Table(
             help="Which batch reaches a loss with the fewest tokens, and how does it grow?",
             passed="The scaling study and the plan take the batch from this law. Next: "
             "`windtunnel scaling`.",
+            unsure="Too little for a law to rely on: the plan takes the batch that was measured at "
+            "a laptop's scale, and says so. More batches or longer runs would tell one.",
             failed="The law does not hold on what it had not seen: measure more batches or longer "
             "runs before you rely on it.",
         ),
