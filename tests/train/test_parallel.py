@@ -152,6 +152,7 @@ def test_two_machines_hold_the_model_twice_and_learn_the_same(
     tmp_path: Path, recipe: Make, corpus: Corpus
 ) -> None:
     asked = recipe(train={"micro_batch": 32, "batch": 2 * BATCH}, schedule={"tokens": 100 * BATCH})
+    asked = asked.change(optimizer={"lr": SLOW})
     one, many = tmp_path / "one", tmp_path / "many"
     train_and_keep_gradients(ALONE, one, asked, corpus.folder, STEPS)
     codes = on_ranks(4, train_and_keep_gradients, many, asked, corpus.folder, STEPS, machine=2)
