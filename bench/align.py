@@ -183,7 +183,7 @@ def compared_answers(
 
 
 def write(file: Path, records: Sequence[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(one) + "\n" for one in records))
+    file.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
 
 
 # -- what is trained
@@ -294,7 +294,7 @@ def exact(lab: Path, run: Run, task: str) -> float:
     """Share of the test questions whose likeliest answer is the right one."""
     tokenizer = open_corpus(lab, run.recipe).tokenizer
     form, model, right = format_of(tokenizer), load_model(run), 0
-    lines = (lab / "questions" / f"{task}-test-ask.jsonl").read_text().splitlines()
+    lines = (lab / "questions" / f"{task}-test-ask.jsonl").read_text(encoding="utf-8").splitlines()
     for line in lines:
         one = json.loads(line)
         ids = form.encode(tokenizer, [{"role": "user", "content": one["question"]}])
@@ -306,9 +306,9 @@ def exact(lab: Path, run: Run, task: str) -> float:
 def guessed(lab: Path, task: str) -> float:
     """Share of the test questions whose answer is the commonest one of the training."""
     folder = lab / "questions"
-    trained = (folder / f"{task}-train.jsonl").read_text().splitlines()
+    trained = (folder / f"{task}-train.jsonl").read_text(encoding="utf-8").splitlines()
     common = statistics.mode(json.loads(line)["completion"] for line in trained)
-    tested = (folder / f"{task}-test-ask.jsonl").read_text().splitlines()
+    tested = (folder / f"{task}-test-ask.jsonl").read_text(encoding="utf-8").splitlines()
     return statistics.mean(json.loads(line)["answer"] == common for line in tested)
 
 

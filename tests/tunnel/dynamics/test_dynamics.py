@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import each_of
 from patience import PATIENCE, wait_until
 
 from windtunnel.data.shards import Corpus
@@ -76,7 +77,7 @@ def test_the_command_writes_a_study_that_can_be_drawn(whole: Any) -> None:
     norms = [line["grad_norm"] for line in trained if "lr" in line]
     assert [float(row["grad_norm"]) for row in rows] == pytest.approx(norms[:-1], rel=1e-5)
     drawn = figures(result, read_table(whole.path, DYNAMICS))
-    assert len(drawn) == 4 and all(caption and figure.data for caption, figure in drawn)
+    assert len(drawn) == 4 and len(each_of(drawn)) >= 4
 
 
 def test_kills_and_a_stop_leave_no_trace_in_the_table(make_lab: Any, whole: Any) -> None:

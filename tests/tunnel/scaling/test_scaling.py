@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from batch_study import with_batch_study
+from drawn import each_of
 from patience import PATIENCE, wait_until
 
 from windtunnel.report.experiments.scaling import figures
@@ -209,7 +210,7 @@ def test_the_result_is_read_as_it_was_written(whole: Any) -> None:
 
 def test_figures_show_every_point(whole: Any) -> None:
     result, rows = read_study(whole.path, SCALING), read_table(whole.path, SCALING)
-    losses, envelope, costs = (figure for _, figure in figures(result, rows))
+    envelope, losses, costs = each_of(figures(result, rows))
     assert [len(trace.x) for trace in losses.data] == [3, 3, 3, 1]
     lowest = list(envelope.data[-1].y)
     assert lowest == sorted(lowest, reverse=True)
