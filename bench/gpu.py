@@ -279,9 +279,11 @@ def longer(where: Where) -> list[Claim]:
         asked = _recipe(where, shape | scaled, context, context)
         told, step = cost_of(asked, where.lab).memory, Step([asked], choose_engine(asked), 0)
         held = _random(asked)
-        for _ in range(3 if where.small else 5):  # until the work is captured
-            step.gradient(held)
+        loss = step.gradient(held)
+        for _ in range(2 if where.small else 4):  # until the work is captured
             step.update([1.0])
+            loss = step.gradient(held)
+        step.update([1.0])
         if not where.small:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
