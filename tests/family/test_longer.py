@@ -161,14 +161,18 @@ def test_interrupted_and_gone_on_with_it_ends_in_the_same_bits(
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_killed_ten_times_it_ends_in_the_same_bits(
-    trained: tuple[Any, Run], tmp_path: Path, final_bytes: Callable[[Path], dict[str, bytes]]
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_it_ends_in_the_same_bits(
+    times: int,
+    trained: tuple[Any, Run],
+    tmp_path: Path,
+    final_bytes: Callable[[Path], dict[str, bytes]],
 ) -> None:
     """By the real command line and real kills, questions, an NTK-aware RoPE and a new head among
     them.
     """
     chance, ends = random.Random(3), []
-    for place, kills in (("whole", 0), ("killed", 10)):
+    for place, kills in (("whole", 0), ("killed", times)):
         shutil.copytree(trained[0].path, tmp_path / place)
         lab = replace(trained[0], path=tmp_path / place)
         asked = ("longer", trained[1].id, "--to", TO, "--tokens", 400 * BATCH, "--untie")
