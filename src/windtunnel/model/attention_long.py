@@ -38,8 +38,9 @@ class _Part:
 
 def _parts(T: int, S: int, documents: Tensor | None, device: torch.device) -> Iterator[_Part]:
     before = S - T  # keys that come before the first query
-    start = 0
-    for rows, end in blocks(T):
+    # the largest first: what it takes and gives back has room for all that come after it
+    for rows, end in reversed(list(blocks(T))):
+        start = end - rows
         positions = torch.arange(before + start, before + end, device=device)
         first, same = 0, None
         if documents is not None:
@@ -51,8 +52,7 @@ def _parts(T: int, S: int, documents: Tensor | None, device: torch.device) -> It
         if same is not None:
             seen = (seen & same)[:, None, None]
         hidden = torch.zeros(seen.shape, device=device).masked_fill(~seen, float("-inf"))
-        yield _Part(slice(start, start + rows), slice(first, before + end), hidden)
-        start = end
+        yield _Part(slice(start, end), slice(first, before + end), hidden)
 
 
 def _grouped(query: Tensor, kv_heads: int) -> Tensor:
