@@ -282,7 +282,7 @@ def _overlaps(
 
 
 def _print(told: "Evaluations", several: bool) -> None:
-    width = max((len(one.task) for one in told.evaluations), default=0) + 2
+    width = max([len("task"), *(len(one.task) for one in told.evaluations)]) + 2
     if told.evaluations:
         print(f"{'model':14}{'task':{width}}{'metric':32}{'score':>9}{'+-':>9}{'items':>8}")
     for one in told.evaluations:
