@@ -106,7 +106,8 @@ def _what(view: LabView) -> str:
     tokens = sum(view.summaries[run.id].tokens - run.start for run in view.runs)
     done = sum(one.status == "done" for one in view.summaries.values())
     rest = "" if done == len(view.runs) else f", {done} of them finished"
-    return f"{len(view.runs)} runs{rest}; {about(tokens)} tokens trained"
+    runs = "1 run" if len(view.runs) == 1 else f"{len(view.runs)} runs"
+    return f"{runs}{rest}; {about(tokens)} tokens trained"
 
 
 def _next(view: LabView) -> Table:
