@@ -8,7 +8,6 @@ asking for it again finds it. A build holds all tokens in memory, at about five 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,16 @@ from windtunnel.data.conversations import (
     messages_of,
 )
 from windtunnel.data.formats import FORMATS, Malformed
-from windtunnel.data.packed import Document, Item, Read, hashes, plain_name, split, write_packed
+from windtunnel.data.packed import (
+    Document,
+    Item,
+    Read,
+    Rendered,
+    hashes,
+    plain_name,
+    split,
+    write_packed,
+)
 from windtunnel.data.readers import Found, Progress, Tally, accepted
 from windtunnel.data.shards import FORMAT, Corpus, Packing
 from windtunnel.data.tokenizer import Tokenizer
@@ -76,14 +84,6 @@ def build_chat(
     return Corpus.open(folder)
 
 
-@dataclass(frozen=True)
-class _Rendered:
-    items: list[Item]
-    tally: Tally
-    duplicates: int
-    packing: Packing
-
-
 def _render(
     found: list[Path],
     tokenizer: Tokenizer,
@@ -91,7 +91,7 @@ def _render(
     max_bad: float,
     progress: Progress | None,
     format: str | None,
-) -> _Rendered:
+) -> Rendered:
     """Every conversation once."""
     form = format_of(tokenizer)
     tally = Tally()
@@ -117,7 +117,7 @@ def _render(
         )
     dropped = len(kept) - len(left)
     packing = Packing(context=context, template=form.template, cut=cut - dropped, dropped=dropped)
-    return _Rendered(left, tally, seen - len(kept), packing)
+    return Rendered(left, tally, seen - len(kept), packing)
 
 
 def writable(

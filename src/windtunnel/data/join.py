@@ -16,7 +16,7 @@ from pathlib import Path
 
 from windtunnel.data.chat import build_chat
 from windtunnel.data.readers import Progress
-from windtunnel.data.shards import Corpus, Manifest, Shard, SourceEntry, Split
+from windtunnel.data.shards import Corpus, Manifest, Shard, SourceEntry, Split, appearing
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
@@ -67,7 +67,6 @@ def with_conversations(
 
 def _write(folder: Path, fingerprint: str, text: Corpus, added: Mapping[str, Corpus]) -> None:
     """Write the corpus's folder, which appears whole. Raises InputError."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
     sources = dict(text.manifest.sources)
     places = {name: (text, name) for name in sources}
     for name, corpus in added.items():
@@ -78,20 +77,13 @@ def _write(folder: Path, fingerprint: str, text: Corpus, added: Mapping[str, Cor
     manifest: Manifest = replace(
         text.manifest, fingerprint=fingerprint, sources=sources, packing=packing
     )
-    try:
-        part.mkdir(parents=True)
+    with appearing(folder) as part:
         text.tokenizer.keep(part)
         for name, (corpus, own) in places.items():
             shutil.copytree(
                 corpus.folder / own, part / name, copy_function=_link, dirs_exist_ok=True
             )
         write_whole(part / "manifest.json", manifest.to_json())
-        part.rename(folder)
-    except OSError as error:
-        if not (folder / "manifest.json").exists():  # else another process built the same first
-            raise InputError(f"{folder}: could not be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -13,8 +13,6 @@ name, and asking for it again finds it.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from windtunnel.data.shards import (
     Split,
     SplitName,
     TokenStream,
+    appearing,
 )
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
@@ -227,10 +226,8 @@ def _write(
     folder: Path, fingerprint: str, corpus: Corpus, asked: LongText, progress: Progress | None
 ) -> None:
     """Write the corpus's folder, which appears whole. Raises InputError."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
     entries: dict[str, SourceEntry] = {}
-    try:
-        part.mkdir(parents=True)
+    with appearing(folder) as part:
         corpus.tokenizer.keep(part)
         for number, (name, entry) in enumerate(corpus.manifest.sources.items()):
             if progress:
@@ -249,12 +246,6 @@ def _write(
             packing=Packing(context=asked.context, template="", cut=0, dropped=0),
         )
         write_whole(part / "manifest.json", manifest.to_json())
-        part.rename(folder)
-    except OSError as error:
-        if not (folder / "manifest.json").exists():  # else another process built the same first
-            raise InputError(f"{folder}: could not be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _source(

@@ -6,9 +6,7 @@ the items is that of their hashes, and does not depend on that of the files' lin
 """
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -27,11 +25,11 @@ from windtunnel.data.shards import (
     SourceEntry,
     Split,
     SplitName,
+    appearing,
     taken_for,
 )
 from windtunnel.data.spool import held_out, validation_share
 from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 
 # The share that is held out, by hash; more of a small set, as in any corpus.
@@ -130,6 +128,16 @@ class Read:
     packing: Packing
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """The items of all files, before they are parted for validation."""
+
+    items: list[Item]
+    tally: Tally
+    duplicates: int
+    packing: Packing
+
+
 def write_packed(
     folder: Path,
     fingerprint: str,
@@ -138,9 +146,8 @@ def write_packed(
     splits: Mapping[SplitName, Sequence[Item]],
 ) -> None:
     """Write the corpus's folder, which appears whole. Raises InputError."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        (part / read.source).mkdir(parents=True)
+    with appearing(folder) as part:
+        (part / read.source).mkdir()
         tokenizer.keep(part)
         written = {
             name: _write(part, name, items, tokenizer, read) for name, items in splits.items()
@@ -168,12 +175,6 @@ def write_packed(
             packing=read.packing,
         )
         write_whole(part / "manifest.json", manifest.to_json())
-        part.rename(folder)
-    except OSError as error:
-        if not (folder / "manifest.json").exists():  # else another process built the same first
-            raise InputError(f"{folder}: could not be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(

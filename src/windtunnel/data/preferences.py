@@ -20,7 +20,16 @@ from windtunnel.data.chat import REPORT_EVERY, writable
 from windtunnel.data.chat_format import Format, Message, format_of
 from windtunnel.data.conversations import content_digest, conversation_files
 from windtunnel.data.formats import FORMATS
-from windtunnel.data.packed import Document, Item, Read, hashes, plain_name, split, write_packed
+from windtunnel.data.packed import (
+    Document,
+    Item,
+    Read,
+    Rendered,
+    hashes,
+    plain_name,
+    split,
+    write_packed,
+)
 from windtunnel.data.pairs import Judged, judged_of, judgements
 from windtunnel.data.readers import Progress, Tally, accepted
 from windtunnel.data.shards import FORMAT, Corpus, Packing
@@ -94,21 +103,13 @@ def build_preferences(corpora: Path, wanted: Wanted, progress: Progress | None =
 _WHAT: dict[Answers, str] = {"pairs": "pairs", "judged": "judged answers"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rendered:
-    items: list[Item]
-    tally: Tally
-    duplicates: int
-    packing: Packing
-
-
 def _render(
     found: list[Path],
     tokenizer: Tokenizer,
     form: Format,
     wanted: Wanted,
     progress: Progress | None,
-) -> _Rendered:
+) -> Rendered:
     """Every record once."""
     tally = Tally()
     kept: dict[tuple[int, int], Item | None] = {}
@@ -133,7 +134,7 @@ def _render(
         dropped=dropped,
         answers=wanted.needs,
     )
-    return _Rendered(items=left, tally=tally, duplicates=seen - len(kept), packing=packing)
+    return Rendered(items=left, tally=tally, duplicates=seen - len(kept), packing=packing)
 
 
 def _conversations_in(text: str) -> list[list[Message]]:

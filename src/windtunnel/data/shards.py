@@ -22,7 +22,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -355,6 +357,24 @@ def _learnt(folder: Path, split: Split) -> TokenStream | None:
     if not shards:
         return None
     return TokenStream(folder, dataclasses.replace(split, shards=shards), "u1")
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A new folder in which a corpus is written, and which becomes `folder` once all of it is
+    there. Another process may build the same meanwhile: what came first stays. Raises InputError
+    where it can't be written.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    except OSError as error:
+        if not (folder / "manifest.json").exists():
+            raise InputError(f"{folder}: could not be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 class ShardWriter:
