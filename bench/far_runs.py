@@ -50,11 +50,11 @@ from windtunnel.train.run import list_runs, open_run
 
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
 TRANSFER_DESIGN = (
-    "--parametrization minicpm --widths 32,64 --depths 2 --lengths 160k,480k,1280k "
+    "--parametrization minicpm --widths 32 --depths 2 --lengths 160k,480k,1280k "
     "--batches 512,1024,2048 --seeds 1"
 )
 SCALING_DESIGN = (
-    "--sizes 16x2,24x2,32x2,48x3,64x4 --shortest 160k --longest 1280k --points 7 --seeds 2 "
+    "--sizes 16x2,24x2,32x2,48x2,48x4 --shortest 160k --longest 1280k --points 7 --seeds 2 "
     "--repeated 2 --no-audit"
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
