@@ -2,16 +2,19 @@
 end.
 """
 
+import inspect
 import json
 from typing import Any
 
 import pytest
 
+from windtunnel.cli.tour import tour
 from windtunnel.results.study import Verdict
 from windtunnel.results.tour import TourStep
 from windtunnel.scaling_recipe import LAPTOP_BATCH
-from windtunnel.tour import _FEWEST, _STEP, designs_of, left_out_of, summary_of
+from windtunnel.tour import _COSTS, _FEWEST, _STEP, designs_of, left_out_of, summary_of
 from windtunnel.tunnel.scaling.chain import lay_out
+from windtunnel.tunnel.scaling.design import FEWEST_SIZES, FEWEST_STEPS
 
 
 @pytest.mark.parametrize("unit", [_STEP * 4, _FEWEST, 300_000 - 300_000 % _STEP, 10 * _FEWEST])
@@ -20,13 +23,15 @@ def test_its_designs_fit_every_length(unit: int) -> None:
     design = designs.scaling
     chain = lay_out(design, LAPTOP_BATCH)
     assert len(chain.points) == design.points and chain.points[-1].tokens <= 4.2 * unit
-    assert designs.batch.points[-1][1] <= 2 * unit
     assert max(designs.transfer.lengths) == 4 * unit == design.longest
 
 
-def test_the_search_of_the_shortest_tour_has_steps_enough_for_an_outcome() -> None:
-    search = designs_of(_FEWEST).search
-    assert search.tokens // search.batch >= 400 and _FEWEST % _STEP == 0
+def test_the_studies_of_the_shortest_tour_are_large_enough_for_verdicts() -> None:
+    designs = designs_of(_FEWEST)
+    assert designs.search.tokens // designs.search.batch >= 400 and _FEWEST % _STEP == 0
+    assert designs.scaling.shortest // designs.scaling.batch >= FEWEST_STEPS
+    assert len(designs.scaling.sizes) >= FEWEST_SIZES
+    assert designs.transfer.one_size and len(designs.transfer.lengths) >= 3
 
 
 def step(study: str, verdict: Verdict) -> TourStep:
@@ -34,21 +39,27 @@ def step(study: str, verdict: Verdict) -> TourStep:
 
 
 def test_the_summary_says_how_many_passed_failed_and_had_no_verdict() -> None:
-    steps = [step("check", "pass"), step("search", "pass"), step("batch", None)]
+    steps = [step("check", "pass"), step("search", "pass"), step("scaling", None)]
     assert summary_of(steps) == (
-        "3 steps: 2 passed (check, search); none failed; 1 had no verdict (batch)"
+        "3 steps: 2 passed (check, search); none failed; 1 had no verdict (scaling)"
     )
     assert "1 failed (plan)" in summary_of([*steps, step("plan", "fail")])
 
 
 def test_what_there_is_no_time_for_is_left_out_instead_of_being_shrunk() -> None:
-    each = {"search": 2.0, "transfer": 5.0, "batch": 3.0, "scaling": 1.0, "plan": 1.0}
-    assert left_out_of(each, 12.0 * _FEWEST) == ()
-    assert left_out_of(each, 11.9 * _FEWEST) == ("batch",)
-    assert left_out_of(each, 8.9 * _FEWEST) == ("batch", "transfer")
-    assert left_out_of(each, -1.0) == ("batch", "transfer", "search")
-    said = summary_of([step("check", "pass")], ("batch", "transfer"))
-    assert said.endswith("2 left out for want of time (batch, transfer)")
+    whole = sum(cost.fixed + cost.runs for cost in _COSTS.values())
+    transfer = _COSTS["transfer"].fixed + _COSTS["transfer"].runs
+    assert left_out_of(whole) == ()
+    assert left_out_of(whole - 1) == ("transfer",)
+    assert left_out_of(whole - transfer - 1) == ("transfer", "search")
+    assert left_out_of(-1.0) == ("transfer", "search")
+    said = summary_of([step("check", "pass")], ("transfer", "search"))
+    assert said.endswith("2 left out for want of time (transfer, search)")
+
+
+def test_the_default_tour_leaves_nothing_out_on_the_machine_of_its_costs() -> None:
+    default = inspect.signature(tour).parameters["minutes"].default
+    assert sum(cost.fixed + cost.runs for cost in _COSTS.values()) <= default * 60
 
 
 def test_a_corpus_that_is_neither_there_nor_known_is_refused(lab: Any) -> None:
@@ -63,7 +74,7 @@ def test_the_whole_chain_and_its_page(lab: Any) -> None:
     result = json.loads((lab.path / "studies" / "tour" / "result.json").read_text())
     steps = result["numbers"]["steps"]
     assert [step["study"] for step in steps] == ["check", "scaling", "plan"]
-    assert result["numbers"]["left_out"] == ["batch", "transfer", "search"]
+    assert result["numbers"]["left_out"] == ["transfer", "search"]
     assert [sample["what"] for sample in result["numbers"]["samples"]] == [
         "the smallest",
         "the middle one",

@@ -1,9 +1,9 @@
-"""The whole chain at a laptop's scale: text, check, search, transfer, batch, scaling; then a plan
-from what they found, its run, predicted against got, and what that model writes.
+"""The whole chain at a laptop's scale: text, check, search, transfer, scaling; then a plan from
+what they found, its run, predicted against got, and what that model writes.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +26,6 @@ from windtunnel.results.tour import TOUR, Asked, TourNumbers, TourSample, TourSi
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, open_run
 from windtunnel.train.speed import tokens_per_second
-from windtunnel.tunnel.batch.batch import batch
-from windtunnel.tunnel.batch.design import Design as BatchDesign
 from windtunnel.tunnel.check.check import check
 from windtunnel.tunnel.check.design import Design as CheckDesign
 from windtunnel.tunnel.design import Size
@@ -41,26 +39,38 @@ from windtunnel.tunnel.transfer.design import Design as TransferDesign
 from windtunnel.tunnel.transfer.transfer import transfer
 
 _VOCAB = 2048
-# Tokens of a basic run: below that a size hardly matters, and the search, with its batch of 256,
-# has too few steps for an outcome.
-_FEWEST = 106_496
+_BATCH = 512  # tokens a step of the search, and of the shortest runs of the scaling study
+# Tokens of a basic run: 400 steps, without which no study of the chain has a verdict.
+_FEWEST = 400 * _BATCH
 _STEP = 8192  # basic runs are whole steps of every batch below
-# What every basic run's tokens are multiplied by, summed over the studies, by (width, depth): see
-# the designs below.
-_WORK: dict[str, dict[tuple[int, int], int]] = {
-    "search": {(32, 2): 20},
-    "transfer": {(32, 2): 60, (64, 2): 30},
-    "batch": {(32, 2): 26},
-    "scaling": {(32, 2): 6, (64, 2): 6, (96, 3): 6},
-    "plan": {(96, 3): 6},
-}
 # In which order studies are left out where there is no time for all of them: the plan then takes
 # what was measured at a laptop's scale, and says so.
-_LEFT_OUT = ("batch", "transfer", "search")
+_LEFT_OUT = ("transfer", "search")
 _AHEAD = 1.5  # FLOPs of the planned run over those of the dearest run that the law was fitted to
 _WRITTEN = 120  # tokens of each sample
-_EVALUATED = 1.3  # time with evaluations and checkpoints over time of training steps alone
-_FIXED = 370.0  # seconds of fetching, building, checking and compiling, on 2 cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Seconds of a step on two quiet cores of the machine in docs/benchmarks.md, where nothing was
+    compiled before.
+    """
+
+    fixed: float
+    """However long the runs are: compiling, most of all."""
+    runs: float
+    """With basic runs of `_FEWEST` tokens; in proportion to their length."""
+
+
+_COSTS = {
+    "check": Cost(fixed=60, runs=0),  # with the corpus
+    "search": Cost(fixed=30, runs=60),
+    "transfer": Cost(fixed=30, runs=100),
+    "scaling": Cost(fixed=80, runs=120),
+    "plan": Cost(fixed=20, runs=70),
+}
+# What that machine trains of the small model, FLOP/s.
+_SPEED = 25e9
 
 
 def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
@@ -74,7 +84,6 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
         "check": lambda: check(lab, opened, designs.check, watch),
         "search": lambda: search(lab, opened, designs.search, watch),
         "transfer": lambda: transfer(lab, opened, designs.transfer, watch),
-        "batch": lambda: batch(lab, opened, designs.batch, watch),
         "scaling": lambda: scaling(lab, opened, designs.scaling, watch),
     }
     if size.left_out:
@@ -117,7 +126,6 @@ class Designs:
     check: CheckDesign
     search: SearchDesign
     transfer: TransferDesign
-    batch: BatchDesign
     scaling: ScalingDesign
 
 
@@ -129,34 +137,28 @@ def designs_of(unit: int) -> Designs:
             width=32,
             depth=2,
             tokens=unit,
-            batch=256,  # enough steps to tell whether the chosen point beats the paper's
+            batch=_BATCH,
             trials=12,
             start=6,
             batch_trials=3,
             candidates=2,
             fresh_seeds=2,
         ),
+        # where the rate goes with length and batch: the lengths and batches of the scaling study
         transfer=TransferDesign(
             parametrizations=("minicpm",),
-            widths=(32, 64),
+            widths=(32,),
             depths=(2,),
-            # those of the scaling study
             lengths=(unit, 2 * unit, 4 * unit),
-            batches=(512, 1024),
+            batches=(_BATCH, 2 * _BATCH),
             seeds=(1,),
         ),
-        # the best batch of runs this short is some hundred tokens
-        batch=BatchDesign(
-            sizes=(Size(32, 2),),
-            batches=(256, 512, 1024, 2048),
-            lengths=(unit // 2, unit, 2 * unit),
-            lr_batch=1024,
-        ),
         scaling=ScalingDesign(
-            sizes=(Size(32, 2), Size(64, 2), Size(96, 3)),
+            sizes=(Size(16, 2), Size(32, 2), Size(48, 3), Size(64, 3), Size(96, 4)),
             shortest=unit,
             longest=4 * unit,
-            points=5,
+            points=7,
+            batch=_BATCH,
             repeated=0,
             audit=False,
         ),
@@ -277,21 +279,17 @@ def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
         if decided.asked == asked:
             return decided
     watch.say("measuring how fast this machine trains (and compiling, the first time)")
-    small = proxy(corpus, 64, 2)
+    small = proxy(corpus, 32, 2, train={"batch": _BATCH})
     flops_per_s = tokens_per_second(small) * flops_per_token(small.model, small.data.context)
-    each = {}  # FLOPs for each token of a basic run, by study
-    for name, shapes in _WORK.items():
-        each[name] = 0.0
-        for (width, depth), times in shapes.items():
-            recipe = proxy(corpus, width, depth)
-            each[name] += times * flops_per_token(recipe.model, small.data.context)
-    budget = (minutes * 60 - _FIXED) * flops_per_s / _EVALUATED
-    left_out = left_out_of(each, budget)
+    slower = _SPEED / flops_per_s
+    left_out = left_out_of(minutes * 60 / slower)
     # what is left of the time after all that takes as long however short the runs are
-    tokens = int(budget / sum(flops for name, flops in each.items() if name not in left_out))
-    once = corpus.train_tokens
-    tokens = min(max(_FEWEST, tokens), once // 4)  # the longest run is of four basic ones
-    tokens = max(_STEP * 4, tokens - tokens % _STEP)
+    taken = [cost for study, cost in _COSTS.items() if study not in left_out]
+    left = minutes * 60 / slower - sum(cost.fixed for cost in taken)
+    tokens = int(_FEWEST * max(1.0, left / sum(cost.runs for cost in taken)))
+    # the longest run of the fit is of four basic ones, and reads no text twice
+    tokens = max(4 * _STEP, min(tokens, corpus.train_tokens // 4))
+    tokens -= tokens % _STEP
     watch.say(f"{about(flops_per_s)} FLOP/s: basic runs of {about(tokens)} tokens")
     decided = TourSize(
         asked=asked, tokens=tokens, flops_per_s=round(flops_per_s), left_out=left_out
@@ -300,14 +298,14 @@ def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
     return decided
 
 
-def left_out_of(each: Mapping[str, float], budget: float) -> tuple[str, ...]:
+def left_out_of(seconds: float) -> tuple[str, ...]:
     """The studies that are left out so that the others have runs of the least length that says
-    something. `each`: FLOPs for each token of a basic run, by study; `budget`: FLOPs.
+    something. `seconds`: those that there are, on the machine of `Cost`.
     """
     found: list[str] = []
     for name in _LEFT_OUT:
-        needed = sum(flops for study, flops in each.items() if study not in found) * _FEWEST
-        if needed <= budget:
+        taken = [cost for study, cost in _COSTS.items() if study not in found]
+        if sum(cost.fixed + cost.runs for cost in taken) <= seconds:
             break
         found.append(name)
     return tuple(found)

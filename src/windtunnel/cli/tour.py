@@ -32,7 +32,7 @@ def tour(
             NUMBER,
             "About how long the tour may take. The lengths of its runs follow from it.",
         ),
-    ] = 11.0,
+    ] = 10.0,
     corpus: Annotated[
         str | None,
         typer.Option(
@@ -47,8 +47,8 @@ def tour(
 ) -> None:
     """Go through the whole chain at a laptop's scale.
 
-    A corpus, the studies check, search, transfer, batch and scaling, a plan and its run, and a page
-    that shows it all.
+    A corpus, the studies check, search, transfer and scaling, a plan and its run, and a page that
+    shows it all.
     """
     from windtunnel.report.page import write_page
     from windtunnel.results.study import read_study

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from patience import PATIENCE, wait_until
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import PARAMETRIZATIONS, Recipe
-from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates
+from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates, SizeRate
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.grid import Cell, around_best, chain
@@ -171,3 +172,60 @@ def test_the_first_parametrization_is_judged(passes: bool, verdict: str) -> None
     given, summary = judge(Design(), results)
     assert given == verdict and "minicpm +0.10 [+0.00, +0.20] over width" in summary
     assert judge(Design(lengths=(399 * 2048,)), results)[0] is None
+
+
+ONE_SIZE = Design(
+    widths=(32,), depths=(2,), lengths=(409_600, 819_200, 1_638_400), batches=(512, 1024)
+)
+
+
+def at_regrets(*regrets: float | None) -> dict[str, ParametrizationRates]:
+    """What was found of a single size whose law costs so much at each length."""
+    sizes = []
+    for tokens, regret in zip(ONE_SIZE.lengths, regrets, strict=True):
+        sizes.append(
+            SizeRate(
+                width=32,
+                depth=2,
+                params=24_576,
+                tokens=tokens,
+                batch=512,
+                best_loss=4.5,
+                lr=0.01,
+                interval=(0.008, 0.012),
+                noise=0.01,
+                regret=0.0,
+                regret_of_law=regret,
+            )
+        )
+    drift = Drifts(width=None, depth=None)
+    return {"minicpm": ParametrizationRates(sizes=tuple(sizes), drift=drift, passes=False)}
+
+
+@pytest.mark.parametrize(
+    ("regrets", "verdict"),
+    [((0.002, 0.0, 0.01), "pass"), ((0.002, 0.0, 0.011), "fail"), ((0.002, None, 0.0), "fail")],
+)
+def test_of_a_single_size_the_law_over_length_and_batch_is_judged(
+    regrets: tuple[float | None, ...], verdict: str
+) -> None:
+    given, summary = judge(ONE_SIZE, at_regrets(*regrets))
+    assert given == verdict
+    highest = max(regret for regret in regrets if regret is not None)
+    assert f"following it costs at most {highest:.4f} nats/token" in summary
+
+
+@pytest.mark.parametrize(
+    ("lengths", "needs"),
+    [
+        ((409_600, 1_638_400), "3 lengths"),
+        ((819_200, 1_000_000, 1_638_400), "a span of 4x in length"),
+        ((51_200, 102_400, 204_799), "400 steps"),
+    ],
+)
+def test_a_verdict_on_a_single_size_needs_lengths_a_span_and_steps(
+    lengths: tuple[int, ...], needs: str
+) -> None:
+    design = replace(ONE_SIZE, lengths=lengths)
+    verdict, summary = judge(design, at_regrets(0.0, 0.0, 0.0))
+    assert verdict is None and needs in summary

@@ -23,7 +23,8 @@ class Design:
     widths: tuple[int, ...] = option(
         (32, 64, 128, 256),
         "Widths to compare, at the first depth. A verdict needs at least three that span a factor "
-        "of 8.",
+        "of 8; or one size, at three lengths that span a factor of 4: then it is on the law of "
+        "the rate over length and batch.",
         DIFFERENT_WHOLES,
     )
     depths: tuple[int, ...] = option(
@@ -73,6 +74,11 @@ class Design:
                 f"--seeds {','.join(map(str, self.seeds))}: expected one number, "
                 f"or one for each of {', '.join(self.parametrizations)}"
             )
+
+    @property
+    def one_size(self) -> bool:
+        """Whether the study asks how the rate goes with length and batch alone."""
+        return len(self.widths) == len(self.depths) == 1
 
     @property
     def shortest(self) -> int:

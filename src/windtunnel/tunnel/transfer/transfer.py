@@ -29,10 +29,13 @@ from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.grid import Cell, Grid, around_best, chain
 
 ALLOWED_DRIFT = 0.15  # octaves of lr an octave of width
+# What the law's rate may cost anywhere, nats a token: about as much as seeds differ.
+ALLOWED_REGRET = 0.01
 # what a study needs to get a verdict
-_WIDTHS = 3
-_SPAN = 8
 _STEPS = 400
+_WIDTHS, _SPAN = 3, 8
+# and one of a single size, which asks for the law of length and batch alone
+_LENGTHS, _LENGTH_SPAN = 3, 4
 
 # by cell and length; None where there is no minimum to speak of
 Bowls = dict[tuple[Cell, int], Bowl | None]
@@ -80,9 +83,23 @@ def transfer(lab: Path, corpus: Corpus, design: Design, watch: Watch) -> Path:
 
 
 def judge(design: Design, results: Mapping[str, ParametrizationRates]) -> tuple[Verdict, str]:
-    """The verdict on the first parametrization and one sentence. A study that is too small has
-    none, and says so.
+    """The verdict on the first parametrization and one sentence: whether its best rate stays where
+    it is over the width, or in a study of a single size, whether its law gives good rates for every
+    length and batch. A study that is too small has none, and says so.
     """
+    first, summary = results[design.parametrizations[0]], _summary(results)
+    if design.one_size:
+        missing, passes = _missing_of_length(design), _follows(first)
+        if (most := _highest_regret(first)) is not None:
+            summary += f"; following it costs at most {most:.4f} nats/token where it was measured"
+    else:
+        missing, passes = _missing_of_width(design), first.passes
+    if missing:
+        return None, f"{summary}; too small for a verdict, which needs {', '.join(missing)}"
+    return ("pass" if passes else "fail"), summary
+
+
+def _missing_of_width(design: Design) -> list[str]:
     missing = []
     if len(design.widths) < _WIDTHS:
         missing.append(f"{_WIDTHS} widths")
@@ -90,10 +107,29 @@ def judge(design: Design, results: Mapping[str, ParametrizationRates]) -> tuple[
         missing.append(f"a span of {_SPAN}x in width")
     if design.longest // design.batches[0] < _STEPS:
         missing.append(f"{_STEPS} steps")
-    summary = _summary(results)
-    if missing:
-        return None, f"{summary}; too small for a verdict, which needs {', '.join(missing)}"
-    return ("pass" if results[design.parametrizations[0]].passes else "fail"), summary
+    return missing
+
+
+def _missing_of_length(design: Design) -> list[str]:
+    missing = []
+    if len(design.lengths) < _LENGTHS:
+        missing.append(f"{_LENGTHS} lengths")
+    if design.longest < _LENGTH_SPAN * design.shortest:
+        missing.append(f"a span of {_LENGTH_SPAN}x in length")
+    if design.longest // design.batches[0] < _STEPS:
+        missing.append(f"{_STEPS} steps")
+    return missing
+
+
+def _follows(rates: ParametrizationRates) -> bool:
+    """Whether the law's rate is good at every length and batch."""
+    found = [size.regret_of_law for size in rates.sizes]
+    return all(regret is not None and regret <= ALLOWED_REGRET for regret in found)
+
+
+def _highest_regret(rates: ParametrizationRates) -> float | None:
+    found = [size.regret_of_law for size in rates.sizes if size.regret_of_law is not None]
+    return max(found, default=None)
 
 
 def rates_of(grid: Grid, cells: Sequence[Cell]) -> ParametrizationRates:
