@@ -38,6 +38,10 @@ from windtunnel.tunnel.search.search import search
 from windtunnel.tunnel.transfer.design import Design as TransferDesign
 from windtunnel.tunnel.transfer.transfer import transfer
 
+# One kind of plain English: a model of a few minutes writes sentences of it, and none of wikis,
+# plays and dictionaries together.
+_CORPUS = "essay"
+_PROMPT = "What matters most is"
 _VOCAB = 2048
 _BATCH = 512  # tokens a step of the search, and of the shortest runs of the scaling study
 # Tokens of a basic run: 400 steps, without which no study of the chain has a verdict.
@@ -75,7 +79,8 @@ _SPEED = 25e9
 
 def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
     """Run the chain, or what is missing of it, in about so many minutes; returns the folder of its
-    study. `corpus`: a name in the lab; None for the core corpus. Raises InputError, Interrupted.
+    study. `corpus`: a name in the lab; None for essays, which a small model
+    learns to write in minutes. Raises InputError, Interrupted.
     """
     opened = _corpus(lab, corpus, watch)
     size = _size(lab, opened, minutes, watch)
@@ -236,9 +241,9 @@ def _minutes_since(begun: float) -> float:
 
 def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
     """The lab's corpus of that name, which is built where it is a source that can be fetched;
-    without a name the core corpus, or the standard library where no network is.
+    without a name essays, or the standard library where no network is.
     """
-    wanted = (name,) if name else ("core", "stdlib")
+    wanted = (name,) if name else (_CORPUS, "stdlib")
     for folder in (lab / "corpora" / one for one in wanted):
         if (folder / "manifest.json").exists():
             return Corpus.open(folder)
@@ -247,7 +252,7 @@ def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
     if name:
         return _built(lab, name, watch)
     try:
-        return _built(lab, "core", watch)
+        return _built(lab, _CORPUS, watch)
     except InputError as error:
         watch.say(f"{error}; going on with Python's own standard library as the corpus")
         return _built(lab, "stdlib", watch)
@@ -349,7 +354,7 @@ def _samples(lab: Path, best: Run, corpus: Corpus) -> tuple[TourSample, ...]:
 
 def _written(run: Run, corpus: Corpus) -> str:
     tokenizer = corpus.tokenizer
-    prompt = "def " if set(corpus.sources) == {"stdlib"} else "The "
+    prompt = "def " if set(corpus.sources) == {"stdlib"} else _PROMPT
     begun = tokenizer.encode(prompt).tolist()
     written = generate(load_model(run), begun, most=_WRITTEN, end=tokenizer.eos)
     return f"{prompt}{tokenizer.decode(written)}"

@@ -37,7 +37,7 @@ def tour(
         str | None,
         typer.Option(
             help="A corpus of the lab, or a source that can be fetched such as stdlib, to use in "
-            "place of the core corpus.",
+            "place of the essays.",
             metavar="NAME",
         ),
     ] = None,
