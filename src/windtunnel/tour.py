@@ -43,7 +43,7 @@ from windtunnel.tunnel.transfer.transfer import transfer
 _CORPUS = "essay"
 _PROMPT = "What matters most is"
 _VOCAB = 2048
-_BATCH = 512  # tokens a step of the search, and of the shortest runs of the scaling study
+_BATCH = 512  # tokens a step of every run: what is compiled for one study serves the next
 # Tokens of a basic run: 400 steps, without which no study of the chain has a verdict.
 _FEWEST = 400 * _BATCH
 _STEP = 8192  # basic runs are whole steps of every batch below
@@ -67,11 +67,11 @@ class Cost:
 
 
 _COSTS = {
-    "check": Cost(fixed=60, runs=0),  # with the corpus
-    "search": Cost(fixed=30, runs=60),
-    "transfer": Cost(fixed=30, runs=100),
-    "scaling": Cost(fixed=80, runs=120),
-    "plan": Cost(fixed=20, runs=70),
+    "check": Cost(fixed=64, runs=0),  # with the corpus, and measuring how fast the machine is
+    "search": Cost(fixed=10, runs=70),
+    "transfer": Cost(fixed=5, runs=60),
+    "scaling": Cost(fixed=60, runs=200),
+    "plan": Cost(fixed=30, runs=80),
 }
 # What that machine trains of the small model, FLOP/s.
 _SPEED = 25e9
@@ -143,19 +143,19 @@ def designs_of(unit: int) -> Designs:
             depth=2,
             tokens=unit,
             batch=_BATCH,
-            trials=12,
-            start=6,
-            batch_trials=3,
+            trials=8,
+            start=4,
+            batch_trials=2,
             candidates=2,
             fresh_seeds=2,
         ),
-        # where the rate goes with length and batch: the lengths and batches of the scaling study
+        # where the rate goes with the length
         transfer=TransferDesign(
             parametrizations=("minicpm",),
             widths=(32,),
             depths=(2,),
-            lengths=(unit, 2 * unit, 4 * unit),
-            batches=(_BATCH, 2 * _BATCH),
+            lengths=(unit // 2, unit, 2 * unit),
+            batches=(_BATCH,),
             seeds=(1,),
         ),
         scaling=ScalingDesign(
