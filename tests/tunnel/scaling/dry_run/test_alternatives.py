@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from windtunnel.data.shards import Corpus
+from windtunnel.errors import InputError
 from windtunnel.laws.fit import LossData, fit_loss
 from windtunnel.model.shape import Counts
 from windtunnel.results.dry_run import StudyNoise
@@ -17,6 +18,7 @@ from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.alternatives import (
+    _WIDTHS,
     Alternative,
     _depth,
     _designs,
@@ -25,12 +27,13 @@ from windtunnel.tunnel.scaling.dry_run.alternatives import (
     _rounded,
     _variance,
     alternatives,
+    best_of,
     spread,
     varied,
 )
 from windtunnel.tunnel.scaling.dry_run.assumptions import LAPTOP_NOISE, LAPTOP_TRUTHS, Assumptions
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
-from windtunnel.tunnel.scaling.dry_run.design import Target
+from windtunnel.tunnel.scaling.dry_run.design import Best, Target
 from windtunnel.tunnel.scaling.dry_run.simulate import PointGrid, measured
 
 ADDITIVE, _ = LAPTOP_TRUTHS
@@ -223,3 +226,22 @@ def test_finalists_differ_in_sizes_or_in_reach() -> None:
     ]
     assert [each.spread for each in varied(ranked, 2)] == [0.0, 2.0]
     assert [each.spread for each in varied(ranked, 9)] == [0.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("flops", [1e13, 1e15, 1e17])
+def test_the_best_run_of_so_many_flops_beats_its_neighbours(corpus: Corpus, flops: float) -> None:
+    best = best_of(corpus, Best(flops), [ADDITIVE])
+    at = _WIDTHS.index(best.size.width)
+    losses = []
+    for width in _WIDTHS[at - 1 : at + 2]:
+        own = counts_of(corpus, Size(width, _depth(width)))
+        losses.append(ADDITIVE.loss(own.counts, flops / own.flops))
+    assert min(losses) == losses[1]
+    spent = best.tokens * counts_of(corpus, best.size).flops
+    assert spent == pytest.approx(flops, rel=1e-3)
+
+
+@pytest.mark.parametrize("flops", [1e9, 1e24])
+def test_a_best_run_outside_of_the_known_sizes_is_refused(corpus: Corpus, flops: float) -> None:
+    with pytest.raises(InputError, match=r"^--target .*: the best size lies beyond"):
+        best_of(corpus, Best(flops), LAPTOP_TRUTHS)

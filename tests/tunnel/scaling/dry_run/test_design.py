@@ -7,6 +7,7 @@ from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.scaling.dry_run.design import (
     BUDGET,
     TARGET,
+    Best,
     Target,
     parse_budget,
     parse_target,
@@ -42,4 +43,12 @@ def test_a_target_is_a_size_at_a_length() -> None:
     assert TARGET.show(target) == "512x8@20M"
     for text in ("512x8", "512@20M", "512x8@", "512x8@0", "0x8@20M", "512x8@nan"):
         with pytest.raises(InputError, match=r"^--target "):
+            parse_target("--target", text)
+
+
+def test_a_target_may_be_the_best_run_of_so_many_flops() -> None:
+    target = parse_target("--target", "1e15")
+    assert target == Best(1e15) and TARGET.show(target) == "1e+15"
+    for text in ("", "much", "0", "-1e15", "1e999", "nan", "2h"):
+        with pytest.raises(InputError, match=r"^--target .*: expected WIDTHxDEPTH@TOKENS"):
             parse_target("--target", text)

@@ -31,7 +31,7 @@ from windtunnel.tunnel.fleet.fleet import Interrupted
 from windtunnel.tunnel.scaling.chain import Chain, lay_out
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.against import COVERAGE, doubts, shortcomings
-from windtunnel.tunnel.scaling.dry_run.alternatives import alternatives, varied
+from windtunnel.tunnel.scaling.dry_run.alternatives import alternatives, best_of, varied
 from windtunnel.tunnel.scaling.dry_run.assumptions import Assumptions, assumptions_of
 from windtunnel.tunnel.scaling.dry_run.cost import (
     SizeCounts,
@@ -40,7 +40,7 @@ from windtunnel.tunnel.scaling.dry_run.cost import (
     fit_cost,
     speed_of,
 )
-from windtunnel.tunnel.scaling.dry_run.design import DryRun, Target
+from windtunnel.tunnel.scaling.dry_run.design import Best, DryRun, Target
 from windtunnel.tunnel.scaling.dry_run.simulate import (
     PointGrid,
     SimulatedStudy,
@@ -112,9 +112,12 @@ class _Setup:
                 )
             target = Target(design.audit_size, design.audit_tokens)
         earlier = study_of(lab, SCALING, corpus.folder.name)
+        assumed = assumptions_of(lab, earlier)
+        if isinstance(target, Best):
+            target = best_of(corpus, target, assumed.truths)
         return cls(
             corpus=corpus,
-            assumed=assumptions_of(lab, earlier),
+            assumed=assumed,
             speed=speed_of(lab, earlier),
             batch=batch_rule(lab, corpus.folder.name, design.batch),
             target=target,

@@ -20,7 +20,7 @@ from windtunnel.tunnel.scaling.chain import Chain, lay_out, lengths_of
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.assumptions import Assumptions, Truth
 from windtunnel.tunnel.scaling.dry_run.cost import SizeCounts, counts_of
-from windtunnel.tunnel.scaling.dry_run.design import Target
+from windtunnel.tunnel.scaling.dry_run.design import Best, Target
 from windtunnel.tunnel.scaling.dry_run.simulate import PointGrid
 
 # Four widths to an octave from 128 on, every multiple of 16 below.
@@ -85,6 +85,27 @@ def varied(ranked: Sequence[Alternative], most: int) -> list[Alternative]:
         reach = each.design.longest, each.design.further
         first.setdefault((each.design.sizes, *reach), each)
     return list(first.values())[:most]
+
+
+def best_of(corpus: Corpus, best: Best, truths: Sequence[Truth]) -> Target:
+    """The size of the tunnel's own shapes, and the tokens, that so many FLOPs train to the lowest
+    loss, in the geometric mean over the laws that are taken for true. Raises InputError where the
+    best size is the smallest or the largest that is known here.
+    """
+    losses = {}
+    for width in _WIDTHS:
+        size = Size(width, _depth(width))
+        own = counts_of(corpus, size)
+        tokens = max(1, round(best.flops / own.flops))
+        logs = [math.log(truth.loss(own.counts, tokens)) for truth in truths]
+        losses[Target(size, tokens)] = sum(logs)
+    found = min(losses, key=lambda target: losses[target])
+    if found.size.width in (_WIDTHS[0], _WIDTHS[-1]):
+        raise InputError(
+            f"--target {best}: the best size lies beyond those that a dry run knows, {_WIDTHS[0]} "
+            f"to {_WIDTHS[-1]} wide; name a run, such as 512x8@20M"
+        )
+    return found
 
 
 # -- how surely a design tells the loss at the target

@@ -27,12 +27,30 @@ class Target:
         return f"{self.size}@{format_tokens(self.tokens)}"
 
 
-def parse_target(flag: str, text: str) -> Target:
-    """`512x8@20M`. Raises InputError."""
+@dataclass(frozen=True)
+class Best:
+    """The run that so many FLOPs train best shall be predicted."""
+
+    flops: float
+
+    def __str__(self) -> str:
+        return f"{self.flops:g}"
+
+
+def parse_target(flag: str, text: str) -> Target | Best:
+    """`512x8@20M` is a run, `1e15` the best one of so many FLOPs. Raises InputError."""
     size, at, tokens = text.partition("@")
-    if not at:
-        raise InputError(f"{flag} {text}: expected WIDTHxDEPTH@TOKENS such as 512x8@20M")
-    return Target(SIZE.parse(flag, size), TOKENS.parse(flag, tokens))
+    if at:
+        return Target(SIZE.parse(flag, size), TOKENS.parse(flag, tokens))
+    try:
+        flops = float(text)
+    except ValueError:
+        flops = math.nan
+    if not 0 < flops < math.inf:
+        raise InputError(
+            f"{flag} {text}: expected WIDTHxDEPTH@TOKENS such as 512x8@20M, or FLOPs such as 1e15"
+        )
+    return Best(flops)
 
 
 def parse_budget(flag: str, text: str) -> "Budget":
@@ -72,17 +90,17 @@ def _show_budget(budget: "Budget") -> str:
 
 
 BUDGET = Kind(parse=parse_budget, show=_show_budget, metavar="FLOPS|HOURS|TOKENS")
-TARGET = Kind(parse=parse_target, metavar="WIDTHxDEPTH@TOKENS")
+TARGET = Kind(parse=parse_target, metavar="WIDTHxDEPTH@TOKENS|FLOPS")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What the simulated studies are to predict, and what they may cost."""
 
-    target: Target | None = option(
+    target: Target | Best | None = option(
         None,
-        "With --dry-run: the run to be predicted, such as 512x8@20M. If it is not given, the audit "
-        "run.",
+        "With --dry-run: the run to be predicted, such as 512x8@20M, or FLOPs such as 1e15, which "
+        "stand for the best run of so many. If it is not given, the audit run.",
         optional(TARGET),
     )
     budget: "Budget | None" = option(
