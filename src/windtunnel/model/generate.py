@@ -12,6 +12,7 @@ from windtunnel.model.decoder import Cache, Decoder
 
 _ROWS = 64  # of a batch, at most: each writes one token a step
 _TOKENS = 16_384  # of the prompts of a batch, padding counted
+_LEAVE = 0.75  # ended rows leave when so many are left: the cache of the others is copied for it
 
 # A row's logits (vocab,) and its number among the prompts -> its next token.
 Choose = Callable[[Tensor, int], int]
@@ -102,8 +103,8 @@ def continued(
     """Up to `most` tokens after each prompt, as many as the model's context has room for; a token
     that ends a row is its last. A prompt is not empty, and may be there more than once.
 
-    What prompts share is read once, each row stands at its own position, and a row that has ended
-    leaves the batch.
+    What prompts share is read once, each row stands at its own position, and rows that have ended
+    leave the batch.
     """
     rooms = [min(most, model.context - len(prompt)) for prompt in prompts]
     asking: dict[tuple[int, ...], list[int]] = {}
@@ -156,36 +157,46 @@ class _Batch:
 
     def write(self, choose: Choose, ended: Ended, done: Done) -> None:
         """Write until every row has ended, or has no room left."""
-        count = 0
-        while self._numbers:
-            going, new = [], []
-            for row, number in enumerate(self._numbers):
-                token, text = choose(self._logits[row], number), self._written[number]
-                text.append(token)
-                if not ended(text) and len(text) < self._rooms[number]:
-                    going.append(row)
-                    new.append([token])
-            done(len(self._numbers) - len(going))
-            if len(going) < len(self._numbers):
-                self._keep(going)
+        going, count = list(range(len(self._numbers))), 0  # the rows that have not ended
+        while going:
+            for row in going:
+                number = self._numbers[row]
+                self._written[number].append(choose(self._logits[row], number))
+            left = [row for row in going if self._goes_on(self._numbers[row], ended)]
+            done(len(going) - len(left))
+            going = left
             if going:
-                self._step(torch.tensor(new, device=self._device), count)
+                going = self._kept(going)
+                self._step(going, count)
             count += 1
 
-    def _keep(self, going: list[int]) -> None:
-        self._numbers = [self._numbers[row] for row in going]
-        which = torch.tensor(going, dtype=torch.long, device=self._device)
-        self._cache, self._lengths = self._cache.rows(which), self._lengths[which]
+    def _goes_on(self, number: int, ended: Ended) -> bool:
+        text = self._written[number]
+        return not ended(text) and len(text) < self._rooms[number]
 
-    def _step(self, tokens: Tensor, count: int) -> None:
+    def _kept(self, going: list[int]) -> list[int]:
+        """The rows that go on, by their places where those that have ended left the batch."""
+        if len(going) > _LEAVE * len(self._numbers):
+            return going
+        self._numbers = [self._numbers[row] for row in going]
+        which = torch.tensor(going, device=self._device)
+        self._cache, self._lengths = self._cache.rows(which), self._lengths[which]
+        return list(range(len(going)))
+
+    def _step(self, going: list[int], count: int) -> None:
+        """Read what the rows that go on wrote last, and any token in the others."""
+        tokens = torch.zeros(len(self._numbers), 1, dtype=torch.long)
+        tokens[going, 0] = torch.tensor([self._written[self._numbers[row]][-1] for row in going])
         # no padding, no mask: all prompts of one length, as of one prompt
         alike = bool((self._lengths == self._prompts).all())
         documents = without_padding(self._lengths, self._prompts, count + 1)
+        last = self._model.context - 1
         hidden = self._model(
-            tokens,
+            tokens.to(self._device),
             documents=None if alike else documents,
             cache=self._cache,
-            positions=None if alike else self._lengths + count,
+            # what has no room left and is still here is beyond the context
+            positions=None if alike else (self._lengths + count).clamp(max=last),
         )
         self._logits = self._of(hidden)
 
