@@ -70,13 +70,21 @@ class ScoreLaw:
         return float(said), float(least), float(most)
 
     @property
-    def middle(self) -> float:
-        """The loss at which the score is half-way between chance and 1."""
-        return self.centre + self.level / self.steepness
+    def middle(self) -> float | None:
+        """The loss at which the score is half-way between chance and 1; None where the law could be
+        flat.
+        """
+        return None if self.flat else self.centre + self.level / self.steepness
+
+    @property
+    def flat(self) -> bool:
+        """Whether the scores could as well be the same at every loss: then no law is seen."""
+        least, most = self.steepness90
+        return least <= 0 <= most
 
     @property
     def steepness90(self) -> tuple[float, float]:
-        """Its 90% interval: where it holds 0, no law is seen."""
+        """The 90% interval of the steepness."""
         low, high = np.quantile(self.draws[:, 1], [0.05, 0.95])
         return float(low), float(high)
 

@@ -22,7 +22,6 @@ def _expected(scores: TaskScores, loss: float, interval90: Interval) -> Expected
     points = [ScorePoint(loss=run.loss, score=run.score, stderr=run.stderr) for run in scores.runs]
     law = fit_score(points, scores.chance)
     score, low, high = law.at(loss, interval90)
-    least, most = law.steepness90
     return ExpectedScore(
         task=scores.task,
         metric=scores.metric,
@@ -30,6 +29,6 @@ def _expected(scores: TaskScores, loss: float, interval90: Interval) -> Expected
         interval90=(low, high),
         chance=scores.chance,
         losses=law.reach,
-        flat=least <= 0 <= most,
+        flat=law.flat,
         runs=tuple(dict.fromkeys(run.run for run in scores.runs)),
     )

@@ -125,8 +125,10 @@ class FittedScore(Record):
     """How many it was fitted to."""
     chance: float
     """What guessing scores."""
-    middle: float
-    """Bits per byte at which the score is half-way between chance and 1."""
+    middle: float | None
+    """Bits per byte at which the score is half-way between chance and 1; None where the law could
+    be flat.
+    """
     steepness: float
     """Per bit a byte."""
     steepness90: tuple[float, float]
