@@ -55,7 +55,7 @@ from windtunnel.family.pairs import Asked as PairsAsked
 from windtunnel.family.pairs import pairs
 from windtunnel.family.sft import Asked as SftAsked
 from windtunnel.family.sft import sft
-from windtunnel.model.generate import answers
+from windtunnel.model.generate import answers, sampler
 from windtunnel.recipe import OBJECTIVES, Recipe, parse
 from windtunnel.train.branch import branch
 from windtunnel.train.device import choose_engine
@@ -71,7 +71,7 @@ SFT_RATE, DPO_RATE, ROUND_RATE = 0.003, 3e-4, 1e-4
 ROUNDS_ON = "sums"
 TRAIN, ASK, TEST = 600, 200, 100  # questions of each task
 QUOTES, TEST_QUOTES = 60, 30
-_WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
+WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
 _QUOTES = (
     "select q.text, q.author, i.interpretation from interpretations i "
     "join quotes q on q.id = i.quote_id order by q.id, i.id"
@@ -102,7 +102,7 @@ def prepare(lab: Path, wheels: Path) -> None:
     chance = random.Random(0)
     kept_all: list[dict[str, Any]] = []
     for task in TASKS:
-        there = questions(wheels / _WHEEL, task)
+        there = questions(wheels / WHEEL, task)
         kept = [next(there) for _ in range(TRAIN + ASK + TEST)]
         trained, asked, tested = kept[:TRAIN], kept[TRAIN:-TEST], kept[-TEST:]
         write(folder / f"{task}-train.jsonl", [chat(one) for one in trained])
@@ -293,14 +293,18 @@ def text_bits(run: Run) -> float:
 def exact(lab: Path, run: Run, task: str) -> float:
     """Share of the test questions whose likeliest answer is the right one."""
     tokenizer = open_corpus(lab, run.recipe).tokenizer
-    form, model, right = format_of(tokenizer), load_model(run), 0
+    form, model = format_of(tokenizer), load_model(run)
     lines = (lab / "questions" / f"{task}-test-ask.jsonl").read_text(encoding="utf-8").splitlines()
-    for line in lines:
-        one = json.loads(line)
-        ids = form.encode(tokenizer, [{"role": "user", "content": one["question"]}])
-        (said,) = answers(model, ids, 1, 16, temperature=0, ends=form.ends(tokenizer))
-        right += tokenizer.decode(said).strip() == one["answer"]
-    return right / len(lines)
+    asked = [json.loads(line) for line in lines]
+    prompts = []
+    for one in asked:
+        prompts.append(form.encode(tokenizer, [{"role": "user", "content": one["question"]}]))
+    likeliest = sampler(temperature=0, top_p=1, seeds=[0] * len(prompts))
+    said = answers(model, prompts, 16, likeliest, form.ends(tokenizer))
+    right = [
+        tokenizer.decode(ids).strip() == one["answer"] for one, ids in zip(asked, said, strict=True)
+    ]
+    return statistics.mean(right)
 
 
 def guessed(lab: Path, task: str) -> float:

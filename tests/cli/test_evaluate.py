@@ -197,6 +197,37 @@ def test_items_that_were_read_in_training_are_found(
     assert found["tiny/code"].touched == 0 and found["tiny/code"].share == 0
 
 
+def test_scores_of_runs_of_one_corpus_are_kept_for_plans(
+    trained: Any,
+    recipe: Any,
+    questions: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from windtunnel.results.scores import read_scores
+    from windtunnel.train.run import find_run
+
+    names = ["tiny0", "tiny1", "other2", "other3"]
+    for seed in (2, 3):
+        trained.train(recipe(name=f"other{seed}", seed=seed, data={"context": 64}))
+    solutions = tmp_path / "answers.jsonl"
+    solutions.write_text(json.dumps({"question": "winda", "answer": "lorral"}) + "\n")
+    how = ("--task", questions, "--solutions", solutions, "--law", 2, "--chance", 0.3)
+    found = said(capsys, trained, *names, *how)
+    assert [one.task for one in found.laws] == ["questions"]
+    (kept,) = found.scores
+    assert read_scores(trained.path, "tiny") == [kept] and read_scores(trained.path, "web") == []
+    for named, run, one in zip(names, kept.runs, found.evaluations[1::2], strict=True):
+        assert run.run == find_run(trained.path, named).id
+        assert run.loss == find_run(trained.path, named).validations()[-1].validation.loss
+        assert (run.score, run.tokens) == (one.measures[0].value, one.tokens)
+    # where a run was not validated, nothing is known of its loss
+    metrics = find_run(trained.path, "other3").path / "metrics.jsonl"
+    lines = [line for line in metrics.read_text().splitlines() if "validation" not in line]
+    metrics.write_text("".join(line + "\n" for line in lines))
+    assert said(capsys, trained, *names, *how).scores == []
+
+
 @pytest.mark.slow  # lm-eval lists its thousands of tasks
 def test_a_suite_says_in_a_line_what_it_has_no_data_for(
     trained: Any, tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]

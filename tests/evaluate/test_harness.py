@@ -125,6 +125,19 @@ def test_every_item_is_scored_as_by_lm_evals_own_backend(
         assert mine.stderr == pytest.approx(theirs.stderr)
 
 
+def test_nothing_is_said_outside_of_a_repository(
+    model: Evaluated,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    task = Task.of(str(files(tmp_path)["choices"]))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    capfd.readouterr()
+    ours(model, task, Asked(limit=2))
+    assert "not a git repository" not in capfd.readouterr().err
+
+
 def test_what_is_generated_is_what_lm_evals_own_backend_generates(
     model: Evaluated, other: Any
 ) -> None:

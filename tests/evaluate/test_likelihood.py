@@ -1,16 +1,14 @@
-"""Likelihoods and texts of a batch are those of each text by itself."""
+"""Likelihoods of a batch are those of each pair by itself."""
 
 import random
-from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
 import torch
 from ship_models import model_of, weights_of
 
-from windtunnel.evaluate import generation, likelihood
-from windtunnel.evaluate.generation import continued
-from windtunnel.evaluate.likelihood import likelihoods, sharing
+from windtunnel.evaluate import likelihood
+from windtunnel.evaluate.likelihood import likelihoods
 from windtunnel.evaluate.model import Likelihood, Pair, nothing
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.generate import generate
@@ -81,47 +79,6 @@ def test_likelihoods_are_those_of_each_pair_alone(
 
 def _likeliest(decoder: Decoder, context: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(generate(decoder, context, most, temperature=0))
-
-
-@pytest.mark.parametrize("rows", [64, 3])
-def test_texts_of_a_batch_are_those_of_each_prompt_alone(
-    decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "_ROWS", rows)
-    draw = random.Random(1)
-    few_shot = some(draw, 55)
-    prompts = [few_shot + some(draw, draw.randint(1, 11)) for _ in range(5)]
-    prompts += [some(draw, draw.randint(1, 40)) for _ in range(6)]
-    prompts += [prompts[0], prompts[7], *(some(draw, 9) for _ in range(3))]
-    draw.shuffle(prompts)
-    most, seen = 12, list[int]()
-
-    said: dict[int, int] = defaultdict(int)
-
-    def choose(logits: torch.Tensor, number: int) -> int:
-        """The likeliest token; prompt 0 ends at once, each next one a token later."""
-        said[number] += 1
-        return -1 if said[number] > number else int(logits.argmax())
-
-    def ended(written: list[int]) -> bool:
-        return written[-1] == -1
-
-    written = continued(decoder, prompts, most, choose, ended, seen.append)
-    assert sum(seen) == len(prompts)
-    for number, (prompt, got) in enumerate(zip(prompts, written, strict=True)):
-        greedy = list(generate(decoder, prompt, most, temperature=0))
-        assert got == ([*greedy[:number], -1] if number < most else greedy)
-
-
-def test_what_contexts_share_is_left_out_of_each_and_something_remains() -> None:
-    draw = random.Random(2)
-    few_shot, other = some(draw, 70), some(draw, 60)
-    texts = [few_shot + some(draw, n) for n in (1, 5, 9, 3)] + [few_shot]
-    texts += [other + some(draw, n) for n in (2, 2)] + [some(draw, 20)]
-    groups = list(sharing(texts))
-    assert sorted(text for _, group in groups for text in group) == sorted(texts)
-    assert [len(group) for _, group in groups] == [5, 3]  # two sharers of `other` are too few
-    assert groups[0][0] == few_shot[:-1] and groups[1][0] == ()
 
 
 def test_nothing_is_found_of_nothing(decoder: Decoder) -> None:

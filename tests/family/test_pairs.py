@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from chats import write_chats
 from conftest import WORDS
 
@@ -19,9 +18,8 @@ from windtunnel.family.dpo import dpo
 from windtunnel.family.pairs import VERIFIERS, Asked, pairs, verifier
 from windtunnel.family.sft import Asked as SftAsked
 from windtunnel.family.sft import sft
-from windtunnel.model.generate import answers, generate
 from windtunnel.recipe import Recipe
-from windtunnel.train.loop import load_model, train
+from windtunnel.train.loop import train
 from windtunnel.train.run import Run, create
 
 BATCH = 128
@@ -52,33 +50,6 @@ def write_questions(lab: Any, count: int = 30) -> Path:
 def first_letter(record: dict[str, Any], answer: str) -> float:
     """A score of a test's own: whether it begins as the right answer does."""
     return float(answer[:1] == record["answer"][:1])
-
-
-def test_answers_side_by_side_are_those_of_one_by_one(tuned: tuple[Any, Run]) -> None:
-    """At temperature 0, each is what `generate` gives; the same seed gives the same answers."""
-    model = load_model(tuned[1])
-    prompt, end = [1, 40, 41, 42, 2], 0
-    alone = list(generate(model, prompt, 20, temperature=0, end=end))
-    assert answers(model, prompt, 3, 20, temperature=0, ends={end}) == [alone] * 3
-    sampled = answers(model, prompt, 6, 20, seed=1, ends={end})
-    assert sampled == answers(model, prompt, 6, 20, seed=1, ends={end})
-    assert sampled != answers(model, prompt, 6, 20, seed=2, ends={end})
-    assert len({len(one) for one in sampled}) > 1, "some end before others"
-    assert all(end not in one for one in sampled)
-    room = model.context - len(prompt)
-    assert max(map(len, answers(model, prompt, 2, 1000, ends=set()))) == room
-
-
-def test_what_goes_on_after_others_ended_is_as_if_alone(tuned: tuple[Any, Run]) -> None:
-    """The cache keeps the right rows: an answer's probability is that of the whole text."""
-    model = load_model(tuned[1])
-    prompt = [1, 40, 41, 42, 2]
-    for answer in answers(model, prompt, 8, 12, temperature=0.3, seed=3, ends={0}):
-        text = torch.tensor([[*prompt, *answer]])
-        with torch.no_grad():
-            chances = model.logits(text)[0].softmax(-1)
-        said = [chances[len(prompt) - 1 + n, token].item() for n, token in enumerate(answer)]
-        assert not said or min(said) > 1e-4, "a row of another answer would be unlikely here"
 
 
 def test_pairs_are_better_and_worse_answers(tuned: tuple[Any, Run], tmp_path: Path) -> None:

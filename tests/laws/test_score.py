@@ -77,3 +77,13 @@ def test_a_chance_of_one_is_refused() -> None:
     points = [ScorePoint(loss=1.0 + at, score=0.5, stderr=0.1) for at in range(5)]
     with pytest.raises(InputError, match="below 1"):
         fit_score(points, 1.0)
+
+
+def test_a_loss_that_is_not_sure_makes_the_score_less_sure() -> None:
+    law = fit_score(measured(np.random.default_rng(2), np.linspace(0.6, 1.3, 8)), CHANCE)
+    score, low, high = law.at(0.9)
+    same, lower, higher = law.at(0.9, (0.8, 1.1))
+    assert same == score and lower < low < score < high < higher
+    assert lower == pytest.approx(truth(1.1), abs=0.04)
+    assert higher == pytest.approx(truth(0.8), abs=0.04)
+    assert law.at(0.9, (0.9, 0.9)) == (score, low, high)

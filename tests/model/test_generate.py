@@ -1,13 +1,16 @@
 """Text that is generated with a cache is the text that is generated without."""
 
+import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
 import torch
 
+from windtunnel.model import generate as module
 from windtunnel.model.decoder import Cache, Decoder
-from windtunnel.model.generate import generate
+from windtunnel.model.generate import answers, continued, generate, sampler
 from windtunnel.recipe import Recipe
 
 CONTEXT = 32
@@ -108,3 +111,74 @@ def test_tokens_are_drawn_by_their_probability_within_top_p(model: Decoder) -> N
 
 def test_nothing_is_written_where_nothing_is_asked_for(model: Decoder) -> None:
     assert list(generate(model, [1], 0)) == []
+
+
+def some(draw: random.Random, length: int) -> tuple[int, ...]:
+    return tuple(draw.randrange(320) for _ in range(length))
+
+
+@pytest.fixture(params=[{"heads": 2}, {"heads": 4, "kv_heads": 2}, {"heads": 2, "experts": 4}])
+def decoder(request: pytest.FixtureRequest, recipe: Callable[..., Recipe]) -> Decoder:
+    """That sees enough for prompts which share a beginning."""
+    shape = {"width": 32, "depth": 2, "vocab": 320, "base_width": 32, "init_std": 0.4}
+    return Decoder(recipe(model=shape | request.param).model, 96, 1)
+
+
+@pytest.mark.parametrize("rows", [64, 3])
+def test_texts_of_a_batch_are_those_of_each_prompt_alone(
+    decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ROWS", rows)
+    draw = random.Random(1)
+    few_shot = some(draw, 55)
+    prompts = [few_shot + some(draw, draw.randint(1, 11)) for _ in range(5)]
+    prompts += [some(draw, draw.randint(1, 40)) for _ in range(6)]
+    prompts += [prompts[0], prompts[7], *(some(draw, 9) for _ in range(3))]
+    draw.shuffle(prompts)
+    most, seen = 12, list[int]()
+
+    said: dict[int, int] = defaultdict(int)
+
+    def choose(logits: torch.Tensor, number: int) -> int:
+        """The likeliest token; prompt 0 ends at once, each next one a token later."""
+        said[number] += 1
+        return -1 if said[number] > number else int(logits.argmax())
+
+    def ended(written: list[int]) -> bool:
+        return written[-1] == -1
+
+    written = continued(decoder, prompts, most, choose, ended, seen.append)
+    assert sum(seen) == len(prompts)
+    for number, (prompt, got) in enumerate(zip(prompts, written, strict=True)):
+        greedy = list(generate(decoder, prompt, most, temperature=0))
+        assert got == ([*greedy[:number], -1] if number < most else greedy)
+
+
+def test_answers_end_where_they_say_so_or_the_context_does(model: Decoder) -> None:
+    """At temperature 0, each is what `generate` gives; the same seeds give the same answers."""
+    prompts, end = [[1, 2]] * 6 + [[5, 8, 13]], list(generate(model, [1, 2], 9, temperature=0))[-1]
+    alone = [list(generate(model, one, 20, temperature=0, end=end)) for one in prompts]
+    assert answers(model, prompts, 20, sampler(0, 1, [0] * 7), {end}) == alone
+
+    def sampled(seed: int) -> list[list[int]]:
+        return answers(model, prompts, 20, sampler(1, 1, range(seed, seed + 7)), {end, 7, 8, 9})
+
+    assert sampled(1) == sampled(1) != sampled(20)
+    assert len({len(one) for one in sampled(1)}) > 1, "some end before others"
+    assert all(end not in one for one in sampled(1))
+    long = answers(model, [*prompts, [0] * CONTEXT], 99, sampler(1, 1, range(8)), set())
+    assert [len(one) for one in long] == [CONTEXT - 2] * 6 + [CONTEXT - 3, 0]
+
+
+def test_a_prompt_that_is_there_twice_is_read_once(
+    model: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, plain = [], Decoder.forward
+
+    def counted(self: Decoder, tokens: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        read.append(tuple(tokens.shape))
+        return plain(self, tokens, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "forward", counted)
+    answers(model, [[1, 2, 3]] * 5 + [[4, 5, 6]], 3, sampler(0, 1, [0] * 6), set())
+    assert read == [(2, 3), (6, 1), (6, 1)]

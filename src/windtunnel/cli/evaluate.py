@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Overlap,
         PaperScore,
     )
+    from windtunnel.results.scores import TaskScores
 
 
 @app.command()
@@ -105,7 +106,8 @@ def evaluate(
             "--law",
             NUMBER,
             "Over four models or more, fit each task's score as a sigmoid of the bits per byte of "
-            "the first text, and tell the score to expect at so many.",
+            "the first text, and tell the score to expect at so many. Of runs that read one corpus "
+            "the scores are kept, and a plan on it tells what its model may score.",
         ),
     ] = None,
     chance: Annotated[
@@ -167,6 +169,7 @@ def evaluate(
         rows = _suite(suite, data, subjects[0], wanted, shown.show)
         differences = [one for others in found[1:] for one in compared(found[0], others)]
         laws = [] if law is None else list(fitted(found, law, chance))
+        scores = [] if law is None else _kept_scores(lab, models, found, chance)
         overlaps = _overlaps(contamination, lab, models[0], wanted, shown.show)
     told = Evaluations(
         evaluations=[one for of_model in found for one in of_model],
@@ -174,6 +177,7 @@ def evaluate(
         overlaps=overlaps,
         suite=rows,
         laws=laws,
+        scores=scores,
     )
     if as_json:
         print(told.to_json())
@@ -256,6 +260,21 @@ def _suite(
     return list(scored(subject, name, data, wanted, show)) if name else []
 
 
+def _kept_scores(
+    lab: Path, models: list[str], found: "list[list[Evaluation]]", chance: float
+) -> "list[TaskScores]":
+    """What a plan makes laws of: kept where all models are runs that read one corpus."""
+    from windtunnel.evaluate.score_law import scores_of
+    from windtunnel.train.run import find_run
+
+    if any(_is_file(named) for named in models):
+        return []
+    scores = list(scores_of([find_run(lab, named) for named in models], found, chance))
+    for one in scores:
+        one.keep(lab)
+    return scores
+
+
 def _overlaps(
     asked_for: bool, lab: Path, named: str, wanted: "Wanted", show: "Show"
 ) -> "list[Overlap]":
@@ -301,6 +320,8 @@ def _print(told: "Evaluations", several: bool) -> None:
         print("\nno item was scored by both models in the same way: there is nothing to compare")
     for one in told.laws:
         print(_law(one))
+    for one in told.scores:
+        print(f"{one.task}: kept for plans of models that read {one.corpus}")
     for one in told.overlaps:
         print(
             f"{one.task} in {one.source}: {one.touched} of {one.items} items share {one.words} "

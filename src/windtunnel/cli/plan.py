@@ -284,6 +284,8 @@ def _print_recipe(plan: "PlanResult") -> None:
 
 
 def _print_loss(plan: "PlanResult") -> None:
+    from windtunnel.results.plan import expected_in_words
+
     (low50, high50), (low90, high90) = plan.interval50, plan.interval90
     (fewest, most), reach = plan.range_params, plan.extrapolation
     _say(
@@ -291,6 +293,8 @@ def _print_loss(plan: "PlanResult") -> None:
         f"a loss of {plan.loss:.4f} nats/token: half the time between {low50:.4f} and "
         f"{high50:.4f}, nine times in ten between {low90:.4f} and {high90:.4f}",
     )
+    if plan.scores:
+        _say("score", *(expected_in_words(one, plan.loss) for one in plan.scores))
     if plan.audit:
         _say("got", *_got(plan.audit))
     elif plan.forecast:

@@ -7,30 +7,29 @@ asking for it again finds it. A build holds all tokens in memory, at about five 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from windtunnel.data.chat_format import Format, Message, format_of
+from windtunnel.data.chat_format import Format, format_of
 from windtunnel.data.conversations import (
     content_digest,
     conversation_files,
     conversations,
     messages_of,
 )
-from windtunnel.data.formats import FORMATS, Malformed
+from windtunnel.data.formats import FORMATS
 from windtunnel.data.packed import (
     Document,
     Item,
     Read,
-    Rendered,
-    hashes,
     plain_name,
     split,
     write_packed,
 )
-from windtunnel.data.readers import Found, Progress, Tally, accepted
+from windtunnel.data.readers import Progress
+from windtunnel.data.rendered import Rendered, rendered, writable
 from windtunnel.data.shards import FORMAT, Corpus, Packing
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
@@ -38,7 +37,6 @@ from windtunnel.files import named
 from windtunnel.quantities import share_of
 
 SOURCE = "chat"  # the one source of such a corpus
-REPORT_EVERY = 256  # conversations
 _ORDER = 2  # raised whenever other bytes come out of the same files
 
 
@@ -71,14 +69,16 @@ def build_chat(
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = corpora / f"{plain_name(found[0], SOURCE)}-{fingerprint[:8]}"
     if not (folder / "manifest.json").exists():
-        rendered = _render(found, loaded, context, max_bad, progress, format)
-        trained, held = split(rendered.items)
+        made = _render(found, loaded, context, max_bad, progress, format)
+        trained, held = split(made.items)
         read = Read(
             source=SOURCE,
             origin=", ".join(map(named, data)),
-            tally=rendered.tally,
-            duplicates=rendered.duplicates,
-            packing=rendered.packing,
+            tally=made.tally,
+            duplicates=made.duplicates,
+            packing=Packing(
+                context=context, template=form.template, cut=made.cut, dropped=made.dropped
+            ),
         )
         write_packed(folder, fingerprint, loaded, read, {"train": trained, "validation": held})
     return Corpus.open(folder)
@@ -94,54 +94,21 @@ def _render(
 ) -> Rendered:
     """Every conversation once."""
     form = format_of(tokenizer)
-    tally = Tally()
-    kept: dict[tuple[int, int], Item | None] = {}
-    seen = cut = 0
     names = ", ".join(map(named, found))
     there = writable(
         conversations(found, format), lambda text: [messages_of(text)], form, tokenizer
     )
-    for text in accepted(there, names, max_bad, tally):
-        seen += 1
-        key = hashes(text)
-        if key not in kept:
-            kept[key], longer = _one(text, key, form, tokenizer, context)
-            cut += longer
-        if progress and seen % REPORT_EVERY == 1:
-            progress("read conversations", seen, None)
-    left = [one for one in kept.values() if one]
-    if len(left) < 2:
+
+    def item_of(text: str, key: tuple[int, int]) -> tuple[Item | None, bool]:
+        return _one(text, key, form, tokenizer, context)
+
+    made = rendered(there, item_of, "conversations", names, max_bad, progress)
+    if len(made.items) < 2:
         raise InputError(
-            f"{named(found[0])}: {len(left)} different conversations with an answer in their first "
-            f"{context} tokens; expected at least 2, one of which is held out"
+            f"{named(found[0])}: {len(made.items)} different conversations with an answer in their "
+            f"first {context} tokens; expected at least 2, one of which is held out"
         )
-    dropped = len(kept) - len(left)
-    packing = Packing(context=context, template=form.template, cut=cut - dropped, dropped=dropped)
-    return Rendered(left, tally, seen - len(kept), packing)
-
-
-def writable(
-    found: Iterable[Found],
-    conversations_in: Callable[[str], list[list[Message]]],
-    form: Format,
-    tokenizer: Tokenizer,
-) -> Iterator[Found]:
-    """What is found, where what a chat template refuses is malformed: a role that it does not know,
-    or turns that it does not want.
-    """
-    number = 0
-    for one in found:
-        if not isinstance(one, str):
-            yield one
-            continue
-        number += 1
-        try:
-            for messages in conversations_in(one):
-                form.render(tokenizer, messages)
-        except InputError as error:
-            yield Malformed(f"conversation {number}", str(error))
-        else:
-            yield one
+    return made
 
 
 def _one(

@@ -128,16 +128,6 @@ class Read:
     packing: Packing
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """The items of all files, before they are parted for validation."""
-
-    items: list[Item]
-    tally: Tally
-    duplicates: int
-    packing: Packing
-
-
 def write_packed(
     folder: Path,
     fingerprint: str,

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from windtunnel.data.chat import REPORT_EVERY, writable
 from windtunnel.data.chat_format import Format, Message, format_of
 from windtunnel.data.conversations import content_digest, conversation_files
 from windtunnel.data.formats import FORMATS
@@ -24,14 +23,14 @@ from windtunnel.data.packed import (
     Document,
     Item,
     Read,
-    Rendered,
     hashes,
     plain_name,
     split,
     write_packed,
 )
 from windtunnel.data.pairs import Judged, judged_of, judgements
-from windtunnel.data.readers import Progress, Tally, accepted
+from windtunnel.data.readers import Progress
+from windtunnel.data.rendered import Rendered, rendered, writable
 from windtunnel.data.shards import FORMAT, Corpus, Packing
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
@@ -78,11 +77,11 @@ def build_preferences(corpora: Path, wanted: Wanted, progress: Progress | None =
     fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = corpora / f"{plain_name(found[0], SOURCE)}-{fingerprint[:8]}"
     if not (folder / "manifest.json").exists():
-        rendered = _render(found, tokenizer, form, wanted, progress)
-        trained, held = split(rendered.items)
+        made = _render(found, tokenizer, form, wanted, progress)
+        trained, held = split(made.items)
         if not trained or not held:
             raise InputError(
-                f"{named(found[0])}: {len(rendered.items)} records of {_WHAT[wanted.needs]} with "
+                f"{named(found[0])}: {len(made.items)} records of {_WHAT[wanted.needs]} with "
                 f"something to learn in their first {wanted.longest} tokens, of one question; "
                 "expected at least 2 questions, one of which is held out"
             )
@@ -92,9 +91,15 @@ def build_preferences(corpora: Path, wanted: Wanted, progress: Progress | None =
         read = Read(
             source=SOURCE,
             origin=", ".join(map(named, wanted.data)),
-            tally=rendered.tally,
-            duplicates=rendered.duplicates,
-            packing=rendered.packing,
+            tally=made.tally,
+            duplicates=made.duplicates,
+            packing=Packing(
+                context=2 * wanted.longest,
+                template=form.template,
+                cut=made.cut,
+                dropped=made.dropped,
+                answers=wanted.needs,
+            ),
         )
         write_packed(folder, fingerprint, tokenizer, read, {"train": trained, "validation": held})
     return Corpus.open(folder)
@@ -111,30 +116,14 @@ def _render(
     progress: Progress | None,
 ) -> Rendered:
     """Every record once."""
-    tally = Tally()
-    kept: dict[tuple[int, int], Item | None] = {}
-    seen = cut = 0
     names = ", ".join(map(named, found))
     there = judgements(found, wanted.needs, wanted.format)
     there = writable(there, _conversations_in, form, tokenizer)
-    for text in accepted(there, names, wanted.max_bad, tally):
-        seen += 1
-        key = hashes(text)
-        if key not in kept:
-            kept[key], longer = _one(judged_of(text), key, form, tokenizer, wanted.longest)
-            cut += longer
-        if progress and seen % REPORT_EVERY == 1:
-            progress("read preferences", seen, None)
-    left = [one for one in kept.values() if one]
-    dropped = len(kept) - len(left)
-    packing = Packing(
-        context=2 * wanted.longest,
-        template=form.template,
-        cut=cut - dropped,
-        dropped=dropped,
-        answers=wanted.needs,
-    )
-    return Rendered(items=left, tally=tally, duplicates=seen - len(kept), packing=packing)
+
+    def item_of(text: str, key: tuple[int, int]) -> tuple[Item | None, bool]:
+        return _one(judged_of(text), key, form, tokenizer, wanted.longest)
+
+    return rendered(there, item_of, "preferences", names, wanted.max_bad, progress)
 
 
 def _conversations_in(text: str) -> list[list[Message]]:

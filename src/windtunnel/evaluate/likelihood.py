@@ -7,23 +7,20 @@ Logits are made only where a token is asked about. Texts of like length go throu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from windtunnel.evaluate.model import Done, Likelihood, Pair
+from windtunnel.model.batches import batches, cache_of, padded, sharing, without_padding
 from windtunnel.model.decoder import Cache, Decoder
 
 # Tokens that go through a model at once: on a processor few enough for its caches, and elsewhere
 # enough to fill it.
 _ON_A_PROCESSOR, _ELSEWHERE = 1024, 16_384
-_HELD = 65_536  # of a cache, in tokens of all rows together
 _LOGITS = 1 << 24  # numbers at once: 64 MiB
-_SHARED = 48  # tokens that contexts must share for them to be computed once
-_SHARERS = 4  # contexts that share them, at least
-_PAD = 0  # any token does: nothing looks at it
 
 
 @dataclass
@@ -71,71 +68,16 @@ def likelihoods(decoder: Decoder, pairs: Sequence[Pair], done: Done) -> list[Lik
         beginning, before = cache_of(decoder, shared), len(shared)
         together = [families[context] for context in contexts]
         rests = [family.read[before:] for family in together]
-        for part in batches(rests, before, at_once(decoder)):
+        for part in batches(rests, before, _at_once(decoder)):
             chosen = [together[index] for index in part]
             _batch(decoder, beginning, before, chosen, found)
             found.finished(chosen)
     return [Likelihood(n, g) for n, g in zip(found.nats, found.greedy, strict=True)]
 
 
-def sharing(texts: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], list[tuple]]]:
-    """Groups of different texts with the tokens that all of a group begin with; of each text at
-    least one token is left. Those that share too little come last, as one group that shares none.
-    """
-    alone: list[tuple[int, ...]] = []
-    group: list[tuple[int, ...]] = []
-    shared = 0
-
-    def closed() -> Iterator[tuple[tuple[int, ...], list[tuple]]]:
-        if len(group) >= _SHARERS:
-            yield group[0][:shared], list(group)
-        else:
-            alone.extend(group)
-
-    for text in sorted(texts):
-        both = _common(group[-1], text) if group else 0
-        if both >= _SHARED and both >= shared // 2:
-            # a little less is shared by more; where it would be far less, another group begins
-            shared = min(shared or both, both)
-            group.append(text)
-            continue
-        yield from closed()
-        group, shared = [text], 0
-    yield from closed()
-    if alone:
-        yield (), alone
-
-
-def cache_of(decoder: Decoder, shared: Sequence[int]) -> Cache:
-    """A cache of one row that holds these tokens."""
-    cache = Cache(decoder.model.depth)
-    if shared:
-        decoder(torch.tensor([list(shared)], device=decoder.embedding.device), cache=cache)
-    return cache
-
-
-def at_once(decoder: Decoder) -> int:
+def _at_once(decoder: Decoder) -> int:
     """Tokens that go through the model at once."""
     return _ON_A_PROCESSOR if decoder.embedding.device.type == "cpu" else _ELSEWHERE
-
-
-def batches(texts: Sequence[Sequence[int]], before: int, most: int) -> Iterator[list[int]]:
-    """Their indices, longest first, as many together as make up at most `most` tokens with their
-    padding, and hold a cache of `_HELD` tokens with what is `before` them.
-    """
-    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-    while order:
-        longest = max(1, len(texts[order[0]]))
-        rows = max(1, min(most // longest, _HELD // (before + longest)))
-        yield order[:rows]
-        order = order[rows:]
-
-
-def padded(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Ids (texts, longest), filled up behind."""
-    longest = max(len(text) for text in texts)
-    rows = [[*text, *[_PAD] * (longest - len(text))] for text in texts]
-    return torch.tensor(rows, device=device)
 
 
 def _batch(
@@ -165,7 +107,7 @@ def _batch(
         if len(continuation) > 1
     ]
     lengths = [tail.continuation for tail in tails]
-    for part in batches(lengths, cache.tokens, at_once(decoder)):
+    for part in batches(lengths, cache.tokens, _at_once(decoder)):
         _tails(decoder, cache, [tails[index] for index in part], found)
 
 
@@ -210,14 +152,6 @@ def _tails(decoder: Decoder, cache: Cache, tails: Sequence[_Tail], found: _Found
     _answer(decoder, hidden, asks, found)
 
 
-def without_padding(lengths: Tensor, seen: int, new: int) -> Tensor:
-    """As `documents` of the decoder, (rows, seen + new): of the `seen` tokens in a row of the cache
-    only the first `lengths`, (rows, 1), are the text that `new` ones follow.
-    """
-    place = torch.arange(seen + new, device=lengths.device)
-    return ((place < lengths) | (place >= seen)).long()
-
-
 def _answer(decoder: Decoder, hidden: Tensor, asks: Sequence[_Ask], found: _Found) -> None:
     """hidden: (rows, T, width)."""
     places = sorted({(ask.row, ask.place) for ask in asks})
@@ -236,12 +170,3 @@ def _answer(decoder: Decoder, hidden: Tensor, asks: Sequence[_Ask], found: _Foun
         greedy = (best[rows] == tokens).tolist()
         for (_, ask), value, likeliest in zip(told, nats, greedy, strict=True):
             found.add(ask.asking, value, likeliest)
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with; of each one token at least is left."""
-    most = min(len(one), len(other)) - 1
-    for at in range(most):
-        if one[at] != other[at]:
-            return at
-    return most

@@ -5,15 +5,13 @@ is needed.
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from windtunnel.data.tokenizer import Tokenizer
-from windtunnel.evaluate.generation import continued
 from windtunnel.evaluate.likelihood import likelihoods
 from windtunnel.evaluate.model import Done, Likelihood, Pair, Sampling
 from windtunnel.model.decoder import Decoder
-from windtunnel.model.generate import sample
+from windtunnel.model.generate import continued, sampler
 from windtunnel.recipe import Model
 
 _CHARACTER = 4  # bytes of one, at most: tokens that may hold it in parts
@@ -61,13 +59,8 @@ class OwnModel:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, done: Done
     ) -> list[str]:
         """As `Evaluated` has it."""
-        generators = [
-            torch.Generator().manual_seed(sampling.seed + number) for number in range(len(prompts))
-        ]
-
-        def choose(logits: Tensor, number: int) -> int:
-            return sample(logits, sampling.temperature, sampling.top_p, generators[number])
-
+        seeds = [sampling.seed + number for number in range(len(prompts))]
+        choose = sampler(sampling.temperature, sampling.top_p, seeds)
         # tokens that surely hold the longest stop, if it has just been written
         tail = _CHARACTER + max((len(stop.encode()) for stop in sampling.stops), default=0)
 

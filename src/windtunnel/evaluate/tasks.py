@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.evaluate.local_tasks import dataset_of, local_task, values_of
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 # Resamples for metrics that are no mean; a mean has a formula.
 _RESAMPLES = 1000
+_SEED = 1234  # lm-eval's own
 # Why tasks run code of a model with nothing around it: theirs are run here by `code` instead.
 _OWN_CODE = ("humaneval", "mbpp")
 
@@ -122,18 +125,18 @@ def scored_by(lm: LM, task: Task, asked: Asked, chat: bool = False) -> list[Scor
     """The same, by any model of lm-eval's; `chat`: it writes questions by its own template."""
     _prepare(asked.download)
     loaded = _loaded(task, asked)
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.evaluator import evaluate
 
+    _seed()
     try:
-        found = simple_evaluate(
-            model=lm,
-            tasks=loaded,
-            num_fewshot=asked.shots,
+        found = evaluate(
+            lm=lm,
+            task_dict=_with_shots(loaded, asked.shots),
             limit=asked.limit,
             bootstrap_iters=_RESAMPLES,
             apply_chat_template=chat,
+            fewshot_as_multiturn=True,
             confirm_run_unsafe_code=asked.trust,
-            task_manager=_manager(defaults=False),
         )
     except (ValueError, AssertionError, KeyError, IndexError) as error:
         raise InputError(f"--task {task.asked}: {_line(error)}") from error
@@ -170,6 +173,27 @@ def _loaded(task: Task, asked: Asked) -> list[Any]:
     parts = {name for children in loaded.get("group_map", {}).values() for name in children}
     groups = [group for name, group in loaded.get("groups", {}).items() if name not in parts]
     return groups or list(loaded["tasks"].values())
+
+
+def _with_shots(loaded: Sequence[Any], shots: int | None) -> Any:
+    """The tasks and groups as `lm_eval.evaluate` wants them, with as many examples before each
+    question; where a task says that there are none, there are none. lm-eval's `simple_evaluate`
+    does the same, and then asks git and pip what stands around it.
+    """
+    found = _manager(defaults=False).load(list(loaded))
+    for task in found["tasks"].values():
+        own = task.get_config("num_fewshot")
+        if own is None or (shots is not None and own != 0):
+            task.set_config(key="num_fewshot", value=shots or 0)
+        task.set_fewshot_seed(seed=_SEED)
+    return found
+
+
+def _seed() -> None:
+    """As lm-eval does before it loads tasks and asks: some draw their choices."""
+    random.seed(0)
+    np.random.seed(_SEED)
+    torch.manual_seed(_SEED)
 
 
 def _is_single(manager: Any, name: str) -> bool:

@@ -26,10 +26,12 @@ from windtunnel.data.readers import Progress, Taken, records
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
 from windtunnel.files import named, write_whole
-from windtunnel.model.generate import answers
+from windtunnel.model.generate import answers, sampler
 from windtunnel.results.pairs import PairsFound
 from windtunnel.train.loop import load_model
 from windtunnel.train.run import Run
+
+_TOGETHER = 16  # questions that are answered, and then scored, at once
 
 # The question's record, and an answer -> how good it is; the higher the better, 1 is right.
 Score = Callable[[dict[str, Any], str], Any]
@@ -112,30 +114,19 @@ def pairs(
     score = verifier(asked.score)
     questions = list(_questions(prompts))
     tokenizer = Tokenizer.load(run.tokenizer)
-    form = format_of(tokenizer)
-    ends = {*form.ends(tokenizer), tokenizer.eos}
-    model = load_model(run)
     lines: list[str] = []
     scored: list[float] = []
     solved = 0
-    for number, (record, messages) in enumerate(questions, 1):
-        ids = form.encode(tokenizer, messages)
-        if len(ids) >= model.context:
-            raise InputError(
-                f"question {number}: {len(ids)} tokens; {run.id} sees {model.context} at most"
-            )
-        seed = _seed(asked.seed, messages)
-        sampled = answers(
-            model, ids, asked.answers, asked.most, asked.temperature, asked.top_p, seed, ends
-        )
-        texts = [tokenizer.decode(one) for one in sampled]
+    answered = _answered(run, tokenizer, [messages for _, messages in questions], asked)
+    for number, texts in enumerate(answered):
+        record, messages = questions[number]
         marks = [_mark(score, record, text, asked.score) for text in texts]
         scored += marks
         solved += max(marks) >= 1
-        pair = _pair(messages, dict(zip(texts, marks, strict=True)), seed)
+        pair = _pair(messages, dict(zip(texts, marks, strict=True)), _seed(asked.seed, messages))
         lines += [json.dumps(pair, ensure_ascii=False)] if pair else []
         if progress:
-            progress("answer questions", number, len(questions))
+            progress("answer questions", number + 1, len(questions))
     write_whole(out, "".join(line + "\n" for line in lines))
     return PairsFound(
         run=run.id,
@@ -194,6 +185,30 @@ def _question(record: object) -> list[Message]:
     if messages[-1]["role"] != "user":
         raise Fault("the prompt does not end with the user, so there is nothing to answer")
     return messages
+
+
+def _answered(
+    run: Run, tokenizer: Tokenizer, questions: Sequence[list[Message]], asked: Asked
+) -> Iterator[list[str]]:
+    """The answers to each question. Raises InputError for one that is too long for the run."""
+    form, model = format_of(tokenizer), load_model(run)
+    prompts = [form.encode(tokenizer, messages) for messages in questions]
+    for number, ids in enumerate(prompts, 1):
+        if len(ids) >= model.context:
+            raise InputError(
+                f"question {number}: {len(ids)} tokens; {run.id} sees {model.context} at most"
+            )
+    ends, each = {*form.ends(tokenizer), tokenizer.eos}, range(asked.answers)
+    for start in range(0, len(prompts), _TOGETHER):
+        part = slice(start, start + _TOGETHER)
+        seeds = [
+            _seed(asked.seed, messages) + number for messages in questions[part] for number in each
+        ]
+        again = [ids for ids in prompts[part] for _ in each]
+        choose = sampler(asked.temperature, asked.top_p, seeds)
+        texts = [tokenizer.decode(ids) for ids in answers(model, again, asked.most, choose, ends)]
+        for first in range(0, len(texts), asked.answers):
+            yield texts[first : first + asked.answers]
 
 
 def _seed(seed: int, messages: list[Message]) -> int:

@@ -4,7 +4,9 @@ loss falls, from what guessing gives to 1 (as MiniCPM4's ScalingBench has it, ar
     score = chance + (1 - chance) / (1 + exp(steepness (loss - middle)))
 
 Loss is any that falls with the model's worth: bits a byte of right answers serve best, since they
-fall long before an answer is right. Two numbers are fitted, so that few models are enough.
+fall long before an answer is right. Two numbers are fitted, so that few models are enough: the
+steepness, and the log-odds at the mean loss of the models. Scores that do not follow the loss have
+no middle; they have a steepness of 0 at some log-odds.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ FEWEST = 4  # models
 _DRAWS = 300
 _SMALLEST_ERROR = 1e-3  # of a score: one that is always right has no error of its own
 _SEED = 0
+_SIDE = 1.645  # standard deviations: half of the 90% interval of a normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +42,49 @@ class ScoreLaw:
 
     chance: float
     """What guessing scores."""
-    middle: float
-    """The loss at which the score is half-way between chance and 1."""
+    centre: float
+    """The mean loss of the models."""
+    level: float
+    """The log-odds at this loss of the score's way from chance to 1."""
     steepness: float
     """Per unit of loss; above 0 where lower losses score higher."""
     scatter: float
     """How many times farther points lie from it than their own errors would have it, 1 at least."""
     draws: np.ndarray
-    """(draws, 2): middle and steepness of points drawn anew."""
+    """(draws, 2): level and steepness of points drawn anew."""
     reach: tuple[float, float]
     """The lowest and the highest loss that it was fitted to."""
 
-    def at(self, loss: float) -> tuple[float, float, float]:
-        """The score at a loss, and its 90% interval."""
-        said = _scores(np.array([loss]), self.middle, self.steepness, self.chance)[0]
-        drawn = _scores(np.array([loss]), self.draws[:, :1], self.draws[:, 1:], self.chance)
-        low, high = np.quantile(drawn, [0.05, 0.95])
-        return float(said), float(low), float(high)
+    def at(
+        self, loss: float, interval90: tuple[float, float] | None = None
+    ) -> tuple[float, float, float]:
+        """The score at a loss, and its 90% interval; `interval90`: that of the loss, where it is
+        itself not sure.
+        """
+        said = _scores(loss - self.centre, self.level, self.steepness, self.chance)
+        low, high = interval90 or (loss, loss)
+        sides = np.random.default_rng(_SEED).standard_normal(len(self.draws)) / _SIDE
+        losses = loss + np.where(sides > 0, high - loss, loss - low) * sides
+        drawn = _scores(losses - self.centre, self.draws[:, 0], self.draws[:, 1], self.chance)
+        least, most = np.quantile(drawn, [0.05, 0.95])
+        return float(said), float(least), float(most)
+
+    @property
+    def middle(self) -> float | None:
+        """The loss at which the score is half-way between chance and 1; None where the law could be
+        flat.
+        """
+        return None if self.flat else self.centre + self.level / self.steepness
+
+    @property
+    def flat(self) -> bool:
+        """Whether the scores could as well be the same at every loss: then no law is seen."""
+        least, most = self.steepness90
+        return least <= 0 <= most
 
     @property
     def steepness90(self) -> tuple[float, float]:
-        """Its 90% interval: where it holds 0, no law is seen."""
+        """The 90% interval of the steepness."""
         low, high = np.quantile(self.draws[:, 1], [0.05, 0.95])
         return float(low), float(high)
 
@@ -78,18 +103,20 @@ def fit_score(points: Sequence[ScorePoint], chance: float = 0.0) -> ScoreLaw:
         raise InputError(f"chance {chance:g}: expected a share below 1, such as 0.25")
     scores = np.array([point.score for point in points])
     errors = np.maximum([point.stderr for point in points], _SMALLEST_ERROR)
-    middle, steepness = _fitted(losses, scores, errors, chance)
-    off = (scores - _scores(losses, middle, steepness, chance)) / errors
-    scatter = max(1.0, float(np.sqrt((off**2).sum() / (len(points) - 2))))
+    centre = float(losses.mean())
+    off_centre = losses - centre
+    level, steepness = _fitted(off_centre, scores, errors, chance)
+    said = _scores(off_centre, level, steepness, chance)
+    scatter = max(1.0, float(np.sqrt((((scores - said) / errors) ** 2).sum() / (len(points) - 2))))
     draw = np.random.default_rng(_SEED)
-    said = _scores(losses, middle, steepness, chance)
     drawn = []
     for _ in range(_DRAWS):
         anew = said + scatter * errors * draw.standard_normal(len(points))
-        drawn.append(_fitted(losses, anew, errors, chance, (middle, steepness)))
+        drawn.append(_fitted(off_centre, anew, errors, chance, (level, steepness)))
     return ScoreLaw(
         chance=chance,
-        middle=middle,
+        centre=centre,
+        level=level,
         steepness=steepness,
         scatter=scatter,
         draws=np.array(drawn),
@@ -98,27 +125,27 @@ def fit_score(points: Sequence[ScorePoint], chance: float = 0.0) -> ScoreLaw:
 
 
 def _fitted(
-    losses: np.ndarray,
+    off_centre: np.ndarray,
     scores: np.ndarray,
     errors: np.ndarray,
     chance: float,
     start: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
-    """Middle and steepness by weighted least squares, from several starts unless one is given."""
-    spread = float(np.ptp(losses))
+    """Level and steepness by weighted least squares, from several starts unless one is given."""
 
     def off(at: np.ndarray) -> np.ndarray:
-        return (_scores(losses, at[0], at[1], chance) - scores) / errors
+        return (_scores(off_centre, at[0], at[1], chance) - scores) / errors
 
     def slope(at: np.ndarray) -> np.ndarray:
-        said = expit(-at[1] * (losses - at[0]))
+        said = expit(at[0] - at[1] * off_centre)
         steep = (1 - chance) * said * (1 - said) / errors
-        return np.stack([steep * at[1], -steep * (losses - at[0])], axis=1)
+        return np.stack([steep, -steep * off_centre], axis=1)
 
     starts = [start] if start else []
     if not start:
-        for middle in (losses.min() - spread, losses.mean(), losses.max()):
-            starts += [(float(middle), sign / spread) for sign in (1.0, 5.0, 25.0, -2.0)]
+        spread = float(np.ptp(off_centre))
+        for level in (-4.0, 0.0, 4.0):
+            starts += [(level, sign / spread) for sign in (1.0, 5.0, 25.0, -2.0)]
     # scipy's own annotation of `jac` knows no function
     found = [least_squares(off, one, jac=slope, method="lm") for one in starts]  # pyright: ignore
     best = min(found, key=lambda one: one.cost)
@@ -126,6 +153,9 @@ def _fitted(
 
 
 def _scores(
-    losses: np.ndarray, middle: float | np.ndarray, steepness: float | np.ndarray, chance: float
+    off_centre: float | np.ndarray,
+    level: float | np.ndarray,
+    steepness: float | np.ndarray,
+    chance: float,
 ) -> np.ndarray:
-    return chance + (1 - chance) * expit(-np.asarray(steepness) * (losses - middle))
+    return chance + (1 - chance) * expit(level - steepness * np.asarray(off_centre))

@@ -42,10 +42,12 @@ def causal_attention(
         attend = long_attention if query.shape[-2] > KEPT else _blocked
         return attend(query, key, value, scale, documents)
     T, S = query.shape[-2], key.shape[-2]
+    if T == 1:
+        return _of_one(query, key, value, scale, documents)
     grouped = query.shape[1] != key.shape[1]
-    if documents is None and (T == S or T == 1):
+    if documents is None and T == S:
         return F.scaled_dot_product_attention(
-            query, key, value, is_causal=T == S and T > 1, scale=scale, enable_gqa=grouped
+            query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
         )
     positions = torch.arange(S, device=query.device)
     mask = _mask(positions[S - T :], positions, documents)
@@ -60,6 +62,19 @@ def marked_borders(documents: Tensor, seen: int) -> Borders:
     """
     long = documents.device.type == "cuda" and documents.shape[-1] > KEPT and not seen
     return borders(documents) if long else documents
+
+
+def _of_one(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, documents: Tensor | None
+) -> Tensor:
+    """The same of one query a row. It sees all keys, and so do the query heads that share a head of
+    keys and values: they stand where the queries of a text would, and no key is repeated for them.
+    """
+    B, _, _, size = query.shape
+    rows = query.reshape(B, key.shape[1], -1, size)
+    mask = None if documents is None else (documents == documents[:, -1:])[:, None, None]
+    mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
+    return mixed.reshape(query.shape)
 
 
 def _blocked(

@@ -21,6 +21,7 @@ from windtunnel.plan.forecasts import seal
 from windtunnel.plan.premises import Premises, premises_of
 from windtunnel.plan.record import recipe_path, write_plan
 from windtunnel.plan.request import Request, asked_by, name_of
+from windtunnel.plan.scores import expected_scores
 from windtunnel.plan.settings import BatchChoice, PlannedRun, RateChoice, batch_for, rate_for
 from windtunnel.plan.sizes import (
     Limits,
@@ -40,6 +41,7 @@ from windtunnel.quantities import about
 from windtunnel.recipe import Recipe, parse
 from windtunnel.results.plan import (
     BestRatio,
+    ExpectedScore,
     Flag,
     LawProfile,
     PlanLaws,
@@ -159,7 +161,10 @@ def work_out(
     laws, profiles = _laws(predictor, draft.flops)
     costs = training(draft.recipe, draft.flops, draft.speed, request)
     found = flags.by_weight(_flags(draft, laws.ratio, profiles, costs))
-    return draft.recipe, _result(draft, laws, costs, found, folder)
+    result = _result(draft, laws, costs, found, folder)
+    if scores := _scores(draft):
+        result = result.model_copy(update={"scores": scores})
+    return draft.recipe, result
 
 
 def _draft(
@@ -386,6 +391,14 @@ def _result(
         provenance=_provenance(draft),
         recipe=str(recipe_path(folder)),
     )
+
+
+def _scores(draft: _Draft) -> tuple[ExpectedScore, ...]:
+    """Where the laws' losses are of the corpus that the plan's run will read."""
+    lab, corpus = draft.evidence.lab, draft.evidence.corpus
+    if lab is None or corpus is None or draft.premises.corpus != corpus:
+        return ()
+    return expected_scores(lab, corpus, draft.predicted.loss, draft.predicted.interval90)
 
 
 def _whole(interval: tuple[float, float]) -> tuple[int, int]:

@@ -40,7 +40,7 @@ from windtunnel.report.figures import (
     styled,
 )
 from windtunnel.report.view import LabView
-from windtunnel.results.plan import PlanResult
+from windtunnel.results.plan import PlanResult, expected_in_words
 from windtunnel.train.run import Run, open_run
 
 
@@ -193,6 +193,8 @@ def _sentences(plan: PlanResult) -> Iterator[str]:
         f"{plan.steps:,} steps of {plan.batch_tokens:,} tokens. The learning rate is {plan.lr:g}, "
         f"and decays over the last {about(plan.decay_tokens)} tokens."
     )
+    for expected in plan.scores:
+        yield f"It may score on {expected_in_words(expected, plan.loss)}."
     low, high = plan.range_params
     yield (
         f"At this cost, every size from {about(low)} to {about(high)} parameters comes within 0.5% "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from windtunnel.results.record import Record
+from windtunnel.results.scores import TaskScores
 
 Verdict = Literal["better", "worse", "no difference"]
 
@@ -124,8 +125,10 @@ class FittedScore(Record):
     """How many it was fitted to."""
     chance: float
     """What guessing scores."""
-    middle: float
-    """Bits per byte at which the score is half-way between chance and 1."""
+    middle: float | None
+    """Bits per byte at which the score is half-way between chance and 1; None where the law could
+    be flat.
+    """
     steepness: float
     """Per bit a byte."""
     steepness90: tuple[float, float]
@@ -155,6 +158,9 @@ class Evaluations(Record):
     """Where `--suite` is given, of the first model."""
     laws: list[FittedScore]
     """Where `--law` is given: each task's score over the models."""
+    scores: list[TaskScores]
+    """Where `--law` is given and the models are runs that read one corpus: what was kept for plans.
+    """
 
 
 def read_evaluations(run: Path, tokens: int | None = None) -> list[Evaluation]:

@@ -244,6 +244,27 @@ class Smaller(Record):
     """FLOPs of training, as a multiple of those of the planned run."""
 
 
+class ExpectedScore(Record):
+    """What the planned model may score on a task, by a law from loss to score."""
+
+    task: str
+    """Its name."""
+    metric: str
+    """How it is scored, such as acc or exact_match."""
+    score: Number
+    """The score to expect, between 0 and 1."""
+    interval90: Interval
+    """Its 90% interval, the loss's own among what makes it wide."""
+    chance: Number
+    """What guessing scores."""
+    losses: Interval
+    """The lowest and the highest loss of the runs behind the law, nats/token."""
+    flat: bool
+    """Whether the scores could as well be the same at every loss: then no law is seen."""
+    runs: tuple[str, ...]
+    """Ids of the runs behind it."""
+
+
 class Audit(Record):
     """Predicted against got."""
 
@@ -320,6 +341,8 @@ class PlanResult(SparseRecord):
     """Loss between which half of such runs end, nats/token."""
     interval90: Interval
     """Loss between which nine in ten such runs end, nats/token."""
+    scores: tuple[ExpectedScore, ...] = ()
+    """What it may score on the tasks on which runs of the lab that read this corpus were scored."""
     at_this_cost: tuple[SizeLoss, ...]
     """Other sizes, trained with the same FLOPs."""
     range_params: tuple[int, int]
@@ -358,3 +381,20 @@ class PlanResult(SparseRecord):
     """
     audit: Audit | None = None
     """What came of it, once a run was trained and held against it; null until then."""
+
+
+def expected_in_words(expected: ExpectedScore, loss: float) -> str:
+    """`questions, acc: 0.41, nine times in ten between 0.35 and 0.48, by 6 runs`, and what speaks
+    against it; `loss`: the planned one, nats/token.
+    """
+    low, high = expected.interval90
+    best, worst = expected.losses
+    said = (
+        f"{expected.task}, {expected.metric}: {expected.score:.2f}, nine times in ten between "
+        f"{low:.2f} and {high:.2f}, by {len(expected.runs)} runs"
+    )
+    if not best <= loss <= worst:
+        said += f" with losses from {best:.2f} to {worst:.2f}, beyond which this lies"
+    if expected.flat:
+        said += "; they show no law, since it could be flat"
+    return said
