@@ -21,7 +21,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.app import address, request_of, serve
-from windtunnel.results.run import StepLine
+from windtunnel.results.run import Score, StepLine
 from windtunnel.train.run import create
 
 ASKED = ("flops=1e11", "hours=0.01&device=h100&gpus=2", "params=30k&tokens=500k", "tokens=1M")
@@ -171,7 +171,10 @@ def test_the_report_is_made_anew_where_the_lab_holds_something_new(
         stem(6400).change(name="a new one", seed=5),
         Corpus.open(lab.path / "corpora" / "tiny"),
     )
-    assert "a new one" not in first and "a new one" in ask(server, "/")[1]
+    begun = ask(server, "/")[1]
+    assert "a new one" not in first and "a new one" in begun and "9.8765" not in begun
+    run.write_status("done", 6400, Score(loss=9.8765, bits_per_byte=2.0, tokens=1))
+    assert "9.8765" in ask(server, "/")[1], "a run that ended"
     shutil.rmtree(run.path)
 
 
