@@ -54,8 +54,8 @@ READINGS: Table[Reading] = Table(
             "batch`.",
             unsure="Too few sizes to say whether the rate stays. The law of the rate goes into the "
             "scaling study and the plan all the same. Next: `windtunnel batch`.",
-            failed="The best rate moves with the size. The law of the rate says how, and a plan "
-            "follows it; do not carry one rate to all sizes by hand.",
+            failed="Do not carry one rate to all sizes and lengths by hand: the best one moves. "
+            "The law of the rate says how, and a plan follows it.",
         ),
         Reading(
             name="batch",

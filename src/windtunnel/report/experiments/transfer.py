@@ -52,12 +52,13 @@ def figures(
             "Where the rate transfers, they stand one above the other.",
             _bowls(numbers, rows),
         ),
-        (
-            "The best learning rate with its 90% interval, from a parabola through the points "
-            "near it.",
-            _best(compared),
-        ),
     ]
+    if len({size.width for rates in compared.values() for size in rates.sizes}) > 1:
+        caption = (
+            "The best learning rate with its 90% interval, from a parabola through the points near "
+            "it."
+        )
+        drawn.append((caption, _best(compared)))
     if len(numbers.lengths) > 1:
         drawn.append(
             (

@@ -263,7 +263,8 @@ def _summary(results: Mapping[str, ParametrizationRates]) -> str:
                 low, high = found.interval
                 moved = f"{found.slope:+.2f} [{low:+.2f}, {high:+.2f}]"
                 drifts.append(f"by {moved} octaves for an octave of {axis}")
-        moves = " and ".join(drifts) or "by what is not known"
-        law = f", and goes as {result.law.powers}" if result.law else ""
-        said.append(f"with {name} the best rate moves {moves}{law}")
-    return f"{'; '.join(said)} (90% intervals)"
+        told = [f"moves {' and '.join(drifts)} (90% interval)"] if drifts else []
+        told += [f"goes as {result.law.powers}"] if result.law else []
+        which = " and ".join(told) or "was found for too few sizes to say how it moves"
+        said.append(f"with {name} the best rate {which}")
+    return "; ".join(said)
