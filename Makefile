@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow check bench dist clean
+.PHONY: install demo test test-slow check bench dist site clean
 
 install: $(STAMP)
 
@@ -40,6 +40,10 @@ dist: install
 	@rm -rf dist build
 	@$(BIN)/python -c 'from setuptools.build_meta import *; build_sdist("dist"); build_wheel("dist")' >/dev/null
 	@ls -l dist
+
+site: install
+	@$(BIN)/sphinx-build -q -W --keep-going -c docs . build/site
+	@echo "The site's first page is build/site/index.html."
 
 clean:
 	rm -rf .venv lab dist build .pytest_cache .ruff_cache .hypothesis

@@ -28,7 +28,9 @@ def fill(lab: Path, made: Run, count: int) -> list[str]:
         about: dict[str, Any] = {"kind": "stem" if is_stem else "branch"}
         about |= {} if is_stem else {"parent": f"{stem:012x}", "at_tokens": tokens}
         about = {"parent": None, "at_tokens": None} | about
-        AboutRun(id=name, corpus=made.corpus, **about).write(folder / "run.json")
+        AboutRun(id=name, corpus=made.corpus, results_version=made.results_version, **about).write(
+            folder / "run.json"
+        )
         score = Score(loss=4 + number / 1e4, bits_per_byte=2.0, tokens=1)
         RunStatus(
             status="done", tokens=tokens, loss=score.loss, bits_per_byte=score.bits_per_byte

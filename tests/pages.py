@@ -98,3 +98,16 @@ def draw_all(tab: Any) -> None:
     tab.wait_for_function(
         "[...document.querySelectorAll('.plot[data-figure]')].every((one) => one.dataset.drawn)"
     )
+
+
+def barriers(tab: Any) -> list[str]:
+    """What axe finds on the open page that shuts somebody out, a line each. Skips where axe is not
+    installed.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not here")
+    found = axe.Axe().run(tab).response["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:160]}"
+        for one in found
+        for node in one["nodes"]
+    ]

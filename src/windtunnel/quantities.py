@@ -29,22 +29,26 @@ class Length:
 
 def parse_tokens(value: object) -> int:
     """`20M`, `1.1T`, `4_096` or a number -> a whole number of tokens >= 0. Raises InputError."""
-    expected = (
-        f"{value!r} is not a number of tokens; expected something like 4096, 20M or 1.1T, "
-        "zero or more"
-    )
+    given = value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(expected)
+        raise _no_tokens(given)
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value.strip())
         if not match or match[2].lower() not in _SUFFIXES:
-            raise InputError(expected)
+            raise _no_tokens(given)
         value = float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
     # 1.1T as a floating-point number is not quite whole
     whole = math.isfinite(value) and abs(value - round(value)) <= 1e-6 * max(1.0, value)
     if not whole or value < 0:
-        raise InputError(expected)
+        raise _no_tokens(given)
     return round(value)
+
+
+def _no_tokens(value: object) -> InputError:
+    return InputError(
+        f"{value!r} is not a number of tokens; expected something like 4096, 20M or 1.1T, "
+        "zero or more"
+    )
 
 
 def parse_length(value: object) -> Length:

@@ -15,7 +15,7 @@ import pytest
 
 from windtunnel.data.formats import FORMATS, Format
 from windtunnel.data.opened import Opened
-from windtunnel.data.readers import Tally, accepted, from_paths, items, read_path
+from windtunnel.data.readers import Tally, accepted, from_paths, items, left_out, read_path
 from windtunnel.errors import InputError
 
 
@@ -337,6 +337,20 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=expected):
             list(read_path(tmp_path / path))
+
+
+def test_what_a_folder_holds_beside_documents_is_said(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.rst.gz", "README", "c.png", ".hidden"):
+        (tmp_path / name).write_bytes(gzip.compress(b"b") if name[0] == "b" else b"text")
+    assert list(read_path(tmp_path)) == ["text", "b"]
+    said = left_out(tmp_path)
+    assert said and said.startswith(f"2 of the 4 files in {tmp_path} are left out")
+    assert ": README, c.png; a glob" in said
+    assert len(list(read_path(tmp_path / "**" / "*"))) == 4, "all that the glob matches"
+    assert left_out(tmp_path / "a.txt") is left_out(tmp_path / "**" / "*") is None
+    for name in ("README", "c.png"):
+        (tmp_path / name).unlink()
+    assert left_out(tmp_path) is None
 
 
 def test_the_identity_of_paths_changes_with_their_content(tmp_path: Path) -> None:

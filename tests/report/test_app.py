@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import browsing, needs_browser
+from pages import barriers, browsing, draw_all, needs_browser
 from plan_labs import with_study
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import Recipe
 from windtunnel.report.app import address, request_of, serve
-from windtunnel.results.run import StepLine
+from windtunnel.results.run import Score, StepLine
 from windtunnel.train.run import create
 
 ASKED = ("flops=1e11", "hours=0.01&device=h100&gpus=2", "params=30k&tokens=500k", "tokens=1M")
@@ -171,7 +171,10 @@ def test_the_report_is_made_anew_where_the_lab_holds_something_new(
         stem(6400).change(name="a new one", seed=5),
         Corpus.open(lab.path / "corpora" / "tiny"),
     )
-    assert "a new one" not in first and "a new one" in ask(server, "/")[1]
+    begun = ask(server, "/")[1]
+    assert "a new one" not in first and "a new one" in begun and "9.8765" not in begun
+    run.write_status("done", 6400, Score(loss=9.8765, bits_per_byte=2.0, tokens=1))
+    assert "9.8765" in ask(server, "/")[1], "a run that ended"
     shutil.rmtree(run.path)
 
 
@@ -190,6 +193,38 @@ def test_a_browser_moves_the_planner(served: tuple[Any, ThreadingHTTPServer]) ->
         inside = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         assert tab.evaluate(inside) and said == []
         assert all(one.startswith(address(server)) for one in asked)
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nobody_is_shut_out_while_a_run_trains(
+    served: tuple[Any, ThreadingHTTPServer],
+    stem: Callable[..., Recipe],
+    theme: str,
+    width: int,
+) -> None:
+    lab, server = served
+    run = create(lab.path, stem(6400), Corpus.open(lab.path / "corpora" / "tiny"))
+    step = StepLine(tokens=128, loss=5.5, lr=0.01, grad_norm=1.0, tokens_per_s=6272, peak_share=0.1)
+    seen = {"width": width, "height": 800}
+    with (
+        run.lock(),
+        (run.path / "metrics.jsonl").open("a") as metrics,
+        browsing(color_scheme=theme, viewport=seen, bypass_csp=True) as (tab, _, _),
+    ):
+        run.write_status("running", 0)
+        for tokens in (128, 256):
+            print(step.model_copy(update={"tokens": tokens}).to_json(), file=metrics, flush=True)
+        tab.goto(address(server))
+        tab.wait_for_selector("#now-curves .main-svg")
+        tab.wait_for_selector("[data-of='verdict']")
+        draw_all(tab)
+        assert barriers(tab) == []
+        tab.fill("[name=flops]", "many")
+        tab.wait_for_selector("#plan-says:has-text('expected a number')")
+        assert barriers(tab) == []
+    shutil.rmtree(run.path)
 
 
 def test_a_lab_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Page, browsing, draw_all, needs_browser, read_page
+from pages import Page, barriers, browsing, draw_all, needs_browser, read_page
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -226,3 +226,18 @@ def test_a_browser_draws_every_figure_and_asks_for_nothing(
     lines = (tmp_path / "figure.csv").read_text().splitlines()
     points = sum(len(trace["x"]) for trace in page.figures()[0])
     assert lines[0] == "panel,series,x,y,value,run" and len(lines) == points + 1
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nobody_is_shut_out(trained: Trained, page: Page, theme: str, width: int) -> None:
+    """By colours without contrast, by what has no name, by what a keyboard does not reach."""
+    size = {"width": width, "height": 800}
+    with browsing(color_scheme=theme, viewport=size) as (tab, _, _):
+        tab.goto((trained[0] / "report.html").as_uri())
+        draw_all(tab)
+        assert barriers(tab) == []
+        tab.evaluate("document.querySelector('figcaption').style.color = 'rgb(128,128,128)'")
+        tab.evaluate("document.querySelector('figcaption').style.background = '#777'")
+        assert any("color-contrast" in one for one in barriers(tab)), "axe looks"

@@ -28,6 +28,13 @@ def run_in(lab: Path, name: str, kind: str, bits: float, status: str = "done") -
     )
 
 
+def study_in(lab: Path, name: str) -> None:
+    """That cannot be read further than its name, which is all that matters here."""
+    folder = lab / "studies" / name
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{")
+
+
 def commands(lab: Path) -> list[str]:
     return [one.command.removesuffix(f" --lab {lab}") for one in standing(lab).next]
 
@@ -49,6 +56,20 @@ def test_a_corpus_is_checked_first_and_the_best_branch_can_be_talked_with(tmp_pa
     run_in(tmp_path, "dddd", "branch", 0.5, "running")
     assert "windtunnel chat bbbb" in commands(tmp_path)
     assert standing(tmp_path).lines[1] == "runs       4: 3 done, 1 running"
+
+
+def test_after_a_tour_come_a_larger_plan_and_a_text_of_one_s_own(tmp_path: Path) -> None:
+    corpus_in(tmp_path)
+    run_in(tmp_path, "bbbb", "branch", 1.5)
+    for name in ("check", "search", "transfer", "batch", "scaling"):
+        study_in(tmp_path, name)
+    assert commands(tmp_path)[0] == "windtunnel plan --hours 1 --device cpu --corpus mine"
+    assert "windtunnel corpus build mine text=FOLDER/" not in commands(tmp_path)
+    study_in(tmp_path, "tour")
+    assert commands(tmp_path)[1:3] == [
+        "windtunnel chat bbbb",
+        "windtunnel corpus build mine text=FOLDER/",
+    ]
 
 
 def test_a_damaged_study_is_named_and_stops_nothing(tmp_path: Path) -> None:

@@ -9,14 +9,28 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from windtunnel import __version__
 from windtunnel.errors import InputError, Lost
 
+
+class _Commands(TyperGroup):
+    """In the order in which they are needed. Typer alone would put groups of them last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        if "corpus" in names and "train" in names:
+            names.remove("corpus")
+            names.insert(names.index("train"), "corpus")
+        return names
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Measure tiny language models, fit laws to them, predict a larger one, and train it.",
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -107,8 +121,18 @@ def main() -> None:
         # click's own errors of usage: a wrong option, a missing argument
         if not hasattr(error, "format_message"):
             raise
-        _fail(f"{error.format_message()} (see `windtunnel --help`)")  # type: ignore[attr-defined]
+        _fail(f"{error.format_message().rstrip('.')} (see `{_help_for(error)}`)")  # type: ignore[attr-defined]
     sys.exit(code)
+
+
+def _help_for(error: Exception) -> str:
+    """The command that explains the command in which an error of usage was made."""
+    names = ["--help"]
+    context = getattr(error, "ctx", None)
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(["windtunnel", *names])
 
 
 def _cache() -> Path:

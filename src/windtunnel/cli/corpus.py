@@ -110,7 +110,7 @@ def build(
 ) -> None:
     """Tokenise text into a corpus. After an interruption, the same command goes on."""
     from windtunnel.data.build import build as build_corpus
-    from windtunnel.data.readers import Documents, from_paths
+    from windtunnel.data.readers import Documents, from_paths, left_out
     from windtunnel.data.sources import fetch as fetch_sources
 
     if vocab is None and tokenizer is None:
@@ -129,6 +129,8 @@ def build(
         for fetched in fetch_sources(known, lab / "downloads", shown.show) if known else []:
             documents[fetched.source.name] = fetched.documents()
         for key, given in paths.items():
+            for remark in filter(None, map(left_out, given)):
+                shown.say(f"{key}: {remark}")
             documents[key] = from_paths(given, text_field, max_bad=max_bad, format=format)
         built = build_corpus(
             lab / "corpora" / name,

@@ -49,7 +49,7 @@ def launch(
     ] = "24:00:00",
     go: Annotated[bool, typer.Option("--go", help="Submit the job, too.")] = False,
 ) -> None:
-    """Print a cluster's job for a study or a run; with --go, submit it.
+    """Print a cluster's job for a study or a run, or submit it.
 
     A study's runs are trained by workers of a Ray cluster that lives as long as the job, and one
     run by torchrun. The machines need the lab in a folder that all of them share.

@@ -47,7 +47,7 @@ def pairs(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Let a run answer questions, and write pairs of a better and a worse answer.
+    """Let a run answer questions, and write pairs of its answers.
 
     `windtunnel dpo` learns from what is written. No other model is asked: a verifier decides.
     """

@@ -21,7 +21,7 @@ def track(
     ] = "tensorboard",
     lab: Lab = DEFAULT_LAB,
 ) -> None:
-    """Write what a run recorded for TensorBoard, Weights & Biases or trackio.
+    """Write what a run recorded for a tracker such as TensorBoard.
 
     Into LAB/trackers, on this machine and without a network. Every run has its metrics.jsonl in
     any case; the trackers' packages come with `pip install 'windtunnel[trackers]'`.

@@ -300,7 +300,7 @@ def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
     from windtunnel.train.run import read_runs
 
     there = read_runs(lab)
-    found = [run.summary() for run in there.runs]
+    found = [run.summary(there.statuses[run.id]) for run in there.runs]
     _say_what_is_old(there.runs)
     if as_json:
         for why in there.unreadable.values():

@@ -20,7 +20,7 @@ def transfer(
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
-    """Find the best learning rate, and see whether it holds as models grow.
+    """Find the best learning rate, and where it goes as models grow.
 
     The best rate is measured at several widths, depths, lengths and batches, for one or more
     parametrizations. The study says how far it drifts as the model grows, and gives a law of the

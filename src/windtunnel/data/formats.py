@@ -344,7 +344,7 @@ def _beginning(head: bytes) -> bytes:
 TEXT = Format(
     name="text",
     help="plain text",
-    endings=(".txt", ".md", ".py"),
+    endings=(".txt", ".text", ".md", ".rst", ".tex", ".py"),
     begins=lambda head: False,
     texts=_plain,
 )

@@ -176,7 +176,8 @@ def _refuse(tally: Tally, first: Malformed, max_bad: float) -> None:
     raise InputError(
         f"{first.where}: {first.why}; {tally.malformed:,} of the first "
         f"{tally.documents:,} documents are malformed ({tally.malformed / tally.documents:.1%}), "
-        f"at most {max_bad:.1%} may be{taken}"
+        f"at most {max_bad:.1%} may be{taken}; expected a path or a glob of readable documents, or "
+        "a larger --max-bad"
     )
 
 
@@ -216,20 +217,54 @@ def _matches(pattern: Path) -> list[Path]:
     return sorted(there / match for match in glob.glob(below, root_dir=there, recursive=True))
 
 
+def left_out(path: str | Path) -> str | None:
+    """What to say of the files of a folder that are not read, for their names; None where all are,
+    and where `path` is no folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    there = _shown(folder)
+    others = [file for file in there if not _is_named(file)]
+    if not others:
+        return None
+    names = sorted(file.name for file in others)[:3]
+    more = ["..."] if len(others) > len(names) else []
+    return (
+        f"{len(others):,} of the {len(there):,} files in {named(folder)} are left out, since their "
+        f"names end in none of {_endings()}: {', '.join(map(named, [*names, *more]))}; a glob such "
+        f"as '{named(folder / '**' / '*')}' reads all"
+    )
+
+
 def _in_folder(folder: Path) -> list[Path]:
     """Every file below a folder whose name is that of a format, but for what is hidden, sorted."""
+    found = [file for file in _shown(folder) if _is_named(file)]
+    if not found:
+        raise InputError(
+            f"{folder}: no document in this folder; expected files ending in {_endings()}, or a "
+            f"glob such as '{folder / '**' / '*'}'"
+        )
+    return sorted(found)
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Every file below a folder but for what is hidden."""
     found = []
     for file in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        known = any(one.is_named(file.name) for one in FORMATS.values())
-        if known and not hidden and file.is_file():
+        if not hidden and file.is_file():
             found.append(file)
-    if not found:
-        endings = chain.from_iterable(one.endings for one in FORMATS.values())
-        raise InputError(
-            f"{folder}: no document in this folder; expected files ending in {', '.join(endings)}"
-        )
-    return sorted(found)
+    return found
+
+
+def _is_named(file: Path) -> bool:
+    """Whether its name is that of a format."""
+    return any(one.is_named(file.name) for one in FORMATS.values())
+
+
+def _endings() -> str:
+    return ", ".join(chain.from_iterable(one.endings for one in FORMATS.values()))
 
 
 def _nearest(path: Path) -> str:

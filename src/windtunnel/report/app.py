@@ -3,8 +3,10 @@ answers nothing but GET. The standard library serves it: it has one reader, on t
 so needs nothing that the lab's page does not have already.
 """
 
+import contextlib
 import hmac
 import json
+import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ from windtunnel.devices import device_named
 from windtunnel.errors import InputError
 from windtunnel.plan.planner import Planner
 from windtunnel.plan.request import Request
-from windtunnel.report.live import LIVE, now
+from windtunnel.report.live import now, part
 from windtunnel.report.page import document
 from windtunnel.report.view import LabView
 from windtunnel.tunnel.design import TOKENS
@@ -40,7 +42,20 @@ def stamp_of(lab: Path) -> Stamp:
     files = [lab / "runs", lab / "forecasts.jsonl"]
     files += lab.glob("studies/*/result.json")
     files += lab.glob("plans/*/plan.json")
-    return tuple((str(file), file.stat().st_mtime_ns) for file in files if file.exists())
+    stamps = [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
+    return (*stamps, ("statuses", _newest_status(lab / "runs")))
+
+
+def _newest_status(runs: Path) -> int:
+    """When a run began, was validated or ended last."""
+    newest = 0
+    try:
+        for folder in os.scandir(runs):
+            with contextlib.suppress(OSError):  # what is no run has none
+                newest = max(newest, os.stat(f"{folder.path}/status.json").st_mtime_ns)
+    except OSError:  # no run yet
+        pass
+    return newest
 
 
 class App:
@@ -63,7 +78,8 @@ class App:
         with self._pages:
             stamp = stamp_of(self.lab)
             if self._page is None or self._page[0] != stamp:
-                self._page = stamp, document(LabView(self.lab), LIVE)
+                view = LabView(self.lab)
+                self._page = stamp, document(view, part(view))
             return self._page[1]
 
     def live(self) -> str:

@@ -41,6 +41,14 @@ _MOST_POINTS = 300  # of a curve; more can't be seen and make the page heavy
 _SMOOTHING = 25  # steps of a running mean
 _MOST_NAMED = 8  # curves in a legend: one of many names none
 _FIRST = _SMOOTHING // 3  # steps that are left out: fewer are no mean yet
+# Ticks within a decade, from the coarsest; the first with enough of them is taken.
+_WITHIN_A_DECADE = (
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3, 2.6, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0),
+)
 
 
 def ramp(count: int) -> list[str]:
@@ -49,18 +57,18 @@ def ramp(count: int) -> list[str]:
     return [str(sample_colorscale(_RAMP, place / steps)[0]) for place in range(count)]
 
 
-def log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """The ticks of a logarithmic axis over these values: 1, 2 and 5 of each decade, or where that
-    would be many, the decades alone.
+def log_ticks(values: Sequence[float], enough: int = 4) -> dict[str, Any]:
+    """The ticks of a logarithmic axis over these values: round numbers, as few as still make
+    `enough`. The axis may be a little longer than the values.
     """
-    low, high = math.log10(min(values)), math.log10(max(values))
-    steps = (1, 2, 5) if high - low < 2.5 else (1,)
-    ticks = [
-        step * 10.0**decade
-        for decade in range(math.floor(low) - 1, math.ceil(high) + 1)
-        for step in steps
-    ]
-    return {"tickvals": ticks, "ticktext": [_short(tick) for tick in ticks]}
+    low, high = min(values), max(values)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in _WITHIN_A_DECADE:
+        ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        if sum(low <= tick <= high for tick in ticks) >= enough:
+            break
+    return {"tickvals": ticks, "ticktext": [_short(tick) for tick in ticks], "tickangle": 0}
 
 
 def _short(value: float) -> str:

@@ -33,7 +33,7 @@ def sections(view: LabView) -> Iterator[Section]:
     for one in found.forecasts:
         low, high = one.forecast.interval90
         got = f"{one.outcome.loss:.4f}" if one.outcome else "–"
-        error = f"{one.outcome.error:+.2%}" if one.outcome else "–"
+        over = f"{one.outcome.loss / one.forecast.loss - 1:+.2%}" if one.outcome else "–"
         rows.append(
             [
                 one.forecast.plan,
@@ -42,11 +42,11 @@ def sections(view: LabView) -> Iterator[Section]:
                 f"{one.forecast.loss:.4f}",
                 f"{low:.4f} to {high:.4f}",
                 got,
-                error,
+                over,
                 one.state,
             ]
         )
-    heads = ("plan", "run", "FLOPs over the fit's", "forecast", "90%", "got", "off by", "state")
+    heads = ("plan", "run", "FLOPs over the fit's", "forecast", "90%", "got", "over it", "state")
     blocks.append(Table(heads, rows))
     yield Section(
         anchor="forecasts",
@@ -63,10 +63,15 @@ def _says(found: Calibration) -> str:
             f"{found.sealed} sealed before training, none opened yet. Train a plan's recipe, then "
             "`windtunnel plan --audit RUN` holds it against its forecast."
         )
-    one = found.all.count == 1
+    known = f"{found.sealed} sealed before training, {found.opened} opened."
+    if found.all.count == 1:
+        inside = "inside" if found.all.inside90 else "outside"
+        return (
+            f"{known} The one that counts ended {inside} its 90% interval. With enough of them, "
+            "nine in ten should."
+        )
     return (
-        f"{found.sealed} sealed before training, {found.opened} opened. Of the {found.all.count} "
-        f"that {'counts' if one else 'count'}, {found.all.inside90} ended inside the 90% "
+        f"{known} Of the {found.all.count} that count, {found.all.inside90} ended inside the 90% "
         f"interval and {found.all.inside50} inside the 50% interval. With enough of them, these "
         "should come near to nine in ten and half."
     )

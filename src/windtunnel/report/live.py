@@ -1,5 +1,6 @@
 """What moves on the live page: the runs that train now, their curves, and the planner's form."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -12,13 +13,23 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import about, about_hours
 from windtunnel.report.figures import loss_figure
 from windtunnel.report.html import as_json
+from windtunnel.report.view import LabView
+from windtunnel.results.scaling import SCALING
+from windtunnel.results.study import read_table
 from windtunnel.train.run import Run, open_run
 
 _MOST_SHOWN = 8  # runs whose curves are drawn at once
 _LATELY = 24 * 3600  # seconds: a run that wrote nothing for so long does not train
 
 _DEVICES = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in DEVICES)
-LIVE = f"""
+_FLOPS = 1e15  # of a plan to begin with, where the lab says nothing of its scale
+_LARGER = 10  # times the dearest run in the fit: what a plan is asked for first
+
+
+def part(view: LabView) -> str:
+    """What the app puts in front of the report's sections."""
+    flops = _budget(view)
+    return f"""
 <section class="live" aria-labelledby="now"><h2 id="now">Now</h2>
 <p id="now-says" aria-live="polite">Looking.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="table: runs that train now">
@@ -28,14 +39,16 @@ LIVE = f"""
 <section class="live" aria-labelledby="planner"><h2 id="planner">Planner</h2>
 <p>What a budget would buy, by the laws of this lab. Leave empty what is to follow.</p>
 <form id="plan" class="controls">
-<label>training FLOPs <input name="flops" size="9" value="1e15" inputmode="decimal"></label>
+<label>training FLOPs <input name="flops" size="9" value="1e{math.log10(flops):.0f}"
+ inputmode="decimal"></label>
 <label>hours <input name="hours" size="6" inputmode="decimal"></label>
 <label>device <select name="device"><option value=""></option>{_DEVICES}</select></label>
 <label>devices <input name="gpus" size="4" inputmode="numeric"></label>
 <label>parameters <input name="params" size="8" placeholder="20M"></label>
 <label>tokens in hand <input name="tokens" size="8" placeholder="20M"></label>
 <label>epochs <input name="epochs" size="4" inputmode="decimal"></label>
-<label>budget, by hand <input type="range" id="budget" min="9" max="24" step="0.05" value="15">
+<label>budget, by hand <input type="range" id="budget" min="9" max="24" step="0.05"
+ value="{math.log10(flops):.2f}">
 </label></form>
 <div id="plan-says" aria-live="polite"></div>
 <pre class="commands" tabindex="0"><code id="plan-command"></code></pre></section>
@@ -43,6 +56,15 @@ LIVE = f"""
 <p id="branch-says">A click on a stem, below, gives the command that leaves it there.</p>
 <pre class="commands" tabindex="0"><code id="branch-command"></code></pre></section>
 """
+
+
+def _budget(view: LabView) -> float:
+    """A round number of FLOPs that is worth a plan in this lab."""
+    rows = (
+        view.attempt(lambda: read_table(view.lab, SCALING)) if SCALING.name in view.studies else ()
+    )
+    dearest = max((row.flops or 0 for row in rows or ()), default=0)
+    return 10.0 ** round(math.log10(_LARGER * dearest)) if dearest else _FLOPS
 
 
 def now(lab: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from windtunnel.report.sections import sections_of
 from windtunnel.report.standing import standing
 from windtunnel.report.view import LabView
 
+_REPORT = "windtunnel report"
 # `<` may begin a tag, and base 85 does not use the comma.
 _NO_TAG = str.maketrans("<", ",")
 
@@ -111,7 +112,9 @@ def _what(view: LabView) -> str:
 
 
 def _next(view: LabView) -> Table:
-    rows = [(Code(one.command), one.why) for one in standing(view.lab).next[:3]]
+    # who reads the page has it
+    steps = [one for one in standing(view.lab).next if not one.command.startswith(_REPORT)]
+    rows = [(Code(one.command), one.why) for one in steps[:3]]
     return Table(("what to do next", "why"), rows, words=True)
 
 

@@ -52,8 +52,10 @@ READINGS: Table[Reading] = Table(
             help="Does the best learning rate stay where it is as the model and its data grow?",
             passed="The rate's law goes into the scaling study and the plan. Next: `windtunnel "
             "batch`.",
-            failed="The best rate moves with the size. The law of the rate says how, and a plan "
-            "follows it; do not carry one rate to all sizes by hand.",
+            unsure="Too few sizes to say whether the rate stays. The law of the rate goes into the "
+            "scaling study and the plan all the same. Next: `windtunnel batch`.",
+            failed="Do not carry one rate to all sizes and lengths by hand: the best one moves. "
+            "The law of the rate says how, and a plan follows it.",
         ),
         Reading(
             name="batch",
@@ -69,6 +71,9 @@ READINGS: Table[Reading] = Table(
             name="scaling",
             help="How does the loss fall with parameters and tokens?",
             passed="There is a law to plan with. Next: `windtunnel plan --flops` with your budget.",
+            unsure="Too small a study to judge its law, which a plan may use all the same: it says "
+            "how far it reaches beyond these runs. Next: `windtunnel plan --flops` with your "
+            "budget.",
             failed="The law missed the run that it had not seen. Larger or longer runs in the "
             "study bring it nearer to what you want to predict.",
         ),

@@ -77,10 +77,17 @@ def _next(
     missing = [name for name in _CHAIN if name not in verdicts]
     if missing:
         found.append(_go(f"windtunnel {missing[0]}{corpus}", EXPERIMENTS[missing[0]].help))
-    elif not forecasts:
-        found.append(_go("windtunnel plan --flops 1e15", "spend a budget by the laws"))
+    elif not found:
+        found.append(
+            _go(
+                f"windtunnel plan --hours 1 --device cpu{corpus}",
+                "plan a model of an hour by the laws",
+            )
+        )
     if best:
         found.append(_go(f"windtunnel chat {best}", "talk with the best finished run"))
+    if "tour" in verdicts and len(corpora) == 1:
+        found.append(_go("windtunnel corpus build mine text=FOLDER/", "read your own text"))
     found.append(_go("windtunnel report", "write the page that shows all of it"))
     return found
 

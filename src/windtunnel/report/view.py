@@ -12,7 +12,7 @@ from windtunnel.errors import InputError
 from windtunnel.results.experiments import EXPERIMENTS
 from windtunnel.results.run import RunSummary
 from windtunnel.results.study import StudyResult, find_study
-from windtunnel.train.run import Run, read_runs
+from windtunnel.train.run import Run, RunsFound, read_runs
 
 T = TypeVar("T")
 
@@ -27,14 +27,18 @@ class LabView:
     @cached_property
     def runs(self) -> list[Run]:
         """Every run that can be read, oldest first."""
-        found = read_runs(self.lab)
-        self.faults += found.unreadable.values()
-        return found.runs
+        return self._found.runs
 
     @cached_property
     def summaries(self) -> dict[str, RunSummary]:
         """What became of each run, by its id."""
-        return {run.id: run.summary() for run in self.runs}
+        return {run.id: run.summary(self._found.statuses[run.id]) for run in self.runs}
+
+    @cached_property
+    def _found(self) -> RunsFound:
+        found = read_runs(self.lab)
+        self.faults += found.unreadable.values()
+        return found
 
     @cached_property
     def parents(self) -> set[str | None]:

@@ -7,7 +7,8 @@ imported model is a stem of no tokens, with its weights as the checkpoint at 0 a
 its own beside it. A run that begins anew takes a parent's weights and nothing else, and counts
 its tokens from 0.
 
-Nothing here imports torch: runs are listed, and plans audited, without waiting for it.
+Nothing here imports torch, and numpy only where a corpus is read: runs are listed, and plans
+audited, without waiting for them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from windtunnel.data.shards import Corpus
-from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import named, write_whole
 from windtunnel.recipe import (
@@ -50,6 +49,9 @@ from windtunnel.results.run import (
 )
 from windtunnel.train import checkpoint
 from windtunnel.train.owner import Lease, is_owned, own
+
+if TYPE_CHECKING:
+    from windtunnel.data.shards import Corpus
 
 # Seconds to wait for a lock that somebody may only be looking at: `Run.status` takes it for a
 # moment.
@@ -136,9 +138,9 @@ class Run:
             reason=reason,
         ).write(self.path / "status.json")
 
-    def summary(self) -> RunSummary:
-        """The run as `windtunnel runs --json` lists it."""
-        status = self.status()
+    def summary(self, status: RunStatus | None = None) -> RunSummary:
+        """The run as `windtunnel runs --json` lists it. `status`: where it was read already."""
+        status = status or self.status()
         return RunSummary(
             id=self.id,
             name=self.recipe.name,
@@ -333,6 +335,8 @@ def check_fit(recipe: Recipe, corpus: Corpus, parent: Run | str | None = None) -
     A model that comes from elsewhere may have more rows than its tokenizer has tokens: engines
     like multiples of 64.
     """
+    from windtunnel.data.windows import Windows
+
     asked, vocab = recipe.model.vocab, corpus.manifest.vocab
     if asked < vocab or (asked > vocab and not parent):
         raise InputError(
@@ -365,6 +369,8 @@ def _check_preference(recipe: Recipe, corpus: Corpus, objective: ObjectiveKind) 
 
 def check_validated(recipe: Recipe, corpus: Corpus) -> None:
     """Raises InputError where the run would have no held-out loss, for those who need one."""
+    from windtunnel.data.windows import Windows
+
     if not Windows(corpus, recipe.data, recipe.seed).are_validated:
         raise InputError(
             f"{corpus.folder}: no source of the mixture holds out a whole window of "
@@ -438,6 +444,8 @@ def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
             f"{recipe.name}: an imported model names no corpus: "
             "give one with `branch --corpus NAME`"
         )
+    from windtunnel.data.shards import Corpus
+
     return Corpus.open(lab / "corpora" / recipe.data.corpus)
 
 
@@ -447,6 +455,8 @@ class RunsFound:
 
     runs: list[Run]
     """Oldest first."""
+    statuses: dict[str, RunStatus]
+    """By the run's id."""
     unreadable: dict[str, str]
     """Why a folder can't be read as a run, in one line that names the file, by the folder's
     name.
@@ -456,18 +466,20 @@ class RunsFound:
 def read_runs(lab: Path) -> RunsFound:
     """Every run of a lab, and every folder of it that is damaged, which hides no other."""
     runs: list[tuple[float, Run]] = []
+    statuses: dict[str, RunStatus] = {}
     unreadable: dict[str, str] = {}
+    there = (lab / "runs").resolve()
     for path in sorted(_folders(lab / "runs")):
         try:
-            run = open_run(path)
-            run.status()
+            run = _opened(path, there / path.name)
+            statuses[run.id] = run.status()
             runs.append(((path / "run.json").stat().st_mtime_ns, run))
         except InputError as error:
             unreadable[path.name] = str(error)
         except OSError as error:
             unreadable[path.name] = f"{error.filename or path}: {error.strerror}"
     by_age = sorted(runs, key=lambda made: made[0])
-    return RunsFound(runs=[run for _, run in by_age], unreadable=unreadable)
+    return RunsFound(runs=[run for _, run in by_age], statuses=statuses, unreadable=unreadable)
 
 
 def list_runs(lab: Path) -> list[Run]:
@@ -527,9 +539,14 @@ def _folders(runs: Path) -> list[Path]:
 
 def open_run(path: Path) -> Run:
     """The run in a folder. Raises InputError for a file that is missing or damaged."""
+    return _opened(path, path.resolve())
+
+
+def _opened(path: Path, whole: Path) -> Run:
+    """`whole`: the path as the run keeps it, wherever the process goes."""
     about = AboutRun.read(path / "run.json")
     return Run(
-        path=path.resolve(),
+        path=whole,
         recipe=load(path / "recipe.toml"),
         corpus=about.corpus,
         kind=about.kind,

@@ -10,6 +10,7 @@ from known_fleet import known
 
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import count
+from windtunnel.report.experiments.batch import figures
 from windtunnel.results.batch import BATCH
 from windtunnel.results.study import read_study, read_table
 from windtunnel.train.loop import Watch
@@ -46,3 +47,9 @@ def test_the_best_batch_is_found_and_every_arm_has_its_rates(
         # a tenth of the length, in whole steps of the largest batch
         assert recipe.decay_tokens == pytest.approx(0.1 * row.tokens, abs=8192)
     assert {row.arm for row in rows} == {"fixed", "sqrt"}
+    drawn = figures(result, rows)
+    sizes = len(result.numbers.sizes)
+    # of both arms: contours and losses, a panel for each size; the best against loss and tokens
+    assert [len(panels) for _, panels in drawn] == [sizes] * 4 + [2] * 2
+    law_of = {trace.name: trace for trace in drawn[-2][1][1].data}["law"]
+    assert list(law_of.y) == pytest.approx([BEST] * len(law_of.y), rel=0.03)

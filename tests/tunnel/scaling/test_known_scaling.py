@@ -13,6 +13,7 @@ from known_fleet import Loss, known
 from windtunnel.data.shards import Corpus
 from windtunnel.laws.batch import ByTokens
 from windtunnel.model.shape import count, flops_per_token
+from windtunnel.report.experiments.scaling import figures
 from windtunnel.results.scaling import SCALING, ScalingNumbers
 from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.scaling_recipe import BatchRule
@@ -93,6 +94,15 @@ def test_every_run_is_one_of_the_design(whole: Studied) -> None:
     assert (audit.recipe.model.width, audit.recipe.model.depth) == (48, 3)
     assert (audit.recipe.total_tokens, audit.recipe.seed) == (159_744, 0)
     assert audit.recipe.decay_tokens == pytest.approx(31_949, abs=512)
+
+
+def test_a_figure_speaks_of_the_audit_where_there_was_one(whole: Studied) -> None:
+    result, lab = whole
+    rows = read_table(lab, SCALING)
+    for which, told in ((rows, True), ([row for row in rows if row.kind != "audit"], False)):
+        (bought, figure), *_ = figures(result, which)
+        assert ("audit" in bought) == told
+        assert any(trace.name.startswith("audit") for trace in figure.data) == told  # type: ignore[union-attr]
 
 
 def test_every_row_is_of_its_run(whole: Studied) -> None:

@@ -14,6 +14,7 @@ from known_fleet import known
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.report.experiments.search import figures
 from windtunnel.results.search import SEARCH, SearchNumbers, SearchRow
 from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.train.loop import Watch
@@ -80,6 +81,21 @@ def test_within_its_space_it_finds_the_best_point_and_says_by_how_much(find: Fin
     assert (numbers.settings["lr"].low, numbers.settings["lr"].high) == (first.low, first.high)
     assert numbers.trials == 16, "no more than were asked for"
     assert "beats the paper's defaults" in result.summary
+
+
+def test_where_the_paper_s_point_stays_it_is_not_held_against_itself(find: Find) -> None:
+    """Nor drawn twice."""
+    found = find(0.03, trials=12)
+    paper = found.numbers.defaults.point
+    kept = found.numbers.chosen.model_copy(update={"point": paper})
+    numbers = found.numbers.model_copy(update={"chosen": kept})
+    _, summary = study.judge(numbers, 14)
+    assert summary.startswith("the paper's defaults stay (lr 0.01, ") and "[" not in summary
+    for result, lines in ((found, 2), (found.model_copy(update={"numbers": numbers}), 1)):
+        caption, panels = figures(result, [])[0]
+        marks = [trace for trace in panels[0].data if trace.name in ("chosen", "the paper's")]
+        assert len(marks) == lines
+        assert ("which was kept" in caption) == (lines == 1)
 
 
 def test_an_optimum_beyond_an_end_widens_the_space_until_it_lies_within(find: Find) -> None:

@@ -170,7 +170,7 @@ def test_the_first_parametrization_is_judged(passes: bool, verdict: str) -> None
         for name, wanted in (("minicpm", passes), ("standard", not passes))
     }
     given, summary = judge(Design(), results)
-    assert given == verdict and "minicpm +0.10 [+0.00, +0.20] over width" in summary
+    assert given == verdict and "by +0.10 [+0.00, +0.20] octaves for an octave of width" in summary
     assert judge(Design(lengths=(399 * 2048,)), results)[0] is None
 
 

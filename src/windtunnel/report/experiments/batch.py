@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from windtunnel.quantities import about
 from windtunnel.report.figures import (
@@ -14,7 +13,6 @@ from windtunnel.report.figures import (
     INK,
     ORANGE,
     interval_bars,
-    log_ticks,
     ramp,
     styled,
 )
@@ -51,8 +49,9 @@ def figures(
     for arm, found in numbers.arms.items():
         caption = (
             "The batch that reaches a loss with the fewest tokens, by size, with its 90% interval; "
-            f"the learning rate is {_called(arm)}. Dashed: bs = c / L^k on the left and bs = c D^p "
-            "on the right. Lengths whose best batch lies outside the sampled ones are left out."
+            f"the learning rate is {_called(arm)}. Dashed: bs = c / L^k against the loss, and "
+            "bs = c D^p against the tokens. Lengths whose best batch lies outside the sampled ones "
+            "are left out."
         )
         drawn.append((caption, _best_batches(found, numbers.batches)))
     return drawn
@@ -129,12 +128,13 @@ def _add_vertices(figure: go.Figure, levels: "Sequence[BestBatch]") -> None:
     )
 
 
-def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Figure:
-    titles = [f"{size.width}x{size.depth}" for size in numbers.sizes]
-    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.06)
+def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> list[go.Figure]:
+    """Of each size."""
     shades = ramp(len(numbers.lengths))
     lines = _lines_of(arm, rows)
-    for column, size in enumerate(numbers.sizes, 1):
+    drawn = []
+    for size in numbers.sizes:
+        figure = go.Figure()
         for length, shade in zip(numbers.lengths, shades, strict=True):
             points = sorted(lines.get((size.width, size.depth, length), []))
             figure.add_scatter(
@@ -142,16 +142,14 @@ def _losses(arm: str, numbers: BatchNumbers, rows: Sequence[BatchRow]) -> go.Fig
                 y=[loss for _, loss in points],
                 mode="lines+markers",
                 line={"color": shade, "width": 1.5},
-                name=f"{about(length)} tokens",
-                legendgroup=str(length),
-                showlegend=column == 1,
-                row=1,
-                col=column,
+                name=about(length),
             )
-    styled(figure)
-    figure.update_xaxes(type="log", title="batch, tokens", tickvals=numbers.batches)
-    figure.update_yaxes(title="loss, nats/token", col=1)
-    return figure.update_layout(height=_PANEL + 60, margin={"t": 60})
+        styled(figure, _PANEL, f"{size.width}x{size.depth}")
+        figure.update_xaxes(type="log", title="batch, tokens", tickvals=numbers.batches)
+        figure.update_yaxes(title="loss, nats/token", nticks=6)
+        # the legend stands below the title
+        drawn.append(figure.update_layout(margin={"t": 60}, showlegend=True))
+    return drawn
 
 
 def _lines_of(
@@ -166,17 +164,15 @@ def _lines_of(
     return lines
 
 
-def _best_batches(found: ArmFound, sampled: Sequence[int]) -> go.Figure:
-    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
+def _best_batches(found: ArmFound, sampled: Sequence[int]) -> list[go.Figure]:
+    """Against the loss, and against the tokens."""
+    losses, lengths = go.Figure(), go.Figure()
     for index, size in enumerate(found.sizes):
-        best: list[float] = []
-        intervals: list[tuple[float, float]] = []
-        for level in size.levels:
-            if level.batch is not None and level.interval is not None:
-                best.append(level.batch)
-                intervals.append(level.interval)
         inside = _inside(size.levels)
-        for column, x in enumerate(([at.loss for at in inside], [at.tokens for at in inside]), 1):
+        best = [level.batch or 0.0 for level in inside]
+        intervals = [level.interval or (0.0, 0.0) for level in inside]
+        loss_of, tokens_of = [at.loss for at in inside], [at.tokens for at in inside]
+        for figure, x in ((losses, loss_of), (lengths, tokens_of)):
             figure.add_scatter(
                 x=x,
                 y=best,
@@ -184,19 +180,17 @@ def _best_batches(found: ArmFound, sampled: Sequence[int]) -> go.Figure:
                 mode="markers",
                 marker={"color": COLOURS[index % len(COLOURS)], "size": 7},
                 name=f"{size.width}x{size.depth}",
-                legendgroup=str(index),
-                showlegend=column == 1 and bool(inside),
-                row=1,
-                col=column,
+                showlegend=bool(inside),
             )
-    _draw_laws(figure, found)
-    styled(figure)
-    figure.update_xaxes(title="loss, nats/token", autorange="reversed", nticks=6, col=1)
-    lengths = [level.tokens for size in found.sizes for level in size.levels]
-    figure.update_xaxes(type="log", title="tokens", **log_ticks(lengths or [1.0, 10.0]), col=2)
-    figure.update_yaxes(type="log", tickvals=sampled)
-    figure.update_yaxes(title="best batch, tokens", col=1)
-    return figure.update_layout(height=_PANEL + 60)
+    _draw_laws(losses, lengths, found)
+    for figure in (losses, lengths):
+        styled(figure, _PANEL)
+        figure.update_yaxes(type="log", tickvals=sampled, title="best batch, tokens")
+    losses.update_xaxes(title="loss, nats/token", autorange="reversed", nticks=6)
+    known = sorted({level.tokens for size in found.sizes for level in size.levels})
+    names = [about(length) for length in known]
+    lengths.update_xaxes(type="log", title="tokens", tickvals=known, ticktext=names)
+    return [losses, lengths]
 
 
 def _inside(levels: Sequence[BestBatch]) -> list[BestBatch]:
@@ -204,20 +198,19 @@ def _inside(levels: Sequence[BestBatch]) -> list[BestBatch]:
     return [level for level in levels if level.batch is not None]
 
 
-def _draw_laws(figure: go.Figure, found: ArmFound) -> None:
+def _draw_laws(losses: go.Figure, lengths: go.Figure, found: ArmFound) -> None:
     """The laws of one variable, over the range of the best batches that they are fitted to."""
     inside: list[BestBatch] = []
     for size in found.sizes:
         inside += _inside(size.levels)
     if law := found.laws.get("loss"):
-        _draw_law(figure, 1, [level.loss for level in inside], law.constants, -1, "k")
+        _draw_law(losses, [level.loss for level in inside], law.constants, -1, "k")
     if law := found.laws.get("tokens"):
-        _draw_law(figure, 2, [level.tokens for level in inside], law.constants, 1, "p")
+        _draw_law(lengths, [level.tokens for level in inside], law.constants, 1, "p")
 
 
 def _draw_law(
     figure: go.Figure,
-    column: int,
     values: Sequence[float],
     constants: Mapping[str, float],
     sign: int,
@@ -229,8 +222,7 @@ def _draw_law(
         x=x,
         y=constants["c"] * x ** (sign * constants[exponent]),
         mode="lines",
+        name="law",
         line={"color": GREY, "width": 1, "dash": "dash"},
         showlegend=False,
-        row=1,
-        col=column,
     )

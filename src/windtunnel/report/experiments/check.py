@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from windtunnel.report.figures import DIVERGING, INK, ORANGE, ramp, styled
+from windtunnel.report.figures import DIVERGING, INK, ORANGE, log_ticks, ramp, styled
 from windtunnel.results.check import CheckNumbers, CheckRow, Slope
 from windtunnel.results.study import StudyResult
 
 _LINE, _ROOM = 19, 90  # pixels: a row of the matrix, and what is around it
 _PANEL = 200
+_FEW = 2  # ticks of a small panel
 _STRONG = 0.5  # of a slope off the theory: the strongest colour
 _CONSTANT = 1e-4  # relative spread below which a quantity is a constant, and its lines are noise
 
@@ -129,10 +130,11 @@ def _panels(slopes: Sequence[Slope], table: Sequence[CheckRow], axis: str) -> li
         ticks = sorted({row.size for row in table})
         figure.update_xaxes(type="log", title=axis, tickvals=ticks, ticktext=list(map(str, ticks)))
         known = moving[what][1]
+        figure.update_yaxes(type="log")
         if known:
             centre = 0.5 * float(np.log10(max(known) * min(known)))
-            figure.update_yaxes(range=[centre - half, centre + half])
-        figure.update_yaxes(type="log", exponentformat="power", nticks=4)
+            seen = [centre - half, centre + half]
+            figure.update_yaxes(range=seen, **log_ticks([10**end for end in seen], _FEW))
         figure.update_layout(showlegend=False, margin={"b": 38})
         drawn.append(figure)
     return drawn

@@ -30,6 +30,13 @@ from windtunnel.results.scaling import (
 from windtunnel.results.study import StudyResult
 
 _AUDIT, _ENVELOPE, _COST, _COSINE = INK, GREY, BLUE, GREY
+_FORM, _AROUND = 36, 110  # pixels: a form of the law, and what is around them all
+# which parameters a form counts as N
+_COUNTS = {
+    "params": "N without embeddings",
+    "params_with_head": "N with the head",
+    "params_total": "N of all",
+}
 # how a form was tried, by the axis along which points were held out
 _TRIED = {
     "params": ("larger", ORANGE),
@@ -45,17 +52,20 @@ def figures(
     points = [row for row in table if row.source == "all" and row.loss]
     numbers = result.numbers
     forecast = numbers.law.audit
+    star = ""
+    if any(row.kind == "audit" for row in points):
+        star = " The star is the audit run, which no fit sees"
+        star += "; the bar is the 90% interval that the law predicted for it." if forecast else "."
     found: list[tuple[str, go.Figure | list[go.Figure]]] = [
         (
             "What a FLOP buys: loss after the decay against training FLOPs, a line for each size. "
-            "Dashed: the frontier, the lowest loss that any branch reaches at that cost or below. "
-            "A star is the audit run, which no fit sees.",
+            "Dashed: the frontier, the lowest loss that any branch reaches at that cost or below."
+            f"{star}",
             _with_envelope(_losses(points, "flops", "FLOPs of the run", forecast), points),
         ),
         (
             "Loss after the decay against tokens, a line for each size (parameters, embedding "
-            "included) and seed. The star is the audit run, which no fit sees; the bar is the 90% "
-            "interval that the law predicted for it.",
+            f"included) and seed.{star}",
             _losses(points, "tokens", "tokens", forecast),
         ),
         (
@@ -74,8 +84,8 @@ def figures(
     if any(form.record for form in numbers.law.forms):
         caption = (
             "How far each form of the law was off on the larger, the longer and the dearer runs "
-            "when it was fitted to the others: a dot for each cut. Beside its name stands its "
-            "weight in a prediction."
+            "when it was fitted to the others: a dot for each cut. Below its name stands what it "
+            "counts as parameters, and its weight in a prediction."
         )
         found.append((caption, _records(numbers.law.forms)))
     return found
@@ -203,7 +213,7 @@ def _records(forms: Sequence[FormFound]) -> go.Figure:
     figure = go.Figure()
     named = {}
     for form in sorted(forms, key=lambda form: form.weight):
-        named[f"{form.form}, N as {form.count} ({form.weight:.2f})"] = form
+        named[f"{form.form}<br>{_COUNTS.get(form.count, form.count)}, {form.weight:.0%}"] = form
     for axis, (title, color) in _TRIED.items():
         errors, names = [], []
         for name, form in named.items():
@@ -219,9 +229,16 @@ def _records(forms: Sequence[FormFound]) -> go.Figure:
             marker={"color": color, "size": 8, "opacity": 0.8},
             hovertemplate="%{x:.2f}%<extra>%{y}</extra>",
         )
-    styled(figure)
-    figure.update_yaxes(categoryorder="array", categoryarray=list(named), automargin=True)
-    return figure.update_xaxes(type="log", title="mean error of the loss, %")
+    styled(figure, _FORM * len(named) + _AROUND)
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=list(named),
+        automargin=True,
+        tickfont={"size": 11},
+    )
+    errors = [100 * tried.error for form in forms for tried in form.record]
+    ticks = log_ticks([error for error in errors if error] or [1.0])
+    return figure.update_xaxes(type="log", title="mean error, %", **ticks)
 
 
 def _with_envelope(figure: go.Figure, points: Sequence[ScalingRow]) -> go.Figure:

@@ -17,12 +17,14 @@ def figures(
 ) -> list[tuple[str, go.Figure | list[go.Figure]]]:
     """(caption, figure or figures) each."""
     numbers = result.numbers
+    marked = "dotted: the chosen value (orange) and the paper's (grey)"
+    if numbers.chosen.point == numbers.defaults.point:
+        marked = "dotted: the paper's value, which was kept"
     return [
         (
             "A bowl for each setting: nats/token above the chosen point as that setting moves and "
-            "the others follow at their best. The band holds 90% of the posterior; dotted: the "
-            "chosen value (orange) and the paper's (grey). The share is what of the surface the "
-            "setting explains alone.",
+            "the others follow at their best. The band holds 90% of the posterior; "
+            f"{marked}. The share is what of the surface the setting explains alone.",
             _bowls(numbers),
         ),
         (
@@ -85,8 +87,9 @@ def _bowls(numbers: SearchNumbers) -> list[go.Figure]:
         figure = go.Figure()
         bowl = numbers.bowls[name]
         _draw_bowl(figure, bowl)
-        marks = ((numbers.chosen.point[name], ORANGE), (numbers.defaults.point[name], GREY))
-        for at, colour in marks:
+        # of the same value, one line
+        marks = {numbers.chosen.point[name]: ORANGE} | {numbers.defaults.point[name]: GREY}
+        for at, colour in marks.items():
             figure.add_scatter(
                 x=[at, at],
                 y=[lowest, highest],

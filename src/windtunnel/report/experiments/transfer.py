@@ -3,12 +3,21 @@ size, length and batch.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from windtunnel.quantities import about
 from windtunnel.recipe import PARAMETRIZATIONS
-from windtunnel.report.figures import COLOURS, INK, SYMBOLS, interval_bars, ramp, styled
+from windtunnel.report.figures import (
+    COLOURS,
+    INK,
+    SYMBOLS,
+    interval_bars,
+    log_ticks,
+    ramp,
+    styled,
+)
 from windtunnel.results.study import StudyResult
 from windtunnel.results.transfer import (
     ParametrizationRates,
@@ -19,11 +28,7 @@ from windtunnel.results.transfer import (
 from windtunnel.scaling_recipe import rate_law
 
 _PANEL = 320  # pixels
-# An axis of rates, with a line at every octave and a label at every other one.
-_OCTAVES = [0.01 * 2.0**octave for octave in range(-7, 8)]
 _ASIDE = 1.02  # from cell to cell, where several are drawn at one length
-_NAMED = [f"{lr:.3g}" if place % 2 else "" for place, lr in enumerate(_OCTAVES)]
-_RATES = {"type": "log", "tickvals": _OCTAVES, "ticktext": _NAMED, "tickangle": 0}
 
 Found = Mapping[str, ParametrizationRates]
 
@@ -47,12 +52,13 @@ def figures(
             "Where the rate transfers, they stand one above the other.",
             _bowls(numbers, rows),
         ),
-        (
-            "The best learning rate with its 90% interval, from a parabola through the points "
-            "near it.",
-            _best(compared),
-        ),
     ]
+    if len({size.width for rates in compared.values() for size in rates.sizes}) > 1:
+        caption = (
+            "The best learning rate with its 90% interval, from a parabola through the points near "
+            "it."
+        )
+        drawn.append((caption, _best(compared)))
     if len(numbers.lengths) > 1:
         drawn.append(
             (
@@ -111,8 +117,8 @@ def _along(numbers: TransferNumbers) -> go.Figure:
     lengths = list(numbers.lengths)
     ticks = {"tickvals": lengths, "ticktext": [about(tokens) for tokens in lengths]}
     figure.update_xaxes(type="log", title="tokens", **ticks)
-    figure.update_yaxes(title=f"best learning rate (base), {name}", **_RATES)
-    return figure
+    ends = [end for sizes in cells.values() for size in sizes for end in size.interval or ()]
+    return figure.update_yaxes(title=f"best rate (base), {name}", **_rates(ends))
 
 
 def _bowls(numbers: TransferNumbers, rows: Sequence[TransferRow]) -> list[go.Figure]:
@@ -140,7 +146,8 @@ def _bowls(numbers: TransferNumbers, rows: Sequence[TransferRow]) -> list[go.Fig
             if size := found.get((width, depth)):
                 _mark_optimum(figure, size, points, colour)
         styled(figure, _PANEL, f"{name}, {about(tokens)} tokens")
-        figure.update_xaxes(title="learning rate (base)", **_RATES)
+        ticks = log_ticks([row.lr for row in rows])
+        figure.update_xaxes(title="learning rate (base)", type="log", **ticks)
         figure.update_layout(margin={"t": 60})  # for the legend below the title
         drawn.append(figure.update_yaxes(title="loss, nats/token", nticks=6))
     return drawn
@@ -240,5 +247,13 @@ def _best(found: Found) -> go.Figure:
         )
     styled(figure)
     figure.update_xaxes(type="log", title="width", dtick=0.30103)
-    figure.update_yaxes(title="best learning rate (base)", **_RATES)
-    return figure
+    ends = [
+        end for rates in found.values() for size in rates.sizes for end in (size.interval or ())
+    ]
+    figure.update_layout(showlegend=True)  # one line says its drift as well
+    return figure.update_yaxes(title="best learning rate (base)", **_rates(ends))
+
+
+def _rates(ends: Sequence[float]) -> dict[str, Any]:
+    """An axis of rates, over the ends of their intervals; there may be none."""
+    return {"type": "log"} | (log_ticks(ends) if ends else {})

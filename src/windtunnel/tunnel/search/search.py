@@ -424,9 +424,15 @@ def judge(numbers: SearchNumbers, runs: int) -> tuple[Verdict, str]:
     if found.mean is not None and found.interval is not None:
         low, high = found.interval
         by = f": {found.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats/token (90%)"
-    parts = [
+    against = (
         f"{point} {numbers.outcome or 'against'} the paper's defaults over {found.seeds} fresh "
-        f"seeds{by}",
+        f"seeds{by}"
+    )
+    if numbers.chosen.point == numbers.defaults.point:
+        against = f"the paper's defaults stay ({point}): nothing that was tried is expected to beat"
+        against += " them"
+    parts = [
+        against,
         *(_at_edge(numbers, name) for name in numbers.edges),
         f"{numbers.trials} trials, {runs} runs, {numbers.core_minutes} core-minutes",
         f"{_MORE[-1]} more trials would gain about {numbers.expected_gain.gain[-1]:.4f}",

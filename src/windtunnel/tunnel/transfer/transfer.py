@@ -255,13 +255,16 @@ def within(found: DriftFound) -> bool:
 
 
 def _summary(results: Mapping[str, ParametrizationRates]) -> str:
-    drifts, laws = [], []
+    said = []
     for name, result in results.items():
+        drifts = []
         for axis, found in (("width", result.drift.width), ("depth", result.drift.depth)):
             if found:
                 low, high = found.interval
-                drifts.append(f"{name} {found.slope:+.2f} [{low:+.2f}, {high:+.2f}] over {axis}")
-        if result.law:
-            laws.append(f"{name} as {result.law.powers}")
-    text = f"drift of the best lr in octaves an octave (90%): {'; '.join(drifts) or 'none found'}"
-    return f"{text}; the best lr goes {', '.join(laws)}" if laws else text
+                moved = f"{found.slope:+.2f} [{low:+.2f}, {high:+.2f}]"
+                drifts.append(f"by {moved} octaves for an octave of {axis}")
+        told = [f"moves {' and '.join(drifts)} (90% interval)"] if drifts else []
+        told += [f"goes as {result.law.powers}"] if result.law else []
+        which = " and ".join(told) or "was found for too few sizes to say how it moves"
+        said.append(f"with {name} the best rate {which}")
+    return "; ".join(said)
