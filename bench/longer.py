@@ -360,7 +360,7 @@ def _held_out(corpus: Corpus) -> np.ndarray:
 
 def _far(name: str, own: OwnModel, corpus: Corpus) -> list[Claim]:
     """Questions, and what distant text saves."""
-    far = Far(lengths=(512, *STAGES), each=4, documents=48)
+    far = Far(lengths=(512, *STAGES), each=2, documents=24)
     print(header("question", *(f"{length}@{d:g}" for length in far.lengths for d in far.depths)))
     for kind in far.kinds:
         _, measures = answered(own, kind, far, lambda _: None)

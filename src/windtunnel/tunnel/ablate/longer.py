@@ -61,14 +61,17 @@ def ablate_longer(
     arms = {to: _arms(model, was, to, further) for to in lengths}
     texts = {to: texts_of(corpus, to, max(_FEWEST_TEXTS, _HELD_OUT // to)) for to in lengths}
     stems = fleet(lab, corpus, recipes, watch, "stems")
+    began = [stem for stem in stems if not _failed(stem)]
     runs, rows, found = list(stems), list[LongerRow](), []
+    seeds = {stem.recipe.seed for stem in began}
     for to in lengths:
-        began = [stem for stem in stems if not _failed(stem)]
-        reached, trained = _reached(lab, corpus, design, further, began, arms[to], to, watch)
+        made = _long_corpus(lab, corpus, further, was, to)
+        reached, trained = _reached(lab, made, design, further, began, arms[to], to, watch)
         runs += trained
         measured = _measured(reached, texts[to], was, watch)
         rows += _rows(measured, to)
         whole = _whole(measured)
+        seeds &= {seed for seed, _, _ in whole}
         found.append(length_found(model, was, to, len(texts[to]), arms[to], whole))
     numbers = LongerNumbers(
         corpus=corpus.folder.name,
@@ -78,7 +81,7 @@ def ablate_longer(
         was=was,
         base=model.rope_base,
         budgets=(0, *sorted(further.budgets)),
-        seeds=len(stems) - sum(map(_failed, stems)),
+        seeds=len(seeds),
         lengths=tuple(found),
         failed=sum(map(_failed, runs)),
         core_minutes=core_minutes(runs),
@@ -106,8 +109,8 @@ def _check(design: Design, further: LongerDesign, was: int) -> None:
                     f"--budgets {tokens}: expected at least {least}, {_FEWEST_STEPS} steps in "
                     f"windows of {to} tokens"
                 )
-    if len(set(further.bases)) < 2:
-        raise InputError("--bases: expected two or more")
+    if len(further.bases) < 2 or len(set(map(about, further.bases))) < len(further.bases):
+        raise InputError("--bases: expected two or more that differ in their first three digits")
 
 
 def _stem(corpus: Corpus, design: Design, seed: int) -> Recipe:
@@ -127,7 +130,7 @@ def _stem(corpus: Corpus, design: Design, seed: int) -> Recipe:
 def _arms(stem: Model, was: int, to: int, further: LongerDesign) -> list[Arm]:
     """Bases from the smallest to the largest, then scalings."""
     arms = []
-    for base in sorted(set(further.bases)):
+    for base in sorted(further.bases):
         arms.append(_arm(about(base), stem, rope_base=base))
     for name in further.scalings:
         arms.append(_arm(name, stem, **stretched(stem, was, to, name)))
@@ -143,9 +146,15 @@ def _batch(design: Design, to: int) -> int:
     return max(1, design.batch // to) * to
 
 
+def _long_corpus(lab: Path, corpus: Corpus, further: LongerDesign, was: int, to: int) -> Corpus:
+    questions = round(QUESTIONS_SHARE * max(further.budgets) / to)
+    text = LongText(context=to, beyond=was, questions=questions, seed=0)
+    return build_long(lab / "corpora", corpus, text)
+
+
 def _reached(
     lab: Path,
-    corpus: Corpus,
+    made: Corpus,
     design: Design,
     further: LongerDesign,
     stems: Sequence[Run],
@@ -154,9 +163,7 @@ def _reached(
     watch: Watch,
 ) -> tuple[list[_Reached], list[Run]]:
     """Every stem by every arm after every budget, and as it was; and all runs of that."""
-    was, batch, most = stems[0].recipe.data.context, _batch(design, to), max(further.budgets)
-    text = LongText(context=to, beyond=was, questions=round(QUESTIONS_SHARE * most / to), seed=0)
-    made = build_long(lab / "corpora", corpus, text)
+    batch = _batch(design, to)
     ends = {tokens: _leaves_at(design, tokens, batch) for tokens in sorted(set(further.budgets))}
     wanted: list[Run | Branch] = []
     for stem in stems:
