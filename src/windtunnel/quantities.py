@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from windtunnel.errors import InputError
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_BINARY = {"k": 1 << 10, "m": 1 << 20}
 _NUMBER = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-z]?)", re.IGNORECASE)
 
 
@@ -71,6 +72,21 @@ def share_of(what: str, share: float, most: float = 1.0) -> float:
     if not 0 <= share <= most:  # nor is what is no number
         raise InputError(f"{what} {share:g}: expected a share between 0 and {most:g}")
     return share
+
+
+def parse_context(text: str) -> int:
+    """`32k` -> 32,768: lengths of a context are powers of two. Raises InputError."""
+    plain = text.strip().lower()
+    unit = _BINARY.get(plain[-1:], 1)
+    digits = plain[:-1] if unit > 1 else plain
+    if not digits.isdecimal() or not int(digits):
+        raise InputError(f"{text}: expected a number of tokens, such as 4096 or 32k")
+    return int(digits) * unit
+
+
+def format_context(tokens: int) -> str:
+    """32,768 -> `32k`."""
+    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
 
 
 def format_tokens(tokens: int) -> str:

@@ -14,12 +14,13 @@ from winds import WINDS, Wind
 from windtunnel.cli import app, study
 from windtunnel.cli.options import DEFAULT_LAB, Lab
 from windtunnel.errors import InputError
+from windtunnel.tunnel.ablate.longer_design import LongerDesign
 from windtunnel.tunnel.design import NUMBER, SIZES, SWITCH, Size, option, options_of, word
 from windtunnel.tunnel.scaling.dry_run.design import DryRun
 
 STUDIES = ("check", "search", "transfer", "batch", "scaling", "dynamics", "ablate")
 # what a command may be asked beside its Design: where to work, and how to print
-BESIDE = {"--on", "--corpus", "--lab", "--json", "--help", "--storage", "--dry-run"}
+BESIDE = {"--on", "--corpus", "--lab", "--json", "--help", "--storage", "--dry-run", "--longer"}
 REPEATED = {"--arm"}  # an option that can be given several times is no field
 
 
@@ -136,8 +137,8 @@ def test_every_flag_of_a_study_is_a_field_of_its_design(
     )
     flags = {flag for each in command.params for flag in each.opts}
     of_design = {option.flag.partition("/")[0] for option in options_of(design)}
-    of_dry_run = {option.flag for option in options_of(DryRun)}
-    assert of_design <= flags <= of_design | BESIDE | REPEATED | of_dry_run
+    of_others = {option.flag for made in (DryRun, LongerDesign) for option in options_of(made)}
+    assert of_design <= flags <= of_design | BESIDE | REPEATED | of_others
     assert inspect.signature(commands[name]).parameters.keys() >= {
         o.name for o in options_of(design)
     }

@@ -15,24 +15,29 @@ import torch
 from patience import wait_until
 
 from windtunnel.data.long import LONG, QUESTIONS_SOURCE
+from windtunnel.data.questions import QUESTIONS
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.family.longer import Asked, Stage, longer, stages, text_of
+from windtunnel.family.longer import Asked, Stage, longer, planned, stages, text_of
 from windtunnel.family.sft import Asked as Tuning
 from windtunnel.family.sft import sft
 from windtunnel.family.upcycle import Asked as Upcycling
 from windtunnel.family.upcycle import upcycle
+from windtunnel.model.generate import generate
 from windtunnel.quantities import Length
 from windtunnel.recipe import Recipe
+from windtunnel.ship.chat import Chat, OwnModel, Sampling
 from windtunnel.ship.export import export
 from windtunnel.ship.subject import Subject
 from windtunnel.train.branch import branch
 from windtunnel.train.loop import Watch, load_model, train
-from windtunnel.train.run import Run, create, open_run
+from windtunnel.train.run import Run, context_of, create, open_run
 
 WAS, TO = 32, 128
 BATCH = 128
 TOKENS = 20 * BATCH
+FAR = ("--to", 32 * 64, "--tokens", 8192, "--long-from", 64, "--questions", "0.2")
+FAR = (*FAR, "--batch", 2048, "--name", "far")
 Make = Callable[..., Recipe]
 
 
@@ -106,27 +111,70 @@ def corpus_of(run: Run) -> Corpus:
     return Corpus.open(run.lab / "corpora" / run.recipe.data.corpus)
 
 
-def test_far_away_is_reached_in_stages_by_the_real_command_line(trained: tuple[Any, Run]) -> None:
+@pytest.fixture(scope="module")
+def far(trained: tuple[Any, Run]) -> Run:
+    """It in windows of 2,048 tokens, by the real command line."""
     lab, parent = trained
-    asked = ("longer", parent.id, "--to", 32 * 64, "--tokens", 8192, "--long-from", 64)
-    summary = lab.json(*asked, "--questions", "0.2", "--batch", 2048, "--name", "far")
-    last = open_run(Path(summary["path"]))
+    summary = lab.json("longer", parent.id, *FAR)
+    assert summary["status"] == "done"
+    return open_run(Path(summary["path"]))
+
+
+def test_far_away_is_reached_in_stages_by_the_real_command_line(
+    trained: tuple[Any, Run], far: Run
+) -> None:
+    (lab, parent), last = trained, far
     first = open_run(lab.path / "runs" / str(last.parent))
-    assert summary["status"] == "done" and last.recipe.name == "far"
+    assert last.recipe.name == "far"
     assert (first.recipe.data.context, last.recipe.data.context) == (256, 2048)
     assert first.recipe.is_stem and not last.recipe.is_stem
     assert (first.parent, first.recipe.model.rope_scaling) == (parent.id, "abf")
     model = last.recipe.model
     assert (model.rope_scaling, model.rope_factor, model.rope_original) == ("ntk", 8.0, 256)
     assert model.rope_base == 10_000.0 * 64
-    assert lab.json(*asked, "--questions", "0.2", "--batch", 2048, "--name", "far") == summary
+    assert lab.json("longer", parent.id, *FAR)["id"] == last.id
+
+
+def test_it_generates_and_chats_beyond_the_old_context(far: Run) -> None:
+    """By its cache of keys and values, as by the whole text."""
+    model = load_model(far)
+    tokens = [number % 60 + 5 for number in range(40 * WAS)]
+    for token in generate(model, tokens, 4, temperature=0):
+        whole = model.logits(torch.tensor([tokens]))[0, -1].detach()
+        assert float(whole[token]) == pytest.approx(float(whole.max()), abs=1e-4)
+        tokens.append(token)
+    assert len(tokens) == 40 * WAS + 4
+    who = OwnModel(far)
+    question = " ".join(["wind"] * 20 * WAS)
+    talk = Chat(who, Sampling(temperature=0, most=8))
+    pieces: list[str] = []
+    assert talk.ask(question, pieces.append) == "".join(pieces)
+    talk.ask(question, pieces.append)
+    assert len(talk.turns) == 4
+
+
+def test_it_is_evaluated_beyond_the_old_context_and_not_beyond_the_new_one(
+    trained: tuple[Any, Run], far: Run
+) -> None:
+    lab, parent = trained
+    found = lab.json("evaluate", far.id, "--far", 512)["evaluations"]
+    kinds = {one["task"] for one in found}
+    assert {f"far/{name}" for name in QUESTIONS} <= kinds
+    passkey = next(one for one in found if one["task"] == "far/passkey")
+    assert [measure["filter"] for measure in passkey["measures"][1:]] == [
+        f"512@{depth}" for depth in ("0", "0.25", "0.5", "0.75", "1")
+    ]
+    for run, longest in ((far, 4096), (parent, 512)):
+        refused = lab.run("evaluate", run.id, "--far", longest)
+        assert refused.returncode == 2
+        assert f"--far {longest}" in refused.stderr and "was made for" in refused.stderr
 
 
 def test_stages_are_chosen_or_said(trained: tuple[Any, Run]) -> None:
     parent = trained[1]
-    assert stages(parent, Asked(to=(256,), tokens=1)) == [256]
-    assert stages(parent, Asked(to=(1024,), tokens=1)) == [256, 1024]
-    assert stages(parent, Asked(to=(64, 1024), tokens=1)) == [64, 1024]
+    assert stages(context_of(parent), Asked(to=(256,), tokens=1)) == [256]
+    assert stages(context_of(parent), Asked(to=(1024,), tokens=1)) == [256, 1024]
+    assert stages(context_of(parent), Asked(to=(64, 1024), tokens=1)) == [64, 1024]
 
 
 @pytest.mark.parametrize("scaling", ["linear", "ntk", "dynamic", "yarn", "llama3"])
@@ -258,7 +306,7 @@ def test_what_cannot_be_is_said(
     before = {path.name for path in (trained[0].path / "runs").iterdir()}
     with pytest.raises(InputError, match=said):
         values = {"to": (to,), "tokens": TOKENS, "questions": 0.0} | asked
-        stages(trained[1], Asked(**values))
+        stages(context_of(trained[1]), Asked(**values))
         begun(trained[1], corpus, to, **asked)
     assert {path.name for path in (trained[0].path / "runs").iterdir()} == before
 
@@ -281,3 +329,38 @@ def test_another_scaling_than_that_which_a_model_has_is_refused(
     train(stage.run, stage.corpus)
     with pytest.raises(InputError, match="its RoPE is scaled by 'linear', on top of which only"):
         begun(stage.run, corpus, 2 * TO, scaling="ntk", long_from=64)
+
+
+def test_a_dry_run_says_what_every_stage_takes_and_does_nothing(trained: tuple[Any, Run]) -> None:
+    lab, parent = trained
+    before = lab.files()
+    asked = ("longer", parent.id, "--to", 32 * 64, "--tokens", 8192, "--batch", 2048, "--dry-run")
+    first, last = lab.json(*asked)
+    assert lab.files() == before
+    assert [first["tokens"], first["steps"]] == [8192, 4]
+    for told, context in ((first, 256), (last, 2048)):
+        (need,) = told["needs"]
+        assert need["devices"] == 1 and told["engine"]["micro_batch"] % context == 0
+    assert last["memory"]["activations"] > 0 and last["name"] == "tiny-256-2k"
+    printed = lab.run(*asked)
+    assert printed.returncode == 0 and "tiny-256-2k would take" in printed.stdout
+
+
+def test_a_dry_run_plans_what_a_real_one_trains(trained: tuple[Any, Run], corpus: Corpus) -> None:
+    _, parent = trained
+    asked = Asked(to=(TO,), tokens=TOKENS, questions=0.0)
+    (recipe,) = planned(parent.recipe, WAS, asked)
+    run = begun(parent, corpus).run
+    text = {"corpus": run.recipe.data.corpus, "mixture": run.recipe.data.mixture}
+    assert recipe.change(data=text) == run.recipe
+
+
+def test_the_file_of_a_recipe_can_be_planned_and_not_trained(trained: tuple[Any, Run]) -> None:
+    lab, _ = trained
+    file = Path(__file__).parents[2] / "recipes" / "minicpm-1.2b.toml"
+    asked = ("longer", file, "--to", "128k", "--tokens", "10B")
+    first, last = lab.json(*asked, "--untie", "--dry-run")
+    assert (first["name"], last["name"]) == ("minicpm-1.2b-32k", "minicpm-1.2b-32k-128k")
+    assert first["params_total"] == last["params_total"]
+    refused = lab.run(*asked)
+    assert refused.returncode == 2 and "run" in refused.stderr

@@ -12,9 +12,10 @@ from memory_peaks import peak_of
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.model.memory import training_memory
+from windtunnel.model.memory import devices_that_hold, room_of, training_memory
 from windtunnel.model.shape import count, flops_per_token
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import Model, Recipe, load
+from windtunnel.train import device
 from windtunnel.train import step as steps
 from windtunnel.train.cost import cost_of
 from windtunnel.train.device import choose_engine, matrix_peak
@@ -149,3 +150,71 @@ def test_devices_that_cannot_share_a_batch_are_refused(tmp_path: Path, recipe: M
         cost_of(recipe(), tmp_path, 0.5, 3)
     with pytest.raises(InputError, match="not as many on each of 3 machines"):
         cost_of(recipe(), tmp_path, 0.5, 4, 3)
+
+
+def test_how_many_devices_it_takes_is_told_of_every_part(tmp_path: Path) -> None:
+    """The paper's 1.2B and 2.4B at 128K tokens: by hand, with 16 bytes a parameter."""
+    needs = {}
+    for name in ("1.2b", "2.4b"):
+        file = Path(__file__).parents[2] / "recipes" / f"minicpm-{name}.toml"
+        asked = load(file, ["data.context=131072", "train.growth=[]", "train.batch=1048576"])
+        params = count(asked.model).params_total
+        for one in cost_of(asked, tmp_path).needs:
+            needs[name, one.device] = one
+            assert one.total == one.states + one.copies + one.activations + one.head
+            if one.devices:
+                assert one.total <= one.room == round(0.8 * one.memory)
+                assert one.states == -(-16 * params // one.devices)
+    assert {key: one.devices for key, one in needs.items()} == {
+        ("1.2b", "rtx4090"): None,
+        ("1.2b", "l40s"): None,
+        ("1.2b", "h100"): 2,
+        ("1.2b", "h200"): 1,
+        ("2.4b", "rtx4090"): None,
+        ("2.4b", "l40s"): None,
+        ("2.4b", "h100"): None,
+        ("2.4b", "h200"): 2,
+        ("2.4b", "b200"): 1,
+    }
+    # what enters each layer in fp32, 49.7 kB a token of one layer, and the last stream
+    each = 4 * 52 * 1536 + 49.7e3 + 6 * 1536
+    assert needs["1.2b", "h100"].activations == pytest.approx(131_072 * each, rel=0.01)
+
+
+def test_one_device_less_would_not_hold_it(tmp_path: Path) -> None:
+    model = parse_model("1.2b")
+    for memory in (24e9, 48e9, 80e9):
+        devices = devices_that_hold(model, memory, context=32_768)
+        if devices is None:
+            continue
+        held = [
+            training_memory(model, 32_768, context=32_768, recompute=True, ranks=ranks).total
+            for ranks in (devices - 1, devices)
+            if ranks
+        ]
+        assert held[-1] <= room_of(memory)
+        assert len(held) == 1 or held[0] > room_of(memory)
+
+
+def parse_model(name: str) -> Model:
+    return load(Path(__file__).parents[2] / "recipes" / f"minicpm-{name}.toml").model
+
+
+def test_a_window_that_no_device_holds_is_refused_and_said_what_would_be_needed(
+    tmp_path: Path, recipe: Make, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(train={"precision": "bf16"})
+    one, many = (
+        training_memory(asked.model, 32, context=32, device="cpu", recompute=True, ranks=ranks)
+        for ranks in (1, 1 << 20)
+    )
+    run = create(tmp_path, asked, corpus)
+    for memory, said in (
+        (0.9 * many.total, "expected a smaller data.context than 32, or devices with more; a wind"),
+        (0.95 * one.total, r"expected \d+ such devices or more, over which torchrun cuts it"),
+    ):
+        monkeypatch.setattr(device, "device_memory", lambda kind, told=memory: round(told))
+        with pytest.raises(InputError, match=said):
+            train(run, corpus)
+    monkeypatch.setattr(device, "device_memory", lambda kind: one.total)
+    assert train(run, corpus).status == "done"

@@ -11,7 +11,7 @@ from windtunnel.cli import app
 from windtunnel.cli.display import display
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, position_of, typed
 from windtunnel.errors import InputError
-from windtunnel.tunnel.design import FRACTION, NUMBER
+from windtunnel.tunnel.design import CONTEXTS, FRACTION, NUMBER
 
 if TYPE_CHECKING:
     from windtunnel.evaluate.bits import Texts
@@ -239,12 +239,11 @@ def _of_its_corpus(named: str, lab: Path, wanted: "Wanted") -> "Wanted":
 
 def _with_far(wanted: "Wanted", lengths: str, named: str, lab: Path) -> "Wanted":
     """With questions about long texts, and with the long documents of a run's text."""
-    from windtunnel.cli.longer import length_of
     from windtunnel.evaluate.needle import Far
     from windtunnel.family.longer import text_of
     from windtunnel.train.run import find_run
 
-    far = Far(lengths=tuple(length_of("--far", part) for part in lengths.split(",")))
+    far = Far(lengths=CONTEXTS.parse("--far", lengths))
     documents = None
     if not _is_file(named):
         run = find_run(lab, named)

@@ -1,25 +1,35 @@
 """`windtunnel longer`: a run goes on with a longer context."""
 
+import json
 import sys
 from contextlib import nullcontext, redirect_stdout
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.cost import print_cost
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of, position_of, typed
+from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, position_of, typed
 from windtunnel.cli.train import carry_out
-from windtunnel.errors import InputError
 from windtunnel.recipe import ROPE_SCALINGS
-from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER
+from windtunnel.tunnel.design import CONTEXT, CONTEXTS, FRACTION, LENGTH, NUMBER
 
-_BINARY = {"k": 1 << 10, "m": 1 << 20}
+if TYPE_CHECKING:
+    from windtunnel.family.longer import Asked
 
 
 @app.command()
 def longer(
-    run: RunName,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The run: its id, its name, its path, or the first digits of its id, four at "
+            "least. With --dry-run also the file of a recipe.",
+        ),
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -114,6 +124,14 @@ def longer(
         str | None,
         typer.Option(help="A name for the new run; by default the run's with the new context."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train nothing: say what each stage would take of memory, disk and time, and how "
+            "many devices.",
+        ),
+    ] = False,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:
@@ -125,15 +143,15 @@ def longer(
     from windtunnel.data.shards import Corpus
     from windtunnel.family.longer import Asked, stages, text_of
     from windtunnel.family.longer import longer as begin
-    from windtunnel.train.run import find_run
+    from windtunnel.train.run import context_of, find_run
 
     asked = Asked(
-        to=tuple(length_of("--to", part) for part in to.split(",")),
+        to=CONTEXTS.parse("--to", to),
         tokens=number_of("--tokens", tokens) or 0,
         scaling=scaling,
         base=base,
         long=long,
-        long_from=None if long_from is None else length_of("--long-from", long_from),
+        long_from=None if long_from is None else CONTEXT.parse("--long-from", long_from),
         questions=questions,
         untie=untie,
         decay=LENGTH.parse("--decay", decay),
@@ -142,9 +160,12 @@ def longer(
         at=position_of("--at", at),
         name=name,
     )
+    if dry_run:
+        _print_costs(lab, run, asked, as_json)
+        return
     parent = find_run(lab, run)
     text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else text_of(parent)
-    lengths = stages(parent, asked)
+    lengths = stages(context_of(parent), asked)
     for number, length in enumerate(lengths, 1):
         last = number == len(lengths)
         with display() as shown:
@@ -163,11 +184,22 @@ def longer(
         parent = made
 
 
-def length_of(option: str, text: str) -> int:
-    """`32k` -> 32,768: lengths of a context are powers of two. Raises InputError."""
-    plain = text.strip().lower()
-    unit = _BINARY.get(plain[-1:], 1)
-    digits = plain[:-1] if unit > 1 else plain
-    if not digits.isdecimal() or not int(digits):
-        raise InputError(f"{option} {text}: expected a number of tokens, such as 4096 or 32k")
-    return int(digits) * unit
+def _print_costs(lab: Path, run: str, asked: "Asked", as_json: bool) -> None:
+    """What each stage would take, of a run or of a recipe that was never trained."""
+    from windtunnel.family.longer import planned
+    from windtunnel.recipe import load
+    from windtunnel.train.cost import cost_of
+    from windtunnel.train.run import context_of, find_run
+
+    if run.endswith(".toml"):
+        recipe = load(Path(run))
+        was = recipe.data.context
+    else:
+        parent = find_run(lab, run)
+        recipe, was = parent.recipe, context_of(parent)
+    costs = [cost_of(stage, lab) for stage in planned(recipe, was, asked)]
+    if as_json:
+        print(json.dumps([cost.model_dump(mode="json") for cost in costs], indent=1))
+        return
+    for cost in costs:
+        print_cost(cost)

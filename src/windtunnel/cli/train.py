@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.cost import print_cost
 from windtunnel.cli.display import display, paragraph, stopping
 from windtunnel.cli.options import (
     DEFAULT_LAB,
@@ -23,13 +24,12 @@ from windtunnel.cli.options import (
     typed,
 )
 from windtunnel.errors import InputError
-from windtunnel.quantities import about, about_bytes, about_hours
+from windtunnel.quantities import about
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
-    from windtunnel.results.cost import RunCost
     from windtunnel.results.forecast import Forecast
     from windtunnel.results.run import RunSummary
     from windtunnel.train.run import Run
@@ -90,7 +90,8 @@ def train(
     if dry_run:
         from windtunnel.train.cost import cost_of
 
-        _print_cost(cost_of(wanted, lab, share, devices, machines), as_json)
+        cost = cost_of(wanted, lab, share, devices, machines)
+        print(cost.to_json()) if as_json else print_cost(cost)
         return
     if devices > 1 or machines > 1:
         raise InputError(
@@ -105,56 +106,6 @@ def train(
 
     choose_engine(wanted)  # refuses a device that is not there
     carry_out(create(lab, wanted, corpus), corpus, as_json, anew)
-
-
-def _print_cost(cost: "RunCost", as_json: bool) -> None:
-    """What a run will take, as a short table."""
-    if as_json:
-        print(cost.to_json())
-        return
-    memory, speed = cost.memory, cost.speed
-    sizes = f"{about(cost.params)} without embedding and head, {about(cost.params_total)} in all"
-    if cost.active < cost.params:
-        sizes += f"; a token goes through {about(cost.active)}"
-    parts = ", ".join(
-        f"{name} {about_bytes(getattr(memory, name))}"
-        for name in ("states", "copies", "activations", "head")
-    )
-    held = f"{about_bytes(memory.total)}: {parts}; in a validation {about_bytes(memory.validation)}"
-    if memory.of is not None:
-        held += f"; the device has {about_bytes(memory.of)}"
-    disk = (
-        f"{about_bytes(cost.disk)} at most: {cost.checkpoints} checkpoints of "
-        f"{about_bytes(cost.checkpoint)}"
-    )
-    if cost.on_host:
-        disk += f"; writing one takes {about_bytes(cost.on_host)} of the host's memory"
-    time = "not known: the lab has no run on such a device yet, and no --mfu was given"
-    if speed:
-        time = (
-            f"{about_hours(speed.hours)}: {about(speed.tokens_per_s)} tokens/s at "
-            f"{speed.share:.0%} of the peak, {speed.origin}"
-        )
-    if cost.devices > 1:
-        held = f"{held}; on each of {cost.devices} devices, {cost.machines} machines"
-    lines = {
-        "parameters": sizes,
-        "compute": f"{cost.flops:.3g} FLOPs: {about(cost.tokens)} tokens in {cost.steps:,} steps",
-        "computed on": str(cost.engine),
-        "memory": held,
-        "disk": disk,
-        "time": time,
-    }
-    if cost.traffic:
-        between = f", and each machine {about_bytes(cost.traffic.between)} of the others"
-        lines["traffic"] = (
-            f"in a step of {about(cost.traffic.tokens)} tokens each device receives "
-            f"{about_bytes(cost.traffic.within)} within its machine"
-            f"{between if cost.machines > 1 else ''}"
-        )
-    print(f"{cost.name} would take:")
-    for name, text in lines.items():
-        print(f"  {name:12} {text}")
 
 
 @app.command()

@@ -35,9 +35,14 @@ from windtunnel.data.shards import (
 )
 from windtunnel.errors import InputError
 from windtunnel.files import write_whole
+from windtunnel.recipe import Mixture
 
 QUESTIONS_SOURCE = "questions"
 LONG = "-long"
+# Paper section 7.2: of what is read, 44% is long.
+LONG_SHARE = 0.44
+# Of what is read, out of the long part. The paper adds questions and does not say how many.
+QUESTIONS_SHARE = 0.05
 _SHARD = 128 << 20  # tokens
 _MOST = 1 << 32  # tokens of a source, at most: a longer run reads them again
 _OPEN = 64  # windows that may still be filled
@@ -119,6 +124,26 @@ def build_long(
     if not (folder / "manifest.json").exists():
         _write(folder, fingerprint, corpus, asked, progress)
     return Corpus.open(folder)
+
+
+def long_mixture(made: Corpus, before: Mixture, share: float, questions: float) -> Mixture:
+    """The weights of a corpus that `build_long` made: long documents by their tokens, short ones
+    as they were read `before` or else by their tokens; `share` of what is read is long, and of it
+    `questions` are questions, where there are any.
+    """
+    sizes = {name: source.train.tokens for name, source in made.sources.items()}
+    asked = questions if QUESTIONS_SOURCE in sizes else 0.0
+    long = {name: float(sizes[name]) for name in sizes if name.endswith(LONG)}
+    short = {
+        name: before.get(name, 0.0) if before else float(sizes[name])
+        for name in sizes
+        if name not in long and name != QUESTIONS_SOURCE
+    }
+    mixture = {QUESTIONS_SOURCE: asked} if asked else {}
+    for part, weight in ((long, share - asked), (short, 1 - share)):
+        whole = sum(part.values())
+        mixture |= {name: weight * size / whole for name, size in part.items() if size}
+    return {name: round(weight, 6) for name, weight in mixture.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.errors import InputError
-from windtunnel.family.anew import begin_anew
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import PREFERENCE_LOSSES
 from windtunnel.train import checkpoint
+from windtunnel.train.anew import begin_anew
 from windtunnel.train.run import Run, checkpoint_at, context_of
 
 # The paper's rate, cosine and one epoch; the rate is not multiplied by roles (the author in issue

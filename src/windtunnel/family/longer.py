@@ -7,24 +7,28 @@ it scale NTK-aware on top; all but the last are stems.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from windtunnel.data.long import LONG, QUESTIONS_SOURCE, LongText, build_long, longer_than
+from windtunnel.data.long import (
+    LONG_SHARE,
+    QUESTIONS_SHARE,
+    LongText,
+    build_long,
+    long_mixture,
+    longer_than,
+)
 from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.family.anew import begin_anew, last_stable, mixture_at, warmup_of
-from windtunnel.quantities import Length, about, share_of
-from windtunnel.recipe import ROPE_SCALINGS, Mixture, Model
+from windtunnel.quantities import Length, about, format_context, share_of
+from windtunnel.recipe import ROPE_SCALINGS, Mixture, Model, Recipe
 from windtunnel.recipe.rope import least_base, stretched
+from windtunnel.train.anew import anew, begin_anew, last_stable, mixture_at, warmup_of
 from windtunnel.train.branch import check_tokenizer
 from windtunnel.train.run import Run, checkpoint_at, context_of, lineage, open_corpus
 
-# Paper section 7.2: of what is read, 44% is long.
-LONG_SHARE = 0.44
-# Of what is read, out of the long part. The paper adds questions and does not say how many.
-QUESTIONS_SHARE = 0.05
 MOST_AT_ONCE = 8
 _DECAY = Length(share=0.1)
 # A long document that is read more often is said: more than four epochs are worth ever less
@@ -86,9 +90,11 @@ class Stage:
     """What a person should know before it is trained, in sentences."""
 
 
-def stages(parent: Run, asked: Asked) -> list[int]:
-    """Tokens of a window in each stage. Raises InputError for lengths that cannot be."""
-    was = context_of(parent)
+def stages(was: int, asked: Asked) -> list[int]:
+    """Tokens of a window in each stage, from one of `was`. Raises InputError for lengths that
+    cannot be.
+    """
+    begun = was
     for to in asked.to:
         if to <= was:
             raise InputError(f"--to {to}: expected more than the {was} tokens that it has")
@@ -97,7 +103,7 @@ def stages(parent: Run, asked: Asked) -> list[int]:
         was = to
     if len(asked.to) > 1:
         return list(asked.to)
-    was, found = context_of(parent), []
+    was, found = begun, []
     for to in asked.to:
         while was * MOST_AT_ONCE < to and not to % (was * MOST_AT_ONCE):
             was *= MOST_AT_ONCE
@@ -114,16 +120,11 @@ def longer(
     gives the same run. Raises InputError.
     """
     old, was = parent.recipe, context_of(parent)
-    if old.is_imported and asked.lr is None:
-        raise InputError(
-            f"--lr: {parent.id} is imported and has no learning rate; give one, such as 3e-5"
-        )
+    _check(old, parent.id, asked)
     if corpus.manifest.packing:
         raise InputError(f"{corpus.folder}: expected a corpus of text, of documents as they are")
     check_tokenizer(parent, corpus)
-    share_of("--long", asked.long)
-    share_of("--questions", asked.questions, asked.long)
-    batch = _batch(parent, asked, to)
+    _batch(old, asked, to)  # refused before anything is written
     changes = _model(old.model, was, to, asked)
     text = LongText(
         context=to,
@@ -134,28 +135,52 @@ def longer(
     notes = _notes(corpus, text, asked, old.model.model_copy(update=changes))
     made = build_long(parent.lab / "corpora", corpus, text, progress)
     at = checkpoint_at(parent, last_stable(parent) if asked.at is None else asked.at)
-    decay = asked.decay if last else Length()
-    # a stage is not extended, so its warm-up may go by its length although it is a stem
-    warmup = warmup_of(asked.tokens, decay if last else _DECAY, batch)
-    run = begin_anew(
-        parent,
-        at,
-        made,
-        name=asked.name or f"{old.name}-{_short(to)}",
-        seed=old.seed + 1,
-        lr=old.optimizer.lr if asked.lr is None else asked.lr,
-        batch=batch,
-        tokens=asked.tokens,
-        warmup=warmup,
-        decay=decay,
-        model=changes,
-        data={
-            "context": to,
-            "mixture": _mixture(made, _read_before(parent, corpus, at), asked),
-            "mask_documents": True,
-        },
-    )
+    before = _read_before(parent, corpus, at)
+    mixture = long_mixture(made, before, asked.long, asked.questions)
+    run = begin_anew(parent, at, made, **_settings(old, was, to, asked, last, mixture))
     return Stage(run=run, corpus=made, notes=tuple(notes))
+
+
+def planned(old: Recipe, was: int, asked: Asked) -> Iterator[Recipe]:
+    """The recipe of every stage, for a model with windows of `was` tokens, of which nothing
+    is built or trained; what is read is not decided yet. Raises InputError.
+    """
+    _check(old, old.name, asked)
+    lengths = stages(was, asked)
+    for number, to in enumerate(lengths, 1):
+        last = number == len(lengths)
+        settings = _settings(old, was, to, asked.of_stage(number, last), last, {})
+        old, was = anew(old, old.data.corpus, **settings), to
+        yield old
+
+
+def _check(old: Recipe, parent: str, asked: Asked) -> None:
+    """Raises InputError for what can't be, whatever is read."""
+    if old.is_imported and asked.lr is None:
+        raise InputError(
+            f"--lr: {parent} is imported and has no learning rate; give one, such as 3e-5"
+        )
+    share_of("--long", asked.long)
+    share_of("--questions", asked.questions, asked.long)
+
+
+def _settings(
+    old: Recipe, was: int, to: int, asked: Asked, last: bool, mixture: Mixture
+) -> dict[str, Any]:
+    """What a stage changes, as `train.anew` takes it."""
+    batch, decay = _batch(old, asked, to), asked.decay if last else Length()
+    return {
+        "name": asked.name or f"{old.name}-{format_context(to)}",
+        "seed": old.seed + 1,
+        "lr": old.optimizer.lr if asked.lr is None else asked.lr,
+        "batch": batch,
+        "tokens": asked.tokens,
+        # a stage is not extended, so its warm-up may go by its length although it is a stem
+        "warmup": warmup_of(asked.tokens, decay if last else _DECAY, batch),
+        "decay": decay,
+        "model": _model(old.model, was, to, asked),
+        "data": {"context": to, "mixture": mixture, "mask_documents": True},
+    }
 
 
 def text_of(parent: Run) -> Corpus:
@@ -178,11 +203,11 @@ def _read_before(parent: Run, corpus: Corpus, at: int) -> Mixture:
     return {}
 
 
-def _batch(parent: Run, asked: Asked, to: int) -> int:
+def _batch(old: Recipe, asked: Asked, to: int) -> int:
     """Tokens of one step, whole windows. Raises InputError."""
     if asked.batch and asked.batch % to:
         raise InputError(f"--batch {asked.batch}: expected a multiple of the window of {to} tokens")
-    batch = asked.batch or max(1, parent.recipe.train.batch // to) * to
+    batch = asked.batch or max(1, old.train.batch // to) * to
     if asked.tokens < batch:
         raise InputError(f"--tokens {asked.tokens}: less than one batch of {batch}")
     return batch
@@ -203,24 +228,6 @@ def _beyond(asked: Asked, was: int, to: int) -> int:
 def _questions(asked: Asked, to: int) -> int:
     """Windows of questions: as many as are read."""
     return math.ceil(asked.questions * asked.tokens / to)
-
-
-def _mixture(made: Corpus, before: Mixture, asked: Asked) -> Mixture:
-    """Long documents by their tokens, short ones as the parent read them."""
-    sizes = {name: source.train.tokens for name, source in made.sources.items()}
-    questions = asked.questions if QUESTIONS_SOURCE in sizes else 0.0
-    long = {name: float(sizes[name]) for name in sizes if name.endswith(LONG)}
-    short = {
-        name: before.get(name, 0.0) if before else float(sizes[name])
-        for name in sizes
-        if name not in long and name != QUESTIONS_SOURCE
-    }
-    parts = [(long, asked.long - questions), (short, 1 - asked.long)]
-    mixture = {QUESTIONS_SOURCE: questions} if questions else {}
-    for part, share in parts:
-        whole = sum(part.values())
-        mixture |= {name: share * size / whole for name, size in part.items() if size}
-    return {name: round(weight, 6) for name, weight in mixture.items() if weight}
 
 
 def _notes(corpus: Corpus, text: LongText, asked: Asked, model: Model) -> list[str]:
@@ -244,8 +251,3 @@ def _notes(corpus: Corpus, text: LongText, asked: Asked, model: Model) -> list[s
             "sets it"
         )
     return notes
-
-
-def _short(tokens: int) -> str:
-    """32,768 -> `32k`."""
-    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)

@@ -13,9 +13,9 @@ from windtunnel.data.join import join
 from windtunnel.data.readers import Progress
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.family.anew import begin_anew
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import Mixture
+from windtunnel.train.anew import begin_anew
 from windtunnel.train.run import Run, checkpoint_at, context_of, lineage, open_corpus
 
 # Of the base rate. The paper's decay goes from 0.01 to 0.001, and its fine-tuning goes on from

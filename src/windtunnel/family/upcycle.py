@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
-from windtunnel.family.anew import begin_anew, last_stable, mixture_at, warmup_of
 from windtunnel.quantities import Length
+from windtunnel.train.anew import begin_anew, last_stable, mixture_at, warmup_of
 from windtunnel.train.branch import check_tokenizer
 from windtunnel.train.run import Run, checkpoint_at, context_of
 

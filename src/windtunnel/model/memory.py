@@ -33,6 +33,12 @@ _LAYERS_AT_ONCE = 2
 # made within one pass over them.
 _PER_LOGIT = 2
 
+# What people are told where one window is too much for a device.
+SPLIT = (
+    "a window would have to be split over devices (context parallelism), which windtunnel does not "
+    "do"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -150,8 +156,47 @@ def tokens_that_fit(
         ranks=ranks,
     )
     head = logits_at_once(device) * _PER_LOGIT * product_bytes(precision)
-    left = _OF_MEMORY * memory - fixed.total - head
+    left = room_of(memory) - fixed.total - head
     return max(0, int(left / (members * activation_bytes(model, context, device, precision))))
+
+
+def room_of(memory: float) -> float:
+    """Bytes of a device that all parts together may fill."""
+    return _OF_MEMORY * memory
+
+
+def devices_that_hold(
+    model: Model,
+    memory: float,
+    *,
+    context: int,
+    device: str = "cuda",
+    optimizer: str = "adamw",
+    precision: str = "bf16",
+) -> int | None:
+    """The fewest devices of `memory` bytes each that hold training, the model cut over them, with
+    one window through it at once and layers computed again; None where a window leaves no room,
+    however many there are.
+    """
+
+    def held(ranks: int) -> Memory:
+        return training_memory(
+            model,
+            context,
+            context=context,
+            device=device,
+            optimizer=optimizer,
+            precision=precision,
+            recompute=True,
+            ranks=ranks,
+        )
+
+    room = room_of(memory)
+    if held(1).total <= room:
+        return 1
+    two = held(2)
+    left = room - (two.total - two.states)  # the rest is as large on any number of devices
+    return max(2, math.ceil(held(1).states / left)) if left > 0 else None
 
 
 def through_at_once(

@@ -89,5 +89,11 @@ READINGS: Table[Reading] = Table(
             passed="Take the mixture of the best arm for the decay: `windtunnel branch RUN --at "
             "TOKENS --mixture SOURCE=WEIGHT,...`.",
         ),
+        Reading(
+            name="ablate-longer",
+            help="Which base of RoPE for which context?",
+            passed="Take a base that cannot be told from the best one: `windtunnel longer RUN --to "
+            "LENGTH --base BASE`. Heads of another size want another base; the rules say how.",
+        ),
     ),
 )

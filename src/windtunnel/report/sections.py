@@ -31,6 +31,7 @@ SECTIONS: tuple[Sections, ...] = (
     samples.sections,
     studies.of("dynamics"),
     studies.of("ablate"),
+    studies.of("ablate-longer"),
     preferences.sections,
     evaluations.sections,
     far.sections,

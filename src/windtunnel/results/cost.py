@@ -23,6 +23,33 @@ class RunMemory(Record):
     """Memory of the device; null where it sets no bound here."""
 
 
+class RunDevices(Record):
+    """How many devices of one kind hold the run, the model cut over them, with one window through
+    it at once and layers computed again.
+    """
+
+    device: str
+    """Its name."""
+    memory: int
+    """Bytes of one."""
+    room: int
+    """Bytes of it that are filled; the rest is the allocator's and the kernels'."""
+    devices: int | None
+    """Null where one window alone is too much for a device: it would have to be split over
+    several (context parallelism), which windtunnel does not do.
+    """
+    states: int
+    """Bytes of each of them, as in `RunMemory`; where `devices` is null, of one of a great many."""
+    copies: int
+    """The same."""
+    activations: int
+    """The same."""
+    head: int
+    """The same."""
+    total: int
+    """All of these."""
+
+
 class RunTraffic(Record):
     """Bytes of a step on several devices, counted and not measured."""
 
@@ -72,6 +99,8 @@ class RunCost(Record):
     """That have them: each has the whole model, cut over its devices."""
     memory: RunMemory
     """While it trains, of one device."""
+    needs: tuple[RunDevices, ...]
+    """GPUs that would hold it, from the smallest to the first of which one is enough."""
     traffic: RunTraffic | None
     """Null for one device."""
     checkpoint: int

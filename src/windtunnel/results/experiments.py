@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from windtunnel.choices import Table
 from windtunnel.results.ablate import ABLATE
+from windtunnel.results.ablate_longer import ABLATE_LONGER
 from windtunnel.results.batch import BATCH, BatchNumbers
 from windtunnel.results.check import CHECK
 from windtunnel.results.dynamics import DYNAMICS
@@ -17,7 +18,8 @@ from windtunnel.results.tour import TOUR
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
 EXPERIMENTS: Table[Experiment[Any, Any]] = Table(
-    "experiment", (CHECK, SEARCH, TRANSFER, BATCH, SCALING, DYNAMICS, ABLATE, TOUR)
+    "experiment",
+    (CHECK, SEARCH, TRANSFER, BATCH, SCALING, DYNAMICS, ABLATE, ABLATE_LONGER, TOUR),
 )
 
 

@@ -81,6 +81,8 @@ class Experiment(Generic[N, R]):
     help: str
     numbers: type[N]
     row: type[R]
+    command: str = ""
+    """What makes it, where that is not its name."""
 
     def folder(self, lab: Path) -> Path:
         """Where a lab keeps the study."""
@@ -126,10 +128,8 @@ def read_study(lab: Path, experiment: Experiment[N, Any]) -> StudyResult[N]:
     """The lab's study. Raises InputError as `find_study` does, and where there is none."""
     found = find_study(lab, experiment)
     if found is None:
-        folder = experiment.folder(lab)
-        raise InputError(
-            f"{folder}: there is no such study; `windtunnel {experiment.name}` makes it"
-        )
+        folder, command = experiment.folder(lab), experiment.command or experiment.name
+        raise InputError(f"{folder}: there is no such study; `windtunnel {command}` makes it")
     return found
 
 

@@ -3,14 +3,22 @@ that was asked for, or that the lab's own runs reached.
 """
 
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
+from windtunnel.devices import DEVICES
 from windtunnel.errors import InputError
-from windtunnel.model.memory import layer_bytes, optimizer_bytes, training_memory
+from windtunnel.model.memory import (
+    devices_that_hold,
+    layer_bytes,
+    optimizer_bytes,
+    room_of,
+    training_memory,
+)
 from windtunnel.model.shape import active_params, count, flops_per_token
 from windtunnel.model.traffic import traffic
 from windtunnel.recipe import Recipe
-from windtunnel.results.cost import RunCost, RunMemory, RunSpeed, RunTraffic
+from windtunnel.results.cost import RunCost, RunDevices, RunMemory, RunSpeed, RunTraffic
 from windtunnel.results.run import Engine
 from windtunnel.train.device import choose_engine, device_memory, matrix_peak
 from windtunnel.train.parallel import check_shares
@@ -19,6 +27,8 @@ from windtunnel.train.run import Run, read_runs
 _WHOLE = 4  # bytes of a number of a checkpoint, fp32
 _LINE = 110  # bytes of a step in metrics.jsonl
 _FEWEST = 20  # steps that a speed is read off
+_TOLD = ("rtx4090", "l40s", "h100", "h200", "b200")  # GPUs of which it is told how many it takes
+_MANY = 1 << 20  # devices, over which what can be spread is as nothing
 
 
 def cost_of(
@@ -53,6 +63,7 @@ def cost_of(
         memory=_memory(recipe, engine, each_machine),
         devices=devices,
         machines=machines,
+        needs=tuple(_needs(recipe)),
         traffic=_traffic(recipe, engine, each_machine, machines) if devices > 1 else None,
         checkpoint=weights + state,
         checkpoints=kept,
@@ -61,6 +72,37 @@ def cost_of(
         on_host=max(weights, state) // each_machine if engine.device == "cuda" else 0,
         speed=_speed(recipe.total_tokens, each, lab, engine, share, devices),
     )
+
+
+def _needs(recipe: Recipe) -> Iterator[RunDevices]:
+    """From the smallest device to the first of which one is enough."""
+    context, optimizer = recipe.data.context, recipe.optimizer.kind
+    for name in _TOLD:
+        device = DEVICES[name]
+        devices = devices_that_hold(
+            recipe.model, device.memory, context=context, optimizer=optimizer
+        )
+        held = training_memory(
+            recipe.model,
+            context,
+            context=context,
+            optimizer=optimizer,
+            recompute=True,
+            ranks=devices or _MANY,
+        )
+        yield RunDevices(
+            device=name,
+            memory=device.memory,
+            room=round(room_of(device.memory)),
+            devices=devices,
+            states=held.states,
+            copies=held.copies,
+            activations=held.activations,
+            head=held.head,
+            total=held.total,
+        )
+        if devices == 1:
+            return
 
 
 def _traffic(recipe: Recipe, engine: Engine, ranks: int, machines: int) -> RunTraffic:

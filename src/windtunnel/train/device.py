@@ -12,12 +12,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
-from windtunnel.model.memory import largest_part, through_at_once
+from windtunnel.model.memory import (
+    SPLIT,
+    devices_that_hold,
+    largest_part,
+    through_at_once,
+    training_memory,
+)
+from windtunnel.quantities import about_bytes
 from windtunnel.recipe import Model, Recipe
 from windtunnel.results.run import Engine
 
@@ -80,6 +88,36 @@ def choose_engine(
         recompute=recompute,
         deterministic=train.deterministic,
         worlds=worlds if worlds[-1] == world else (*worlds, world),
+    )
+
+
+def check_fits(recipe: Recipe, engine: Engine, cut: int = 1) -> None:
+    """Raises InputError where what goes through a model that is cut over `cut` devices is too much
+    for each of them, even with layers computed again, and says what it would take.
+    """
+    model, context, memory = recipe.model, recipe.data.context, device_memory(engine.device)
+    if memory is None or not engine.recompute:
+        return
+    settings: dict[str, Any] = {
+        "context": context,
+        "device": engine.device,
+        "optimizer": recipe.optimizer.kind,
+        "precision": engine.precision,
+    }
+    at_once = engine.micro_batch
+    held = training_memory(model, at_once, recompute=True, ranks=cut, **settings).total
+    if held <= memory:
+        return
+    needed = devices_that_hold(model, memory, **settings)
+    if needed is None:
+        what = f"a smaller data.context than {context}, or devices with more; {SPLIT}"
+    elif needed > cut:
+        what = f"{needed} such devices or more, over which torchrun cuts it"
+    else:
+        what = f"train.micro_batch = {context}, which is one window"
+    raise InputError(
+        f"{recipe.name}: training with {at_once} tokens at once takes {about_bytes(held)} of a "
+        f"device that has {about_bytes(memory)}; expected {what}"
     )
 
 

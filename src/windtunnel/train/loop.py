@@ -21,7 +21,7 @@ from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 from windtunnel.train.clock import RunningClock
 from windtunnel.train.compiled import Compiled, so_far
-from windtunnel.train.device import as_deterministic, choose_engine, matrix_peak
+from windtunnel.train.device import as_deterministic, check_fits, choose_engine, matrix_peak
 from windtunnel.train.member import Member, Watch
 from windtunnel.train.parallel import ALONE, Ranks, check_shares
 from windtunnel.train.preference import Reference
@@ -158,6 +158,8 @@ class _Trainer:
         # each may have been begun in another company
         engines = [_engine(member, len(members)) for member in members]
         self._engine = min(engines, key=lambda engine: engine.micro_batch)
+        if len(members) == 1:
+            check_fits(recipe, self._engine, ranks.machine)
         self._flops = flops_per_token(recipe.model, recipe.data.context)
         self._peak = matrix_peak(self._engine)
         self._reference = Reference.of(

@@ -10,7 +10,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from windtunnel.choices import Table
 from windtunnel.errors import InputError
-from windtunnel.quantities import format_tokens, parse_length, parse_tokens
+from windtunnel.quantities import (
+    format_context,
+    format_tokens,
+    parse_context,
+    parse_length,
+    parse_tokens,
+)
 
 T = TypeVar("T")
 
@@ -220,11 +226,13 @@ TOKENS = _kind(_tokens, "a number above zero, such as 16k or 20M", "TOKENS", for
 TOKENS_OR_ZERO = _kind(
     parse_tokens, "a number of tokens, such as 16k or 20M, or 0", "TOKENS", format_tokens
 )
+CONTEXT = _kind(parse_context, "a number of tokens, such as 4096 or 32k", "LENGTH", format_context)
 LENGTH = _kind(parse_length, "tokens such as 2M, or a share such as 10%", "TOKENS|SHARE")
 SHARE = _kind(_share, "a share such as 10%", "SHARE", lambda share: f"{100 * share:.12g}%")
 SIZE = _kind(_size, "WIDTHxDEPTH such as 64x4", "WIDTHxDEPTH")
 WHOLES = _kind(_wholes, _WHOLES, "N,...", _commas)
 DIFFERENT_WHOLES = _kind(_different, f"different {_WHOLES}", "N,...", _commas)
+CONTEXTS = _listed(CONTEXT, "LENGTH,...")
 TOKENS_LIST = _listed(TOKENS, "TOKENS,...")
 SIZES = _listed(SIZE, "WIDTHxDEPTH,...")
 # typed as a flag that takes no value: its `flag` is `--on/--off`, or `--on` alone

@@ -9,7 +9,8 @@ import pytest
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
-from windtunnel.train.run import Run, list_runs
+from windtunnel.train.loop import train
+from windtunnel.train.run import Run, create, list_runs, open_run
 from windtunnel.tunnel.fleet.tasks import Branch, Tasks
 
 Make = Callable[..., Recipe]
@@ -41,6 +42,23 @@ def test_a_stem_is_told_where_it_is_left_and_stays_the_same_run(tasks: Tasks, re
     tasks.open_stems()
     (run,) = list_runs(tasks.lab)
     assert run.recipe.train.branch_points == (2560, 5120)
+
+
+def test_a_run_that_is_there_is_told_where_it_is_left_and_keeps_its_parent(
+    tasks: Tasks, recipe: Make, corpus: Corpus
+) -> None:
+    parent = create(tasks.lab, recipe(), corpus)
+    train(parent, corpus)
+    changed = recipe(seed=5, schedule={"tokens": 6400, "warmup": 512, "decay": 0})
+    there = create(tasks.lab, changed, corpus, parent, 6400, anew=True)
+    branch = tasks.add(Branch(there, 2560, 640))
+    assert tasks.add(there) is branch.stem
+    tasks.open_stems()
+    assert branch.stem and branch.stem.begun.id == there.id
+    told = open_run(there.path)
+    assert (told.parent, told.anew, told.recipe.train.branch_points) == (parent.id, True, (2560,))
+    assert len(list_runs(tasks.lab)) == 2
+    assert tasks.waiting() == [branch.stem]
 
 
 def test_a_branch_waits_for_its_stem_and_the_longest_task_goes_first(

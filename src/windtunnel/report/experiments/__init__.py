@@ -5,7 +5,16 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from windtunnel.report.experiments import ablate, batch, check, dynamics, scaling, search, transfer
+from windtunnel.report.experiments import (
+    ablate,
+    ablate_longer,
+    batch,
+    check,
+    dynamics,
+    scaling,
+    search,
+    transfer,
+)
 from windtunnel.results.study import StudyResult
 
 # (caption, figure) or (caption, small figures side by side); the first one carries the message
@@ -20,4 +29,5 @@ FIGURES: dict[str, Figures] = {
     "dynamics": dynamics.figures,
     "scaling": scaling.figures,
     "ablate": ablate.figures,
+    "ablate-longer": ablate_longer.figures,
 }

@@ -45,7 +45,11 @@ class Interrupted(Exception):
 
 
 def fleet(
-    lab: Path, corpus: Corpus, wanted: Sequence[Recipe | Branch], watch: Watch, label: str
+    lab: Path,
+    corpus: Corpus,
+    wanted: Sequence[Recipe | Run | Branch],
+    watch: Watch,
+    label: str,
 ) -> list[Run]:
     """The run of each, in the same order: done, or failed and so recorded. A branch whose stem
     failed before it comes back as that stem.

@@ -1,5 +1,5 @@
-"""What a fleet is asked for: recipes and branches, each as a task that knows its run as soon as
-there is one. A stem that only branches ask for is a task, too.
+"""What a fleet is asked for: recipes, runs that have been created, and branches, each as a task
+that knows its run as soon as there is one. A stem that only branches ask for is a task, too.
 """
 
 from collections.abc import Hashable
@@ -26,7 +26,7 @@ class Branch:
     up to `tokens` tokens. `batch` and `lr` hold from there on.
     """
 
-    stem: "Recipe | Branch"
+    stem: "Recipe | Run | Branch"
     at: int
     decay: int
     _: KW_ONLY
@@ -54,7 +54,7 @@ class Branch:
 class Task:
     """One wanted run; `run` is None until it can be created."""
 
-    wanted: Recipe | Branch
+    wanted: Recipe | Run | Branch
     stem: "Task | None" = None
     points: set[int] = field(default_factory=set)  # tokens at which branches leave it
     run: Run | None = None
@@ -71,7 +71,7 @@ class Task:
         wanted = self.wanted
         while isinstance(wanted, Branch):
             wanted = wanted.stem
-        return wanted
+        return wanted.recipe if isinstance(wanted, Run) else wanted
 
     @property
     def begun(self) -> Run:
@@ -150,14 +150,16 @@ class Tasks:
         """In the order in which they were asked for, stems before their branches."""
         return list(self._by_key.values())
 
-    def add(self, wanted: Recipe | Branch) -> Task:
+    def add(self, wanted: Recipe | Run | Branch) -> Task:
         """The task of what is wanted, and of the stems that it needs. Raises InputError where the
         recipe and the corpus do not fit, or would give no held-out loss.
         """
-        if isinstance(wanted, Recipe):
-            check_fit(wanted, self.corpus)
-            check_validated(wanted, self.corpus)
-            run = create(self.lab, wanted, self.corpus)
+        if not isinstance(wanted, Branch):
+            there = wanted if isinstance(wanted, Run) else None
+            recipe = wanted.recipe if isinstance(wanted, Run) else wanted
+            check_fit(recipe, self.corpus, there and there.parent)
+            check_validated(recipe, self.corpus)
+            run = there or create(self.lab, recipe, self.corpus)
             return self._by_key.setdefault(run.path, Task(wanted=wanted, run=run))
         stem = self.add(wanted.stem)
         stem.points.add(wanted.at)
@@ -181,9 +183,13 @@ class Tasks:
         """Tell the stems where their branches leave, so that they keep checkpoints there."""
         for task in self.all:
             # branch points are no part of a run's id: this is the same run, told of them
-            if isinstance(task.wanted, Recipe) and task.points:
-                told = task.wanted.change(train={"branch_points": sorted(task.points)})
-                task.run = create(self.lab, told, self.corpus)
+            if task.points and not isinstance(task.wanted, Branch):
+                told = task.recipe.change(train={"branch_points": sorted(task.points)})
+                begun = task.begun
+                parent = open_run(self.lab / "runs" / begun.parent) if begun.parent else None
+                task.run = create(
+                    self.lab, told, self.corpus, parent, begun.at_tokens, anew=begun.anew
+                )
         self.open_branches()
 
     def open_branches(self) -> None:

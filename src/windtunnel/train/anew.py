@@ -6,7 +6,7 @@ from typing import Any
 
 from windtunnel.data.shards import Corpus
 from windtunnel.quantities import Length
-from windtunnel.recipe import Mixture
+from windtunnel.recipe import Mixture, Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.run import Run, create
 
@@ -14,10 +14,17 @@ _WARMUP = 0.02  # of the tokens: the moments begin at zero
 _STEM_WARMUP = 20  # steps
 
 
-def begin_anew(
-    parent: Run,
-    at: int,
-    corpus: Corpus,
+def begin_anew(parent: Run, at: int, corpus: Corpus, **settings: Any) -> Run:
+    """The run that begins at the parent's checkpoint of `at` tokens, on this corpus; `settings` as
+    `anew` takes them. Raises InputError.
+    """
+    recipe = anew(parent.recipe, corpus.folder.name, **settings)
+    return create(parent.lab, recipe, corpus, parent, at, anew=True)
+
+
+def anew(
+    old: Recipe,
+    corpus: str,
     *,
     lr: float,
     batch: int,
@@ -30,13 +37,12 @@ def begin_anew(
     optimizer: dict[str, Any] | None = None,
     preference: dict[str, Any] | None = None,
     **changes: Any,
-) -> Run:
-    """The run that begins at the parent's checkpoint of `at` tokens: `tokens` on this corpus, in
-    batches of `batch`, with a warm-up to `lr` and, unless `schedule` says otherwise, a straight
-    decay down to zero at the end. `data`, `train`, `schedule`, `optimizer`, `preference` and
-    `changes`: what else of the parent's recipe changes. Raises InputError.
+) -> Recipe:
+    """The recipe of a run that begins with a parent's weights: `tokens` on this corpus, in batches
+    of `batch`, with a warm-up to `lr` and, unless `schedule` says otherwise, a straight decay down
+    to zero at the end. `data`, `train`, `schedule`, `optimizer`, `preference` and `changes`: what
+    else of the parent's recipe `old` changes. Raises InputError.
     """
-    old = parent.recipe
     goes = {
         "tokens": tokens,
         "kind": "wsd",
@@ -57,8 +63,8 @@ def begin_anew(
     }
     if old.preference and not preference:
         plain["objective"] = None  # what the parent learnt by is left behind
-    recipe = old.change(
-        data={"corpus": corpus.folder.name, "stages": (), **data},
+    return old.change(
+        data={"corpus": corpus, "stages": (), **data},
         optimizer={
             "lr": lr,
             "weight_decay": weight_decay,
@@ -70,7 +76,6 @@ def begin_anew(
         preference=preference,
         **changes,
     )
-    return create(parent.lab, recipe, corpus, parent, at, anew=True)
 
 
 def warmup_of(tokens: int, decay: Length, batch: int) -> int:
