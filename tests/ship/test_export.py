@@ -1,20 +1,24 @@
 """An export: where it goes by default, what it may replace, and what is never written."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rank_jobs import on_ranks, train_and_keep_gradients
 from ship_models import model_of, portable_of, weights_of
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
+from windtunnel.recipe import Recipe
 from windtunnel.results.export import Agreement
 from windtunnel.ship import export as module
 from windtunnel.ship.export import Disagreement, export, export_table
 from windtunnel.ship.import_model import import_model
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.ship.place import MARKER
-from windtunnel.train.run import Run
+from windtunnel.train.run import Run, open_run
 
 
 @pytest.fixture
@@ -37,6 +41,20 @@ def test_every_choice_is_in_the_name_of_the_folder(run: Run) -> None:
     assert at.path.name == f"theirs-model-{run.id}-0-minicpm-bf16" and at.dtype == "bf16"
     assert {file.name for file in made.path.iterdir()} >= {"config.json", "README.md", MARKER}
     assert made.agreement.good and made.agreement.engine == "read back by windtunnel"
+
+
+def test_what_several_processes_trained_is_exported_like_any_other(
+    tmp_path: Path, recipe: Callable[..., Recipe], corpus: Corpus
+) -> None:
+    """Each of them wrote its shares of the weights to a file of its own."""
+    pytest.importorskip("transformers")
+    lab = tmp_path / "lab"
+    shutil.copytree(corpus.folder, lab / "corpora" / "tiny")
+    short = recipe(schedule={"tokens": 2 * 128, "warmup": 0})
+    assert on_ranks(2, train_and_keep_gradients, lab, short, corpus.folder, []) == [0, 0]
+    run = open_run(next((lab / "runs").iterdir()))
+    assert len(list(run.checkpoints.glob(f"{256:015d}/weights/*.safetensors"))) == 2
+    assert export(run, "hf").agreement.good
 
 
 def test_an_export_is_not_replaced_unless_that_is_asked_for(run: Run, tmp_path: Path) -> None:

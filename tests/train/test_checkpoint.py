@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from windtunnel.errors import InputError
+from windtunnel.results.run import CheckpointContent
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 
@@ -37,6 +38,28 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
         assert ours.keys() == theirs.keys() and all(
             torch.equal(ours[key], theirs[key]) for key in ours
         )
+
+
+def test_weights_are_read_one_by_one(tmp_path: Path) -> None:
+    saved = state(1280)
+    checkpoint.save(tmp_path / "c", saved)
+    weights = checkpoint.Weights(tmp_path / "c", 1280)
+    assert set(weights) == set(saved.weights) and len(weights) == 2
+    assert "a" in weights and "first.a" not in weights
+    assert all(torch.equal(weights[name], value) for name, value in saved.weights.items())
+    (checkpoint.path_of(tmp_path / "c", 1280) / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match="damaged: its sha256"):
+        checkpoint.Weights(tmp_path / "c", 1280)
+
+
+def test_weights_have_a_name_however_many_files_they_are_in() -> None:
+    one = {"weights.safetensors": "a", "moments.safetensors": "b"}
+    two = {"weights/1.safetensors": "a", "weights/2.safetensors": "b", "moments/1": "c"}
+    first, second, other = (
+        checkpoint.weights_of(CheckpointContent(tokens=1, steps=1, sha256=files))
+        for files in (one, two, two | {"weights/2.safetensors": "c"})
+    )
+    assert first == "a" and len({first, second, other}) == 3
 
 
 def test_views_of_one_buffer_are_saved_each_for_itself(tmp_path: Path) -> None:

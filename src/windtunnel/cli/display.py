@@ -128,7 +128,8 @@ def paragraph(text: str, indent: str = "") -> None:
 
 @contextmanager
 def display(quiet: bool = False) -> Iterator[Display]:
-    shown = Display(quiet)
+    # of the processes that torchrun starts for one run, the first one speaks
+    shown = Display(quiet or os.environ.get("RANK", "0") != "0")
     try:
         yield shown
     finally:

@@ -184,13 +184,15 @@ def _carry_out_together(runs: "list[Run]", corpus: "Corpus", as_json: bool) -> N
     it was stopped.
     """
     from windtunnel.train.loop import Watch, train_together
+    from windtunnel.train.parallel import joined
 
-    with display() as shown, stopping() as stop:
+    device = runs[0].recipe.train.device
+    with joined(device) as ranks, display() as shown, stopping() as stop:
         watches = []
         for run in runs:
             step = shown.training(run.recipe.name)
             watches.append(Watch(say=shown.say, step=step, stop=stop, show=shown.show))
-        summaries = train_together(runs, corpus, watches)
+        summaries = train_together(runs, corpus, watches, ranks=ranks)
     if as_json:
         print(json.dumps([one.model_dump(mode="json") for one in summaries]))
     else:

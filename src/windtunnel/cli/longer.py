@@ -170,14 +170,13 @@ def longer(
         last = number == len(lengths)
         with display() as shown:
             stage = begin(parent, text, length, asked.of_stage(number, last), last, shown.show)
-        made = stage.run
-        print(
-            f"{made.id}: {parent.id} at {made.at_tokens} tokens goes on in windows of {length} "
-            f"tokens (stage {number} of {len(lengths)})",
-            file=sys.stderr,
-        )
-        for note in stage.notes:
-            print(f"  {note}", file=sys.stderr)
+            made = stage.run
+            shown.say(
+                f"{made.id}: {parent.id} at {made.at_tokens} tokens goes on in windows of {length} "
+                f"tokens (stage {number} of {len(lengths)})"
+            )
+            for note in stage.notes:
+                shown.say(f"  {note}")
         # what a program reads is the last run
         with nullcontext() if last else redirect_stdout(sys.stderr):
             carry_out(made, stage.corpus, as_json and last)

@@ -1,11 +1,11 @@
 """`windtunnel upcycle`: a run goes on as a mixture of experts."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.display import display
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of, position_of, typed
 from windtunnel.cli.train import carry_out
 from windtunnel.quantities import about
@@ -102,10 +102,10 @@ def upcycle(
         text = open_corpus(parent.lab, parent.recipe)
     made = begin(parent, text, asked)
     model = made.recipe.model
-    print(
-        f"{made.id}: {parent.id} at {about(made.at_tokens or 0)} tokens with experts, "
-        f"{about(count(model).params)} parameters without embeddings, of which a token goes "
-        f"through {about(active_params(model))}",
-        file=sys.stderr,
-    )
+    with display() as shown:
+        shown.say(
+            f"{made.id}: {parent.id} at {about(made.at_tokens or 0)} tokens with experts, "
+            f"{about(count(model).params)} parameters without embeddings, of which a token goes "
+            f"through {about(active_params(model))}"
+        )
     carry_out(made, text, as_json)

@@ -1,6 +1,7 @@
 """Initial weights: a pure function of the settings, the seed and the tensor's name."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -23,28 +24,21 @@ def initial_tensor(model: Model, name: str, seed: int) -> Tensor:
     return _drawn(name, tensor_shapes(model)[name], seed) * rule.std + rule.mean
 
 
-def upcycled(dense: dict[str, Tensor], model: Model, seed: int) -> dict[str, Tensor]:
-    """The weights of a model without experts as those of `model`, which is the same with experts.
+def inherited(theirs: Mapping[str, Tensor], name: str, model: Model, seed: int) -> Tensor:
+    """A parameter of `model`, which goes on from the weights of another one, and computes what
+    that did whatever was changed: feed-forwards became experts, or the head got weights of its own.
 
-    Each expert is a copy of the feed-forward, so that the model computes what it did, whatever the
-    routers say; with one expert a token, the feed-forward times its probability. The routers are
-    drawn with the plain init_std (paper section 7.3: variance 0.01, at a width of 2304), without
-    the table's share of the width.
+    Each expert is a copy of the feed-forward, whatever the routers say; with one expert a token,
+    the feed-forward times its probability. The routers are drawn with the plain init_std (paper
+    section 7.3: variance 0.01, at a width of 2304), without the table's share of the width. A new
+    head begins as the embedding (paper section 7.2).
     """
-    tensors = {}
-    for name, shape in tensor_shapes(model).items():
-        if name.endswith(".router"):
-            tensors[name] = _drawn(name, shape, seed) * model.init_std
-        else:
-            tensors[name] = dense[name].expand(shape)
-    return tensors
-
-
-def untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a model whose head is its embedding, with a head of its own that begins as it
-    (paper section 7.2): the model computes what it did.
-    """
-    return weights | {"head": weights["embedding"].clone()}
+    shape = tensor_shapes(model)[name]
+    if name in theirs:
+        return theirs[name].expand(shape)
+    if name == "head":
+        return theirs["embedding"]
+    return _drawn(name, shape, seed) * model.init_std
 
 
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -11,16 +11,17 @@ torch is imported where tensors are read or written, so that listing runs does n
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from windtunnel.errors import InputError
 from windtunnel.files import sha256_of
@@ -116,6 +117,14 @@ def content_of(path: Path) -> CheckpointContent:
     return content
 
 
+def weights_of(content: CheckpointContent) -> str:
+    """Names the weights: the digest of their file, or of the digests of several."""
+    files = sorted(file for file in content.sha256 if _belongs(file, "weights"))
+    if len(files) == 1:
+        return content.sha256[files[0]]
+    return hashlib.sha256("".join(content.sha256[file] for file in files).encode()).hexdigest()
+
+
 def check(path: Path, content: CheckpointContent, name: str) -> None:
     """Raises InputError where a file is missing or damaged."""
     file = path / name
@@ -124,6 +133,34 @@ def check(path: Path, content: CheckpointContent, name: str) -> None:
             f"{file}: damaged: its sha256 is not the one in checkpoint.json; "
             f"remove {path} to go back to the checkpoint before it"
         )
+
+
+class Weights(Mapping[str, "Tensor"]):
+    """The weights of a checkpoint, each read whole when it is asked for. Raises InputError for a
+    missing or damaged file.
+    """
+
+    def __init__(self, folder: Path, tokens: int) -> None:
+        path = path_of(folder, tokens)
+        content = content_of(path)
+        files = [file for file in content.sha256 if _belongs(file, "weights")]
+        self._folder, self._names = (path / files[0]).parent, set[str]()
+        for file in files:
+            check(path, content, file)
+            with safe_open(path / file, "pt") as opened:
+                self._names.update(opened.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _joined(self._folder, {name})[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _belongs(file: str, part: str) -> bool:
@@ -141,15 +178,15 @@ def _read(path: Path, content: CheckpointContent, part: str) -> dict[str, Tensor
         raise InputError(f"{where}: not a safetensors file: {error}") from None
 
 
-def _joined(folder: Path) -> dict[str, Tensor]:
-    """The tensors of which several processes each wrote a share."""
+def _joined(folder: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors in a folder's files, all or these, of which each file has one or a share."""
     import torch
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = HuggingFaceStorageReader(str(folder))
     found = reader.read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(one.size) for name, one in found.items()}  # type: ignore
+    tensors = {name: torch.empty(found[name].size) for name in names or found}  # type: ignore
     with warnings.catch_warnings():
         # that no other process takes part is what is wanted here
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)

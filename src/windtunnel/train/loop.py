@@ -150,8 +150,10 @@ class _Trainer:
     def __init__(self, members: list[Member], corpus: Corpus, ranks: Ranks) -> None:
         recipe = members[0].recipe
         check_shares(recipe, ranks.world)
-        if recipe.preference and ranks.world > 1:
-            raise InputError(f"{recipe.name}: preferences are learnt by one process alone")
+        if len(members) > 1 and ranks.world > 1:
+            raise InputError(
+                f"{recipe.name}: runs train together in one process, and {ranks.world} were started"
+            )
         self._members, self._ranks = members, ranks
         self._document_end = corpus.document_end if recipe.data.mask_documents else None
         self._objective = objective_of(recipe.train.objective, corpus.holds)
@@ -163,7 +165,7 @@ class _Trainer:
         self._flops = flops_per_token(recipe.model, recipe.data.context)
         self._peak = matrix_peak(self._engine)
         self._reference = Reference.of(
-            recipe, members[0].run.lab, corpus, self._engine, _shown(members[0].watch)
+            recipe, members[0].run.lab, corpus, self._engine, _shown(members[0].watch), ranks
         )
         self._step = self._made_step()
         with as_deterministic(self._engine):

@@ -12,6 +12,7 @@ of ranks, and differs by rounding at any other.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import signal
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
 
-    from windtunnel.recipe import Recipe
+    from windtunnel.recipe import Model, Recipe
     from windtunnel.results.run import Engine
 
 # Losses may be a view of what a product gave: nothing changes them in place.
@@ -46,6 +47,7 @@ warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
 
 # torch.distributed's parts take a while to import: a run alone does without them.
 
+_joins = itertools.count()  # times that this process has joined others
 # Seconds in which a rank that lost another one may ask who says so.
 _ASKED_WITHIN = 5
 # In the message of an error of a collective, where another rank is gone.
@@ -184,7 +186,15 @@ def _ranks(world: int, device: str) -> Ranks:
     on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    # A command may train several runs, one after the other: the store, which torchrun keeps, still
+    # has what the ranks told each other the last time.
+    store, _, _ = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+        store=dist.PrefixStore(f"windtunnel/{next(_joins)}", store),
+        rank=rank,
+        world_size=world,
+    )
     kind = "cuda" if on_gpus else "cpu"
     alike = machine < world and world % machine == 0
     if alike:
@@ -237,9 +247,9 @@ def check_shares(recipe: Recipe, world: int) -> None:
             )
 
 
-def sharded(recipe: Recipe, engine: Engine, ranks: Ranks) -> Decoder:
-    """The model of a recipe with its initial weights, each rank holding its shares alone: no rank
-    ever holds more than one whole tensor at a time.
+def sharded(shape: Model, context: int, seed: int, engine: Engine, ranks: Ranks) -> Decoder:
+    """A model with its initial weights, each rank holding its shares alone: no rank ever holds more
+    than one whole tensor at a time. As for `Decoder`.
     """
     from torch.distributed.fsdp import (
         MixedPrecisionPolicy,
@@ -247,7 +257,7 @@ def sharded(recipe: Recipe, engine: Engine, ranks: Ranks) -> Decoder:
         register_fsdp_forward_method,
     )
 
-    model = Decoder(recipe.model, recipe.data.context, seed=None)
+    model = Decoder(shape, context, seed=None)
     assert ranks.mesh is not None
     whole = {parameter for name, parameter in model.named_parameters() if _is_whole(name)}
     # what products take travels in their precision, and its gradients are summed in fp32; the
@@ -265,7 +275,7 @@ def sharded(recipe: Recipe, engine: Engine, ranks: Ranks) -> Decoder:
         part.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "losses_and_unevenness")
     for name, parameter in list(model.named_parameters()):
-        value = initial_tensor(recipe.model, name, recipe.seed)
+        value = initial_tensor(shape, name, seed)
         _assign(model, name, share_of(value, parameter).to(engine.device))
     # the buffers follow, and FSDP takes up the new shares
     return model.to(engine.device)
@@ -335,11 +345,10 @@ def share_of(value: Tensor, parameter: Tensor) -> Tensor:
     return like(parameter, local(cut).clone())
 
 
-def place(parameters: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
-    """Each rank's shares of whole tensors into its parameters, one tensor after the other."""
+def place(parameter: Tensor, value: Tensor) -> None:
+    """This rank's share of a whole tensor into its parameter."""
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            local(parameter).copy_(local(share_of(whole[name].contiguous(), parameter)))
+        local(parameter).copy_(local(share_of(value.contiguous(), parameter)))
 
 
 def save(folder: Path, state: Checkpoint, ranks: Ranks) -> None:

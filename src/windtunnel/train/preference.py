@@ -22,11 +22,12 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.recipe import Preference, Preferred, Recipe, Seen
 from windtunnel.recipe.objective import by_document, compare
 from windtunnel.recipe.preference import CHOSEN, REJECTED
-from windtunnel.results.run import CheckpointContent, Engine, PreferenceScore
+from windtunnel.results.run import Engine, PreferenceScore
 from windtunnel.train import checkpoint
 from windtunnel.train.compiled import keep_shapes
 from windtunnel.train.device import autocast
 from windtunnel.train.objective import Batch
+from windtunnel.train.parallel import ALONE, Ranks, load, sharded
 from windtunnel.train.restore import take
 from windtunnel.train.run import open_run
 from windtunnel.train.validation import losses_of
@@ -48,22 +49,29 @@ class Reference:
     asked: Preference
     nats: dict[SplitName, np.ndarray]
     """Of each document's answer, fp32 (documents,)."""
+    ranks: Ranks = ALONE
 
     @classmethod
     def of(
-        cls, recipe: Recipe, lab: Path, corpus: Corpus, engine: Engine, show: Show | None = None
+        cls,
+        recipe: Recipe,
+        lab: Path,
+        corpus: Corpus,
+        engine: Engine,
+        show: Show | None = None,
+        ranks: Ranks = ALONE,
     ) -> "Reference | None":
-        """Out of the corpus's folder, or computed and kept there; None for a recipe that learns
-        from no preferences. Raises InputError for what was kept of another model, and where the
-        reference is neither kept nor there.
+        """Out of the corpus's folder, or computed and kept there, by all `ranks`; None for a recipe
+        that learns from no preferences. Raises InputError for what was kept of another model, and
+        where the reference is neither kept nor there.
         """
         if recipe.preference is None:
             return None
         file = _file(corpus, recipe.preference, engine)
-        if not file.exists():
-            _keep(file, recipe, lab, corpus, engine, show)
+        if ranks.agree(not file.exists()):
+            _keep(file, recipe, lab, corpus, engine, show, ranks)
         nats = _kept(file, recipe.preference, lab, corpus)
-        return cls(lab=lab, corpus=corpus, asked=recipe.preference, nats=nats)
+        return cls(lab=lab, corpus=corpus, asked=recipe.preference, nats=nats, ranks=ranks)
 
     def told(self, split: SplitName, recipes: Sequence[Recipe], engine: Engine) -> Preferred:
         """What the objective is told of a split, for one recipe, or one a member."""
@@ -112,19 +120,25 @@ class Reference:
         answers, of each member or the one model.
         """
         context = held.inputs.shape[-1]
-        other = _model(self.asked, self.lab, context, engine)
+        other = _model(self.asked, self.lab, context, engine, self.ranks)
         answers = held.marked & (self._roles("validation")[held.numbers] <= REJECTED)
-        total, count = torch.zeros(model.members or 1), 0
-        for row in range(min(len(held.inputs), max(1, _DIVERGENCE_TOKENS // context))):
+        total, count = torch.zeros(model.members or 1), torch.zeros(())
+        rows = min(len(held.inputs), max(1, _DIVERGENCE_TOKENS // context))
+        each = -(-rows // self.ranks.world)
+        for number in range(self.ranks.rank * each, (self.ranks.rank + 1) * each):
+            # all ranks go through the models as often, since they meet in them
+            row = min(number, rows - 1)
             tokens = held.inputs[row : row + 1].to(engine.device)
             documents = held.numbers[row : row + 1].to(engine.device)
             places = answers[row].nonzero()[:, 0].to(engine.device)
             with autocast(engine.device, engine.precision):
                 mine, theirs = (_chances(one, tokens, documents, places) for one in (model, other))
             apart = (mine.exp() * (mine - theirs)).sum(-1)
-            total += apart.sum(-1).float().cpu().reshape(-1)
-            count += len(places)
-        return (total / max(1, count)).clamp(min=0).tolist()
+            if number < rows:
+                total += apart.sum(-1).float().cpu().reshape(-1)
+                count += len(places)
+        total, count = self.ranks.sum(total), self.ranks.sum(count)
+        return (total / count.clamp(min=1)).clamp(min=0).tolist()
 
 
 def _stream(corpus: Corpus, split: SplitName) -> TokenStream:
@@ -137,13 +151,18 @@ def _file(corpus: Corpus, asked: Preference, engine: Engine) -> Path:
     return corpus.folder / "references" / name
 
 
-def _model(asked: Preference, lab: Path, context: int, engine: Engine) -> Decoder:
+def _model(asked: Preference, lab: Path, context: int, engine: Engine, ranks: Ranks) -> Decoder:
     path = lab / "runs" / asked.reference
     if not path.exists():
         raise InputError(f"preference.reference={asked.reference}: {lab} has no such run")
     run = open_run(path)
-    model = Decoder(run.recipe.model, context, run.recipe.seed).to(engine.device)
-    take(model, checkpoint.load(run.checkpoints, asked.reference_at))
+    shape, seed, at = run.recipe.model, run.recipe.seed, asked.reference_at
+    if ranks.world > 1:
+        model = sharded(shape, context, seed, engine, ranks)
+        load(run.checkpoints, at, dict(model.named_parameters()), {}, ranks)
+    else:
+        model = Decoder(shape, context, seed).to(engine.device)
+        take(model, checkpoint.load(run.checkpoints, at))
     if engine.compiled:
         keep_shapes()
         model.compile_parts()
@@ -151,21 +170,34 @@ def _model(asked: Preference, lab: Path, context: int, engine: Engine) -> Decode
 
 
 def _keep(
-    file: Path, recipe: Recipe, lab: Path, corpus: Corpus, engine: Engine, show: Show | None
+    file: Path,
+    recipe: Recipe,
+    lab: Path,
+    corpus: Corpus,
+    engine: Engine,
+    show: Show | None,
+    ranks: Ranks,
 ) -> None:
     """Compute what the reference makes of a corpus, and write it down."""
     asked = recipe.preference
     assert asked is not None
-    model = _model(asked, lab, recipe.data.context, engine)
+    model = _model(asked, lab, recipe.data.context, engine, ranks)
     nats = {
-        split: _nats(model, _stream(corpus, split), recipe.data.context, engine, show)
+        split: _nats(model, _stream(corpus, split), recipe.data.context, engine, show, ranks)
         for split in get_args(SplitName)
     }
-    write_whole(file, save(nats, metadata=_said(asked, lab, corpus)), make_folder=True)
+    if ranks.first:
+        write_whole(file, save(nats, metadata=_said(asked, lab, corpus)), make_folder=True)
+    ranks.wait()
 
 
 def _nats(
-    model: Decoder, stream: TokenStream, context: int, engine: Engine, show: Show | None
+    model: Decoder,
+    stream: TokenStream,
+    context: int,
+    engine: Engine,
+    show: Show | None,
+    ranks: Ranks,
 ) -> np.ndarray:
     """Of the answer of each document of a stream, fp32 (documents,)."""
     found = np.zeros(stream.documents)
@@ -173,7 +205,7 @@ def _nats(
     for first in range(0, windows, _AT_ONCE):
         numbers = np.arange(first, min(first + _AT_ONCE, windows))
         held = torch.from_numpy(stream.marked(numbers * context, context + 1))
-        losses = losses_of(model, held, engine, document_end=-1)[0][0]
+        losses = losses_of(model, held, engine, document_end=-1, ranks=ranks)[0][0]
         batch = Batch.read(held)
         learnt = batch.marked.numpy()
         documents = batch.numbers.numpy()[learnt]
@@ -192,8 +224,7 @@ def _said(asked: Preference, lab: Path, corpus: Corpus) -> dict[str, str]:
     }
     folder = checkpoint.path_of(lab / "runs" / asked.reference / "checkpoints", asked.reference_at)
     if folder.exists():
-        content = CheckpointContent.read(folder / "checkpoint.json")
-        said["weights"] = content.sha256["weights.safetensors"]
+        said["weights"] = checkpoint.weights_of(checkpoint.content_of(folder))
     return said
 
 

@@ -5,7 +5,8 @@ import torch
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.model.decoder import Decoder
-from windtunnel.model.init import untied, upcycled
+from windtunnel.model.init import inherited
+from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import Recipe
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
@@ -41,11 +42,15 @@ def _shares(step: Step, run: Run, ranks: Ranks) -> tuple[int, int]:
     weights, optimizer = step.optimizer.parameters, step.optimizer
     if holder.anew and not start:
         parent = open_run(holder.lab / "runs" / str(holder.parent))
-        if parent.recipe.model.experts == holder.recipe.model.experts:
-            load(parent.checkpoints, holder.at_tokens or 0, weights, {}, ranks)
-        elif state := _state(holder, start):
-            # its feed-forwards become experts, tensor by tensor
-            place(weights, state.weights)
+        theirs, mine = tensor_shapes(parent.recipe.model), tensor_shapes(holder.recipe.model)
+        at, recipe = holder.at_tokens or 0, holder.recipe
+        if theirs == mine:
+            load(parent.checkpoints, at, weights, {}, ranks)
+            return 0, 0
+        there = checkpoint.Weights(parent.checkpoints, at)
+        for name, parameter in weights.items():
+            # one whole tensor at a time
+            place(parameter, inherited(there, name, recipe.model, recipe.seed))
         return 0, 0
     if start not in checkpoint.positions(holder.checkpoints):
         return 0, 0
@@ -89,11 +94,9 @@ def _state(holder: Run, start: int) -> Checkpoint | None:
     """What training goes on from at `start` tokens of a run; None: the initial weights."""
     if holder.anew and not start:
         parent = open_run(holder.lab / "runs" / str(holder.parent))
-        weights = checkpoint.load(parent.checkpoints, holder.at_tokens or 0).weights
-        if holder.recipe.model.experts and not parent.recipe.model.experts:
-            weights = upcycled(weights, holder.recipe.model, holder.recipe.seed)
-        if parent.recipe.model.tied and not holder.recipe.model.tied:
-            weights = untied(weights)
+        model, seed = holder.recipe.model, holder.recipe.seed
+        theirs = checkpoint.load(parent.checkpoints, holder.at_tokens or 0).weights
+        weights = {name: inherited(theirs, name, model, seed) for name in tensor_shapes(model)}
         return Checkpoint(0, 0, weights, {})
     there = start in checkpoint.positions(holder.checkpoints)
     return checkpoint.load(holder.checkpoints, start) if there else None

@@ -92,10 +92,10 @@ class Step:
 
 def _model_of(recipes: Sequence[Recipe], engine: Engine, ranks: Ranks) -> Decoder:
     """Without members for one recipe, else with one a recipe; on the device."""
-    context = recipes[0].data.context
+    first, context = recipes[0], recipes[0].data.context
     if ranks.world > 1:
-        return sharded(recipes[0], engine, ranks)
+        return sharded(first.model, context, first.seed, engine, ranks)
     if len(recipes) == 1:
-        return Decoder(recipes[0].model, context, recipes[0].seed).to(engine.device)
+        return Decoder(first.model, context, first.seed).to(engine.device)
     models, seeds = [recipe.model for recipe in recipes], [recipe.seed for recipe in recipes]
     return Decoder(models, context, seeds).to(engine.device)
