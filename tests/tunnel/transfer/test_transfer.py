@@ -22,7 +22,7 @@ from windtunnel.tunnel.transfer.transfer import expected_power, judge, within
 
 DESIGN = (
     'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), lengths=(2560,), '
-    "batches=(256,), seeds=(2,))"
+    "batches=(256,), seeds=(1,))"
 )
 PROGRAM = f"""
 import sys
@@ -125,14 +125,14 @@ def done(lab: Any) -> int:
 @pytest.fixture(scope="module")
 def studied(make_lab: Callable[[], Any]) -> Any:
     lab = make_lab()
-    run(lab, kill_at=7)
+    run(lab, kill_at=4)
     before = {
         path: path.stat().st_mtime_ns
         for path in (lab.path / "runs").glob("*/metrics.jsonl")
         if json.loads((path.parent / "status.json").read_text())["status"] == "done"
     }
     run(lab)
-    assert len(before) >= 7 and all(path.stat().st_mtime_ns == at for path, at in before.items())
+    assert len(before) >= 4 and all(path.stat().st_mtime_ns == at for path, at in before.items())
     return lab
 
 
@@ -144,12 +144,12 @@ def test_killed_and_run_again_it_gives_the_same_table(
     tables = [
         (lab.path / "studies" / "transfer" / "table.csv").read_bytes() for lab in (studied, whole)
     ]
-    assert tables[0] == tables[1] and tables[0].count(b"\n") > 4 * 3 * 10
+    assert tables[0] == tables[1] and tables[0].count(b"\n") > 4 * 3 * 5
 
 
 def test_the_result_has_a_best_rate_a_size_and_a_drift_an_axis(studied: Any) -> None:
     result = json.loads((studied.path / "studies" / "transfer" / "result.json").read_text())
-    assert len(result["runs"]) >= 3 * 10
+    assert len(result["runs"]) >= 3 * 5
     assert (
         result["verdict"] is None
         and "needs 3 widths, a span of 8x in width, 400 steps" in result["summary"]
