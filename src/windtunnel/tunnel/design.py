@@ -129,6 +129,10 @@ def whole(least: int = 1) -> Kind[int]:
     return _kind(read, f"a whole number, {least} or more", "N")
 
 
+def _plain(number: float) -> str:
+    return repr(number).removesuffix(".0")
+
+
 def _number(text: str) -> float:
     number = float(text)
     return _held(number, 0 < number < math.inf)
@@ -218,9 +222,9 @@ def _commas(values: Iterable[int]) -> str:
 
 _WHOLES = "whole numbers above zero, such as 32,64,128"
 
-NUMBER = _kind(_number, "a number above zero", "NUMBER")
+NUMBER = _kind(_number, "a number above zero", "NUMBER", _plain)
 NUMBERS = _listed(NUMBER, "NUMBER,...")
-AMOUNT = _kind(_amount, "a number, zero or more", "NUMBER")
+AMOUNT = _kind(_amount, "a number, zero or more", "NUMBER", _plain)
 FRACTION = _kind(_fraction, "a number from 0 to 1", "NUMBER")
 TOKENS = _kind(_tokens, "a number above zero, such as 16k or 20M", "TOKENS", format_tokens)
 TOKENS_OR_ZERO = _kind(
