@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,14 @@ TINY: dict[str, Any] = {
 
 # Where the system keeps files in memory, and how many bytes must be free there.
 IN_MEMORY, ROOM = Path("/dev/shm"), 6 * 10**9
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first: among them are those that take longest, and two workers that come
+    to the end of the suite shall have short ones left to share.
+    """
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (tests[item.path], item.path))
 
 
 def pytest_configure() -> None:
