@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,11 @@ def _compare(
     mine = Harness(model, None, lambda *_: None)
     spent = {"ours": 0.0, "theirs": 0.0}
     items = different = 0
+    for lm in (mine, other):  # what is made but once, such as a tokenizer
+        _take(Turn(), lm, tasks["cloze"][0], Asked(limit=1))
     for name in only or [name for name in tasks if name != "human-eval"]:
         task, asked = tasks[name]
         ours, theirs = Turn(), Turn()
-        for lm in (mine, other):  # what is made but once, such as a tokenizer
-            _take(Turn(), lm, task, replace(asked, limit=1))
         for _ in range(turns):
             _take(ours, mine, task, asked)
             _take(theirs, other, task, asked)

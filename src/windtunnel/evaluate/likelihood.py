@@ -17,9 +17,9 @@ from windtunnel.evaluate.model import Done, Likelihood, Pair
 from windtunnel.model.batches import batches, cache_of, padded, sharing, without_padding
 from windtunnel.model.decoder import Cache, Decoder
 
-# Tokens that go through a model at once: on a processor few enough for its caches, and elsewhere
-# enough to fill it.
-_ON_A_PROCESSOR, _ELSEWHERE = 1024, 16_384
+# Tokens that go through a model at once: elsewhere enough to fill it; on a processor a token takes
+# as long from here on, and texts of fewer lengths stand together, with less padding.
+_ON_A_PROCESSOR, _ELSEWHERE = 256, 16_384
 _LOGITS = 1 << 24  # numbers at once: 64 MiB
 
 

@@ -354,7 +354,7 @@ def _written(held: Tensor, new: Tensor, seen: int) -> Tensor:
     """`held`, or where it has no room a larger one, with `new` behind the first `seen` tokens."""
     end = seen + new.shape[-2]
     if held.shape[-2] < end:
-        larger = held.new_zeros(*held.shape[:-2], end + max(_ROOM, end // 4), held.shape[-1])
+        larger = held.new_empty(*held.shape[:-2], end + max(_ROOM, end // 4), held.shape[-1])
         larger[..., :seen, :] = held[..., :seen, :]
         held = larger
     held[..., seen:end, :] = new
