@@ -49,6 +49,8 @@ def standing(lab: Path) -> Standing:
         )
     option = "" if lab == Path("lab") else f" --lab {named(lab)}"
     found = _next(lab, corpora, verdicts, forecasts, _branches(lab, statuses))
+    if statuses or verdicts:
+        found.append(_go("windtunnel report", "write the page that shows all of it"))
     found = [one.model_copy(update={"command": one.command + option}) for one in found]
     return Standing(lab=lab, lines=tuple(lines), next=tuple(found))
 
@@ -88,7 +90,6 @@ def _next(
         found.append(_go(f"windtunnel chat {best}", "talk with the best finished run"))
     if "tour" in verdicts and len(corpora) == 1:
         found.append(_go("windtunnel corpus build mine text=FOLDER/", "read your own text"))
-    found.append(_go("windtunnel report", "write the page that shows all of it"))
     return found
 
 
