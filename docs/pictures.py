@@ -22,7 +22,7 @@ _BROWSER = "/usr/bin/chromium"
 _WIDTH = 960
 _HERE = Path(__file__).parent / "pictures"
 # by the anchor of a section, the name of its picture; a plan has the plan's name in its anchor
-_SECTIONS = ("check", "search", "transfer", "batch", "scaling", "plan")
+_SECTIONS = ("check", "search", "transfer", "batch", "scaling", "plan", "dynamics", "ablate")
 _MOST = 150_000  # bytes
 _MEASURED = Path(__file__).parent / "measured"
 _LEDGERS = {"chinese": "Chinese verse", "email": "mail"}

@@ -68,6 +68,22 @@ def test_the_planner_says_what_the_command_says(
     (lab.path / "forecasts.jsonl").unlink()
 
 
+def test_laws_that_are_being_fitted_are_no_fault_of_who_asks(
+    served: tuple[Any, ThreadingHTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser would write it into its console, twice a second."""
+    server = served[1]
+    held = threading.Event()
+    monkeypatch.setattr(
+        server.RequestHandlerClass.app, "_fitting", threading.Thread(target=held.wait)
+    )  # type: ignore[attr-defined]
+    server.RequestHandlerClass.app._fitting.start()  # type: ignore[attr-defined]
+    status, text = ask(server, "/plan.json?flops=1e11")
+    held.set()
+    assert status == 202 and "being fitted" in json.loads(text)["error"]
+    assert ask(server, "/plan.json?flops=no")[0] == 400
+
+
 @pytest.mark.parametrize(
     "query", ["", "flops=nan", "flops=-1", "hours=1", "flops=1e11&device=gpuu", "size=3", "gpus=2"]
 )
@@ -190,6 +206,7 @@ def test_a_browser_moves_the_planner(served: tuple[Any, ThreadingHTTPServer]) ->
         assert tab.inner_text("[data-of='loss, nats/token']") == f"{plan['loss']:.4f}"
         tab.fill("[name=params]", "40k")
         tab.wait_for_selector("#plan-command:has-text('--params 40k')")
+        assert tab.inner_text("#plan-command").endswith(f" --lab {served[0].path}")
         inside = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         assert tab.evaluate(inside) and said == []
         assert all(one.startswith(address(server)) for one in asked)

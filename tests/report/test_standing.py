@@ -49,12 +49,12 @@ def test_an_empty_lab_begins_with_the_tour_or_a_text(tmp_path: Path) -> None:
 
 def test_a_corpus_is_checked_first_and_the_best_branch_can_be_talked_with(tmp_path: Path) -> None:
     corpus_in(tmp_path)
-    assert commands(tmp_path)[0] == "windtunnel check --corpus mine"
+    assert commands(tmp_path) == ["windtunnel check --corpus mine"], "there is nothing to report"
     run_in(tmp_path, "aaaa", "stem", 1.0)
     run_in(tmp_path, "bbbb", "branch", 1.5)
     run_in(tmp_path, "cccc", "branch", 2.5)
     run_in(tmp_path, "dddd", "branch", 0.5, "running")
-    assert "windtunnel chat bbbb" in commands(tmp_path)
+    assert commands(tmp_path)[1:] == ["windtunnel chat bbbb", "windtunnel report"]
     assert standing(tmp_path).lines[1] == "runs       4: 3 done, 1 running"
 
 

@@ -267,7 +267,7 @@ def _say(label: str, *lines: str) -> None:
 def _print_recipe(plan: "PlanResult") -> None:
     shape, epochs, best = plan.shape, "", ""
     if plan.epochs and abs(plan.epochs - 1) > 0.01:
-        epochs = f", {plan.epochs:.2g} epochs"
+        epochs = f", {plan.epochs:.3g} epochs"
     if plan.batch_interval:
         low, high = plan.batch_interval
         best = f" (the best batch is between {about(low)} and {about(high)})"

@@ -37,7 +37,8 @@ def _print(lab: Path, found: "Calibration") -> None:
         return
     for number in found.changed:
         print(f"CHANGED: line {number} of {found.ledger} does not follow from the line before it")
-    print(f"{found.sealed} sealed, {found.opened} opened, {found.all.count} of them count\n")
+    count = "counts" if found.all.count == 1 else "count"
+    print(f"{found.sealed} sealed, {found.opened} opened, {found.all.count} of them {count}\n")
     if found.all.count:
         print(f"{'FLOPs':22}{'count':>6}{'in 50%':>8}{'in 90%':>8}{'error':>10}{'size':>8}")
         for band in found.bands:

@@ -37,6 +37,10 @@ _ALLOWED = (
 Stamp = tuple[tuple[str, int], ...]
 
 
+class Fitting(InputError):
+    """There is no answer yet, and nothing was wrong with the question."""
+
+
 def stamp_of(lab: Path) -> Stamp:
     """When each part of the lab was written last: another one, another page."""
     files = [lab / "runs", lab / "forecasts.jsonl"]
@@ -90,7 +94,7 @@ class App:
         """A plan as `windtunnel plan --json` prints it. Raises InputError."""
         request = request_of(asked)
         if self._fitting.is_alive():
-            raise InputError("the laws are being fitted; they are fitted once, and then kept")
+            raise Fitting("the laws are being fitted; they are fitted once, and then kept")
         if self._planner is None:
             raise InputError(self._fault)
         return self._planner.answer(request).to_json()
@@ -195,7 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._send(200, kind, answer())
         except InputError as error:
-            self._send(400, "application/json", json.dumps({"error": str(error)}))
+            # a browser writes every status from 400 on into its console
+            status = 202 if isinstance(error, Fitting) else 400
+            self._send(status, "application/json", json.dumps({"error": str(error)}))
 
     def _may_ask(self, token: str) -> bool:
         """With the token where there is one; else from this machine, under a name of it: a page of

@@ -45,6 +45,7 @@ class Writer:
     runs: frozenset[str] = frozenset()
     prefix: str = ""  # of anchors, where two labs stand on one page
     figures: list[dict[str, Any]] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)  # of tables, and how many have it
 
     def section(self, section: Section) -> str:
         """With its heading."""
@@ -125,9 +126,13 @@ class Writer:
         head = self._row(block.heads, "th")
         rows = "".join(self._row(row, "td") for row in block.rows)
         kind = ' class="words"' if block.words else ""
+        label = f"table: {', '.join(block.heads)}"
+        number = self.labels[label] = self.labels.get(label, 0) + 1
+        if number > 1:  # no two regions of a page have one name
+            label += f"; number {number}"
         return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="table: '
-            f'{escape(", ".join(block.heads))}"><table{kind}><thead>{head}</thead>'
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+            f"<table{kind}><thead>{head}</thead>"
             f"<tbody>{rows}</tbody></table></div>"
         )
 

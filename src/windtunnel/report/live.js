@@ -7,6 +7,9 @@ const withToken = (path, query = new URLSearchParams()) => {
 };
 const $ = (id) => document.getElementById(id);
 const fill = (place, ...children) => place.replaceChildren(...children);
+const ofLab = () => $("plan").dataset.lab; // what a command needs to find the lab
+// What stands between backticks is code.
+const prose = (text) => text.split("`").map((part, i) => made(i % 2 ? "code" : "span", part));
 const made = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
 
 async function look() {
@@ -43,14 +46,14 @@ async function replan() {
   const answer = await fetch(withToken("plan.json", query));
   const plan = await answer.json();
   if (mine !== asked) return; // a later question is under way
-  $("plan-command").textContent = `windtunnel plan ${options}`;
+  $("plan-command").textContent = `windtunnel plan ${options}${ofLab()}`;
   if (plan.error) {
     fill($("plan-says"), made("p", plan.error));
-    if (plan.error.includes("being fitted")) setTimeout(replan, 500);
+    if (answer.status === 202) setTimeout(replan, 500);
     return;
   }
   const short = (number) => Intl.NumberFormat("en", { notation: "compact",
-    maximumSignificantDigits: 3 }).format(number);
+    maximumSignificantDigits: 3 }).format(number).replace("K", "k"); // as the report has it
   const facts = document.createElement("dl");
   facts.className = "facts";
   const interval = (ends, show) => ends.map(show).join(" to ");
@@ -72,7 +75,11 @@ async function replan() {
     facts.append(pair);
   }
   const flags = document.createElement("ul");
-  flags.append(...plan.flags.map((flag) => made("li", `${flag.level}: ${flag.text}`)));
+  flags.append(...plan.flags.map((flag) => {
+    const line = made("li", "");
+    line.append(made("b", flag.level), " ", ...prose(flag.text));
+    return line;
+  }));
   fill($("plan-says"), facts, flags);
 }
 $("plan").addEventListener("input", ({ target }) => {
@@ -86,5 +93,5 @@ addEventListener("run", ({ detail: { run, point } }) => {
   if (!run) return;
   const tokens = Math.round(point.x);
   $("branch-says").textContent = `To leave run ${run} at ${tokens.toLocaleString("en")} tokens:`;
-  $("branch-command").textContent = `windtunnel branch ${run} --at ${tokens} --decay 10%`;
+  $("branch-command").textContent = `windtunnel branch ${run} --at ${tokens} --decay 10%${ofLab()}`;
 });

@@ -13,6 +13,7 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import about, about_hours
 from windtunnel.report.figures import loss_figure
 from windtunnel.report.html import as_json
+from windtunnel.report.standing import lab_option
 from windtunnel.report.view import LabView
 from windtunnel.results.scaling import SCALING
 from windtunnel.results.study import read_table
@@ -38,7 +39,7 @@ def part(view: LabView) -> str:
  aria-label="loss of the runs that train now"></div></section>
 <section class="live" aria-labelledby="planner"><h2 id="planner">Planner</h2>
 <p>What a budget would buy, by the laws of this lab. Leave empty what is to follow.</p>
-<form id="plan" class="controls">
+<form id="plan" class="controls" data-lab="{escape(lab_option(view.lab))}">
 <label>training FLOPs <input name="flops" size="9" value="1e{math.log10(flops):.0f}"
  inputmode="decimal"></label>
 <label>hours <input name="hours" size="6" inputmode="decimal"></label>

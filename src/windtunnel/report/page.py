@@ -143,8 +143,10 @@ def _pair(one: LabView, other: LabView) -> str:
     columns = [sections_of(one), sections_of(other)]
     ids = [frozenset(run.id for run in view.runs) for view in (one, other)]
     figures: list[dict[str, Any]] = []
+    labels: dict[str, int] = {}
     writers = [
-        Writer(runs, prefix, figures) for runs, prefix in zip(ids, ("a-", "b-"), strict=True)
+        Writer(runs, prefix, figures, labels)
+        for runs, prefix in zip(ids, ("a-", "b-"), strict=True)
     ]
     rows = [["what was trained", _what(one), _what(other)]]
     anchors: dict[str, list[Section | None]] = {}

@@ -2,6 +2,7 @@
 thousands of runs answers at once.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,10 +48,17 @@ def standing(lab: Path) -> Standing:
             f"forecasts  {len(forecasts)} sealed, {len(opened)} opened, {inside} of those inside "
             "the 90% interval"
         )
-    option = "" if lab == Path("lab") else f" --lab {named(lab)}"
+    option = lab_option(lab)
     found = _next(lab, corpora, verdicts, forecasts, _branches(lab, statuses))
+    if statuses or verdicts:
+        found.append(_go("windtunnel report", "write the page that shows all of it"))
     found = [one.model_copy(update={"command": one.command + option}) for one in found]
     return Standing(lab=lab, lines=tuple(lines), next=tuple(found))
+
+
+def lab_option(lab: Path) -> str:
+    """What a command has behind it to find this lab; nothing where it looks there anyway."""
+    return "" if lab == Path("lab") else f" --lab {shlex.quote(named(lab))}"
 
 
 def _go(command: str, why: str) -> Next:
@@ -88,7 +96,6 @@ def _next(
         found.append(_go(f"windtunnel chat {best}", "talk with the best finished run"))
     if "tour" in verdicts and len(corpora) == 1:
         found.append(_go("windtunnel corpus build mine text=FOLDER/", "read your own text"))
-    found.append(_go("windtunnel report", "write the page that shows all of it"))
     return found
 
 

@@ -31,6 +31,7 @@ from windtunnel.results.study import StudyResult
 
 _AUDIT, _ENVELOPE, _COST, _COSINE = INK, GREY, BLUE, GREY
 _FORM, _AROUND = 36, 110  # pixels: a form of the law, and what is around them all
+_FEW = 2  # ticks: beside the names of forms a phone has room for few
 # which parameters a form counts as N
 _COUNTS = {
     "params": "N without embeddings",
@@ -237,7 +238,7 @@ def _records(forms: Sequence[FormFound]) -> go.Figure:
         tickfont={"size": 11},
     )
     errors = [100 * tried.error for form in forms for tried in form.record]
-    ticks = log_ticks([error for error in errors if error] or [1.0])
+    ticks = log_ticks([error for error in errors if error] or [1.0], _FEW)
     return figure.update_xaxes(type="log", title="mean error, %", **ticks)
 
 
