@@ -150,6 +150,9 @@ def test_asking_again_trains_nothing_and_its_figures_are_drawn(measured: Any) ->
     (_, bases), (_, arms) = figures(first, read_table(measured.path, ABLATE_LONGER))
     assert isinstance(bases, list) and isinstance(arms, list)
     assert len(list(bases[0].data)) == 2
+    said = {each["text"]: each["x"] for each in bases[0].to_dict()["layout"]["annotations"]}
+    inside = {rule.name: rule.base for rule in first.numbers.lengths[0].rules if rule.price}
+    assert said["abf"] == pytest.approx(math.log10(4e4)) and said.keys() >= inside.keys()
     assert list(arms[0].to_dict()["data"][0]["y"]) == ["10k", "200k", "yarn"]
 
 

@@ -2,6 +2,7 @@
 bases that published rules give; what scalings cost; and what is lost at each distance.
 """
 
+import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -58,11 +59,18 @@ def _bases(found: LengthFound) -> go.Figure:
     bases = [arm.base for arm in arms if arm.base]
     for rule in found.rules:
         if bases[0] <= rule.base <= bases[-1]:
-            figure.add_vline(
-                x=rule.base,
-                line={"color": GREY, "width": 1, "dash": "dash"},
-                annotation={"text": rule.name, "textangle": -90, "font": {"color": INK}},
-                annotation_position="top right",
+            figure.add_vline(x=rule.base, line={"color": GREY, "width": 1, "dash": "dash"})
+            # on a logarithmic axis a line stands at a number, and a text at its logarithm
+            figure.add_annotation(
+                x=math.log10(rule.base),
+                y=1,
+                yref="y domain",
+                xanchor="left",
+                yanchor="top",
+                text=plain(rule.name),
+                textangle=-90,
+                showarrow=False,
+                font={"color": INK, "size": 11},
             )
     styled(figure, _PANEL, f"to {format_context(found.context)}")
     figure.update_xaxes(type="log", title="RoPE's base", **log_ticks(bases))
