@@ -3,8 +3,6 @@
     .venv/bin/python bench/longer.py memory                    # about 5 minutes on one core
     .venv/bin/python bench/longer.py scalings --lab DIR        # needs the extra `ship`
     .venv/bin/python bench/longer.py run --lab DIR [--seed 1] [--base RUN --at TOKENS]
-    .venv/bin/python bench/longer.py untrained --lab DIR --file FILE.gguf --to 32768 \
-        --lengths 4096,8192,16384 --scalings none,ntk,yarn
 
 memory: one shape at 1K, 4K, 16K and 32K tokens on this CPU: peak memory and time a token of a
 step, forward and backward. Each length is a process of its own.
@@ -20,16 +18,11 @@ depth, and what distant text saves. Needs the corpus `core` in the lab:
 
     windtunnel corpus build core shakespeare scripture wiki manual essay --vocab 2048 --lab DIR
 
-untrained: a model from elsewhere with RoPE as it is and scaled for `--to` tokens, nothing trained:
-bits a byte of plain text in windows of 1,024 tokens, and the passkey by length and depth. In bf16,
-and with `--each` questions at a place: a processor takes a minute for 8K tokens of 135M parameters.
-
 Prints tables and, last, one JSON list.
 """
 
 import argparse
 import math
-import pydoc_data.topics
 import resource
 import subprocess
 import sys
@@ -45,7 +38,6 @@ from train import machine
 
 from windtunnel.cli.display import display
 from windtunnel.data.shards import Corpus
-from windtunnel.data.tokenizer import Tokenizer
 from windtunnel.evaluate.needle import Far, answered, saved
 from windtunnel.evaluate.own import OwnModel
 from windtunnel.family.longer import Asked, longer, text_of
@@ -53,12 +45,11 @@ from windtunnel.model.decoder import Decoder
 from windtunnel.model.init import initial_tensors
 from windtunnel.quantities import Length, parse_tokens
 from windtunnel.recipe import Model, Recipe, parse
-from windtunnel.recipe.rope import frequencies, stretched
+from windtunnel.recipe.rope import frequencies
 from windtunnel.ship.engines import Asked as Export
 from windtunnel.ship.forward import log_probabilities
 from windtunnel.ship.held_out import HeldOut, held_out
 from windtunnel.ship.huggingface import rope
-from windtunnel.ship.import_model import import_model
 from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.ship.portable import PortableModel
 from windtunnel.train.loop import Watch, load_model, train
@@ -73,7 +64,7 @@ BATCH = 2048
 def main() -> None:
     """One of the parts."""
     parser = arguments(__doc__)
-    parser.add_argument("part", choices=("memory", "scalings", "run", "untrained", "one"))
+    parser.add_argument("part", choices=("memory", "scalings", "run", "one"))
     parser.add_argument("--length", type=int, help="of the part `one`, which `memory` starts")
     parser.add_argument("--lab", type=Path, default=Path("lab"))
     parser.add_argument("--seed", type=int, default=1)
@@ -81,11 +72,6 @@ def main() -> None:
     parser.add_argument("--at", help="tokens of its checkpoint")
     parser.add_argument("--tokens", default="3M")
     parser.add_argument("--each", default="512k")
-    parser.add_argument("--file", type=Path, help="of the part `untrained`, like the rest")
-    parser.add_argument("--to", type=int, default=32_768)
-    parser.add_argument("--lengths", default="4096,8192,16384")
-    parser.add_argument("--depths", default="0,0.5")
-    parser.add_argument("--scalings", default="none,ntk,yarn")
     given = parser.parse_args()
     if given.part == "one":
         one(given.length)
@@ -93,8 +79,6 @@ def main() -> None:
         end(memory())
     elif given.part == "scalings":
         end(scalings(given.lab))
-    elif given.part == "untrained":
-        last_line(untrained(given))
     else:
         last_line(run(given))
 
@@ -256,44 +240,6 @@ def run(given: argparse.Namespace) -> list[Claim]:
             stderr=round(error, 4),
         )
     )
-    return claims
-
-
-def untrained(given: argparse.Namespace) -> list[Claim]:
-    """A row for each scaling, and one for each place in a text."""
-    found = import_model(given.file, given.lab)
-    old, was = found.recipe.model, found.recipe.data.context
-    weights = load_model(found).state_dict()
-    tokenizer = Tokenizer.load(found.tokenizer)
-    lengths = tuple(map(int, given.lengths.split(",")))
-    depths = tuple(map(float, given.depths.split(",")))
-    far = Far(lengths=lengths, depths=depths, each=1, kinds=("passkey",))
-    ids = tokenizer.encode("\n".join(sorted(pydoc_data.topics.topics.values())))
-    windows = np.stack([ids[start : start + 1025] for start in range(0, 16 * 8192, 8192)])
-    size = float(tokenizer.token_bytes[windows[:, 1:]].sum())
-    claims: list[Claim] = []
-    plain = 0.0
-    print(f"{found.recipe.name}, {was} tokens, base {old.rope_base:g}; scaled for {given.to}\n")
-    for name in given.scalings.split(","):
-        model = old.model_copy(update=stretched(old, was, given.to, name))
-        values = {key: value.detach() for key, value in weights.items()}
-        with torch.autocast("cpu", torch.bfloat16):
-            bits = -log_probabilities(model, values, windows).sum() / math.log(2) / size
-            plain = plain or bits
-            what = f"{name}: bits a byte at 1,024 tokens, over those before"
-            claims.append(
-                claim(what, round(bits / plain - 1, 4), "share", 0.01, bits <= 1.01 * plain)
-            )
-            print(f"{name}: {bits:.4f} bits a byte in windows of 1,024 tokens", flush=True)
-            context = max(lengths)
-            own = OwnModel(name, model, values, context, tokenizer, None, [tokenizer.eos], "cpu")
-            start = time.perf_counter()
-            _, measures = answered(own, "passkey", far, lambda _: None)
-        for measure in measures[1:]:
-            print(f"{name}: passkey at {measure.filter}: {measure.value:.0f}", flush=True)
-        share = measures[0].value
-        claims.append(claim(f"{name}: passkeys found", share, "share"))
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return claims
 
 
