@@ -62,6 +62,10 @@ def main() -> None:
         job = nothing_to_do(lab, corpus, runs_of(corpus, given, 0)[0])
         trips = {where: round_trip(where, job) for where in ("here", "ray")}
         print(f"a job of nothing: {trips['here']:.1f} ms, on Ray {trips['ray']:.1f} ms", flush=True)
+        if given.rounds:
+            print(
+                "\n" + header("round", "local, s", "Ray, s", "Ray over local", "losses"), flush=True
+            )
         for number in range(given.rounds + 1 if given.rounds else 0):
             recipes = runs_of(corpus, given, number)
             taken, losses = {}, {}
@@ -69,8 +73,14 @@ def main() -> None:
                 lab = new_lab(Path(place) / f"{where}-{number}", corpus)
                 taken[where], losses[where] = by_fleet(where, lab, recipes, corpus)
             same = losses["here"] == losses["ray"]
-            if number:  # in the first round workers begin, and compile
-                pairs.append((taken["here"], taken["ray"], same))
+            here, there = taken["here"], taken["ray"]
+            # in the first round workers begin, and compile
+            name, equal = str(number) if number else "warm-up", "equal" if same else "differ"
+            print(
+                row(name, f"{here:.1f}", f"{there:.1f}", f"{there / here:.3f}", equal), flush=True
+            )
+            if number:
+                pairs.append((here, there, same))
     end([*claims_of_trips(trips), *(claims_of(pairs, given.runs) if pairs else ())])
 
 
@@ -146,11 +156,7 @@ def claims_of_trips(trips: dict[str, float]) -> list[Claim]:
 
 
 def claims_of(pairs: list[tuple[float, float, bool]], runs: int) -> list[Claim]:
-    """Prints a row a round."""
-    print("\n" + header("round", "local, s", "Ray, s", "Ray over local", "losses"))
-    for number, (here, there, same) in enumerate(pairs, 1):
-        equal = "equal" if same else "differ"
-        print(row(number, f"{here:.1f}", f"{there:.1f}", f"{there / here:.3f}", equal))
+    """Of whole fleets, local and on Ray."""
     ratio = statistics.median(there / here for here, there, _ in pairs)
     each = statistics.median((there - here) / runs for here, there, _ in pairs)
     every = all(same for *_, same in pairs)
