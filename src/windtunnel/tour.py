@@ -67,14 +67,15 @@ class Cost:
 
 
 _COSTS = {
-    "check": Cost(fixed=64, runs=0),  # with the corpus, and measuring how fast the machine is
-    "search": Cost(fixed=10, runs=70),
-    "transfer": Cost(fixed=5, runs=60),
-    "scaling": Cost(fixed=60, runs=200),
+    "check": Cost(fixed=60, runs=0),  # with the corpus, and measuring how fast the machine is
+    "search": Cost(fixed=10, runs=60),
+    "transfer": Cost(fixed=5, runs=55),
+    "scaling": Cost(fixed=90, runs=170),
     "plan": Cost(fixed=30, runs=80),
 }
-# What that machine trains of the small model, FLOP/s.
+# What one core of that machine trains of the small model, FLOP/s.
 _SPEED = 25e9
+_OVER = 1.25  # times as long as asked for a tour may take before a study is left out
 
 
 def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
@@ -159,10 +160,10 @@ def designs_of(unit: int) -> Designs:
             seeds=(1,),
         ),
         scaling=ScalingDesign(
-            sizes=(Size(16, 2), Size(32, 2), Size(48, 3), Size(64, 3), Size(96, 4)),
+            sizes=(Size(16, 2), Size(32, 2), Size(48, 2), Size(64, 2), Size(96, 4)),
             shortest=unit,
             longest=4 * unit,
-            points=7,
+            points=6,
             batch=_BATCH,
             repeated=0,
             audit=False,
@@ -285,9 +286,10 @@ def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
             return decided
     watch.say("measuring how fast this machine trains (and compiling, the first time)")
     small = proxy(corpus, 32, 2, train={"batch": _BATCH})
-    flops_per_s = tokens_per_second(small) * flops_per_token(small.model, small.data.context)
+    speed = tokens_per_second(small, threads=1)
+    flops_per_s = speed * flops_per_token(small.model, small.data.context)
     slower = _SPEED / flops_per_s
-    left_out = left_out_of(minutes * 60 / slower)
+    left_out = left_out_of(_OVER * minutes * 60 / slower)
     # what is left of the time after all that takes as long however short the runs are
     taken = [cost for study, cost in _COSTS.items() if study not in left_out]
     left = minutes * 60 / slower - sum(cost.fixed for cost in taken)

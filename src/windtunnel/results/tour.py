@@ -76,7 +76,7 @@ class TourSize(Record):
     tokens: int
     """Length of a basic run."""
     flops_per_s: int
-    """What the machine was measured to train of a small model, FLOP/s."""
+    """What one core of the machine was measured to train of a small model, FLOP/s."""
     left_out: tuple[str, ...] = ()
     """Studies for which that leaves no time."""
 

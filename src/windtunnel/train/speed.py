@@ -4,7 +4,8 @@ random tokens.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -47,15 +48,27 @@ def timed_step(recipe: Recipe, members: int = 1) -> Callable[[Callable[[], float
     return timed
 
 
-def tokens_per_second(recipe: Recipe, seconds: float = 3.0) -> float:
+def tokens_per_second(recipe: Recipe, seconds: float = 3.0, threads: int = 0) -> float:
     """Median over `seconds` of steps, after the first ones have compiled what there is to
-    compile.
+    compile. `threads`: of a CPU; 0 for those that this process has. A worker of a fleet has one,
+    and finds on the disk what was compiled for one.
     """
-    step = timed_step(recipe)
-    times, end = [], time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        times.append(step(time.perf_counter))
+    with _of_threads(threads or torch.get_num_threads()):
+        step = timed_step(recipe)
+        times, end = [], time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
+            times.append(step(time.perf_counter))
     return recipe.train.batch / statistics.median(times)
+
+
+@contextmanager
+def _of_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def speedups(

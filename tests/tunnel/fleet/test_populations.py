@@ -1,6 +1,7 @@
 """How many members train together: what is chosen from what was measured, and a measurement."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,17 @@ def test_a_measurement_is_for_much_work(tmp_path: Path, recipe: Make, corpus: Co
     ]
     assert not worth_measuring(short, "cpu")
     assert worth_measuring(long, "cpu") and not worth_measuring(long[:1], "cpu")
+
+
+def test_of_a_branch_only_what_lies_behind_its_stem_is_left(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    branches = []
+    for seed in range(4):
+        whole = recipe(seed=seed, schedule={"tokens": "2G", "warmup": 512})
+        run = create(tmp_path, whole, corpus)
+        branches.append(replace(run, at_tokens=whole.total_tokens - 128_000))
+    assert not worth_measuring(branches, "cpu")
 
 
 def test_only_what_is_fifteen_hundredths_faster_is_worth_it() -> None:

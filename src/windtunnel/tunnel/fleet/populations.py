@@ -52,9 +52,11 @@ def worth_measuring(runs: Sequence[Run], device: str) -> bool:
     """Whether so much is left to train of these runs, which could train together, that measuring
     will have paid.
     """
-    lengths = (max(0, run.recipe.total_tokens - run.status().tokens) for run in runs)
+    left = 0
+    for run in runs:  # a branch that has not begun trains from where it leaves its stem
+        left += max(0, run.recipe.total_tokens - max(run.start, run.status().tokens))
     flops = flops_per_token(runs[0].recipe.model, runs[0].recipe.data.context)
-    return len(runs) > 1 and flops * sum(lengths) >= _WORTH[device]
+    return len(runs) > 1 and flops * left >= _WORTH[device]
 
 
 def shape_name(recipe: Recipe) -> str:
