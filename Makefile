@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	@echo "This takes about 16 minutes on 2 cores: a corpus, five experiments, a plan and its run."
+	@echo "This takes about ten minutes on 2 cores: a corpus, four experiments, a plan and its run."
 	@echo "The page with the results will be lab/report.html."
 	@$(BIN)/windtunnel tour
 
