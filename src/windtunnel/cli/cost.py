@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from windtunnel.model.memory import SPLIT
 from windtunnel.quantities import about, about_bytes, about_hours
 
 if TYPE_CHECKING:
@@ -13,6 +12,8 @@ _PARTS = ("states", "copies", "activations", "head")  # of the memory
 
 def print_cost(cost: "RunCost") -> None:
     """As a short table."""
+    from windtunnel.model.memory import SPLIT  # brings what --help does without
+
     memory, speed = cost.memory, cost.speed
     sizes = f"{about(cost.params)} without embedding and head, {about(cost.params_total)} in all"
     if cost.active < cost.params:

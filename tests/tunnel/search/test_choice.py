@@ -111,7 +111,7 @@ def numbers_of(**changes: Any) -> SearchNumbers:
             "beta2": SettingRange(low=0.003, high=0.2, paper=0.95, searched="1-beta2"),
         },
         "chosen": Chosen(point=point, trial=3, losses=(4.0,)),
-        "defaults": PaperPoint(point=point, losses=(4.1,)),
+        "defaults": PaperPoint(point={"lr": 0.01, "init_std": 0.1}, losses=(4.1,)),
         "difference": PairedDifference(mean=-0.1, interval=(-0.15, -0.05), seeds=3),
         "outcome": "beats",
         "luckiest": Tried(point=point, trial=3, loss=3.9),

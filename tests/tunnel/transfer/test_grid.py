@@ -98,7 +98,8 @@ def test_a_verdict_needs_widths_a_span_and_steps(
 ) -> None:
     verdict, said = judge(Design(**{"parametrizations": ("minicpm",)} | changes), rates())
     assert verdict == (None if needs else "pass")
-    assert "minicpm +0.10 [+0.00, +0.20] over width; minicpm +0.10 [+0.00, +0.20] over dep" in said
+    assert "with minicpm the best rate moves by +0.10 [+0.00, +0.20] octaves for an octave" in said
+    assert "and by +0.10 [+0.00, +0.20] octaves for an octave of depth (90% interval)" in said
     assert said.endswith(f"too small for a verdict, which needs {needs}") is bool(needs)
 
 

@@ -63,7 +63,7 @@ def _course(rows: Sequence[SearchRow]) -> go.Figure:
     )
     figure.add_scatter(
         x=failed,
-        y=[max(losses)] * len(failed),
+        y=[max(losses, default=0.0)] * len(failed),
         mode="markers",
         name="diverged",
         showlegend=bool(failed),
