@@ -12,7 +12,7 @@ from windtunnel.cli.tour import tour
 from windtunnel.results.study import Verdict
 from windtunnel.results.tour import TourStep
 from windtunnel.scaling_recipe import LAPTOP_BATCH
-from windtunnel.tour import _COSTS, _FEWEST, _STEP, designs_of, left_out_of, summary_of
+from windtunnel.tour import _COSTS, _FEWEST, _OVER, _STEP, designs_of, left_out_of, summary_of
 from windtunnel.tunnel.scaling.chain import lay_out
 from windtunnel.tunnel.scaling.design import FEWEST_SIZES, FEWEST_STEPS
 
@@ -59,7 +59,8 @@ def test_what_there_is_no_time_for_is_left_out_instead_of_being_shrunk() -> None
 
 def test_the_default_tour_leaves_nothing_out_on_the_machine_of_its_costs() -> None:
     default = inspect.signature(tour).parameters["minutes"].default
-    assert sum(cost.fixed + cost.runs for cost in _COSTS.values()) <= default * 60
+    assert left_out_of(_OVER * default * 60) == ()
+    assert left_out_of(default * 60 / 4) == ("transfer", "search"), "and at a quarter of its speed"
 
 
 def test_a_corpus_that_is_neither_there_nor_known_is_refused(lab: Any) -> None:
