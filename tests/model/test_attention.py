@@ -218,7 +218,11 @@ def test_borders_are_kept_where_they_are_compiled() -> None:
 def test_memory_grows_with_the_length_and_not_its_square() -> None:
     def step(T: int) -> int:
         tensors = inputs(1, 2, 1, T, T, size=16)
-        return peak_of(lambda: causal_attention(*tensors, 0.3).square().sum().backward())
+        # the least of three: whatever else this process does meanwhile adds to a peak
+        peaks = []
+        for _ in range(3):
+            peaks.append(peak_of(lambda: causal_attention(*tensors, 0.3).square().sum().backward()))
+        return min(peaks)
 
     step(4096)
     once, twice, thrice = step(4096), step(8192), step(12_288)
