@@ -181,6 +181,8 @@ def joined(device: str) -> Iterator[Ranks]:
 def _ranks(world: int, device: str) -> Ranks:
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     rank, machine = int(os.environ["RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", world))
     on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
@@ -188,10 +190,10 @@ def _ranks(world: int, device: str) -> Ranks:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     # A command may train several runs, one after the other: the store, which torchrun keeps, still
     # has what the ranks told each other the last time.
-    store, _, _ = next(dist.rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://"))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-        store=dist.PrefixStore(f"windtunnel/{next(_joins)}", store),
+        store=PrefixStore(f"windtunnel/{next(_joins)}", store),
         rank=rank,
         world_size=world,
     )
