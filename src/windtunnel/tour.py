@@ -81,8 +81,8 @@ _OVER = 1.25  # times as long as asked for a tour may take before a study is lef
 
 def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
     """Run the chain, or what is missing of it, in about so many minutes; returns the folder of its
-    study. `corpus`: a name in the lab; None for essays, which a small model
-    learns to write in minutes. Raises InputError, Interrupted.
+    study. `corpus`: a name in the lab; None for essays, which a small model learns to write in
+    minutes. Raises InputError, Interrupted.
     """
     opened = _corpus(lab, corpus, watch)
     size = _size(lab, opened, minutes, watch)

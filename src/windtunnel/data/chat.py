@@ -20,14 +20,7 @@ from windtunnel.data.conversations import (
     messages_of,
 )
 from windtunnel.data.formats import FORMATS
-from windtunnel.data.packed import (
-    Document,
-    Item,
-    Read,
-    plain_name,
-    split,
-    write_packed,
-)
+from windtunnel.data.packed import Document, Item, Read, plain_name, split, write_packed
 from windtunnel.data.readers import Progress
 from windtunnel.data.rendered import Rendered, rendered, writable
 from windtunnel.data.shards import FORMAT, Corpus, Packing

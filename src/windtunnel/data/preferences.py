@@ -19,15 +19,7 @@ import numpy as np
 from windtunnel.data.chat_format import Format, Message, format_of
 from windtunnel.data.conversations import content_digest, conversation_files
 from windtunnel.data.formats import FORMATS
-from windtunnel.data.packed import (
-    Document,
-    Item,
-    Read,
-    hashes,
-    plain_name,
-    split,
-    write_packed,
-)
+from windtunnel.data.packed import Document, Item, Read, hashes, plain_name, split, write_packed
 from windtunnel.data.pairs import Judged, judged_of, judgements
 from windtunnel.data.readers import Progress
 from windtunnel.data.rendered import Rendered, rendered, writable

@@ -420,17 +420,18 @@ def judge(numbers: SearchNumbers, runs: int) -> tuple[Verdict, str]:
     """
     found = numbers.difference
     point = ", ".join(f"{name} {value:.3g}" for name, value in numbers.chosen.point.items())
-    by = ""
-    if found.mean is not None and found.interval is not None:
-        low, high = found.interval
-        by = f": {found.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats/token (90%)"
-    against = (
-        f"{point} {numbers.outcome or 'against'} the paper's defaults over {found.seeds} fresh "
-        f"seeds{by}"
-    )
     if numbers.chosen.point == numbers.defaults.point:
-        against = f"the paper's defaults stay ({point}): nothing that was tried is expected to beat"
-        against += " them"
+        against = (
+            f"the paper's defaults stay ({point}): nothing that was tried is expected to beat them"
+        )
+    else:
+        against = (
+            f"{point} {numbers.outcome or 'against'} the paper's defaults over {found.seeds} fresh "
+            "seeds"
+        )
+        if found.mean is not None and found.interval is not None:
+            low, high = found.interval
+            against += f": {found.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats/token (90%)"
     parts = [
         against,
         *(_at_edge(numbers, name) for name in numbers.edges),

@@ -88,34 +88,29 @@ def judge(design: Design, results: Mapping[str, ParametrizationRates]) -> tuple[
     length and batch. A study that is too small has none, and says so.
     """
     first, summary = results[design.parametrizations[0]], _summary(results)
+    passes = first.passes
     if design.one_size:
-        missing, passes = _missing_of_length(design), _follows(first)
+        passes = _follows(first)
         if (most := _highest_regret(first)) is not None:
             summary += f"; following it costs at most {most:.4f} nats/token where it was measured"
-    else:
-        missing, passes = _missing_of_width(design), first.passes
-    if missing:
+    if missing := _missing(design):
         return None, f"{summary}; too small for a verdict, which needs {', '.join(missing)}"
     return ("pass" if passes else "fail"), summary
 
 
-def _missing_of_width(design: Design) -> list[str]:
+def _missing(design: Design) -> list[str]:
+    """What the study's question needs and the design has not."""
     missing = []
-    if len(design.widths) < _WIDTHS:
-        missing.append(f"{_WIDTHS} widths")
-    if max(design.widths) < _SPAN * min(design.widths):
-        missing.append(f"a span of {_SPAN}x in width")
-    if design.longest // design.batches[0] < _STEPS:
-        missing.append(f"{_STEPS} steps")
-    return missing
-
-
-def _missing_of_length(design: Design) -> list[str]:
-    missing = []
-    if len(design.lengths) < _LENGTHS:
-        missing.append(f"{_LENGTHS} lengths")
-    if design.longest < _LENGTH_SPAN * design.shortest:
-        missing.append(f"a span of {_LENGTH_SPAN}x in length")
+    if design.one_size:
+        if len(design.lengths) < _LENGTHS:
+            missing.append(f"{_LENGTHS} lengths")
+        if design.longest < _LENGTH_SPAN * design.shortest:
+            missing.append(f"a span of {_LENGTH_SPAN}x in length")
+    else:
+        if len(design.widths) < _WIDTHS:
+            missing.append(f"{_WIDTHS} widths")
+        if max(design.widths) < _SPAN * min(design.widths):
+            missing.append(f"a span of {_SPAN}x in width")
     if design.longest // design.batches[0] < _STEPS:
         missing.append(f"{_STEPS} steps")
     return missing
