@@ -71,7 +71,7 @@ SFT_RATE, DPO_RATE, ROUND_RATE = 0.003, 3e-4, 1e-4
 ROUNDS_ON = "sums"
 TRAIN, ASK, TEST = 600, 200, 100  # questions of each task
 QUOTES, TEST_QUOTES = 60, 30
-WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
+_WHEEL = "reasoning_gym-0.1.25-py3-none-any.whl"
 _QUOTES = (
     "select q.text, q.author, i.interpretation from interpretations i "
     "join quotes q on q.id = i.quote_id order by q.id, i.id"
@@ -102,7 +102,7 @@ def prepare(lab: Path, wheels: Path) -> None:
     chance = random.Random(0)
     kept_all: list[dict[str, Any]] = []
     for task in TASKS:
-        there = questions(wheels / WHEEL, task)
+        there = questions(wheels / _WHEEL, task)
         kept = [next(there) for _ in range(TRAIN + ASK + TEST)]
         trained, asked, tested = kept[:TRAIN], kept[TRAIN:-TEST], kept[-TEST:]
         write(folder / f"{task}-train.jsonl", [chat(one) for one in trained])
