@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from published import DATA, TABLES
 from scipy.optimize import least_squares
 
+from windtunnel.laws.as_the_paper import fit_as_the_paper
 from windtunnel.laws.choice import choose
-from windtunnel.laws.fit import LossData, Objective, fit_as_the_paper, fit_loss
+from windtunnel.laws.fit import LossData, Objective, fit_loss
 from windtunnel.laws.points import LossPoints, fittable
 
 Array = NDArray[np.float64]

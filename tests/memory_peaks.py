@@ -10,7 +10,7 @@ _SMALL, _MANY = 1 << 16, 1 << 16  # bytes; mappings
 
 
 def peak_of(function: Callable[[], object]) -> int:
-    """Bytes of this process's memory at the peak of a call, above what it holds before."""
+    """Bytes of this process's own memory at the peak of a call, above what it holds before."""
     libc = ctypes.CDLL(None)
     # what is freed is given back at once: else the peak would be that of earlier calls
     libc.mallopt(_TRIM_THRESHOLD, _SMALL)
@@ -35,5 +35,6 @@ def peak_of(function: Callable[[], object]) -> int:
 
 
 def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    _, resident, of_files, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    # pages of files, such as torch's libraries, come and go as the kernel likes
+    return (resident - of_files) * 4096

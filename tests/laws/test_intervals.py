@@ -9,7 +9,7 @@ from shared_data import shared
 
 from windtunnel.laws import intervals
 from windtunnel.laws.choice import choose
-from windtunnel.laws.fit import SQUARES, LossData, Objective, optimum
+from windtunnel.laws.fit import SQUARES, LossData, Objective, optima
 from windtunnel.laws.intervals import linear_sd, profiles, redraw
 from windtunnel.laws.loss import LossLaw, log_slopes, surface
 from windtunnel.laws.noise import Groups, NoisePosterior, _restricted
@@ -33,7 +33,7 @@ def drawn(
 
 def fitted(loss: np.ndarray, form: str = "additive") -> tuple[np.ndarray, LossData, NoisePosterior]:
     data = LossData.of(N, D, loss)
-    at = optimum(form, data, Objective("log"))
+    at = optima([form], data, Objective("log"))[0]
     model, jacobian = log_slopes(at, data.x, data.y)
     return at, data, NoisePosterior.about(np.log(loss / model), jacobian[:, :5], GROUPS)
 
@@ -126,7 +126,7 @@ def test_laws_of_many_points_are_drawn_by_cells_as_by_points(
     law = LossLaw.of(E=1.8, A=400.0, alpha=0.34, B=1200.0, beta=0.33)
     data = LossData.of(params, tokens, law.at(params, tokens) * np.exp(scatter))
     objective = Objective("log", 0.0075)
-    at = optimum("additive", data, objective)
+    at = optima(["additive"], data, objective)[0]
     model, jacobian = log_slopes(at, data.x, data.y)
     noise = NoisePosterior.about(np.log(data.loss / model), jacobian[:, :5], groups)
     by_cells = redraw("additive", at, data, groups, noise, objective, 200)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from windtunnel.laws.fit import LossData, LossFit, Objective, fit_loss, optimum
+from windtunnel.laws.fit import LossData, LossFit, Objective, fit_each, optima
 from windtunnel.laws.growth import Growth, HeldOut, growth_of
 from windtunnel.laws.intervals import Profile, linear_sd, profiles, redraw
 from windtunnel.laws.loss import FORMS, Array, LossLaw, log_slopes, surface
@@ -270,7 +270,7 @@ def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS
     )
     found = []
     for count in _different(points):
-        found += [_candidate(form, count, task) for form in FORMS]
+        found += _candidates(count, task)
     weighted = [replace(c, weight=w) for c, w in zip(found, _weights(found), strict=True)]
     return Predictor(
         points, tuple(weighted), task.objective, _growth(weighted, task), _draws(weighted, task)
@@ -384,11 +384,9 @@ def _objective(points: LossPoints) -> Objective:
     squares.
     """
     data = _data(points, points.counts[0])
-    scatters = []
-    for form in FORMS:
-        # Squares first: where Huber should bend is known only once the scatter is.
-        fitted = surface(optimum(form, data, Objective("log")), data.x, data.y)
-        scatters.append(robust_sd(np.log(fitted / data.loss)))
+    # Squares first: where Huber should bend is known only once the scatter is.
+    fitted = surface(optima(list(FORMS), data, Objective("log")), data.x, data.y)
+    scatters = [robust_sd(errors) for errors in np.log(fitted / data.loss)]
     return Objective("log", max(OUTLIER * min(scatters), _TOLERANCE))
 
 
@@ -397,35 +395,44 @@ def _data(points: LossPoints, count: str) -> LossData:
     return LossData.of(points.params[count], points.tokens, points.loss, worth / worth.mean())
 
 
-def _candidate(form: str, count: str, task: _Task) -> Candidate:
-    """A form fitted to all points, with its record; its weight is still to come."""
+def _candidates(count: str, task: _Task) -> list[Candidate]:
+    """Every form fitted to all points with this count of N, with its record; weights are still to
+    come.
+    """
     data, groups = _data(task.points, count), task.points.groups
-    fitted = fit_loss(form, data, task.objective)
-    noise, residuals = _noise(form, fitted.coordinates, data, groups, task.least)
-    record = _record(form, count, task)
-    return Candidate(
-        count=count,
-        fit=fitted,
-        record=record,
-        score=_score(record),
-        weight=0.0,
-        noise=noise,
-        misfit=float(np.sqrt((residuals**2).mean())),
-    )
+    fits = fit_each(list(FORMS), data, task.objective)
+    records = _records(count, data, task)
+    found = []
+    for fitted, record in zip(fits, records, strict=True):
+        noise, residuals = _noise(fitted.form, fitted.coordinates, data, groups, task.least)
+        one = Candidate(
+            count=count,
+            fit=fitted,
+            record=record,
+            score=_score(record),
+            weight=0.0,
+            noise=noise,
+            misfit=float(np.sqrt((residuals**2).mean())),
+        )
+        found.append(one)
+    return found
 
 
-def _record(form: str, count: str, task: _Task) -> tuple[Tried, ...]:
-    """Fitted to the points below each cut, and held against those above it."""
+def _records(count: str, data: LossData, task: _Task) -> list[tuple[Tried, ...]]:
+    """Of every form: fitted to the points below each cut, and held against those above it."""
     if not task.cuts:
-        return ()
-    data = _data(task.points, count)
+        return [()] * len(FORMS)
     # All cuts in one fit: what lies above a cut has no weight in its table.
     kept = np.array([cut.kept for cut in task.cuts])
-    laws = optimum(form, replace(data, weights=data.weights * kept), task.objective)
-    return tuple(
-        _tried(form, count, cut, law, data.select(cut.kept), task)
-        for cut, law in zip(task.cuts, laws, strict=True)
-    )
+    below = [data.select(cut.kept) for cut in task.cuts]
+    laws = optima(list(FORMS), replace(data, weights=data.weights * kept), task.objective)
+    records = []
+    for form, at_cuts in zip(FORMS, laws, strict=True):
+        of_form = []
+        for cut, law, points in zip(task.cuts, at_cuts, below, strict=True):
+            of_form.append(_tried(form, count, cut, law, points, task))
+        records.append(tuple(of_form))
+    return records
 
 
 def _tried(

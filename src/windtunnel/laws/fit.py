@@ -1,24 +1,22 @@
-"""Fits of the loss law that prove themselves: two optimisers, from the same starts, must agree,
-or the fit says that it did not converge.
+"""Fits of the loss law: the lowest of many starts. Whether another optimiser comes to the same is
+asked in `witness.py`.
 
 Starts come from variable projection (Golub and Pereyra 1973): on a grid of exponents the linear
 part is solved by non-negative least squares; for c other than 1 after L is straightened to
-(L - E)^(1/c). Then Levenberg-Marquardt on all starts at once, and L-BFGS.
+(L - E)^(1/c). Then Levenberg-Marquardt on all starts at once.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import Bounds, curve_fit, minimize
 
 from windtunnel.laws.loss import FORMS, Array, Frame, LossLaw, log_slopes, slopes, surface
+from windtunnel.laws.non_negative import non_negative
 
-AGREE = 1e-8  # in the objective: what two optimisers may differ by
 # Of the starts: from nearly flat to steeper than any law that was measured.
 _EXPONENTS = np.geomspace(0.03, 1.5, 9)
 _POWERS = (0.08, 0.2, 0.5, 1.0)  # c of the starts
@@ -30,18 +28,13 @@ _ENOUGH = 300  # points on which starts are sorted out, of a table that has more
 # Starts times points that climb together: the derivatives of more do not stay in a core's cache.
 _AT_ONCE = 16_384
 _FINALISTS = 2  # starts that are polished on all of them
-_WITNESSES = 3  # starts of the second optimiser
 # Bounds of the coordinates (E, p, a, q, b, g, log c).
 # At c = 0.02 the sum of the two terms is all but their maximum, at 10 all but a product.
-_LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, 0.0, np.log(0.02)])
-_HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, 2.0, np.log(10.0)])
+LOWEST = np.array([0.0, -60.0, 0.0, -60.0, 0.0, 0.0, np.log(0.02)])
+HIGHEST = np.array([np.inf, 60.0, 4.0, 60.0, 4.0, 2.0, np.log(10.0)])
 # A start has arrived after two gains in a row that were next to nothing, and stands still where so
 # much damping does not help it.
 _SMALL, _STILL = 2, 1e9
-# No ftol: only a gradient of nothing ends it, since two optimisers must agree to AGREE.
-_PATIENT = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-13, "maxcor": 30}
-# On the way to it: near enough for the next stage to begin.
-_HASTY = {"maxiter": 200, "ftol": 1e-9, "maxcor": 30}
 # A small delta leaves many valleys, which squares have not.
 _ANNEALED = (1e-1, 1e-2)  # deltas on the way to a smaller one
 
@@ -54,7 +47,7 @@ class _Effort:
     gain: float  # share of what is minimised that is next to nothing
 
 
-_THOROUGH = _Effort(steps=(40, 60, 300), gain=1e-13)
+_THOROUGH = _Effort(steps=(80, 150, 1000), gain=1e-13)
 _QUICK = _Effort(steps=(30, 30, 80), gain=1e-9)  # where many fits are wanted
 
 
@@ -153,13 +146,17 @@ class LossData:
 
 @dataclass(frozen=True, kw_only=True)
 class LossFit:
-    """A law and the proof of its optimum."""
+    """A law, and what it was fitted to."""
 
     form: str
-    objective: float  # the sum, at the optimum
-    disagreement: float  # between the objectives of two optimisers
-    frame: Frame
+    data: LossData
+    minimised: Objective
     coordinates: Array  # (7,)
+
+    @property
+    def frame(self) -> Frame:
+        """Where the coordinates are counted from."""
+        return self.data.frame
 
     @property
     def law(self) -> LossLaw:
@@ -167,77 +164,50 @@ class LossFit:
         return self.frame.law(self.coordinates)
 
     @property
-    def converged(self) -> bool:
-        """Whether the two optimisers agree."""
-        return self.disagreement <= AGREE
+    def objective(self) -> float:
+        """The sum, at the optimum."""
+        return float(self.data.cost(self.coordinates, self.minimised))
 
 
 def fit_loss(form: str, data: LossData, objective: Objective = SQUARES) -> LossFit:
     """The law of this form (one of `FORMS`) that minimises the objective. Raises ValueError for an
     unknown form, and where there are fewer points than the form has parameters.
     """
-    starts = _starts(form, data)
-    free = FORMS[form].free
-    first = _marquardt(starts, data, free, objective, _THOROUGH)
-    second = _bfgs(starts, data, free, objective)
-    costs = [float(data.cost(found, objective)) for found in (first, second)]
-    coordinates = first if costs[0] <= costs[1] else second
-    return LossFit(
-        form=form,
-        objective=min(costs),
-        disagreement=abs(costs[0] - costs[1]),
-        frame=data.frame,
-        coordinates=coordinates,
-    )
+    return fit_each([form], data, objective)[0]
 
 
-def optimum(form: str, data: LossData, objective: Objective) -> Array:
-    """The coordinates (..., 7) of the best fit to each table, without its certificate: for the
-    many fits of a score. `data` is one table, or many that differ in their weights (..., n).
-    Raises ValueError as `fit_loss` does.
+def fit_each(forms: Sequence[str], data: LossData, objective: Objective) -> list[LossFit]:
+    """`fit_loss` of several forms, which climb together: of few points, most of a step's time does
+    not depend on how many laws take it.
+    """
+    starts = np.stack([starts_of(form, data) for form in forms])
+    found = _marquardt(starts, data, _free(forms)[:, None], objective, _THOROUGH)
+    fits = []
+    for form, coordinates in zip(forms, found, strict=True):
+        fits.append(LossFit(form=form, data=data, minimised=objective, coordinates=coordinates))
+    return fits
+
+
+def optima(forms: Sequence[str], data: LossData, objective: Objective) -> Array:
+    """The coordinates (forms, ..., 7) of the best fit of each form to each table, to fewer digits
+    than a `LossFit`: for the many fits of a score. `data` is one table, or many that differ in
+    their weights (..., n). Raises ValueError as `fit_loss` does.
     """
     tables = data.weights.reshape(-1, data.weights.shape[-1])
-    _require(form, int((tables > 0).sum(1).min()))
+    for form in forms:
+        _require(form, int((tables > 0).sum(1).min()))
     # From one set of starts for all tables: where a search begins decides nothing.
-    starts = _starts(form, replace(data, weights=tables.mean(0)))[:_FEWER]
-    together = np.broadcast_to(starts, (*data.weights.shape[:-1], *starts.shape))
-    return _marquardt(together, data, FORMS[form].free, objective, _QUICK)
+    mean = replace(data, weights=tables.mean(0))
+    starts = np.stack([starts_of(form, mean)[:_FEWER] for form in forms])
+    free = _free(forms)[:, None, None]
+    together = np.broadcast_to(starts[:, None], (len(forms), len(tables), *starts.shape[1:]))
+    found = _marquardt(together, replace(data, weights=tables), free, objective, _QUICK)
+    return found.reshape(len(forms), *data.weights.shape[:-1], found.shape[-1])
 
 
-def fit_as_the_paper(
-    params: ArrayLike, tokens: ArrayLike, loss: ArrayLike
-) -> tuple[LossLaw, Array]:
-    """The additive law by scipy's `curve_fit` from one start, as the paper fits it (section 4.5),
-    for comparison; with its own standard errors of (E, A, alpha, B, beta), which take every point
-    as independent. N and D are in units of their geometric means on the way. Raises ValueError
-    where it does not converge, and where it comes to what is no law.
-    """
-    n, d = np.asarray(params, float), np.asarray(tokens, float)
-    n0, d0 = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
-
-    def additive(at: Any, E: float, A: float, alpha: float, B: float, beta: float) -> Any:
-        return E + A * at[0] ** -alpha + B * at[1] ** -beta
-
-    start = [float(np.min(loss)) / 2, 1.0, 0.3, 1.0, 0.3]
-    try:
-        found, covariance = curve_fit(
-            additive, np.array([n / n0, d / d0]), loss, start, maxfev=20_000
-        )
-    except RuntimeError:
-        raise ValueError("curve_fit did not converge from its one start") from None
-    E, A, alpha, B, beta = map(float, found)
-    if A < 0 or B < 0:
-        raise ValueError(f"curve_fit came to a law with a term below 0 (A = {A:.3g}, B = {B:.3g})")
-    # Derivatives of A n0^alpha and B d0^beta, which take the errors to the units of the law.
-    units = np.eye(5)
-    with np.errstate(over="ignore", invalid="ignore"):
-        to_A, to_B = np.exp(alpha * np.log(n0)), np.exp(beta * np.log(d0))
-        units[1, 1:3] = to_A, A * to_A * np.log(n0)
-        units[3, 3:5] = to_B, B * to_B * np.log(d0)
-        errors = np.sqrt(np.diag(units @ covariance @ units.T))
-    if not np.isfinite(errors).all():
-        raise ValueError("curve_fit came to numbers without finite standard errors")
-    return LossLaw.of(E=E, A=A * to_A, alpha=alpha, B=B * to_B, beta=beta), errors
+def _free(forms: Sequence[str]) -> NDArray[np.bool_]:
+    """(forms, 7): which coordinates each form leaves free."""
+    return np.stack([FORMS[form].free for form in forms])
 
 
 def refine(
@@ -249,28 +219,31 @@ def refine(
     gain: float = _THOROUGH.gain,
 ) -> Array:
     """Levenberg-Marquardt within bounds from many starts (..., 7) at once, each for its own
-    losses where data.loss is (..., n); coordinates that are not `free` stay. Huber's loss by
-    reweighting. `gain`: share of what is minimised below which two gains in a row end it.
+    losses where data.loss is (..., n); coordinates that are not `free`, (7,) or (..., 7), stay.
+    Huber's loss by reweighting. `gain`: share of what is minimised below which two gains in a row
+    end it.
     """
     before = starts.shape[:-1]
     losses, weights = (
         np.broadcast_to(values, (*before, len(data.x))).reshape(-1, len(data.x))
         for values in (data.loss, data.weights)
     )
-    found: Array = np.clip(starts, _LOWEST, _HIGHEST).reshape(-1, starts.shape[-1])
+    found: Array = np.clip(starts, LOWEST, HIGHEST).reshape(-1, starts.shape[-1])
+    moving = np.broadcast_to(free, starts.shape).reshape(found.shape)
     many = max(1, _AT_ONCE // len(data.x))
     for first in range(0, len(found), many):
         some = slice(first, first + many)
         tables = replace(data, loss=losses[some], weights=weights[some])
-        found[some] = _climbed(_Climb.begin(found[some], tables, objective), free, steps, gain)
+        climb = _Climb.begin(found[some], tables, moving[some], objective)
+        found[some] = _climbed(climb, steps, gain)
     return found.reshape(starts.shape)
 
 
-def _climbed(climb: "_Climb", free: NDArray[np.bool_], steps: int, gain: float) -> Array:
+def _climbed(climb: "_Climb", steps: int, gain: float) -> Array:
     """Where a climb from its starts ends: (starts, 7)."""
     found = climb.at.copy()
     for _ in range(steps):
-        climb.step(free, gain)
+        climb.step(gain)
         done = climb.done
         if done.any():
             # Who has arrived leaves, so that stragglers do not hold the others up.
@@ -288,6 +261,7 @@ class _Climb:
 
     row: NDArray[np.int64]  # (starts,): which of all starts each is
     data: LossData  # losses and weights (starts, n)
+    free: NDArray[np.bool_]  # (starts, 7)
     objective: Objective
     at: Array  # (starts, 7)
     damping: Array  # (starts,)
@@ -297,13 +271,16 @@ class _Climb:
     small: NDArray[np.int64]  # (starts,): gains in a row that were next to nothing
 
     @classmethod
-    def begin(cls, at: Array, data: LossData, objective: Objective) -> "_Climb":
+    def begin(
+        cls, at: Array, data: LossData, free: NDArray[np.bool_], objective: Objective
+    ) -> "_Climb":
         """At the starts."""
         model, pull = objective.slopes(at, data)
         residuals = objective.residuals(model, data.loss)
         return cls(
             row=np.arange(len(at)),
             data=data,
+            free=free,
             objective=objective,
             at=at,
             damping=np.full(len(at), 1e-3),
@@ -318,17 +295,17 @@ class _Climb:
         """(starts,): arrived, or damped to a standstill."""
         return (self.small >= _SMALL) | (self.damping > _STILL)
 
-    def step(self, free: NDArray[np.bool_], gain: float) -> None:
+    def step(self, gain: float) -> None:
         """One step from each start."""
         data, objective = self.data, self.objective
         weighted = self.pull * (data.weights * objective.influence(self.residuals))[..., None]
         gradient = (self.residuals[:, None] @ weighted)[:, 0]
         curvature = np.swapaxes(weighted, -1, -2) @ self.pull
         # What wants to leave its bounds is held, or it would hold the others up.
-        outwards = (self.at <= _LOWEST) & (gradient > 0)
-        outwards |= (self.at >= _HIGHEST) & (gradient < 0)
-        step = _damped_step(gradient, curvature, self.damping, held=~free | outwards)
-        tried = np.clip(self.at + step, _LOWEST, _HIGHEST)
+        outwards = (self.at <= LOWEST) & (gradient > 0)
+        outwards |= (self.at >= HIGHEST) & (gradient < 0)
+        step = _damped_step(gradient, curvature, self.damping, held=~self.free | outwards)
+        tried = np.clip(self.at + step, LOWEST, HIGHEST)
         model, pull = objective.slopes(tried, data)
         residuals = objective.residuals(model, data.loss)
         cost = objective.cost(residuals, data.weights)
@@ -347,6 +324,7 @@ class _Climb:
         return _Climb(
             row=self.row[kept],
             data=data,
+            free=self.free[kept],
             objective=self.objective,
             at=self.at[kept],
             damping=self.damping[kept],
@@ -373,7 +351,7 @@ def _damped_step(
     return np.asarray(found[..., 0], np.float64)
 
 
-def _deltas(objective: Objective) -> list[Objective]:
+def stages_of(objective: Objective) -> list[Objective]:
     """Squares, then Huber's loss with larger deltas, then the objective itself: each starts where
     the last ended.
     """
@@ -389,9 +367,9 @@ def _marquardt(
     effort: _Effort,
 ) -> Array:
     """The best coordinates (..., 7) that Levenberg-Marquardt finds for each table, from starts
-    (..., starts, 7).
+    (..., starts, 7). `free`: (..., 1, 7).
     """
-    stages = _deltas(objective)
+    stages = stages_of(objective)
     first, between, last = effort.steps
     # An axis for the starts, which share the weights of their table.
     whole = replace(data, weights=data.weights[..., None, :])
@@ -413,54 +391,7 @@ def _cheapest(coordinates: Array, costs: Array, count: int) -> Array:
     return np.take_along_axis(coordinates, first, axis=-2)
 
 
-def _bfgs(starts: Array, data: LossData, free: NDArray[np.bool_], objective: Objective) -> Array:
-    """The best coordinates (7,) that L-BFGS finds from the first few starts."""
-    some = data.thinned
-    *before, last = _deltas(objective)
-    hasty = [(stage, _HASTY) for stage in before]
-    # A restart forgets a curvature that no longer holds.
-    patient = [(last, _PATIENT), (last, _PATIENT)]
-    found = []
-    for start in np.clip(starts[:_WITNESSES], _LOWEST, _HIGHEST):
-        found.append(_descend(start, some, free, [*hasty, *patient]))
-    best = min(found, key=lambda at: float(some.cost(at, objective)))
-    return best if some is data else _descend(best, data, free, patient)
-
-
-def _descend(
-    start: Array,
-    data: LossData,
-    free: NDArray[np.bool_],
-    stages: Sequence[tuple[Objective, Mapping[str, float]]],
-) -> Array:
-    """Where L-BFGS comes to from one start, by stage after stage with its options: coordinates
-    (7,).
-    """
-    moved, at = np.flatnonzero(free), start.copy()
-    bounds = Bounds(_LOWEST[moved], _HIGHEST[moved])  # type: ignore[arg-type]
-
-    def cost(part: Array, objective: Objective) -> tuple[float, Array]:
-        at[moved] = part
-        model, pull = objective.slopes(at, data)
-        residuals = objective.residuals(model, data.loss)
-        weighted = data.weights * objective.influence(residuals) * residuals
-        return float(objective.cost(residuals, data.weights)), (weighted @ pull)[moved]
-
-    for objective, options in stages:
-        result = minimize(
-            cost,
-            at[moved],
-            (objective,),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options=dict(options),
-        )
-        at[moved] = result.x
-    return at
-
-
-def _starts(form: str, data: LossData) -> Array:
+def starts_of(form: str, data: LossData) -> Array:
     """The best points of variable projection for one table: coordinates (starts, 7). Raises
     ValueError.
     """
@@ -476,7 +407,9 @@ def _starts(form: str, data: LossData) -> Array:
     # By turns with worse ones, so that no single region of the grid gives all of the starts.
     others = best[len(best) // 9 :: 6]
     each = min(_STARTS // 2, len(others))
-    return np.stack([best[:each], others[:each]], axis=1).reshape(-1, 7)
+    both = np.stack([best[:each], others[:each]], axis=1).reshape(-1, 7)
+    # forms with a smaller grid begin twice at the same places
+    return both[np.arange(_STARTS) % len(both)]
 
 
 def _require(form: str, points: int) -> None:
@@ -507,32 +440,8 @@ def _projected(data: LossData, c: float, floor: float, *, floor_free: bool) -> t
     ]
     if floor_free:
         columns.append(np.broadcast_to(scale, columns[0].shape))
-    linear, misfits = _non_negative(np.stack(columns, axis=-1), straight * scale)
+    linear, misfits = non_negative(np.stack(columns, axis=-1), straight * scale)
     p, q = (c * np.log(np.maximum(linear[:, i], 1e-12)) for i in range(2))
     floors = linear[:, 2] if floor_free else np.full_like(a, floor)
     log_c = np.full_like(a, np.log(c))
     return misfits, np.stack([floors, p, a, q, b, np.zeros_like(a), log_c], axis=-1)
-
-
-def _non_negative(design: Array, wanted: Array) -> tuple[Array, Array]:
-    """Non-negative least squares for many designs (m, n, k) of a few columns and one right-hand
-    side (n,): solutions (m, k) and root sums of squares (m,). Some subset of the columns solves
-    it, and all are tried: three columns have seven.
-    """
-    length = np.linalg.norm(design, axis=1, keepdims=True)
-    unit = design / np.maximum(length, 1e-300)
-    normal = np.swapaxes(unit, 1, 2) @ unit
-    pull = np.swapaxes(unit, 1, 2) @ wanted
-    k = design.shape[-1]
-    best = np.zeros((len(design), k))
-    misfits: Array = np.full(len(design), float(np.linalg.norm(wanted)))
-    for size in range(1, k + 1):
-        for subset in combinations(range(k), size):
-            of = list(subset)
-            inverse = np.linalg.pinv(normal[:, of][:, :, of], hermitian=True)
-            tried = np.zeros_like(best)
-            tried[:, of] = (inverse @ pull[:, of, None])[..., 0]
-            misfit = np.linalg.norm(wanted - (unit @ tried[..., None])[..., 0], axis=1)
-            better = (tried >= 0).all(axis=1) & (misfit < misfits)
-            best[better], misfits[better] = tried[better], misfit[better]
-    return best / np.maximum(length[:, 0], 1e-300), misfits

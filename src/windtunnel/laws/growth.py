@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
 
 from windtunnel.laws.loss import Array
 from windtunnel.laws.noise import tamed
+from windtunnel.laws.non_negative import non_negative
 
 # What a prediction strays by for an e-fold of size or of tokens, at least.
 _LEAST = 0.003
@@ -62,10 +62,11 @@ def growth_of(held: list[HeldOut], noise: float) -> Growth:
     share = np.concatenate([np.full(len(cut.errors), len(cut.errors) ** -0.5) for cut in held])
     design = np.stack([np.ones_like(squares), by_size, by_tokens], axis=1)
     beforehand = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) * _CUTS_ALIKE**0.5
-    (constant, size, tokens), _ = nnls(
-        np.concatenate([design * share[:, None], beforehand]),
+    weights, _ = non_negative(
+        np.concatenate([design * share[:, None], beforehand])[None],
         np.concatenate([squares * share, beforehand.sum(axis=1) * _EXPECTED**2]),
     )
+    constant, size, tokens = weights[0]
     return Growth(
         noise=max(noise, float(np.sqrt(constant))),
         params=max(_LEAST, float(np.sqrt(size))),

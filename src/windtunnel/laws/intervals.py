@@ -5,12 +5,12 @@ data pin down.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import fdtri
 
 from windtunnel.laws.cells import Cells
 from windtunnel.laws.fit import LossData, Objective, refine
 from windtunnel.laws.loss import FORMS, Array, log_slopes, surface
 from windtunnel.laws.noise import Groups, NoisePosterior
+from windtunnel.laws.student import quantile
 
 LEVEL = 0.9
 _MANY = 300  # points: of a table that has more, laws are drawn by cells
@@ -129,8 +129,8 @@ def _profile(
     freedom = max(1, len(data.loss) - int(free.sum()))
     free[at] = False
     best = float(data.cost(coordinates, objective))
-    # Above this the F test with (1, freedom) degrees of freedom refuses a value.
-    allowed = best * (1 + effect * float(fdtri(1, freedom, LEVEL)) / freedom)
+    # Above this the t test refuses a value.
+    allowed = best * (1 + effect * quantile(LEVEL, freedom) ** 2 / freedom)
     value = float(coordinates[at])
     # A floor above the lowest loss is no law at all.
     highest = 0.999 * float(data.loss.min()) if _PROFILED[at] == "E" else _STEEPEST

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from windtunnel.laws.loss import Array, LossLaw
 
 FLOPS = 6  # a parameter and token, of training: C = 6ND
 _GRID = 400  # sizes between the ends of a search
+_EXACT = 1e-12  # of log N: where it ends
 _STEP = 0.02  # of log N, in the derivative of the search: its error is of the sixth order in it
 _FARTHEST = 300.0  # of log K: where a law is all but flat, its best size is no number at all
 # The central difference of sixth order.
@@ -66,7 +66,8 @@ def search(
     high: float,
 ) -> Optimum:
     """Where `loss(N, tokens(N))` is lowest for N between `low` and `high`: a grid in log N, then
-    the root of the slope, to about 1e-9 of N, or to what rounding leaves of the loss. At an edge,
+    ever finer ones, to where the slope changes its sign: about 1e-9 of N, or what rounding leaves
+    of the loss. At an edge,
     and where the slope has no root beside the lowest point of the grid, it is that point: to a
     step of the grid, log(high / low) / 399. Both functions take arrays and must be smooth.
     """
@@ -84,7 +85,7 @@ def search(
         left, right = grid[lowest - 1], grid[lowest + 1]
         # Where rounding hides the slope, the lowest point of the grid has to do.
         if slope(at, left) < 0 < slope(at, right):
-            best = float(brentq(lambda x: slope(at, x), left, right, xtol=1e-13))  # type: ignore[arg-type]
+            best = _turn(at, left, right)
     n = np.array([math.exp(best)])
     return Optimum(
         params=float(n[0]),
@@ -96,8 +97,22 @@ def search(
 
 def slope(function: Callable[[Array], Array], at: float) -> float:
     """The derivative of a smooth function of log N."""
-    around = np.asarray(at + _STEP * np.arange(-3, 4), np.float64)
-    return float(_CENTRAL @ function(around)) / _STEP
+    return float(_slopes(function, np.array([at]))[0])
+
+
+def _slopes(function: Callable[[Array], Array], at: Array) -> Array:
+    """The same at many places (n,)."""
+    around = at[:, None] + _STEP * np.arange(-3, 4)
+    return np.asarray(function(around.ravel()).reshape(around.shape) @ _CENTRAL / _STEP)
+
+
+def _turn(function: Callable[[Array], Array], left: float, right: float) -> float:
+    """Where a slope that is below 0 on the left and above on the right changes its sign."""
+    while right - left > _EXACT:
+        grid = np.linspace(left, right, _GRID)
+        rising = int(np.argmax(_slopes(function, grid) > 0))
+        left, right = float(grid[rising - 1]), float(grid[rising])
+    return (left + right) / 2
 
 
 def log_ratio(law: LossLaw, flops: float) -> float | None:

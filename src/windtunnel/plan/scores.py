@@ -4,7 +4,6 @@ that were evaluated on them.
 
 from pathlib import Path
 
-from windtunnel.laws.score import ScorePoint, fit_score
 from windtunnel.results.plan import ExpectedScore, Interval
 from windtunnel.results.scores import TaskScores, read_scores
 
@@ -19,6 +18,9 @@ def expected_scores(
 
 
 def _expected(scores: TaskScores, loss: float, interval90: Interval) -> ExpectedScore:
+    # scipy's optimisers take a quarter of a second, which a plan without scores need not wait for
+    from windtunnel.laws.score import ScorePoint, fit_score
+
     points = [ScorePoint(loss=run.loss, score=run.score, stderr=run.stderr) for run in scores.runs]
     law = fit_score(points, scores.chance)
     score, low, high = law.at(loss, interval90)

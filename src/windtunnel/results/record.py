@@ -31,6 +31,8 @@ class Record(BaseModel):
         extra="ignore",
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        # a command reads a few kinds of results, and need not wait for the others
+        defer_build=True,
     )
 
     @classmethod

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tables import of_a_maximum
 
-from windtunnel.laws.fit import fit_as_the_paper
+from windtunnel.laws.as_the_paper import fit_as_the_paper
 from windtunnel.laws.loss import LossLaw
 from windtunnel.results.scaling import AuditRun, Beyond, PaperLaw, ScalingRow, StudyLaw
 from windtunnel.tunnel.scaling.law import law_of

@@ -5,11 +5,12 @@ say of the audit run.
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from windtunnel.laws.as_the_paper import fit_as_the_paper
 from windtunnel.laws.choice import Candidate, Predictor, Tried, choose
-from windtunnel.laws.fit import fit_as_the_paper
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import closed_form, exponents, outside
 from windtunnel.laws.points import COUNTS, LossPoints, points_of
+from windtunnel.laws.witness import AGREE, disagreement
 from windtunnel.results.scaling import (
     AuditForecast,
     AuditRun,
@@ -47,6 +48,7 @@ def law_of(rows: Sequence[ScalingRow], seed_sd: float | None, audit: AuditRun | 
 
 def _form(predictor: Predictor, candidate: Candidate) -> FormFound:
     profiles = predictor.profiles(candidate)
+    differ = disagreement(candidate.fit)
     return FormFound(
         form=candidate.form,
         count=candidate.count,
@@ -56,8 +58,8 @@ def _form(predictor: Predictor, candidate: Candidate) -> FormFound:
         inflation=candidate.inflation,
         misfit=candidate.misfit,
         noise_sd=candidate.noise.sd,
-        converged=candidate.fit.converged,
-        optimisers_differ=candidate.fit.disagreement,
+        converged=differ <= AGREE,
+        optimisers_differ=differ,
         intervals={profile.name: _interval(profile) for profile in profiles},
         record=tuple(_extrapolation(tried) for tried in candidate.record),
     )
