@@ -18,6 +18,7 @@ import tokenize
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -294,12 +295,16 @@ order by q.id, i.id
 
 
 def _essay(wheel: Path) -> Iterator[str]:
-    """A quotation, and one explanation of it."""
+    """A quotation with its five explanations: one document, so that what is held out is explained
+    nowhere in training.
+    """
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         connection = sqlite3.connect(archive.extract("kathekon/data/quotes.db", scratch))
         try:
-            for quote, author, essay in connection.execute(_ESSAYS):
-                yield f"Explain what {author} means in this quote:\n\n{quote}\n\n{essay}"
+            rows = connection.execute(_ESSAYS)
+            for (quote, author), essays in groupby(rows, key=lambda row: row[:2]):
+                told = "\n\n".join(essay for _, _, essay in essays)
+                yield f"Explain what {author} means in this quote:\n\n{quote}\n\n{told}"
         finally:
             connection.close()
 
