@@ -190,7 +190,8 @@ def test_a_weight_decay_that_averages_over_little_of_the_run(
     assert not of(0.01)
     (text,) = of(0.02)
     assert "over about 50 steps, 5.0% of this run" in text
-    assert not list(flags.of_weight_decay(replace(evidence, template=None), recipe()))
+    fitted = replace(evidence, template=None)
+    assert "0.02, the default of a recipe, averages" in of(0.02)[0]
 
 
 def test_a_model_that_the_law_was_not_measured_with(

@@ -94,6 +94,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     # CUDA's products then give the same bits each time; its library reads this but once.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # torch's compiler leaves semaphores to be cleaned up, which they are, and a line that says so
+    # appears seconds after the command has ended.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     # Else it looks for plugins in the metadata of every package that is installed: 50 ms.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "compiled"))

@@ -206,12 +206,13 @@ def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterato
 
 
 def of_weight_decay(evidence: Evidence, recipe: Recipe) -> Iterator[Flag]:
-    """Whether a weight decay that is kept from the runs in the fit suits so long a run."""
+    """Whether a weight decay that is the same at every length suits so long a run."""
     steps, decay = recipe.total_tokens // recipe.train.batch, recipe.optimizer.weight_decay
-    if evidence.template and decay * _AVERAGED * steps > 1:
+    if decay * _AVERAGED * steps > 1:
+        whose = "as in the runs of the fit" if evidence.template else "the default of a recipe"
         yield caution(
             "weight_decay",
-            f"A weight decay of {decay:g}, as in the runs of the fit, averages weights over about "
+            f"A weight decay of {decay:g}, {whose}, averages weights over about "
             f"{about(1 / decay)} steps, {1 / (decay * steps):.1%} of this run. A lower one may "
             "reach a lower loss; no run here has measured it.",
         )

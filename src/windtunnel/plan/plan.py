@@ -58,10 +58,6 @@ if TYPE_CHECKING:  # a corpus is opened by whoever has one
     from windtunnel.data.shards import Corpus
 
 _WARMUP, _MOST_WARMUP_STEPS = 0.02, 2000
-# Where no run of the fit says another. A weight is an average over about 1 / weight_decay past
-# steps. The default was found good for runs of so many steps; in longer ones it falls as 1 / steps,
-# so that the average spans the same share of the run.
-_WEIGHT_DECAY, _DECAYED_STEPS = 1e-3, 2000
 # Of the tokens: where a checkpoint stays for shorter branches, beside the decay's begin.
 _BRANCH_SHARES = (0.25, 0.5)
 _FEWEST_STEPS = 10
@@ -267,9 +263,10 @@ def _recipe(
     decay = max(1, round(evidence.decay.share * steps)) * batch
     stable_end = steps * batch - decay
     branch_points = {round(share * steps) * batch for share in _BRANCH_SHARES} | {stable_end}
-    # the law is that of its runs' own optimiser, weight decay among it, at every length
-    by_steps = float(f"{_WEIGHT_DECAY * min(1.0, _DECAYED_STEPS / steps):.3g}")
-    optimizer = template.optimizer.model_dump() if template else {"weight_decay": by_steps}
+    # The law is that of its runs' own optimiser, weight decay among it, at every length. The default,
+    # where it fell as 1 / steps past 2,000 steps, cost 0.8% of the loss at 4,590 (docs/LOG.md,
+    # 2026-11-29).
+    optimizer = template.optimizer.model_dump() if template else {}
     values = {
         "name": name,
         "seed": 0,
@@ -417,10 +414,7 @@ def _provenance(draft: _Draft) -> dict[str, Provenance]:
     if evidence.template:
         weight_decay = law.but("as in the runs of the fit: the expected loss holds for it")
     else:
-        weight_decay = Provenance(
-            how=f"{_WEIGHT_DECAY:g}; past {_DECAYED_STEPS} steps it falls as 1/steps, so that the "
-            "average over past weights spans the same share of the run"
-        )
+        weight_decay = Provenance(how="the default of a recipe, at every length")
     found = {
         "loss": law,
         "range_params": law,
