@@ -263,7 +263,7 @@ def _recipe(
     decay = max(1, round(evidence.decay.share * steps)) * batch
     stable_end = steps * batch - decay
     branch_points = {round(share * steps) * batch for share in _BRANCH_SHARES} | {stable_end}
-    # The law is that of its runs' own optimiser, weight decay among it, at every length. The default
+    # The law is that of its runs' own optimiser, weight decay among it, at every length. A default
     # is kept, too: falling as 1 / steps past 2,000 steps, it cost 0.8% of the loss at 4,590
     # (docs/LOG.md, 2026-11-29).
     optimizer = template.optimizer.model_dump() if template else {}
