@@ -318,10 +318,10 @@ def _far(name: str, own: OwnModel, corpus: Corpus) -> list[Claim]:
         error = one.stderr or math.nan
         print(row(one.filter, one.metric, f"{one.value:.4f}", f"{error:.4f}"))
         if one.metric == "bits_per_byte_saved":
-            told = {"stderr": round(error, 4), "ok": one.value - 1.96 * error > 0}
             what = f"{name}: bits a byte that distant text saves at {one.filter.split(',')[0]}"
-            ok = told.pop("ok") if name == "after" else None
-            claims.append(claim(what, round(one.value, 4), "bits a byte", 0, ok, **told))
+            ok = one.value - 1.96 * error > 0 if name == "after" else None
+            saved_bits = round(one.value, 4)
+            claims.append(claim(what, saved_bits, "bits a byte", 0, ok, stderr=round(error, 4)))
     return claims
 
 
