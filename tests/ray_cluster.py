@@ -60,6 +60,11 @@ class Cluster:
         """For a process that uses the cluster."""
         return self._environment | {"RAY_ADDRESS": self.address}
 
+    @property
+    def alive(self) -> int:
+        """Nodes that Ray takes to be alive: it sees late that one was killed."""
+        return self._status().count(" node_")
+
     def begin(self, nodes: int) -> None:
         head = [
             "--head",
@@ -82,7 +87,7 @@ class Cluster:
             self._add(f"--address={self.address}")
             node = self.nodes[-1]
             while node.process.poll() is None:
-                if self._status().count(" node_") > there:
+                if self.alive > there:
                     return
                 time.sleep(1)
             self.nodes.pop().kill()

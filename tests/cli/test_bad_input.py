@@ -55,6 +55,27 @@ def test_a_choice_of_engine_that_is_none(untouched: Any, command: list[str]) -> 
     assert_refused(done, "--engine anwe", "kept, anew", "did you mean 'anew'")
 
 
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (["--on", "rai"], ["--on rai", "here, ray", "did you mean 'ray'"]),
+        (["--on", "here://x"], ["--on here://x", "expected no address"]),
+        (["--devices", "2"], ["--devices", "--on ray", "torchrun"]),
+        (["--on", "ray", "--mfu", "40%"], ["--mfu", "--dry-run"]),
+        (["--on", "ray", "--machines", "2"], ["--machines", "--dry-run"]),
+        (["--on", "ray", "--devices", "0"], ["--devices", "equal to 1"]),
+        (["--on", "ray", "--engine", "anwe"], ["--engine anwe", "kept, anew"]),
+    ],
+    ids=" ".join,
+)
+def test_a_place_that_does_not_train_a_run(
+    untouched: Any, toml: str, more: list[str], names: list[str]
+) -> None:
+    before = untouched.files()
+    assert_refused(untouched.run("train", untouched.write(toml), *more), *names)
+    assert untouched.files() == before
+
+
 class TestRecipes:
     @pytest.mark.parametrize(
         ("before", "after", "names"),

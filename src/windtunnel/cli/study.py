@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from windtunnel.cli import app
 from windtunnel.cli.display import display, paragraph, stopping
 from windtunnel.tunnel.design import SWITCH, Option, options_of
-from windtunnel.tunnel.fleet.where import PLACES, train_on
+from windtunnel.tunnel.fleet.where import HERE, PLACES, train_on
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-HERE = "here"
 On = Annotated[
     str,
     typer.Option(

@@ -11,6 +11,7 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.cost import print_cost
 from windtunnel.cli.display import display, paragraph, stopping
+from windtunnel.cli.on_ray import On, train_on_ray
 from windtunnel.cli.options import (
     DEFAULT_LAB,
     EngineChoice,
@@ -27,6 +28,7 @@ from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.recipe import DECAY_SHAPES
 from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
+from windtunnel.tunnel.fleet.where import HERE, place_of
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -64,12 +66,15 @@ def train(
             "35%. Without it, that of the lab's most similar run."
         ),
     ] = None,
+    on: On = HERE,
     devices: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="With --dry-run: how many devices such as this machine's train the run."
+            min=1,
+            help="With --dry-run: how many devices such as this machine's train the run. With "
+            "--on ray: on how many of the cluster's GPUs or cores, if not on all.",
         ),
-    ] = 1,
+    ] = None,
     machines: Annotated[
         int, typer.Option(min=1, help="With --dry-run: how many machines have these devices.")
     ] = 1,
@@ -84,22 +89,27 @@ def train(
     from windtunnel.recipe import load
     from windtunnel.train.run import create, open_corpus
 
-    anew = engine_anew(engine)
+    anew, (place, address) = engine_anew(engine), place_of(on)
     share = share_of(mfu)
     wanted = load(recipe, settings or ())
     if dry_run:
         from windtunnel.train.cost import cost_of
 
-        cost = cost_of(wanted, lab, share, devices, machines)
+        cost = cost_of(wanted, lab, share, devices or 1, machines)
         print(cost.to_json()) if as_json else print_cost(cost)
         return
-    if devices > 1 or machines > 1:
+    if machines > 1:
+        raise InputError("--machines: expected --dry-run beside it")
+    if devices and place == HERE:
         raise InputError(
-            "--devices: expected --dry-run beside it; `torchrun --nproc-per-node N -m windtunnel "
-            "train RECIPE.toml` trains on several"
+            "--devices: expected --dry-run or --on ray beside it; `torchrun --nproc-per-node N -m "
+            "windtunnel train RECIPE.toml` trains on several of one machine"
         )
     if mfu is not None:
         raise InputError("--mfu: expected --dry-run beside it; a run measures its speed itself")
+    if place != HERE:
+        train_on_ray(wanted, lab, address, devices, anew, as_json)
+        return
     corpus = open_corpus(lab, wanted)
     # this brings torch; what is wrong with a recipe is said before that
     from windtunnel.train.device import choose_engine
@@ -339,8 +349,8 @@ def _forecast_of(run: "Run") -> "Forecast | None":
 
 def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -> None:
     """Train a run to its end and say what came of it; `anew`: by an engine that is chosen anew.
-    Where torchrun started several processes, each calls this, and the first one speaks. Exit code
-    1 where it failed, 130 where it was stopped.
+    Where several processes were started for it, each calls this, and the first one speaks. Exit
+    code 1 where it failed, 130 where it was stopped.
     """
     from windtunnel.train.loop import Watch, train
     from windtunnel.train.parallel import joined

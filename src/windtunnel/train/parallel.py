@@ -1,10 +1,10 @@
 """One run on many processes: the only file that knows of ranks.
 
-Each of the `world` processes that torchrun started, a rank, learns an equal share of every batch
-and holds an equal share of every large tensor, of its gradient and of what the optimiser remembers
-(FSDP2, `fully_shard` layer by layer). Over several machines each holds the whole model in shares,
-so that the weights travel within a machine and the gradients alone between them (HSDP). Gains and
-routers are small: every rank holds them whole.
+Each of the `world` processes that torchrun started, or an actor of Ray, a rank, learns an equal
+share of every batch and holds an equal share of every large tensor, of its gradient and of what the
+optimiser remembers (FSDP2, `fully_shard` layer by layer). Over several machines each holds the
+whole model in shares, so that the weights travel within a machine and the gradients alone between
+them (HSDP). Gains and routers are small: every rank holds them whole.
 
 Sums add up in another order than in one process, so a run gives the same bits at the same number
 of ranks, and differs by rounding at any other.
@@ -151,8 +151,8 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The ranks that torchrun started, this process one of them; `ALONE` where it started none.
-    `device`: the recipe's kind.
+    """The ranks that were started, this process one of them; `ALONE` where none were. `device`:
+    the recipe's kind.
 
     Raises Lost in all others where one of them is gone.
     """
@@ -172,10 +172,15 @@ def joined(device: str) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not _is_lost(error):
             raise
-        raise Lost(
-            f"one of the {world} processes of this run is gone, and so all of them end; the same "
-            "command goes on from the last checkpoint"
-        ) from None
+        raise lost(world) from None
+
+
+def lost(world: int) -> Lost:
+    """Where one of so many ranks is gone."""
+    return Lost(
+        f"one of the {world} processes of this run is gone, and so all of them end; the same "
+        "command goes on from the last checkpoint"
+    )
 
 
 def _ranks(world: int, device: str) -> Ranks:
@@ -188,8 +193,8 @@ def _ranks(world: int, device: str) -> Ranks:
     on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    # A command may train several runs, one after the other: the store, which torchrun keeps, still
-    # has what the ranks told each other the last time.
+    # A command may train several runs, one after the other, and the store outlives each of them: it
+    # still has what the ranks told each other the last time.
     store, _, _ = next(rendezvous("env://"))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo",

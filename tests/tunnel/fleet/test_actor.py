@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from windtunnel.errors import InputError
+from windtunnel.train.cluster import versions
 from windtunnel.tunnel.fleet import actors
 from windtunnel.tunnel.fleet.jobs import Measurement, Outcome, Saved
 from windtunnel.tunnel.fleet.workers import Lost
@@ -64,8 +65,9 @@ def actor(*answers: Any, over: bool = False) -> actors._Actor:
 
 
 def facts(**more: Any) -> actors._Facts:
-    described: dict[str, Any] = {"same": actors._same(), "kind": "H100", "device": "cuda"}
-    return actors._Facts(**(described | {"host": "node-7"} | more))
+    described: dict[str, Any] = {"versions": versions(), "kind": "H100", "device": "cuda"}
+    described["host"] = "node-7"
+    return actors._Facts(**(described | more))
 
 
 def test_it_begins_once_it_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +86,7 @@ def test_one_that_is_gone_for_good_is_made_anew() -> None:
 
 
 def test_another_windtunnel_on_a_node_is_named() -> None:
-    one = actor(facts(same=("windtunnel 0.0.1",)))
+    one = actor(facts(versions=("windtunnel 0.0.1",)))
     with pytest.raises(InputError, match=r"the worker on node-7 has windtunnel 0\.0\.1; expected "):
         one.begin()
 
@@ -110,5 +112,5 @@ def test_what_is_left_of_a_lost_job_is_not_said_of_the_next() -> None:
     inside = object.__new__(actors.Remote)
     actors.Remote.__init__(inside, "cpu", {})
     inside._said.put(Outcome(value="of the old one"))
-    assert inside.begin().same == actors._same()
+    assert inside.begin().versions == versions()
     assert inside._drain() == []

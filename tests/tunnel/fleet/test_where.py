@@ -25,9 +25,8 @@ def test_an_unknown_place_is_refused_before_anything_is_done() -> None:
 
 
 def test_this_machine_has_no_address() -> None:
-    where.train_on("here://x")
     with pytest.raises(InputError, match="--on here://x: expected no address"):
-        where.workers()
+        where.train_on("here://x")
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,9 @@ out again. The machines need the lab in a folder that all of them share, and the
 """
 
 import atexit
-import logging
 import os
 import platform
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +16,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import windtunnel
 from windtunnel.errors import InputError
-from windtunnel.recipe import RESULTS_VERSION
+from windtunnel.train.cluster import (
+    check_versions,
+    connected,
+    first_line,
+    named,
+    offered,
+    versions,
+)
 from windtunnel.tunnel.fleet.jobs import Job, Outcome, Report
 from windtunnel.tunnel.fleet.worker import Worker as Inside
 from windtunnel.tunnel.fleet.worker import cores, kind_of_device, prepare
@@ -40,11 +44,11 @@ def ray_workers(address: str) -> Workers:
     """The workers of a Ray cluster: the one whose client server is at HOST:PORT, or without an
     address the one that this machine belongs to. Raises InputError where there is none.
     """
-    ray = _connected(address)
-    gpus = _offered(ray, "GPU")
-    count = gpus or _offered(ray, "CPU")
+    ray = connected(address)
+    gpus = offered(ray, "GPU")
+    count = gpus or offered(ray, "CPU")
     if not count:
-        raise InputError(f"{_named(address)}: the Ray cluster has neither a core nor a GPU to use")
+        raise InputError(f"{named(address)}: the Ray cluster has neither a core nor a GPU to use")
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     remote = ray.remote(
         num_cpus=1,
@@ -66,7 +70,7 @@ def ray_workers(address: str) -> Workers:
         while True:
             time.sleep(_GROW_EVERY)
             with calls.one():
-                there = _offered(ray, "GPU" if gpus else "CPU")
+                there = offered(ray, "GPU" if gpus else "CPU")
             while known < there:
                 known += 1
                 made.add(_Actor(calls, make))
@@ -75,57 +79,14 @@ def ray_workers(address: str) -> Workers:
     return made
 
 
-def _offered(ray: Any, what: str) -> int:
-    """Of all nodes that are there."""
-    return int(ray.cluster_resources().get(what, 0))
-
-
-def _connected(address: str) -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            f'{_named(address)}: Ray is not installed; expected `pip install "windtunnel[ray]"`'
-        ) from None
-    try:
-        ray.init(
-            address=f"ray://{address}" if address else "auto",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        fault = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{_named(address)}: no Ray cluster answers: {fault} (start one with "
-            "`ray start --head`, and `ray start --address=HOST:6379` on the other machines)"
-        ) from None
-    return ray
-
-
-def _named(address: str) -> str:
-    return f"--on ray://{address}" if address else "--on ray"
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Facts:
     """What must be the same on all machines of a fleet, and what may differ."""
 
-    same: tuple[str, ...]
+    versions: tuple[str, ...]
     kind: str
     device: str
     host: str
-
-
-def _same() -> tuple[str, ...]:
-    import torch
-
-    return (
-        f"windtunnel {windtunnel.__version__}",
-        f"results of version {RESULTS_VERSION}",
-        # of one version a CPU and a GPU have other builds
-        f"torch {torch.__version__.partition('+')[0]}",
-        f"Python {sys.version_info.major}.{sys.version_info.minor}",
-    )
 
 
 class _Calls:
@@ -180,11 +141,7 @@ class _Actor(Worker):
             with self._calls.one():
                 self._actor = self._make()
         facts = self._begun()
-        if facts.same != _same():
-            raise InputError(
-                f"the worker on {facts.host} has {', '.join(facts.same)}; expected "
-                f"{', '.join(_same())}, as here"
-            )
+        check_versions(facts.versions, facts.host)
         self.kind, self.device, self._host = facts.kind, facts.device, facts.host
 
     def carry_out(self, job: Job, report: Callable[[Report], None]) -> Outcome:
@@ -203,7 +160,7 @@ class _Actor(Worker):
                 if not news:
                     self._raise_if_lost(work)
         except calls.ray.exceptions.RayActorError as error:
-            raise Lost(f"on {self._host}: {_first_line(error)}") from None
+            raise Lost(f"on {self._host}: {first_line(error)}") from None
 
     def stop(self) -> None:
         with self._calls.one():
@@ -229,11 +186,7 @@ class _Actor(Worker):
                 time.sleep(_RESTARTING)
             except failures.RayActorError as error:
                 self._actor = None  # for good: Ray would have restarted it
-                raise Lost(_first_line(error)) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+                raise Lost(first_line(error)) from None
 
 
 class Remote:
@@ -254,7 +207,7 @@ class Remote:
         with self._at_work:
             self._drain()
         return _Facts(
-            same=_same(), kind=kind_of_device(), device=device_here(), host=platform.node()
+            versions=versions(), kind=kind_of_device(), device=device_here(), host=platform.node()
         )
 
     def carry_out(self, job: Job) -> None:

@@ -21,11 +21,9 @@ class _Place:
     start: "Callable[[str], Workers]"
 
 
-def _here(address: str) -> "Workers":
+def _here(_: str) -> "Workers":
     from windtunnel.tunnel.fleet.processes import local_workers
 
-    if address:
-        raise InputError(f"--on here://{address}: expected no address")
     return local_workers()
 
 
@@ -35,22 +33,34 @@ def _ray(address: str) -> "Workers":
     return ray_workers(address)
 
 
+HERE = "here"
 PLACES = Table(
     "place",
     (
-        _Place(name="here", help="processes of this machine", start=_here),
+        _Place(name=HERE, help="processes of this machine", start=_here),
         _Place(name="ray", help="actors of a Ray cluster", start=_ray),
     ),
 )
-_chosen = "here"
+_chosen = HERE
+
+
+def place_of(where: str) -> tuple[str, str]:
+    """`ray://HOST:PORT` -> the place's name and its address, empty where there is none. Raises
+    InputError for a place that is not known, and for an address of this machine.
+    """
+    name, _, address = where.partition("://")
+    PLACES.choose(name, f"--on {where}")
+    if name == HERE and address:
+        raise InputError(f"--on {where}: expected no address")
+    return name, address
 
 
 def train_on(where: str) -> None:
     """Have the fleets of this process train on a place, `here`, `ray` or `ray://HOST:PORT`. Raises
-    InputError for a place that is not known.
+    InputError as `place_of` does.
     """
     global _chosen
-    PLACES.choose(where.partition("://")[0], f"--on {where}")
+    place_of(where)
     _chosen = where
 
 
@@ -65,5 +75,5 @@ def workers() -> "Workers":
 
 @functools.cache
 def _started(where: str) -> "Workers":
-    name, _, address = where.partition("://")
+    name, address = place_of(where)
     return PLACES[name].start(address)

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from windtunnel.data.shards import Corpus
-from windtunnel.errors import InputError
 from windtunnel.model.shape import flops_per_token
 from windtunnel.results.populations import Speedups
 from windtunnel.results.run import RunStatus, StepLine
+from windtunnel.train.cluster import not_seen
 from windtunnel.train.compiled import so_far
 from windtunnel.train.owner import SETTLE, holds
 from windtunnel.train.run import Busy, Run, open_run
@@ -121,10 +121,7 @@ def _check_seen(job: Training) -> None:
     """Raises InputError where this machine does not see the lab."""
     for path in (*job.runs, job.corpus):
         if not path.is_dir():
-            raise InputError(
-                f"{path}: not there on {platform.node()}: a fleet on several machines needs the "
-                "lab in a folder that all of them share, under the same path"
-            )
+            raise not_seen(path, platform.node())
 
 
 def prepare(device: str, compilers: int) -> None:
