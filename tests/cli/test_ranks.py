@@ -77,7 +77,7 @@ def test_one_process_goes_on_from_it_in_every_way(trained: Any) -> None:
         first = open_run(Path(made["path"])).steps()[0].loss
         assert first < (parent["loss"] + 5.8) / 2, command
     asked = ("dpo", "tiny", "--data", pairs, "--lr", "1e-4", "--name", "liked")
-    (made,) = trained.json(*asked)
+    made = trained.json(*asked)
     assert made["status"] == "done"
 
 
@@ -86,7 +86,7 @@ def test_one_process_goes_on_from_it_in_every_way(trained: Any) -> None:
     [
         (
             *("longer", "tiny", "--to", "64,128", "--tokens", 20 * BATCH),
-            *("--questions", "0", "--untie"),
+            *("--questions", "0", "--untie", "--batch", 2 * BATCH),
         ),
         ("upcycle", "tiny", "--tokens", 20 * BATCH, "--experts", "4"),
         ("sft", "tiny", "--data", "CHATS", "--tokens", 20 * BATCH, "--batch", BATCH),

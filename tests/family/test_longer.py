@@ -311,6 +311,17 @@ def test_what_cannot_be_is_said(
     assert {path.name for path in (trained[0].path / "runs").iterdir()} == before
 
 
+def test_ranks_that_could_not_share_the_last_stage_are_refused_before_the_first(
+    trained: tuple[Any, Run],
+) -> None:
+    lab, parent = trained
+    before = lab.files()
+    asked = ("longer", parent.id, "--to", "64,128", "--tokens", 8 * BATCH, "--batch", BATCH)
+    done = lab.run(*asked, RANK="0", WORLD_SIZE="2")
+    assert done.returncode == 2 and "2 processes can't share a batch of 1 windows" in done.stderr
+    assert lab.files() == before
+
+
 def test_what_speaks_against_it_is_said_before_it_is_trained(
     trained: tuple[Any, Run], corpus: Corpus
 ) -> None:

@@ -141,8 +141,9 @@ def longer(
     made-up questions about long texts.
     """
     from windtunnel.data.shards import Corpus
-    from windtunnel.family.longer import Asked, stages, text_of
+    from windtunnel.family.longer import Asked, planned, stages, text_of
     from windtunnel.family.longer import longer as begin
+    from windtunnel.train.parallel import check_shares, started
     from windtunnel.train.run import context_of, find_run
 
     asked = Asked(
@@ -166,6 +167,8 @@ def longer(
     parent = find_run(lab, run)
     text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else text_of(parent)
     lengths = stages(context_of(parent), asked)
+    for recipe in planned(parent.recipe, context_of(parent), asked, text.folder.name):
+        check_shares(recipe, started())  # also of the last stage, before the first is trained
     for number, length in enumerate(lengths, 1):
         last = number == len(lengths)
         with display() as shown:

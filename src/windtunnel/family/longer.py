@@ -141,16 +141,17 @@ def longer(
     return Stage(run=run, corpus=made, notes=tuple(notes))
 
 
-def planned(old: Recipe, was: int, asked: Asked) -> Iterator[Recipe]:
+def planned(old: Recipe, was: int, asked: Asked, corpus: str = "") -> Iterator[Recipe]:
     """The recipe of every stage, for a model with windows of `was` tokens, of which nothing
-    is built or trained; what is read is not decided yet. Raises InputError.
+    is built or trained; what is read is not decided yet, of this corpus or the model's own. Raises
+    InputError.
     """
     _check(old, old.name, asked)
     lengths = stages(was, asked)
     for number, to in enumerate(lengths, 1):
         last = number == len(lengths)
         settings = _settings(old, was, to, asked.of_stage(number, last), last, {})
-        old, was = anew(old, old.data.corpus, **settings), to
+        old, was = anew(old, corpus or old.data.corpus, **settings), to
         yield old
 
 

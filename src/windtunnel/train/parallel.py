@@ -149,6 +149,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def started() -> int:
+    """How many processes were started for this command, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """The ranks that were started, this process one of them; `ALONE` where none were. `device`:
@@ -156,8 +161,8 @@ def joined(device: str) -> Iterator[Ranks]:
 
     Raises Lost in all others where one of them is gone.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
+    world = started()
+    if world == 1:
         yield ALONE
         return
     import torch.distributed as dist
