@@ -109,12 +109,27 @@ def ranks_of(cluster: Any) -> dict[int, int]:
     found = {}
     for node in cluster.nodes:
         for process in session(node.process.pid):
-            command = Path(f"/proc/{process}/cmdline").read_bytes()
-            if b"windtunnel.train.rank" in command:
+            try:
+                command = Path(f"/proc/{process}/cmdline").read_bytes()
                 variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if b"windtunnel.train.rank" in command:
                 (rank,) = (one[5:] for one in variables if one.startswith(b"RANK="))
                 found[int(rank)] = process
     return found
+
+
+def test_ranks_end_where_their_command_is_killed(
+    make_lab: Any, asked: Recipe, cluster: Any
+) -> None:
+    lab = make_lab()
+    process = on_ray(lab, asked, cluster)
+    wait_until(lambda: begun(lab, 1), process)
+    assert len(ranks_of(cluster)) == 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    wait_until(lambda: not ranks_of(cluster))
 
 
 def kill_a_rank(cluster: Any) -> None:
