@@ -241,7 +241,7 @@ def as_on_a_gpu(count: Count, held: Held) -> Iterator[None]:
     import windtunnel.train.optimizer as optimizer
     import windtunnel.train.step as step
 
-    lowered = Lowering(count, held)
+    lowered: Any = Lowering(count, held)
     torch_module: Any = torch
     compiled, tensor = torch.compile, torch.tensor
     reset()
@@ -261,7 +261,8 @@ def as_on_a_gpu(count: Count, held: Held) -> Iterator[None]:
     # it would measure whether padding gains; no product here needs it
     pad_mm.should_pad = lambda *_, **__: False
     Replayed.__call__ = lambda self, *tensors: self._function(*tensors)
-    for module in (optimizer, step):
+    modules: list[Any] = [optimizer, step]
+    for module in modules:
         module.to_device = lambda tensor, device: tensor.to(device)
     step._model_of = _without_numbers
     try:
@@ -403,7 +404,7 @@ class _Node:
 
 def _ends(graph: torch.fx.GraphModule) -> tuple[list[_Node], list[Any]]:
     """What goes into a graph and what comes out."""
-    known: dict[Any, _Node] = {}
+    known: dict[Any, Any] = {}
     given, wanted = [], []
     for node in graph.graph.nodes:
         if node.op == "output":
@@ -445,9 +446,9 @@ def lower(
         _recursive_post_grad_passes,
         _recursive_record_original_output_strides,
         fake_tensor_prop,
-        view_to_reshape,
     )
     from torch._inductor.debug import DebugContext
+    from torch._inductor.fx_passes.post_grad import view_to_reshape
     from torch._inductor.graph import GraphLowering
     from torch._inductor.virtualized import V
 

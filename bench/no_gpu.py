@@ -59,8 +59,8 @@ def _built(folder: Path) -> Path:
 def _believe(memory: int) -> None:
     """Answer Python's own questions as no_gpu.cpp does those of the libraries."""
     import torch._subclasses.fake_tensor as fake
-    import triton
-    from triton.backends.compiler import GPUTarget
+    import triton  # pyright: ignore[reportMissingImports]
+    from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingImports]
 
     properties = SimpleNamespace(
         name=NAME,

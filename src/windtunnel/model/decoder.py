@@ -14,7 +14,7 @@ and activations are (P, tokens, width) instead of (tokens, width). The same code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from windtunnel.model.rope import rope_table, rotate
 from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import ROPE_SCALINGS, Model
 
+# Of a layer, what products take in 16 bits where the precision is bf16.
+_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
 _ROOM = 64  # tokens for which a cache has room at least, when it is made anew
 # Of a model's settings, what members of a population may have each for itself.
 _OWN = {
@@ -86,6 +88,7 @@ class Decoder(nn.Module):
         self._register_multiplier("embedding_multiplier", [c.embedding for c in constants])
         self._register_multiplier("residual_multiplier", [c.residual for c in constants])
         self._register_multiplier("logit_multiplier", [c.logits for c in constants])
+        self.copies: dict[str, Tensor] = {}
         self._head_loss = _HeadLoss()
         self._compiled = False
         self._again = False
@@ -106,6 +109,28 @@ class Decoder(nn.Module):
     def unembedding(self) -> Tensor:
         """(vocab, width), or (P, vocab, width): the head, or the embedding where they are tied."""
         return self.embedding if self.model.tied else self.head
+
+    def copy_matrices(self, dtype: torch.dtype) -> None:
+        """Have products take copies of the matrices in `dtype`, as `renew_copies` makes them: cast
+        once, where autocast would cast each for every part of a batch. Their derivatives are added
+        as they come to the gradients that the matrices have now, without a pass that casts them.
+        """
+        for part, names in self._products():
+            part.copies = {name: _copy(part.get_parameter(name), dtype) for name in names}
+
+    def renew_copies(self) -> None:
+        """Copy the matrices, as they are now, where products take copies."""
+        with torch.no_grad():
+            for part, _ in self._products():
+                for name, copy in part.copies.items():
+                    copy.copy_(part.get_parameter(name))
+
+    def _products(self) -> Iterator[tuple[Decoder | Layer, Sequence[str]]]:
+        """The matrices that products take in 16 bits, and whose they are. The router's is fp32."""
+        yield self, ["embedding" if self.model.tied else "head"]
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            yield layer, _MATRICES
 
     def compile_parts(self) -> None:
         """Compile a layer once for all of them, and the loss: so the time to compile does not
@@ -164,7 +189,7 @@ class Decoder(nn.Module):
             self.norm,
             self.model.norm_eps,
             self.logit_multiplier,
-            self.unembedding,
+            next(iter(self.copies.values()), self.unembedding),
             targets.flatten(-2),
         )
         return losses, torch.stack(unevenness).sum(0) if unevenness else None
@@ -236,6 +261,14 @@ class Decoder(nn.Module):
         return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
 
 
+def _copy(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A leaf of autograd's that adds what comes to it, in its own dtype, to the matrix's grad."""
+    copy = matrix.detach().to(dtype, copy=True).requires_grad_()
+    copy.grad_dtype = None  # type: ignore[attr-defined]
+    copy.grad = matrix.grad
+    return copy
+
+
 def _initial(model: Model, seed: int | None) -> Mapping[str, Tensor]:
     """Every parameter; without a seed, its shape alone."""
     if seed is not None:
@@ -265,6 +298,7 @@ class Layer(nn.Module):
         self.eps, self.head_size = model.norm_eps, model.head_size
         self.chosen = model.experts_per_token if model.experts else 0
         self.attention_scale = multipliers(model).attention
+        self.copies: dict[str, Tensor] = {}
         # a plain function, which does not hold the layer: nothing keeps an old model alive
         self.kernels: Callable[..., tuple[Tensor, Tensor | None]] = Layer.through
 
@@ -293,22 +327,27 @@ class Layer(nn.Module):
         added, unevenness = self._feed_forward(h, window=table.shape[-2])
         return x + added * residual, unevenness
 
+    def _matrix(self, name: str) -> Tensor:
+        """As products take it."""
+        return self.copies[name] if self.copies else getattr(self, name)
+
     def _feed_forward(self, h: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
         """SwiGLU (Shazeer 2020): down (silu(gate h) * up h), by experts where there are any."""
+        gate, up, down = self._matrix("gate"), self._matrix("up"), self._matrix("down")
         if self.chosen:
-            return mixture(h, self.router, self.gate, self.up, self.down, self.chosen, window)
-        gated = nn.functional.silu(h @ self.gate.mT) * (h @ self.up.mT)
-        return gated @ self.down.mT, None
+            return mixture(h, self.router, gate, up, down, self.chosen, window)
+        return (nn.functional.silu(h @ gate.mT) * (h @ up.mT)) @ down.mT, None
 
     def _attend(
         self, h: Tensor, table: Tensor, documents: Borders | None, cache: LayerCache | None
     ) -> Tensor:
-        def heads(weight: Tensor) -> Tensor:  # (members * batch, heads, T, head_size)
+        def heads(name: str) -> Tensor:  # (members * batch, heads, T, head_size)
+            weight = self._matrix(name)
             count = weight.shape[-2] // self.head_size
             projected = (h @ weight.mT).reshape(-1, table.shape[-2], count, self.head_size)
             return projected.transpose(1, 2)
 
-        query, key, value = heads(self.query), heads(self.key), heads(self.value)
+        query, key, value = heads("query"), heads("key"), heads("value")
         # scores then depend on the distance of two positions alone; keys are cached as rotated,
         # since a position never changes
         query, key = rotate(query, table), rotate(key, table)
@@ -316,7 +355,7 @@ class Layer(nn.Module):
             key, value = cache.extend(key, value)
         mixed = causal_attention(query, key, value, self.attention_scale, documents)
         # (members * batch, heads, T, head_size) -> (tokens, heads * head_size), or with a P before
-        return mixed.transpose(1, 2).reshape(*h.shape[:-1], -1) @ self.output.mT
+        return mixed.transpose(1, 2).reshape(*h.shape[:-1], -1) @ self._matrix("output").mT
 
 
 class LayerCache:

@@ -49,8 +49,8 @@ class Memory:
     states: int
     """Values, gradients and the optimiser's state, in fp32."""
     copies: int
-    """Values and gradients in 16 bits, which products take and give. Such gradients come one at a
-    time; all are counted, which leaves room for the head's: it is summed in fp32."""
+    """Values and gradients in 16 bits, which products take and give. On one GPU gradients are added
+    as they come: the head's alone is counted. Elsewhere all are, which leaves room for it."""
     activations: int
     """What the layers keep for their backward pass."""
     head: int
@@ -91,14 +91,23 @@ def training_memory(
     each = activation_bytes(model, context, device, precision, recompute)
     return Memory(
         states=-(-(2 * _WHOLE * params + members * optimizer_bytes(model, optimizer)) // ranks),
-        copies=_copies(params, precision) if ranks == 1 else _gathered(model, precision),
+        copies=_copies(model, members, device, precision)
+        if ranks == 1
+        else _gathered(model, precision),
         activations=members * tokens * each,
         head=logits * _PER_LOGIT * product_bytes(precision),
     )
 
 
-def _copies(params: int, precision: str) -> int:
-    return 2 * _HALF * params if precision == "bf16" else 0
+def _copies(model: Model, members: int, device: str, precision: str) -> int:
+    if precision == "fp32":
+        return 0
+    params = members * count(model).params_total
+    if device != "cuda":
+        return 2 * _HALF * params
+    # of the head: its rows filled up to whole blocks, and its derivative, summed in fp32, then cast
+    table = members * model.vocab * model.width
+    return _HALF * params + (2 * _HALF + _WHOLE) * table
 
 
 def _gathered(model: Model, precision: str) -> int:

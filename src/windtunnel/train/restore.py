@@ -82,6 +82,7 @@ def take(model: Decoder, state: Checkpoint, member: int | None = None) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             (parameter if member is None else parameter[member]).copy_(state.weights[name])
+    model.renew_copies()
 
 
 def _start(run: Run) -> tuple[Run, int]:

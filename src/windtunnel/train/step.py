@@ -5,6 +5,7 @@ every measure of speed take it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,9 @@ class Step:
         self.optimizer = FlatOptimizer(self.model, recipes, self.engine.precision, self._ranks)
         if self.engine.compiled:
             self.optimizer.compile_parts()
+        # a rank's products take what was gathered for them
+        if self.engine.device == "cuda" and self.engine.precision == "bf16" and self._alone:
+            self.model.copy_matrices(torch.bfloat16)
         weights = [recipe.optimizer.balance for recipe in recipes]
         balance = torch.tensor(weights, device=self._device)
         self._objective = Objective(
@@ -71,8 +75,12 @@ class Step:
             self._ranks,
         )
         # where ranks talk, nothing can be captured
-        alone = self._ranks.world == 1
-        self._update = Replayed(self.optimizer.step, self._device) if alone else self.optimizer.step
+        update = partial(_updated, self.optimizer, self.model)
+        self._update = Replayed(update, self._device) if self._alone else update
+
+    @property
+    def _alone(self) -> bool:
+        return self._ranks.world == 1
 
     def gradient(self, batch: np.ndarray) -> Tensor:
         """Add the gradient of a batch, (windows, context + 1) or (P, windows, context + 1);
@@ -88,6 +96,12 @@ class Step:
         norm, () or (P,).
         """
         return self._update(self.optimizer.shares(rates))
+
+
+def _updated(optimizer: FlatOptimizer, model: Decoder, shares: Tensor) -> Tensor:
+    norm = optimizer.step(shares)
+    model.renew_copies()
+    return norm
 
 
 def _model_of(recipes: Sequence[Recipe], engine: Engine, ranks: Ranks) -> Decoder:
