@@ -204,28 +204,32 @@ def tell(found: Found, batch: int) -> None:
 
 
 def counted_step(recipe: Recipe) -> Found:
-    """One step of the loop, the second: the first one lowers what there is to lower."""
+    """One step of the loop. Parts of a batch are alike: one is counted, after another one for which
+    all was lowered.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     count, held = Count(), Held()
-    shape = (recipe.train.batch // CONTEXT, CONTEXT + 1)
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(count, held):
         engine = choose_engine(recipe)
-        step, batch = Step([recipe], engine), np.zeros(shape, np.int64)
+        parts = recipe.train.batch // engine.micro_batch
+        step = Step([recipe], engine)
+        part = np.zeros((engine.micro_batch // CONTEXT, CONTEXT + 1), np.int64)
         with Beside(count, held):
-            step.gradient(batch)
+            with _without_gradients(step.model):
+                step.gradient(part)
             step.update([1.0])
             parameters = list(step.model.parameters())
             held.keep([parameters, [parameter.grad for parameter in parameters]])
             held.keep([step.optimizer.parameters, step.optimizer.state()])
+            held.keep([part.copies for part in (step.model, *step.model.layers)])
             with count.counting() as gradient:
-                step.gradient(batch)
+                step.gradient(part)
             with count.counting() as update:
                 step.update([1.0])
-    parts = recipe.train.batch // engine.micro_batch
     again = ", layers again" if engine.recompute else ""
     told = f"{parts} x {engine.micro_batch}{again}"
-    return Found(engine=told, gradient=gradient, update=update, held=held.peak)
+    return Found(engine=told, gradient=gradient * parts, update=update, held=held.peak)
 
 
 @contextmanager
@@ -269,6 +273,21 @@ def as_on_a_gpu(count: Count, held: Held) -> Iterator[None]:
         yield
     finally:
         torch_module.compile, torch_module.tensor = compiled, tensor
+
+
+@contextmanager
+def _without_gradients(model: Decoder) -> Iterator[None]:
+    """Inside, copies of the matrices have no gradient to add to: the compiler refuses a fake tensor
+    whose gradient has another dtype.
+    """
+    parts: list[Any] = [model, *model.layers]
+    for part in parts:
+        for copy in part.copies.values():
+            copy.grad = None
+    yield
+    for part in parts:
+        for name, copy in part.copies.items():
+            copy.grad = part.get_parameter(name).grad
 
 
 def _without_numbers(recipes: Sequence[Recipe], *_: Any) -> Decoder:

@@ -27,7 +27,7 @@ from windtunnel.model.init import initial_tensors
 from windtunnel.model.loss import AS_WRITTEN, fits_at_once, token_losses
 from windtunnel.model.moe import mixture
 from windtunnel.model.roles import multipliers
-from windtunnel.model.rope import rope_table, rotate
+from windtunnel.model.rope import rope_table, rotate, rotate_as_projected
 from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import ROPE_SCALINGS, Model
 
@@ -350,7 +350,8 @@ class Layer(nn.Module):
         query, key, value = heads("query"), heads("key"), heads("value")
         # scores then depend on the distance of two positions alone; keys are cached as rotated,
         # since a position never changes
-        query, key = rotate(query, table), rotate(key, table)
+        turn = rotate_as_projected if h.device.type == "cuda" else rotate
+        query, key = turn(query, table), turn(key, table)
         if cache is not None:
             key, value = cache.extend(key, value)
         mixed = causal_attention(query, key, value, self.attention_scale, documents)

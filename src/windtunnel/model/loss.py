@@ -100,12 +100,13 @@ class _ByChunks(torch.autograd.Function):
         """Derivatives by `hidden` and `head`, shaped like them; `grad`: by the losses."""
         hidden, head, targets = ctx.saved_tensors
         by_hidden = torch.empty_like(hidden)
-        # every chunk adds to the head's derivative, so that one is summed in fp32
-        by_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        by_head: Tensor | None = None
         for at in _chunks(hidden, head):
             given = hidden[..., at, :], head, targets[..., at]
             by_hidden[..., at, :], part = ctx.kernels.derivatives(*given, ctx.vocab, grad[..., at])
-            by_head += part
+            # every chunk adds to the head's derivative, so that one is summed in fp32
+            by_head = part.float() if by_head is None else by_head.add_(part)
+        assert by_head is not None
         return by_hidden, by_head.to(head.dtype), None, None, None
 
 

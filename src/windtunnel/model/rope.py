@@ -27,3 +27,14 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     cos, sin = table[0], table[1]
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def rotate_as_projected(heads: Tensor, table: Tensor) -> Tensor:
+    """The same of (batch, heads, T, head_size), with the heads of a position beside each other in
+    memory, as projections give them and take their gradient: a GPU's attention then lays out its
+    results so too, and no pass brings either into another order.
+
+    table: (2, T, head_size / 2), or of each row (2, batch, 1, T, head_size / 2).
+    """
+    by_position = table[:, :, None] if table.dim() == 3 else table.transpose(-3, -2)
+    return rotate(heads.transpose(1, 2), by_position).transpose(1, 2)
