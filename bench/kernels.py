@@ -222,7 +222,7 @@ def counted_step(recipe: Recipe) -> Found:
             parameters = list(step.model.parameters())
             held.keep([parameters, [parameter.grad for parameter in parameters]])
             held.keep([step.optimizer.parameters, step.optimizer.state()])
-            held.keep([part.copies for part in (step.model, *step.model.layers)])
+            held.keep([vars(part).get("copies") for part in (step.model, *step.model.layers)])
             with count.counting() as gradient:
                 step.gradient(part)
             with count.counting() as update:
@@ -282,11 +282,11 @@ def _without_gradients(model: Decoder) -> Iterator[None]:
     """
     parts: list[Any] = [model, *model.layers]
     for part in parts:
-        for copy in part.copies.values():
+        for copy in vars(part).get("copies", {}).values():  # an older checkout has none
             copy.grad = None
     yield
     for part in parts:
-        for name, copy in part.copies.items():
+        for name, copy in vars(part).get("copies", {}).items():
             copy.grad = part.get_parameter(name).grad
 
 
