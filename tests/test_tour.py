@@ -9,12 +9,23 @@ from typing import Any
 import pytest
 
 from windtunnel.cli.tour import tour
+from windtunnel.model.shape import count
+from windtunnel.recipe import Model
 from windtunnel.results.study import Verdict
 from windtunnel.results.tour import TourStep
 from windtunnel.scaling_recipe import LAPTOP_BATCH
-from windtunnel.tour import _COSTS, _FEWEST, _OVER, _STEP, designs_of, left_out_of, summary_of
+from windtunnel.tour import (
+    _COSTS,
+    _FEWEST,
+    _OVER,
+    _STEP,
+    _VOCAB,
+    designs_of,
+    left_out_of,
+    summary_of,
+)
 from windtunnel.tunnel.scaling.chain import lay_out
-from windtunnel.tunnel.scaling.design import FEWEST_SIZES, FEWEST_STEPS
+from windtunnel.tunnel.scaling.design import FEWEST_SIZES, FEWEST_STEPS, SMALLEST_SPAN
 
 
 @pytest.mark.parametrize("unit", [_STEP * 4, _FEWEST, 300_000 - 300_000 % _STEP, 10 * _FEWEST])
@@ -31,6 +42,11 @@ def test_the_studies_of_the_shortest_tour_are_large_enough_for_verdicts() -> Non
     assert designs.search.tokens // designs.search.batch >= 400 and _FEWEST % _STEP == 0
     assert designs.scaling.shortest // designs.scaling.batch >= FEWEST_STEPS
     assert len(designs.scaling.sizes) >= FEWEST_SIZES
+    params = []
+    for size in designs.scaling.sizes:
+        shape = {"width": size.width, "depth": size.depth, "heads": 1, "vocab": _VOCAB}
+        params.append(count(Model.model_validate(shape)).params_total)
+    assert max(params) >= SMALLEST_SPAN * min(params)
     assert designs.transfer.one_size and len(designs.transfer.lengths) >= 3
 
 
