@@ -16,7 +16,7 @@ from claims import Claim, arguments, claim, header, last_line, row
 from train import machine, measured_bandwidth
 
 from windtunnel.model.shape import count, flops_per_token
-from windtunnel.recipe import parse
+from windtunnel.recipe import Recipe, parse
 from windtunnel.train.device import choose_engine, matrix_peak, measured_peak
 from windtunnel.train.speed import tokens_per_second
 
@@ -66,21 +66,27 @@ def main() -> None:
     last_line(measure(size, given.seconds, peak, bandwidth) for size in given.sizes)
 
 
-def measure(size: str, seconds: float, peak: float, bandwidth: float) -> Claim:
-    """One row, and the claim of a size: `peak` in FLOP/s and `bandwidth` in bytes a second as they
-    were measured.
-    """
-    model, batch, target = SHAPES[size]
-    recipe = parse(
+def recipe_of(size: str, device: str = "auto") -> Recipe:
+    """Of one of the shapes, for a kind of device."""
+    model, batch, _ = SHAPES[size]
+    return parse(
         {
             "name": size,
             "model": model,
             "data": {"corpus": "none", "context": CONTEXT},
             "schedule": {"tokens": "10M"},
-            "train": {"batch": batch},
+            "train": {"batch": batch, "device": device},
         },
         "bench",
     )
+
+
+def measure(size: str, seconds: float, peak: float, bandwidth: float) -> Claim:
+    """One row, and the claim of a size: `peak` in FLOP/s and `bandwidth` in bytes a second as they
+    were measured.
+    """
+    recipe, target = recipe_of(size), SHAPES[size][2]
+    batch = recipe.train.batch
     engine, shape = choose_engine(recipe), recipe.model
     torch.cuda.reset_peak_memory_stats()
     taken = batch / tokens_per_second(recipe, seconds)

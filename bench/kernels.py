@@ -28,7 +28,7 @@ from typing import Any
 import no_gpu
 import numpy as np
 import torch
-from big import CONTEXT, SHAPES
+from big import CONTEXT, SHAPES, recipe_of
 from claims import Claim, arguments, claim, header, last_line, row
 from held import Held
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,7 +36,7 @@ from torch.utils._pytree import tree_leaves
 
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.shape import flops_per_token
-from windtunnel.recipe import Recipe, parse
+from windtunnel.recipe import Recipe
 from windtunnel.train.device import choose_engine
 from windtunnel.train.graphs import Replayed
 from windtunnel.train.step import Step
@@ -138,17 +138,8 @@ def main() -> None:
 
 def measure(size: str, name: str, told: bool) -> Claim:
     """One row, and the claim of a size; `told`: with every kernel."""
-    model, batch, target = SHAPES[size]
-    recipe = parse(
-        {
-            "name": size,
-            "model": model,
-            "data": {"corpus": "none", "context": CONTEXT},
-            "schedule": {"tokens": "10M"},
-            "train": {"batch": batch, "device": "cuda"},
-        },
-        "bench",
-    )
+    recipe, target = recipe_of(size, "cuda"), SHAPES[size][2]
+    batch = recipe.train.batch
     found, device = counted_step(recipe), DEVICES[name]
     groups: dict[str, list[Kernel]] = {
         kind: [kernel for kernel in found.gradient if kernel.kind == kind]

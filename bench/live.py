@@ -79,10 +79,9 @@ def planner(tab: Any, lab: Path) -> int:
     """Plans that the page's server tells otherwise than the command."""
     wrong = 0
     for budget in BUDGETS:
-        theirs = tab.evaluate(f"fetch('plan.json?flops={budget}').then((it) => it.json())")
-        while "being fitted" in theirs.get("error", ""):
+        ask = f"fetch('plan.json?flops={budget}').then((it) => it.json())"
+        while "being fitted" in (theirs := tab.evaluate(ask)).get("error", ""):
             tab.wait_for_timeout(500)
-            theirs = tab.evaluate(f"fetch('plan.json?flops={budget}').then((it) => it.json())")
         command = [str(Path(sys.executable).parent / "windtunnel"), "plan", "--flops", budget]
         done = subprocess.run(
             [*command, "--lab", str(lab), "--json"], stdout=subprocess.PIPE, text=True

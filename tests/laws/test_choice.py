@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_tables import LENGTHS, SIZES, TRUTH, D, N
 from published import SETS, cosine_runs, laptop, wsd_branches
 from shared_data import shared
 
@@ -18,13 +19,8 @@ from windtunnel.laws.optimum import closed_form
 from windtunnel.laws.points import LossPoints
 from windtunnel.laws.witness import AGREE, disagreement
 
-SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
-N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
 STEM = np.repeat(np.arange(5), 6)
-ADDITIVE, COUPLED = (
-    LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4),
-    LossLaw.of(E=0.0, A=7e4, alpha=0.37, B=8.6e6, beta=0.63, c=0.19),
-)
+ADDITIVE, COUPLED = TRUTH["additive"], TRUTH["coupled"]
 
 
 def measured(law: LossLaw, seed: int = 0) -> LossPoints:

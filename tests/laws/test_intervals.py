@@ -2,6 +2,7 @@
 them.
 """
 
+import made_tables
 import numpy as np
 import pytest
 from published import wsd_branches
@@ -18,7 +19,7 @@ SIZES, LENGTHS = np.geomspace(3e4, 6e5, 6), np.geomspace(3e5, 3e6, 7)
 N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
 STEM = np.repeat(np.arange(len(SIZES)), len(LENGTHS))
 GROUPS = Groups.of(STEM, D)
-TRUTH = LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
+TRUTH = made_tables.TRUTH["additive"]
 
 
 def drawn(

@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
+from made_tables import LENGTHS, SIZES, TRUTH, D, N
 
 from windtunnel.laws import choice
 from windtunnel.laws.choice import Cut, Tried, choose, cuts
 from windtunnel.laws.fit import Objective
-from windtunnel.laws.loss import LossLaw
 from windtunnel.laws.points import LossPoints
 
-SIZES, LENGTHS = np.geomspace(3e4, 6e5, 5), np.geomspace(3e5, 3e6, 6)
-N, D = (grid.ravel() for grid in np.meshgrid(SIZES, LENGTHS, indexing="ij"))
-LAW = LossLaw.of(E=2.4, A=30.0, alpha=0.3, B=300.0, beta=0.4)
+LAW = TRUTH["additive"]
 
 
 def tried(axis: choice.Axis, error: float) -> Tried:

@@ -168,6 +168,7 @@ def test_a_plan_has_the_weight_decay_of_the_runs_in_the_fit_at_every_length(
     assert ("weight_decay" in said(plan)) is flagged
     steps = plan.tokens // plan.batch_tokens
     assert (steps > 10 / 2e-3) is flagged
+    assert (steps > 2000) is (flops > 1e12), "where the default fell once"
 
 
 @pytest.mark.parametrize("flops", [1e11, 1e18])
@@ -177,6 +178,7 @@ def test_without_runs_weight_decay_is_the_default_at_every_length(
     made, plan = work_out(evidence, predictor, Request(flops=flops), None, FOLDER)
     assert made.optimizer.weight_decay == 1e-3
     steps = plan.tokens // plan.batch_tokens
+    assert (steps > 2000) is (flops > 1e12)
     assert ("weight_decay" in said(plan)) is (steps > 10 / 1e-3)
 
 

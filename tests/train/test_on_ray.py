@@ -1,5 +1,5 @@
 """What stands between a Ray cluster and the ranks of a run, without a cluster: a run on a real one
-is in `tests/cli/test_on_ray.py`.
+is in `tests/cli/test_train_on_ray.py`.
 """
 
 import time

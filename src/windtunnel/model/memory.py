@@ -91,7 +91,7 @@ def training_memory(
     each = activation_bytes(model, context, device, precision, recompute)
     return Memory(
         states=-(-(2 * _WHOLE * params + members * optimizer_bytes(model, optimizer)) // ranks),
-        copies=_copies(model, members, device, precision)
+        copies=_copies(params, members * model.vocab * model.width, device, precision)
         if ranks == 1
         else _gathered(model, precision),
         activations=members * tokens * each,
@@ -99,14 +99,13 @@ def training_memory(
     )
 
 
-def _copies(model: Model, members: int, device: str, precision: str) -> int:
+def _copies(params: int, table: int, device: str, precision: str) -> int:
+    """Of so many parameters, `table` of them the head's."""
     if precision == "fp32":
         return 0
-    params = members * count(model).params_total
     if device != "cuda":
         return 2 * _HALF * params
     # of the head: its rows filled up to whole blocks, and its derivative, summed in fp32, then cast
-    table = members * model.vocab * model.width
     return _HALF * params + (2 * _HALF + _WHOLE) * table
 
 

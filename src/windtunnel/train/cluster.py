@@ -32,9 +32,8 @@ def connected(address: str) -> Any:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        fault = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{named(address)}: no Ray cluster answers: {fault} (start one with "
+            f"{named(address)}: no Ray cluster answers: {first_line(error)} (start one with "
             "`ray start --head`, and `ray start --address=HOST:6379` on the other machines)"
         ) from None
     return ray
@@ -48,6 +47,16 @@ def named(address: str) -> str:
 def offered(ray: Any, what: str) -> int:
     """Of all nodes that are there."""
     return int(ray.cluster_resources().get(what, 0))
+
+
+def devices_of(ray: Any, name: str, gpus: bool = True) -> tuple[str, int]:
+    """What can be used of a cluster, and how many: "GPU", or "CPU" where it has none or they are
+    not wanted. Raises InputError where it has neither.
+    """
+    for what in ("GPU", "CPU") if gpus else ("CPU",):
+        if there := offered(ray, what):
+            return what, there
+    raise InputError(f"{name}: the Ray cluster has neither a core nor a GPU to use")
 
 
 def versions() -> tuple[str, ...]:

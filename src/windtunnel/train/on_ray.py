@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from windtunnel.errors import InputError, Lost
 from windtunnel.train.cluster import (
     check_versions,
     connected,
+    devices_of,
     first_line,
     named,
     not_seen,
@@ -48,8 +49,14 @@ class Places:
     ray: Any
     name: str
     """The cluster, as a person has typed it."""
-    gpus: bool
+    what: str
+    """GPU or CPU."""
     world: int
+
+    @property
+    def gpus(self) -> bool:
+        """Whether they are GPUs."""
+        return self.what == "GPU"
 
     def __str__(self) -> str:
         return f"{self.world} {'GPUs' if self.gpus else 'cores'}"
@@ -58,7 +65,7 @@ class Places:
         """Raises Lost where the cluster has fewer by now: Ray takes a while to see that a node is
         gone.
         """
-        if offered(self.ray, "GPU" if self.gpus else "CPU") < self.world:
+        if offered(self.ray, self.what) < self.world:
             raise Lost(
                 f"{self.name}: the Ray cluster has lost a node, and has no {self} any more; the "
                 "same command goes on with what is left"
@@ -95,16 +102,13 @@ def places(address: str, device: str, asked: int | None) -> Places:
     as many of them as are asked for. Raises InputError where there are fewer.
     """
     ray, name = connected(address), named(address)
-    gpus = offered(ray, "GPU") if device in ("auto", "cuda") else 0
-    if device == "cuda" and not gpus:
+    if device == "cuda" and not offered(ray, "GPU"):
         raise InputError(f"{name}: the recipe wants train.device = cuda, and no node has a GPU")
-    there = gpus or offered(ray, "CPU")
-    if not there:
-        raise InputError(f"{name}: the Ray cluster has neither a core nor a GPU to use")
-    found = Places(ray=ray, name=name, gpus=bool(gpus), world=there)
+    what, there = devices_of(ray, name, gpus=device in ("auto", "cuda"))
+    found = Places(ray=ray, name=name, what=what, world=there)
     if asked and asked > there:
         raise InputError(f"--devices {asked}: the Ray cluster has {found}; expected no more")
-    return Places(ray=ray, name=name, gpus=bool(gpus), world=asked or there)
+    return replace(found, world=asked or there)
 
 
 def carry_out(
@@ -199,6 +203,9 @@ def _variables(facts: Sequence[_Facts], meeting: tuple[str, int]) -> Iterator[di
     # a model is cut over machines alike, or over all ranks: they must agree on which
     alike = len(set(machines.values())) == 1
     before = Counter[str]()
+    gpus: defaultdict[str, list[str]] = defaultdict(list)
+    for one in facts:
+        gpus[one.node] += one.gpus
     for rank, one in enumerate(facts):
         found = {
             "MASTER_ADDR": meeting[0],
@@ -213,8 +220,7 @@ def _variables(facts: Sequence[_Facts], meeting: tuple[str, int]) -> Iterator[di
         before[one.node] += 1
         if one.gpus:
             # GPUs of one machine send to each other directly where each process sees all of them
-            of_all = [gpu for each in facts if each.node == one.node for gpu in each.gpus]
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(of_all)
+            found["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[one.node])
         yield found
 
 

@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from windtunnel.errors import InputError
 from windtunnel.train.cluster import (
     check_versions,
     connected,
+    devices_of,
     first_line,
     named,
     offered,
@@ -45,10 +45,8 @@ def ray_workers(address: str) -> Workers:
     address the one that this machine belongs to. Raises InputError where there is none.
     """
     ray = connected(address)
-    gpus = offered(ray, "GPU")
-    count = gpus or offered(ray, "CPU")
-    if not count:
-        raise InputError(f"{named(address)}: the Ray cluster has neither a core nor a GPU to use")
+    what, count = devices_of(ray, named(address))
+    gpus = what == "GPU"
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     remote = ray.remote(
         num_cpus=1,
@@ -70,7 +68,7 @@ def ray_workers(address: str) -> Workers:
         while True:
             time.sleep(_GROW_EVERY)
             with calls.one():
-                there = offered(ray, "GPU" if gpus else "CPU")
+                there = offered(ray, what)
             while known < there:
                 known += 1
                 made.add(_Actor(calls, make))
