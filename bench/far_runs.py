@@ -17,8 +17,9 @@ longest run), adds the plan of a run of 30 times the FLOPs of the dearest run in
 all seven: `windtunnel plan` seals each prediction. The study's table and the ledger are copied to
 docs/measured, to be committed before `open`.
 
-`open` trains the seven runs, two at once, opens the forecasts, and holds beside them what other
-ways would have predicted from the same table. `decide` trains a plan of three times the FLOPs of
+`open` trains the seven runs as they were sealed in docs/measured, two at once, opens the forecasts,
+and holds beside them what other ways would have predicted from the same table; it needs the corpus,
+and nothing else of the lab. `decide` trains a plan of three times the FLOPs of
 the dearest run and, at the same FLOPs, half and twice its size, 20 tokens a parameter, and the plan
 at a learning rate of 0.01, with two seeds each. Prints one or two tables and, last, one JSON list.
 Every step goes on where it was interrupted.
@@ -43,6 +44,7 @@ from reach import Predict, Said, curve_fit, form, interval_score
 
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import count, flops_per_token
+from windtunnel.results.forecast import Forecast
 from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import RunSummary
 from windtunnel.results.scaling import SCALING
@@ -151,6 +153,8 @@ def seal(lab: Path, corpus: str, seed: int) -> None:
         times = f"{said.flops / dearest(table):.1f}"
         cells = [name, f"{said.params:,}", f"{said.tokens:,}", f"{said.flops:.2e}", times]
         print(row(*cells, f"{said.loss:.4f}", f"{low:.4f} to {high:.4f}"))
+    predicted = sum(said.flops for said in plans(lab, corpus).values())
+    print(f"\nThe tunnel took {lab_flops(lab):.2e} FLOPs; what it predicts, {predicted:.2e}.")
 
 
 def targets(table: LossPoints, seed: int) -> list[tuple[int, int]]:
@@ -181,40 +185,56 @@ def plans(lab: Path, corpus: str) -> dict[str, PlanResult]:
 
 def open_all(lab: Path, corpus: str, workers: int) -> None:
     """Train, open, and compare."""
-    said = plans(lab, corpus)
+    ledger = lab / "forecasts.jsonl"
+    if not ledger.exists():
+        shutil.copyfile(MEASURED / f"{corpus}-forecasts.jsonl", ledger)
+    said = sorted(sealed(corpus), key=lambda forecast: forecast.flops)
 
-    def trained(name: str) -> None:
-        run = train(lab, str(lab / "plans" / name / "plan.toml"))
+    def loss_of(forecast: Forecast) -> float:
+        run = train(lab, str(write_recipe(lab, forecast)))
+        assert run.id == forecast.run, (
+            f"{forecast.plan}: this corpus is not the one of the forecast"
+        )
         windtunnel("plan", "--audit", run.id, "--lab", str(lab))
+        assert run.loss is not None
+        return run.loss
 
     with ThreadPoolExecutor(workers) as pool:
         # the longest first: it decides when all are done
-        list(pool.map(trained, reversed(said)))
-    compare(lab, plans(lab, corpus))
+        got = list(pool.map(loss_of, reversed(said)))
+    compare(read_points(MEASURED / f"{corpus}.csv"), said, np.array(got[::-1]))
 
 
-def compare(lab: Path, said: dict[str, PlanResult]) -> None:
+def sealed(corpus: str) -> list[Forecast]:
+    """What was committed before any of the runs was trained."""
+    lines = (MEASURED / f"{corpus}-forecasts.jsonl").read_text(encoding="utf-8").splitlines()
+    every = [line for line in lines if json.loads(line)["kind"] == "forecast"]
+    return [Forecast.parse(line, f"{corpus}-forecasts.jsonl") for line in every]
+
+
+def write_recipe(lab: Path, forecast: Forecast) -> Path:
+    """The recipe that was sealed, as a file that `windtunnel train` takes."""
+    file = lab / f"{forecast.plan}.toml"
+    lines = [f"{key} = {json.dumps(value)}" for key, value in forecast.recipe.items()]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def compare(table: LossPoints, said: Sequence[Forecast], got: Array) -> None:
     """Every way beside the losses that were reached."""
-    table = read_points(SCALING.folder(lab) / "table.csv")
-    got = np.array([one.audit.loss for one in said.values() if one.audit])
-    assert len(got) == len(said), "not every forecast was opened"
-    ways = {"sealed": ours(list(said.values())), **others(table, list(said.values()))}
+    ways = {"sealed": ours(said), **others(table, said)}
     print(header("plan", "of the dearest's FLOPs", "got", "predicted", "error", "90% interval"))
-    for at, (name, one) in enumerate(said.items()):
+    for one, loss in zip(said, got, strict=True):
         low, high = one.interval90
-        error = f"{one.loss / got[at] - 1:+.2%}"
-        times = f"{one.flops / dearest(table):.1f}"
-        cells = [f"{got[at]:.4f}", f"{one.loss:.4f}", error, f"{low:.4f} to {high:.4f}"]
-        print(row(name, times, *cells))
+        times, error = f"{one.flops / dearest(table):.1f}", f"{one.loss / loss - 1:+.2%}"
+        cells = [f"{loss:.4f}", f"{one.loss:.4f}", error, f"{low:.4f} to {high:.4f}"]
+        print(row(one.plan, times, *cells))
     print()
     print(header("way", "signed mean", "mean", "largest", "held", "median half width", "score"))
     claims: list[Claim] = []
     for name, way in ways.items():
         claims += scored(name, way, got)
-    planned = {one.audit.run for one in said.values() if one.audit}
-    spent, predicted = tunnel_flops(lab, planned), sum(one.flops for one in said.values())
-    print(f"\nThe tunnel took {spent:.2e} FLOPs; what it predicted, {predicted:.2e}.")
-    last_line([*claims, claim("FLOPs of the tunnel over those predicted", spent / predicted, "")])
+    last_line(claims)
 
 
 def scored(name: str, way: Said, got: Array) -> list[Claim]:
@@ -233,13 +253,13 @@ def scored(name: str, way: Said, got: Array) -> list[Claim]:
     return [claim(f"{name}: {what}", float(x), "") for what, x in every.items()]
 
 
-def ours(said: Sequence[PlanResult]) -> Said:
+def ours(said: Sequence[Forecast]) -> Said:
     """As it was sealed."""
     low, high = np.array([one.interval90 for one in said]).T
     return Said(loss=np.array([one.loss for one in said]), low=low, high=high)
 
 
-def others(table: LossPoints, said: Sequence[PlanResult]) -> dict[str, Said]:
+def others(table: LossPoints, said: Sequence[Forecast]) -> dict[str, Said]:
     """Least squares of one form, the paper's way, and each stem's own power law; their intervals
     are of the scatter about the fit.
     """
@@ -274,13 +294,12 @@ def along_stems(table: LossPoints) -> Predict:
     return predict
 
 
-def tunnel_flops(lab: Path, planned: set[str]) -> float:
-    """Of all runs of the lab but the planned ones, each from where it left its parent."""
+def lab_flops(lab: Path) -> float:
+    """Of all runs of the lab, each from where it left its parent."""
     total = 0.0
     for run in list_runs(lab):
-        if run.id not in planned:
-            own = run.status().tokens - run.start
-            total += own * flops_per_token(run.recipe.model, run.recipe.data.context)
+        own = run.status().tokens - run.start
+        total += own * flops_per_token(run.recipe.model, run.recipe.data.context)
     return total
 
 
