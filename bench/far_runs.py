@@ -215,7 +215,8 @@ def sealed(corpus: str) -> list[Forecast]:
 def write_recipe(lab: Path, forecast: Forecast) -> Path:
     """The recipe that was sealed, as a file that `windtunnel train` takes."""
     file = lab / f"{forecast.plan}.toml"
-    lines = [f"{key} = {json.dumps(value)}" for key, value in forecast.recipe.items()]
+    said = {"name": forecast.plan, **forecast.recipe}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in said.items()]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
 

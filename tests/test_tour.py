@@ -15,13 +15,17 @@ from windtunnel.results.study import Verdict
 from windtunnel.results.tour import TourStep
 from windtunnel.scaling_recipe import LAPTOP_BATCH
 from windtunnel.tour import (
+    _AHEAD,
     _COSTS,
+    _FARTHEST,
     _FEWEST,
     _OVER,
+    _SPEED,
     _STEP,
     _VOCAB,
     designs_of,
     left_out_of,
+    reach_in,
     summary_of,
 )
 from windtunnel.tunnel.scaling.chain import lay_out
@@ -79,6 +83,17 @@ def test_the_default_tour_leaves_nothing_out_on_the_machine_of_its_costs() -> No
     assert left_out_of(default * 60 / 4) == ("transfer", "search"), "and at a quarter of its speed"
 
 
+def test_the_planned_run_takes_the_time_that_is_left_and_reaches_no_farther_than_the_law() -> None:
+    cost = _COSTS["plan"]
+    planned = cost.fixed + cost.runs
+    assert reach_in(planned, _FEWEST, _SPEED) == _AHEAD
+    assert reach_in(cost.fixed + 2 * cost.runs, _FEWEST, _SPEED) == 2 * _AHEAD
+    assert reach_in(planned / 2, _FEWEST, 2 * _SPEED) == _AHEAD, "twice as fast, half the time"
+    assert reach_in(cost.fixed + 2 * cost.runs, 2 * _FEWEST, _SPEED) == _AHEAD, "runs twice as long"
+    assert reach_in(-100.0, _FEWEST, _SPEED) == _AHEAD
+    assert reach_in(1e6, _FEWEST, _SPEED) == _FARTHEST
+
+
 def test_a_corpus_that_is_neither_there_nor_known_is_refused(lab: Any) -> None:
     done = lab.run("tour", "--corpus", "nowhere")
     assert done.returncode == 2 and "nowhere" in done.stderr
@@ -105,5 +120,7 @@ def test_the_whole_chain_and_its_page(lab: Any) -> None:
     page = (lab.path / "report.html").read_text()
     for name in ("check", "scaling", "plan-tour"):
         assert f'id="{name}"' in page
+    size = json.loads((lab.path / "studies" / "tour" / "size.json").read_text())
+    assert size["ahead"] >= _AHEAD
     again = lab.run("tour", "--corpus", "tiny", "--minutes", "1", CXX="no-compiler")
     assert again.returncode == 0 and "runs to train" not in again.stderr

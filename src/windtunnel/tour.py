@@ -50,8 +50,11 @@ _STEP = 8192  # basic runs are whole steps of every batch below
 # In which order studies are left out where there is no time for all of them: the plan then takes
 # what was measured at a laptop's scale, and says so.
 _LEFT_OUT = ("transfer", "search")
-_AHEAD = 1.2  # FLOPs of the planned run over those of the dearest run that the law was fitted to
+# FLOPs of the planned run over those of the dearest run that the law was fitted to: at least, and
+# at most, where the machine leaves time for more.
+_AHEAD, _FARTHEST = 1.2, 4.0
 _WRITTEN = 120  # tokens of each sample
+_SIZE = "size.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
     study. `corpus`: a name in the lab; None for essays, which a small model learns to write in
     minutes. Raises InputError, Interrupted.
     """
+    begun = time.perf_counter()
     opened = _corpus(lab, corpus, watch)
     size = _size(lab, opened, minutes, watch)
     designs = designs_of(size.tokens)
@@ -100,7 +104,8 @@ def tour(lab: Path, minutes: float, corpus: str | None, watch: Watch) -> Path:
     steps = [
         _carry_out(study, watch) for name, study in studies.items() if name not in size.left_out
     ]
-    planned = _plan(lab, opened, watch)
+    left = _FILLED * minutes * 60 - (time.perf_counter() - begun)
+    planned = _plan(lab, opened, _ahead(lab, size, left), watch)
     if planned:
         step, best = planned
         steps.append(step)
@@ -202,14 +207,36 @@ def _carry_out(study: Callable[[], Path], watch: Watch) -> TourStep:
     )
 
 
-def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[TourStep, Run] | None:
-    """Plan a run dearer than any in the fit, train it as planned, and hold what it gave against
-    what was predicted. None where the tour's few points tell no law.
+def _ahead(lab: Path, size: TourSize, left: float) -> float:
+    """How far the planned run reaches beyond the fit, for the seconds that are left. Decided once,
+    so that the same command finds its run again.
+    """
+    if size.ahead is None:
+        ahead = reach_in(left, size.tokens, size.flops_per_s)
+        size = size.model_copy(update={"ahead": ahead})
+        size.write(TOUR.folder(lab) / _SIZE)
+    assert size.ahead
+    return size.ahead
+
+
+def reach_in(seconds: float, basic: int, flops_per_s: float) -> float:
+    """FLOPs of a planned run of so many seconds over those of the dearest run in the fit, with
+    basic runs of so many tokens on a machine of this speed.
+    """
+    cost, slower = _COSTS["plan"], _SPEED / flops_per_s
+    nearest = cost.runs * basic / _FEWEST * slower
+    reach = _AHEAD * (seconds - cost.fixed * slower) / nearest
+    return round(min(max(reach, _AHEAD), _FARTHEST), 1)
+
+
+def _plan(lab: Path, corpus: Corpus, ahead: float, watch: Watch) -> tuple[TourStep, Run] | None:
+    """Plan a run so many times as dear as any in the fit, train it as planned, and hold what it
+    gave against what was predicted. None where the tour's few points tell no law.
     """
     begun = time.perf_counter()
     try:
         evidence = from_lab(lab, "scaling")
-        budget = _AHEAD * float(evidence.points.flops.max())
+        budget = ahead * float(evidence.points.flops.max())
         folder = plan(lab, evidence, Request(flops=budget, name="tour"), corpus)
     except InputError as error:
         watch.say(f"no plan: {error}")
@@ -225,7 +252,7 @@ def _plan(lab: Path, corpus: Corpus, watch: Watch) -> tuple[TourStep, Run] | Non
         raise Interrupted
     got = audit(lab, run, "tour").audit
     summary = (
-        f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {_AHEAD:g} times "
+        f"{about(said.params_total)} parameters on {about(said.tokens)} tokens, {ahead:g} times "
         f"the FLOPs of any run in the fit: predicted {got.predicted:.4f}, 90% [{low:.3f}, "
         f"{high:.3f}], got {got.loss:.4f}, {got.error:+.2%} off"
     )
@@ -281,7 +308,7 @@ def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
     """How long the basic runs may be in the time, and what there is no time for. Decided once a lab
     and corpus, so that the same command finds its runs again.
     """
-    file = TOUR.folder(lab) / "size.json"
+    file = TOUR.folder(lab) / _SIZE
     asked = Asked(minutes=minutes, corpus=corpus.digest)
     if file.exists():
         decided = TourSize.read(file)

@@ -79,6 +79,10 @@ class TourSize(Record):
     """What one core of the machine was measured to train of a small model, FLOP/s."""
     left_out: tuple[str, ...] = ()
     """Studies for which that leaves no time."""
+    ahead: float | None = None
+    """FLOPs of the planned run over those of the dearest run in the fit; None until the other
+    studies have shown how much time they leave for it.
+    """
 
 
 TOUR = Experiment(
