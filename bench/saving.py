@@ -117,14 +117,14 @@ def trained(given: Namespace, lab: Path, every: int) -> float:
     from windtunnel.train.run import create
 
     width, depth = SHAPES[given.params]
-    batch = 2 * CONTEXT
+    batch, corpus = 2 * CONTEXT, Corpus.open(lab / "corpora" / "lamps")
     recipe = parse(
         {
             "name": f"every-{every}",
             "seed": every,  # how often it is saved makes no other run of it
-            "model": {"width": width, "depth": depth, "heads": 4, "vocab": 300},
+            "model": {"width": width, "depth": depth, "heads": 4, "vocab": corpus.manifest.vocab},
             "data": {"corpus": "lamps", "context": CONTEXT},
-            "schedule": {"tokens": given.every * (SAVES + 1) * batch, "decay": 0},
+            "schedule": {"tokens": given.every * (SAVES + 1) * batch, "warmup": 0, "decay": 0},
             "train": {
                 "batch": batch,
                 "device": "cpu",
@@ -137,7 +137,6 @@ def trained(given: Namespace, lab: Path, every: int) -> float:
         },
         "bench/saving.py",
     )
-    corpus = Corpus.open(lab / "corpora" / "lamps")
     begun: list[float] = []
     watch = Watch(gradient=lambda step, position: begun.append(time.perf_counter()))
     train(create(lab, recipe, corpus), corpus, watch)

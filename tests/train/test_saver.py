@@ -81,7 +81,12 @@ def contents(run: Run) -> dict[str, bytes]:
 
 def at_step(number: int, then: Callable[[Step], object]) -> Callable[[Step, int], None]:
     """For `Watch.gradient`: once so many steps were taken."""
-    return lambda step, position: then(step) if position == number * BATCH else None
+
+    def gradient(step: Step, position: int) -> None:
+        if position == number * BATCH:
+            then(step)
+
+    return gradient
 
 
 def writers() -> list[threading.Thread]:
@@ -239,9 +244,11 @@ def test_where_another_process_took_the_run_over_nothing_appears_any_more(
         for thread in writers():
             wait = thread.join
 
-            def go_on(wait: Callable[[], None] = wait) -> None:
+            def go_on(
+                timeout: float | None = None, wait: Callable[[float | None], None] = wait
+            ) -> None:
                 gate.open.set()
-                wait()
+                wait(timeout)
 
             # held up until it is known that the run is in other hands
             thread.join = go_on
