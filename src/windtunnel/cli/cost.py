@@ -26,8 +26,9 @@ def print_cost(cost: "RunCost") -> None:
         f"{about_bytes(cost.disk)} at most: {cost.checkpoints} checkpoints of "
         f"{about_bytes(cost.checkpoint)}"
     )
-    if cost.on_host:
-        disk += f"; writing one takes {about_bytes(cost.on_host)} of the host's memory"
+    disk += f"; writing one takes {about_bytes(cost.on_host)} of the host's memory"
+    if cost.devices > 1:
+        disk += " for each device"
     time = "not known: the lab has no run on such a device yet, and no --mfu was given"
     if speed:
         time = (

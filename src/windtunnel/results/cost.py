@@ -110,6 +110,7 @@ class RunCost(Record):
     disk: int
     """Bytes of the run's folder at its largest."""
     on_host: int
-    """Bytes of a GPU's machine that writing a checkpoint takes; 0 on a CPU."""
+    """Bytes of the host's memory, for each device, that a checkpoint takes while it is written: a
+    copy of it, beside which training goes on."""
     speed: RunSpeed | None
     """Null where nothing tells: no share was asked for, and the lab has no run on such a device."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +45,28 @@ class Checkpoint:
     moments: dict[str, Tensor]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `folder/TOKENS/`. After a crash at any moment the checkpoint is there whole, or not
-    at all.
+def copied(checkpoint: Checkpoint) -> Checkpoint:
+    """The same in the memory of the host, which stays as it is while training goes on."""
+    return Checkpoint(
+        checkpoint.tokens,
+        checkpoint.steps,
+        *(
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (checkpoint.weights, checkpoint.moments)
+        ),
+    )
+
+
+def save(folder: Path, checkpoint: Checkpoint, wanted: Callable[[], bool] = lambda: True) -> Path:
+    """Write `folder/TOKENS/`, if it is still `wanted` once its files are there. After a crash at
+    any moment the checkpoint is there whole, or not at all.
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(exist_ok=True)
     final = path_of(folder, checkpoint.tokens)
-    part = final.with_suffix(".part")
-    with being_written(final, part):
+    with being_written(final, part_of(final, secrets.randbits(32))) as part:
+        folder.mkdir(exist_ok=True)
+        part.mkdir()
         digests = {}
         for name in PARTS:
             file = part / f"{name}.safetensors"
@@ -62,18 +75,25 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
                 file,
             )
             digests[file.name] = digest_of(file)
-        return appear(part, folder, checkpoint, digests)
+        if wanted():
+            appear(part, final, checkpoint, digests)
+    return final
+
+
+def part_of(final: Path, number: int) -> Path:
+    """The folder in which a checkpoint is written; `number`: by chance. Whoever was killed, or was
+    taken for dead, may still be writing to another one.
+    """
+    return final.with_suffix(f".{number:08x}.part")
 
 
 @contextmanager
-def being_written(final: Path, part: Path) -> Iterator[None]:
+def being_written(final: Path, part: Path) -> Iterator[Path]:
     """The folder `part`, in which the checkpoint `final` is written, and which is gone afterwards.
     Raises InputError for what went wrong.
     """
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir()
-        yield
+        yield part
     except (OSError, SafetensorError) as error:
         raise InputError(f"{final}: the checkpoint could not be written: {error}") from None
     finally:
@@ -86,15 +106,13 @@ def digest_of(file: Path) -> str:
     return sha256_of(file)
 
 
-def appear(part: Path, folder: Path, checkpoint: Checkpoint, digests: dict[str, str]) -> Path:
+def appear(part: Path, final: Path, checkpoint: Checkpoint, digests: dict[str, str]) -> None:
     """Give what was written its place; `digests`: of its files, by their paths in it."""
-    final = path_of(folder, checkpoint.tokens)
     content = CheckpointContent(tokens=checkpoint.tokens, steps=checkpoint.steps, sha256=digests)
     content.write(part / "checkpoint.json")
     _flush(part)
     part.rename(final)
-    _flush(folder)
-    return final
+    _flush(final.parent)
 
 
 def load(folder: Path, tokens: int) -> Checkpoint:
@@ -219,11 +237,16 @@ def prune(folder: Path, newest: int) -> None:
     """Remove all but the `newest` last ones and the pinned ones, and what a crash left of
     others.
     """
-    for leftover in [*folder.glob("*.gone"), *folder.glob("*.part")]:
-        shutil.rmtree(leftover)
+    clear(folder)
     for tokens in positions(folder)[:-newest]:
         if not (path_of(folder, tokens) / _PINNED).exists():
             remove(folder, tokens)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a crash left of checkpoints. None may be being written."""
+    for leftover in [*folder.glob("*.gone"), *folder.glob("*.part")]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def remove(folder: Path, tokens: int) -> None:

@@ -68,10 +68,16 @@ def cost_of(
         checkpoint=weights + state,
         checkpoints=kept,
         disk=kept * (weights + state) + steps * _LINE,
-        # one file at a time
-        on_host=max(weights, state) // each_machine if engine.device == "cuda" else 0,
+        on_host=_on_host(weights, state, each_machine, devices),
         speed=_speed(recipe.total_tokens, each, lab, engine, share, devices),
     )
+
+
+def _on_host(weights: int, state: int, each_machine: int, devices: int) -> int:
+    """Of each device, while its checkpoint is written beside training."""
+    # ranks make each file in memory
+    file = max(weights, state) if devices > 1 else 0
+    return (weights + state + file) // each_machine
 
 
 def _needs(recipe: Recipe) -> Iterator[RunDevices]:

@@ -27,6 +27,7 @@ from windtunnel.train.parallel import ALONE, Ranks, check_shares
 from windtunnel.train.preference import Reference
 from windtunnel.train.restore import put, replays, restore, take
 from windtunnel.train.run import Run, checkpoint_at
+from windtunnel.train.saver import Saver
 from windtunnel.train.step import Step
 from windtunnel.train.validation import validate
 
@@ -172,7 +173,9 @@ class _Trainer:
             for member in members:
                 start = restore(self._step, member.run, corpus, self._place(member), ranks)
                 member.begin(*start, self._engine)
-        self._reader = Prefetched()
+        self._reader, self._saver = Prefetched(), Saver(ranks)
+        # positions of checkpoints that are being written
+        self._saving: dict[Member, int] = {}
         self._waiting: list[_Taken] = []
         # what was compiled before the first steps; None once that was told
         self._compiled: Compiled | None = so_far() if self._engine.compiled else None
@@ -181,12 +184,15 @@ class _Trainer:
 
     def go(self) -> None:
         """Train until every member is over or a watch asks to stop."""
-        with self._clock, as_deterministic(self._engine):
+        with self._clock, as_deterministic(self._engine), self._saver:
             self._make_up_for_validations()
             while live := self._live:
                 self._advance(live)
                 asked = any(member.watch.stop() for member in self._members)
                 stopping = self._ranks.agree(asked)
+                if self._saver.has_ended():
+                    with self._paused():
+                        self._say_saved()
                 self._look_after(live, stopping)
                 if stopping:
                     return
@@ -237,20 +243,36 @@ class _Trainer:
         self._flush()
         with self._paused():
             # saved first: what was trained is safe, whatever becomes of the validation
-            saved = [member for member in saved if not member.over]
-            for member in saved:
-                member.save(*self._state(member))
-            self._evaluate([member for member in evaluated if not member.over])
+            self._save([member for member in saved if not member.over])
+            evaluated = [member for member in evaluated if not member.over]
+            self._evaluate(evaluated)
             self._agree(live)
-            for member in saved:
-                member.tidy()
-            for member in live:
-                if member.over:
-                    continue
-                if member.position >= member.recipe.total_tokens:
-                    member.end("done")
-                elif stopping:
+            left = [member for member in live if not member.over]
+            ending = [one for one in left if one.position >= one.recipe.total_tokens]
+            if evaluated or ending or stopping:
+                self._say_saved()
+            for member in ending:
+                member.end("done")
+            if stopping:
+                for member in self._live:
                     member.write_status("interrupted")
+
+    def _save(self, members: list[Member]) -> None:
+        """Begin to write a checkpoint of these members, once the last ones are written."""
+        if not members:
+            return
+        self._say_saved()
+        self._saver.begin([(member.run.checkpoints, self._state(member)) for member in members])
+        self._saving = {member: member.position for member in members}
+        for member in members:
+            member.watch.saving(member.position)
+
+    def _say_saved(self) -> None:
+        """Wait for the checkpoints that are being written, and say that they are there."""
+        self._saver.end()
+        for member, position in self._saving.items():
+            member.saved(position)
+        self._saving = {}
 
     def _make_up_for_validations(self) -> None:
         """Evaluate where an earlier process ended between a checkpoint and its validation."""
@@ -258,6 +280,7 @@ class _Trainer:
         if missing:
             with self._paused():
                 self._evaluate(missing)
+                self._agree(missing)
         for member in self._live:
             if member.position >= member.recipe.total_tokens:
                 member.end("done")
@@ -320,24 +343,34 @@ class _Trainer:
             recipes=[member.recipe for member in self._members],
             ranks=self._ranks,
         )
+        # it belongs to a checkpoint, and is recorded of one that is there
+        self._saver.end()
         for member in members:
             validation = found[self._members.index(member)]
             if validation is not None:
                 member.record_validation(validation)
 
     def _agree(self, members: list[Member]) -> None:
-        """On who is over: what one rank could not record ends the run for all."""
+        """On who is over: what one rank could not record ends the run for all. Who failed is said
+        to have once its checkpoint is written.
+        """
         for member in members:
             member.over = self._ranks.agree(member.over)
+        failed = [member for member in members if member.over and not member.recorded]
+        if failed:
+            self._say_saved()
+        for member in failed:
+            member.end("failed", member.failure)
 
-    def _state(self, member: Member) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights of a member and what its optimiser remembers; views."""
+    def _state(self, member: Member) -> Checkpoint:
+        """What a checkpoint of a member holds; views."""
         place = self._place(member)
         weights = {
             name: parameter.detach() if place is None else parameter.detach()[place]
             for name, parameter in self._step.optimizer.parameters.items()
         }
-        return weights, self._step.optimizer.state(place)
+        moments = self._step.optimizer.state(place)
+        return Checkpoint(member.position, member.steps, weights, moments)
 
     def _made_step(self) -> Step:
         recipes = [member.recipe for member in self._members]
@@ -357,7 +390,7 @@ class _Trainer:
             return
         with self._paused():
             # the views are of the old buffers, which live until all is copied out of them
-            states = [Checkpoint(one.position, one.steps, *self._state(one)) for one in live]
+            states = [self._state(member) for member in live]
             self._members = live
             self._step = self._made_step()
             for member, state in zip(live, states, strict=True):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from torch import Tensor
-
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.errors import InputError
@@ -16,8 +14,7 @@ from windtunnel.quantities import Length, about
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine, Score, Status, StepLine, Validation, ValidationLine
 from windtunnel.train import checkpoint
-from windtunnel.train.checkpoint import Checkpoint
-from windtunnel.train.parallel import ALONE, Ranks, save
+from windtunnel.train.parallel import ALONE, Ranks
 from windtunnel.train.recorder import Diverged, Recorder
 from windtunnel.train.run import Run, check_fit
 from windtunnel.train.schedule import rate
@@ -34,8 +31,10 @@ class Watch:
     """A line for a person."""
     step: Callable[[int, int, StepLine], None] = lambda tokens, total, line: None
     """Steps were recorded: tokens so far, tokens of the whole run, and the last step."""
+    saving: Callable[[int], None] = lambda tokens: None
+    """A checkpoint is being written while training goes on: its tokens."""
     saved: Callable[[int], None] = lambda tokens: None
-    """A checkpoint was saved: its tokens."""
+    """That checkpoint is on the disk: its tokens."""
     stop: Callable[[], bool] = lambda: False
     """Whether to save and end; asked after each step."""
     show: Callable[[str, float, float | None, str], None] = lambda what, done, total, note: None
@@ -56,6 +55,8 @@ class Member:
     position: int = 0  # tokens
     steps: int = 0
     over: bool = False
+    failure: str | None = None  # why it is over before its end
+    recorded: bool = False  # whether the disk says that it is over, and how
     score: Score | None = None  # of its last validation
     validated: int | None = None  # tokens at that validation
 
@@ -76,6 +77,7 @@ class Member:
         """Go on from a position, in tokens and in updates."""
         self.position, self.steps = position, steps
         if self.ranks.first:
+            checkpoint.clear(self.run.checkpoints)
             self.run.keep_metrics_until(position)
         self.ranks.wait()
         self._recorder = Recorder(self.run, writes=self.ranks.first)
@@ -142,50 +144,45 @@ class Member:
         self.steps += 1
 
     def record_steps(self, lines: list[StepLine]) -> None:
-        """Write steps that were taken; the run fails where they diverge."""
+        """Write steps that were taken; the run is over where they diverge."""
         try:
             self._recorder.steps(lines)
         except Diverged as error:
-            self.end("failed", str(error))
+            self.over, self.failure = True, str(error)
         else:
             self.watch.step(self.position, self.recipe.total_tokens, lines[-1])
 
     def record_validation(self, found: Validation) -> None:
-        """Write a validation of this position; the run fails where it is not a number."""
+        """Write a validation of this position; the run is over where it is not a number."""
         try:
             self._recorder.validation(ValidationLine(tokens=self.position, validation=found))
         except Diverged as error:
-            self.end("failed", str(error))
+            self.over, self.failure = True, str(error)
         else:
             self.score, self.validated = found, self.position
             self.write_status("running")
 
-    def save(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        """Write a checkpoint of this position."""
+    def saved(self, tokens: int) -> None:
+        """Say that the checkpoint at this position is on the disk, and remove those that the recipe
+        does not keep; where the validation there was not a number, that one alone.
+        """
         folder = self.run.checkpoints
-        save(folder, Checkpoint(self.position, self.steps, weights, moments), self.ranks)
         if not self.ranks.first:
+            return
+        if self.over and self.position == tokens:
+            checkpoint.remove(folder, tokens)
             return
         # all that are there: a process may have been killed between saving one and pinning it
-        for tokens in self.branch_points.intersection(checkpoint.positions(folder)):
-            checkpoint.pin(folder, tokens)
-        self.write_status("running")
-        self.watch.saved(self.position)
-
-    def tidy(self) -> None:
-        """After a checkpoint and the validation here, remove those that the recipe does not keep;
-        where the validation was not a number, the checkpoint of this position alone.
-        """
-        if not self.ranks.first:
-            return
-        if self.over:
-            checkpoint.remove(self.run.checkpoints, self.position)
-        else:
-            checkpoint.prune(self.run.checkpoints, self.recipe.train.keep)
+        for kept in self.branch_points.intersection(checkpoint.positions(folder)):
+            checkpoint.pin(folder, kept)
+        checkpoint.prune(folder, self.recipe.train.keep)
+        if tokens >= (self.validated or 0):
+            self.run.write_status("running", tokens, self.score)
+        self.watch.saved(tokens)
 
     def end(self, status: Status, reason: str | None = None) -> None:
-        """Take no more steps."""
-        self.over = True
+        """Take no more steps, and say so on the disk."""
+        self.over = self.recorded = True
         self.write_status(status, reason)
 
     def write_status(self, status: Status, reason: str | None = None) -> None:

@@ -18,12 +18,12 @@ import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
 
 # torch.distributed's parts take a while to import: a run alone does without them.
 
+_Made = TypeVar("_Made")
 _joins = itertools.count()  # times that this process has joined others
 # Seconds in which a rank that lost another one may ask who says so.
 _ASKED_WITHIN = 5
@@ -68,6 +69,8 @@ class Ranks:
     """Of the devices: (ranks,), or (machines, ranks of a machine)."""
     talk: Any = None
     """The group in which processors, not devices, talk."""
+    aside: Any = None
+    """The same, for a thread beside the one that trains."""
 
     @property
     def first(self) -> bool:
@@ -145,6 +148,10 @@ class Ranks:
         """For all to come here."""
         self.agree(False)
 
+    def on_a_thread(self) -> Self:
+        """For the one other thread of this process: what it says comes in between nothing."""
+        return replace(self, talk=self.aside)
+
 
 ALONE = Ranks()
 
@@ -219,6 +226,7 @@ def _ranks(world: int, device: str) -> Ranks:
         machine=machine,
         mesh=init_device_mesh(kind, shape, mesh_dim_names=names),
         talk=dist.new_group(backend="gloo"),
+        aside=dist.new_group(backend="gloo"),
     )
 
 
@@ -363,38 +371,65 @@ def place(parameter: Tensor, value: Tensor) -> None:
         local(parameter).copy_(local(share_of(value.contiguous(), parameter)))
 
 
-def save(folder: Path, state: Checkpoint, ranks: Ranks) -> None:
+def save(
+    folder: Path, state: Checkpoint, ranks: Ranks, wanted: Callable[[], bool] = lambda: True
+) -> None:
     """Write a checkpoint: each rank its shares to files of its own, and the first one what belongs
-    to all. After a crash of any of them at any moment it is there whole, or not at all.
+    to all. After a crash of any of them at any moment it is there whole, or not at all. Raises
+    InputError on all ranks where one of them can't write. `wanted`: as for one process.
     """
     if ranks.world == 1:
-        checkpoint.save(folder, state)
+        checkpoint.save(folder, state, wanted)
         return
+    final = checkpoint.path_of(folder, state.tokens)
+    part = checkpoint.part_of(final, ranks.told(secrets.randbits(32)))
+
+    def begin() -> None:
+        if ranks.first:
+            part.mkdir()
+
+    def end() -> None:
+        if ranks.first and wanted():
+            checkpoint.appear(part, final, state, digests)
+
+    with checkpoint.being_written(final, part) if ranks.first else nullcontext():
+        _all_or_none(ranks, final, begin)
+        digests: dict[str, str] = {}
+        for of_one in _all_or_none(ranks, final, lambda: _written(part, state, ranks)):
+            digests |= of_one
+        _all_or_none(ranks, final, end)
+
+
+def _written(part: Path, state: Checkpoint, ranks: Ranks) -> dict[str, str]:
+    """Write this rank's shares; the digests of its files."""
     from torch.distributed.checkpoint import state_dict_saver
-    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-    # a name of its own: a rank of a job that was killed may still be writing
-    final = checkpoint.path_of(folder, state.tokens)
-    part = final.with_suffix(f".{ranks.told(secrets.randbits(32)):08x}.part")
-    with checkpoint.being_written(final, part) if ranks.first else nullcontext():
-        ranks.wait()
-        try:
-            for name in checkpoint.PARTS:
-                writer = HuggingFaceStorageWriter(str(part / name), save_distributed=True)
-                state_dict_saver.save(
-                    getattr(state, name), storage_writer=writer, process_group=ranks.talk
-                )
-            files = sorted(part.glob(f"*/shard-{ranks.rank + 1:05d}-*.safetensors"))
-            mine = {str(file.relative_to(part)): checkpoint.digest_of(file) for file in files}
-        except (OSError, CheckpointException) as error:
-            raise InputError(f"{final}: the checkpoint could not be written: {error}") from None
-        digests: dict[str, str] = {}
-        for of_one in ranks.all(mine):
-            digests |= of_one
-        if ranks.first:
-            checkpoint.appear(part, folder, state, digests)
-    ranks.wait()
+    for name in checkpoint.PARTS:
+        writer = HuggingFaceStorageWriter(str(part / name), save_distributed=True)
+        # else it would copy by a stream of a device, and that of this thread is the first one's
+        writer.per_thread_copy_ahead = 0
+        state_dict_saver.save(getattr(state, name), storage_writer=writer, process_group=ranks.talk)
+    files = sorted(part.glob(f"*/shard-{ranks.rank + 1:05d}-*.safetensors"))
+    return {str(file.relative_to(part)): checkpoint.digest_of(file) for file in files}
+
+
+def _all_or_none(ranks: Ranks, final: Path, work: Callable[[], _Made]) -> list[_Made]:
+    """What each rank makes of its work for a checkpoint; InputError on all where one can't."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    mine, wrong = None, ""
+    try:
+        mine = work()
+    except InputError as error:
+        wrong = str(error)
+    except (OSError, CheckpointException) as error:
+        wrong = f"{final}: the checkpoint could not be written: {error}"
+    made: list[tuple[_Made, str]] = ranks.all((mine, wrong))
+    for _, why in made:
+        if why:
+            raise InputError(why)
+    return [one for one, _ in made]
 
 
 def load(

@@ -180,9 +180,11 @@ def test_weights_and_gradients_are_kept_before_every_checkpoint_that_may_be_gone
     assert kept(recorder) == ["000000000000128.npy"]
     (recorder.run.checkpoints / "000000000000128").mkdir(parents=True)
     keep(recorder, 2 * BATCH, 2.0)
+    recorder.saving(2 * BATCH)
     keep(recorder, 3 * BATCH, 3.0)
-    # the checkpoint's, and the last step's: one is about to be saved
-    assert kept(recorder) == ["000000000000128.npy", "000000000000384.npy"]
+    # the checkpoint's, that of one that is being written, and the last step's: one is about to be
+    # saved
+    assert kept(recorder) == [f"{at * BATCH:015d}.npy" for at in (1, 2, 3)]
     x, g = np.load(recorder.folder / "000000000000384.npy")
     assert (x.tolist(), g.tolist()) == ([3.0] * 3, [-3.0] * 3)
     assert [one.tokens for one in recorder.records(4 * BATCH)] == [BATCH, 2 * BATCH, 3 * BATCH]
@@ -194,7 +196,11 @@ def test_behind_the_last_step_nothing_is_needed(recorder: Recorder) -> None:
     total = recorder.run.recipe.total_tokens
     keep(recorder, total - BATCH, 1.0)
     assert len(kept(recorder)) == 1
+    recorder.saved(total - BATCH)
     keep(recorder, total, 2.0)
+    # until the end is on the disk, a killed run goes on from before it
+    assert f"{total:015d}.npy" in kept(recorder)
+    recorder.saved(total)
     assert kept(recorder) == []
 
 

@@ -70,7 +70,14 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
         note = f"{about(tokens)}/{about(total)} tokens  loss {line.loss:.3f}"
         watch.show(recipe.name, tokens, total, note)
 
-    summary = train(run, corpus, replace(watch, step=step, gradient=recorder.gradient))
+    hears = replace(
+        watch,
+        step=step,
+        gradient=recorder.gradient,
+        saving=recorder.saving,
+        saved=recorder.saved,
+    )
+    summary = train(run, corpus, hears)
     if summary.status == "interrupted":
         raise Interrupted
     if summary.status == "failed":

@@ -66,6 +66,7 @@ class Recorder:
         self.folder = run.path / "dynamics"
         self.file = self.folder / "steps.jsonl"
         self._last: tuple[Vector, Vector] | None = None  # x and g before the present step
+        self._saving = 0  # position of the last checkpoint, which may not be on the disk yet
         self._waiting: list[StepRecord] = []
         self._windows: Windows | None = None
 
@@ -92,9 +93,7 @@ class Recorder:
         """
         assert self._last
         # a run may go on from any checkpoint that it keeps, and needs x and g of the step before
-        needed: set[int] = set()
-        if tokens < self.run.recipe.total_tokens:
-            needed = {*checkpoint.positions(self.run.checkpoints), tokens}
+        needed = {*checkpoint.positions(self.run.checkpoints), self._saving, tokens}
         stream = io.BytesIO()
         np.save(stream, np.stack(self._last).astype(np.float32))
         try:
@@ -105,13 +104,18 @@ class Recorder:
                 os.fsync(file.fileno())
         except OSError as error:
             raise InputError(f"{self.folder}: could not be written: {error.strerror}") from None
-        if needed:
-            write_whole(self._vectors(tokens), stream.getvalue())
+        write_whole(self._vectors(tokens), stream.getvalue())
         self._waiting.clear()
-        kept = {self._vectors(position) for position in needed}
-        for path in self.folder.glob("*.npy"):
-            if path not in kept:
-                path.unlink()
+        self._forget_all_but(needed)
+
+    def saving(self, tokens: int) -> None:
+        """For `Watch.saving`."""
+        self._saving = tokens
+
+    def saved(self, tokens: int) -> None:
+        """For `Watch.saved`: nothing goes on from the end."""
+        if tokens >= self.run.recipe.total_tokens:
+            self._forget_all_but(())
 
     def records(self, until: int) -> list[StepRecord]:
         """Those of the steps that end before `until`. Raises InputError unless all are there."""
@@ -148,6 +152,12 @@ class Recorder:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.folder}: could not be read or written: {error}") from None
         return Windows(self.corpus, self.run.recipe.data, self.run.recipe.seed)
+
+    def _forget_all_but(self, positions: Iterable[int]) -> None:
+        kept = {self._vectors(position) for position in positions}
+        for path in self.folder.glob("*.npy"):
+            if path not in kept:
+                path.unlink()
 
     def _vectors(self, tokens: int) -> Path:
         return self.folder / f"{tokens:015d}.npy"
