@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--base", help="a run instead of one that is trained here")
     parser.add_argument("--at", help="tokens of its checkpoint")
-    parser.add_argument("--tokens", default="3M")
-    parser.add_argument("--each", default="512k")
+    parser.add_argument("--tokens", default="6M")
+    parser.add_argument("--each", default="3M")
     given = parser.parse_args()
     if given.part == "one":
         one(given.length)
@@ -265,7 +265,6 @@ def _recipe(seed: int, tokens: int) -> Recipe:
             # what is asked here is measured at the end, below
             "train": {
                 "batch": BATCH,
-                "compile": False,
                 "evaluate_every": "100%",
                 "evaluate_tokens": 4 * STAGES[-1],
             },
@@ -306,7 +305,7 @@ def _held_out(corpus: Corpus) -> np.ndarray:
 
 def _far(name: str, own: OwnModel, corpus: Corpus) -> list[Claim]:
     """Questions, and what distant text saves."""
-    far = Far(lengths=(512, *STAGES), each=2, documents=24)
+    far = Far(lengths=(512, *STAGES), each=2, documents=48)
     print(header("question", *(f"{length}@{d:g}" for length in far.lengths for d in far.depths)))
     for kind in far.kinds:
         _, measures = answered(own, kind, far, lambda _: None)

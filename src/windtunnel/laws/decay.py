@@ -58,21 +58,6 @@ def price_decays(
     return sorted(priced, key=lambda decay: decay.loss)
 
 
-def best_decay(
-    law: AnnealingLaw,
-    stem: Schedule,
-    total: float,
-    lengths: Sequence[float],
-    shapes: Mapping[str, ArrayLike],
-) -> Decay:
-    """Of `price_decays`, the one with the lowest loss. Raises ValueError."""
-    if not (lengths and shapes):
-        raise ValueError(
-            f"{len(lengths)} lengths, {len(shapes)} shapes: expected at least one of each"
-        )
-    return price_decays(law, stem, total, lengths, shapes)[0]
-
-
 def _rates(name: str, shape: ArrayLike) -> Array:
     """Relative rates (steps,) in the middle of each step of a decay."""
     grid = np.asarray(shape, float)

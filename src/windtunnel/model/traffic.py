@@ -36,19 +36,6 @@ def traffic(
     )
 
 
-def traffic_of_one_copy(
-    model: Model, parts: int, ranks: int, machines: int, precision: str = "bf16"
-) -> Traffic:
-    """The same where the model is there once, cut over the ranks of all machines: whatever is
-    gathered or scattered then goes over the network, too.
-    """
-    each = parts * _of_a_part(model, precision)
-    return Traffic(
-        within=round(each * (ranks - 1) / (ranks * machines)),
-        between=round(each * (machines - 1) / machines),
-    )
-
-
 def _of_a_part(model: Model, precision: str) -> int:
     """A layer is gathered twice and its gradient scattered once, in fp32; what is outside of the
     layers is gathered once, in fp32.

@@ -47,11 +47,6 @@ class RopeScaling:
     the first are slowed down by the whole factor, those that make more than the second by none; 0
     where it makes no such difference."""
 
-    @property
-    def changes_base(self) -> bool:
-        """Whether all it does is to change the base."""
-        return self.base is not None
-
 
 def frequencies(model: Model, length: int) -> list[float]:
     """Radians a position of each of a head's pairs, for a sequence of `length` tokens."""
