@@ -11,7 +11,9 @@ from windtunnel.cli.corpus import taken
 from windtunnel.cli.display import display, stopping
 from windtunnel.cli.options import (
     DEFAULT_LAB,
+    AtLast,
     Format,
+    InsteadOfEpochs,
     Json,
     Lab,
     RunName,
@@ -99,9 +101,7 @@ def dpo(
         float | None,
         typed("--epochs", NUMBER, "How many times to read each record; 1 by default."),
     ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="How many tokens to read, instead of --epochs.")
-    ] = None,
+    tokens: InsteadOfEpochs = None,
     batch: Annotated[
         str | None,
         typer.Option(
@@ -117,10 +117,7 @@ def dpo(
             "run's context, up to 1024.",
         ),
     ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(help="Begin with the checkpoint at this many tokens instead of the last."),
-    ] = None,
+    at: AtLast = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the data order; by default the run's.")
     ] = None,

@@ -11,7 +11,18 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.cost import print_cost
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, number_of, position_of, typed
+from windtunnel.cli.options import (
+    DEFAULT_LAB,
+    AtStable,
+    Json,
+    Lab,
+    NewDecay,
+    ParentCorpus,
+    ParentRate,
+    number_of,
+    position_of,
+    typed,
+)
 from windtunnel.cli.train import carry_out
 from windtunnel.recipe import ROPE_SCALINGS
 from windtunnel.tunnel.design import CONTEXT, CONTEXTS, FRACTION, LENGTH, NUMBER
@@ -85,41 +96,16 @@ def longer(
             "--untie", help="Give the head weights of its own, which begin as the embedding."
         ),
     ] = False,
-    decay: Annotated[
-        str,
-        typer.Option(
-            help="The length of the decay at the end of the last stage, in tokens or as a share; "
-            "0 makes a stem, which has none."
-        ),
-    ] = "10%",
-    lr: Annotated[
-        float | None,
-        typed(
-            "--lr",
-            NUMBER,
-            "Base learning rate; by default the run's. An imported run has none, and needs this.",
-        ),
-    ] = None,
+    decay: NewDecay = "10%",
+    lr: ParentRate = None,
     batch: Annotated[
         str | None,
         typer.Option(
             help="Batch, in tokens per step; by default the run's, or one window if that is more."
         ),
     ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            help="The corpus to train on; by default the run's. An imported run has none, and "
-            "needs this."
-        ),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin with the checkpoint at this many tokens; by default with the last one "
-            "before the decay, or the last of all if that is gone."
-        ),
-    ] = None,
+    corpus: ParentCorpus = None,
+    at: AtStable = None,
     name: Annotated[
         str | None,
         typer.Option(help="A name for the new run; by default the run's with the new context."),

@@ -11,7 +11,7 @@ from windtunnel.choices import Table
 from windtunnel.data.formats import FORMATS
 from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES
-from windtunnel.tunnel.design import TOKENS, TOKENS_OR_ZERO, Kind
+from windtunnel.tunnel.design import NUMBER, TOKENS, TOKENS_OR_ZERO, Kind
 
 Lab = Annotated[
     Path,
@@ -73,6 +73,49 @@ def typed(flag: str, kind: Kind[Any], help: str) -> Any:
     return typer.Option(
         flag, help=help, metavar=kind.metavar, parser=lambda given: kind.parse(flag, str(given))
     )
+
+
+# Of the commands that begin a run anew from another.
+ParentRate = Annotated[
+    float | None,
+    typed(
+        "--lr",
+        NUMBER,
+        "Base learning rate; by default the run's. An imported run has none, and needs this.",
+    ),
+]
+ParentCorpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="NAME",
+        help="The corpus to train on; by default the run's. An imported run has none, and needs "
+        "this.",
+    ),
+]
+NewDecay = Annotated[
+    str,
+    typer.Option(
+        "--decay",
+        help="The length of the decay at the end, in tokens or as a share; 0 makes "
+        "a stem, which has none.",
+    ),
+]
+InsteadOfEpochs = Annotated[
+    str | None, typer.Option("--tokens", help="How many tokens to read, instead of --epochs.")
+]
+AtLast = Annotated[
+    str | None,
+    typer.Option("--at", help="Begin with the checkpoint at this many tokens instead of the last."),
+]
+AtStable = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        help="Begin with the checkpoint at this many tokens; by default with the last one before "
+        "the decay, or the last of all if that is gone.",
+    ),
+]
 
 
 def engine_anew(text: str) -> bool:

@@ -9,7 +9,9 @@ from windtunnel.cli.corpus import taken
 from windtunnel.cli.display import display
 from windtunnel.cli.options import (
     DEFAULT_LAB,
+    AtLast,
     Format,
+    InsteadOfEpochs,
     Json,
     Lab,
     RunName,
@@ -40,9 +42,7 @@ def sft(
         float | None,
         typed("--epochs", NUMBER, "How many times to read each conversation; 3 by default."),
     ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="How many tokens to read, instead of --epochs.")
-    ] = None,
+    tokens: InsteadOfEpochs = None,
     lr: Annotated[
         float | None,
         typed(
@@ -65,10 +65,7 @@ def sft(
             min=2, help="Tokens in a window; by default as many as the run's, up to 2048."
         ),
     ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(help="Begin with the checkpoint at this many tokens instead of the last."),
-    ] = None,
+    at: AtLast = None,
     name: Annotated[
         str | None, typer.Option(help="A name for the new run; by default the run's with -sft.")
     ] = None,

@@ -6,10 +6,21 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display
-from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, RunName, number_of, position_of, typed
+from windtunnel.cli.options import (
+    DEFAULT_LAB,
+    AtStable,
+    Json,
+    Lab,
+    NewDecay,
+    ParentCorpus,
+    ParentRate,
+    RunName,
+    number_of,
+    position_of,
+)
 from windtunnel.cli.train import carry_out
 from windtunnel.quantities import about
-from windtunnel.tunnel.design import LENGTH, NUMBER
+from windtunnel.tunnel.design import LENGTH
 
 
 @app.command()
@@ -28,21 +39,8 @@ def upcycle(
             "`export` can hold it.",
         ),
     ] = 2,
-    decay: Annotated[
-        str,
-        typer.Option(
-            help="The length of the decay at the end of --tokens, in tokens or as a share; 0 makes "
-            "a stem, which has none."
-        ),
-    ] = "10%",
-    lr: Annotated[
-        float | None,
-        typed(
-            "--lr",
-            NUMBER,
-            "Base learning rate; by default the run's. An imported run has none, and needs this.",
-        ),
-    ] = None,
+    decay: NewDecay = "10%",
+    lr: ParentRate = None,
     batch: Annotated[
         str | None, typer.Option(help="Batch, in tokens per step; by default the run's.")
     ] = None,
@@ -52,20 +50,8 @@ def upcycle(
             min=2, help="Tokens in a window; by default as many as the run's, and never more."
         ),
     ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            help="The corpus to train on; by default the run's. An imported run has none, and "
-            "needs this."
-        ),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin with the checkpoint at this many tokens; by default with the last one "
-            "before the decay, or the last of all if that is gone."
-        ),
-    ] = None,
+    corpus: ParentCorpus = None,
+    at: AtStable = None,
     name: Annotated[
         str | None,
         typer.Option(help="A name for the new run; by default the run's with -experts."),
