@@ -257,3 +257,14 @@ def test_a_corpus_says_how_much_of_it_is_long(lab: Any) -> None:
     found = lab.json("corpus", "show", "new")["long"]["mine"]
     assert found["1024"]["documents"] == found["4096"]["documents"] == 1
     assert "documents longer than 1k 1 (" in lab.run("corpus", "show", "new").stdout
+
+
+def test_a_corpus_says_what_of_the_held_out_text_is_read_in_training_too(lab: Any) -> None:
+    same = " ".join(f"begin{i}" for i in range(60))
+    texts = [f"{same} " + " ".join(f"own{i}is{k}" for k in range(20)) for i in range(300)]
+    file = lab.path.parent / "a.jsonl"
+    file.write_text("\n".join(json.dumps({"text": one}) for one in texts))
+    told = lab.run("corpus", "build", "new", f"mine={file}", "--vocab", "300")
+    found = lab.json("corpus", "show", "new")["repeats"]["mine"]
+    assert found > 0.2
+    assert f"mine: {found:.0%} of the held-out text stands word for word" in told.stdout

@@ -110,6 +110,12 @@ def test_held_out_text_that_is_unlike_what_is_trained(
     assert said is None or said in found[0].text
 
 
+def test_held_out_text_that_is_read_in_training_too() -> None:
+    assert not said(flags.of_repeats({})) and not said(flags.of_repeats({"a": 0.05}))
+    (flag,) = flags.of_repeats({"a": 0.2, "b": 0.01, "c": 0.06})
+    assert flag.level == "caution" and "20% of a, 6% of c stands word for word" in flag.text
+
+
 @pytest.mark.parametrize(
     ("params", "raised"),
     [(91, False), (109, False), (90, True), (110.1, True), (80, True), (120, True)],

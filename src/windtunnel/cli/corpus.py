@@ -193,11 +193,14 @@ def _long(corpus: "Corpus") -> dict[str, dict[int, dict[str, int]]]:
 
 def _print(folder: Path, as_json: bool) -> None:
     """What a corpus holds, a line a source. Raises InputError where there is none."""
+    from windtunnel.data.repeats import repeated
     from windtunnel.data.shards import Corpus
+    from windtunnel.laws.laptop import MANY_REPEATS
 
     opened = Corpus.open(folder)
+    repeats = repeated(opened)
     if as_json:
-        said = {"path": str(folder), "long": _long(opened)}
+        said = {"path": str(folder), "long": _long(opened), "repeats": repeats}
         print(json.dumps(asdict(opened.manifest) | said))
         return
     manifest = opened.manifest
@@ -218,6 +221,12 @@ def _print(folder: Path, as_json: bool) -> None:
     for key, entry in manifest.sources.items():
         if not entry.validation.tokens:
             print(f"{key}: nothing is held out, so no loss will be measured on it")
+        if repeats[key] > MANY_REPEATS:
+            print(
+                f"{key}: {repeats[key]:.0%} of the held-out text stands word for word in the text "
+                "to train on, and is learnt by heart: predictions for longer runs will come out "
+                "too high"
+            )
         if entry.taken:
             print(f"{key}: {taken(entry)}")
         if long := found[key]:

@@ -105,6 +105,8 @@ class Evidence:
     studied_rates: tuple[StudiedRate, ...] = ()  # of other studies on the same corpus
     rate_law: StudiedRateLaw | None = None  # of the lab's transfer study, on the same corpus
     held_out_excess: float | None = None  # of held-out losses over those of training, relative
+    # by source, the share of the held-out text that stands in the text to train on
+    held_out_repeats: Mapping[str, float] = field(default_factory=dict)
     lab: Path | None = None
 
 

@@ -5,6 +5,7 @@ from typing import get_args
 
 from windtunnel.laws.choice import Predictor
 from windtunnel.laws.intervals import Profile
+from windtunnel.laws.laptop import MANY_REPEATS
 from windtunnel.laws.optimum import outside
 from windtunnel.plan.devices import Speed
 from windtunnel.plan.evidence import Evidence
@@ -132,6 +133,18 @@ def of_held_out(excess: float | None) -> Iterator[Flag]:
         f"Held-out losses lie {abs(excess):.0%} {side} those of training: the held-out text {why}. "
         "The law and the expected loss are of the held-out text.",
     )
+
+
+def of_repeats(shares: Mapping[str, float]) -> Iterator[Flag]:
+    """Whether what is held out is read in training, too."""
+    found = [f"{share:.0%} of {name}" for name, share in shares.items() if share > MANY_REPEATS]
+    if found:
+        yield caution(
+            "repeats",
+            f"Of the held-out text, {', '.join(found)} stands word for word in the text to train "
+            "on. It is learnt by heart as more is read, which no law of fresh text foretells: "
+            "longer runs have come out up to 6% below such a prediction.",
+        )
 
 
 def of_size(params: float, asked: float | None) -> Iterator[Flag]:

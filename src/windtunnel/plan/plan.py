@@ -326,6 +326,7 @@ def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Trai
         *flags.of_reach(draft.reach, draft.tokens_per_param, draft.sampled),
         *flags.of_points(draft.predictor),
         *flags.of_held_out(evidence.held_out_excess),
+        *flags.of_repeats(evidence.held_out_repeats),
         *flags.of_size(draft.params["params"], request.params),
         *flags.of_law(profiles, draft.chosen.at_edge, ratio),
         *flags.of_data(draft.tokens, premises.unique, spent),

@@ -144,6 +144,7 @@ def from_lab(lab: Path, study: str) -> Evidence:
         studied_rates=tuple(found for found in beside if found is not None),
         rate_law=found_law,
         held_out_excess=numbers.held_out_excess,
+        held_out_repeats=numbers.held_out_repeats,
         lab=lab,
     )
 

@@ -348,6 +348,11 @@ class ScalingNumbers(Numbers):
     relative to them, median; None where all diverged, and in results of earlier releases. Far
     from 0, the law is of another text than what is trained on.
     """
+    held_out_repeats: dict[str, float] = Field(default_factory=dict)
+    """By source, the share of the held-out text that stands word for word in the text to train on
+    (`data/repeats.py`); empty in results of earlier releases. It is learnt by heart, and no law of
+    fresh text tells how fast.
+    """
     seed_sd: float | None
     """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""
     seed_freedom: int

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from windtunnel.data.repeats import repeated
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
@@ -246,6 +247,7 @@ def _analysed(
         fewest_steps=chain.fewest_steps,
         epochs=longest / corpus.train_tokens,
         held_out_excess=held_out_excess(run for stem in stems for run in stem.branches),
+        held_out_repeats={name: round(share, 4) for name, share in repeated(corpus).items()},
         seed_sd=seed_sd,
         seed_freedom=freedom,
         audit=audited,
