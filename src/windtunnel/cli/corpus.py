@@ -224,8 +224,7 @@ def _print(folder: Path, as_json: bool) -> None:
         if repeats[key] > MANY_REPEATS:
             print(
                 f"{key}: {repeats[key]:.0%} of the held-out text stands word for word in the text "
-                "to train on, and is learnt by heart: predictions for longer runs will come out "
-                "too high"
+                "to train on: its loss is partly of what is learnt by heart"
             )
         if entry.taken:
             print(f"{key}: {taken(entry)}")

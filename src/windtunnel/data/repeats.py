@@ -1,6 +1,6 @@
 """How much of the held-out text stands word for word in the text to train on: in other versions of
-a document, in quotations, in what many files begin with. It is learnt by heart as training goes on,
-so that its loss falls faster than a law of fresh text says.
+a document, in quotations, in what many files begin with. What is held out is then partly learnt by
+heart.
 """
 
 import numpy as np

@@ -350,8 +350,7 @@ class ScalingNumbers(Numbers):
     """
     held_out_repeats: dict[str, float] = Field(default_factory=dict)
     """By source, the share of the held-out text that stands word for word in the text to train on
-    (`data/repeats.py`); empty in results of earlier releases. It is learnt by heart, and no law of
-    fresh text tells how fast.
+    (`data/repeats.py`); empty in results of earlier releases.
     """
     seed_sd: float | None
     """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""
