@@ -62,6 +62,7 @@ SCALING_DESIGN = (
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
 DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
 SEEDS = (0, 1)
+EVALUATED = 16_384  # held-out tokens that the losses of the studies are of
 NO_GO = 1  # exit code of a plan that advises against its run
 Z90 = 1.645  # half of an interval of 90%, in standard deviations
 Array = NDArray[np.float64]
@@ -215,7 +216,9 @@ def sealed(corpus: str) -> list[Forecast]:
 def write_recipe(lab: Path, forecast: Forecast) -> Path:
     """The recipe that was sealed, as a file that `windtunnel train` takes."""
     file = lab / f"{forecast.plan}.toml"
-    said = {"name": forecast.plan, **forecast.recipe}
+    # the ledger leaves out what changes no run, such as how much held-out text a loss is of
+    validated = {"train.evaluate_tokens": EVALUATED}
+    said = {"name": forecast.plan, **forecast.recipe, **validated}
     lines = [f"{key} = {json.dumps(value)}" for key, value in said.items()]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
