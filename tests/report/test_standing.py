@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ledgers import add, forecast, outcome
 
+from windtunnel.recipe import Recipe
 from windtunnel.report.standing import standing
 from windtunnel.results.run import AboutRun, RunStatus
 from windtunnel.results.study import StudyResult
@@ -16,8 +18,12 @@ from windtunnel.results.tour import TourNumbers
 
 
 def corpus_in(lab: Path) -> None:
-    (lab / "corpora/mine").mkdir(parents=True)
-    (lab / "corpora/mine/manifest.json").write_text("{}")
+    write_corpus(lab, "mine", {})
+
+
+def write_corpus(lab: Path, name: str, manifest: dict[str, Any]) -> None:
+    (lab / "corpora" / name).mkdir(parents=True)
+    (lab / "corpora" / name / "manifest.json").write_text(json.dumps(manifest))
 
 
 def run_in(lab: Path, name: str, kind: str, bits: float, status: str = "done") -> None:
@@ -61,7 +67,7 @@ def test_a_corpus_is_checked_first_and_the_best_branch_can_be_talked_with(tmp_pa
 def test_after_a_tour_come_a_larger_plan_and_a_text_of_one_s_own(tmp_path: Path) -> None:
     corpus_in(tmp_path)
     run_in(tmp_path, "bbbb", "branch", 1.5)
-    for name in ("check", "search", "transfer", "batch", "scaling"):
+    for name in ("check", "scaling", "search", "transfer", "batch"):
         study_in(tmp_path, name)
     assert commands(tmp_path)[0] == "windtunnel plan --hours 1 --device cpu --corpus mine"
     assert "windtunnel corpus build mine text=FOLDER/" not in commands(tmp_path)
@@ -78,7 +84,45 @@ def test_a_damaged_study_is_named_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "studies/check/result.json").write_text("{")
     found = standing(tmp_path)
     assert "check (cannot be read)" in found.lines[1]
-    assert commands(tmp_path)[0] == "windtunnel search --corpus mine"
+    assert commands(tmp_path)[0] == "windtunnel scaling --corpus mine"
+
+
+def test_a_plan_needs_no_more_than_a_check_and_a_scaling_study(tmp_path: Path) -> None:
+    corpus_in(tmp_path)
+    study_in(tmp_path, "check")
+    assert commands(tmp_path)[0] == "windtunnel scaling --corpus mine"
+    assert not any("search" in command for command in commands(tmp_path))
+    study_in(tmp_path, "scaling")
+    plan, search = standing(tmp_path).next[:2]
+    assert plan.command.startswith("windtunnel plan --hours 1")
+    assert search.command.startswith("windtunnel search") and search.why.startswith("optional")
+
+
+def test_no_study_is_proposed_of_conversations(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "chats", {"packing": {"context": 256}})
+    assert commands(tmp_path)[0] == "windtunnel tour"
+    corpus_in(tmp_path)
+    assert commands(tmp_path)[0] == "windtunnel check --corpus mine"
+    assert "chats, mine" in standing(tmp_path).lines[0]
+
+
+def test_a_study_goes_on_with_the_text_of_the_last_one(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_corpus(tmp_path, name, {})
+    assert commands(tmp_path)[0] == "windtunnel check --corpus first"
+    tour_in(tmp_path, "second")
+    assert commands(tmp_path)[0] == "windtunnel check --corpus second"
+    tour_in(tmp_path, "third")
+    assert commands(tmp_path)[0] == "windtunnel check --corpus first", "that text is gone"
+
+
+def test_a_run_that_nobody_trains_any_more_is_not_called_running(
+    lab: Any, recipe: Callable[..., Recipe]
+) -> None:
+    folder = lab.train(recipe())
+    status = RunStatus.read(folder / "status.json")
+    status.model_copy(update={"status": "running"}).write(folder / "status.json")
+    assert "1 interrupted" in " ".join(standing(lab.path).lines)
 
 
 def test_forecasts_are_counted(tmp_path: Path) -> None:
@@ -121,8 +165,12 @@ def test_the_lab_of_a_command_stands_behind_it(tmp_path: Path) -> None:
 
 def test_the_result_of_a_tour_is_a_study_as_any(tmp_path: Path) -> None:
     corpus_in(tmp_path)
-    numbers = TourNumbers(steps=(), sample="", corpus="mine", written_by="", basic_tokens=1)
-    StudyResult[TourNumbers](study="tour", numbers=numbers).write(
-        tmp_path / "studies/tour/result.json", make_folder=True
-    )
+    tour_in(tmp_path, "mine")
     assert "tour (no verdict)" in standing(tmp_path).lines[1]
+
+
+def tour_in(lab: Path, corpus: str) -> None:
+    numbers = TourNumbers(steps=(), sample="", corpus=corpus, written_by="", basic_tokens=1)
+    StudyResult[TourNumbers](study="tour", numbers=numbers).write(
+        lab / "studies/tour/result.json", make_folder=True
+    )

@@ -2,9 +2,11 @@
 thousands of runs answers at once.
 """
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from windtunnel.errors import InputError
@@ -15,19 +17,24 @@ from windtunnel.results.experiments import EXPERIMENTS
 from windtunnel.results.forecast import ForecastState
 from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import AboutRun, RunStatus
+from windtunnel.results.scaling import SCALING
 from windtunnel.results.standing import Next, Standing
 from windtunnel.results.study import find_study
+from windtunnel.results.tour import TOUR
 from windtunnel.train.run import open_run
 
-# In the order of the chain: each takes what the earlier ones found.
-_CHAIN = ("check", "search", "transfer", "batch", "scaling")
+# A plan needs the second of these; the first says in a minute whether the others can be believed.
+_CHAIN = ("check", "scaling")
+# What makes the plan's recipe better, each by what the earlier ones found.
+_BETTER = ("search", "transfer", "batch")
 
 
 def standing(lab: Path) -> Standing:
     """Of this folder, which need not exist yet. What is damaged is left to the commands that read
     it.
     """
-    corpora = sorted(file.parent.name for file in lab.glob("corpora/*/manifest.json"))
+    corpora = [file.parent.name for file in sorted(lab.glob("corpora/*/manifest.json"))]
+    texts = [name for name in corpora if _is_text(lab / "corpora" / name)]
     verdicts = _verdicts(lab)
     statuses = _statuses(lab)
     forecasts = _forecasts(lab)
@@ -49,7 +56,7 @@ def standing(lab: Path) -> Standing:
             "the 90% interval"
         )
     option = lab_option(lab)
-    found = _next(lab, corpora, verdicts, forecasts, _branches(lab, statuses))
+    found = _next(lab, texts, verdicts, forecasts, _branches(lab, statuses))
     if statuses or verdicts:
         found.append(_go("windtunnel report", "write the page that shows all of it"))
     found = [one.model_copy(update={"command": one.command + option}) for one in found]
@@ -67,12 +74,12 @@ def _go(command: str, why: str) -> Next:
 
 def _next(
     lab: Path,
-    corpora: Sequence[str],
+    texts: Sequence[str],
     verdicts: dict[str, str],
     forecasts: Sequence[ForecastState],
     best: str | None,
 ) -> list[Next]:
-    if not corpora:
+    if not texts:
         found = [_go("windtunnel corpus build mine text=FOLDER/", "read your own text")]
         if not best:
             found.insert(0, _go("windtunnel tour", "see the whole chain at work, small"))
@@ -81,7 +88,7 @@ def _next(
     for folder in plans(lab):
         if step := _of_plan(lab, folder, forecasts):
             found.append(step)
-    corpus = f" --corpus {named(corpora[0])}"
+    corpus = f" --corpus {named(_studied(lab, texts))}"
     missing = [name for name in _CHAIN if name not in verdicts]
     if missing:
         found.append(_go(f"windtunnel {missing[0]}{corpus}", EXPERIMENTS[missing[0]].help))
@@ -94,9 +101,35 @@ def _next(
         )
     if best:
         found.append(_go(f"windtunnel chat {best}", "talk with the best finished run"))
-    if "tour" in verdicts and len(corpora) == 1:
+    optional = [name for name in _BETTER if name not in verdicts]
+    if optional and not missing:
+        why = f"optional, for a better recipe: {EXPERIMENTS[optional[0]].help}"
+        found.append(_go(f"windtunnel {optional[0]}{corpus}", why))
+    if "tour" in verdicts and len(texts) == 1:
         found.append(_go("windtunnel corpus build mine text=FOLDER/", "read your own text"))
     return found
+
+
+def _is_text(folder: Path) -> bool:
+    """Whether studies can train on a corpus: not on one that lies in windows, such as conversations
+    do.
+    """
+    try:
+        return "packing" not in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+
+
+def _studied(lab: Path, texts: Sequence[str]) -> str:
+    """The text that was studied last, where it is still there; else the first one."""
+    for experiment in (SCALING, TOUR):
+        try:
+            found = find_study(lab, experiment)
+        except InputError:
+            continue
+        if found and found.numbers.corpus in texts:
+            return found.numbers.corpus
+    return texts[0]
 
 
 def _of_plan(lab: Path, folder: Path, forecasts: Sequence[ForecastState]) -> Next | None:
@@ -139,15 +172,19 @@ def _verdicts(lab: Path) -> dict[str, str]:
 
 
 def _statuses(lab: Path) -> dict[Path, RunStatus]:
-    """By the run's folder. A run that is called running may have been killed: `windtunnel runs`
-    looks closer.
+    """By the run's folder, as `windtunnel runs` has it: of one that is called running it is asked
+    whether its process is still there.
     """
     found = {}
     for file in sorted(lab.glob("runs/[!.]*/status.json")):
         try:
-            found[file.parent] = RunStatus.read(file)
+            status = RunStatus.read(file)
         except InputError:
             continue
+        if status.status == "running":
+            with suppress(InputError):
+                status = open_run(file.parent).status()
+        found[file.parent] = status
     return found
 
 
