@@ -219,12 +219,26 @@ def test_asking_again_returns_what_is_there_and_other_settings_are_refused(tmp_p
     before = (tmp_path / "c/manifest.json").stat().st_mtime_ns
     build(tmp_path / "c", {"a": from_paths(tmp_path / "a.txt")}, vocab=300)
     assert (tmp_path / "c/manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="other sources or settings"):
-        build(tmp_path / "c", {"a": from_paths(tmp_path / "a.txt")}, vocab=301)
+    for asked, said in (
+        ({"vocab": 301}, "its vocabulary has 300 tokens"),
+        ({"vocab": 300, "validation": 0.3}, "what is held out"),
+    ):
+        with pytest.raises(InputError, match=f"other sources or settings is here: .*{said}"):
+            build(tmp_path / "c", {"a": from_paths(tmp_path / "a.txt")}, **asked)
+    with pytest.raises(InputError, match=r"of a from .*a\.txt; choose another name"):
+        build(tmp_path / "c", {"b": from_paths(tmp_path / "a.txt")}, vocab=300)
+
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     with pytest.raises(InputError, match="is not a corpus"):
         build(tmp_path / "full", {"a": from_paths(tmp_path / "a.txt")}, vocab=300)
+
+
+def test_a_folder_is_the_same_with_a_slash_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text(words(0, 5000))
+    with_slash, without = from_paths(f"{tmp_path}/texts/"), from_paths(f"{tmp_path}/texts")
+    assert (with_slash.origin, with_slash.identity) == (without.origin, without.identity)
 
 
 def test_malformed_documents_are_counted_or_refused_with_nothing_left(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`windtunnel sft`: a run's model learns to answer."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,9 @@ from windtunnel.tunnel.design import FRACTION, NUMBER
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
+    from windtunnel.recipe import Recipe
+
+_FEW = 50  # steps
 
 
 @app.command()
@@ -131,7 +135,20 @@ def sft(
     with display() as shown:
         made, corpus = fine_tune(parent, data, asked, shown.show)
         shown.say(_what(corpus))
+        if few := _few(made.recipe):
+            shown.say(few)
     carry_out(made, corpus, as_json)
+
+
+def _few(recipe: "Recipe") -> str:
+    """What to say of a run of few steps; nothing of a longer one."""
+    steps = recipe.total_tokens // recipe.train.batch
+    if steps >= _FEW:
+        return ""
+    return (
+        f"{steps} steps teach a model little; {math.ceil(_FEW / steps)} times as many --epochs "
+        "read the same conversations more often"
+    )
 
 
 def _what(corpus: "Corpus") -> str:

@@ -92,8 +92,8 @@ def build(
         if corpus.manifest.fingerprint == fingerprint:
             return corpus
         raise InputError(
-            f"{folder}: a corpus of other sources or settings is here; choose another name or "
-            "remove it"
+            f"{folder}: a corpus of other sources or settings is here: "
+            f"{settings.apart(corpus.manifest)}; choose another name or remove it"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a corpus; choose another name")
@@ -144,6 +144,16 @@ class _Settings:
             share_of("max_bad", documents.max_bad)
         if self.shard_tokens < 1:
             raise InputError(f"shard_tokens {self.shard_tokens}: expected at least 1")
+
+    def apart(self, manifest: Manifest) -> str:
+        """What a corpus that is there was made of, where that is not what is asked for."""
+        origins = {name: source.origin for name, source in self.sources.items()}
+        there = {name: source.origin for name, source in manifest.sources.items()}
+        if there != origins:
+            return "of " + ", ".join(f"{name} from {origin}" for name, origin in there.items())
+        if self.vocab and manifest.vocab != self.vocab:
+            return f"its vocabulary has {manifest.vocab:,} tokens"
+        return "its files, its tokenizer or what is held out were others"
 
     def fingerprint(self) -> str:
         """Names what the corpus is made of and how: the same settings give the same bytes."""

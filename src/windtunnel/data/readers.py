@@ -98,7 +98,8 @@ def from_paths(
         for path in paths:
             yield from items(path, text_field, format)
 
-    origin = ", ".join(map(named, paths))
+    # a folder is the same with a slash behind it
+    origin = ", ".join(named(Path(path)) for path in paths)
     # A format that nobody asked for follows from the content.
     settings = [text_field, stamps, format] if format else [text_field, stamps]
     identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()

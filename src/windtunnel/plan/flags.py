@@ -124,7 +124,7 @@ def of_held_out(excess: float | None) -> Iterator[Flag]:
     if excess is None or abs(excess) <= _UNLIKE:
         return
     side, why = (
-        ("above", "is unlike what was trained on, or was learnt by heart there")
+        ("above", "is unlike what was trained on, or training has learnt its own text by heart")
         if excess > 0
         else ("below", "is easier than what was trained on")
     )

@@ -130,6 +130,6 @@ def outcomes_figure(opened: Sequence[ForecastState], title: str = "") -> go.Figu
     styled(figure, _ROW * len(opened) + _ROOM, title)
     figure.update_layout(showlegend=False)  # the sentence below says what is what
     figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(title="got over forecast, %", exponentformat="none")
+    figure.update_xaxes(title="result relative to its forecast, %", exponentformat="none")
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"})
     return figure

@@ -45,8 +45,8 @@ def figures(
             lines.append((caption, panels))
     caption = (
         "How each quantity goes with the size after so many steps. A pale cell is as the theory "
-        "has it; orange grows too much and blue too little, by octaves for an octave of size. "
-        "A cross marks what fails."
+        "has it; orange grows too much with the size and blue too little: a slope of 1 is in "
+        "proportion to it. A cross marks what fails."
     )
     return [(caption, matrices), *lines] if matrices else lines
 

@@ -51,7 +51,7 @@ def test_a_narrow_design_is_called_bad_and_why(lab: Any, corpus: Corpus) -> None
     for words in (
         "3 sizes",
         "needs 16x or more",
-        "must spread over 8x",
+        "need a spread of 8x",
         "reads the corpus",
         "four times the compute",
     ):

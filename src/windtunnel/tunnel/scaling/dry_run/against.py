@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from windtunnel.data.shards import Corpus
+from windtunnel.quantities import about
 from windtunnel.results.dry_run import Expectation, ParameterFound
 from windtunnel.tunnel.scaling.chain import Chain
 from windtunnel.tunnel.scaling.design import (
@@ -40,7 +41,7 @@ def shortcomings(design: Design, chain: Chain, grid: PointGrid, corpus: Corpus) 
         found.append("size and length grow together, on one ray: their effects can't be told apart")
     reach = max(chain.lengths) / min(chain.lengths)
     if reach < _NEARLY * _LENGTHS:
-        found.append(f"lengths over {reach:.3g}x: tokens a parameter must spread over {_LENGTHS}x")
+        found.append(f"lengths over {reach:.3g}x: tokens a parameter need a spread of {_LENGTHS}x")
     if chain.fewest_steps < FEWEST_STEPS:
         found.append(
             f"{chain.fewest_steps} steps at the shortest length: it needs {FEWEST_STEPS} or more"
@@ -49,13 +50,14 @@ def shortcomings(design: Design, chain: Chain, grid: PointGrid, corpus: Corpus) 
     epochs = longest / corpus.train_tokens
     if epochs > 1:
         found.append(
-            f"the longest run reads the corpus {epochs:.2f} times: a law is of text read once"
+            f"the longest run reads the corpus {epochs:.2f} times: a law is of text read once, so "
+            f"--longest and --audit-tokens go up to {about(corpus.train_tokens)} here"
         )
     cost = chain.trained / chain.retrained
     if cost > HIGHEST_COST:
         found.append(
-            f"stems and branches cost {cost:.2f} of retraining every point: more lengths would "
-            "make better use of the stems"
+            f"stems and branches cost {cost:.2f} of retraining every point, where "
+            f"{HIGHEST_COST:g} can be had: more lengths would make better use of the stems"
         )
     return found
 
