@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING
 
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.files import named, write_whole
+from windtunnel.quantities import about
 from windtunnel.recipe import (
     RESULTS_VERSION,
     ObjectiveKind,
@@ -509,9 +510,15 @@ def find_run(lab: Path, reference: str) -> Run:
     if len(meant) == 1:
         return meant[0]
     if meant:
-        ids = ", ".join(run.id for run in meant)
-        raise InputError(f"{reference}: {len(meant)} runs of {lab} have this name: {ids}")
+        ids = ", ".join(_told_apart(run) for run in meant)
+        raise InputError(
+            f"{reference}: {len(meant)} runs of {lab} have this name; give an id: {ids}"
+        )
     raise InputError(f"{reference}: no run of {lab} has this id or name{_hint(found, reference)}")
+
+
+def _told_apart(run: Run) -> str:
+    return f"{run.id} ({about(run.recipe.total_tokens)} tokens, lr {run.recipe.optimizer.lr:g})"
 
 
 def _hint(found: RunsFound, reference: str) -> str:

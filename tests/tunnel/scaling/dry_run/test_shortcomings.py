@@ -61,7 +61,7 @@ def test_a_design_at_every_bound_lacks_nothing(counts: dict[Size, SizeCounts]) -
 @pytest.mark.parametrize(
     ("lengths", "batch", "tokens", "says"),
     [
-        ((204_800, 1_500_000), 512, 10**7, "lengths over 7.32x: tokens a parameter must spread"),
+        ((204_800, 1_500_000), 512, 10**7, "lengths over 7.32x: tokens a parameter need a spread"),
         ((204_800, 1_638_400), 513, 10**7, "399 steps at the shortest length: it needs 400"),
         ((204_800, 1_638_400), 512, 1_638_399, "the longest run reads the corpus 1.00 times"),
         ((204_800, 1_638_400), 512, 819_200, "the longest run reads the corpus 2.00 times"),
