@@ -160,8 +160,8 @@ def stopping(quiet: bool = False) -> Iterator[Callable[[], bool]]:
                 os._exit(130)
             if not quiet:
                 print(
-                    "stopping after this step, with a checkpoint; a model that is being compiled is "
-                    "finished first. Ctrl-C once more stops at once",
+                    "stopping after this step, with a checkpoint; what is being compiled comes "
+                    "first. Ctrl-C once more stops at once",
                     file=sys.stderr,
                 )
             asked.set()
