@@ -236,9 +236,13 @@ def test_set_changes_the_recipe_and_a_person_reads_one_line(lab: Any, recipe: Ma
     assert done.returncode == 0, done.stderr
     (run,) = lab.json("runs")
     assert (run["name"], run["tokens"], run["kind"]) == ("other", 1280, "run")
-    (line,) = done.stdout.splitlines()
+    line, following = done.stdout.splitlines()
     assert line.startswith(f"{run['id']} done at 1.28k tokens: loss {run['loss']:.4f}")
     assert run["path"] in line
+    assert following.startswith("Next: windtunnel chat other --lab ")
+    again = ("schedule.tokens=1280", "name=other", "seed=4")
+    done = lab.run("train", file, *(word for one in again for word in ("--set", one)))
+    assert f"Next: windtunnel chat {done.stdout[:12]} " in done.stdout, "two have that name"
 
 
 def test_a_corpus_as_json_says_what_it_holds(lab: Any) -> None:
