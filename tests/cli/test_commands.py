@@ -255,12 +255,15 @@ def test_a_corpus_says_how_much_of_it_is_long(lab: Any) -> None:
     folder = lab.path.parent / "texts"
     folder.mkdir()
     texts = [" ".join(f"word{i}" for i in range(3000)), *(f"no {i} " * 9 for i in range(400))]
-    lines = [json.dumps({"text": one}) for one in texts]
+    lines = [json.dumps({"text": one}) for one in [*texts, texts[-1]]]
     (folder / "a.jsonl").write_text("\n".join(lines))
     lab.json("corpus", "build", "new", f"mine={folder}", "--vocab", "300", "--validation", "0.1")
     found = lab.json("corpus", "show", "new")["long"]["mine"]
     assert found["1024"]["documents"] == found["4096"]["documents"] == 1
-    assert "documents longer than 1k 1 (" in lab.run("corpus", "show", "new").stdout
+    told = lab.run("corpus", "show", "new").stdout
+    assert "mine: left out: 1 as duplicates\n" in told
+    assert "mine: over 1k tokens: 1 document with " in told
+    assert "; over 4k tokens: 1 document with " in told
 
 
 def test_a_corpus_says_what_of_the_held_out_text_is_read_in_training_too(lab: Any) -> None:
