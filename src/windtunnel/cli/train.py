@@ -396,17 +396,17 @@ def _say_what_came(
             inside = "inside" if low <= summary.loss <= high else "OUTSIDE"
             paragraph(
                 f"forecast {sealed.loss:.4f}, nine times in ten between {low:.4f} and {high:.4f}: "
-                f"{inside}. Next: {_next('plan --audit', run)}"
+                f"{inside}. Next: {next_for('plan --audit', run)}"
             )
         elif done and summary.kind != "stem":
-            print(f"Next: {_next('chat', run)}")
+            print(f"Next: {next_for('chat', run)}")
     if summary.status == "failed":
         print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
     if summary.status == "interrupted":
         print("Stopped. The same command goes on from here.", file=sys.stderr)
 
 
-def _next(command: str, run: "Run") -> str:
+def next_for(command: str, run: "Run") -> str:
     """A command for this run, as it can be typed."""
     from windtunnel.report.standing import lab_option
     from windtunnel.train.run import called
