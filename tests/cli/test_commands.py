@@ -236,9 +236,13 @@ def test_set_changes_the_recipe_and_a_person_reads_one_line(lab: Any, recipe: Ma
     assert done.returncode == 0, done.stderr
     (run,) = lab.json("runs")
     assert (run["name"], run["tokens"], run["kind"]) == ("other", 1280, "run")
-    (line,) = done.stdout.splitlines()
+    line, following = done.stdout.splitlines()
     assert line.startswith(f"{run['id']} done at 1.28k tokens: loss {run['loss']:.4f}")
     assert run["path"] in line
+    assert following.startswith("Next: windtunnel chat other --lab ")
+    again = ("schedule.tokens=1280", "name=other", "seed=4")
+    done = lab.run("train", file, *(word for one in again for word in ("--set", one)))
+    assert f"Next: windtunnel chat {done.stdout[:12]} " in done.stdout, "two have that name"
 
 
 def test_a_corpus_as_json_says_what_it_holds(lab: Any) -> None:
@@ -251,12 +255,15 @@ def test_a_corpus_says_how_much_of_it_is_long(lab: Any) -> None:
     folder = lab.path.parent / "texts"
     folder.mkdir()
     texts = [" ".join(f"word{i}" for i in range(3000)), *(f"no {i} " * 9 for i in range(400))]
-    lines = [json.dumps({"text": one}) for one in texts]
+    lines = [json.dumps({"text": one}) for one in [*texts, texts[-1]]]
     (folder / "a.jsonl").write_text("\n".join(lines))
     lab.json("corpus", "build", "new", f"mine={folder}", "--vocab", "300", "--validation", "0.1")
     found = lab.json("corpus", "show", "new")["long"]["mine"]
     assert found["1024"]["documents"] == found["4096"]["documents"] == 1
-    assert "documents longer than 1k 1 (" in lab.run("corpus", "show", "new").stdout
+    told = lab.run("corpus", "show", "new").stdout
+    assert "mine: left out: 1 as duplicates\n" in told
+    assert "mine: over 1k tokens: 1 document with " in told
+    assert "; over 4k tokens: 1 document with " in told
 
 
 def test_a_corpus_says_what_of_the_held_out_text_is_read_in_training_too(lab: Any) -> None:

@@ -108,6 +108,36 @@ def test_a_training_s_line_says_where_it_is_to_end(
     now = 20.0
     step(3_600_000, 7_200_000, line)
     assert capsys.readouterr().err.splitlines() == [
-        "run: 50%, 3.6M of 7.2M, loss 4.250, 1.900 bits/byte, to end between 3.9 and 4.1, "
-        "1k tokens/s, 40% of peak, 1 hours left"
+        "run: 50%, 3.6M of 7.2M, loss 4.250, 1.900 bits/byte, 1 hours left, "
+        "to end between 3.9 and 4.1, 1k tokens/s, 40% of peak"
     ]
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (160, "loss 4.250, 1.900 bits/byte, to end between 3.9 and 4.1, 1k tokens/s, 40% of peak"),
+        (150, "loss 4.250, 1.900 bits/byte, to end between 3.9 and 4.1, 1k tokens/s"),
+        (110, "loss 4.250, 1.900 bits/byte, 1k tokens/s"),
+        (90, "loss 4.250, 1.900 bits/byte"),
+        (80, "loss 4.250"),
+    ],
+)
+def test_a_narrow_terminal_drops_the_share_of_peak_first_and_never_the_time_left(
+    width: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "windtunnel.cli.display.Console",
+        lambda **_: Console(file=io.StringIO(), width=width, force_terminal=True),
+    )
+    shown = Display()
+    line = StepLine(
+        tokens=500, loss=4.25, lr=0.01, grad_norm=1.0, tokens_per_s=1000, peak_share=0.4
+    )
+    step = shown.training("hours-1-1-cpu", "to end between 3.9 and 4.1", lambda: 1.9)
+    step(3_600_000, 7_200_000, line)
+    paper = Console(file=io.StringIO(), width=width)
+    paper.print(shown._bars.get_renderable())
+    shown.close()
+    written = paper.file.getvalue()  # type: ignore[attr-defined]
+    assert written.rstrip().endswith(f" -:--:-- left 3.6M of 7.2M, {said}")

@@ -246,12 +246,14 @@ class TestASeal:
         told = f"(run {run.id}): the forecast {seal.id} of {seal.loss:.4f} was "
         assert told in done.stdout
         assert "\n        plan.json no longer says what was sealed: loss\n" in done.stdout
+        following = f"windtunnel chat {run.id} --lab {lab}"  # another has its name
+        assert done.stdout.splitlines()[-1] == following
         said = command.json("plan", "--audit", run.id)
         assert (said["plan"], said["audit"]["forecast"]) == ("first", seal.id)
         shutil.rmtree(lab / "plans")
         done = command.run("plan", "--audit", run.id)
-        (line,) = done.stdout.splitlines()
-        assert line.startswith("got ") and told in line
+        line, *_, last = done.stdout.splitlines()
+        assert line.startswith("got ") and told in line and last == following
         said["audit"].pop("remarks")
         assert command.json("plan", "--audit", run.id) == said["audit"] | {"remarks": []}
 

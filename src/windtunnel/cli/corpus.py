@@ -181,6 +181,10 @@ def _tokenizer(lab: Path, reference: str) -> Path:
         ) from None
 
 
+def _documents(count: int) -> str:
+    return "1 document" if count == 1 else f"{count:,} documents"
+
+
 def _long(corpus: "Corpus") -> dict[str, dict[int, dict[str, int]]]:
     """By source and length in tokens: the documents that are longer, and their tokens."""
     from windtunnel.data.long import by_length
@@ -207,18 +211,21 @@ def _print(folder: Path, as_json: bool) -> None:
     print(f"{folder}: a vocabulary of {manifest.vocab:,} tokens, encoded by {manifest.encoded_by}")
     print(
         f"{'source':12} {'documents':>10} {'tokens':>8} {'held out':>8} {'bytes/token':>11} "
-        f"{'skipped':>8}  licence"
+        f"{'left out':>8}  licence"
     )
     for key, entry in manifest.sources.items():
         train, held = entry.train, entry.validation
         ratio = train.bytes / max(1, train.tokens)
-        skipped = entry.malformed + entry.duplicates
+        left_out = entry.malformed + entry.duplicates
         print(
             f"{key:12} {train.documents:10,} {about(train.tokens):>8} {about(held.tokens):>8} "
-            f"{ratio:11.2f} {skipped:8,}  {entry.licence}"
+            f"{ratio:11.2f} {left_out:8,}  {entry.licence}"
         )
     found = _long(opened)
     for key, entry in manifest.sources.items():
+        counts = {"duplicates": entry.duplicates, "malformed": entry.malformed}
+        if whys := [f"{count:,} as {why}" for why, count in counts.items() if count]:
+            print(f"{key}: left out: {', '.join(whys)}")
         if not entry.validation.tokens:
             print(f"{key}: nothing is held out, so no loss will be measured on it")
         if repeats[key] > MANY_REPEATS:
@@ -229,10 +236,11 @@ def _print(folder: Path, as_json: bool) -> None:
         if entry.taken:
             print(f"{key}: {taken(entry)}")
         if long := found[key]:
-            counts = (
-                f"{beyond // 1024}k {one['documents']:,} ({one['tokens'] / entry.train.tokens:.0%})"
+            shares = (
+                f"over {beyond // 1024}k tokens: {_documents(one['documents'])} with "
+                f"{one['tokens'] / entry.train.tokens:.0%} of the tokens"
                 for beyond, one in long.items()
             )
-            print(f"{key}: documents longer than {', '.join(counts)} of the tokens")
+            print(f"{key}: {'; '.join(shares)}")
     if not opened.sources:
         raise InputError(f"{folder}: this corpus holds no source")

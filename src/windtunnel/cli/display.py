@@ -22,17 +22,32 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from windtunnel.quantities import about, about_hours
 
 if TYPE_CHECKING:
+    from rich.progress import Task
+
     from windtunnel.results.run import StepLine
 
 _WIDEST = 100  # columns: longer lines are hard to read
+_WIDE = 120  # columns from which on a terminal has room for a long bar
+_BAR, _SHORT_BAR = 24, 10  # columns of a bar, and of one in a narrower terminal
+_TIMES = len("0:00:00 0:00:00 left")  # columns of the times beside a bar
+# What a training's line drops in a narrow terminal, first to last.
+_DROPPED = ("peak", "aim", "speed", "bits")
 _LAST_WORDS = 2.0  # seconds to end in, after the second Ctrl-C
 # Seconds between lines where there is no terminal: at least so many, and after the most there is
 # one though the share is as it was.
 _LOG_EVERY, _LOG_AT_LAST = 10.0, 600.0
+
+
+class _LeftColumn(TimeRemainingColumn):
+    """The time left, and that it is that."""
+
+    def render(self, task: "Task") -> Text:
+        return super().render(task).append(" left")
 
 
 class Display:
@@ -40,13 +55,14 @@ class Display:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._bar = _BAR if self.console.width >= _WIDE else _SHORT_BAR
         self._bars = Progress(
             # A name may hold brackets, which are no markup.
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}", markup=False),
+            BarColumn(bar_width=self._bar),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _LeftColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             transient=True,
         )
@@ -81,19 +97,33 @@ class Display:
 
         def step(tokens: int, total: int, line: "StepLine") -> None:
             found = bits()
-            parts = [
-                f"{about(tokens)} of {about(total)}",
-                f"loss {line.loss:.3f}",
-                f"{found:.3f} bits/byte" if found else "",
-                aim,
-                f"{about(line.tokens_per_s)} tokens/s, {line.peak_share:.0%} of peak",
-            ]
-            if not self.console.is_terminal and line.tokens_per_s:
+            parts = {
+                "tokens": f"{about(tokens)} of {about(total)}",
+                "loss": f"loss {line.loss:.3f}",
+                "bits": f"{found:.3f} bits/byte" if found else "",
+                "left": "",
+                "aim": aim,
+                "speed": f"{about(line.tokens_per_s)} tokens/s",
+                "peak": f"{line.peak_share:.0%} of peak",
+            }
+            if self.console.is_terminal:
+                self._narrow(parts, self._room(name))
+            elif line.tokens_per_s:
                 left = (total - tokens) / line.tokens_per_s / 3600
-                parts.append(f"{about_hours(left)} left")
-            self.show(name, tokens, total, ", ".join(filter(None, parts)))
+                parts["left"] = f"{about_hours(left)} left"
+            self.show(name, tokens, total, _joined(parts))
 
         return step
+
+    def _room(self, name: str) -> int:
+        """Columns beside a bar of this name, its times and the spaces between them."""
+        return self.console.width - len(name) - self._bar - _TIMES - 4
+
+    def _narrow(self, parts: dict[str, str], room: int) -> None:
+        for part in _DROPPED:
+            if len(_joined(parts)) <= room:
+                return
+            parts[part] = ""
 
     def close(self) -> None:
         if self._tasks:  # a stop prints an empty line where nothing was shown
@@ -107,6 +137,10 @@ class Display:
         if waited >= _LOG_AT_LAST or (waited >= _LOG_EVERY and share != said):
             self._logged[what] = now, share
             self.say(f"{what}: {share}, {note}" if note else f"{what}: {share}")
+
+
+def _joined(parts: dict[str, str]) -> str:
+    return ", ".join(filter(None, parts.values()))
 
 
 def paragraph(text: str, indent: str = "") -> None:

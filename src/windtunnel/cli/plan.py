@@ -7,6 +7,7 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, float_of, number_of, share_of, typed
+from windtunnel.cli.train import next_for
 from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, about_bytes, about_hours
@@ -210,13 +211,16 @@ def _audit(lab: Path, reference: str, name: str, as_json: bool) -> None:
     from windtunnel.plan.record import read_plan
     from windtunnel.train.run import find_run
 
-    found = audit(lab, find_run(lab, reference), name)
+    run = find_run(lab, reference)
+    found = audit(lab, run, name)
+    following = next_for("chat", run)
     if found.folder:
-        _print(read_plan(found.folder), as_json)
+        _print(read_plan(found.folder), as_json, following)
     elif as_json:
         print(found.audit.to_json())
     else:
         _say("got", *_got(found.audit))
+        print(f"\n{following}")
 
 
 def _device(name: str | None) -> str | None:
@@ -238,9 +242,9 @@ def _number(option: str, text: str | None) -> float | None:
     return value
 
 
-def _print(plan: "PlanResult", as_json: bool) -> None:
+def _print(plan: "PlanResult", as_json: bool, following: str = "") -> None:
     """A page: what to train, what to expect, how sure that is, what it costs, what could be
-    wrong.
+    wrong; and the command that follows, by default the plan's training.
     """
     if as_json:
         print(plan.to_json())
@@ -254,7 +258,7 @@ def _print(plan: "PlanResult", as_json: bool) -> None:
     )
     for flag in plan.flags:
         print(f"  {_LEVELS[flag.level]:5} {flag.text}")
-    print(f"\nwindtunnel train {plan.recipe}")
+    print(f"\n{following or f'windtunnel train {plan.recipe}'}")
 
 
 def _say(label: str, *lines: str) -> None:

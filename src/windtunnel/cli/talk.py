@@ -28,7 +28,7 @@ _CONTEXT_HELP = (
     "The longest conversation with a file, in tokens; 0 takes the limit that the file states, up "
     "to 32,768 tokens and 1 GiB of memory."
 )
-_HELP = "An empty line or Ctrl-D ends the conversation; /new starts another."
+_HELP = "An empty line or Ctrl-D ends it; /new starts another conversation."
 
 
 @app.command()
@@ -66,13 +66,13 @@ def chat(
     """Talk with a run or a GGUF file in the terminal.
 
     Ctrl-C stops an answer; twice, it ends the conversation. Text that is piped in is read to its
-    end, a line at a time.
+    end, a line at a time, and each line stands before its answer.
     """
     from windtunnel.ship.chat import Chat, Sampling
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, most=most)
     with _who_answers(model, lab, context) as who:
-        print(f"{model}: {_HELP}", file=sys.stderr)
+        print(f"Talking to {model}. {_HELP}", file=sys.stderr)
         if not _converse(Chat(who, sampling, system)):
             raise typer.Exit(1)
 
@@ -131,6 +131,8 @@ def _converse(talk: "Chat") -> bool:
         for line in _typed():
             if sys.stdin.isatty():
                 interrupted = 0
+            else:
+                _say(f"> {line}\n")
             if line == "/new":
                 talk.turns.clear()
                 continue
@@ -147,8 +149,13 @@ def _converse(talk: "Chat") -> bool:
                 print(f"windtunnel: {error}", file=sys.stderr)
                 fine = False
                 continue
-            print(flush=True)
+            print(end=_end_of_answer(), flush=True)
     return fine
+
+
+def _end_of_answer() -> str:
+    """What is piped in leaves an empty line before the next question."""
+    return "\n" if sys.stdin.isatty() else "\n\n"
 
 
 def _typed() -> Iterator[str]:

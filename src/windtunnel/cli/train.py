@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -370,12 +371,14 @@ def carry_out(run: "Run", corpus: "Corpus", as_json: bool, anew: bool = False) -
             watch = Watch(say=shown.say, step=progress, stop=stop, show=shown.show)
             summary = train(run, corpus, watch, ranks)
     if ranks.first:
-        _say_what_came(summary, sealed, as_json)
+        _say_what_came(run, summary, sealed, as_json)
     if summary.status in _EXIT_CODES:
         raise typer.Exit(_EXIT_CODES[summary.status])
 
 
-def _say_what_came(summary: "RunSummary", sealed: "Forecast | None", as_json: bool) -> None:
+def _say_what_came(
+    run: "Run", summary: "RunSummary", sealed: "Forecast | None", as_json: bool
+) -> None:
     if as_json:
         print(summary.to_json())
     else:
@@ -387,14 +390,27 @@ def _say_what_came(summary: "RunSummary", sealed: "Forecast | None", as_json: bo
             f"{summary.id} {summary.status} at {about(summary.tokens)} tokens: {loss}; "
             f"{summary.path}"
         )
-        if sealed and summary.loss is not None and summary.status == "done":
+        done = summary.status == "done"
+        if done and sealed and summary.loss is not None:
             low, high = sealed.interval90
             inside = "inside" if low <= summary.loss <= high else "OUTSIDE"
             paragraph(
                 f"forecast {sealed.loss:.4f}, nine times in ten between {low:.4f} and {high:.4f}: "
-                f"{inside}. Next: windtunnel plan --audit {summary.id}"
+                f"{inside}. Next: {next_for('plan --audit', run)}"
             )
+        elif done and summary.kind != "stem":
+            print(f"Next: {next_for('chat', run)}")
     if summary.status == "failed":
         print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
     if summary.status == "interrupted":
         print("Stopped. The same command goes on from here.", file=sys.stderr)
+
+
+def next_for(command: str, run: "Run") -> str:
+    """A command for this run, as it can be typed."""
+    from windtunnel.report.standing import lab_option
+    from windtunnel.train.run import called
+
+    here = run.lab.resolve() == DEFAULT_LAB.resolve()
+    option = lab_option(DEFAULT_LAB if here else run.lab)
+    return f"windtunnel {command} {shlex.quote(called(run))}{option}"

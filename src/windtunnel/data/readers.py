@@ -173,13 +173,14 @@ def records(file: Path, format: str | None = None) -> Iterator[Record | Malforme
 
 
 def _refuse(tally: Tally, first: Malformed, max_bad: float) -> None:
-    taken = f"; the file was taken for {tally.first_of.help}" if tally.first_of else ""
-    raise InputError(
-        f"{first.where}: {first.why}; {tally.malformed:,} of the first "
-        f"{tally.documents:,} documents are malformed ({tally.malformed / tally.documents:.1%}), "
-        f"at most {max_bad:.1%} may be{taken}; expected a path or a glob of readable documents, or "
-        "a larger --max-bad"
-    )
+    taken = f" (taken for {tally.first_of.help})" if tally.first_of else ""
+    count = ""
+    if tally.documents > 1:
+        count = (
+            f"; {tally.malformed:,} of the first {tally.documents:,} documents are malformed "
+            f"({tally.malformed / tally.documents:.1%}), at most {max_bad:.1%} may be (--max-bad)"
+        )
+    raise InputError(f"{first.where}: {first.why}{taken}{count}")
 
 
 def _stamps(path: str | Path) -> list[tuple[str, int, int]]:

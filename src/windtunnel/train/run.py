@@ -521,6 +521,13 @@ def _told_apart(run: Run) -> str:
     return f"{run.id} ({about(run.recipe.total_tokens)} tokens, lr {run.recipe.optimizer.lr:g})"
 
 
+def called(run: Run) -> str:
+    """What to type for this run: its name where no other of its lab has it, else its id."""
+    name = run.recipe.name
+    alike = [one for one in list_runs(run.lab) if one.recipe.name == name]
+    return name if len(alike) == 1 and not name.startswith("-") else run.id
+
+
 def _hint(found: RunsFound, reference: str) -> str:
     """What to add where there is no such run."""
     if any(run.id.startswith(reference) for run in found.runs):

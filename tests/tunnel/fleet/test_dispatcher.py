@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from known_fleet import end
+from patience import PATIENCE
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -121,6 +122,27 @@ def test_the_longest_runs_go_first_one_a_worker(
     assert told[-2][1:] == (total, total, "3 of 3 runs")
     done = [line[1] for line in told]
     assert done == sorted(done)
+
+
+def test_before_the_first_step_it_says_what_is_waited_for(
+    lab: Any, recipe: Make, known: Callable[..., Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, told, heard = known(), list[str](), threading.Event()
+    train = workers.train
+
+    def slowly(paths: Sequence[Path], report: Callable[[Report], None]) -> Outcome:
+        heard.wait(PATIENCE)
+        return train(paths, report)
+
+    def show(what: str, done: float, total: float | None, note: str = "") -> None:
+        told.append(note)
+        heard.set()
+
+    monkeypatch.setattr(workers, "train", slowly)
+    asked = runs_of(recipe, "a", train={"compile": "auto"})
+    fleet(lab.path, opened(lab), asked, Watch(show=show), "one")
+    assert told[0] == "0 of 1 runs, compiling, once for each size"
+    assert told[-2:] == ["1 of 1 runs", ""]
 
 
 def test_what_is_done_is_not_trained_again_and_not_counted(

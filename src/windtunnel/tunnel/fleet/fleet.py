@@ -90,8 +90,8 @@ def _train_missing(tasks: Tasks, watch: Watch, label: str) -> None:
             if changed:
                 finished = sum(task.over() for task in tasks.all)
             done = min(total, dispatcher.done)
-            waits = "" if dispatcher.workers.count else ", no worker is left: waiting for one"
-            watch.show(label, done, total, f"{finished} of {len(tasks.all)} runs{waits}")
+            note = f"{finished} of {len(tasks.all)} runs{dispatcher.waits_for}"
+            watch.show(label, done, total, note)
     finally:
         dispatcher.close()
     watch.show(label, total, total, "")
@@ -132,6 +132,18 @@ class _Dispatcher:
     def done(self) -> float:
         """FLOPs that this fleet has trained."""
         return self._trained + sum(self._progress.values())
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps the fleet from going on, to say beside how far it has come."""
+        if not self.workers.count:
+            return ", no worker is left: waiting for one"
+        if self._measuring and not self.done:
+            return ", measuring how many to train together"
+        compiled = any(
+            task.recipe.train.compile for them in self._training.values() for task in them
+        )
+        return ", compiling, once for each size" if compiled and not self.done else ""
 
     def begin(self, left: str) -> None:
         """Wait for the workers, until asked to stop. `left`: how many runs of how many."""
