@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.files import named
@@ -19,7 +20,7 @@ from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import AboutRun, RunStatus
 from windtunnel.results.scaling import SCALING
 from windtunnel.results.standing import Next, Standing
-from windtunnel.results.study import find_study
+from windtunnel.results.study import Experiment, find_study
 from windtunnel.results.tour import TOUR
 from windtunnel.train.run import open_run
 
@@ -122,7 +123,8 @@ def _is_text(folder: Path) -> bool:
 
 def _studied(lab: Path, texts: Sequence[str]) -> str:
     """The text that was studied last, where it is still there; else the first one."""
-    for experiment in (SCALING, TOUR):
+    studies: tuple[Experiment[Any, Any], ...] = (SCALING, TOUR)
+    for experiment in studies:
         try:
             found = find_study(lab, experiment)
         except InputError:
