@@ -251,7 +251,7 @@ def test_a_suite_says_in_a_line_what_it_has_no_data_for(
         (["tiny0", "--task", "{odd}"], "a record of no known shape (colour)"),
         (["tiny0", "--task", "{mixed}"], "mixed.jsonl line 2: expected choices"),
         (["tiny0", "--solutions", "{blank}"], "the answer is empty"),
-        (["tiny0", "--solutions", "{odd}"], "malformed"),
+        (["tiny0", "--solutions", "{odd}"], "line 1: expected 'messages'"),
         (["tiny0", "--text", "nothere.txt"], "no such file"),
         (["tiny0", "--corpus", "nothere"], "nothere"),
         (["tiny0", "--data", "."], "no suite is asked for"),

@@ -23,7 +23,7 @@ from windtunnel.recipe import dump, load
 from windtunnel.report.page import write_page
 from windtunnel.report.plans import sizes_figure
 from windtunnel.results.forecast import Forecast
-from windtunnel.train.run import Run, create, find_run, open_run
+from windtunnel.train.run import Run, called, create, find_run, open_run
 
 EAGER = {"TORCHDYNAMO_DISABLE": "1"}
 FIRST = Request(shape=(32, 2), tokens=12_000, name="first")
@@ -246,7 +246,7 @@ class TestASeal:
         told = f"(run {run.id}): the forecast {seal.id} of {seal.loss:.4f} was "
         assert told in done.stdout
         assert "\n        plan.json no longer says what was sealed: loss\n" in done.stdout
-        following = f"windtunnel chat {run.id} --lab {lab}"  # another has its name
+        following = f"windtunnel chat {called(run)} --lab {lab}"
         assert done.stdout.splitlines()[-1] == following
         said = command.json("plan", "--audit", run.id)
         assert (said["plan"], said["audit"]["forecast"]) == ("first", seal.id)
