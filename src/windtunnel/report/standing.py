@@ -29,6 +29,9 @@ _CHAIN = ("check", "scaling")
 # What makes the plan's recipe better, each by what the earlier ones found.
 _BETTER = ("search", "transfer", "batch")
 
+# Studies that say which text they were of, the one that counts first.
+_OF_TEXT: Sequence[Experiment[Any, Any]] = (SCALING, TOUR)
+
 
 def standing(lab: Path) -> Standing:
     """Of this folder, which need not exist yet. What is damaged is left to the commands that read
@@ -123,8 +126,7 @@ def _is_text(folder: Path) -> bool:
 
 def _studied(lab: Path, texts: Sequence[str]) -> str:
     """The text that was studied last, where it is still there; else the first one."""
-    studies: tuple[Experiment[Any, Any], ...] = (SCALING, TOUR)
-    for experiment in studies:
+    for experiment in _OF_TEXT:
         try:
             found = find_study(lab, experiment)
         except InputError:
