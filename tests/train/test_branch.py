@@ -60,7 +60,7 @@ def test_a_branch_from_before_the_oldest_checkpoint_begins_at_the_beginning(
 def test_a_checkpoint_can_be_left_before_its_run_says_so(parent: Run, corpus: Corpus) -> None:
     parent.write_status("running", 0)
     assert branch(parent, corpus, 30 * BATCH, 5 * BATCH, "linear", 0.0, {}).at_tokens == 30 * BATCH
-    with pytest.raises(InputError, match="trained to 3.84k tokens only"):
+    with pytest.raises(InputError, match=r"trained to 3\.84k tokens only"):
         branch(parent, corpus, 31 * BATCH, 5 * BATCH, "linear", 0.0, {})
 
 
