@@ -77,7 +77,9 @@ def measure(size: str, rounds: int, against: Path | None = None) -> list[Claim]:
     device = torch.device(choose_engine(recipe).device)
     sources = {"ours": None, OTHER: against} if against else dict.fromkeys(LOOPS)
     rng = np.random.default_rng(0)
-    batches = rng.integers(0, recipe.model.vocab, (rounds // 2, BATCH // CONTEXT, CONTEXT + 1))
+    batches = rng.integers(
+        0, recipe.model.vocab, (WARM_UP + -(-rounds // 2), BATCH // CONTEXT, CONTEXT + 1)
+    )
     seconds: dict[str, list[float]] = {name: [] for name in sources}
     peaks, bandwidth = [], measured_bandwidth(device)
     for order in (list(sources), list(sources)[::-1]):
@@ -88,7 +90,7 @@ def measure(size: str, rounds: int, against: Path | None = None) -> list[Claim]:
             for batch in batches[:WARM_UP]:
                 loop.step(batch)
         turns = deque(order)
-        for batch in batches:
+        for batch in batches[WARM_UP:]:
             peaks.append(measured_peak(device, torch.bfloat16, seconds=0.1))
             for name in turns:
                 seconds[name].append(loops[name].step(batch))

@@ -7,7 +7,7 @@ import typer
 
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, float_of, number_of, share_of, typed
-from windtunnel.cli.train import next_for
+from windtunnel.cli.standing import next_for
 from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, about_bytes, about_hours

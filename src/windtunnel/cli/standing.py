@@ -1,10 +1,18 @@
-"""`windtunnel` alone: where the lab stands, and the next sensible command."""
+"""`windtunnel` alone: where the lab stands, and the next sensible command; and what follows
+on a run.
+"""
 
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from windtunnel import __version__
 from windtunnel.cli.display import paragraph
+from windtunnel.cli.options import DEFAULT_LAB
 from windtunnel.files import named
+
+if TYPE_CHECKING:
+    from windtunnel.train.run import Run
 
 _SHOWN = 3  # commands
 
@@ -27,3 +35,13 @@ def say_where_it_stands(lab: Path, as_json: bool) -> None:
         print(f"  {one.command}")
         paragraph(one.why, "      ")
     print("\nwindtunnel --help lists every command.")
+
+
+def next_for(command: str, run: "Run") -> str:
+    """A command for this run, as it can be typed."""
+    from windtunnel.report.standing import lab_option
+    from windtunnel.train.run import called
+
+    here = run.lab.resolve() == DEFAULT_LAB.resolve()
+    option = lab_option(DEFAULT_LAB if here else run.lab)
+    return f"windtunnel {command} {shlex.quote(called(run))}{option}"

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +24,7 @@ from windtunnel.cli.options import (
     share_of,
     typed,
 )
+from windtunnel.cli.standing import next_for
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.recipe import DECAY_SHAPES
@@ -404,13 +404,3 @@ def _say_what_came(
         print(f"windtunnel: the run failed: {summary.reason}", file=sys.stderr)
     if summary.status == "interrupted":
         print("Stopped. The same command goes on from here.", file=sys.stderr)
-
-
-def next_for(command: str, run: "Run") -> str:
-    """A command for this run, as it can be typed."""
-    from windtunnel.report.standing import lab_option
-    from windtunnel.train.run import called
-
-    here = run.lab.resolve() == DEFAULT_LAB.resolve()
-    option = lab_option(DEFAULT_LAB if here else run.lab)
-    return f"windtunnel {command} {shlex.quote(called(run))}{option}"

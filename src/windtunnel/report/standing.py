@@ -20,7 +20,7 @@ from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import AboutRun, RunStatus
 from windtunnel.results.scaling import SCALING
 from windtunnel.results.standing import Next, Standing
-from windtunnel.results.study import Experiment, find_study
+from windtunnel.results.study import StudyResult, find_study
 from windtunnel.results.tour import TOUR
 from windtunnel.train.run import open_run
 
@@ -30,7 +30,9 @@ _CHAIN = ("check", "scaling")
 _BETTER = ("search", "transfer", "batch")
 
 # Studies that say which text they were of, the one that counts first.
-_OF_TEXT: Sequence[Experiment[Any, Any]] = (SCALING, TOUR)
+_OF_TEXT = (SCALING.name, TOUR.name)
+# What a lab has measured, by the experiment's name; None where it cannot be read.
+_Studies = dict[str, StudyResult[Any] | None]
 
 
 def standing(lab: Path) -> Standing:
@@ -39,7 +41,8 @@ def standing(lab: Path) -> Standing:
     """
     corpora = [file.parent.name for file in sorted(lab.glob("corpora/*/manifest.json"))]
     texts = [name for name in corpora if _is_text(lab / "corpora" / name)]
-    verdicts = _verdicts(lab)
+    studies = _studies(lab)
+    verdicts = {name: _verdict(result) for name, result in studies.items()}
     statuses = _statuses(lab)
     forecasts = _forecasts(lab)
     lines = []
@@ -60,7 +63,7 @@ def standing(lab: Path) -> Standing:
             "the 90% interval"
         )
     option = lab_option(lab)
-    found = _next(lab, texts, verdicts, forecasts, _branches(lab, statuses))
+    found = _next(lab, texts, studies, forecasts, _branches(lab, statuses))
     if statuses or verdicts:
         found.append(_go("windtunnel report", "write the page that shows all of it"))
     found = [one.model_copy(update={"command": one.command + option}) for one in found]
@@ -79,7 +82,7 @@ def _go(command: str, why: str) -> Next:
 def _next(
     lab: Path,
     texts: Sequence[str],
-    verdicts: dict[str, str],
+    studies: _Studies,
     forecasts: Sequence[ForecastState],
     best: str | None,
 ) -> list[Next]:
@@ -92,8 +95,8 @@ def _next(
     for folder in plans(lab):
         if step := _of_plan(lab, folder, forecasts):
             found.append(step)
-    corpus = f" --corpus {named(_studied(lab, texts))}"
-    missing = [name for name in _CHAIN if name not in verdicts]
+    corpus = f" --corpus {named(_studied(studies, texts))}"
+    missing = [name for name in _CHAIN if name not in studies]
     if missing:
         found.append(_go(f"windtunnel {missing[0]}{corpus}", EXPERIMENTS[missing[0]].help))
     elif not found:
@@ -105,11 +108,11 @@ def _next(
         )
     if best:
         found.append(_go(f"windtunnel chat {best}", "talk with the best finished run"))
-    optional = [name for name in _BETTER if name not in verdicts]
+    optional = [name for name in _BETTER if name not in studies]
     if optional and not missing:
         why = f"optional, for a better recipe: {EXPERIMENTS[optional[0]].help}"
         found.append(_go(f"windtunnel {optional[0]}{corpus}", why))
-    if "tour" in verdicts and len(texts) == 1:
+    if "tour" in studies and len(texts) == 1:
         found.append(_go("windtunnel corpus build mine text=FOLDER/", "read your own text"))
     return found
 
@@ -124,14 +127,10 @@ def _is_text(folder: Path) -> bool:
         return True
 
 
-def _studied(lab: Path, texts: Sequence[str]) -> str:
+def _studied(studies: _Studies, texts: Sequence[str]) -> str:
     """The text that was studied last, where it is still there; else the first one."""
-    for experiment in _OF_TEXT:
-        try:
-            found = find_study(lab, experiment)
-        except InputError:
-            continue
-        if found and found.numbers.corpus in texts:
+    for name in _OF_TEXT:
+        if (found := studies.get(name)) and found.numbers.corpus in texts:
             return found.numbers.corpus
     return texts[0]
 
@@ -162,17 +161,21 @@ def _trains(lab: Path, run: str) -> bool:
         return False
 
 
-def _verdicts(lab: Path) -> dict[str, str]:
-    found = {}
+def _studies(lab: Path) -> _Studies:
+    found: _Studies = {}
     for name, experiment in EXPERIMENTS.items():
         try:
             result = find_study(lab, experiment)
         except InputError:
-            found[name] = "cannot be read"
+            found[name] = None
             continue
         if result:
-            found[name] = result.verdict or "no verdict"
+            found[name] = result
     return found
+
+
+def _verdict(result: StudyResult[Any] | None) -> str:
+    return result.verdict or "no verdict" if result else "cannot be read"
 
 
 def _statuses(lab: Path) -> dict[Path, RunStatus]:

@@ -114,7 +114,7 @@ def _left_with(parent: Run, at: int, batch: int | None, lr: float | None) -> tup
             f"{about(recipe.warmup_tokens)} and {about(stable)} tokens"
         )
     # a checkpoint is there a moment before the run says so
-    reached = max(parent.status().tokens, *checkpoint.positions(parent.checkpoints), 0)
+    reached = max([parent.status().tokens, *checkpoint.positions(parent.checkpoints)])
     if recipe.whole_steps(at) > reached:
         raise InputError(
             f"--at {about(at)}: {parent.id} has been trained to {about(reached)} tokens only"
