@@ -9,7 +9,7 @@ coefficient over its second. The same over the batch, of each size, length and r
 octaves. Prints quantiles of that, what the points' noise alone would spread it by, and its size
 about zero and beside that noise: over the rate from mean and spread, over the batch from quartiles,
 since many bowls over the batch are nearly flat and those have any skew. Last, one JSON list. The
-priors of `tunnel/transfer/bowl.py` and `tunnel/batch/valley.py` rest on it.
+priors of `tunnel/transfer/bowl.py` and `tunnel/valley.py` rest on it.
 """
 
 import csv

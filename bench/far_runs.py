@@ -53,7 +53,7 @@ from windtunnel.train.run import list_runs, open_run
 MEASURED = Path(__file__).parent.parent / "docs" / "measured"
 TRANSFER_DESIGN = (
     "--parametrization minicpm --widths 32 --depths 2 --lengths 160k,480k,1280k "
-    "--batches 512,1024,2048 --seeds 1"
+    "--batches 512,1024,2048,4096 --seeds 1"
 )
 SCALING_DESIGN = (
     "--sizes 16x2,24x2,32x2,48x2,48x4 --shortest 160k --longest 1280k --points 7 --seeds 2 "

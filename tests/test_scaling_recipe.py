@@ -15,11 +15,11 @@ from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens
 from windtunnel.laws.rate import RateLaw, constant_rate
-from windtunnel.results.batch import BATCH
+from windtunnel.results.batch import BATCH, FittedLaw
 from windtunnel.scaling_recipe import (
     GIVEN,
     LAB_BATCH,
-    LAB_RATE,
+    LAB_TRANSFER,
     LAPTOP_BATCH,
     LAPTOP_RATE,
     PAPER_RATE,
@@ -56,6 +56,18 @@ def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any) -> None:
         batch_rule(lab.path, "tiny")
 
 
+def test_without_a_batch_study_the_batch_is_that_of_the_transfer_study(lab: Any) -> None:
+    found = FittedLaw(constants={"c": 2.0, "p": 0.6}, intervals={}, covariance=None)
+    with_transfer_law(lab, FALLING, batches=found)
+    rule = batch_rule(lab.path, "tiny")
+    assert (rule.by_tokens, rule.origin) == (ByTokens(2.0, 0.6), LAB_TRANSFER)
+    with_batch_study(lab)
+    assert batch_rule(lab.path, "tiny").origin == LAB_BATCH
+    with_transfer_law(lab, FALLING, parametrization="standard", batches=found)
+    with_batch_study(lab, corpus="another")
+    assert batch_rule(lab.path, "tiny") is LAPTOP_BATCH
+
+
 GROWING = BatchRule(ByTokens(1.0, 0.5), "grows")  # 1,024 tokens a step at 2^20 tokens
 
 
@@ -72,7 +84,7 @@ def test_a_batch_is_the_nearest_power_of_two_and_512_at_least() -> None:
 def test_the_rate_is_that_of_the_labs_transfer_study(lab: Any) -> None:
     with_transfer_law(lab, FALLING)
     found = scaling_recipe(lab.path, "tiny", largest=1e9).rate
-    assert found.origin == LAB_RATE
+    assert found.origin == LAB_TRANSFER
     assert found.lr(4e5, 8e6, 4096) == pytest.approx(0.02 * 4**0.1 * 8**-0.3 * 2, rel=5e-3)
 
 
@@ -139,7 +151,7 @@ def test_settings_are_those_that_the_law_of_the_rate_was_measured_with(lab: Any)
     assert given.settings == {"model": {"scale_emb": 8.0}}
     with_transfer_law(lab, FALLING, settings={"model": {"init_std": 0.05}})
     found = scaling_recipe(lab.path, "tiny", largest=1e5)
-    assert found.settings == {"model": {"init_std": 0.05}} and found.rate.origin == LAB_RATE
+    assert found.settings == {"model": {"init_std": 0.05}} and found.rate.origin == LAB_TRANSFER
 
 
 def test_a_rate_of_a_recipe_has_three_digits() -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from windtunnel.laws.rate import RateLaw
+from windtunnel.results.batch import FittedLaw
 from windtunnel.results.study import write_study
 from windtunnel.results.transfer import TRANSFER, Drifts, ParametrizationRates, TransferNumbers
 from windtunnel.scaling_recipe import Settings, rate_found
@@ -14,10 +15,17 @@ def with_transfer_law(
     corpus: str = "tiny",
     parametrization: str = "minicpm",
     settings: Settings | None = None,
+    batches: FittedLaw | None = None,
 ) -> None:
-    """The lab, with a transfer study that told this law, with settings of a search."""
+    """The lab, with a transfer study that told this law, with settings of a search, and a law of
+    the batch.
+    """
     rates = ParametrizationRates(
-        sizes=(), drift=Drifts(width=None, depth=None), law=rate_found(law), passes=False
+        sizes=(),
+        drift=Drifts(width=None, depth=None),
+        law=rate_found(law),
+        batch_law=batches,
+        passes=False,
     )
     numbers = TransferNumbers(
         tokens=1,

@@ -5,17 +5,17 @@ law is the law of it; and a plan writes it out for the size and the length that 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import geometric_mean
 
 import numpy as np
 
 from windtunnel.laws import laptop
-from windtunnel.laws.batch import ByTokens
+from windtunnel.laws.batch import BatchFit, ByTokens
 from windtunnel.laws.rate import RateLaw, constant_rate
 from windtunnel.recipe import Model, Optimizer
-from windtunnel.results.batch import BATCH
+from windtunnel.results.batch import BATCH, FittedLaw
 from windtunnel.results.experiments import study_of
 from windtunnel.results.rate import RateFound
 from windtunnel.results.scaling import ScalingNumbers
@@ -24,7 +24,7 @@ from windtunnel.results.transfer import TRANSFER, TransferNumbers
 
 PAPER_RATE = 0.01  # the base rate that the paper found best from 0.009B to 2.1B (section 3.3)
 # Origins: what a person asked for, and the lab's studies.
-GIVEN, LAB_BATCH, LAB_RATE = "given", "the lab's batch study", "the lab's transfer study"
+GIVEN, LAB_BATCH, LAB_TRANSFER = "given", "the lab's batch study", "the lab's transfer study"
 _SMALLEST_BATCH = 512  # tokens a step, whatever a law says
 _DIGITS = 3  # of a rate in a recipe
 
@@ -125,10 +125,14 @@ def batch_rule(lab: Path, corpus: str, batch: int | None = None) -> BatchRule:
     if batch:
         return BatchRule(ByTokens(batch, 0.0), GIVEN)
     study = study_of(lab, BATCH, corpus)
-    law = study.numbers.laws.get("tokens") if study else None
+    law, origin = (study.numbers.laws.get("tokens") if study else None), LAB_BATCH
+    if law is None:
+        transferred = study_of(lab, TRANSFER, corpus)
+        law = transferred and transferred_batches(transferred.numbers)
+        origin = LAB_TRANSFER
     if law is None:
         return LAPTOP_BATCH
-    return BatchRule(ByTokens(law.constants["c"], law.constants["p"]), LAB_BATCH)
+    return BatchRule(ByTokens(law.constants["c"], law.constants["p"]), origin)
 
 
 def kept_recipe(numbers: ScalingNumbers, rates: Sequence[float]) -> ScalingRecipe:
@@ -153,6 +157,15 @@ def transferred_law(numbers: TransferNumbers, parametrization: str) -> RateLaw |
     return rate_law(rates.law) if rates and rates.law else None
 
 
+def transferred_batches(numbers: TransferNumbers, parametrization: str = "") -> FittedLaw | None:
+    """The law of the batch that a transfer study found of a parametrization, by default that of the
+    tunnel's models.
+    """
+    name = parametrization or Model.default("parametrization")
+    rates = numbers.parametrizations.get(name)
+    return rates and rates.batch_law
+
+
 def rate_law(found: RateFound) -> RateLaw:
     """The law that a result tells."""
     constants = found.model_dump(exclude={"covariance", "largest_batch"})
@@ -170,6 +183,15 @@ def rate_found(law: RateLaw) -> RateFound:
     return RateFound(**vars(law) | told)
 
 
+def batch_found(fit: BatchFit) -> FittedLaw:
+    """A law of the batch as a result tells it."""
+    return FittedLaw(
+        constants=asdict(fit.law),
+        intervals={name: fit.interval(name) for name in fit.law.names()},
+        covariance=tuple(map(tuple, fit.covariance.tolist())),
+    )
+
+
 def _transferred(lab: Path, corpus: str) -> tuple[RateRule, Settings] | None:
     """The law of the lab's transfer study, and the settings that it was measured with."""
     study = study_of(lab, TRANSFER, corpus)
@@ -177,4 +199,4 @@ def _transferred(lab: Path, corpus: str) -> tuple[RateRule, Settings] | None:
         return None
     # the tunnel's models have the recipe's parametrization
     law = transferred_law(study.numbers, Model.default("parametrization"))
-    return law and (RateRule(law, LAB_RATE), study.numbers.settings)
+    return law and (RateRule(law, LAB_TRANSFER), study.numbers.settings)

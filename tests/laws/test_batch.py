@@ -21,6 +21,7 @@ from windtunnel.laws.batch import (
     best_available,
     by_regret,
     fit_batch,
+    fit_by_tokens,
     interval_of,
 )
 from windtunnel.laws.loss import Array
@@ -230,3 +231,36 @@ def test_the_default_costs_least_where_it_was_not_fitted() -> None:
     assert regret[best] < 0.001 < 0.005 < regret["constant"], regret
     for name, law in BATCH_LAWS.items():
         assert regret[name] == pytest.approx(law.regret, abs=1e-5), "as the law's record says"
+
+
+def along(power: float, error: float, seed: int = 0, points: int = 3) -> Optima:
+    """Best batches of one size at a few lengths over eight times."""
+    rng = np.random.default_rng(seed)
+    tokens = np.geomspace(1.6e5, 1.28e6, points)
+    batch = 1e3 * (tokens / 5e5) ** power * np.exp(error * rng.standard_normal(points))
+    alike = np.ones(points)
+    return Optima(
+        batch=batch, loss=4 * alike, tokens=tokens, params=2e4 * alike, error=error * alike
+    )
+
+
+def test_few_lengths_tell_the_power_as_far_as_they_can() -> None:
+    sure = fit_by_tokens(along(0.85, 0.02))
+    assert isinstance(sure.law, ByTokens) and sure.law.p == pytest.approx(0.85, abs=0.03)
+    unsure = fit_by_tokens(along(0.85, 0.5)).law
+    assert isinstance(unsure, ByTokens) and 0.5 < unsure.p < 0.75, "held by what is known of it"
+    alone = fit_by_tokens(along(0.85, 0.1, points=1))
+    assert isinstance(alone.law, ByTokens) and alone.law.p == pytest.approx(0.53)
+    assert alone.law.predict(1.6e5) == pytest.approx(along(0.85, 0.1, points=1).batch[0])
+    with pytest.raises(ValueError, match="no best batch"):
+        fit_by_tokens(along(0.85, 0.1, points=0))
+
+
+def test_the_interval_of_a_batch_far_out_holds_it_as_often_as_it_says() -> None:
+    inside = 0
+    truths = np.random.default_rng(1).normal(0.53, 0.15, 200)
+    for seed, power in enumerate(truths):
+        fitted = fit_by_tokens(along(float(power), 0.2, seed))
+        _, low, high = fitted.predicted(3.0, 1.2e7, 2e4)
+        inside += low < 1e3 * (1.2e7 / 5e5) ** power < high
+    assert 170 <= inside <= 196

@@ -78,7 +78,9 @@ def test_another_best_batch_is_said_and_not_taken(
     assert batch.beside == pytest.approx(12 * 1e6**0.5, rel=0.01)
     steps = recipe(train={"batch": 2048}, schedule={"tokens": 2048 * 500})
     raised = [flag.text for flag in flags.of_settings(steps, batch, rate_for(found, RUN, 2048))]
-    assert any("best batch of the batch study is 12k tokens, not 2048" in text for text in raised)
+    assert any(
+        "best batch by the lab's own study is 12k tokens, not 2048" in text for text in raised
+    )
     near = steps.change(train={"batch": 8192}, schedule={"tokens": 8192 * 500})
     raised = [flag.text for flag in flags.of_settings(near, batch, rate_for(found, RUN, 8192))]
     assert not any("batch study" in text for text in raised)

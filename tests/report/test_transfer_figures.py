@@ -7,6 +7,7 @@ import pytest
 
 from windtunnel.laws.rate import RateLaw
 from windtunnel.report.experiments.transfer import figures
+from windtunnel.results.batch import BestBatch, FittedLaw
 from windtunnel.results.study import StudyResult
 from windtunnel.results.transfer import (
     Drifts,
@@ -50,7 +51,7 @@ def row(tokens: int, batch: int, lr: float, loss: float) -> TransferRow:
     )
 
 
-def drawn_of(rows: list[TransferRow]) -> list[tuple[str, Any]]:
+def drawn_of(rows: list[TransferRow], best: tuple[BestBatch, ...] = ()) -> list[tuple[str, Any]]:
     law = RateLaw(
         lr=0.01,
         params=1024,
@@ -65,6 +66,8 @@ def drawn_of(rows: list[TransferRow]) -> list[tuple[str, Any]]:
         sizes=tuple(size(32, batch, tokens, 0.01) for batch in (512, 2048) for tokens in LENGTHS),
         drift=Drifts(width=None, depth=None),
         law=rate_found(law),
+        best_batches=best,
+        batch_law=FittedLaw(constants={"c": 1.0, "p": 0.5}, intervals={}) if best else None,
         passes=False,
     )
     numbers = TransferNumbers(
@@ -127,3 +130,16 @@ def test_the_best_rate_along_the_length_has_the_law_beside_it(
     assert [trace.name for trace in lines] == ["32x2, batch 512", "32x2, batch 2,048"]
     assert list(lines[0].y) == pytest.approx([0.01, 0.005])
     assert list(lines[1].y) == pytest.approx([0.02, 0.01])
+
+
+def test_the_best_batch_along_the_length_has_its_law_and_only_what_was_measured() -> None:
+    best = (
+        BestBatch(loss=5.0, where="inside", batch=500.0, interval=(400.0, 700.0), tokens=2e5),
+        BestBatch(loss=4.0, where="above", batch=None, interval=None, tokens=8e5),
+    )
+    _, figure = drawn_of([row(LENGTHS[0], 512, 0.01, 5.0)], best)[-1]
+    points, law = figure.data
+    assert (list(points.x), list(points.y)) == ([2e5], [500.0])
+    assert (points.error_y.array[0], points.error_y.arrayminus[0]) == (200.0, 100.0)
+    assert law.name == "bs = 1 D^0.50"
+    assert list(law.y) == pytest.approx([2e5**0.5, 8e5**0.5])

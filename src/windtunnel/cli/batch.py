@@ -47,7 +47,7 @@ def _print(result: "StudyResult[BatchNumbers]") -> None:
             for level in size.levels:
                 print(
                     f"{arm:6} {size.width:4}x{size.depth:<2} {level.loss:7.3f} "
-                    f"{about(level.tokens):>7} {_best(level, numbers.batches)}"
+                    f"{about(level.tokens):>7} {best_batch(level, numbers.batches)}"
                 )
     for arm, found in numbers.arms.items():
         _print_laws(arm, found)
@@ -66,7 +66,8 @@ def _print_laws(arm: str, found: "ArmFound") -> None:
         )
 
 
-def _best(level: "BestBatch", batches: Sequence[int]) -> str:
+def best_batch(level: "BestBatch", batches: Sequence[int]) -> str:
+    """A best batch and its interval in columns, or on which side of the sampled ones it lies."""
     if level.batch is None or level.interval is None:
         outside = f"below {min(batches)}" if level.where == "below" else f"above {max(batches)}"
         return f"{outside:>10}  left out of the laws: not sampled there"

@@ -1,7 +1,9 @@
 """`windtunnel transfer`: the best learning rate, and where it goes with size, length and batch."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from windtunnel.cli.batch import best_batch
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.quantities import about
@@ -9,7 +11,7 @@ from windtunnel.tunnel.transfer.design import Design
 
 if TYPE_CHECKING:
     from windtunnel.results.study import StudyResult
-    from windtunnel.results.transfer import TransferNumbers
+    from windtunnel.results.transfer import ParametrizationRates, TransferNumbers
 
 
 @study_command(Design)
@@ -58,10 +60,25 @@ def _print(result: "StudyResult[TransferNumbers]") -> None:
                 f"{start} {size.lr:8.4f}  {f'{low:.4f} to {high:.4f}':18} {size.best_loss:7.4f} "
                 f"{_nats(size.regret)} {_nats(size.regret_of_law)} {size.noise:6.4f}"
             )
+        _print_batches(found, result.numbers.batches)
     print(
         "regret: what the rate of the first line costs here, nats/token; by law: what the rate by "
         "the law costs"
     )
+
+
+def _print_batches(found: "ParametrizationRates", batches: Sequence[int]) -> None:
+    """The best batch at each length, where enough batches were measured to tell."""
+    if not found.best_batches:
+        return
+    print(f"\n  {'tokens':>8} {'loss':>7} {'best batch':>10}  90% interval, each at its best rate")
+    for level in found.best_batches:
+        tokens, best = about(level.tokens), best_batch(level, batches)
+        print(f"  {tokens:>8} {level.loss:7.4f} {best}")
+    if found.batch_law:
+        c, p = found.batch_law.constants["c"], found.batch_law.constants["p"]
+        low, high = found.batch_law.intervals["p"]
+        print(f"  batch = {c:.3g} D^{p:.2f}, the power {low:.2f} to {high:.2f}\n")
 
 
 def _nats(value: float | None) -> str:

@@ -14,10 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from windtunnel.laws.loss import Array
 from windtunnel.laws.named import Named
+from windtunnel.laws.straight import fit_straight
 
 LEVEL = 0.9  # of the intervals
 _DRAWS = 4000
 _Z90 = 1.6449  # half of an interval of 90%, in standard deviations
+# (mean, standard deviation) of what is known of ByTokens' power before anything was measured: 0.57
+# of runs of 2e9 to 1e11 tokens (arXiv 2503.04715), 0.49 at a laptop's scale (`laptop.BATCH_LAW`).
+_POWER = (0.53, 0.15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +231,23 @@ def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> Batc
     # How large the errors are is known from `free` points alone.
     student = normal / np.sqrt(rng.chisquare(free, (_DRAWS, 1)) / free)
     return BatchFit(law, logs + student)
+
+
+def fit_by_tokens(optima: Optima) -> BatchFit:
+    """`ByTokens` through best batches of few lengths, by Bayes (`fit_straight`): c is free, and the
+    power normal about what is known of it. Raises ValueError without a best batch.
+    """
+    if not len(optima):
+        raise ValueError("no best batch was measured")
+    known = np.array([_POWER])
+    found = fit_straight(optima.tokens[:, None], optima.batch, optima.error, known)
+    # from the level at the middle of the lengths to log c, which is that at one token
+    from_middle = np.array([[1.0, -found.middle[0]], [0.0, 1.0]])
+    logs = from_middle @ np.array([found.level, *found.powers])
+    covariance = from_middle @ found.covariance @ from_middle.T
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(logs, covariance, _DRAWS)
+    return BatchFit(ByTokens.of_logs(logs), draws)
 
 
 def best_available(optima: Optima, redrawn: Sequence[Optima] = ()) -> tuple[str, BatchFit]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.laws.loss import Array
+from windtunnel.laws.straight import fit_straight
 
 # (mean, standard deviation) of what is known of an exponent before anything was measured.
 # n: how well theory's holds; of `minicpm` it was off by 0.06 over 8 times the width (docs/LOG.md).
@@ -23,7 +24,6 @@ _TOKENS = (-0.15, 0.15)
 # b: Adam's rate goes by the root of the batch below the critical one (arXiv 2405.14578); as B^0.14
 # over 4 times the batch here.
 _BATCH = (0.3, 0.2)
-_LEAST_ERROR = 0.02  # of a logarithm: a best rate that is known better would weigh without end
 _Z90 = 1.6449  # half of an interval of 90%, in standard deviations
 
 
@@ -95,43 +95,25 @@ def constant_rate(lr: float) -> RateLaw:
 
 
 def fit_rate(best: BestRates, by_params: float = 0.0) -> RateLaw:
-    """By Bayes: the rate at the points' middle is free, exponents are normal about what is known of
-    them. `by_params`: what theory says of that one; 0 where the parametrization is to keep the rate
-    where it is. Where the points scatter about the law more than their errors say, all is less sure
-    by the root of chi square over its degrees of freedom (Birge 1932). Raises ValueError without a
-    point.
+    """By Bayes (`fit_straight`): the rate at the points' middle is free, exponents are normal about
+    what is known of them. `by_params`: what theory says of that one; 0 where the parametrization is
+    to keep the rate where it is. Raises ValueError without a point.
     """
     if not len(best.lr):
         raise ValueError("no best rate was measured")
-    columns = np.log(np.column_stack([best.params, best.tokens, best.batch]))
-    middle = columns.mean(0)
-    design = np.column_stack([np.ones(len(columns)), columns - middle])
-    known = np.array([(0.0, math.inf), (by_params, _PARAMS_SPREAD), _TOKENS, _BATCH])
-    precision = np.diag(1 / known[:, 1] ** 2)
-
-    def posterior(error: Array) -> tuple[Array, Array]:
-        weighted = design / error[:, None] ** 2
-        covariance: Array = np.asarray(np.linalg.inv(design.T @ weighted + precision), np.float64)
-        return covariance @ (weighted.T @ np.log(best.lr) + precision @ known[:, 0]), covariance
-
-    error = np.maximum(best.error, _LEAST_ERROR)
-    found, covariance = posterior(error)
-    misfit = (np.log(best.lr) - design @ found) / error
-    # of the points, less what the fit took up of them
-    taken = float(np.trace(covariance @ (design / error[:, None] ** 2).T @ design))
-    chi = float(misfit @ misfit) / max(1.0, len(misfit) - taken)
-    if chi > 1:
-        found, covariance = posterior(error * math.sqrt(chi))
-    params, tokens, batch = map(float, np.exp(middle))
-    log_lr, params_power, by_tokens, by_batch = map(float, found)
+    where = np.column_stack([best.params, best.tokens, best.batch])
+    known = np.array([(by_params, _PARAMS_SPREAD), _TOKENS, _BATCH])
+    found = fit_straight(where, best.lr, best.error, known)
+    params, tokens, batch = map(float, np.exp(found.middle))
+    params_power, by_tokens, by_batch = map(float, found.powers)
     return RateLaw(
-        lr=math.exp(log_lr),
+        lr=math.exp(found.level),
         params=params,
         tokens=tokens,
         batch=batch,
         by_params=params_power,
         by_tokens=by_tokens,
         by_batch=by_batch,
-        covariance=covariance,
+        covariance=found.covariance,
         largest_batch=float(best.batch.max()),
     )

@@ -40,8 +40,8 @@ class KeptDecay:
 
 @dataclass(frozen=True, kw_only=True)
 class StudiedBatch:
-    """What a batch study found: a law, and how surely. Its best batches come from the same runs,
-    so their errors are told together.
+    """What a batch or a transfer study found: a law, and how surely. Its best batches come from the
+    same runs, so their errors are told together.
     """
 
     law: BatchLaw

@@ -183,7 +183,7 @@ def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterato
     if batch.beside and not 0.5 <= recipe.train.batch / batch.beside <= 2:
         yield caution(
             "batch",
-            f"The best batch of the batch study is {about(batch.beside)} tokens, not "
+            f"The best batch by the lab's own study is {about(batch.beside)} tokens, not "
             f"{recipe.train.batch}, as the runs in the fit have it. `windtunnel scaling` measures "
             "the law again, with the best batch.",
         )

@@ -13,7 +13,7 @@ from windtunnel.plan.evidence import Evidence, StudiedRateLaw
 from windtunnel.quantities import about
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.transfer import TRANSFER
-from windtunnel.scaling_recipe import LAB_BATCH, PAPER_RATE, BatchRule
+from windtunnel.scaling_recipe import GIVEN, PAPER_RATE, BatchRule
 
 _DRAWS = 400  # of best batches, for the interval of a law through them
 _ABOUT = 1.05  # times a batch: a larger one is another batch
@@ -119,7 +119,7 @@ def _kept_batch(evidence: Evidence, kept: BatchRule, run: PlannedRun) -> BatchCh
     found, interval = evidence.studied_batch, None
     if kept.origin == laptop.ORIGIN:
         interval = _fitted("tokens", laptop.BATCH_OPTIMA, run, provenance).interval
-    elif kept.origin == LAB_BATCH and found and found.covariance is not None:
+    elif kept.origin != GIVEN and found and found.covariance is not None:
         interval = interval_of(found.law, found.covariance, run.loss, run.tokens, run.params)
         provenance = found.provenance
     return BatchChoice(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError, did_you_mean
-from windtunnel.laws.batch import BATCH_LAWS
+from windtunnel.laws.batch import BATCH_LAWS, ByTokens
 from windtunnel.plan.evidence import (
     CoreSpeed,
     Evidence,
@@ -35,7 +35,7 @@ from windtunnel.results.study import (
     read_table,
 )
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
-from windtunnel.scaling_recipe import kept_recipe, transferred_law
+from windtunnel.scaling_recipe import kept_recipe, transferred_batches, transferred_law
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,13 @@ def _core_speed(numbers: ScalingNumbers, source: Provenance) -> CoreSpeed | None
 
 
 def _best_batches(studies: _Studies) -> StudiedBatch | None:
-    """The chosen law of the lab's batch study, with its uncertainty."""
+    """The chosen law of the lab's batch study with its uncertainty, or else that of its transfer
+    study.
+    """
+    return _studied_batches(studies) or _transferred_batches(studies)
+
+
+def _studied_batches(studies: _Studies) -> StudiedBatch | None:
     result = studies.find(BATCH)
     chosen = result.numbers.chosen if result else None
     if result is None or chosen is None or chosen not in BATCH_LAWS or not result.numbers.arms:
@@ -195,6 +201,24 @@ def _best_batches(studies: _Studies) -> StudiedBatch | None:
         law=BATCH_LAWS[chosen](**found.constants),
         covariance=None if found.covariance is None else np.array(found.covariance),
         provenance=Provenance(study=BATCH.name, how=how, runs=result.runs),
+    )
+
+
+def _transferred_batches(studies: _Studies) -> StudiedBatch | None:
+    result = studies.find(TRANSFER)
+    if result is None:
+        return None
+    found = transferred_batches(result.numbers, studies.trained.parametrization)
+    if found is None:
+        return None
+    return StudiedBatch(
+        law=ByTokens(**found.constants),
+        covariance=np.array(found.covariance),
+        provenance=Provenance(
+            study=TRANSFER.name,
+            how="c D^p through the transfer study's best batches",
+            runs=result.runs,
+        ),
     )
 
 

@@ -4,6 +4,7 @@ it drifts.
 
 from pydantic import Field
 
+from windtunnel.results.batch import BestBatch, FittedLaw
 from windtunnel.results.rate import RateFound
 from windtunnel.results.record import Record
 from windtunnel.results.study import Experiment, Numbers, Row
@@ -84,6 +85,12 @@ class ParametrizationRates(Record):
     """The best rate by size, length and batch; None where no minimum was in reach, and in results
     by versions that fitted none.
     """
+    best_batches: tuple[BestBatch, ...] = ()
+    """The best batch at each length, each batch at its best rate: of the first width and depth,
+    from the shortest length; none where fewer than four batches were measured.
+    """
+    batch_law: FittedLaw | None = None
+    """c and p of batch = c D^p, through the best batches; None without them."""
     passes: bool
     """Whether the drift's whole interval over the width lies inside of what is allowed."""
 

@@ -20,6 +20,9 @@ from windtunnel.quantities import (
 
 T = TypeVar("T")
 
+# At a length, for its best batch to be told: one more than a parabola has parameters.
+LEAST_BATCHES = 4
+
 _OPTION = "option"  # the key of a field's metadata
 _MOST = 10**18  # of any whole number or length; further up floats and integers part
 

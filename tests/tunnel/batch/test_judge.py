@@ -25,8 +25,8 @@ from windtunnel.tunnel.batch.batch import (
 )
 from windtunnel.tunnel.batch.design import Design
 from windtunnel.tunnel.batch.regret import MeasuredSizes
-from windtunnel.tunnel.batch.valley import LossGrid
 from windtunnel.tunnel.design import Size
+from windtunnel.tunnel.valley import LossGrid
 
 LAW = FittedLaw(constants={"c": 1.75, "p": 0.5}, intervals={"c": (1.0, 2.0), "p": (0.4, 0.6)})
 NAMES = ("tokens", "loss", "constant")

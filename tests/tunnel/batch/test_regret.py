@@ -6,8 +6,8 @@ import pytest
 from windtunnel.laws.batch import ByTokens, Optima
 from windtunnel.laws.batch_cost import ThreeTerm
 from windtunnel.tunnel.batch.regret import Fold, MeasuredSizes, three_term
-from windtunnel.tunnel.batch.valley import LossGrid
 from windtunnel.tunnel.design import Size
+from windtunnel.tunnel.valley import LossGrid
 
 TRUTH = ThreeTerm(E=1.5, A=40, a=0.3, B=8, b=0.3, C=6, c=0.25, rmse=0)  # best batch about D^0.55
 PARAMS = {Size(32, 2): 20_000, Size(32, 4): 40_000, Size(64, 2): 80_000}

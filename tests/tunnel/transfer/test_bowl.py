@@ -36,6 +36,7 @@ def test_without_noise_it_is_exact(rng: np.random.Generator) -> None:
     assert found.curvature == pytest.approx(0.03, rel=1e-3)
     assert found.interval == pytest.approx((0.13, 0.13), abs=0.02)
     assert found.regret(1.13) == pytest.approx(0.03, rel=1e-3)
+    assert found.loss == pytest.approx(4.01, abs=1e-5), "the mean of two seeds 0.02 apart"
 
 
 @pytest.mark.parametrize("skew", [-1.2, 1.2])
@@ -156,6 +157,7 @@ def bowl_at(vertex: float, error: float, rng: np.random.Generator) -> Bowl:
         vertex=vertex,
         interval=(vertex - 1.645 * error, vertex + 1.645 * error),
         curvature=0.03,
+        loss=4.0,
         noise=0.005,
         vertices=vertex + error * rng.standard_normal(4000),
     )

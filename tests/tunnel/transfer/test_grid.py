@@ -61,6 +61,7 @@ def bowl_at(vertex: float) -> Bowl:
     return Bowl(
         vertex=vertex,
         interval=(vertex, vertex),
+        loss=4.0,
         curvature=0.03,
         noise=0.001,
         vertices=np.full(4000, vertex),

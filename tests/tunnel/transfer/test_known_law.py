@@ -1,5 +1,5 @@
 """The whole transfer study upon bowls whose lowest points follow a known law of size, length and
-batch: the law it tells, and what a fixed rate costs.
+batch: the laws of rate and batch that it tells, and what a fixed rate costs.
 """
 
 import math
@@ -10,10 +10,11 @@ import pytest
 from known_fleet import known
 from plan_labs import with_search_study
 
+from windtunnel.cli.transfer import _print as print_study
 from windtunnel.data.shards import Corpus
 from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.results.transfer import TRANSFER, SizeRate, TransferNumbers
-from windtunnel.scaling_recipe import rate_law
+from windtunnel.scaling_recipe import LAB_TRANSFER, batch_rule, rate_law
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run, list_runs
 from windtunnel.tunnel.transfer import grid
@@ -115,3 +116,46 @@ def test_the_drift_is_that_of_the_longest_runs(found: StudyResult[TransferNumber
         614_400,
         1_638_400,
     )
+
+
+BATCH_POWER = 0.7
+
+
+def best_batch(tokens: float) -> float:
+    return 700 * (tokens / 614_400) ** BATCH_POWER
+
+
+def loss_by_batch(run: Run) -> float:
+    recipe = run.recipe
+    off = math.log2(recipe.train.batch / best_batch(recipe.total_tokens))
+    return loss(run) + 0.04 * off**2
+
+
+def test_with_four_batches_the_study_tells_the_best_batch_and_its_law(
+    make_lab: Any, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make_lab()
+    design = replace(DESIGN, widths=(32,), batches=(1024, 256, 2048, 512))
+    with pytest.MonkeyPatch.context() as patch:
+        known(patch, grid, loss_by_batch)
+        study.transfer(lab.path, corpus, design, Watch())
+    result = read_study(lab.path, TRANSFER)
+    told = result.numbers.parametrizations["minicpm"]
+    for level, tokens in zip(told.best_batches, sorted(design.lengths), strict=True):
+        assert (level.tokens, level.where) == (tokens, "inside")
+        assert level.batch == pytest.approx(best_batch(tokens), rel=0.03)
+    assert told.batch_law
+    assert told.batch_law.constants["p"] == pytest.approx(BATCH_POWER, abs=0.03)
+    low, high = told.batch_law.intervals["p"]
+    assert low < BATCH_POWER < high
+    rule = batch_rule(lab.path, corpus.folder.name)
+    assert rule.origin == LAB_TRANSFER
+    assert rule.by_tokens.predict(6e6) == pytest.approx(best_batch(6e6), rel=0.1)
+    print_study(result)
+    printed = capsys.readouterr().out
+    assert "each at its best rate" in printed and "batch = " in printed
+
+
+def test_fewer_batches_tell_no_best_one(found: StudyResult[TransferNumbers]) -> None:
+    told = found.numbers.parametrizations["minicpm"]
+    assert told.best_batches == () and told.batch_law is None

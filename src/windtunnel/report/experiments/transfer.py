@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from windtunnel.laws.batch import ByTokens
 from windtunnel.quantities import about
 from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.report.figures import (
@@ -67,7 +68,51 @@ def figures(
                 _along(numbers),
             )
         )
+    first = next(iter(numbers.parametrizations.values()))
+    if any(level.batch for level in first.best_batches):
+        drawn.append(
+            (
+                "The best batch, each batch at its best rate, against the length of the run, with "
+                "its 90% interval. Line: the law through them. Lengths whose best batch lies "
+                "outside of those measured have no point.",
+                _batches(first),
+            )
+        )
     return drawn
+
+
+def _batches(found: ParametrizationRates) -> go.Figure:
+    inside = [level for level in found.best_batches if level.batch and level.interval]
+    tokens = [level.tokens for level in inside]
+    best = [level.batch or 0.0 for level in inside]
+    intervals = [level.interval or (0.0, 0.0) for level in inside]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=tokens,
+        y=best,
+        name="best batch",
+        mode="markers",
+        marker={"color": INK, "size": 7},
+        error_y=interval_bars(best, intervals),
+        showlegend=False,
+    )
+    if found.batch_law:
+        law = ByTokens(**found.batch_law.constants)
+        along = [level.tokens for level in found.best_batches]
+        figure.add_scatter(
+            x=along,
+            y=[law.predict(at) for at in along],
+            name=law.formula.format(**found.batch_law.constants),
+            mode="lines",
+            line={"color": COLOURS[0]},
+            showlegend=True,
+        )
+    styled(figure)
+    lengths = [level.tokens for level in found.best_batches]
+    ticks = {"tickvals": lengths, "ticktext": [about(at) for at in lengths]}
+    figure.update_xaxes(type="log", title="tokens", **ticks)
+    ends = [end for interval in intervals for end in interval]
+    return figure.update_yaxes(title="best batch, tokens a step", type="log", **log_ticks(ends))
 
 
 def _compared(rates: ParametrizationRates, numbers: TransferNumbers) -> tuple[SizeRate, ...]:

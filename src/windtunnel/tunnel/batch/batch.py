@@ -20,7 +20,6 @@ from windtunnel.results.batch import (
     BatchNumbers,
     BatchRow,
     BatchSize,
-    BestBatch,
     FittedLaw,
     LowestLoss,
     Regrets,
@@ -28,18 +27,18 @@ from windtunnel.results.batch import (
     ThreeTermFound,
 )
 from windtunnel.results.study import Verdict, write_study
+from windtunnel.scaling_recipe import batch_found
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.batch.design import Design
 from windtunnel.tunnel.batch.regret import Fold, MeasuredSizes, three_term
-from windtunnel.tunnel.batch.valley import LossGrid, Valley, valleys
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.study import core_minutes, final_loss, ids, rows_at_end
+from windtunnel.tunnel.valley import LossGrid, Valley, optima_of, valleys
 
 _EVALUATED = 8192  # tokens a source: every loss is compared on the same text
-_LEAST_ERROR = 1e-3  # of a log batch: points without noise would weigh without end
 # what must have its best batch inside of those sampled for a law to count as measured
 _ENOUGH_LENGTHS = 3
 _ENOUGH_SIZES = 2
@@ -204,7 +203,7 @@ def _arm(design: Design, measured: MeasuredSizes) -> ArmFound:
         skew=every.skew,
         flatness=every.flatness,
         sizes=tuple(_size(size, measured, found[size]) for size in design.sizes),
-        laws={name: _law(fitted) for name, fitted in laws.items()},
+        laws={name: batch_found(fitted) for name, fitted in laws.items()},
         three_term=three and ThreeTermFound(**asdict(three), exponent=three.exponent),
         regret=regret,
         chosen=_chosen(laws, regret),
@@ -232,13 +231,7 @@ def _best_batches(found: Mapping[Size, Sequence[Valley]], params: Mapping[Size, 
                 inside.append(valley)
                 sizes.append(index)
                 counts.append(params[size])
-    optima = Optima(
-        batch=np.array([valley.batch for valley in inside], float),
-        loss=np.array([valley.loss for valley in inside]),
-        tokens=np.array([valley.tokens for valley in inside]),
-        params=np.array(counts, float),
-        error=np.array([max(valley.error, _LEAST_ERROR) for valley in inside]),
-    )
+    optima = optima_of(inside, counts)
     # (draws, best batches): of each draw all of them, so that errors that they share stay shared
     batches = np.array([valley.batches for valley in inside]).T
     losses = np.array([valley.losses for valley in inside]).T
@@ -254,15 +247,6 @@ def _fit(name: str, best: _Best) -> BatchFit | None:
         return fit_batch(name, best.optima, best.redrawn)
     except ValueError:
         return None
-
-
-def _law(fitted: BatchFit) -> FittedLaw:
-    names = fitted.law.names()
-    return FittedLaw(
-        constants=asdict(fitted.law),
-        intervals={name: fitted.interval(name) for name in names},
-        covariance=tuple(map(tuple, fitted.covariance.tolist())),
-    )
 
 
 def _sizes_left_out(design: Design, measured: MeasuredSizes, best: _Best) -> list[Fold]:
@@ -308,20 +292,10 @@ def _size(size: Size, measured: MeasuredSizes, found: Sequence[Valley]) -> SizeB
         width=size.width,
         depth=size.depth,
         params=measured.params[size],
-        levels=tuple(_level(valley) for valley in found),
+        levels=tuple(valley.told() for valley in found),
         best=tuple(
             LowestLoss(tokens=int(here.tokens[at]), loss=here.best(at)) for at in here.compared()
         ),
-    )
-
-
-def _level(valley: Valley) -> BestBatch:
-    return BestBatch(
-        loss=valley.loss,
-        where=valley.where,
-        batch=valley.batch,
-        interval=valley.interval,
-        tokens=valley.tokens,
     )
 
 

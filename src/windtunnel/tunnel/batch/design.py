@@ -9,6 +9,7 @@ from windtunnel.choices import Table
 from windtunnel.errors import InputError
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
+    LEAST_BATCHES,
     NUMBER,
     SIZES,
     TOKENS,
@@ -19,7 +20,6 @@ from windtunnel.tunnel.design import (
     words,
 )
 
-LEAST_BATCHES = 4  # at a length: one more than a parabola has parameters
 _WARMUP = 0.02  # share of the longest length
 
 

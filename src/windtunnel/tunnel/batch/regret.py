@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from windtunnel.laws.batch import BATCH_LAWS, BatchLaw, ByTokens, Optima
 from windtunnel.laws.batch_cost import ThreeTerm
-from windtunnel.tunnel.batch.valley import LossGrid
 from windtunnel.tunnel.design import Size
+from windtunnel.tunnel.valley import LossGrid
 
 # the laws that are held out beside those of BATCH_LAWS: the three-term law, and one batch for all
 THREE_TERM, CONSTANT = "three_term", "constant"

@@ -41,6 +41,7 @@ class Bowl:
 
     vertex: float
     interval: tuple[float, float]  # 90%
+    loss: float  # nats/token at the vertex, the mean over the groups
     curvature: float  # nats/token per squared unit of x
     noise: float  # standard deviation of a run, nats/token
     vertices: Array
@@ -84,9 +85,12 @@ def bowl(x: Sequence[float], loss: Sequence[float], group: Sequence[int]) -> Bow
     low, high = np.quantile(vertices, _ENDS)
     vertex = float(lowest(curves.mean[None], around)[0])
     _, second, third, fourth = curves.mean
+    # as far as the points lie above the curve that leaves out the constants
+    above = float((ys - powers @ curves.mean).mean())
     return Bowl(
         vertex=centre + vertex,
         interval=(float(low), float(high)),
+        loss=above + float(vertex ** np.arange(1, 5) @ curves.mean),
         # half of the second derivative there
         curvature=float(second + 3 * third * vertex + 6 * fourth * vertex**2),
         noise=curves.noise,

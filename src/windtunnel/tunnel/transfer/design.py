@@ -6,6 +6,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import PARAMETRIZATIONS
 from windtunnel.tunnel.design import (
     DIFFERENT_WHOLES,
+    LEAST_BATCHES,
     NUMBER,
     TOKENS_LIST,
     WHOLES,
@@ -46,9 +47,11 @@ class Design:
         TOKENS_LIST,
     )
     batches: tuple[int, ...] = option(
-        (2048, 512),
+        (2048, 512, 1024, 4096),
         "Batches to compare, in tokens per step. Widths and depths are measured with the first "
-        "one; the others are measured at the first width and depth.",
+        "one; the others are measured at the first width and depth. With "
+        f"{LEAST_BATCHES} or more, the study also finds the best batch at each length, by which a "
+        "scaling study then trains.",
         TOKENS_LIST,
     )
     seeds: tuple[int, ...] = option(

@@ -21,12 +21,14 @@ from windtunnel.results.transfer import (
     SizeRate,
     TransferNumbers,
 )
-from windtunnel.scaling_recipe import rate_found
+from windtunnel.scaling_recipe import batch_found, rate_found
 from windtunnel.train.loop import Watch
 from windtunnel.tunnel.study import core_minutes, ids
+from windtunnel.tunnel.transfer.batches import batch_law, best_batches
 from windtunnel.tunnel.transfer.bowl import Bowl, bowl, drift
 from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.grid import Cell, Grid, around_best, chain
+from windtunnel.tunnel.valley import Valley
 
 ALLOWED_DRIFT = 0.15  # octaves of lr an octave of width
 # What the law's rate may cost anywhere, nats a token: about as much as seeds differ.
@@ -143,6 +145,8 @@ def rates_of(grid: Grid, cells: Sequence[Cell]) -> ParametrizationRates:
             if cell.size.width == width:
                 deep[cell.size.depth] = found
     law = _law(grid, bowls)
+    found = _best_batches(grid, cells, bowls)
+    batches = batch_law(found, count(grid.model(cells[0])).params)
     first = bowls[cells[0], grid.lengths[0]]
     sizes = []
     for (cell, tokens), here in bowls.items():
@@ -152,6 +156,8 @@ def rates_of(grid: Grid, cells: Sequence[Cell]) -> ParametrizationRates:
         sizes=tuple(sizes),
         drift=Drifts(width=over_width, depth=drift_over(deep)),
         law=law and rate_found(law),
+        best_batches=tuple(valley.told() for valley in found),
+        batch_law=batches and batch_found(batches),
         passes=over_width is not None and len(wide) == len(design.widths) and within(over_width),
     )
 
@@ -171,6 +177,25 @@ def _bowl(grid: Grid, cell: Cell, tokens: int) -> Bowl | None:
     if len(losses) < grid.design.seeds_of(cell.parametrization) + 3:
         return None
     return bowl(steps, losses, seeds)
+
+
+def _best_batches(grid: Grid, cells: Sequence[Cell], bowls: Bowls) -> list[Valley]:
+    """Of the first size, which is measured with every batch."""
+    alike = [cell for cell in cells if cell.size == cells[0].size]
+    losses = []
+    for cell in alike:
+        losses.append([_lowest_loss(grid, cell, at, bowls[cell, at]) for at in grid.lengths])
+    return best_batches([cell.batch for cell in alike], grid.lengths, losses)
+
+
+def _lowest_loss(grid: Grid, cell: Cell, tokens: int, found: Bowl | None) -> float:
+    """Over the rate: of the bowl, or where it is too flat for one, of the runs; nan where all
+    diverged.
+    """
+    if found:
+        return found.loss
+    measured = [loss for loss in grid.losses(cell, tokens).values() if loss is not None]
+    return min(measured, default=math.nan)
 
 
 def _law(grid: Grid, bowls: Bowls) -> RateLaw | None:

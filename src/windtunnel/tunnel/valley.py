@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from windtunnel.tunnel.batch.design import LEAST_BATCHES
+from windtunnel.laws.batch import Optima
+from windtunnel.results.batch import BestBatch
+from windtunnel.tunnel.design import LEAST_BATCHES
 from windtunnel.tunnel.lowest import lowest
 
 Array = NDArray[np.float64]
@@ -31,6 +33,7 @@ _REACH = 2
 _DRAWS = 400
 _ROUNDS = 3  # of the fit, each about the lowest points of the one before
 _FLATTEST = 0.25  # of the median curvature: the least that skew and flatness go with
+_LEAST_ERROR = 1e-3  # of a log batch: points without noise would weigh without end
 _LEAST_CURVATURE = 1e-6  # nats/token by squared octave
 # Standard deviations of the third and the fourth power's coefficient over the second's, x in
 # octaves. Of 158 bowls over the batch of Step Law's runs (arXiv 2503.04715) the first is 0.17 about
@@ -107,6 +110,16 @@ class Valley:
         low, high = np.quantile(np.log(self.batches), [1 / 6, 5 / 6])
         return float(high - low) / 2
 
+    def told(self) -> BestBatch:
+        """As a result tells it."""
+        return BestBatch(
+            loss=self.loss,
+            where=self.where,
+            batch=self.batch,
+            interval=self.interval,
+            tokens=self.tokens,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Valleys:
@@ -135,6 +148,19 @@ def valleys(grids: Sequence[LossGrid], draws: int = _DRAWS) -> Valleys:
         by_grid[bowl.size].append(_valley(bowl, found, fit.lowest(index, drawn)))
     skew, flatness = map(float, fit.mean[-2:])
     return Valleys(by_grid=by_grid, noise=fit.noise, skew=skew, flatness=flatness)
+
+
+def optima_of(inside: Sequence[Valley], params: Sequence[int]) -> Optima:
+    """The best batches of valleys whose lowest point lies inside of those sampled. `params`: of
+    each one's model.
+    """
+    return Optima(
+        batch=np.array([valley.batch for valley in inside], float),
+        loss=np.array([valley.loss for valley in inside]),
+        tokens=np.array([valley.tokens for valley in inside]),
+        params=np.array(params, float),
+        error=np.array([max(valley.error, _LEAST_ERROR) for valley in inside]),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

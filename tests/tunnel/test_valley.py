@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from windtunnel.tunnel.batch.design import LEAST_BATCHES
-from windtunnel.tunnel.batch.valley import (
+from windtunnel.tunnel.design import LEAST_BATCHES
+from windtunnel.tunnel.valley import (
     _FLATNESS,
     _SKEW,
     LossGrid,
