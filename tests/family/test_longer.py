@@ -366,6 +366,20 @@ def test_a_dry_run_plans_what_a_real_one_trains(trained: tuple[Any, Run], corpus
     assert recipe.change(data=text) == run.recipe
 
 
+def test_a_dry_run_of_an_imported_model_takes_the_corpus_that_is_named(
+    trained: tuple[Any, Run],
+) -> None:
+    _, parent = trained
+    imported = parent.recipe.change(
+        data={"corpus": ""}, schedule={"tokens": 0, "warmup": 0, "decay": 0}
+    )
+    asked = Asked(to=(TO,), tokens=TOKENS, lr=1e-4)
+    (recipe,) = planned(imported, WAS, asked, "mine")
+    assert recipe.data.corpus == "mine"
+    with pytest.raises(InputError, match=r"--corpus: tiny.* is imported and has none"):
+        list(planned(imported, WAS, asked))
+
+
 def test_the_file_of_a_recipe_can_be_planned_and_not_trained(trained: tuple[Any, Run]) -> None:
     lab, _ = trained
     file = Path(__file__).parents[2] / "recipes" / "minicpm-1.2b.toml"

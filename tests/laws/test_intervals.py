@@ -176,3 +176,13 @@ def test_a_flat_profile_is_refused() -> None:
         if profile.name == "E"
     ]
     assert len(floors) == 2 and not any(floor.identified for floor in floors)
+
+
+def test_points_of_a_length_share_noise_only_where_they_read_the_same_text() -> None:
+    stem, tokens = np.repeat(np.arange(4), 3), np.tile([1e5, 2e5, 4e5], 4)
+    together = Groups.of(stem, tokens, seed=7)
+    assert together.lengths_share and together.length.tolist() == [0, 1, 2] * 4
+    by_twos = Groups.of(stem, tokens, seed=stem // 2)
+    assert by_twos.lengths_share and by_twos.length.max() == 5
+    alone = Groups.of(stem, tokens, seed=stem)
+    assert not alone.lengths_share and alone.stems_share

@@ -148,7 +148,7 @@ def longer(
         name=name,
     )
     if dry_run:
-        _print_costs(lab, run, asked, as_json)
+        _print_costs(lab, run, asked, corpus, as_json)
         return
     parent = find_run(lab, run)
     text = Corpus.open(parent.lab / "corpora" / corpus) if corpus else text_of(parent)
@@ -172,7 +172,7 @@ def longer(
         parent = made
 
 
-def _print_costs(lab: Path, run: str, asked: "Asked", as_json: bool) -> None:
+def _print_costs(lab: Path, run: str, asked: "Asked", corpus: str | None, as_json: bool) -> None:
     """What each stage would take, of a run or of a recipe that was never trained."""
     from windtunnel.family.longer import planned
     from windtunnel.recipe import load
@@ -185,7 +185,7 @@ def _print_costs(lab: Path, run: str, asked: "Asked", as_json: bool) -> None:
     else:
         parent = find_run(lab, run)
         recipe, was = parent.recipe, context_of(parent)
-    costs = [cost_of(stage, lab) for stage in planned(recipe, was, asked)]
+    costs = [cost_of(stage, lab) for stage in planned(recipe, was, asked, corpus)]
     if as_json:
         print(json.dumps([cost.model_dump(mode="json") for cost in costs], indent=1))
         return

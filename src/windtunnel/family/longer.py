@@ -141,12 +141,14 @@ def longer(
     return Stage(run=run, corpus=made, notes=tuple(notes))
 
 
-def planned(old: Recipe, was: int, asked: Asked, corpus: str = "") -> Iterator[Recipe]:
+def planned(old: Recipe, was: int, asked: Asked, corpus: str | None = None) -> Iterator[Recipe]:
     """The recipe of every stage, for a model with windows of `was` tokens, of which nothing
     is built or trained; what is read is not decided yet, of this corpus or the model's own. Raises
     InputError.
     """
     _check(old, old.name, asked)
+    if not (corpus or old.data.corpus):
+        raise InputError(f"--corpus: {old.name} is imported and has none; name one of the lab's")
     lengths = stages(was, asked)
     for number, to in enumerate(lengths, 1):
         last = number == len(lengths)

@@ -1,6 +1,6 @@
 """How far measured losses scatter about a law: a part that all points of a stem share, a part that
-all points of a length share (they read the same text, up to the same token), and a part of each
-point's own.
+all points of a length and a seed share (they read the same text, up to the same token), and a part
+of each point's own.
 
 Estimated by restricted likelihood about the fitted law (Patterson and Thompson 1971), which
 counts what the fit itself has absorbed; how much is shared is not settled by a few stems and
@@ -39,17 +39,23 @@ def tamed(errors: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The stem and the length of each point, (n,) numbers from 0."""
+    """The stem of each point, and the text that it read: (n,) numbers from 0. Runs of one seed read
+    the same text up to the same length.
+    """
 
     stem: NDArray[np.int64]
     length: NDArray[np.int64]
 
     @classmethod
-    def of(cls, stem: ArrayLike, tokens: ArrayLike) -> "Groups":
-        """Of points with these stems and tokens; tokens that differ by rounding are one length."""
+    def of(cls, stem: ArrayLike, tokens: ArrayLike, seed: ArrayLike = 0) -> "Groups":
+        """Of points with these stems, tokens and seeds; tokens that differ by rounding are one
+        length.
+        """
         stems = np.unique(np.asarray(stem), return_inverse=True)[1]
         log_tokens = np.log(np.asarray(tokens, float)).round(_DIGITS)
-        lengths = np.unique(log_tokens, return_inverse=True)[1]
+        seeds = np.broadcast_to(np.asarray(seed), log_tokens.shape)
+        texts = np.stack([log_tokens, seeds])
+        lengths = np.unique(texts, axis=1, return_inverse=True)[1].ravel()
         return cls(stem=stems.astype(np.int64), length=lengths.astype(np.int64))
 
     @property

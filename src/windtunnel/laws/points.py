@@ -72,7 +72,7 @@ class LossPoints:
     @property
     def groups(self) -> Groups:
         """Which points share a stem, and which a length."""
-        return Groups.of(self.stem, self.tokens)
+        return Groups.of(self.stem, self.tokens, self.seed)
 
     def select(self, kept: ArrayLike) -> Self:
         """The points of a mask or of indices."""

@@ -19,12 +19,21 @@ from windtunnel.tunnel.scaling.design import (
 def test_a_stem_a_size_and_more_seeds_for_the_smallest() -> None:
     design = Design(sizes=(Size(64, 4), Size(16, 2), Size(32, 2)), seeds=3, repeated=1)
     assert design.stems == [
-        (Size(16, 2), 0),
-        (Size(16, 2), 1),
-        (Size(16, 2), 2),
-        (Size(32, 2), 0),
-        (Size(64, 4), 0),
+        (Size(16, 2), 16_020),
+        (Size(16, 2), 16_021),
+        (Size(16, 2), 16_022),
+        (Size(32, 2), 32_020),
+        (Size(64, 4), 64_040),
     ]
+
+
+def test_no_two_stems_read_the_same_order_of_the_text_and_more_sizes_change_no_seed() -> None:
+    few = Design(sizes=(Size(32, 2), Size(64, 2)), seeds=2, repeated=2).stems
+    more = Design(
+        sizes=(Size(16, 2), Size(32, 2), Size(32, 4), Size(64, 2)), seeds=3, repeated=4
+    ).stems
+    assert set(few) < set(more)
+    assert len({seed for _, seed in more}) == len(more) == 12
 
 
 def test_sizes_that_are_one_are_refused() -> None:
@@ -36,11 +45,11 @@ def test_only_the_smallest_sizes_are_repeated_and_by_width_and_depth() -> None:
     """By width^2 depth: 32x4 holds as much as 64x1."""
     sizes = (Size(64, 2), Size(32, 4), Size(48, 2))
     assert Design(sizes=sizes, seeds=2, repeated=2).stems == [
-        (Size(32, 4), 0),
-        (Size(32, 4), 1),
-        (Size(48, 2), 0),
-        (Size(48, 2), 1),
-        (Size(64, 2), 0),
+        (Size(32, 4), 32_040),
+        (Size(32, 4), 32_041),
+        (Size(48, 2), 48_020),
+        (Size(48, 2), 48_021),
+        (Size(64, 2), 64_020),
     ]
     assert len(Design(sizes=sizes, seeds=2, repeated=0).stems) == 3
 

@@ -105,6 +105,7 @@ def _losses(
         lines.setdefault(key, []).append(row)
     totals = sorted({row.params_total for row in branches})
     shades = ramp(len(totals))
+    first = {size: seed for (_, size, seed) in sorted(lines, reverse=True)}
     for (total, size, seed), rows in sorted(lines.items()):
         figure.add_scatter(
             x=[float(getattr(row, axis)) for row in rows],
@@ -112,10 +113,10 @@ def _losses(
             mode="lines+markers",
             name=f"{size}: {about(total)}",
             legendgroup=size,
-            showlegend=seed == 0,
+            showlegend=seed == first[size],
             marker={"size": 7, "symbol": SYMBOLS[totals.index(total) % len(SYMBOLS)]},
             line={"color": shades[totals.index(total)], "width": 1.8},
-            opacity=1 if seed == 0 else 0.5,
+            opacity=1 if seed == first[size] else 0.5,
             customdata=[row.run for row in rows],
             hovertemplate=f"{size}, seed {seed}<br>%{{x:.3s}}: %{{y:.4f}}<br>%{{customdata}}"
             "<extra></extra>",

@@ -111,11 +111,13 @@ class Design:
 
     @property
     def stems(self) -> list[tuple[Size, int]]:
-        """(size, seed) of each stem, the smallest sizes first."""
+        """(size, seed) of each stem, the smallest sizes first. Every stem has a seed of its own,
+        since what runs of one order of the text have in common at a length would bend the law.
+        """
         found = []
         for index, size in enumerate(self._by_size):
             seeds = self.seeds if index < self.repeated else 1
-            found += [(size, seed) for seed in range(seeds)]
+            found += [(size, _seed(size, number)) for number in range(seeds)]
         return found
 
     def points_of(self, size: Size) -> int:
@@ -127,3 +129,8 @@ class Design:
     @property
     def _by_size(self) -> list[Size]:
         return sorted(self.sizes, key=lambda size: size.width**2 * size.depth)
+
+
+def _seed(size: Size, number: int) -> int:
+    """Made of the size, so that it stays as it is when sizes are added: 48040 for 48x4's first."""
+    return 1000 * size.width + 10 * size.depth + number

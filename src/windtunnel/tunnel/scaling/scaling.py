@@ -279,10 +279,10 @@ def _losses(stem: _Stem) -> dict[int, float]:
 
 def _sizes(stems: Sequence[_Stem]) -> list[SizeLosses]:
     """Every size once, the smallest first."""
-    seeds: dict[Size, int] = {}
+    by_size: dict[Size, list[_Stem]] = {}
     for stem in stems:
-        seeds[stem.size] = seeds.get(stem.size, 0) + 1
-    return [_size(stem, seeds[stem.size]) for stem in stems if stem.seed == 0]
+        by_size.setdefault(stem.size, []).append(stem)
+    return [_size(alike[0], len(alike)) for alike in by_size.values()]
 
 
 def _size(stem: _Stem, seeds: int) -> SizeLosses:

@@ -42,7 +42,7 @@ def test_without_noise_the_points_lie_on_the_law_at_exact_counts(
         points.loss, COUPLED.law.at(points.params["params_total"], points.tokens)
     )
     assert set(points.params["params"]) == {counts[size].counts.params for size in Design().sizes}
-    assert set(points.stem[points.seed == 1]) == {1, 3}
+    assert set(points.stem[points.seed % 10 == 1]) == {1, 3}
 
 
 def test_a_transient_lifts_short_runs_in_every_second_study(
@@ -84,7 +84,9 @@ def test_what_two_designs_share_has_the_same_noise_in_the_same_draw(
     )
     for size in (Size(16, 2), Size(96, 4)):
         of_one, of_other = (
-            p.loss[(p.params["params_total"] == counts[size].counts.params_total) & (p.seed == 0)]
+            p.loss[
+                (p.params["params_total"] == counts[size].counts.params_total) & (p.seed % 10 == 0)
+            ]
             for p in (one, other)
         )
         np.testing.assert_array_equal(of_one, of_other)
@@ -99,13 +101,15 @@ def test_the_noise_has_the_parts_that_were_asked_for(counts: dict[Size, SizeCoun
             for i in range(400)
         ]
     )
-    assert off.mean(1).std() == pytest.approx((0.03**2 + (0.02**2 + 0.01**2) / 16) ** 0.5, rel=0.05)
+    # what a length has in common is of a text, and every stem reads its own
+    alone = (0.03**2 + 0.02**2) ** 0.5
+    assert off.mean(1).std() == pytest.approx(((alone**2 + 0.01**2) / 16) ** 0.5, rel=0.05)
     apart = off - off.mean(1, keepdims=True)
     assert apart.mean(2).std() == pytest.approx(
-        (0.01**2 + 0.02**2 / 7) ** 0.5 * (15 / 16) ** 0.5, rel=0.05
+        (0.01**2 + alone**2 / 7) ** 0.5 * (15 / 16) ** 0.5, rel=0.05
     )
     assert (apart - apart.mean(2, keepdims=True)).std() == pytest.approx(
-        0.02 * (6 / 7 * 15 / 16) ** 0.5, rel=0.05
+        alone * (6 / 7 * 15 / 16) ** 0.5, rel=0.05
     )
     again = [achieved(counts[Size(96, 4)], 10**6, COUPLED, LOUD, i) for i in range(2000)]
     assert np.std(again) == pytest.approx((0.03**2 + 0.02**2 + 0.01**2) ** 0.5, rel=0.06)
@@ -204,9 +208,12 @@ def test_the_same_draw_has_other_noise_for_another_stem_length_and_part(
         noise = quiet_but(**{part: 1.0})
         moved[part] = measured(grid, COUPLED, noise, 3).loss.reshape(7, 7) - true
     assert np.ptp(moved["stem"], axis=1) == pytest.approx(0, abs=1e-9)
-    assert np.ptp(moved["length"], axis=0) == pytest.approx(0, abs=1e-9)
     assert len(np.unique(moved["stem"][:, 0].round(9))) == 7
-    assert len(np.unique(moved["length"][0].round(9))) == 7
+    assert len(np.unique(moved["length"].round(9))) == 49, "every stem reads a text of its own"
+    alike = replace(grid, stems=[(size, 0) for size, _ in grid.stems])
+    by_text = measured(alike, COUPLED, quiet_but(length=1.0), 3).loss.reshape(7, 7) - true
+    assert np.ptp(by_text, axis=0) == pytest.approx(0, abs=1e-9)
+    assert len(np.unique(by_text[0].round(9))) == 7
     assert len(np.unique(moved["own"].round(9))) == 49
     target = counts[Size(96, 4)]
     parts = [

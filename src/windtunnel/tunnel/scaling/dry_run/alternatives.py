@@ -140,12 +140,10 @@ def _spread(
 
 def _variance(pull: Array, noise: StudyNoise) -> float:
     """Of a sum of losses with the weights `pull` (stems, lengths), nats/token squared."""
-    by_stem, by_length = pull.sum(1), pull.sum(0)
-    return float(
-        noise.stem**2 * by_stem @ by_stem
-        + noise.length**2 * by_length @ by_length
-        + noise.own**2 * (pull**2).sum()
-    )
+    by_stem = pull.sum(1)
+    # no two stems of a design read the same text
+    alone = noise.length**2 + noise.own**2
+    return float(noise.stem**2 * by_stem @ by_stem + alone * (pull**2).sum())
 
 
 # -- the grid of designs

@@ -98,8 +98,9 @@ def measured(
         # keyed by what the stem is, so that every design draws the same noise for it
         shared, *own = _normals(len(grid.tokens) + 1, draw, 1, size.width, size.depth, seed)
         losses[row] += noise.stem * shared + noise.own * np.array(own)
-    # and by the length, for what all stems share there
-    losses += noise.length * np.array([_normals(1, draw, 2, tokens)[0] for tokens in grid.tokens])
+        # and by the text, for what all stems share that read it up to a length
+        texts = [_normals(1, draw, 2, tokens, seed)[0] for tokens in grid.tokens]
+        losses[row] += noise.length * np.array(texts)
     return grid.points(losses)
 
 
