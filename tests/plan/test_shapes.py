@@ -10,10 +10,11 @@ from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.shapes import PAPER_BAND, Band, Family, head_size, widths
 from windtunnel.plan.sizes import nearest_shape
 
+MEASURED = ((16, 2), (32, 2), (48, 3), (64, 4), (96, 4))
 FAMILY = Family(
     vocab=2048,
     context=256,
-    band=Band.of([(16, 2), (32, 2), (48, 3), (64, 4), (96, 4)]),
+    band=Band.of(MEASURED),
     fixed={},
 )
 
@@ -36,21 +37,44 @@ def test_heads_fill_the_width(width: int) -> None:
     assert model.ffn == 2.5 * width
 
 
+def ends(band: Band, width: float) -> list[float]:
+    return [float(end) for end in band.at(width)]
+
+
 def test_small_models_keep_the_labs_proportions_and_large_ones_the_papers() -> None:
     band = FAMILY.band
-    assert [float(end) for end in band.at(64)] == [8, 24]
-    assert [float(end) for end in band.at(1024)] == list(PAPER_BAND)
-    low, high = (float(end) for end in band.at(192))
-    assert 8 < low < 40 and 24 < high < 58
+    for width, depth in MEASURED:
+        low, high = ends(band, width)
+        assert low * 0.999 <= width / depth <= high * 1.001
+    assert ends(band, 1024) == list(PAPER_BAND)
+    (widest_low, widest_high), (low, high) = ends(band, 96), ends(band, 192)
+    assert widest_low < low < 40 and widest_high < high < 58
+
+
+def test_models_go_on_as_the_measured_ones_grow() -> None:
+    """All of two layers: the ratio goes as the width, at 64 it is no longer that of 16."""
+    band = Band.of([(16, 2), (24, 2), (32, 2), (48, 2), (64, 2)])
+    assert band.power == pytest.approx(1.0)
+    for width in (16, 64):
+        assert ends(band, width) == pytest.approx([width / 2 / 1.2, width / 2 * 1.2])
+    family = Family(vocab=2048, context=256, band=band, fixed={})
+    shapes = family.shapes()
+    assert set(shapes.depth[shapes.width == 64]) == {2} and {2} <= set(
+        shapes.depth[shapes.width == 80]
+    )
+
+
+def test_where_one_width_has_several_depths_all_of_them_are_sane() -> None:
+    band = Band.of([(32, 2), (64, 2), (64, 8)])
+    assert ends(band, 64) == pytest.approx([8, 32])
 
 
 def test_between_them_the_proportions_go_straight_in_logarithms() -> None:
     """Half-way from a width of 96 to the paper's 320, in logarithms."""
     half = (96 * 320) ** 0.5
-    assert [float(end) for end in FAMILY.band.at(half)] == pytest.approx(
-        [(8 * 40) ** 0.5, (24 * 58) ** 0.5]
-    )
-    assert float(FAMILY.band.middle(half)) == pytest.approx((8 * 40 * 24 * 58) ** 0.25)
+    low, high = ends(FAMILY.band, 96)
+    assert ends(FAMILY.band, half) == pytest.approx([(low * 40) ** 0.5, (high * 58) ** 0.5])
+    assert float(FAMILY.band.middle(half)) == pytest.approx((low * 40 * high * 58) ** 0.25)
 
 
 def test_the_widest_have_forty_to_a_hundred_layers() -> None:
@@ -59,13 +83,14 @@ def test_the_widest_have_forty_to_a_hundred_layers() -> None:
 
 def test_a_lab_that_measured_wide_models_keeps_their_proportions_up_to_them() -> None:
     band = Band.of([(512, 16), (640, 16)])
-    assert (band.width, band.low, band.high) == (640, 32, 40)
-    for width in (64, 640):
-        assert [float(end) for end in band.at(width)] == [32, 40]
+    assert (band.width, band.ratio, band.power) == pytest.approx((640, 40, 1))
+    for width in (512, 640):
+        assert ends(band, width) == pytest.approx([width / 16 / 1.2, width / 16 * 1.2])
     assert [float(end) for end in band.at(704)] == list(PAPER_BAND)
     assert Band.of([]) == Band()
+    assert ends(Band(), 64) == pytest.approx([8, 24])
     as_wide_as_the_papers = Band.of([(320, 8)])
-    assert [float(end) for end in as_wide_as_the_papers.at(320)] == [40, 40]
+    assert ends(as_wide_as_the_papers, 320) == pytest.approx([40 / 1.2, 40 * 1.2])
     assert [float(end) for end in as_wide_as_the_papers.at(384)] == list(PAPER_BAND)
 
 

@@ -24,7 +24,7 @@ MANY_REPEATS = 0.05
 
 # Width over depth of the tunnel's own models, which are 16 to 96 wide.
 WIDTH = 96
-WIDTH_PER_DEPTH = (8.0, 24.0)
+WIDTH_PER_DEPTH, SPREAD_OF_DEPTHS = 192**0.5, 3**0.5  # from 8 to 24
 
 # Best batches of a 48x3 model at lr 0.01: the vertices of parabolas through half to four times the
 # best one's loss (vocabulary 2048, context 256, one seed).

@@ -21,25 +21,40 @@ PAPER_WIDTH, PAPER_BAND = 320, (40.0, 58.0)
 # Wider than the paper's, models get no more than 100 layers, and few less than 40.
 _MOST_LAYERS, _FEW_LAYERS = 100, 40
 _WIDEST = 16_384
+_LEAST_SPREAD = 1.2  # of the ratios about their middle: as in the paper's band
 _FFN = 2.5  # times the width, in every model of the paper
 _COARSE = 512  # from this width on, steps of the width grow with it: 1/16 to 1/8 of it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Band:
-    """The width to depth ratios that are sane at a width: those of the measured models up to
-    `width`, the paper's from 320 on, and between them a straight line in logarithms.
+    """The width to depth ratios that are sane at a width: those of models that were measured, and
+    where they go as models grow wider, since a parameter is worth more in one shape than in another
+    and a law knows of sizes alone. From 320 on they are the paper's, and between the widest
+    measured model and those a straight line in logarithms.
     """
 
-    width: int = laptop.WIDTH
-    low: float = laptop.WIDTH_PER_DEPTH[0]
-    high: float = laptop.WIDTH_PER_DEPTH[1]
+    width: int = laptop.WIDTH  # of the widest measured model
+    ratio: float = laptop.WIDTH_PER_DEPTH  # in the middle, at that width
+    power: float = 0.0  # of the width, with which the measured ratios go
+    spread: float = laptop.SPREAD_OF_DEPTHS  # times the middle, and its inverse, are the ends
 
     @classmethod
     def of(cls, sizes: Sequence[tuple[int, int]]) -> "Band":
         """From the (width, depth) of measured models; the default without any."""
-        ratios = [width / depth for width, depth in sizes]
-        return cls(max(width for width, _ in sizes), min(ratios), max(ratios)) if sizes else cls()
+        if not sizes:
+            return cls()
+        widest = max(width for width, _ in sizes)
+        x = np.log([width / widest for width, _ in sizes])
+        y = np.log([width / depth for width, depth in sizes])
+        power, middle = np.polyfit(x, y, 1) if np.ptp(x) else (0.0, y.mean())
+        apart = float(np.abs(y - middle - power * x).max())
+        return cls(
+            width=widest,
+            ratio=math.exp(middle),
+            power=float(power),
+            spread=max(_LEAST_SPREAD, math.exp(apart)),
+        )
 
     def at(self, width: ArrayLike) -> tuple[Array, Array]:
         """(lowest, highest) width / depth."""
@@ -49,8 +64,9 @@ class Band:
             span = np.ones_like(width) * (width > self.width)
         else:
             span = np.clip(np.log(width / self.width) / math.log(PAPER_WIDTH / self.width), 0, 1)
-        low = self.low ** (1 - span) * PAPER_BAND[0] ** span
-        high = self.high ** (1 - span) * PAPER_BAND[1] ** span
+        here = self.ratio * (np.minimum(width, self.width) / self.width) ** self.power
+        low = (here / self.spread) ** (1 - span) * PAPER_BAND[0] ** span
+        high = (here * self.spread) ** (1 - span) * PAPER_BAND[1] ** span
         return np.maximum(low, width / _MOST_LAYERS), np.maximum(high, width / _FEW_LAYERS)
 
     def middle(self, width: ArrayLike) -> Array:
