@@ -28,6 +28,20 @@ class _Commands(TyperGroup):
             names.insert(names.index("train"), "corpus")
         return names
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        _name_no_types(command)
+        return command
+
+
+def _name_no_types(command: Any) -> None:
+    """Typer alone would name a type of Python beside each argument, as in `MODEL <str>`."""
+    for each in getattr(command, "params", ()):
+        if each.param_type_name == "argument":
+            each.display_type_rich = lambda ctx: None
+    for below in getattr(command, "commands", {}).values():
+        _name_no_types(below)
+
 
 app = typer.Typer(
     cls=_Commands,

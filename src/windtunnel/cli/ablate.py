@@ -27,9 +27,9 @@ Mixtures = Annotated[
     list[str] | None,
     typer.Option(
         "--arm",
-        help="A mixture of the decay, NAME=SOURCE=WEIGHT,SOURCE=WEIGHT,..., to compare with "
-        "the natural one, instead of --arms. May be given several times.",
-        metavar="MIXTURE",
+        help="A named mixture of the decay, to compare with the natural one, instead of --arms. "
+        "May be given several times.",
+        metavar="NAME=SOURCE=WEIGHT,...",
     ),
 ]
 

@@ -27,7 +27,7 @@ _TOLD = 0.005  # of the prediction: laws that weigh less are not listed
 @app.command()
 def plan(
     flops: Annotated[
-        str | None, typer.Option(help="Training FLOPs to spend, such as 1e18.")
+        str | None, typer.Option(metavar="FLOPS", help="Training FLOPs to spend, such as 1e18.")
     ] = None,
     hours: Annotated[
         float | None,
@@ -36,16 +36,18 @@ def plan(
     device: Annotated[
         str | None,
         typer.Option(
+            metavar="WORD",
             help=f"The device to train on: {DEVICES.listed}. "
-            "A cpu is as fast as the lab's own runs were."
+            "A cpu is as fast as the lab's own runs were.",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="How many of these devices.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(metavar="N", help="How many of these devices.", min=1)] = 1,
     mfu: Annotated[
         str | None,
         typer.Option(
+            metavar="SHARE",
             help="The share of the device's peak that training reaches, such as 35%. Without it, "
-            "25% is assumed."
+            "25% is assumed.",
         ),
     ] = None,
     price: Annotated[
@@ -54,7 +56,8 @@ def plan(
     tokens: Annotated[
         str | None,
         typer.Option(
-            help="The tokens that you have, such as 20M. With a size: the tokens to train it on."
+            metavar="TOKENS",
+            help="The tokens that you have, such as 20M. With a size: the tokens to train it on.",
         ),
     ] = None,
     epochs: Annotated[
@@ -63,34 +66,47 @@ def plan(
     ] = None,
     params: Annotated[
         str | None,
-        typer.Option(help="The size to train: parameters without embeddings, such as 20M."),
+        typer.Option(
+            metavar="PARAMETERS",
+            help="The size to train: parameters without embeddings, such as 20M.",
+        ),
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="The size to train as width x depth, such as 64x4, instead of --params."),
+        typer.Option(
+            metavar="WIDTHxDEPTH",
+            help="The size to train as width x depth, such as 64x4, instead of --params.",
+        ),
     ] = None,
     fit_device: Annotated[
         str | None,
         typer.Option(
+            metavar="BYTES|WORD",
             help="What the model must fit once it is trained, with the cache of a full context: "
-            "bytes such as 500MB or 2GB, or a device such as phone-6gb."
+            "bytes such as 500MB or 2GB, or a device such as phone-6gb.",
         ),
     ] = None,
     quantisation: Annotated[
         str,
-        typer.Option(help=f"The precision of the weights on --fit-device: {QUANTISATIONS.listed}."),
+        typer.Option(
+            metavar="WORD",
+            help=f"The precision of the weights on --fit-device: {QUANTISATIONS.listed}.",
+        ),
     ] = "q4",
     corpus: Annotated[
         str | None,
-        typer.Option(help="The corpus of the lab to train on. Without it, the study's."),
+        typer.Option(
+            metavar="NAME", help="The corpus of the lab to train on. Without it, the study's."
+        ),
     ] = None,
     study: Annotated[
-        str, typer.Option(help="The study of the lab that the laws are fitted to.")
+        str, typer.Option(metavar="NAME", help="The study of the lab that the laws are fitted to.")
     ] = "scaling",
     table: Annotated[
         Path | None,
         typer.Option(
             "--from",
+            metavar="FILE",
             help="A table to fit the laws to instead of a study: parameters, tokens and loss of "
             "each run, by their usual names (such as N, D and L), and lr and batch where they are "
             "known.",
@@ -98,10 +114,12 @@ def plan(
     ] = None,
     vocab: Annotated[
         int | None,
-        typer.Option(help="The size of the vocabulary, where no corpus gives it.", min=2),
+        typer.Option(
+            metavar="N", help="The size of the vocabulary, where no corpus gives it.", min=2
+        ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="The context to train with, in tokens.", min=2)
+        int | None, typer.Option(metavar="N", help="The context to train with, in tokens.", min=2)
     ] = None,
     lr: Annotated[
         float | None,
@@ -114,19 +132,24 @@ def plan(
     parametrization: Annotated[
         str | None,
         typer.Option(
+            metavar="WORD",
             help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that "
-            "of the runs in the fit."
+            "of the runs in the fit.",
         ),
     ] = None,
     audit: Annotated[
         str | None,
         typer.Option(
+            metavar="RUN",
             help="A trained run of a plan: open the forecast that was sealed of it, and compare "
-            "that with what the run reached."
+            "that with what the run reached.",
         ),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="A name for the plan. Without it, the budget is the name.")
+        str,
+        typer.Option(
+            metavar="NAME", help="A name for the plan. Without it, the budget is the name."
+        ),
     ] = "",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,

@@ -26,10 +26,10 @@ On = Annotated[
     str,
     typer.Option(
         "--on",
-        metavar="here|ray|ray://HOST:PORT",
+        metavar="WORD|ADDRESS",
         help="Where the runs are trained: "
         + "; ".join(f"{one.name}, by {one.help}" for one in PLACES.values())
-        + ". With an address, of the cluster whose Ray client server that is.",
+        + ". With an address, ray://HOST:PORT, of the cluster whose Ray client server that is.",
     ),
 ]
 _GOES_ON = "interrupted; the same command goes on from here"

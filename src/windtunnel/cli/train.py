@@ -63,21 +63,26 @@ def train(
     mfu: Annotated[
         str | None,
         typer.Option(
+            metavar="SHARE",
             help="With --dry-run: the share of the device's peak that training reaches, such as "
-            "35%. Without it, that of the lab's most similar run."
+            "35%. Without it, that of the lab's most similar run.",
         ),
     ] = None,
     on: On = HERE,
     devices: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
             help="With --dry-run: how many devices such as this machine's train the run. With "
             "--on ray: on how many of the cluster's GPUs or cores, if not on all.",
         ),
     ] = None,
     machines: Annotated[
-        int, typer.Option(min=1, help="With --dry-run: how many machines have these devices.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="With --dry-run: how many machines have these devices."
+        ),
     ] = 1,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -127,7 +132,10 @@ def branch(
         typer.Option(metavar="TOKENS", help="Where to leave the stem, in tokens, such as 20M."),
     ],
     decay: Annotated[
-        str, typer.Option(help="Length of the decay, in tokens or as a share of --at.")
+        str,
+        typer.Option(
+            metavar="TOKENS|SHARE", help="Length of the decay, in tokens or as a share of --at."
+        ),
     ] = "10%",
     shape: Shape = "linear",
     floor: Annotated[
@@ -184,11 +192,12 @@ def branch(
     context: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             help="Tokens in a window; by default as many as the stem's, and fewer where the stem "
-            "has a checkpoint at --at."
+            "has a checkpoint at --at.",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A name for the branch.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="A name for the branch.")] = None,
     engine: EngineChoice = "kept",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
