@@ -191,7 +191,7 @@ def plan(
             name=name,
         )
         made = read_plan(_plan(lab, request, study, table))
-        _print(made, as_json)
+        print(made.to_json()) if as_json else _print(made)
         if made.go == "no-go":
             raise typer.Exit(1)
 
@@ -236,14 +236,13 @@ def _audit(lab: Path, reference: str, name: str, as_json: bool) -> None:
 
     run = find_run(lab, reference)
     found = audit(lab, run, name)
-    following = next_for("chat", run)
-    if found.folder:
-        _print(read_plan(found.folder), as_json, following)
-    elif as_json:
-        print(found.audit.to_json())
+    if as_json:
+        print((read_plan(found.folder) if found.folder else found.audit).to_json())
+    elif found.folder:
+        _print(read_plan(found.folder), next_for("chat", run))
     else:
         _say("got", *_got(found.audit))
-        print(f"\n{following}")
+        print(f"\n{next_for('chat', run)}")
 
 
 def _device(name: str | None) -> str | None:
@@ -265,13 +264,10 @@ def _number(option: str, text: str | None) -> float | None:
     return value
 
 
-def _print(plan: "PlanResult", as_json: bool, following: str = "") -> None:
+def _print(plan: "PlanResult", following: str = "") -> None:
     """A page: what to train, what to expect, how sure that is, what it costs, what could be
     wrong; and the command that follows, by default the plan's training.
     """
-    if as_json:
-        print(plan.to_json())
-        return
     _print_recipe(plan)
     _print_loss(plan)
     _print_cost(plan)
