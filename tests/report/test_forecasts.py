@@ -30,11 +30,12 @@ def test_a_diamond_is_the_error_and_lies_in_the_bar_where_the_loss_lies_inside(
     section: Section, tmp_path: Path
 ) -> None:
     opened = [one for one in calibration(tmp_path).forecasts if one.outcome]
-    wide, _, got = outcomes_figure(opened).data
-    assert list(got.x) == [100 * one.outcome.error for one in opened if one.outcome]
-    assert list(got.x) == pytest.approx([100 * (LOSS / 3.9 - 1), 100 * (LOSS / 4.4 - 1)])
-    bars = zip(wide.error_x.arrayminus, wide.error_x.array, strict=True)
-    inside = [-down <= error <= up for error, (down, up) in zip(got.x, bars, strict=True)]
+    wide, _, got = outcomes_figure(opened).to_dict()["data"]
+    errors, bars = list(got["x"]), wide["error_x"]
+    assert errors == [100 * one.outcome.error for one in opened if one.outcome]
+    assert errors == pytest.approx([100 * (LOSS / 3.9 - 1), 100 * (LOSS / 4.4 - 1)])
+    ends = zip(bars["arrayminus"], bars["array"], strict=True)
+    inside = [-down <= error <= up for error, (down, up) in zip(errors, ends, strict=True)]
     assert inside == [one.outcome.inside90 for one in opened if one.outcome] == [True, False]
     # the interval is from 3.8 to 4.2: a run at its lower end would make the forecast 5.3% too high
-    assert wide.error_x.array[0] == pytest.approx(100 * (LOSS / 3.8 - 1))
+    assert bars["array"][0] == pytest.approx(100 * (LOSS / 3.8 - 1))
