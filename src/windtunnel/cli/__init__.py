@@ -17,15 +17,19 @@ from typer.core import TyperGroup
 from windtunnel import __version__
 from windtunnel.errors import InputError, Lost
 
+# of a group, the command behind which it is listed
+_PLACES = {"corpus": "track", "runs": "branch"}
+
 
 class _Commands(TyperGroup):
     """In the order in which they are needed. Typer alone would put groups of them last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
-        if "corpus" in names and "train" in names:
-            names.remove("corpus")
-            names.insert(names.index("train"), "corpus")
+        for group, after in _PLACES.items():
+            if group in names and after in names:
+                names.remove(group)
+                names.insert(names.index(after) + 1, group)
         return names
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -76,6 +80,7 @@ _COMMANDS = (
     "track",
     "corpus",
     "train",
+    "runs",
     "check",
     "search",
     "transfer",
