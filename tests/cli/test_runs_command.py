@@ -71,7 +71,10 @@ def test_runs_by_name(full: Any) -> None:
         ((), "expected one of RUN..., --unused and --study NAME"),
         (("run-2", "--unused"), "expected one of RUN..., --unused and --study NAME"),
         (("run-22",), "run-22: no run of .* has this id or name; did you mean 'run-2'?"),
-        (("run-1",), f"{BRANCH}: it stays, since studies/mine/result.json names it; `--study"),
+        (
+            ("run-1",),
+            f"{BRANCH}: it stays, since studies/mine/result.json names it; `--study mine` gives",
+        ),
         (("run-0", "run-2"), f"{STEM}: it stays, since {BRANCH} and 1 more begin from it; name"),
         (("--study", "mime"), "--study mime: .* has no such study; did you mean 'mine'?"),
         (("--study", ".."), "--study ..: .* has no such study; there are: mine"),

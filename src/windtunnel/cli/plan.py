@@ -1,5 +1,6 @@
 """`windtunnel plan`: what to train with a budget, what to expect of it, and how sure that is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from windtunnel.plan.evidence import Evidence
     from windtunnel.plan.request import Request
     from windtunnel.results.plan import Audit, PlanResult, Training, WeighedLaw
+    from windtunnel.results.scaling import FormFound
 
 _LEVELS = {"stop": "STOP", "caution": "care", "note": "note"}
 _TOLD = 0.005  # of the prediction: laws that weigh less are not listed
@@ -337,7 +339,7 @@ def _print_loss(plan: "PlanResult") -> None:
         f"{about(reach.params)} times the parameters of the largest and {about(reach.tokens)} "
         "times the tokens of the longest run in the fit",
     )
-    _say("laws", _forms(plan.law.candidates))
+    _say("laws", forms_in_words(plan.law.candidates))
 
 
 def _got(audit: "Audit") -> list[str]:
@@ -354,7 +356,7 @@ def _got(audit: "Audit") -> list[str]:
     return lines
 
 
-def _forms(laws: "tuple[WeighedLaw, ...]") -> str:
+def forms_in_words(laws: "Sequence[WeighedLaw | FormFound]") -> str:
     """What share of the prediction each form has, whichever count of parameters it takes."""
     weights: dict[str, float] = {}
     for law in laws:

@@ -127,7 +127,9 @@ def _given(lab: Path, there: "RunsFound", named: list[str]) -> "tuple[list[Run],
     who = who_names(lab, there.runs)
     for run in asked.values():
         if why := who.keeps(run.id, asked):
-            hint = "; `--study NAME` gives up a study with its runs" if "studies/" in why else ""
+            hint = ""
+            if why.startswith("studies/"):
+                hint = f"; `--study {why.split('/')[1]}` gives up the study with its runs"
             raise InputError(f"{run.path}: it stays, since {why}{hint}")
     return _removal(there, asked, who)
 
