@@ -55,7 +55,7 @@ def test_what_nothing_needs_is_listed_and_gone_only_when_that_is_said(full: Any)
     assert done.stdout.splitlines()[-1].startswith("removed: 6 runs, ")
     assert left(full) == {0, 1} and not list((full.path / "runs").glob(".*"))
     again = full.run("runs", "remove", "--unused", "--yes")
-    assert (again.returncode, again.stdout) == (0, "nothing to remove: something needs every run\n")
+    assert (again.returncode, again.stdout) == (0, "nothing to remove: no run is unused\n")
 
 
 def test_runs_by_name(full: Any) -> None:

@@ -199,7 +199,7 @@ def _removal(
 
 def _print_removal(found: "Removal", unused: bool) -> None:
     if not found.runs and not found.study:
-        print("nothing to remove: something needs every run")
+        print("nothing to remove: no run is unused")
         return
     if found.runs:
         print(f"{'run':14} {'name':22} {'kind':6} {'tokens':>6} {'size':>8}  status")
