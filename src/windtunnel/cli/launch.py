@@ -30,9 +30,7 @@ def launch(
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="-- OPTION", help="Behind --: options of the study, or of `train`."
-        ),
+        typer.Argument(metavar="-- OPTION", help="Behind --: options of the study, or of `train`."),
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help=f"{LAUNCHERS['slurm'].help}.")] = False,
     torchrun: Annotated[

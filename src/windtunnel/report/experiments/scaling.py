@@ -100,20 +100,30 @@ def details(result: StudyResult[ScalingNumbers]) -> list[Block]:
     """Every size and every form of the law in numbers, and how the runs were trained."""
     numbers = result.numbers
     blocks: list[Block] = [Text(line) for line in _trained(numbers)]
-    heads = ("size", "seeds", "parameters", "of all", "first loss", "longest", "loss", "a doubling")
+    heads = (
+        "size",
+        "seeds",
+        "parameters",
+        "all of them",
+        "first loss",
+        "longest",
+        "loss",
+        "a doubling",
+    )
     blocks.append(Table((*heads, "FLOPs"), [_size(size, numbers) for size in numbers.sizes]))
     law = numbers.law
     if law.refused:
         blocks.append(Text(f"There is no law: {law.refused}."))
     if law.forms:
-        heads = ("form", "N counted as", "weight", "error ahead", "misfit", "the points pin down")
+        heads = ("form", "weight", "error ahead", "misfit", "N counted as")
         forms = sorted(law.forms, key=lambda form: -form.weight)
-        blocks.append(Table(heads, [_form(form) for form in forms], words=True))
+        names = list({name: None for form in forms for name in form.intervals})
+        blocks.append(Table((*heads, *names), [_form(form, names) for form in forms]))
         blocks.append(
             Text(
                 "Error ahead: root mean square of the errors on the larger and longer runs when a "
-                "form was fitted to the others. What the points pin down: 90% intervals; where a "
-                "number is not alone, the points fit about as well with quite another one."
+                "form was fitted to the others. In brackets: 90% intervals. Where a number is not "
+                "alone, the points fit about as well with quite another one."
             )
         )
     if law.paper:
@@ -163,30 +173,32 @@ def _size(size: SizeLosses, numbers: ScalingNumbers) -> list[Cell]:
     ]
 
 
-def _form(form: FormFound) -> list[Cell]:
+def _form(form: FormFound, names: Sequence[str]) -> list[Cell]:
     error = form.extrapolation_error
-    pinned = ", ".join(_pinned(name, found) for name, found in form.intervals.items())
     return [
-        form.form,
-        _COUNTS.get(form.count, form.count),
+        form.form if form.converged else f"{form.form}, not converged",
         f"{form.weight:.2f}",
         "–" if error is None else f"{error:.2%}",
         f"{form.misfit:.2%}",
-        pinned + ("" if form.converged else "; not converged"),
+        _COUNTS.get(form.count, form.count),
+        *(_pinned(form.intervals.get(name)) for name in names),
     ]
 
 
-def _pinned(name: str, found: LawInterval) -> str:
+def _pinned(found: LawInterval | None) -> str:
+    if found is None:
+        return "–"
     low, high = ("open" if end is None else f"{end:.3g}" for end in found.interval90)
     value = f"{found.value:.3g}" if found.identified else "not alone"
-    return f"{name} {value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]"
 
 
 def _as_the_paper(paper: PaperLaw | PaperRefusal) -> str:
     how = "The law as the paper fits it (curve_fit, additive)"
     if isinstance(paper, PaperRefusal):
         return f"{how}: {paper.refused}."
-    off = "" if paper.audit_error is None else f"the audit run was {paper.audit_error:+.2%} off; "
+    error = paper.audit_error
+    off = "" if error is None else f"on the audit run it was {error:+.2%} off; "
     warning = f"; {paper.warning}" if paper.warning else ""
     return (
         f"{how}: E {paper.E:.3g}, alpha {paper.alpha:.3g}, beta {paper.beta:.3g}; {off}best at "
