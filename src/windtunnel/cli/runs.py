@@ -56,7 +56,7 @@ def remove(
             "--unused",
             help="Instead: every run that no study, plan, forecast, evaluation or export names, "
             "and from which no other run begins that stays. Runs that you trained by hand may be "
-            "among them.",
+            "among them, and those of a study that was interrupted.",
         ),
     ] = False,
     study: Annotated[
@@ -220,8 +220,8 @@ def _print_removal(found: "Removal", unused: bool) -> None:
         return
     if unused:
         paragraph(
-            "No study, plan or forecast names these, nor those that you trained by hand: look "
-            "through the list."
+            "Look through the list: runs that you trained by hand, and those of a study that was "
+            "interrupted, are named by nothing either."
         )
     print(f"{what}, {about_bytes(found.bytes)}: nothing is removed yet; --yes removes them")
 
