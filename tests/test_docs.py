@@ -80,10 +80,8 @@ def options() -> dict[str, set[str]]:
         for name, command in group.commands.items():  # type: ignore[attr-defined]
             if hasattr(command, "commands"):
                 groups.append((f"{prefix}{name} ", command))
-                found[f"{prefix}{name}"] = set()
-            else:
-                names = [n for p in command.params for n in [*p.opts, *p.secondary_opts]]
-                found[f"{prefix}{name}"] = {"--help", *names}
+            names = [n for p in command.params for n in [*p.opts, *p.secondary_opts]]
+            found[f"{prefix}{name}"] = {"--help", *names}
     return found
 
 

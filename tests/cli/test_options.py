@@ -2,11 +2,13 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from windtunnel import cli
 from windtunnel.errors import InputError
@@ -58,3 +60,43 @@ def test_what_is_no_number_is_refused_by_its_flag(
             option.parser(given)
     if default is not None:
         assert option.parser(default) == default
+
+
+# What a help may say that is to be typed: WORD is a name that the help lists.
+SAID = {
+    *("ADDRESS", "BYTES", "DEPTH", "DIR", "FILE", "FLOPS", "FUNCTION", "HOURS", "KEY", "LENGTH"),
+    *("MODEL", "MODULE", "N", "NAME", "NUMBER", "OPTION", "PARAMETERS", "PATH", "PORT", "RECIPE"),
+    *("RUN", "SHARE", "SOURCE", "STUDY", "TASK", "TEXT", "TIME", "TOKENS", "URL", "VALUE"),
+    *("WEIGHT", "WIDTH", "WORD"),
+}
+
+
+def values() -> Iterator[tuple[str, str | None]]:
+    """Of every command: its arguments and those of its options that take a value, and what its
+    help says that is to be typed for them.
+    """
+
+    def below(command: Any, name: str) -> Iterator[tuple[str, str | None]]:
+        for word, one in getattr(command, "commands", {}).items():
+            yield from below(one, f"{name} {word}")
+        for each in command.params:
+            if not getattr(each, "is_flag", False):
+                yield f"{name} {each.opts[-1]}", each.metavar
+
+    yield from below(typer.main.get_command(cli.app), "windtunnel")
+
+
+def test_what_is_to_be_typed_is_said_in_one_kind_of_words() -> None:
+    found = dict(values())
+    assert {"windtunnel plan --flops", "windtunnel corpus build sources"} <= set(found)
+    for name, said in found.items():
+        assert said, f"{name}: help would name a type of Python"
+        words = set(re.split(r"\.toml|\.gguf|x|[^A-Za-z]+", said)) - {""}
+        assert words and words <= SAID, f"{name}: {said}"
+
+
+@pytest.mark.parametrize("command", [["chat"], ["evaluate"], ["corpus", "build"], ["plan"]])
+def test_help_names_no_type_of_python(command: list[str]) -> None:
+    shown = CliRunner().invoke(cli.app, [*command, "--help"]).output
+    assert "Options:" in shown and "--lab DIR" in shown
+    assert not re.findall(r"<\w[\w \[\]]*>", shown)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from plan_labs import with_study
 
+from windtunnel.cli import plan as cli_plan
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.plan.audit import audit
@@ -256,6 +257,23 @@ class TestASeal:
         assert line.startswith("got ") and told in line and last == following
         said["audit"].pop("remarks")
         assert command.json("plan", "--audit", run.id) == said["audit"] | {"remarks": []}
+
+    def test_a_program_waits_for_nothing_that_is_not_printed(
+        self, copied: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What to type next, for which every run of the lab is read."""
+        lab, run, _ = copied
+        monkeypatch.setattr(cli_plan, "next_for", lambda *_: pytest.fail("looked up"))
+        cli_plan._audit(lab, run.id, "", as_json=True)
+        assert json.loads(capsys.readouterr().out)["plan"] == "first"
+
+    def test_the_page_says_the_same_error(self, copied: Trained) -> None:
+        lab, run, _ = copied
+        found = audit(lab, run).audit
+        said = (
+            f"the forecast of {found.predicted:.4f} was {found.error:+.2%} off, and the loss lies"
+        )
+        assert said in write_page(lab).read_text()
 
     def test_one_whose_line_was_changed_says_so(self, copied: Trained) -> None:
         lab, run, _ = copied

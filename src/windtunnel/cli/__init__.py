@@ -17,16 +17,34 @@ from typer.core import TyperGroup
 from windtunnel import __version__
 from windtunnel.errors import InputError, Lost
 
+# of a group, the command behind which it is listed
+_PLACES = {"corpus": "track", "runs": "branch"}
+
 
 class _Commands(TyperGroup):
     """In the order in which they are needed. Typer alone would put groups of them last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
-        if "corpus" in names and "train" in names:
-            names.remove("corpus")
-            names.insert(names.index("train"), "corpus")
+        for group, after in _PLACES.items():
+            if group in names and after in names:
+                names.remove(group)
+                names.insert(names.index(after) + 1, group)
         return names
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        _name_no_types(command)
+        return command
+
+
+def _name_no_types(command: Any) -> None:
+    """Typer alone would name a type of Python beside each argument, as in `MODEL <str>`."""
+    for each in getattr(command, "params", ()):
+        if each.param_type_name == "argument":
+            each.display_type_rich = lambda ctx: None
+    for below in getattr(command, "commands", {}).values():
+        _name_no_types(below)
 
 
 app = typer.Typer(
@@ -62,6 +80,7 @@ _COMMANDS = (
     "track",
     "corpus",
     "train",
+    "runs",
     "check",
     "search",
     "transfer",

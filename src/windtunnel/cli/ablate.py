@@ -27,9 +27,9 @@ Mixtures = Annotated[
     list[str] | None,
     typer.Option(
         "--arm",
-        help="A mixture of the decay, NAME=SOURCE=WEIGHT,SOURCE=WEIGHT,..., to compare with "
-        "the natural one, instead of --arms. May be given several times.",
-        metavar="MIXTURE",
+        help="A named mixture of the decay, to compare with the natural one, instead of --arms. "
+        "May be given several times.",
+        metavar="NAME=SOURCE=WEIGHT,...",
     ),
 ]
 
@@ -150,7 +150,9 @@ def _marked(difference: "Difference") -> str:
 
 
 def _print_longer(result: "StudyResult[LongerNumbers]") -> None:
-    for found in result.numbers.lengths:
+    for place, found in enumerate(result.numbers.lengths):
+        if place:
+            print()
         _print_length(found, result.numbers.budgets)
 
 
@@ -171,7 +173,6 @@ def _print_length(found: "LengthFound", budgets: tuple[int, ...]) -> None:
     for rule in found.rules:
         price = "not measured" if rule.price is None else f"{rule.price:+.4f}"
         print(f"{rule.name:10} {about(rule.base):>8} {price:>12}")
-    print()
 
 
 def _after(arm: "LongerArm") -> Iterator[str]:

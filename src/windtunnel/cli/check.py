@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from windtunnel.cli.display import paragraph
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
 from windtunnel.cli.study import study_command, watched
 from windtunnel.tunnel.check.design import Design
@@ -54,25 +55,35 @@ def _corpus(lab: Path, name: str | None) -> "Corpus | None":
 
 
 def _print(result: "StudyResult[CheckNumbers]") -> None:
+    """What the theory does not allow; the page has every quantity."""
     for axis, causes in result.numbers.causes:
         if any(slope.axis == axis for slope in result.numbers.quantities):
             _print_axis(result.numbers, axis)
             for cause in causes:
-                print(f"probable cause: {cause}")
+                paragraph(f"probable cause: {cause}")
 
 
 def _print_axis(numbers: "CheckNumbers", axis: str) -> None:
-    steps = numbers.design.steps
-    print(
-        f"\nslope of log2 of each quantity on log2 of the {axis}, by steps trained; ! marks what "
-        "the theory does not allow"
-    )
-    print(f"{'':26}" + "".join(f"{t:>8}" for t in steps))
     table: dict[str, dict[int, Slope]] = {}
     for slope in numbers.quantities:
         if slope.axis == axis:
             table.setdefault(f"{slope.quantity} {slope.statistic}", {})[slope.t] = slope
-    for name, by_step in table.items():
+    broken = {
+        name: by_step
+        for name, by_step in table.items()
+        if any(slope.verdict == "fail" for slope in by_step.values())
+    }
+    if not broken:
+        print(f"{axis}: all {len(table)} quantities go with it as the theory says")
+        return
+    paragraph(
+        f"{axis}: {len(broken)} of {len(table)} quantities do not go with it as the theory says: "
+        f"their slopes, log2 of each on log2 of the {axis}, by steps trained; ! marks what is not "
+        "allowed"
+    )
+    steps = numbers.design.steps
+    print(f"{'':26}" + "".join(f"{t:>8}" for t in steps))
+    for name, by_step in broken.items():
         print(f"{name:26}" + "".join(_cell(by_step.get(t)) for t in steps))
 
 

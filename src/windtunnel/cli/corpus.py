@@ -78,7 +78,7 @@ def build(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|RUN",
+            metavar="RUN|FILE",
             help="A tokenizer to use instead of a new one: a tokenizer.json, or a run, whose "
             "tokenizer is taken.",
         ),

@@ -38,15 +38,16 @@ def dpo(
     data: Annotated[
         list[str],
         typer.Option(
+            metavar="PATH",
             help="Preferences: a file of JSON lines, JSON or parquet, a folder, or a glob. Each "
             "record has a prompt with a chosen and a rejected answer, or with a completion and a "
-            "label."
+            "label.",
         ),
     ],
     loss: Annotated[
         str,
         typer.Option(
-            metavar="|".join(PREFERENCE_LOSSES),
+            metavar="WORD",
             help="The loss: "
             + "; ".join(f"{one.name}, {one.help}" for one in PREFERENCE_LOSSES.values())
             + ".",
@@ -105,13 +106,15 @@ def dpo(
     batch: Annotated[
         str | None,
         typer.Option(
+            metavar="TOKENS",
             help="Batch, in tokens per step; by default up to 64 windows, and fewer so that there "
-            "are 50 steps."
+            "are 50 steps.",
         ),
     ] = None,
     longest: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=2,
             help="Tokens of a question with its answer, beyond which it is cut; by default the "
             "run's context, up to 1024.",
@@ -119,11 +122,15 @@ def dpo(
     ] = None,
     at: AtLast = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the data order; by default the run's.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Seed of the data order; by default the run's."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="A name for the new run; by default the run's with -dpo, or the loss."),
+        typer.Option(
+            metavar="NAME",
+            help="A name for the new run; by default the run's with -dpo, or the loss.",
+        ),
     ] = None,
     max_bad: Annotated[
         float,

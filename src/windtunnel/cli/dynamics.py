@@ -36,7 +36,7 @@ def dynamics(
 
 def _print(result: "StudyResult[DynamicsNumbers]") -> None:
     print(
-        f"\n{'':15} {'stable':>9} {'decayed':>9}   {'effect, 95% interval':40} shown  "
+        f"{'':15} {'stable':>9} {'decayed':>9}   {'effect, 95% interval':40} shown  "
         "the paper's claim"
     )
     for claim in result.numbers.claims:

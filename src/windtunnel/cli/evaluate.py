@@ -34,7 +34,7 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="Runs, folders of checkpoints in another tool's layout, or GGUF files. Each after "
             "the first is compared with the first.",
         ),
@@ -51,12 +51,15 @@ def evaluate(
     suite: Annotated[
         str | None,
         typer.Option(
+            metavar="WORD",
             help="A set of tasks: minicpm, the paper's eleven, beside the paper's scores.",
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="A folder with files for the suite, such as hellaswag.jsonl."),
+        typer.Option(
+            metavar="DIR", help="A folder with files for the suite, such as hellaswag.jsonl."
+        ),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -88,17 +91,23 @@ def evaluate(
     ] = None,
     shots: Annotated[
         int | None,
-        typer.Option(min=0, help="Examples before each question; by default as the task says."),
+        typer.Option(
+            metavar="N", min=0, help="Examples before each question; by default as the task says."
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many items of each task or text.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Only the first so many items of each task or text."),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put questions by the model's chat template.")
     ] = False,
     at: Annotated[
         str | None,
-        typer.Option(help="Evaluate the checkpoint at this many tokens instead of the last."),
+        typer.Option(
+            metavar="TOKENS",
+            help="Evaluate the checkpoint at this many tokens instead of the last.",
+        ),
     ] = None,
     law: Annotated[
         float | None,

@@ -25,14 +25,12 @@ def launch(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="STUDY|RECIPE", help=f"A study ({', '.join(_STUDIES)}) or a recipe's file."
+            metavar="STUDY|RECIPE.toml", help=f"A study ({', '.join(_STUDIES)}) or a recipe's file."
         ),
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[-- OPTION...]", help="Behind --: options of the study, or of `train`."
-        ),
+        typer.Argument(metavar="-- OPTION", help="Behind --: options of the study, or of `train`."),
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help=f"{LAUNCHERS['slurm'].help}.")] = False,
     torchrun: Annotated[
@@ -45,7 +43,10 @@ def launch(
     ] = 0,
     cores: Annotated[int, typed("--cores", whole(), "Cores of each machine.")] = 2,
     time: Annotated[
-        str, typer.Option("--time", help="Most time of a Slurm job, as sbatch takes it.")
+        str,
+        typer.Option(
+            "--time", metavar="TIME", help="Most time of a Slurm job, as sbatch takes it."
+        ),
     ] = "24:00:00",
     go: Annotated[bool, typer.Option("--go", help="Submit the job, too.")] = False,
 ) -> None:

@@ -50,12 +50,15 @@ def longer(
         ),
     ],
     tokens: Annotated[
-        str, typer.Option(help="How many tokens to train it for, in each stage, such as 20M.")
+        str,
+        typer.Option(
+            metavar="TOKENS", help="How many tokens to train it for, in each stage, such as 20M."
+        ),
     ],
     scaling: Annotated[
         str,
         typer.Option(
-            metavar="|".join(ROPE_SCALINGS),
+            metavar="WORD",
             help="How RoPE is scaled. By default abf, and ntk for a run whose base was changed "
             "already. "
             + "; ".join(f"{one.name}: {one.help}" for one in ROPE_SCALINGS.values())
@@ -78,8 +81,9 @@ def longer(
     long_from: Annotated[
         str | None,
         typer.Option(
+            metavar="TOKENS",
             help="A document counts as long with more tokens than this; by default more than the "
-            "context so far."
+            "context so far.",
         ),
     ] = None,
     questions: Annotated[
@@ -101,14 +105,18 @@ def longer(
     batch: Annotated[
         str | None,
         typer.Option(
-            help="Batch, in tokens per step; by default the run's, or one window if that is more."
+            metavar="TOKENS",
+            help="Batch, in tokens per step; by default the run's, or one window if that is more.",
         ),
     ] = None,
     corpus: ParentCorpus = None,
     at: AtStable = None,
     name: Annotated[
         str | None,
-        typer.Option(help="A name for the new run; by default the run's with the new context."),
+        typer.Option(
+            metavar="NAME",
+            help="A name for the new run; by default the run's with the new context.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool,

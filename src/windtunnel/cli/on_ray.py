@@ -15,10 +15,10 @@ On = Annotated[
     str,
     typer.Option(
         "--on",
-        metavar="here|ray|ray://HOST:PORT",
+        metavar="WORD|ADDRESS",
         help="Where the run is trained: here, by this process; ray, by a process for each GPU of a "
-        "Ray cluster, or each core where it has none. With an address, of the cluster whose Ray "
-        "client server that is.",
+        "Ray cluster, or each core where it has none. With an address, "
+        "ray://HOST:PORT, of the cluster whose Ray client server that is.",
     ),
 ]
 

@@ -11,7 +11,7 @@ from windtunnel.choices import Table
 from windtunnel.data.formats import FORMATS
 from windtunnel.errors import InputError
 from windtunnel.recipe import DECAY_SHAPES
-from windtunnel.tunnel.design import NUMBER, TOKENS, TOKENS_OR_ZERO, Kind
+from windtunnel.tunnel.design import LENGTH, NUMBER, TOKENS, TOKENS_OR_ZERO, Kind
 
 Lab = Annotated[
     Path,
@@ -29,13 +29,15 @@ RunName = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        metavar="|".join(FORMATS),
-        help="What the files are; by default seen from what each of them holds.",
+        metavar="WORD",
+        help=f"What the files are: {FORMATS.listed}; by default seen from what each of them holds.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Corpora = Annotated[str, typer.Option("--corpus", help="A corpus of the lab.", metavar="NAME")]
-Shape = Annotated[str, typer.Option("--shape", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")]
+Shape = Annotated[
+    str, typer.Option("--shape", metavar="WORD", help=f"Shape of the decay: {DECAY_SHAPES.listed}.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ EngineChoice = Annotated[
     str,
     typer.Option(
         "--engine",
-        metavar="|".join(_ENGINES),
+        metavar="WORD",
         help="What the run is computed with (precision, compilation, tokens at once): "
         + "; ".join(f"{one.name}, {one.help}" for one in _ENGINES.values())
         + ".",
@@ -97,21 +99,30 @@ NewDecay = Annotated[
     str,
     typer.Option(
         "--decay",
+        metavar=LENGTH.metavar,
         help="The length of the decay at the end, in tokens or as a share; 0 makes "
         "a stem, which has none.",
     ),
 ]
 InsteadOfEpochs = Annotated[
-    str | None, typer.Option("--tokens", help="How many tokens to read, instead of --epochs.")
+    str | None,
+    typer.Option(
+        "--tokens", metavar="TOKENS", help="How many tokens to read, instead of --epochs."
+    ),
 ]
 AtLast = Annotated[
     str | None,
-    typer.Option("--at", help="Begin with the checkpoint at this many tokens instead of the last."),
+    typer.Option(
+        "--at",
+        metavar="TOKENS",
+        help="Begin with the checkpoint at this many tokens instead of the last.",
+    ),
 ]
 AtStable = Annotated[
     str | None,
     typer.Option(
         "--at",
+        metavar="TOKENS",
         help="Begin with the checkpoint at this many tokens; by default with the last one before "
         "the decay, or the last of all if that is gone.",
     ),

@@ -17,14 +17,15 @@ def pairs(
     prompts: Annotated[
         list[str],
         typer.Option(
+            metavar="PATH",
             help="Questions: JSON lines, JSON or parquet with a prompt or a question in each "
-            "record, and the right answer where the verifier needs one."
+            "record, and the right answer where the verifier needs one.",
         ),
     ],
     score: Annotated[
         str,
         typer.Option(
-            metavar="exact|number|MODULE:FUNCTION",
+            metavar="WORD|MODULE:FUNCTION",
             help="What scores an answer: exact, equal to the record's answer; number, with the "
             "same last number; or a function of the record and the answer that returns a number.",
         ),
@@ -33,9 +34,11 @@ def pairs(
         Path, typer.Option(metavar="FILE", help="The file to write the pairs to, as JSON lines.")
     ] = Path("pairs.jsonl"),
     answers: Annotated[
-        int, typer.Option(min=2, help="How many answers to sample to each question.")
+        int, typer.Option(metavar="N", min=2, help="How many answers to sample to each question.")
     ] = 8,
-    most: Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")] = 256,
+    most: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Tokens of an answer, at most.")
+    ] = 256,
     temperature: Annotated[
         float, typed("--temperature", AMOUNT, "What divides the logits; 1 leaves them as they are.")
     ] = 1.0,
@@ -43,7 +46,7 @@ def pairs(
         float,
         typed("--top-p", FRACTION, "Sample from the likeliest tokens with this probability."),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the sampling.")] = 0,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
 ) -> None:

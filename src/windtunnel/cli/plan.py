@@ -1,5 +1,6 @@
 """`windtunnel plan`: what to train with a budget, what to expect of it, and how sure that is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from windtunnel.plan.evidence import Evidence
     from windtunnel.plan.request import Request
     from windtunnel.results.plan import Audit, PlanResult, Training, WeighedLaw
+    from windtunnel.results.scaling import FormFound
 
 _LEVELS = {"stop": "STOP", "caution": "care", "note": "note"}
 _TOLD = 0.005  # of the prediction: laws that weigh less are not listed
@@ -27,7 +29,7 @@ _TOLD = 0.005  # of the prediction: laws that weigh less are not listed
 @app.command()
 def plan(
     flops: Annotated[
-        str | None, typer.Option(help="Training FLOPs to spend, such as 1e18.")
+        str | None, typer.Option(metavar="FLOPS", help="Training FLOPs to spend, such as 1e18.")
     ] = None,
     hours: Annotated[
         float | None,
@@ -36,16 +38,18 @@ def plan(
     device: Annotated[
         str | None,
         typer.Option(
+            metavar="WORD",
             help=f"The device to train on: {DEVICES.listed}. "
-            "A cpu is as fast as the lab's own runs were."
+            "A cpu is as fast as the lab's own runs were.",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="How many of these devices.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(metavar="N", help="How many of these devices.", min=1)] = 1,
     mfu: Annotated[
         str | None,
         typer.Option(
+            metavar="SHARE",
             help="The share of the device's peak that training reaches, such as 35%. Without it, "
-            "25% is assumed."
+            "25% is assumed.",
         ),
     ] = None,
     price: Annotated[
@@ -54,7 +58,8 @@ def plan(
     tokens: Annotated[
         str | None,
         typer.Option(
-            help="The tokens that you have, such as 20M. With a size: the tokens to train it on."
+            metavar="TOKENS",
+            help="The tokens that you have, such as 20M. With a size: the tokens to train it on.",
         ),
     ] = None,
     epochs: Annotated[
@@ -63,34 +68,47 @@ def plan(
     ] = None,
     params: Annotated[
         str | None,
-        typer.Option(help="The size to train: parameters without embeddings, such as 20M."),
+        typer.Option(
+            metavar="PARAMETERS",
+            help="The size to train: parameters without embeddings, such as 20M.",
+        ),
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="The size to train as width x depth, such as 64x4, instead of --params."),
+        typer.Option(
+            metavar="WIDTHxDEPTH",
+            help="The size to train as width x depth, such as 64x4, instead of --params.",
+        ),
     ] = None,
     fit_device: Annotated[
         str | None,
         typer.Option(
+            metavar="BYTES|WORD",
             help="What the model must fit once it is trained, with the cache of a full context: "
-            "bytes such as 500MB or 2GB, or a device such as phone-6gb."
+            "bytes such as 500MB or 2GB, or a device such as phone-6gb.",
         ),
     ] = None,
     quantisation: Annotated[
         str,
-        typer.Option(help=f"The precision of the weights on --fit-device: {QUANTISATIONS.listed}."),
+        typer.Option(
+            metavar="WORD",
+            help=f"The precision of the weights on --fit-device: {QUANTISATIONS.listed}.",
+        ),
     ] = "q4",
     corpus: Annotated[
         str | None,
-        typer.Option(help="The corpus of the lab to train on. Without it, the study's."),
+        typer.Option(
+            metavar="NAME", help="The corpus of the lab to train on. Without it, the study's."
+        ),
     ] = None,
     study: Annotated[
-        str, typer.Option(help="The study of the lab that the laws are fitted to.")
+        str, typer.Option(metavar="NAME", help="The study of the lab that the laws are fitted to.")
     ] = "scaling",
     table: Annotated[
         Path | None,
         typer.Option(
             "--from",
+            metavar="FILE",
             help="A table to fit the laws to instead of a study: parameters, tokens and loss of "
             "each run, by their usual names (such as N, D and L), and lr and batch where they are "
             "known.",
@@ -98,10 +116,12 @@ def plan(
     ] = None,
     vocab: Annotated[
         int | None,
-        typer.Option(help="The size of the vocabulary, where no corpus gives it.", min=2),
+        typer.Option(
+            metavar="N", help="The size of the vocabulary, where no corpus gives it.", min=2
+        ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="The context to train with, in tokens.", min=2)
+        int | None, typer.Option(metavar="N", help="The context to train with, in tokens.", min=2)
     ] = None,
     lr: Annotated[
         float | None,
@@ -114,19 +134,24 @@ def plan(
     parametrization: Annotated[
         str | None,
         typer.Option(
+            metavar="WORD",
             help=f"The parametrization of the model: {PARAMETRIZATIONS.listed}. Without it, that "
-            "of the runs in the fit."
+            "of the runs in the fit.",
         ),
     ] = None,
     audit: Annotated[
         str | None,
         typer.Option(
+            metavar="RUN",
             help="A trained run of a plan: open the forecast that was sealed of it, and compare "
-            "that with what the run reached."
+            "that with what the run reached.",
         ),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="A name for the plan. Without it, the budget is the name.")
+        str,
+        typer.Option(
+            metavar="NAME", help="A name for the plan. Without it, the budget is the name."
+        ),
     ] = "",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -168,7 +193,7 @@ def plan(
             name=name,
         )
         made = read_plan(_plan(lab, request, study, table))
-        _print(made, as_json)
+        print(made.to_json()) if as_json else _print(made)
         if made.go == "no-go":
             raise typer.Exit(1)
 
@@ -213,14 +238,13 @@ def _audit(lab: Path, reference: str, name: str, as_json: bool) -> None:
 
     run = find_run(lab, reference)
     found = audit(lab, run, name)
-    following = next_for("chat", run)
-    if found.folder:
-        _print(read_plan(found.folder), as_json, following)
-    elif as_json:
-        print(found.audit.to_json())
+    if as_json:
+        print((read_plan(found.folder) if found.folder else found.audit).to_json())
+    elif found.folder:
+        _print(read_plan(found.folder), next_for("chat", run))
     else:
         _say("got", *_got(found.audit))
-        print(f"\n{following}")
+        print(f"\n{next_for('chat', run)}")
 
 
 def _device(name: str | None) -> str | None:
@@ -242,13 +266,10 @@ def _number(option: str, text: str | None) -> float | None:
     return value
 
 
-def _print(plan: "PlanResult", as_json: bool, following: str = "") -> None:
+def _print(plan: "PlanResult", following: str = "") -> None:
     """A page: what to train, what to expect, how sure that is, what it costs, what could be
     wrong; and the command that follows, by default the plan's training.
     """
-    if as_json:
-        print(plan.to_json())
-        return
     _print_recipe(plan)
     _print_loss(plan)
     _print_cost(plan)
@@ -318,7 +339,7 @@ def _print_loss(plan: "PlanResult") -> None:
         f"{about(reach.params)} times the parameters of the largest and {about(reach.tokens)} "
         "times the tokens of the longest run in the fit",
     )
-    _say("laws", _forms(plan.law.candidates))
+    _say("laws", forms_in_words(plan.law.candidates))
 
 
 def _got(audit: "Audit") -> list[str]:
@@ -335,7 +356,7 @@ def _got(audit: "Audit") -> list[str]:
     return lines
 
 
-def _forms(laws: "tuple[WeighedLaw, ...]") -> str:
+def forms_in_words(laws: "Sequence[WeighedLaw | FormFound]") -> str:
     """What share of the prediction each form has, whichever count of parameters it takes."""
     weights: dict[str, float] = {}
     for law in laws:

@@ -1,5 +1,6 @@
 """`windtunnel scaling`: the table of losses by size and length that the laws are fitted to."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from windtunnel.cli.display import paragraph
 from windtunnel.cli.dry_run import advise_on
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
+from windtunnel.cli.plan import forms_in_words
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
@@ -14,15 +16,11 @@ from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.design import DryRun
 
 if TYPE_CHECKING:
-    from windtunnel.results.scaling import (
-        AuditRun,
-        FormFound,
-        LawInterval,
-        ScalingNumbers,
-        SizeLosses,
-        StudyLaw,
-    )
+    from windtunnel.results.scaling import AuditRun, ScalingNumbers, SizeLosses, StudyLaw
     from windtunnel.results.study import StudyResult
+
+# Lines for sizes; where there are more sizes, so many of them are for the smallest.
+_MOST, _SMALLEST = 6, 2
 
 Dry = Annotated[
     bool,
@@ -70,103 +68,62 @@ def scaling(
 
 
 def _print(result: "StudyResult[ScalingNumbers]") -> None:
+    """What a screen holds; the page has every form of the law, and how the runs were trained."""
     numbers = result.numbers
     first = about(numbers.lengths[0])
     print(
         f"{'size':7} {'seeds':>5} {'params':>7} {'total':>7} {f'at {first}':>8} {'longest':>7} "
         f"{'loss':>7} {'a doubling':>10} {'FLOPs':>8}"
     )
-    for size in numbers.sizes:
-        _print_size(size, about(size.longest or numbers.lengths[-1]))
-    _print_cost(numbers)
-    _print_law(numbers.law)
+    shown = list(numbers.sizes)
+    if len(shown) > _MOST:
+        _print_sizes(shown[:_SMALLEST], numbers)
+        print(f"... {len(shown) - _MOST + 1} sizes between these")
+        shown = shown[_SMALLEST + 1 - _MOST :]
+    _print_sizes(shown, numbers)
+    print()
+    paragraph(_law(numbers.law))
     if numbers.audit:
-        _print_audit(numbers.audit)
+        paragraph(_audit(numbers.audit, numbers.law))
 
 
-def _print_size(size: "SizeLosses", longest: str) -> None:
-    first, last = _number(size.first_loss), _number(size.last_loss)
-    print(
-        f"{size.size:7} {size.seeds:5} {about(size.params):>7} {about(size.params_total):>7} "
-        f"{first:>8} {longest:>7} {last:>7} {_number(size.gain_per_doubling):>10} "
-        f"{size.flops:8.2e}"
-    )
-
-
-def _print_cost(numbers: "ScalingNumbers") -> None:
-    cost, batch = numbers.cost, numbers.batch
-    along = ", ".join(f"{part.batch} from {about(part.begin)}" for part in batch.segments)
-    print(f"\nbatch: {along} ({batch.origin})")
-    if numbers.rate:
-        law, origin = numbers.rate.law, numbers.rate.origin
+def _print_sizes(sizes: "Sequence[SizeLosses]", numbers: "ScalingNumbers") -> None:
+    """A line for each of these."""
+    for size in sizes:
+        first, last = _number(size.first_loss), _number(size.last_loss)
+        longest = about(size.longest or numbers.lengths[-1])
         print(
-            f"learning rate: {law.lr:.3g} at {about(law.params)} parameters, {about(law.tokens)} "
-            f"tokens and a batch of {about(law.batch)}, by {law.powers} ({origin})"
+            f"{size.size:7} {size.seeds:5} {about(size.params):>7} {about(size.params_total):>7} "
+            f"{first:>8} {longest:>7} {last:>7} {_number(size.gain_per_doubling):>10} "
+            f"{size.flops:8.2e}"
         )
-    found = []
-    for fields in numbers.settings.values():
-        found += [f"{name} {value:g}" for name, value in fields.items()]
-    if found:
-        print(f"settings: {', '.join(found)} (the lab's search)")
-    print(
-        f"cost: {cost.flops:.3e} FLOPs with stems and branches, {cost.flops_cosine:.3e} as cosine "
-        f"runs from scratch: {cost.ratio:.3f}; {cost.core_minutes} core-minutes"
+
+
+def _law(law: "StudyLaw") -> str:
+    """Which forms a prediction is made of, and how far ahead the first of them was right."""
+    if not law.forms:
+        return f"no law: {law.refused}"
+    best = max(law.forms, key=lambda form: form.weight)
+    text = f"law: {forms_in_words(law.forms)}"
+    if best.extrapolation_error is not None:
+        text += (
+            f"; {best.form}, fitted to the smaller and shorter runs, was "
+            f"{best.extrapolation_error:.2%} off on the others"
+        )
+    return text
+
+
+def _audit(audit: "AuditRun", law: "StudyLaw") -> str:
+    text = (
+        f"audit: a run {audit.beyond.params_total:.1f} times as large and "
+        f"{audit.beyond.tokens:.1f} times as long as any in the fit"
     )
-
-
-def _print_law(law: "StudyLaw") -> None:
-    if law.refused:
-        print(f"no law: {law.refused}")
-        return
-    print(
-        f"\n{'form':20} {'N counted as':17} {'weight':>6} {'error ahead':>11} {'misfit':>7}\n"
-        "  and what the points pin down (90%)"
-    )
-    for form in sorted(law.forms, key=lambda form: -form.weight):
-        _print_form(form)
-    _print_as_the_paper(law)
-
-
-def _print_form(form: "FormFound") -> None:
-    error = form.extrapolation_error
-    ahead = "-" if error is None else f"{error:.2%}"
-    pinned = ", ".join(_pinned(name, found) for name, found in form.intervals.items())
-    doubt = "" if form.converged else "; not converged"
-    print(f"{form.form:20} {form.count:17} {form.weight:6.2f} {ahead:>11} {form.misfit:7.2%}")
-    paragraph(pinned + doubt, "  ")
-
-
-def _print_as_the_paper(law: "StudyLaw") -> None:
-    from windtunnel.results.scaling import PaperRefusal
-
-    how = "the paper's way (curve_fit, additive)"
-    paper = law.paper
-    if paper is None:
-        return
-    if isinstance(paper, PaperRefusal):
-        print(f"{how}: {paper.refused}")
-        return
-    off = "" if paper.audit_error is None else f"audit run {paper.audit_error:+.2%} off; "
-    warning = f"; {paper.warning}" if paper.warning else ""
-    print(
-        f"{how}: E {paper.E:.3g}, alpha {paper.alpha:.3g}, beta {paper.beta:.3g}; {off}"
-        f"best at {paper.flops:.1e} FLOPs: {paper.tokens_per_param:.3g} tokens a parameter{warning}"
-    )
-
-
-def _print_audit(audit: "AuditRun") -> None:
-    print(
-        f"audit: {audit.params_total:,} parameters ({audit.beyond.params_total:.1f} times the "
-        f"largest in the fit), {about(audit.tokens)} tokens ({audit.beyond.tokens:.1f} times the "
-        f"longest): loss {_number(audit.loss)}; {audit.flops:.3e} FLOPs, {audit.core_minutes} "
-        "core-min."
-    )
-
-
-def _pinned(name: str, found: "LawInterval") -> str:
-    low, high = ("open" if end is None else f"{end:.3g}" for end in found.interval90)
-    value = f"{found.value:.3g}" if found.identified else "not alone"
-    return f"{name} {value} [{low}, {high}]"
+    if audit.loss is None:
+        return f"{text} diverged"
+    if law.audit is None or law.audit.error is None:
+        return f"{text} reached {audit.loss:.4f}"
+    where = "inside" if law.audit.inside90 else "OUTSIDE"
+    return f"{text}: the law was {law.audit.error:+.2%} off, {where} its 90% interval"
 
 
 def _number(value: float | None) -> str:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from windtunnel.cli.display import paragraph
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.tunnel.search.design import Design
@@ -69,8 +70,9 @@ def _print(result: "StudyResult[SearchNumbers]") -> None:
         fresh = "  ".join(map(_loss, one.losses))
         print(f"{one.trial:9} {_loss(one.trial_loss):>9} {one.posterior_mean:9.4f}  {fresh}")
     noise = numbers.noise
-    print(
-        f"\n{numbers.failed} of {numbers.trials} trials diverged. Noise (SD): {noise.seed:.4f} "
+    print()
+    paragraph(
+        f"{numbers.failed} of {numbers.trials} trials diverged. Noise (SD): {noise.seed:.4f} "
         f"nats/token that all runs of a seed share, and {noise.run:.4f} of a run on its own."
     )
 

@@ -38,7 +38,8 @@ def sft(
     data: Annotated[
         list[str],
         typer.Option(
-            help="Conversations: a file of JSON lines, JSON or parquet, a folder, or a glob."
+            metavar="PATH",
+            help="Conversations: a file of JSON lines, JSON or parquet, a folder, or a glob.",
         ),
     ],
     format: Format = None,
@@ -59,19 +60,25 @@ def sft(
     batch: Annotated[
         str | None,
         typer.Option(
+            metavar="TOKENS",
             help="Batch, in tokens per step; by default the run's, or a smaller one so that there "
-            "are 100 steps."
+            "are 100 steps.",
         ),
     ] = None,
     context: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Tokens in a window; by default as many as the run's, up to 2048."
+            metavar="N",
+            min=2,
+            help="Tokens in a window; by default as many as the run's, up to 2048.",
         ),
     ] = None,
     at: AtLast = None,
     name: Annotated[
-        str | None, typer.Option(help="A name for the new run; by default the run's with -sft.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A name for the new run; by default the run's with -sft."
+        ),
     ] = None,
     max_bad: Annotated[
         float,

@@ -35,18 +35,23 @@ def _dtypes_help() -> str:
 @app.command()
 def export(
     run: RunName,
-    to: Annotated[str | None, typer.Option(help=_layouts_help())] = None,
+    to: Annotated[str | None, typer.Option(metavar="WORD", help=_layouts_help())] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder to make; by default a new one in LAB/exports."),
+        typer.Option(
+            metavar="DIR", help="The folder to make; by default a new one in LAB/exports."
+        ),
     ] = None,
     at: Annotated[
         str | None,
         typer.Option(
-            help="Export the checkpoint at this many tokens, such as 20M, instead of the last."
+            metavar="TOKENS",
+            help="Export the checkpoint at this many tokens, such as 20M, instead of the last.",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help=_dtypes_help(), show_default=False)] = "",
+    dtype: Annotated[
+        str, typer.Option(metavar="WORD", help=_dtypes_help(), show_default=False)
+    ] = "",
     table: Annotated[
         bool,
         typer.Option(
@@ -105,10 +110,14 @@ def _export_table(run: "Run", out: Path | None, overwrite: bool, as_json: bool) 
 def import_(
     source: Annotated[
         Path,
-        typer.Argument(help="A checkpoint's folder (MiniCPM, Llama or Granite), or a GGUF file."),
+        typer.Argument(
+            metavar="DIR|FILE.gguf",
+            help="A checkpoint's folder (MiniCPM, Llama or Granite), or a GGUF file.",
+        ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="A name for the new run; by default the model's own.")
+        str | None,
+        typer.Option(metavar="NAME", help="A name for the new run; by default the model's own."),
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,

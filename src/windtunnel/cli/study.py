@@ -26,10 +26,10 @@ On = Annotated[
     str,
     typer.Option(
         "--on",
-        metavar="here|ray|ray://HOST:PORT",
+        metavar="WORD|ADDRESS",
         help="Where the runs are trained: "
         + "; ".join(f"{one.name}, by {one.help}" for one in PLACES.values())
-        + ". With an address, of the cluster whose Ray client server that is.",
+        + ". With an address, ray://HOST:PORT, of the cluster whose Ray client server that is.",
     ),
 ]
 _GOES_ON = "interrupted; the same command goes on from here"
@@ -147,7 +147,6 @@ def watched(
     """Run the study, let `after` print its numbers, and print its summary and verdict (with
     --json its result.json alone). Exit code 1 for a failed verdict, 130 for an interruption.
     """
-    from windtunnel.report.readings import READINGS
     from windtunnel.results.study import read_study
 
     with following() as watch:
@@ -156,12 +155,23 @@ def watched(
     if as_json:
         print(result.to_json())
     else:
-        after(result)
-        verdict = result.verdict.upper() if result.verdict else "NO VERDICT"
-        print()
-        paragraph(f"{verdict}: {result.summary}")
-        if reading := READINGS.get(experiment.name):
-            paragraph(reading.next(result).replace("`", ""))
-        print(f"{folder} holds the table; windtunnel report draws it")
+        print_study(folder, result, after)
     if result.verdict == "fail":
         raise typer.Exit(1)
+
+
+def print_study(
+    folder: Path, result: "StudyResult[N]", after: "Callable[[StudyResult[N]], None]"
+) -> None:
+    """The numbers, as `after` prints them, and behind them, where a terminal ends: the verdict and
+    what to do next.
+    """
+    from windtunnel.report.readings import READINGS
+
+    after(result)
+    verdict = result.verdict.upper() if result.verdict else "NO VERDICT"
+    print()
+    paragraph(f"{verdict}: {result.summary}")
+    if reading := READINGS.get(result.study):
+        paragraph(reading.next(result).replace("`", ""))
+    print(f"{folder} holds the table; windtunnel report draws it")

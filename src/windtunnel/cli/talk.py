@@ -36,11 +36,13 @@ def chat(
     model: Annotated[
         str,
         typer.Argument(
-            help="A GGUF file, or a run: its id, its name, its path, or the first digits of its id."
+            metavar="RUN|FILE.gguf",
+            help="A run: its id, its name, its path, or the first digits of its id; or a GGUF "
+            "file.",
         ),
     ],
     system: Annotated[
-        str, typer.Option(help="A system message to put before the conversation.")
+        str, typer.Option(metavar="TEXT", help="A system message to put before the conversation.")
     ] = "",
     temperature: Annotated[
         float,
@@ -55,12 +57,12 @@ def chat(
         ),
     ] = 0.95,
     most: Annotated[
-        int, typer.Option(min=1, help="The most tokens that an answer may have.")
+        int, typer.Option(metavar="N", min=1, help="The most tokens that an answer may have.")
     ] = 256,
     seed: Annotated[
-        int, typer.Option(min=0, help="The seed; the same one gives the same answers.")
+        int, typer.Option(metavar="N", min=0, help="The seed; the same one gives the same answers.")
     ] = 0,
-    context: Annotated[int, typer.Option(min=0, help=_CONTEXT_HELP)] = 0,
+    context: Annotated[int, typer.Option(metavar="N", min=0, help=_CONTEXT_HELP)] = 0,
     lab: Lab = DEFAULT_LAB,
 ) -> None:
     """Talk with a run or a GGUF file in the terminal.
@@ -79,17 +81,26 @@ def chat(
 
 @app.command()
 def serve(
-    file: Annotated[Path, typer.Argument(help="A GGUF file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file.")],
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes one that is free.")
+        int,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="The port to listen on; 0 takes one that is free.",
+        ),
     ] = 8080,
     host: Annotated[
         str,
-        typer.Option(help="The address to listen on; the default lets only this machine connect."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="The address to listen on; the default lets only this machine connect.",
+        ),
     ] = "127.0.0.1",
     context: Annotated[
         int,
-        typer.Option(min=0, help=_CONTEXT_HELP),
+        typer.Option(metavar="N", min=0, help=_CONTEXT_HELP),
     ] = 0,
 ) -> None:
     """Serve a GGUF file to other programs.

@@ -15,7 +15,7 @@ def track(
         str,
         typer.Option(
             "--to",
-            metavar="TRACKER",
+            metavar="WORD",
             help="Where to: tensorboard, wandb (offline, until you sync it) or trackio.",
         ),
     ] = "tensorboard",

@@ -1,6 +1,5 @@
-"""`windtunnel train`, `branch` and `runs`."""
+"""`windtunnel train` and `branch`."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -63,21 +62,26 @@ def train(
     mfu: Annotated[
         str | None,
         typer.Option(
+            metavar="SHARE",
             help="With --dry-run: the share of the device's peak that training reaches, such as "
-            "35%. Without it, that of the lab's most similar run."
+            "35%. Without it, that of the lab's most similar run.",
         ),
     ] = None,
     on: On = HERE,
     devices: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
             help="With --dry-run: how many devices such as this machine's train the run. With "
             "--on ray: on how many of the cluster's GPUs or cores, if not on all.",
         ),
     ] = None,
     machines: Annotated[
-        int, typer.Option(min=1, help="With --dry-run: how many machines have these devices.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="With --dry-run: how many machines have these devices."
+        ),
     ] = 1,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -127,7 +131,10 @@ def branch(
         typer.Option(metavar="TOKENS", help="Where to leave the stem, in tokens, such as 20M."),
     ],
     decay: Annotated[
-        str, typer.Option(help="Length of the decay, in tokens or as a share of --at.")
+        str,
+        typer.Option(
+            metavar="TOKENS|SHARE", help="Length of the decay, in tokens or as a share of --at."
+        ),
     ] = "10%",
     shape: Shape = "linear",
     floor: Annotated[
@@ -184,11 +191,12 @@ def branch(
     context: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             help="Tokens in a window; by default as many as the stem's, and fewer where the stem "
-            "has a checkpoint at --at."
+            "has a checkpoint at --at.",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A name for the branch.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="A name for the branch.")] = None,
     engine: EngineChoice = "kept",
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,
@@ -253,72 +261,6 @@ def _with_conversations(
             files,
             context or parent.recipe.data.context,
             progress=shown.show,
-        )
-
-
-@app.command()
-def runs(lab: Lab = DEFAULT_LAB, as_json: Json = False) -> None:
-    """List the runs of a lab as a tree of stems and branches."""
-    from windtunnel.train.run import read_runs
-
-    there = read_runs(lab)
-    found = [run.summary(there.statuses[run.id]) for run in there.runs]
-    _say_what_is_old(there.runs)
-    if as_json:
-        for why in there.unreadable.values():
-            print(f"unreadable: {why}", file=sys.stderr)
-        print(json.dumps([one.model_dump(mode="json") for one in found]))
-        return
-    if not found and not there.unreadable:
-        print(f"{lab} holds no runs yet: `windtunnel train RECIPE.toml --lab {lab}` starts one")
-        return
-    print(f"{'run':18} {'name':18} {'kind':6} {'tokens':>6} {'loss':>7} {'bits/byte':>9}  status")
-    children: dict[str | None, list[RunSummary]] = {}
-    for one in found:
-        children.setdefault(one.parent, []).append(one)
-    known = {one.id for one in found}
-    for root in [one for one in found if one.parent not in known]:
-        _print_tree(root, children, "", "")
-    for name, why in there.unreadable.items():
-        print(f"{name:18} unreadable: {' '.join(why.split())}")
-
-
-def _say_what_is_old(there: "list[Run]") -> None:
-    """What the ids of an earlier release mean now, on stderr."""
-    from windtunnel.recipe import RESULTS_VERSION
-
-    old = sum(run.results_version < RESULTS_VERSION for run in there)
-    if not old:
-        return
-    were, one = ("run was", "it") if old == 1 else ("runs were", "one of them")
-    print(
-        f"{old} {were} made by an earlier release, and can be listed, branched and exported; "
-        f"asking for {one} again trains it anew, under a new id",
-        file=sys.stderr,
-    )
-
-
-def _print_tree(
-    one: "RunSummary", children: "dict[str | None, list[RunSummary]]", mark: str, indent: str
-) -> None:
-    status = one.status
-    if one.tokens != one.total_tokens:
-        status += f" at {one.tokens / one.total_tokens:.0%}"
-    loss = "-" if one.loss is None else f"{one.loss:.4f}"
-    bits = "-" if one.bits_per_byte is None else f"{one.bits_per_byte:.4f}"
-    reason = f": {one.reason}" if one.reason else ""
-    print(
-        f"{mark + one.id:18} {one.name[:18]:18} {one.kind:6} {about(one.tokens):>6} {loss:>7} "
-        f"{bits:>9}  {status}{reason}"
-    )
-    below = sorted(children.get(one.id, []), key=lambda child: child.at_tokens or 0)
-    for child in below:
-        last = child is below[-1]
-        _print_tree(
-            child,
-            children,
-            indent + ("└─ " if last else "├─ "),
-            indent + ("   " if last else "│  "),
         )
 
 

@@ -13,13 +13,14 @@ def ui(
     host: Annotated[
         str,
         typer.Option(
+            metavar="ADDRESS",
             help="The address to bind. Any other than this machine's own needs the token that is "
-            "printed."
+            "printed.",
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = (
-        8420
-    ),
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="The port; 0 takes a free one.", min=0, max=65535)
+    ] = 8420,
     lab: Lab = DEFAULT_LAB,
 ) -> None:
     """Show the lab live in a browser, and plan in it.

@@ -26,13 +26,16 @@ from windtunnel.tunnel.design import LENGTH
 @app.command()
 def upcycle(
     run: RunName,
-    tokens: Annotated[str, typer.Option(help="How many tokens to train it for, such as 20M.")],
+    tokens: Annotated[
+        str, typer.Option(metavar="TOKENS", help="How many tokens to train it for, such as 20M.")
+    ],
     experts: Annotated[
-        int, typer.Option(min=2, help="How many experts each feed-forward becomes.")
+        int, typer.Option(metavar="N", min=2, help="How many experts each feed-forward becomes.")
     ] = 8,
     per_token: Annotated[
         int,
         typer.Option(
+            metavar="N",
             min=1,
             help="How many of the experts each token goes through. With 1, what it gives is "
             "multiplied by the router's probability, so the loss rises at first; and no layout of "
@@ -42,19 +45,24 @@ def upcycle(
     decay: NewDecay = "10%",
     lr: ParentRate = None,
     batch: Annotated[
-        str | None, typer.Option(help="Batch, in tokens per step; by default the run's.")
+        str | None,
+        typer.Option(metavar="TOKENS", help="Batch, in tokens per step; by default the run's."),
     ] = None,
     context: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Tokens in a window; by default as many as the run's, and never more."
+            metavar="N",
+            min=2,
+            help="Tokens in a window; by default as many as the run's, and never more.",
         ),
     ] = None,
     corpus: ParentCorpus = None,
     at: AtStable = None,
     name: Annotated[
         str | None,
-        typer.Option(help="A name for the new run; by default the run's with -experts."),
+        typer.Option(
+            metavar="NAME", help="A name for the new run; by default the run's with -experts."
+        ),
     ] = None,
     lab: Lab = DEFAULT_LAB,
     as_json: Json = False,

@@ -5,6 +5,7 @@ Both are written and read here and nowhere else.
 from pathlib import Path
 
 from windtunnel.files import write_whole
+from windtunnel.laws.error import relative_error
 from windtunnel.recipe import Recipe, dump, identity, load
 from windtunnel.results.forecast import Forecast
 from windtunnel.results.plan import Audit, PlanResult, ten_digits
@@ -78,7 +79,7 @@ def compare(said: PlanResult | Forecast, run: str, loss: float) -> Audit:
         forecast=said.id if isinstance(said, Forecast) else None,
         loss=loss,
         predicted=said.loss,
-        error=said.loss / loss - 1,
+        error=relative_error(said.loss, loss),
         inside50=low50 <= loss <= high50,
         inside90=low90 <= loss <= high90,
     )

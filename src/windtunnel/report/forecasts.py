@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
+from windtunnel.laws.error import relative_error
 from windtunnel.plan.calibration import calibration
 from windtunnel.report.blocks import Chart, Fact, Facts, RunId, Section, Table, Text
 from windtunnel.report.figures import BLUE, GREY, INK, ORANGE, interval_bars, plain, styled
@@ -23,9 +24,10 @@ def sections(view: LabView) -> Iterator[Section]:
     if opened:
         blocks.append(
             Chart(
-                "By how much each run ended above or below its forecast. Bars: the sealed 50% "
-                "(thick) and 90% intervals; a diamond is what was got, orange where it lies "
-                "outside the 90% interval.",
+                "The error of each forecast: what was predicted over what was reached, less 1, "
+                "so that a forecast that was too high lies to the right. Bars: the errors that the "
+                "sealed 50% (thick) and 90% intervals allow for; a diamond is the one that was "
+                "made, orange where it lies outside the 90% interval.",
                 [outcomes_figure(opened)],
             )
         )
@@ -33,7 +35,7 @@ def sections(view: LabView) -> Iterator[Section]:
     for one in found.forecasts:
         low, high = one.forecast.interval90
         got = f"{one.outcome.loss:.4f}" if one.outcome else "–"
-        over = f"{one.outcome.loss / one.forecast.loss - 1:+.2%}" if one.outcome else "–"
+        error = f"{one.outcome.error:+.2%}" if one.outcome else "–"
         rows.append(
             [
                 one.forecast.plan,
@@ -42,11 +44,11 @@ def sections(view: LabView) -> Iterator[Section]:
                 f"{one.forecast.loss:.4f}",
                 f"{low:.4f} to {high:.4f}",
                 got,
-                over,
+                error,
                 one.state,
             ]
         )
-    heads = ("plan", "run", "FLOPs over the fit's", "forecast", "90%", "got", "over it", "state")
+    heads = ("plan", "run", "FLOPs over the fit's", "forecast", "90%", "got", "error", "state")
     blocks.append(Table(heads, rows))
     yield Section(
         anchor="forecasts",
@@ -88,17 +90,16 @@ def _facts(found: Calibration) -> list[Fact]:
 
 
 def outcomes_figure(opened: Sequence[ForecastState], title: str = "") -> go.Figure:
-    """What was got over what was forecast, in percent, a line each."""
+    """The error of each forecast in percent, a line each."""
     figure = go.Figure()
     names = [f"{plain(one.forecast.plan)} {one.forecast.id[:4]}" for one in opened]
     centre = [0.0] * len(opened)
     for which, width, share in (("interval90", 3, "90%"), ("interval50", 8, "50%")):
         intervals = []
         for one in opened:
-            low, high = getattr(one.forecast, which)
-            intervals.append(
-                (100 * (low / one.forecast.loss - 1), 100 * (high / one.forecast.loss - 1))
-            )
+            said, (low, high) = one.forecast.loss, getattr(one.forecast, which)
+            allowed = relative_error(said, high), relative_error(said, low)
+            intervals.append((100 * allowed[0], 100 * allowed[1]))
         bars = interval_bars(centre, intervals) | {"width": 0, "thickness": width, "color": BLUE}
         figure.add_scatter(
             x=centre,
@@ -113,7 +114,7 @@ def outcomes_figure(opened: Sequence[ForecastState], title: str = "") -> go.Figu
     got, colours, notes = [], [], []
     for one in opened:
         assert one.outcome
-        got.append(100 * (one.outcome.loss / one.forecast.loss - 1))
+        got.append(100 * one.outcome.error)
         counts = one.state == "counts"
         colours.append(GREY if not counts else INK if one.outcome.inside90 else ORANGE)
         notes.append(f"forecast {one.forecast.loss:.4f}, got {one.outcome.loss:.4f}")
@@ -130,6 +131,6 @@ def outcomes_figure(opened: Sequence[ForecastState], title: str = "") -> go.Figu
     styled(figure, _ROW * len(opened) + _ROOM, title)
     figure.update_layout(showlegend=False)  # the sentence below says what is what
     figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(title="result relative to its forecast, %", exponentformat="none")
+    figure.update_xaxes(title="error of the forecast, %", exponentformat="none")
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"})
     return figure

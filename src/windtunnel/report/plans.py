@@ -214,11 +214,9 @@ def _sentences(plan: PlanResult) -> Iterator[str]:
     )
     if plan.audit:
         inside = "inside" if plan.audit.inside90 else "outside"
-        over = plan.audit.loss / plan.audit.predicted - 1
-        side = "above" if over > 0 else "below"
         yield (
-            f"It reached {plan.audit.loss:.4f}, {abs(over):.2%} {side} the forecast of "
-            f"{plan.audit.predicted:.4f} and {inside} its 90% interval."
+            f"It reached {plan.audit.loss:.4f}: the forecast of {plan.audit.predicted:.4f} was "
+            f"{plan.audit.error:+.2%} off, and the loss lies {inside} its 90% interval."
         )
         for remark in plan.audit.remarks:
             yield remark[:1].upper() + remark[1:] + "."

@@ -22,8 +22,13 @@ class Reading:
     unsure: str = ""
     """What to do next where it measured too little for a verdict; else as where it passed."""
 
+    without_law: str = ""
+    """What to do next where it measured too little for a law, if it is one that looks for a law."""
+
     def next(self, result: StudyResult[Any]) -> str:
         """What to do, by the verdict."""
+        if self.without_law and result.numbers.law.refused:
+            return self.without_law
         said = {"fail": self.failed, None: self.unsure}.get(result.verdict, "")
         return said or self.passed
 
@@ -76,6 +81,8 @@ READINGS: Table[Reading] = Table(
             "budget.",
             failed="The law missed the run that it had not seen. Larger or longer runs in the "
             "study bring it nearer to what you want to predict.",
+            without_law="A plan needs a law, and a law more sizes or lengths: `windtunnel scaling` "
+            "with more of them goes on from these runs.",
         ),
         Reading(
             name="dynamics",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from windtunnel.report.blocks import Block, Fold, Runs, Section, Text, chart
-from windtunnel.report.experiments import FIGURES
+from windtunnel.report.experiments import DETAILS, FIGURES
 from windtunnel.report.readings import READINGS
 from windtunnel.report.view import LabView
 from windtunnel.results.experiments import EXPERIMENTS
@@ -36,6 +36,8 @@ def _section(view: LabView, name: str, result: StudyResult[Any]) -> Section:
     blocks.append(Text(reading.next(result)))
     if charts[1:]:
         blocks.append(Fold("More figures", charts[1:]))
+    if name in DETAILS:
+        blocks.append(Fold("The numbers", DETAILS[name](result)))
     if result.runs:
         blocks.append(Runs(result.runs))
     return Section(

@@ -1,10 +1,13 @@
-"""The figures of each experiment, made from its table and result alone."""
+"""The figures of each experiment, made from its table and result alone; and of some, what stands
+beside them in words and tables.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
+from windtunnel.report.blocks import Block
 from windtunnel.report.experiments import (
     ablate,
     ablate_longer,
@@ -31,3 +34,5 @@ FIGURES: dict[str, Figures] = {
     "ablate": ablate.figures,
     "ablate-longer": ablate_longer.figures,
 }
+# of some experiments, their numbers
+DETAILS: dict[str, Callable[[StudyResult[Any]], list[Block]]] = {"scaling": scaling.details}

@@ -1,13 +1,14 @@
 """Figures of the scaling study: the loss against tokens and against FLOPs, and what the study
-cost.
+cost; and its numbers in tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
 from windtunnel.laws.loss import LossLaw
 from windtunnel.quantities import about
+from windtunnel.report.blocks import Block, Cell, Table, Text
 from windtunnel.report.figures import (
     BLUE,
     GREEN,
@@ -23,6 +24,9 @@ from windtunnel.report.figures import (
 from windtunnel.results.scaling import (
     AuditForecast,
     FormFound,
+    LawInterval,
+    PaperLaw,
+    PaperRefusal,
     ScalingNumbers,
     ScalingRow,
     SizeLosses,
@@ -90,6 +94,120 @@ def figures(
         )
         found.append((caption, _records(numbers.law.forms)))
     return found
+
+
+def details(result: StudyResult[ScalingNumbers]) -> list[Block]:
+    """Every size and every form of the law in numbers, and how the runs were trained."""
+    numbers = result.numbers
+    blocks: list[Block] = [Text(line) for line in _trained(numbers)]
+    heads = (
+        "size",
+        "seeds",
+        "parameters",
+        "all of them",
+        "first loss",
+        "longest",
+        "loss",
+        "a doubling",
+    )
+    blocks.append(Table((*heads, "FLOPs"), [_size(size, numbers) for size in numbers.sizes]))
+    law = numbers.law
+    if law.refused:
+        blocks.append(Text(f"There is no law: {law.refused}."))
+    if law.forms:
+        heads = ("form", "weight", "error ahead", "misfit", "N counted as")
+        forms = sorted(law.forms, key=lambda form: -form.weight)
+        names = list({name: None for form in forms for name in form.intervals})
+        blocks.append(Table((*heads, *names), [_form(form, names) for form in forms]))
+        blocks.append(
+            Text(
+                "Error ahead: root mean square of the errors on the larger and longer runs when a "
+                "form was fitted to the others. In brackets: 90% intervals. Where a number is not "
+                "alone, the points fit about as well with quite another one."
+            )
+        )
+    if law.paper:
+        blocks.append(Text(_as_the_paper(law.paper)))
+    return blocks
+
+
+def _trained(numbers: ScalingNumbers) -> Iterator[str]:
+    along = ", ".join(f"{part.batch} from {about(part.begin)}" for part in numbers.batch.segments)
+    yield f"Batch, in tokens a step: {along} ({numbers.batch.origin})."
+    if numbers.rate:
+        law = numbers.rate.law
+        yield (
+            f"Learning rate: {law.lr:.3g} at {about(law.params)} parameters, {about(law.tokens)} "
+            f"tokens and a batch of {about(law.batch)}, by {law.powers} ({numbers.rate.origin})."
+        )
+    found = []
+    for fields in numbers.settings.values():
+        found += [f"{name} {value:g}" for name, value in fields.items()]
+    if found:
+        yield f"Settings, by the lab's search: {', '.join(found)}."
+    cost, audit = numbers.cost, numbers.audit
+    yield (
+        f"Cost: {cost.flops:.3e} FLOPs with stems and branches, {cost.flops_cosine:.3e} as cosine "
+        f"runs from scratch; {cost.core_minutes} minutes of a core."
+    )
+    if audit:
+        yield (
+            f"The audit run has {audit.params_total:,} parameters "
+            f"({audit.beyond.params_total:.1f} times the largest in the fit) and "
+            f"{about(audit.tokens)} tokens ({audit.beyond.tokens:.1f} times the longest): "
+            f"{audit.flops:.3e} FLOPs, {audit.core_minutes} minutes of a core."
+        )
+
+
+def _size(size: SizeLosses, numbers: ScalingNumbers) -> list[Cell]:
+    return [
+        size.size,
+        str(size.seeds),
+        about(size.params),
+        about(size.params_total),
+        _number(size.first_loss),
+        about(size.longest or numbers.lengths[-1]),
+        _number(size.last_loss),
+        _number(size.gain_per_doubling),
+        f"{size.flops:.2e}",
+    ]
+
+
+def _form(form: FormFound, names: Sequence[str]) -> list[Cell]:
+    error = form.extrapolation_error
+    return [
+        form.form if form.converged else f"{form.form}, not converged",
+        f"{form.weight:.2f}",
+        "–" if error is None else f"{error:.2%}",
+        f"{form.misfit:.2%}",
+        _COUNTS.get(form.count, form.count),
+        *(_pinned(form.intervals.get(name)) for name in names),
+    ]
+
+
+def _pinned(found: LawInterval | None) -> str:
+    if found is None:
+        return "–"
+    low, high = ("open" if end is None else f"{end:.3g}" for end in found.interval90)
+    value = f"{found.value:.3g}" if found.identified else "not alone"
+    return f"{value} [{low}, {high}]"
+
+
+def _as_the_paper(paper: PaperLaw | PaperRefusal) -> str:
+    how = "The law as the paper fits it (curve_fit, additive)"
+    if isinstance(paper, PaperRefusal):
+        return f"{how}: {paper.refused}."
+    error = paper.audit_error
+    off = "" if error is None else f"on the audit run it was {error:+.2%} off; "
+    warning = f"; {paper.warning}" if paper.warning else ""
+    return (
+        f"{how}: E {paper.E:.3g}, alpha {paper.alpha:.3g}, beta {paper.beta:.3g}; {off}best at "
+        f"{paper.flops:.1e} FLOPs: {paper.tokens_per_param:.3g} tokens a parameter{warning}."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
 
 
 def _losses(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from windtunnel.laws.as_the_paper import fit_as_the_paper
 from windtunnel.laws.choice import Candidate, Predictor, Tried, choose
+from windtunnel.laws.error import relative_error
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import closed_form, exponents, outside
 from windtunnel.laws.points import COUNTS, LossPoints, points_of
@@ -91,7 +92,7 @@ def _forecast(predictor: Predictor, audit: AuditRun) -> AuditForecast:
         predicted=said.loss,
         interval50=said.interval50,
         interval90=said.interval90,
-        error=None if got is None else said.loss / got - 1,
+        error=None if got is None else relative_error(said.loss, got),
         inside90=None if got is None else low <= got <= high,
     )
 
@@ -121,6 +122,6 @@ def _as_the_paper(points: LossPoints, audit: AuditRun | None) -> PaperLaw | Pape
         flops=6 * n * d,
         tokens_per_param=ratio,
         warning=outside(ratio, (float(sampled.min()), float(sampled.max()))),
-        audit_error=float(law.at(n, d)) / got - 1 if got else None,
+        audit_error=relative_error(float(law.at(n, d)), got) if got else None,
         refused=None,
     )

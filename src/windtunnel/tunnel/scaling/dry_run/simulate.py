@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.laws.choice import Predictor, choose
+from windtunnel.laws.error import relative_error
 from windtunnel.laws.loss import Array, LossLaw
 from windtunnel.laws.points import LossPoints
 from windtunnel.results.dry_run import Expectation, ParameterFound, StudyNoise, Transient
@@ -133,8 +134,8 @@ class SimulatedStudy:
 
     @property
     def error(self) -> float:
-        """Relative, of the prediction."""
-        return self.predicted / self.actual - 1
+        """Of the prediction."""
+        return relative_error(self.predicted, self.actual)
 
 
 def simulate(
