@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from pages import Browsing, browser
 from patience import PATIENCE
 from processes import Process
 
@@ -230,6 +231,13 @@ def final_bytes() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="module")
+def browsing() -> Iterator[Browsing]:
+    """A browser for the tests of a file: it takes longer to begin than to show a page."""
+    with browser() as opens:
+        yield opens
 
 
 @pytest.fixture
