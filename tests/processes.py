@@ -1,5 +1,5 @@
-"""The real command line in a process of its own that begins at once: it is forked from one that has
-imported torch already, which would take most of the time of a short test.
+"""The real command line, or a program, in a process of its own that begins at once: it is forked
+from one that has imported torch already, which would take most of the time of a short test.
 
 A process is as real as any: it has its own memory, signals, session and exit code, and a kill is a
 real SIGKILL.
@@ -22,20 +22,40 @@ import threading
 from typing import Any
 
 _FORKING = "import processes; processes.serve_forks()"
-_IMPORTED = ("windtunnel.train.loop", "windtunnel.tunnel.fleet.fleet")
+_IMPORTED = (
+    "windtunnel.train.loop",
+    "windtunnel.tunnel.fleet.fleet",
+    # and what commands import once they are asked for
+    "windtunnel.tunnel.scaling.scaling",
+    "windtunnel.tunnel.ablate.ablate",
+    "windtunnel.family.dpo",
+    "windtunnel.family.sft",
+    "windtunnel.ship.export",
+    "windtunnel.plan.plan",
+)
 _MESSAGE = 1 << 20  # bytes: arguments, environment
 
 
 class Process:
     """What `subprocess.Popen` gives, as far as tests use it."""
 
-    def __init__(self, args: list[str], environment: dict[str, str], session: bool) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        environment: dict[str, str],
+        session: bool = False,
+        program: str | None = None,
+    ) -> None:
+        """`program`: the text of one that is given `args`, as by `python -c`, in place of the
+        command line.
+        """
         self.args = args
         self.returncode: int | None = None
         request = {
             "args": args,
             "environment": environment,
             "session": session,
+            "program": program,
             "folder": os.getcwd(),
         }
         # what it prints, and what it is told to print
@@ -176,12 +196,16 @@ def _carry_out(request: dict[str, Any], out: int, err: int) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = ["windtunnel", *request["args"]]
+    program = request["program"]
+    sys.argv = ["windtunnel" if program is None else "-c", *request["args"]]
     code = 1
     try:
-        from windtunnel.cli import main
+        if program is None:
+            from windtunnel.cli import main
 
-        main()
+            main()
+        else:
+            exec(program, {"__name__": "__main__"})
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
