@@ -48,7 +48,7 @@ TINY: dict[str, Any] = {
         "device": "cpu",
         "checkpoint_every": "25%",
         "evaluate_every": "50%",
-        "evaluate_tokens": 1024,
+        "evaluate_tokens": 256,
     },
 }
 
