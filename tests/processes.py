@@ -45,9 +45,10 @@ class Process:
         environment: dict[str, str],
         session: bool = False,
         program: str | None = None,
+        typed: bytes = b"",
     ) -> None:
         """`program`: the text of one that is given `args`, as by `python -c`, in place of the
-        command line.
+        command line. `typed`: what it reads from its standard input, to the end.
         """
         self.args = args
         self.returncode: int | None = None
@@ -62,13 +63,16 @@ class Process:
         out, theirs_out = os.pipe()
         err, theirs_err = os.pipe()
         ours, theirs = socket.socketpair()
-        told = [theirs_out, theirs_err, theirs.fileno()]
+        given = os.memfd_create("typed")
+        os.write(given, typed)
+        os.lseek(given, 0, os.SEEK_SET)
+        told = [theirs_out, theirs_err, theirs.fileno(), given]
         _forker().sendmsg(
             [json.dumps(request).encode()],
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", told))],
         )
-        os.close(theirs_out)
-        os.close(theirs_err)
+        for handle in (theirs_out, theirs_err, given):
+            os.close(handle)
         theirs.close()
         self.stdout = os.fdopen(out)
         self.stderr = os.fdopen(err)
@@ -141,7 +145,7 @@ def serve_forks() -> None:
     _prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of those who wait for a command
     while True:
-        content, told, _, _ = requests.recvmsg(_MESSAGE, socket.CMSG_SPACE(3 * 4))
+        content, told, _, _ = requests.recvmsg(_MESSAGE, socket.CMSG_SPACE(4 * 4))
         if not content:
             return
         handles = array.array("i")
@@ -169,15 +173,15 @@ def _prepare() -> None:
     gc.freeze()  # what stays for ever is nothing for a command's collector to look through
 
 
-def _wait_for(request: dict[str, Any], out: int, err: int, news: int) -> None:
+def _wait_for(request: dict[str, Any], out: int, err: int, news: int, given: int) -> None:
     """Start the command and tell its number, and when it has ended its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     command = os.fork()
     if command == 0:
         os.close(news)
-        _carry_out(request, out, err)
-    os.close(out)
-    os.close(err)
+        _carry_out(request, out, err, given)
+    for handle in (out, err, given):
+        os.close(handle)
     with contextlib.suppress(BrokenPipeError):
         os.write(news, f"{command}\n".encode())
         _, status = os.waitpid(command, 0)
@@ -185,12 +189,12 @@ def _wait_for(request: dict[str, Any], out: int, err: int, news: int) -> None:
     os._exit(0)
 
 
-def _carry_out(request: dict[str, Any], out: int, err: int) -> None:
+def _carry_out(request: dict[str, Any], out: int, err: int, given: int) -> None:
     if request["session"]:
         os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for handle, standard in ((nothing, 0), (out, 1), (err, 2)):
+    for handle, standard in ((given, 0), (out, 1), (err, 2)):
         os.dup2(handle, standard)
+    sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(request["folder"])
