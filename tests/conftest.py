@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from pages import Browsing, browser
 from patience import PATIENCE
 from processes import Process
 
@@ -34,6 +35,7 @@ WORDS = [
     for c in ("d", "el", "a")
 ]
 DOCUMENTS = {"prose": 800, "code": 400, "notes": 200}
+FEW = {"prose": 200, "code": 120, "notes": 100}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {"width": 32, "depth": 2, "heads": 2, "vocab": VOCAB, "base_width": 16},
@@ -46,7 +48,7 @@ TINY: dict[str, Any] = {
         "device": "cpu",
         "checkpoint_every": "25%",
         "evaluate_every": "50%",
-        "evaluate_tokens": 1024,
+        "evaluate_tokens": 256,
     },
 }
 
@@ -150,26 +152,42 @@ def _documents(texts: list[str]) -> Documents:
     return Documents(read=lambda: iter(texts), origin="generated", identity=digest)
 
 
+def _built(folder: Path, documents: dict[str, int]) -> Corpus:
+    sources = {
+        name: _documents([_text(100_000 * index + i, 60) for i in range(count)])
+        for index, (name, count) in enumerate(documents.items())
+    }
+    return build(folder / "tiny", sources, vocab=VOCAB)
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Three sources of about 61, 30 and 15 thousand tokens. Not to be written to: `lab` has a
     copy.
     """
-    sources = {
-        name: _documents([_text(100_000 * index + i, 60) for i in range(count)])
-        for index, (name, count) in enumerate(DOCUMENTS.items())
-    }
-    return build(tmp_path_factory.mktemp("corpus") / "tiny", sources, vocab=VOCAB)
+    return _built(tmp_path_factory.mktemp("corpus"), DOCUMENTS)
 
 
-@pytest.fixture(scope="session")
-def make_lab(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Lab]:
+def _labs(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Lab]:
     def make() -> Lab:
         path = tmp_path_factory.mktemp("lab") / "lab"
         shutil.copytree(corpus.folder, path / "corpora" / "tiny")
         return Lab(path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_lab(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Lab]:
+    return _labs(corpus, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def make_small_lab(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Lab]:
+    """Labs for studies, with a third of the text. A study scores each of its many short runs on all
+    that is held out, which with all of it would take three times as long as training them.
+    """
+    return _labs(_built(tmp_path_factory.mktemp("corpus"), FEW), tmp_path_factory)
 
 
 @pytest.fixture
@@ -230,6 +248,23 @@ def final_bytes() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="module")
+def eager() -> Iterator[None]:
+    """What the tests of a file start compiles nothing: to import torch's compiler alone takes
+    longer than a short run.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "no-compiler")
+        yield
+
+
+@pytest.fixture(scope="module")
+def browsing() -> Iterator[Browsing]:
+    """A browser for the tests of a file: it takes longer to begin than to show a page."""
+    with browser() as opens:
+        yield opens
 
 
 @pytest.fixture

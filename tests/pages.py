@@ -7,8 +7,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -73,21 +73,32 @@ def read_page(file: Path) -> Page:
     return Page(file.read_text(encoding="utf-8"))
 
 
+Browsing = Callable[..., AbstractContextManager[tuple[Any, list[str], list[str]]]]
+
+
 @contextmanager
-def browsing(**context: Any) -> Iterator[tuple[Any, list[str], list[str]]]:
-    """A tab of the browser, all that its console says, and all that it asks for."""
+def browser() -> Iterator[Browsing]:
+    """One browser. What is called opens a tab that knows nothing of those before it: the tab, all
+    that its console says, and all that it asks for.
+    """
     from playwright.sync_api import sync_playwright
 
-    said: list[str] = []
-    asked: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        tab = browser.new_context(**context).new_page()
-        tab.on("console", lambda line: said.append(line.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(re.sub(r"^(.{200}).*", r"\1", request.url)))
-        yield tab, said, asked
-        browser.close()
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+
+        @contextmanager
+        def browsing(**context: Any) -> Iterator[tuple[Any, list[str], list[str]]]:
+            said: list[str] = []
+            asked: list[str] = []
+            with started.new_context(**context) as own:
+                tab = own.new_page()
+                tab.on("console", lambda line: said.append(line.text))
+                tab.on("pageerror", lambda error: said.append(str(error)))
+                tab.on("request", lambda one: asked.append(re.sub(r"^(.{200}).*", r"\1", one.url)))
+                yield tab, said, asked
+
+        yield browsing
+        started.close()
 
 
 def draw_all(tab: Any) -> None:

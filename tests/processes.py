@@ -1,5 +1,5 @@
-"""The real command line in a process of its own that begins at once: it is forked from one that has
-imported torch already, which would take most of the time of a short test.
+"""The real command line, or a program, in a process of its own that begins at once: it is forked
+from one that has imported torch already, which would take most of the time of a short test.
 
 A process is as real as any: it has its own memory, signals, session and exit code, and a kill is a
 real SIGKILL.
@@ -22,33 +22,57 @@ import threading
 from typing import Any
 
 _FORKING = "import processes; processes.serve_forks()"
-_IMPORTED = ("windtunnel.train.loop", "windtunnel.tunnel.fleet.fleet")
+_IMPORTED = (
+    "windtunnel.train.loop",
+    "windtunnel.tunnel.fleet.fleet",
+    # and what commands import once they are asked for
+    "windtunnel.tunnel.scaling.scaling",
+    "windtunnel.tunnel.ablate.ablate",
+    "windtunnel.family.dpo",
+    "windtunnel.family.sft",
+    "windtunnel.ship.export",
+    "windtunnel.plan.plan",
+)
 _MESSAGE = 1 << 20  # bytes: arguments, environment
 
 
 class Process:
     """What `subprocess.Popen` gives, as far as tests use it."""
 
-    def __init__(self, args: list[str], environment: dict[str, str], session: bool) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        environment: dict[str, str],
+        session: bool = False,
+        program: str | None = None,
+        typed: bytes = b"",
+    ) -> None:
+        """`program`: the text of one that is given `args`, as by `python -c`, in place of the
+        command line. `typed`: what it reads from its standard input, to the end.
+        """
         self.args = args
         self.returncode: int | None = None
         request = {
             "args": args,
             "environment": environment,
             "session": session,
+            "program": program,
             "folder": os.getcwd(),
         }
         # what it prints, and what it is told to print
         out, theirs_out = os.pipe()
         err, theirs_err = os.pipe()
         ours, theirs = socket.socketpair()
-        told = [theirs_out, theirs_err, theirs.fileno()]
+        given = os.memfd_create("typed")
+        os.write(given, typed)
+        os.lseek(given, 0, os.SEEK_SET)
+        told = [theirs_out, theirs_err, theirs.fileno(), given]
         _forker().sendmsg(
             [json.dumps(request).encode()],
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", told))],
         )
-        os.close(theirs_out)
-        os.close(theirs_err)
+        for handle in (theirs_out, theirs_err, given):
+            os.close(handle)
         theirs.close()
         self.stdout = os.fdopen(out)
         self.stderr = os.fdopen(err)
@@ -121,7 +145,7 @@ def serve_forks() -> None:
     _prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of those who wait for a command
     while True:
-        content, told, _, _ = requests.recvmsg(_MESSAGE, socket.CMSG_SPACE(3 * 4))
+        content, told, _, _ = requests.recvmsg(_MESSAGE, socket.CMSG_SPACE(4 * 4))
         if not content:
             return
         handles = array.array("i")
@@ -149,15 +173,15 @@ def _prepare() -> None:
     gc.freeze()  # what stays for ever is nothing for a command's collector to look through
 
 
-def _wait_for(request: dict[str, Any], out: int, err: int, news: int) -> None:
+def _wait_for(request: dict[str, Any], out: int, err: int, news: int, given: int) -> None:
     """Start the command and tell its number, and when it has ended its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     command = os.fork()
     if command == 0:
         os.close(news)
-        _carry_out(request, out, err)
-    os.close(out)
-    os.close(err)
+        _carry_out(request, out, err, given)
+    for handle in (out, err, given):
+        os.close(handle)
     with contextlib.suppress(BrokenPipeError):
         os.write(news, f"{command}\n".encode())
         _, status = os.waitpid(command, 0)
@@ -165,23 +189,27 @@ def _wait_for(request: dict[str, Any], out: int, err: int, news: int) -> None:
     os._exit(0)
 
 
-def _carry_out(request: dict[str, Any], out: int, err: int) -> None:
+def _carry_out(request: dict[str, Any], out: int, err: int, given: int) -> None:
     if request["session"]:
         os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for handle, standard in ((nothing, 0), (out, 1), (err, 2)):
+    for handle, standard in ((given, 0), (out, 1), (err, 2)):
         os.dup2(handle, standard)
+    sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = ["windtunnel", *request["args"]]
+    program = request["program"]
+    sys.argv = ["windtunnel" if program is None else "-c", *request["args"]]
     code = 1
     try:
-        from windtunnel.cli import main
+        if program is None:
+            from windtunnel.cli import main
 
-        main()
+            main()
+        else:
+            exec(program, {"__name__": "__main__"})
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pages import Page, browsing, needs_browser, read_page
+from pages import Browsing, Page, needs_browser, read_page
 
 ROOT = Path(__file__).parents[1]
 MADE = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "."]
@@ -79,7 +79,7 @@ def test_it_loads_nothing_from_elsewhere(site: Path, pages: dict[Path, Page]) ->
 
 
 @needs_browser
-def test_a_browser_opens_it_from_the_disk(site: Path) -> None:
+def test_a_browser_opens_it_from_the_disk(site: Path, browsing: Browsing) -> None:
     phone = {"width": 390, "height": 800}
     with browsing(viewport=phone, offline=True) as (tab, said, asked):
         for name in ("index", "docs/tunnel", "docs/benchmarks"):

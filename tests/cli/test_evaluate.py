@@ -22,8 +22,9 @@ WORDS = ("wind", "sand", "tursel", "lorral", "gemna", "sarr")
 @pytest.fixture(scope="module")
 def trained(make_lab: Any, recipe: Any) -> Any:
     lab = make_lab()
+    read = {"evaluate_tokens": 1024}  # enough to be held against whole documents
     for seed in (0, 1):
-        lab.train(recipe(name=f"tiny{seed}", seed=seed, data={"context": 64}))
+        lab.train(recipe(name=f"tiny{seed}", seed=seed, data={"context": 64}, train=read))
     return lab
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from patience import PATIENCE
+from processes import Process
 from speakers import SPEAKERS
 
 from windtunnel.cli import main
@@ -42,9 +43,10 @@ def trained(make_lab: Any, recipe: Any) -> Any:
     return lab
 
 
-def _talk(*arguments: object, typed: str = "") -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, input=typed, capture_output=True, text=True)
+def _talk(*arguments: object, typed: bytes) -> subprocess.CompletedProcess[str]:
+    talk = Process([*map(str, arguments)], dict(os.environ), typed=typed)
+    out, err = talk.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess(talk.args, talk.wait(), out, err)
 
 
 def _run(lab: Any) -> Path:
@@ -103,7 +105,7 @@ def test_a_conversation_in_the_terminal(what: str, trained: Any) -> None:
     pytest.importorskip("xllamacpp")
     model = trained.path / "tiny.gguf" if what == "file" else _run(trained).name
     asked = ("chat", model, "--temperature", 0, "--most", 4, "--lab", trained.path)
-    done = _talk(*asked, typed="wind\nmore\n/new\nwind\n")
+    done = _talk(*asked, typed=b"wind\nmore\n/new\nwind\n")
     assert done.returncode == 0, done.stderr
     one, first, _, two, _, _, new, three, again, end = done.stdout.splitlines()
     assert (one, two, new, three, end) == ("> wind", "> more", "> /new", "> wind", "")
@@ -114,10 +116,9 @@ def test_a_conversation_in_the_terminal(what: str, trained: Any) -> None:
 def test_what_is_piped_in_is_read_to_its_end(trained: Any) -> None:
     """Empty lines and bytes that are no UTF-8 are no end."""
     asked = ("chat", _run(trained).name, "--temperature", 0, "--most", 2, "--lab", trained.path)
-    command = [*COMMAND, *map(str, asked)]
-    done = subprocess.run(command, input=b"wind\n\n  \ncaf\xe9\nwind", capture_output=True)
+    done = _talk(*asked, typed=b"wind\n\n  \ncaf\xe9\nwind")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.decode().splitlines()
+    lines = done.stdout.splitlines()
     assert lines[::3] == ["> wind", "> caf\ufffd", "> wind"] and lines[2::3] == ["", "", ""]
 
 
@@ -133,7 +134,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_prompt_over_the_context_is_one_line(endless: Path) -> None:
     pytest.importorskip("xllamacpp")
     asked = ("chat", endless, "--context", 256, "--most", 3, "--temperature", 0)
-    done = _talk(*asked, typed=f"{'x' * 1000}\nhi\n")
+    done = _talk(*asked, typed=b"x" * 1000 + b"\nhi\n")
     assert done.returncode == 1 and done.stdout.endswith("\n> hi\nHel\n\n"), "the next is answered"
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("windtunnel: "))
     assert "exceeds the available context size (256 tokens)" in line

@@ -39,7 +39,7 @@ Make = Callable[..., Recipe]
 def trained(make_lab: Any, stem: Make, corpus: Corpus) -> tuple[Any, Run]:
     """A lab with one stem of 50 steps. Tests give what they add names of their own."""
     lab = make_lab()
-    run = create(lab.path, stem(50 * BATCH), corpus)
+    run = create(lab.path, stem(50 * BATCH, evaluate_tokens=1024), corpus)
     assert train(run, corpus).status == "done"
     write_lines(pairs_of(lab), some_pairs())
     write_lines(judged_of(lab), some_judged())
@@ -125,7 +125,7 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(
     for part in (parent.path.relative_to(parent.lab), "corpora/tiny"):
         shutil.copytree(parent.lab / part, lab.path / part)
     data = write_lines(pairs_of(lab), some_pairs())
-    tokens = 150 * 2 * WINDOW
+    tokens = 100 * 2 * WINDOW
     command = ("dpo", parent.id, "--data", data, "--tokens", tokens, "--batch", 2 * WINDOW)
     process = lab.start(*command)
     saved: list[Path] = []

@@ -209,9 +209,12 @@ def test_interrupted_and_gone_on_with_it_ends_in_the_same_bits(
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("times", "steps"), [(3, 240), pytest.param(10, 400, marks=pytest.mark.slow)]
+)
 def test_killed_it_ends_in_the_same_bits(
     times: int,
+    steps: int,
     trained: tuple[Any, Run],
     tmp_path: Path,
     final_bytes: Callable[[Path], dict[str, bytes]],
@@ -223,7 +226,7 @@ def test_killed_it_ends_in_the_same_bits(
     for place, kills in (("whole", 0), ("killed", times)):
         shutil.copytree(trained[0].path, tmp_path / place)
         lab = replace(trained[0], path=tmp_path / place)
-        asked = ("longer", trained[1].id, "--to", TO, "--tokens", 400 * BATCH, "--untie")
+        asked = ("longer", trained[1].id, "--to", TO, "--tokens", steps * BATCH, "--untie")
         asked = (*asked, "--scaling", "ntk", "--questions", "0.2", "--name", "killed")
         for _ in range(kills):
             process = lab.start(*asked)

@@ -47,7 +47,8 @@ def trained(make_lab: Any, stem: Make, corpus: Corpus) -> tuple[Any, Run]:
     of their own.
     """
     lab = make_lab()
-    run = create(lab.path, stem(50 * BATCH, branch_points=[20 * BATCH]), corpus)
+    asked = stem(50 * BATCH, branch_points=[20 * BATCH], evaluate_tokens=1024)
+    run = create(lab.path, asked, corpus)
     assert train(run, corpus).status == "done"
     write_chats(lab.path.parent / "chats.jsonl")
     return lab, run
@@ -326,7 +327,7 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(
     for part in (parent.path.relative_to(parent.lab), "corpora/tiny"):
         shutil.copytree(parent.lab / part, lab.path / part)
     data = write_chats(data_of(lab))
-    command = ("sft", parent.id, "--data", data, "--tokens", 150 * BATCH, "--batch", BATCH)
+    command = ("sft", parent.id, "--data", data, "--tokens", 100 * BATCH, "--batch", BATCH)
     process = lab.start(*command)
     saved: list[Path] = []
     while process.poll() is None and not saved:
@@ -338,7 +339,7 @@ def test_killed_it_goes_on_and_ends_in_the_same_bytes(
     finished = Path(lab.json(*command)["path"])
     assert finished.name == saved[0].parts[-3]
 
-    whole, chats = sft(parent, [data], Asked(tokens=150 * BATCH, batch=BATCH))
+    whole, chats = sft(parent, [data], Asked(tokens=100 * BATCH, batch=BATCH))
     assert train(whole, chats).status == "done"
     assert whole.id == finished.name
     assert final_bytes(whole.path) == final_bytes(finished)

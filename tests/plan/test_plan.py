@@ -151,7 +151,7 @@ def test_settings_of_a_measured_run_are_kept(
     made, _ = work_out(from_lab(lab, "scaling"), predictor, Request(flops=1e11), None, FOLDER)
     assert (made.data.context, made.model.base_width, made.model.vocab) == (32, 16, VOCAB)
     assert (made.optimizer.beta2, made.optimizer.weight_decay) == (0.9, 2e-3)
-    assert made.train.evaluate_tokens == 1024
+    assert made.train.evaluate_tokens == recipe().train.evaluate_tokens
 
 
 @pytest.mark.parametrize(("flops", "flagged"), [(1e11, False), (1e16, False), (1e18, True)])

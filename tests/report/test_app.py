@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import barriers, browsing, draw_all, needs_browser
+from pages import Browsing, barriers, draw_all, needs_browser
 from plan_labs import with_study
 
 from windtunnel.data.shards import Corpus
@@ -195,7 +195,9 @@ def test_the_report_is_made_anew_where_the_lab_holds_something_new(
 
 
 @needs_browser
-def test_a_browser_moves_the_planner(served: tuple[Any, ThreadingHTTPServer]) -> None:
+def test_a_browser_moves_the_planner(
+    served: tuple[Any, ThreadingHTTPServer], browsing: Browsing
+) -> None:
     server = served[1]
     with browsing(viewport={"width": 390, "height": 800}) as (tab, said, asked):
         tab.goto(address(server))
@@ -218,6 +220,7 @@ def test_a_browser_moves_the_planner(served: tuple[Any, ThreadingHTTPServer]) ->
 def test_nobody_is_shut_out_while_a_run_trains(
     served: tuple[Any, ThreadingHTTPServer],
     stem: Callable[..., Recipe],
+    browsing: Browsing,
     theme: str,
     width: int,
 ) -> None:

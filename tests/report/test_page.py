@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Page, barriers, browsing, draw_all, needs_browser, read_page
+from pages import Browsing, Page, barriers, draw_all, needs_browser, read_page
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -205,7 +205,7 @@ def test_two_labs_stand_side_by_side(trained: Trained, tmp_path: Path) -> None:
 @needs_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_browser_draws_every_figure_and_asks_for_nothing(
-    trained: Trained, page: Page, theme: str, tmp_path: Path
+    trained: Trained, page: Page, browsing: Browsing, theme: str, tmp_path: Path
 ) -> None:
     address = (trained[0] / "report.html").as_uri()
     phone = {"width": 390, "height": 800}
@@ -231,7 +231,9 @@ def test_a_browser_draws_every_figure_and_asks_for_nothing(
 @needs_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nobody_is_shut_out(trained: Trained, page: Page, theme: str, width: int) -> None:
+def test_nobody_is_shut_out(
+    trained: Trained, page: Page, browsing: Browsing, theme: str, width: int
+) -> None:
     """By colours without contrast, by what has no name, by what a keyboard does not reach."""
     size = {"width": width, "height": 800}
     with browsing(color_scheme=theme, viewport=size) as (tab, _, _):

@@ -204,7 +204,7 @@ def parse_model(name: str) -> Model:
 def test_a_window_that_no_device_holds_is_refused_and_said_what_would_be_needed(
     tmp_path: Path, recipe: Make, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(train={"precision": "bf16"})
+    asked = recipe(train={"precision": "bf16"}, schedule={"tokens": 1280})
     one, many = (
         training_memory(asked.model, 32, context=32, device="cpu", recompute=True, ranks=ranks)
         for ranks in (1, 1 << 20)

@@ -19,8 +19,10 @@ import pytest
 from patience import PATIENCE, wait_until
 
 from windtunnel.recipe import Recipe
+from windtunnel.train.run import list_runs
 
 BATCH = 128
+LONG = 320  # steps
 Make = Callable[..., Recipe]
 
 
@@ -69,10 +71,9 @@ def kill_at_random(lab: Any, recipe: Recipe, kills: int, steps: int, seed: int) 
 
 
 def long_run(recipe: Make, **train: Any) -> Recipe:
-    """Of 500 steps."""
     return recipe(
-        schedule={"tokens": 500 * BATCH, "warmup": 512},
-        train={"checkpoint_every": 13 * BATCH, "evaluate_every": 50 * BATCH} | train,
+        schedule={"tokens": LONG * BATCH, "warmup": 512},
+        train={"checkpoint_every": 7 * BATCH, "evaluate_every": 40 * BATCH} | train,
     )
 
 
@@ -101,13 +102,13 @@ def test_kills_leave_no_trace(
     steps_of: Any,
 ) -> None:
     settings = long_run(recipe, precision=precision)
-    kill_at_random(lab, settings, kills=kills, steps=25, seed=0 if precision == "fp32" else 1)
+    kill_at_random(lab, settings, kills=kills, steps=14, seed=0 if precision == "fp32" else 1)
     finished, never_stopped = lab.train(settings), whole_run(precision)
     assert finished.name == never_stopped.name
     assert final_bytes(finished) == final_bytes(never_stopped)
 
     steps = steps_of(finished)
-    assert [step[0] for step in steps] == list(range(BATCH, 501 * BATCH, BATCH))
+    assert [step[0] for step in steps] == list(range(BATCH, (LONG + 1) * BATCH, BATCH))
     assert steps == steps_of(never_stopped)
     leftovers = [p.name for p in (finished / "checkpoints").iterdir() if not p.name.isdigit()]
     assert not leftovers, "what a killed process had half-written or half-removed is gone"
@@ -146,7 +147,7 @@ def test_asked_once_to_stop_it_saves_and_goes_on_later(
     assert process.returncode == 130, err
     assert "Traceback" not in err and "goes on from here" in err
     (saved,) = (run / "checkpoints").iterdir()
-    assert 20 * BATCH <= int(saved.name) < 500 * BATCH
+    assert 20 * BATCH <= int(saved.name) < LONG * BATCH
     (listed,) = lab.json("runs")
     assert (listed["status"], listed["tokens"]) == ("interrupted", int(saved.name))
 
@@ -203,24 +204,24 @@ def test_a_stem_that_is_extended_equals_a_longer_one(
     make_lab: Any, stem: Make, final_bytes: Any, steps_of: Any
 ) -> None:
     extended, at_once = make_lab(), make_lab()
-    extended.train(stem(60 * BATCH))
-    run = extended.train(stem(120 * BATCH))
-    expected = at_once.train(stem(120 * BATCH))
+    extended.train(stem(30 * BATCH))
+    run = extended.train(stem(60 * BATCH))
+    expected = at_once.train(stem(60 * BATCH))
     assert run.name == expected.name
     assert final_bytes(run) == final_bytes(expected)
     assert steps_of(run) == steps_of(expected)
 
 
 class Branches:
-    """Of one stem: at 60 steps, with a decay of 30."""
+    """Of one stem: at 30 steps, with a decay of 15."""
 
-    AT, DECAY, TOTAL = 60 * BATCH, 30 * BATCH, 80 * BATCH
+    AT, DECAY, TOTAL = 30 * BATCH, 15 * BATCH, 40 * BATCH
 
     @classmethod
     def of(cls, lab: Any) -> Path:
-        (root,) = [run for run in lab.json("runs") if run["kind"] == "stem"]
-        made = lab.json("branch", root["id"], "--at", cls.AT, "--decay", cls.DECAY)
-        assert (made["kind"], made["parent"], made["at_tokens"]) == ("branch", root["id"], cls.AT)
+        (root,) = [run.id for run in list_runs(lab.path) if run.kind == "stem"]
+        made = lab.json("branch", root, "--at", cls.AT, "--decay", cls.DECAY)
+        assert (made["kind"], made["parent"], made["at_tokens"]) == ("branch", root, cls.AT)
         assert made["tokens"] == cls.AT + cls.DECAY
         return Path(made["path"])
 
@@ -236,7 +237,7 @@ def expected(make_lab: Any, stem: Make, final_bytes: Any) -> dict[str, bytes]:
 def test_a_branch_from_a_point_without_a_checkpoint(
     lab: Any, stem: Make, expected: dict[str, bytes], final_bytes: Any
 ) -> None:
-    run = lab.train(stem(Branches.TOTAL, checkpoint_every=28 * BATCH, keep=5))
+    run = lab.train(stem(Branches.TOTAL, checkpoint_every=14 * BATCH, keep=5))
     assert not (run / "checkpoints" / f"{Branches.AT:015d}").exists()
     assert final_bytes(Branches.of(lab)) == expected
 

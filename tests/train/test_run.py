@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import wait_until
 
 from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
@@ -201,10 +202,11 @@ def test_a_run_that_nobody_trains_is_interrupted(
     assert run.status().status == "interrupted"
 
 
-def look_at(path: Path, stop: Any) -> None:
+def look_at(path: Path, stop: Any, looks: Any) -> None:
     run = open_run(path)
     while not stop.is_set():
         run.status()
+        looks.value += 1
 
 
 def test_looking_at_a_run_does_not_keep_it_from_being_trained(
@@ -215,15 +217,17 @@ def test_looking_at_a_run_does_not_keep_it_from_being_trained(
     """
     run = at(create(tmp_path, recipe(), corpus), "running", BATCH)
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    looker = context.Process(target=look_at, args=(run.path, stop))
+    stop, looks = context.Event(), context.Value("i", 0)
+    looker = context.Process(target=look_at, args=(run.path, stop, looks))
     looker.start()
+
+    def looked_while_it_was_taken_up() -> bool:
+        with run.lock():
+            pass
+        return looks.value > 5000
+
     try:
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
-            with run.lock():
-                pass
-            time.sleep(0.001)
+        wait_until(looked_while_it_was_taken_up, every=0.001)
     finally:
         stop.set()
         looker.join()

@@ -36,9 +36,9 @@ EAGER = {"CXX": "no-compiler"}  # to compile, or to import what does, would take
 
 
 @pytest.fixture(scope="module")
-def measured(make_lab: Any) -> Any:
+def measured(make_small_lab: Any) -> Any:
     """A lab with a study of two mixtures. Only to be looked at."""
-    lab = make_lab()
+    lab = make_small_lab()
     done = lab.run("ablate", *TINY, *ARMS, **EAGER)
     assert done.returncode == 0, done.stderr
     assert "natural" in done.stdout and "half" in done.stdout

@@ -216,8 +216,8 @@ def test_a_new_arm_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
         words.kind.parse("--arms", "log")
 
 
-def test_a_real_study_fills_every_cell_and_is_not_trained_twice(make_lab: Any) -> None:
-    lab = make_lab()
+def test_a_real_study_fills_every_cell_and_is_not_trained_twice(make_small_lab: Any) -> None:
+    lab = make_small_lab()
     done = lab.run("batch", *TINY, "--json", **EAGER)
     assert done.returncode == 0, done.stderr
     result = read_study(lab.path, BATCH)
@@ -242,8 +242,8 @@ def test_a_real_study_fills_every_cell_and_is_not_trained_twice(make_lab: Any) -
 
 
 @pytest.mark.slow  # 18 runs, twice
-def test_a_kill_leaves_no_trace_in_the_table(make_lab: Any) -> None:
-    whole, killed = make_lab(), make_lab()
+def test_a_kill_leaves_no_trace_in_the_table(make_small_lab: Any) -> None:
+    whole, killed = make_small_lab(), make_small_lab()
     study(whole)
     process = killed.start("batch", *TINY, **EAGER)
     wait_until(lambda: len(list(killed.path.glob("runs/[!.]*/status.json"))) >= 12, process)

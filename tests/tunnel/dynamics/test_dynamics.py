@@ -54,9 +54,9 @@ def study(lab: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(make_lab: Any) -> Any:
+def whole(make_small_lab: Any) -> Any:
     """A lab with the study, never interrupted."""
-    lab = make_lab()
+    lab = make_small_lab()
     study(lab)
     return lab
 
@@ -80,8 +80,8 @@ def test_the_command_writes_a_study_that_can_be_drawn(whole: Any) -> None:
     assert len(drawn) == 4 and len(each_of(drawn)) >= 4
 
 
-def test_kills_and_a_stop_leave_no_trace_in_the_table(make_lab: Any, whole: Any) -> None:
-    lab, reached = make_lab(), 0
+def test_kills_and_a_stop_leave_no_trace_in_the_table(make_small_lab: Any, whole: Any) -> None:
+    lab, reached = make_small_lab(), 0
     for number, further in ((signal.SIGKILL, 45), (signal.SIGTERM, 25)):
         process = lab.start("dynamics", *TINY, **EAGER)
         reached = wait_for(process, lab, reached + further)

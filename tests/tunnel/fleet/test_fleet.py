@@ -4,15 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing import active_children
-from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE, wait_until
+from patience import wait_until
+from processes import Process
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe, dump
@@ -23,6 +22,8 @@ from windtunnel.tunnel.fleet.fleet import Branch, Interrupted, fleet
 from windtunnel.tunnel.fleet.populations import shape_name
 from windtunnel.tunnel.fleet.worker import kind_of_device
 from windtunnel.tunnel.study import final
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 Make = Callable[..., Recipe]
 STEP = 128
@@ -164,8 +165,8 @@ def test_the_run_of_a_worker_that_was_killed_goes_on_in_another(
         recipe(
             name=f"r{seed}",
             seed=seed,
-            schedule={"tokens": 64_000, "warmup": 512},
-            train={"checkpoint_every": 6400},
+            schedule={"tokens": 25_600, "warmup": 512},
+            train={"checkpoint_every": 2560},
         )
         for seed in range(2)
     ]
@@ -179,19 +180,19 @@ def test_the_run_of_a_worker_that_was_killed_goes_on_in_another(
         assert len([line for line in said if "ended with SIGKILL); back into" in line]) == kills
         results.append([final_bytes(run.path) for run in runs])
         for run in runs:
-            assert [step.tokens for step in run.steps()] == list(range(STEP, 64_000 + 1, STEP))
+            assert [step.tokens for step in run.steps()] == list(range(STEP, 25_600 + 1, STEP))
     assert results[0] == results[1]
 
 
 def killer(lab: Any, kills: int) -> Callable[[], bool]:
-    """For `Watch.stop`, which never asks: kills so many workers of this process, each as soon as
-    its run has a checkpoint.
+    """For `Watch.stop`, which never asks: kills so many workers of this process, once each of two
+    runs has a checkpoint.
     """
     killed: list[int] = []
 
     def stop() -> bool:
         saved = [path for path in lab.path.glob("runs/*/checkpoints/*") if path.name.isdigit()]
-        if len(killed) < kills and len(saved) > len(killed):
+        if len(killed) < kills and len({path.parts[-3] for path in saved}) == 2:
             (worker, *_) = [one for one in active_children() if one.pid not in killed]
             assert worker.pid
             os.kill(worker.pid, signal.SIGKILL)
@@ -199,12 +200,6 @@ def killer(lab: Any, kills: int) -> Callable[[], bool]:
         return False
 
     return stop
-
-
-def start(lab: Any, files: list[Path]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", PROGRAM, str(lab.path), *map(str, files)]
-    environment = os.environ | {"CXX": "no-compiler"}  # importing one would take longer than a run
-    return subprocess.Popen(command, start_new_session=True, env=environment)
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
@@ -223,17 +218,17 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
         ),
     ]
     killed, whole = make_lab(), make_lab()
+    files = [killed.write(r, f"r{i}.toml") for i, r in enumerate(recipes)]
+    for kill in range(2):
+        process = Process([str(killed.path), *map(str, files)], dict(os.environ), True, PROGRAM)
+        wait_until(lambda done=kill: trained(killed) > 3000 + 12000 * done, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        wait_until_gone(process.pid)
+    wanted = [*recipes, *(Branch(recipes[0], at, 1280) for at in (2560, 5120))]
     results = []
-    for lab, kills in ((killed, 2), (whole, 0)):
-        files = [lab.write(r, f"r{i}.toml") for i, r in enumerate(recipes)]
-        for kill in range(kills):
-            process = start(lab, files)
-            wait_until(lambda done=kill, lab=lab: trained(lab) > 3000 + 12000 * done, process)
-            os.kill(process.pid, signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-            wait_until_gone(process.pid)
-        process = start(lab, files)
-        assert process.wait(timeout=PATIENCE) == 0
+    for lab in (killed, whole):
+        fleet(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), wanted, Watch(), "test")
         runs = list_runs(lab.path)
         assert {run.status().status for run in runs} == {"done"}
         results.append({run.id: final_bytes(run.path) for run in runs})
@@ -279,13 +274,14 @@ def test_runs_train_as_members_where_that_was_measured_to_be_faster(
     """Stems and their branches, one that diverges among them: the same ends, to rounding, as one
     at a time.
     """
+    short: dict[str, Any] = {"schedule": {"tokens": 3200, "warmup": 512}}
     alike = [
-        recipe(name=f"alike-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)})
+        recipe(name=f"alike-{seed}", seed=seed, optimizer={"lr": 0.004 * (seed + 1)}, **short)
         for seed in range(7)
     ]
-    wild = recipe(name="wild", optimizer={"lr": 1e4, "clip": 0.0})
-    stem = stem_of(recipe, 6400)
-    wanted = [*alike, wild, *(Branch(stem, at, 640) for at in (1280, 2560, 3840, 5120, 6400))]
+    wild = recipe(name="wild", optimizer={"lr": 1e4, "clip": 0.0}, **short)
+    stem = stem_of(recipe, 3200)
+    wanted = [*alike, wild, *(Branch(stem, at, 640) for at in (640, 1280, 1920, 2560, 3200))]
     ends = []
     for speedups in ({1: 1.0}, {1: 1.0, 2: 1.8, 4: 3.0}):
         lab = make_lab()

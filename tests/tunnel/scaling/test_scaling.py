@@ -47,9 +47,9 @@ EAGER = {"CXX": "no-compiler"}  # to compile, or to import what does, would take
 
 
 @pytest.fixture(scope="module")
-def whole(make_lab: Any) -> Any:
+def whole(make_small_lab: Any) -> Any:
     """A lab with a study that nobody interrupted. Only to be looked at."""
-    lab = make_lab()
+    lab = make_small_lab()
     with_batch_study(lab)
     study(lab)
     return lab
@@ -218,9 +218,9 @@ def test_figures_show_every_point(whole: Any) -> None:
 
 
 def test_a_killed_study_trains_only_what_is_missing_and_gives_the_same_table(
-    whole: Any, make_lab: Any
+    whole: Any, make_small_lab: Any
 ) -> None:
-    lab = make_lab()
+    lab = make_small_lab()
     with_batch_study(lab)
     process = lab.start("scaling", *TINY, **EAGER)
     kept = wait_for_runs(process, lab, 4)

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,23 +56,34 @@ def loss(run: Run, best_rate: float) -> float:
     return 4 + sum(bend * off**2 for bend, off in octaves.items()) + noise
 
 
+def found(
+    lab: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, best_rate: float, **changes: Any
+) -> StudyResult[SearchNumbers]:
+    known(monkeypatch, study, lambda run: loss(run, best_rate))
+    study.search(lab, corpus, replace(DESIGN, **changes), Watch())
+    rates = {row.point["lr"] for row in read_table(lab, SEARCH)}
+    result = read_study(lab, SEARCH)
+    searched = result.numbers.settings["lr"]
+    assert all(searched.low <= rate <= searched.high for rate in rates)
+    return result
+
+
 @pytest.fixture
 def find(make_lab: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Find:
-    def found(best_rate: float, **changes: Any) -> StudyResult[SearchNumbers]:
-        lab = make_lab()
-        known(monkeypatch, study, lambda run: loss(run, best_rate))
-        study.search(lab.path, corpus, replace(DESIGN, **changes), Watch())
-        rates = {row.point["lr"] for row in read_table(lab.path, SEARCH)}
-        result = read_study(lab.path, SEARCH)
-        searched = result.numbers.settings["lr"]
-        assert all(searched.low <= rate <= searched.high for rate in rates)
-        return result
-
-    return found
+    return lambda rate, **changes: found(make_lab().path, corpus, monkeypatch, rate, **changes)
 
 
-def test_within_its_space_it_finds_the_best_point_and_says_by_how_much(find: Find) -> None:
-    result = find(0.03)
+@pytest.fixture(scope="module")
+def within(make_lab: Any, corpus: Corpus) -> StudyResult[SearchNumbers]:
+    """What was found where the best rate is 0.03, of which the space has room on either side."""
+    with pytest.MonkeyPatch.context() as patch:
+        return found(make_lab().path, corpus, patch, 0.03)
+
+
+def test_within_its_space_it_finds_the_best_point_and_says_by_how_much(
+    within: StudyResult[SearchNumbers],
+) -> None:
+    result = within
     numbers = result.numbers
     assert numbers.chosen.point["lr"] == pytest.approx(0.03, rel=0.5)
     above = 0.03 * math.log2(0.01 / 0.03) ** 2  # of the paper's rate
@@ -83,15 +95,16 @@ def test_within_its_space_it_finds_the_best_point_and_says_by_how_much(find: Fin
     assert "beats the paper's defaults" in result.summary
 
 
-def test_where_the_paper_s_point_stays_it_is_not_held_against_itself(find: Find) -> None:
+def test_where_the_paper_s_point_stays_it_is_not_held_against_itself(
+    within: StudyResult[SearchNumbers],
+) -> None:
     """Nor drawn twice."""
-    found = find(0.03, trials=12)
-    paper = found.numbers.defaults.point
-    kept = found.numbers.chosen.model_copy(update={"point": paper})
-    numbers = found.numbers.model_copy(update={"chosen": kept})
+    paper = within.numbers.defaults.point
+    kept = within.numbers.chosen.model_copy(update={"point": paper})
+    numbers = within.numbers.model_copy(update={"chosen": kept})
     _, summary = study.judge(numbers, 14)
     assert summary.startswith("the paper's defaults stay (lr 0.01, ") and "[" not in summary
-    for result, lines in ((found, 2), (found.model_copy(update={"numbers": numbers}), 1)):
+    for result, lines in ((within, 2), (within.model_copy(update={"numbers": numbers}), 1)):
         caption, panels = figures(result, [])[0]
         marks = [trace for trace in panels[0].data if trace.name in ("chosen", "the paper's")]
         assert len(marks) == lines

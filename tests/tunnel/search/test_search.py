@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 from drawn import each_of
 from numpy.typing import NDArray
 from patience import wait_until
+from processes import Process
 from scipy.optimize import approx_fprime
 
 from windtunnel.data.shards import Corpus
@@ -43,6 +42,8 @@ from windtunnel.tunnel.search.surface import (
     profiles,
 )
 from windtunnel.tunnel.search.trials import Outcome, Trials, open_trials
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 PAIR = Space((SETTINGS["lr"], SETTINGS["init_std"]))
 BEST = np.log2([0.02, 0.07])
@@ -367,14 +368,11 @@ def finished(lab: Path) -> int:
     return sum(json.loads(file.read_text())["status"] == "done" for file in files)
 
 
-def test_killed_it_gives_the_same_table(make_lab: Any) -> None:
-    killed, whole = make_lab(), make_lab()
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(killed.path), json.dumps(TINY)],
-        env=os.environ | {"CXX": "no-compiler"},  # importing one would take longer than the runs
-    )
+def test_killed_it_gives_the_same_table(make_small_lab: Any) -> None:
+    killed, whole = make_small_lab(), make_small_lab()
+    process = Process([str(killed.path), json.dumps(TINY)], dict(os.environ), program=PROGRAM)
     wait_until(lambda: finished(killed.path) >= 2, process)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
     assert (
         finished(killed.path) < RUNS
@@ -413,8 +411,8 @@ def judged(result: StudyResult[SearchNumbers], table: Sequence[SearchRow]) -> No
     assert len(drawn) == 4 and all(figure.to_json() for figure in each_of(drawn))
 
 
-def test_a_search_with_another_optimiser(make_lab: Any) -> None:
-    lab = make_lab()
+def test_a_search_with_another_optimiser(make_small_lab: Any) -> None:
+    lab = make_small_lab()
     design = Design(**TINY | {"optimizer": "muon", "also": ("momentum",), "trials": 4})
     search(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), design, Watch())
     told = [run.recipe.optimizer for run in list_runs(lab.path)]

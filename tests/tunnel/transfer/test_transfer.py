@@ -3,26 +3,33 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from patience import PATIENCE, wait_until
+from patience import wait_until
+from processes import Process
 
+from windtunnel.data.shards import Corpus
 from windtunnel.errors import InputError
 from windtunnel.recipe import PARAMETRIZATIONS, Recipe
 from windtunnel.results.transfer import DriftFound, Drifts, ParametrizationRates, SizeRate
+from windtunnel.train.loop import Watch
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.grid import Cell, around_best, chain
-from windtunnel.tunnel.transfer.transfer import expected_power, judge, within
+from windtunnel.tunnel.transfer.transfer import expected_power, judge, transfer, within
 
-DESIGN = (
-    'Design(parametrizations=("minicpm",), widths=(16, 32), depths=(1, 2), lengths=(2560,), '
-    "batches=(256,), seeds=(1,))"
+pytestmark = pytest.mark.usefixtures("eager")
+
+DESIGN = Design(
+    parametrizations=("minicpm",),
+    widths=(16, 32),
+    depths=(1, 2),
+    lengths=(2560,),
+    batches=(256,),
+    seeds=(1,),
 )
 PROGRAM = f"""
 import sys
@@ -32,7 +39,7 @@ from windtunnel.train.loop import Watch
 from windtunnel.tunnel.transfer.design import Design
 from windtunnel.tunnel.transfer.transfer import transfer
 lab = Path(sys.argv[1])
-transfer(lab, Corpus.open(lab / "corpora" / "tiny"), {DESIGN}, Watch())
+transfer(lab, Corpus.open(lab / "corpora" / "tiny"), {DESIGN!r}, Watch())
 """
 
 
@@ -101,20 +108,16 @@ def test_the_whole_interval_must_lie_inside(interval: tuple[float, float], passe
     assert within(DriftFound(slope=sum(interval) / 2, interval=interval)) is passes
 
 
-def run(lab: Any, kill_at: int | None = None) -> None:
-    """Carry out the study in a process of its own; with `kill_at` SIGKILL it when so many runs
-    are done.
-    """
-    environment = os.environ | {
-        "CXX": "no-compiler"
-    }  # nothing is compiled: steps of models this small are dispatch
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(lab.path)], env=environment)
-    wait_until(lambda: kill_at is None or done(lab) >= kill_at, process)
-    if kill_at is None:
-        assert process.wait(timeout=PATIENCE) == 0
-    else:
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+def run(lab: Any) -> None:
+    transfer(lab.path, Corpus.open(lab.path / "corpora" / "tiny"), DESIGN, Watch())
+
+
+def kill(lab: Any, at: int) -> None:
+    """Begin the study in a process of its own, and SIGKILL it when so many runs are done."""
+    process = Process([str(lab.path)], dict(os.environ), program=PROGRAM)
+    wait_until(lambda: done(lab) >= at, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 def done(lab: Any) -> int:
@@ -123,9 +126,9 @@ def done(lab: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def studied(make_lab: Callable[[], Any]) -> Any:
-    lab = make_lab()
-    run(lab, kill_at=4)
+def studied(make_small_lab: Callable[[], Any]) -> Any:
+    lab = make_small_lab()
+    kill(lab, at=4)
     before = {
         path: path.stat().st_mtime_ns
         for path in (lab.path / "runs").glob("*/metrics.jsonl")
@@ -137,9 +140,9 @@ def studied(make_lab: Callable[[], Any]) -> Any:
 
 
 def test_killed_and_run_again_it_gives_the_same_table(
-    studied: Any, make_lab: Callable[[], Any]
+    studied: Any, make_small_lab: Callable[[], Any]
 ) -> None:
-    whole = make_lab()
+    whole = make_small_lab()
     run(whole)
     tables = [
         (lab.path / "studies" / "transfer" / "table.csv").read_bytes() for lab in (studied, whole)
