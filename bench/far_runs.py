@@ -56,8 +56,8 @@ TRANSFER_DESIGN = (
     "--batches 512,1024,2048,4096 --seeds 1"
 )
 SCALING_DESIGN = (
-    "--sizes 24x2,32x2,40x2,48x2,64x2 --shortest 160k --longest 1280k --points 7 --further 4 --seeds 2 "
-    "--repeated 4 --no-audit"
+    "--sizes 24x2,32x2,40x2,48x2,64x2 --shortest 160k --longest 1280k --points 7 --further 4 "
+    "--seeds 2 --repeated 4 --no-audit"
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
 DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
