@@ -19,6 +19,14 @@ from windtunnel.plan.sizes import by_6nd
 from windtunnel.recipe import Recipe
 from windtunnel.results.plan import BestRatio, Provenance, Reach, StudiedRate
 from windtunnel.results.study import Numbers, StudyResult
+from windtunnel.scaling_recipe import (
+    GIVEN,
+    LAB_TRANSFER,
+    LAPTOP_BATCH,
+    LAPTOP_RATE,
+    BatchRule,
+    ScalingRecipe,
+)
 
 MEASURED = Provenance(how="measured")
 
@@ -123,6 +131,25 @@ def test_held_out_text_that_is_read_in_training_too() -> None:
 def test_another_size_than_was_asked_for(params: float, raised: bool) -> None:
     assert bool(said(flags.of_size(params, 100))) == raised
     assert not said(flags.of_size(params, None))
+
+
+@pytest.mark.parametrize(
+    ("rule", "reach", "raised"),
+    [
+        (LAPTOP_BATCH, Reach(params=1, tokens=3), True),
+        (LAPTOP_BATCH, Reach(params=3, tokens=1), True),
+        (LAPTOP_BATCH, Reach(params=1.2, tokens=1), False),
+        (BatchRule(LAPTOP_BATCH.by_tokens, LAB_TRANSFER), Reach(params=1, tokens=3), False),
+        (BatchRule(LAPTOP_BATCH.by_tokens, GIVEN), Reach(params=1, tokens=3), False),
+    ],
+)
+def test_a_batch_that_was_not_measured_on_this_corpus(
+    evidence: Evidence, rule: BatchRule, reach: Reach, raised: bool
+) -> None:
+    kept = replace(evidence, recipe=ScalingRecipe(rate=LAPTOP_RATE, batch=rule))
+    found = list(flags.of_unmeasured_batch(kept, reach))
+    assert [(flag.about, flag.level) for flag in found] == ([("batch", "note")] if raised else [])
+    assert not list(flags.of_unmeasured_batch(replace(evidence, recipe=None), reach))
 
 
 def test_settings_that_the_laws_were_not_measured_with(recipe: Callable[..., Recipe]) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
+from windtunnel.laws import laptop
 from windtunnel.laws.choice import Predictor
 from windtunnel.laws.intervals import Profile
-from windtunnel.laws.laptop import MANY_REPEATS
 from windtunnel.laws.optimum import outside
 from windtunnel.plan.devices import Speed
 from windtunnel.plan.evidence import Evidence
@@ -16,6 +16,8 @@ from windtunnel.results.plan import BestRatio, Flag, Level, Reach, StudiedRate, 
 
 FAR, TOO_FAR = 10, 100  # times the largest or longest run in the fit
 FAR_IN_TOKENS = 3  # beyond it, runs came out below the 90% interval (docs/LOG.md)
+# Times the largest or longest run in the fit: nearer by, a batch costs what it costs in the fit.
+_BEYOND = 1.5
 _MANY_EPOCHS, _TOO_MANY_EPOCHS = 4, 16
 _ANOTHER = 0.1  # more than this from the size that was asked for: neighbouring shapes lie nearer
 _STEPS = 400  # fewer, and the warm-up and the decay are too coarse for what the laws say
@@ -137,7 +139,9 @@ def of_held_out(excess: float | None) -> Iterator[Flag]:
 
 def of_repeats(shares: Mapping[str, float]) -> Iterator[Flag]:
     """Whether what is held out is read in training, too."""
-    found = [f"{share:.0%} of {name}" for name, share in shares.items() if share > MANY_REPEATS]
+    found = [
+        f"{share:.0%} of {name}" for name, share in shares.items() if share > laptop.MANY_REPEATS
+    ]
     if found:
         yield note(
             "repeats",
@@ -173,6 +177,19 @@ def of_data(tokens: float, unique: float | None, spent: float) -> Iterator[Flag]
     if spent < _SPENT:
         text = f"Only {spent:.0%} of the budget is used, because the tokens in hand run out."
         yield caution("budget", text)
+
+
+def of_unmeasured_batch(evidence: Evidence, reach: Reach) -> Iterator[Flag]:
+    """Whether the runs in the fit had a batch that is right for this corpus."""
+    beyond = max(reach.params, reach.tokens)
+    if evidence.recipe and evidence.recipe.batch.origin == laptop.ORIGIN and beyond > _BEYOND:
+        yield note(
+            "batch",
+            "The batch of the runs in the fit was not measured on this corpus. Where it is too "
+            "small for the longest of them, losses further out are predicted too high. `windtunnel "
+            "transfer --widths 32 --depths 2` finds the best batch at each length, and `windtunnel "
+            "scaling` trains by it.",
+        )
 
 
 def of_settings(recipe: Recipe, batch: BatchChoice, rate: RateChoice) -> Iterator[Flag]:
