@@ -45,25 +45,25 @@ def transfer(
 def _print(result: "StudyResult[TransferNumbers]") -> None:
     for name, found in result.numbers.parametrizations.items():
         print(
-            f"{name}\n  {'width':>5} {'depth':>5} {'batch':>6} {'tokens':>8} {'best lr':>8}  "
-            f"{'90% interval':18} {'loss':>7} {'regret':>7} {'by law':>7} {'noise':>6}"
+            f"{name}\n{'size':>6} {'batch':>5} {'tokens':>6} {'best lr':>7}  {'90% interval':16} "
+            f"{'loss':>6} {'regret':>6} {'by law':>6} {'noise':>6}"
         )
         for size in found.sizes:
             batch = size.batch or result.numbers.batch
             tokens = about(size.tokens or result.numbers.tokens)
-            start = f"  {size.width:5} {size.depth:5} {batch:6} {tokens:>8}"
+            start = f"{f'{size.width}x{size.depth}':>6} {batch:5} {tokens:>6}"
             if size.lr is None or size.interval is None:
-                print(f"{start} {'none':>8}  no minimum in reach")
+                print(f"{start} {'none':>7}  no minimum in reach")
                 continue
             low, high = size.interval
             print(
-                f"{start} {size.lr:8.4f}  {f'{low:.4f} to {high:.4f}':18} {size.best_loss:7.4f} "
+                f"{start} {size.lr:7.4f}  {f'{low:.4f} to {high:.4f}':16} {size.best_loss:6.3f} "
                 f"{_nats(size.regret)} {_nats(size.regret_of_law)} {size.noise:6.4f}"
             )
         _print_batches(found, result.numbers.batches)
     print(
-        "regret: what the rate of the first line costs here, nats/token; by law: what the rate by "
-        "the law costs"
+        "regret: what the rate of the first line costs here, nats/token\n"
+        "by law: what the rate by the law costs"
     )
 
 
@@ -71,15 +71,15 @@ def _print_batches(found: "ParametrizationRates", batches: Sequence[int]) -> Non
     """The best batch at each length, where enough batches were measured to tell."""
     if not found.best_batches:
         return
-    print(f"\n  {'tokens':>8} {'loss':>7} {'best batch':>10}  90% interval, each at its best rate")
+    print(f"\n{'tokens':>6} {'loss':>6} {'best batch':>10}  90% interval, each at its best rate")
     for level in found.best_batches:
         tokens, best = about(level.tokens), best_batch(level, batches)
-        print(f"  {tokens:>8} {level.loss:7.4f} {best}")
+        print(f"{tokens:>6} {level.loss:6.3f} {best}")
     if found.batch_law:
         c, p = found.batch_law.constants["c"], found.batch_law.constants["p"]
         low, high = found.batch_law.intervals["p"]
-        print(f"  batch = {c:.3g} D^{p:.2f}, the power {low:.2f} to {high:.2f}\n")
+        print(f"batch = {c:.3g} D^{p:.2f}, the power {low:.2f} to {high:.2f}\n")
 
 
 def _nats(value: float | None) -> str:
-    return f"{'none':>7}" if value is None else f"{value:7.4f}"
+    return f"{'none':>6}" if value is None else f"{value:6.4f}"
