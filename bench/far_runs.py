@@ -42,6 +42,7 @@ from claims import Claim, arguments, claim, header, last_line, row
 from numpy.typing import NDArray
 from reach import Predict, Said, curve_fit, form, interval_score
 
+from windtunnel.laws.error import relative_error
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.results.forecast import Forecast
@@ -230,7 +231,7 @@ def compare(table: LossPoints, said: Sequence[Forecast], got: Array) -> None:
     print(header("plan", "of the dearest's FLOPs", "got", "predicted", "error", "90% interval"))
     for one, loss in zip(said, got, strict=True):
         low, high = one.interval90
-        times, error = f"{one.flops / dearest(table):.1f}", f"{one.loss / loss - 1:+.2%}"
+        times, error = f"{one.flops / dearest(table):.1f}", f"{relative_error(one.loss, loss):+.2%}"
         cells = [f"{loss:.4f}", f"{one.loss:.4f}", error, f"{low:.4f} to {high:.4f}"]
         print(row(one.plan, times, *cells))
     print()

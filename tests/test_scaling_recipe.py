@@ -58,12 +58,12 @@ def test_the_batch_law_is_that_of_the_labs_batch_study(lab: Any) -> None:
 
 def test_without_a_batch_study_the_batch_is_that_of_the_transfer_study(lab: Any) -> None:
     found = FittedLaw(constants={"c": 2.0, "p": 0.6}, intervals={}, covariance=None)
-    with_transfer_law(lab, FALLING, batches=found)
+    with_transfer_law(lab.path, FALLING, batches=found)
     rule = batch_rule(lab.path, "tiny")
     assert (rule.by_tokens, rule.origin) == (ByTokens(2.0, 0.6), LAB_TRANSFER)
     with_batch_study(lab)
     assert batch_rule(lab.path, "tiny").origin == LAB_BATCH
-    with_transfer_law(lab, FALLING, parametrization="standard", batches=found)
+    with_transfer_law(lab.path, FALLING, parametrization="standard", batches=found)
     with_batch_study(lab, corpus="another")
     assert batch_rule(lab.path, "tiny") is LAPTOP_BATCH
 
@@ -82,14 +82,14 @@ def test_a_batch_is_the_nearest_power_of_two_and_512_at_least() -> None:
 
 
 def test_the_rate_is_that_of_the_labs_transfer_study(lab: Any) -> None:
-    with_transfer_law(lab, FALLING)
+    with_transfer_law(lab.path, FALLING)
     found = scaling_recipe(lab.path, "tiny", largest=1e9).rate
     assert found.origin == LAB_TRANSFER
     assert found.lr(4e5, 8e6, 4096) == pytest.approx(0.02 * 4**0.1 * 8**-0.3 * 2, rel=5e-3)
 
 
 def test_a_rate_is_not_raised_beyond_the_batches_that_were_measured(lab: Any) -> None:
-    with_transfer_law(lab, replace(FALLING, largest_batch=2048.0))
+    with_transfer_law(lab.path, replace(FALLING, largest_batch=2048.0))
     found = scaling_recipe(lab.path, "tiny", largest=1e9).rate
     here = found.lr(1e5, 1e6, 2048)
     assert here == pytest.approx(0.02 * 2**0.5, rel=5e-3)
@@ -103,7 +103,7 @@ def test_a_rate_is_not_raised_beyond_the_batches_that_were_measured(lab: Any) ->
 def test_a_study_of_another_corpus_or_parametrization_says_nothing(
     made_on: str, parametrization: str, lab: Any
 ) -> None:
-    with_transfer_law(lab, FALLING, made_on, parametrization)
+    with_transfer_law(lab.path, FALLING, made_on, parametrization)
     assert scaling_recipe(lab.path, "tiny", largest=1e5).rate is LAPTOP_RATE
 
 
@@ -115,7 +115,7 @@ def test_large_models_have_the_papers_rate_where_nothing_was_measured(lab: Any) 
 
 
 def test_what_is_given_comes_first(lab: Any) -> None:
-    with_transfer_law(lab, FALLING)
+    with_transfer_law(lab.path, FALLING)
     with_batch_study(lab)
     found = scaling_recipe(lab.path, "tiny", largest=1e5, lr=0.03, batch=768)
     assert (found.rate.origin, found.batch.origin) == (GIVEN, GIVEN)
@@ -145,11 +145,11 @@ def test_settings_of_a_search_that_beat_the_papers_are_taken_but_for_the_rate(
 
 def test_settings_are_those_that_the_law_of_the_rate_was_measured_with(lab: Any) -> None:
     with_search_study(lab.path, 0.03, "beats", also={"scale_emb": 8.0})
-    with_transfer_law(lab, FALLING)
+    with_transfer_law(lab.path, FALLING)
     assert scaling_recipe(lab.path, "tiny", largest=1e5).settings == {}
     given = scaling_recipe(lab.path, "tiny", largest=1e5, lr=0.01)
     assert given.settings == {"model": {"scale_emb": 8.0}}
-    with_transfer_law(lab, FALLING, settings={"model": {"init_std": 0.05}})
+    with_transfer_law(lab.path, FALLING, settings={"model": {"init_std": 0.05}})
     found = scaling_recipe(lab.path, "tiny", largest=1e5)
     assert found.settings == {"model": {"init_std": 0.05}} and found.rate.origin == LAB_TRANSFER
 

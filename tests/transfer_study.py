@@ -1,6 +1,6 @@
 """A lab's transfer study whose law of the rate is known."""
 
-from typing import Any
+from pathlib import Path
 
 from windtunnel.laws.rate import RateLaw
 from windtunnel.results.batch import FittedLaw
@@ -10,7 +10,7 @@ from windtunnel.scaling_recipe import Settings, rate_found
 
 
 def with_transfer_law(
-    lab: Any,
+    lab: Path,
     law: RateLaw,
     corpus: str = "tiny",
     parametrization: str = "minicpm",
@@ -35,4 +35,4 @@ def with_transfer_law(
         settings=settings or {},
         parametrizations={parametrization: rates},
     )
-    write_study(lab.path, TRANSFER, rows=[], verdict=None, summary="", numbers=numbers, runs=["t1"])
+    write_study(lab, TRANSFER, rows=[], verdict=None, summary="", numbers=numbers, runs=["t1"])

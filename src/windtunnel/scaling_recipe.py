@@ -12,7 +12,7 @@ from statistics import geometric_mean
 import numpy as np
 
 from windtunnel.laws import laptop
-from windtunnel.laws.batch import BatchFit, ByTokens
+from windtunnel.laws.batch import BatchFit, BatchLaw, ByTokens
 from windtunnel.laws.rate import RateLaw, constant_rate
 from windtunnel.recipe import Model, Optimizer
 from windtunnel.results.batch import BATCH, FittedLaw
@@ -128,7 +128,8 @@ def batch_rule(lab: Path, corpus: str, batch: int | None = None) -> BatchRule:
     law, origin = (study.numbers.laws.get("tokens") if study else None), LAB_BATCH
     if law is None:
         transferred = study_of(lab, TRANSFER, corpus)
-        law = transferred and transferred_batches(transferred.numbers)
+        of_tunnel = Model.default("parametrization")
+        law = transferred and transferred_batches(transferred.numbers, of_tunnel)
         origin = LAB_TRANSFER
     if law is None:
         return LAPTOP_BATCH
@@ -157,12 +158,9 @@ def transferred_law(numbers: TransferNumbers, parametrization: str) -> RateLaw |
     return rate_law(rates.law) if rates and rates.law else None
 
 
-def transferred_batches(numbers: TransferNumbers, parametrization: str = "") -> FittedLaw | None:
-    """The law of the batch that a transfer study found of a parametrization, by default that of the
-    tunnel's models.
-    """
-    name = parametrization or Model.default("parametrization")
-    rates = numbers.parametrizations.get(name)
+def transferred_batches(numbers: TransferNumbers, parametrization: str) -> FittedLaw | None:
+    """The law of the batch that a transfer study found of a parametrization."""
+    rates = numbers.parametrizations.get(parametrization)
     return rates and rates.batch_law
 
 
@@ -183,7 +181,7 @@ def rate_found(law: RateLaw) -> RateFound:
     return RateFound(**vars(law) | told)
 
 
-def batch_found(fit: BatchFit) -> FittedLaw:
+def batch_found(fit: BatchFit[BatchLaw]) -> FittedLaw:
     """A law of the batch as a result tells it."""
     return FittedLaw(
         constants=asdict(fit.law),

@@ -104,6 +104,10 @@ def test_help_names_the_commands(lab: Any) -> None:
     )
     assert done.returncode == 0
     assert all(f" {command} " in done.stdout for command in ("corpus", "train", "branch", "runs"))
+    in_order = ["tour", "corpus", "check", "search", "transfer", "batch", "scaling", "plan"]
+    first_words = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    listed = [word for word in first_words if word in in_order]
+    assert listed == in_order, "as one uses them, whichever module imports another"
 
 
 def test_version() -> None:

@@ -46,4 +46,5 @@ def test_the_base_and_the_proportions_are_those_of_the_models_that_were_measured
     base.
     """
     assert (laptop.BASE_WIDTH, laptop.BASE_DEPTH) == (32, 4)
-    assert (laptop.WIDTH, laptop.WIDTH_PER_DEPTH) == (96, (8.0, 24.0))
+    ratio, spread = laptop.WIDTH_PER_DEPTH, laptop.SPREAD_OF_DEPTHS
+    assert (laptop.WIDTH, ratio / spread, ratio * spread) == pytest.approx((96, 8, 24))

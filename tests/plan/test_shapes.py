@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from plan_labs import CHINCHILLA, outlook_of
 
@@ -62,6 +63,28 @@ def test_models_go_on_as_the_measured_ones_grow() -> None:
     assert set(shapes.depth[shapes.width == 64]) == {2} and {2} <= set(
         shapes.depth[shapes.width == 80]
     )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ((64, 6), (80, 2)),
+        ((48, 2), (48, 8), (64, 2)),
+        ((96, 24), (128, 4)),
+        ((64, 2), (80, 6)),
+    ],
+)
+def test_widths_that_are_nearly_one_tell_no_slope(sizes: tuple[tuple[int, int], ...]) -> None:
+    band = Band.of(sizes)
+    assert 0 <= band.power <= 1
+    for width, depth in sizes:
+        low, high = ends(band, width)
+        assert low * 0.999 <= width / depth <= high * 1.001
+    narrowest = min(width for width, _ in sizes)
+    assert ends(band, 16) == ends(band, narrowest), "as the narrowest that was measured"
+    family = Family(vocab=2048, context=256, band=band, fixed={})
+    sizes_of = family.continuous(np.geomspace(16, 320, 40)).params["params"]
+    assert (np.diff(sizes_of) > 0).all()
 
 
 def test_where_one_width_has_several_depths_all_of_them_are_sane() -> None:

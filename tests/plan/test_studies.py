@@ -16,14 +16,17 @@ from plan_labs import (
     with_study,
     with_transfer_study,
 )
+from transfer_study import with_transfer_law
 
 from windtunnel.errors import InputError
+from windtunnel.laws.rate import constant_rate
 from windtunnel.plan import flags
 from windtunnel.plan.evidence import Evidence, from_table
 from windtunnel.plan.settings import PlannedRun, batch_for, rate_for
 from windtunnel.plan.studies import from_lab
 from windtunnel.recipe import Recipe, dump
-from windtunnel.scaling_recipe import LAB_BATCH
+from windtunnel.results.batch import FittedLaw
+from windtunnel.scaling_recipe import LAB_BATCH, LAB_TRANSFER
 
 RUN = PlannedRun(4.5, 1e6, 1e5)
 
@@ -67,6 +70,31 @@ def test_the_batch_is_that_of_the_runs_with_the_interval_of_the_batch_study(tmp_
     assert found.interval is None and found.batch == pytest.approx(3 * 1.6e6**0.4, rel=0.01)
 
 
+def test_the_interval_of_a_batch_is_not_that_of_another_study(tmp_path: Path) -> None:
+    """Trained by the transfer study's law; a batch study was made since."""
+    best = {tokens: 12 * tokens**0.5 for tokens in (1e5, 2e5, 4e5, 8e5)}
+    lab = with_batch_study(with_study(tmp_path, batch=(3.0, 0.4, LAB_TRANSFER)), best)
+    found = batch_for(from_lab(lab, "scaling"), RUN)
+    assert found.batch == pytest.approx(3 * 1e6**0.4) and found.interval is None
+    assert found.provenance.study == "scaling"
+    assert found.beside == pytest.approx(12 * 1e6**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("covariance", [((0.25, -0.02), (-0.02, 0.0017)), None])
+def test_without_a_batch_study_the_interval_is_that_of_the_transfer_study(
+    tmp_path: Path, covariance: tuple[tuple[float, float], ...] | None
+) -> None:
+    law = FittedLaw(constants={"c": 3.0, "p": 0.4}, intervals={}, covariance=covariance)
+    lab = with_study(tmp_path, batch=(3.0, 0.4, LAB_TRANSFER))
+    with_transfer_law(lab, constant_rate(0.01), batches=law)
+    found = batch_for(from_lab(lab, "scaling"), RUN)
+    assert found.batch == pytest.approx(3 * 1e6**0.4)
+    assert (found.interval is None) == (covariance is None)
+    if found.interval:
+        assert found.provenance.study == "transfer"
+        assert found.interval[0] < found.batch < found.interval[1]
+
+
 def test_another_best_batch_is_said_and_not_taken(
     tmp_path: Path, recipe: Callable[..., Recipe]
 ) -> None:
@@ -83,7 +111,7 @@ def test_another_best_batch_is_said_and_not_taken(
     )
     near = steps.change(train={"batch": 8192}, schedule={"tokens": 8192 * 500})
     raised = [flag.text for flag in flags.of_settings(near, batch, rate_for(found, RUN, 8192))]
-    assert not any("batch study" in text for text in raised)
+    assert not any("best batch by" in text for text in raised)
 
 
 def test_a_better_rate_elsewhere_is_said_and_not_taken(

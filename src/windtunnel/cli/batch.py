@@ -1,15 +1,15 @@
 """`windtunnel batch`: which batch needs the fewest tokens, and how does it grow?"""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from windtunnel.cli.findings import best_batch
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.quantities import about
 from windtunnel.tunnel.batch.design import Design
 
 if TYPE_CHECKING:
-    from windtunnel.results.batch import ArmFound, BatchNumbers, BestBatch
+    from windtunnel.results.batch import ArmFound, BatchNumbers
     from windtunnel.results.study import StudyResult
 
 
@@ -64,15 +64,6 @@ def _print_laws(arm: str, found: "ArmFound") -> None:
             f"  {formula(name, law):30} another size {_nats(size)}, the longest runs "
             f"{_nats(longest)}{mark}"
         )
-
-
-def best_batch(level: "BestBatch", batches: Sequence[int]) -> str:
-    """A best batch and its interval in columns, or on which side of the sampled ones it lies."""
-    if level.batch is None or level.interval is None:
-        outside = f"below {min(batches)}" if level.where == "below" else f"above {max(batches)}"
-        return f"{outside:>10}  left out of the laws: not sampled there"
-    low, high = level.interval
-    return f"{level.batch:10.0f}  {low:.0f} to {high:.0f}"
 
 
 def _nats(regret: float | None) -> str:

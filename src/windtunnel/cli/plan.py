@@ -1,12 +1,12 @@
 """`windtunnel plan`: what to train with a budget, what to expect of it, and how sure that is."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from windtunnel.cli import app
+from windtunnel.cli.findings import forms_in_words
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab, float_of, number_of, share_of, typed
 from windtunnel.cli.standing import next_for
 from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
     from windtunnel.plan.evidence import Evidence
     from windtunnel.plan.request import Request
-    from windtunnel.results.plan import Audit, PlanResult, Training, WeighedLaw
-    from windtunnel.results.scaling import FormFound
+    from windtunnel.results.plan import Audit, PlanResult, Training
 
 _LEVELS = {"stop": "STOP", "caution": "care", "note": "note"}
-_TOLD = 0.005  # of the prediction: laws that weigh less are not listed
 
 
 @app.command()
@@ -354,15 +352,6 @@ def _got(audit: "Audit") -> list[str]:
     if audit.remarks:
         lines.append("; ".join(audit.remarks))
     return lines
-
-
-def forms_in_words(laws: "Sequence[WeighedLaw | FormFound]") -> str:
-    """What share of the prediction each form has, whichever count of parameters it takes."""
-    weights: dict[str, float] = {}
-    for law in laws:
-        weights[law.form] = weights.get(law.form, 0) + law.weight
-    told = [(weight, form) for form, weight in weights.items() if weight >= _TOLD]
-    return ", ".join(f"{form} {weight:.0%}" for weight, form in sorted(told, reverse=True))
 
 
 def _print_cost(plan: "PlanResult") -> None:

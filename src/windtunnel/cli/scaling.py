@@ -7,8 +7,8 @@ import typer
 
 from windtunnel.cli.display import paragraph
 from windtunnel.cli.dry_run import advise_on
+from windtunnel.cli.findings import forms_in_words
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
-from windtunnel.cli.plan import forms_in_words
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.errors import InputError
 from windtunnel.quantities import about

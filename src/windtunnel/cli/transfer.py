@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from windtunnel.cli.batch import best_batch
+from windtunnel.cli.findings import best_batch
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.quantities import about
@@ -76,9 +76,11 @@ def _print_batches(found: "ParametrizationRates", batches: Sequence[int]) -> Non
         tokens, best = about(level.tokens), best_batch(level, batches)
         print(f"{tokens:>6} {level.loss:6.3f} {best}")
     if found.batch_law:
-        c, p = found.batch_law.constants["c"], found.batch_law.constants["p"]
+        from windtunnel.laws.batch import ByTokens
+
         low, high = found.batch_law.intervals["p"]
-        print(f"batch = {c:.3g} D^{p:.2f}, the power {low:.2f} to {high:.2f}\n")
+        law = ByTokens.formula.format(**found.batch_law.constants)
+        print(f"{law}, the power {low:.2f} to {high:.2f}\n")
 
 
 def _nats(value: float | None) -> str:

@@ -7,7 +7,7 @@ tokens in tokens, losses in nats/token. What a batch that is not the best one co
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -159,11 +159,14 @@ def by_regret() -> list[str]:
     return sorted(BATCH_LAWS, key=lambda name: BATCH_LAWS[name].regret)
 
 
+L = TypeVar("L", bound=BatchLaw, covariant=True)
+
+
 @dataclass(frozen=True)
-class BatchFit:
+class BatchFit(Generic[L]):
     """A law, and laws as they might as well be."""
 
-    law: BatchLaw
+    law: L
     draws: Array  # (draws, parameters) of (log c, exponents ...)
 
     def interval(self, name: str) -> tuple[float, float]:
@@ -196,7 +199,7 @@ def interval_of(
     return batch / float(reach), batch * float(reach)
 
 
-def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> BatchFit:
+def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> BatchFit[BatchLaw]:
     """The law of this name (one of `BATCH_LAWS`) through measured optima, with its uncertainty.
 
     Without `redrawn` the points are taken as independent, their errors as right up to a factor
@@ -233,7 +236,7 @@ def fit_batch(name: str, optima: Optima, redrawn: Sequence[Optima] = ()) -> Batc
     return BatchFit(law, logs + student)
 
 
-def fit_by_tokens(optima: Optima) -> BatchFit:
+def fit_by_tokens(optima: Optima) -> BatchFit[ByTokens]:
     """`ByTokens` through best batches of few lengths, by Bayes (`fit_straight`): c is free, and the
     power normal about what is known of it. Raises ValueError without a best batch.
     """
@@ -250,7 +253,9 @@ def fit_by_tokens(optima: Optima) -> BatchFit:
     return BatchFit(ByTokens.of_logs(logs), draws)
 
 
-def best_available(optima: Optima, redrawn: Sequence[Optima] = ()) -> tuple[str, BatchFit]:
+def best_available(
+    optima: Optima, redrawn: Sequence[Optima] = ()
+) -> tuple[str, BatchFit[BatchLaw]]:
     """The name and the fit of the law of least regret that these optima can tell: one size alone
     can't tell how the batch goes with N, nor one length how it goes with D. Raises ValueError
     where they tell none.

@@ -71,7 +71,7 @@ class LossPoints:
 
     @property
     def groups(self) -> Groups:
-        """Which points share a stem, and which a length."""
+        """Which points share a stem, and which a length and the text that they read up to it."""
         return Groups.of(self.stem, self.tokens, self.seed)
 
     def select(self, kept: ArrayLike) -> Self:

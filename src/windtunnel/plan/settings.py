@@ -9,11 +9,12 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws import laptop
 from windtunnel.laws.batch import ByTokens, Optima, best_available, fit_batch, interval_of
-from windtunnel.plan.evidence import Evidence, StudiedRateLaw
+from windtunnel.plan.evidence import Evidence, StudiedBatch, StudiedRateLaw
 from windtunnel.quantities import about
+from windtunnel.results.batch import BATCH
 from windtunnel.results.plan import Provenance, StudiedRate
 from windtunnel.results.transfer import TRANSFER
-from windtunnel.scaling_recipe import GIVEN, PAPER_RATE, BatchRule
+from windtunnel.scaling_recipe import LAB_BATCH, LAB_TRANSFER, PAPER_RATE, BatchRule
 
 _DRAWS = 400  # of best batches, for the interval of a law through them
 _ABOUT = 1.05  # times a batch: a larger one is another batch
@@ -39,7 +40,7 @@ class BatchChoice:
     interval: tuple[float, float] | None  # 90%, where the law has one
     inside: bool  # what it was asked for lies within what it was fitted to
     provenance: Provenance
-    beside: float | None = None  # by the lab's batch study, where it has one
+    beside: float | None = None  # by the lab's batch or transfer study, where it has one
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _kept_batch(evidence: Evidence, kept: BatchRule, run: PlannedRun) -> BatchCh
     found, interval = evidence.studied_batch, None
     if kept.origin == laptop.ORIGIN:
         interval = _fitted("tokens", laptop.BATCH_OPTIMA, run, provenance).interval
-    elif kept.origin != GIVEN and found and found.covariance is not None:
+    elif found and found.covariance is not None and _of_study(found) == kept.origin:
         interval = interval_of(found.law, found.covariance, run.loss, run.tokens, run.params)
         provenance = found.provenance
     return BatchChoice(
@@ -129,6 +130,11 @@ def _kept_batch(evidence: Evidence, kept: BatchRule, run: PlannedRun) -> BatchCh
         provenance=provenance,
         beside=found and float(found.law.at(run.loss, run.tokens, run.params)),
     )
+
+
+def _of_study(found: StudiedBatch) -> str | None:
+    """The origin of a recipe's batch that rests on this study."""
+    return {BATCH.name: LAB_BATCH, TRANSFER.name: LAB_TRANSFER}.get(found.provenance.study or "")
 
 
 def _table_batch(source: Provenance, optima: Optima, run: PlannedRun) -> BatchChoice:

@@ -35,6 +35,7 @@ class Band:
     """
 
     width: int = laptop.WIDTH  # of the widest measured model
+    narrowest: int = laptop.WIDTH  # below it the ratios are as they are there
     ratio: float = laptop.WIDTH_PER_DEPTH  # in the middle, at that width
     power: float = 0.0  # of the width, with which the measured ratios go
     spread: float = laptop.SPREAD_OF_DEPTHS  # times the middle, and its inverse, are the ends
@@ -47,12 +48,16 @@ class Band:
         widest = max(width for width, _ in sizes)
         x = np.log([width / widest for width, _ in sizes])
         y = np.log([width / depth for width, depth in sizes])
-        power, middle = np.polyfit(x, y, 1) if np.ptp(x) else (0.0, y.mean())
+        # from depths that grow with the width to one depth for all: widths that are nearly one tell
+        # any slope
+        power = float(np.clip(np.polyfit(x, y, 1)[0], 0, 1)) if np.ptp(x) else 0.0
+        middle = float((y - power * x).mean())
         apart = float(np.abs(y - middle - power * x).max())
         return cls(
             width=widest,
+            narrowest=min(width for width, _ in sizes),
             ratio=math.exp(middle),
-            power=float(power),
+            power=power,
             spread=max(_LEAST_SPREAD, math.exp(apart)),
         )
 
@@ -64,7 +69,8 @@ class Band:
             span = np.ones_like(width) * (width > self.width)
         else:
             span = np.clip(np.log(width / self.width) / math.log(PAPER_WIDTH / self.width), 0, 1)
-        here = self.ratio * (np.minimum(width, self.width) / self.width) ** self.power
+        measured = np.clip(width, self.narrowest, self.width)
+        here = self.ratio * (measured / self.width) ** self.power
         low = (here / self.spread) ** (1 - span) * PAPER_BAND[0] ** span
         high = (here * self.spread) ** (1 - span) * PAPER_BAND[1] ** span
         return np.maximum(low, width / _MOST_LAYERS), np.maximum(high, width / _FEW_LAYERS)

@@ -11,6 +11,7 @@ import numpy as np
 
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.laws.batch import BATCH_LAWS, ByTokens
+from windtunnel.laws.loss import Array
 from windtunnel.plan.evidence import (
     CoreSpeed,
     Evidence,
@@ -21,7 +22,7 @@ from windtunnel.plan.evidence import (
     points_in,
 )
 from windtunnel.recipe import Model, Optimizer, Recipe, load
-from windtunnel.results.batch import BATCH
+from windtunnel.results.batch import BATCH, FittedLaw
 from windtunnel.results.check import CHECK, CheckNumbers
 from windtunnel.results.experiments import Studied, study_of
 from windtunnel.results.plan import Provenance, StudiedRate
@@ -199,7 +200,7 @@ def _studied_batches(studies: _Studies) -> StudiedBatch | None:
     how = f"the batch study's {chosen} law"
     return StudiedBatch(
         law=BATCH_LAWS[chosen](**found.constants),
-        covariance=None if found.covariance is None else np.array(found.covariance),
+        covariance=_covariance(found),
         provenance=Provenance(study=BATCH.name, how=how, runs=result.runs),
     )
 
@@ -213,13 +214,17 @@ def _transferred_batches(studies: _Studies) -> StudiedBatch | None:
         return None
     return StudiedBatch(
         law=ByTokens(**found.constants),
-        covariance=np.array(found.covariance),
+        covariance=_covariance(found),
         provenance=Provenance(
             study=TRANSFER.name,
             how="c D^p through the transfer study's best batches",
             runs=result.runs,
         ),
     )
+
+
+def _covariance(found: FittedLaw) -> Array | None:
+    return None if found.covariance is None else np.array(found.covariance)
 
 
 def _rate_law(studies: _Studies) -> StudiedRateLaw | None:

@@ -36,6 +36,11 @@ def test_no_two_stems_read_the_same_order_of_the_text_and_more_sizes_change_no_s
     assert len({seed for _, seed in more}) == len(more) == 12
 
 
+def test_more_seeds_than_a_digit_tells_are_refused() -> None:
+    with pytest.raises(InputError, match="--seeds 11: expected at most 10"):
+        Design(seeds=11)
+
+
 def test_sizes_that_are_one_are_refused() -> None:
     with pytest.raises(InputError, match="--sizes 16x2,16x2: expected different sizes"):
         Design(sizes=(Size(16, 2), Size(16, 2)))

@@ -66,7 +66,7 @@ def studied(make_lab: Callable[[], Any], corpus: Corpus) -> Path:
     lab = make_lab()
     with_batch_study(lab)
     settings = {"model": {"scale_emb": 8.0}, "optimizer": {"beta2": 0.97}}
-    with_transfer_law(lab, RATE_LAW, settings=settings)
+    with_transfer_law(lab.path, RATE_LAW, settings=settings)
     with pytest.MonkeyPatch.context() as patch:
         known(patch, study, loss)
         study.scaling(lab.path, corpus, DESIGN, Watch())

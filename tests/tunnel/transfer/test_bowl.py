@@ -39,6 +39,13 @@ def test_without_noise_it_is_exact(rng: np.random.Generator) -> None:
     assert found.loss == pytest.approx(4.01, abs=1e-5), "the mean of two seeds 0.02 apart"
 
 
+def test_the_loss_is_the_mean_of_the_seeds_however_many_points_each_has() -> None:
+    x = [-1.0, -0.5, 0.0, 0.5, 1.0, 0.0, 0.5]
+    seed = [0] * 5 + [1] * 2
+    found = bowl(x, [4 + 0.03 * u**2 + 0.1 * s for u, s in zip(x, seed, strict=True)], seed)
+    assert found and found.loss == pytest.approx(4.05, abs=1e-4)
+
+
 @pytest.mark.parametrize("skew", [-1.2, 1.2])
 def test_a_skewed_bowl_is_lowest_where_it_is_lowest(rng: np.random.Generator, skew: float) -> None:
     """A parabola's vertex would be 0.17 octaves on the gentler side."""

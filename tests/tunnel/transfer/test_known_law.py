@@ -153,7 +153,7 @@ def test_with_four_batches_the_study_tells_the_best_batch_and_its_law(
     assert rule.by_tokens.predict(6e6) == pytest.approx(best_batch(6e6), rel=0.1)
     print_study(result)
     printed = capsys.readouterr().out
-    assert "each at its best rate" in printed and "batch = " in printed
+    assert "each at its best rate" in printed and "bs = " in printed
 
 
 def test_fewer_batches_tell_no_best_one(found: StudyResult[TransferNumbers]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.data.shards import Corpus
-from windtunnel.laws.batch import BATCH_LAWS, BatchFit, Optima, fit_batch
+from windtunnel.laws.batch import BATCH_LAWS, BatchFit, BatchLaw, Optima, fit_batch
 from windtunnel.model.shape import count
 from windtunnel.recipe import Recipe
 from windtunnel.results.batch import (
@@ -241,7 +241,7 @@ def _best_batches(found: Mapping[Size, Sequence[Valley]], params: Mapping[Size, 
     return _Best(optima=optima, redrawn=redrawn, size=np.array(sizes, int))
 
 
-def _fit(name: str, best: _Best) -> BatchFit | None:
+def _fit(name: str, best: _Best) -> BatchFit[BatchLaw] | None:
     """A law of that name through the best batches; None where they can't tell it."""
     try:
         return fit_batch(name, best.optima, best.redrawn)

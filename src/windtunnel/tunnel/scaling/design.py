@@ -23,6 +23,7 @@ from windtunnel.tunnel.design import (
 FEWEST_SIZES = 5
 SMALLEST_SPAN = 16  # all parameters of the largest size over those of the smallest
 FEWEST_STEPS = 400  # of the shortest branch
+_MOST_SEEDS = 10  # for a digit in the seed of a stem
 HIGHEST_COST = 0.4  # of the FLOPs of a run from scratch for each point
 
 
@@ -70,7 +71,7 @@ class Design:
     batch: int = option(
         0,
         "Batch of all runs, in tokens per step. With 0 it grows during training, by the law of the "
-        "lab's batch study.",
+        "lab's batch study, or else of its transfer study, or as measured at laptop scale.",
         TOKENS_OR_ZERO,
     )
     lr: float = option(
@@ -108,6 +109,8 @@ class Design:
     def __post_init__(self) -> None:
         if len(set(self.sizes)) < len(self.sizes):
             raise InputError(f"--sizes {','.join(map(str, self.sizes))}: expected different sizes")
+        if self.seeds > _MOST_SEEDS:
+            raise InputError(f"--seeds {self.seeds}: expected at most {_MOST_SEEDS}")
 
     @property
     def stems(self) -> list[tuple[Size, int]]:

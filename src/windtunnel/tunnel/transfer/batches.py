@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from windtunnel.laws.batch import BatchFit, fit_by_tokens
+from windtunnel.laws.batch import BatchFit, ByTokens, fit_by_tokens
 from windtunnel.tunnel.valley import LossGrid, Valley, optima_of, valleys
+
+_FEWEST = 2  # lengths: one alone would have the power that is known beforehand
 
 
 def best_batches(
@@ -24,9 +26,21 @@ def best_batches(
     return found
 
 
-def batch_law(found: Sequence[Valley], params: int) -> BatchFit | None:
-    """Through the best batches that lie inside of those sampled; None where none does. `params`:
-    of the model, without embeddings.
+def batch_law(
+    found: Sequence[Valley], batches: Sequence[int], params: int
+) -> BatchFit[ByTokens] | None:
+    """Through the best batches that lie inside of those sampled; None where fewer than two do, or
+    where the law has a sampled batch for a length whose best one lies outside. `params`: of the
+    model, without embeddings.
     """
     inside = [valley for valley in found if valley.where == "inside"]
-    return fit_by_tokens(optima_of(inside, [params] * len(inside))) if inside else None
+    if len(inside) < _FEWEST:
+        return None
+    fitted = fit_by_tokens(optima_of(inside, [params] * len(inside)))
+    for valley in found:
+        batch = fitted.law.predict(valley.tokens)
+        if valley.where == "above" and batch < max(batches):
+            return None
+        if valley.where == "below" and batch > min(batches):
+            return None
+    return fitted

@@ -86,7 +86,10 @@ def bowl(x: Sequence[float], loss: Sequence[float], group: Sequence[int]) -> Bow
     vertex = float(lowest(curves.mean[None], around)[0])
     _, second, third, fourth = curves.mean
     # as far as the points lie above the curve that leaves out the constants
-    above = float((ys - powers @ curves.mean).mean())
+    rest = ys - powers @ curves.mean
+    above = float(
+        np.mean([rest[constants[:, group] > 0].mean() for group in range(len(constants[0]))])
+    )
     return Bowl(
         vertex=centre + vertex,
         interval=(float(low), float(high)),

@@ -5,6 +5,7 @@ does it go with the length and the batch?
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -146,7 +147,7 @@ def rates_of(grid: Grid, cells: Sequence[Cell]) -> ParametrizationRates:
                 deep[cell.size.depth] = found
     law = _law(grid, bowls)
     found = _best_batches(grid, cells, bowls)
-    batches = batch_law(found, count(grid.model(cells[0])).params)
+    batches = batch_law(found, design.batches, count(grid.model(cells[0])).params)
     first = bowls[cells[0], grid.lengths[0]]
     sizes = []
     for (cell, tokens), here in bowls.items():
@@ -189,13 +190,16 @@ def _best_batches(grid: Grid, cells: Sequence[Cell], bowls: Bowls) -> list[Valle
 
 
 def _lowest_loss(grid: Grid, cell: Cell, tokens: int, found: Bowl | None) -> float:
-    """Over the rate: of the bowl, or where it is too flat for one, of the runs; nan where all
-    diverged.
+    """Over the rate, the mean over seeds: of the bowl, or where it is too flat for one, of the
+    rates that were run; nan where all diverged.
     """
     if found:
         return found.loss
-    measured = [loss for loss in grid.losses(cell, tokens).values() if loss is not None]
-    return min(measured, default=math.nan)
+    by_rate: dict[int, list[float]] = {}
+    for (step, _), loss in grid.losses(cell, tokens).items():
+        if loss is not None:
+            by_rate.setdefault(step, []).append(loss)
+    return min((fmean(losses) for losses in by_rate.values()), default=math.nan)
 
 
 def _law(grid: Grid, bowls: Bowls) -> RateLaw | None:
