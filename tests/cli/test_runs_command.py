@@ -20,6 +20,8 @@ from windtunnel.cli.display import stopping
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import RunStatus
+from windtunnel.results.scaling import SCALING
+from windtunnel.results.study import want_runs
 from windtunnel.train import remove
 from windtunnel.train import run as run_module
 from windtunnel.train.run import create, list_runs, open_run
@@ -135,8 +137,17 @@ def test_a_study_that_is_given_up_goes_with_its_runs(full: Any) -> None:
     assert not study.parent.exists() and left(full) == {4, 5, 6, 7}
 
 
+def test_a_study_that_was_interrupted_keeps_its_runs_until_it_is_given_up(full: Any) -> None:
+    want_runs(full.path, SCALING, [STEM, BRANCH, LEAF])
+    full.run("runs", "remove", "--unused", "--yes")
+    assert left(full) == {0, 1, 4, 7}
+    done = full.run("runs", "remove", LEAF, "--yes")
+    assert done.returncode == 2 and "studies/scaling/runs.json names it; `--study" in done.stderr
+    assert full.json("runs", "remove", "--study", "scaling", "--yes")["kept"] == 2
+    assert left(full) == {0, 1, 4} and not SCALING.folder(full.path).exists()
+
+
 def test_nothing_is_called_unused_while_a_run_is_trained(full: Any) -> None:
-    """Of its study no file says yet which runs it has trained."""
     run = open_run(full.path / "runs" / LEAF)
     RunStatus(status="running", tokens=1).write(run.path / "status.json")
     with run.lock():

@@ -56,15 +56,15 @@ def remove(
             "--unused",
             help="Remove instead every run that no study, plan, forecast, evaluation or export "
             "names, and from which no other run begins that stays. Runs that you trained by hand "
-            "may be among them, and those of a study that was interrupted.",
+            "may be among them.",
         ),
     ] = False,
     study: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Remove a study that was given up instead, with its table and result, and those "
-            "of its runs that nothing else names.",
+            help="Remove a study that was given up instead, whether it ended or not: its folder, "
+            "and those of its runs that nothing else names.",
         ),
     ] = None,
     yes: Annotated[
@@ -76,8 +76,8 @@ def remove(
     """Remove runs that nothing needs, or say which these are.
 
     What a design that was given up has left behind is listed with its size, and is gone only with
-    --yes. A run stays where another one begins from it, where a study's table, a plan or a sealed
-    forecast names it, and while it is being trained.
+    --yes. A run stays where another one begins from it, where a study, a plan or a sealed forecast
+    names it, and while it is being trained.
     """
     from windtunnel.train.run import read_runs
 
@@ -227,8 +227,8 @@ def _print_removal(found: "Removal", unused: bool) -> None:
         return
     if unused:
         paragraph(
-            "Look through the list: runs that you trained by hand, and those of a study that was "
-            "interrupted, are not named by anything either."
+            "Look through the list: runs that you trained by hand are not named by anything "
+            "either, nor are those of a study that was interrupted under an earlier release."
         )
     print(f"{what}, {about_bytes(found.bytes)}: nothing is removed yet; --yes removes them")
 

@@ -1,7 +1,8 @@
 """Which runs of a lab may go, and how they go.
 
 A run stays where others begin from it, where it is the reference of one, and where a study, a plan,
-a forecast, the scores of a task or an export names it.
+a forecast, the scores of a task or an export names it. A study names its runs before they are
+trained.
 """
 
 import os
