@@ -25,7 +25,12 @@ _HERE = Path(__file__).parent / "pictures"
 _SECTIONS = ("check", "search", "transfer", "batch", "scaling", "plan", "dynamics", "ablate")
 _MOST = 150_000  # bytes
 _MEASURED = Path(__file__).parent / "measured"
-_LEDGERS = {"chinese": "Chinese verse", "email": "mail"}
+_LEDGERS = {
+    "chinese": "Chinese verse",
+    "email": "mail",
+    "manuals": "manuals",
+    "dictionary": "a dictionary",
+}
 
 
 def main(lab: Path) -> None:
@@ -48,7 +53,7 @@ def main(lab: Path) -> None:
 
 
 def _ledgers(tab: Any) -> bytes:
-    """The two ledgers of forecasts that lie in the repository, as the README shows them."""
+    """The ledgers of forecasts that lie in the repository, as the README shows them."""
     figures = []
     for name, what in _LEDGERS.items():
         with TemporaryDirectory() as lab:

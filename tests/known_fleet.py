@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from windtunnel.data.shards import Corpus
 from windtunnel.files import write_whole
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Score, StepLine, Validation, ValidationLine
+from windtunnel.results.study import Experiment
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
 from windtunnel.tunnel.fleet.tasks import Branch, Tasks
@@ -25,9 +27,14 @@ def known(monkeypatch: pytest.MonkeyPatch, study: ModuleType, loss: Loss) -> Non
     """Have a study's runs end with these losses."""
 
     def fleet(
-        lab: Path, corpus: Corpus, wanted: Sequence[Recipe | Branch], watch: Watch, label: str
+        lab: Path,
+        corpus: Corpus,
+        wanted: Sequence[Recipe | Branch],
+        watch: Watch,
+        label: str,
+        study: Experiment[Any, Any],
     ) -> list[Run]:
-        tasks = Tasks(lab, corpus)
+        tasks = Tasks(lab, corpus, study)
         asked = [tasks.add(one) for one in wanted]
         tasks.open_stems()
         while waiting := tasks.waiting():

@@ -5,6 +5,7 @@ hangs, and is far above what the slowest machine needs.
 import subprocess
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 PATIENCE = 1800.0  # seconds
@@ -12,7 +13,7 @@ PATIENCE = 1800.0  # seconds
 
 def wait_until(
     condition: Callable[[], bool],
-    process: subprocess.Popen[Any] | None = None,
+    process: subprocess.Popen[Any] | BaseProcess | None = None,
     every: float = 0.01,
 ) -> None:
     """Look `every` so many seconds until the condition holds. Fails where `process`, which is to
@@ -20,11 +21,17 @@ def wait_until(
     """
     give_up = time.monotonic() + PATIENCE
     while not condition():
-        if process is not None and process.poll() is not None:
-            raise AssertionError(f"it ended before, with {process.returncode}: {_said(process)}")
+        code = _code(process)
+        if code is not None:
+            raise AssertionError(f"it ended before, with {code}: {_said(process)}")
         assert time.monotonic() < give_up, "waited in vain"
         time.sleep(every)
 
 
-def _said(process: subprocess.Popen[Any]) -> Any:
-    return process.communicate() if process.stderr else "nothing"
+def _code(process: subprocess.Popen[Any] | BaseProcess | None) -> int | None:
+    """With which it ended; None where it has not."""
+    return process.exitcode if isinstance(process, BaseProcess) else process and process.poll()
+
+
+def _said(process: Any) -> Any:
+    return process.communicate() if getattr(process, "stderr", None) else "nothing"

@@ -1,19 +1,29 @@
 """`windtunnel runs remove` as people and programs use it."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ledgers import add, forecast
 from many_runs import fill
+from patience import wait_until
 
 from windtunnel.cli import runs as command
+from windtunnel.cli.display import stopping
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import RunStatus
+from windtunnel.results.scaling import SCALING
+from windtunnel.results.study import want_runs
 from windtunnel.train import remove
+from windtunnel.train import run as run_module
 from windtunnel.train.run import create, list_runs, open_run
 
 # by `fill`: stems 0 and 4, and three branches behind each
@@ -68,8 +78,8 @@ def test_runs_by_name(full: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "expected one of RUN..., --unused and --study NAME"),
-        (("run-2", "--unused"), "expected one of RUN..., --unused and --study NAME"),
+        ((), "expected one of RUN..., --unused or --study NAME"),
+        (("run-2", "--unused"), "expected one of RUN..., --unused or --study NAME"),
         (("run-22",), "run-22: no run of .* has this id or name; did you mean 'run-2'?"),
         (
             ("run-1",),
@@ -127,8 +137,17 @@ def test_a_study_that_is_given_up_goes_with_its_runs(full: Any) -> None:
     assert not study.parent.exists() and left(full) == {4, 5, 6, 7}
 
 
+def test_a_study_that_was_interrupted_keeps_its_runs_until_it_is_given_up(full: Any) -> None:
+    want_runs(full.path, SCALING, [STEM, BRANCH, LEAF])
+    full.run("runs", "remove", "--unused", "--yes")
+    assert left(full) == {0, 1, 4, 7}
+    done = full.run("runs", "remove", LEAF, "--yes")
+    assert done.returncode == 2 and "studies/scaling/runs.json names it; `--study" in done.stderr
+    assert full.json("runs", "remove", "--study", "scaling", "--yes")["kept"] == 2
+    assert left(full) == {0, 1, 4} and not SCALING.folder(full.path).exists()
+
+
 def test_nothing_is_called_unused_while_a_run_is_trained(full: Any) -> None:
-    """Of its study no file says yet which runs it has trained."""
     run = open_run(full.path / "runs" / LEAF)
     RunStatus(status="running", tokens=1).write(run.path / "status.json")
     with run.lock():
@@ -140,20 +159,97 @@ def test_nothing_is_called_unused_while_a_run_is_trained(full: Any) -> None:
     assert full.run("runs", "remove", LEAF, "--yes").returncode == 0
 
 
-def test_who_stops_it_is_told_how_far_it_came(
-    full: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have a removal stopped while it deletes its first, second, ... folder."""
+    delete, gone, stops = remove._delete, list[Path](), list[Callable[[], bool]]()
+
+    @contextmanager
+    def heard(quiet: bool) -> Iterator[Callable[[], bool]]:
+        with stopping(quiet) as stop:
+            stops.append(stop)
+            yield stop
+
+    def stop_at(number: int) -> None:
+        def deleted(folder: Path) -> None:
+            gone.append(folder)
+            if len(gone) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+                wait_until(stops[-1])
+            delete(folder)
+
+        monkeypatch.setattr(remove, "_delete", deleted)
+
+    monkeypatch.setattr(command, "stopping", heard)
+    return stop_at
+
+
+@pytest.mark.parametrize(
+    ("asked", "how"),
+    [
+        ({"unused": True}, "the same command goes on from here"),
+        ({"named": ["run-2", "run-3", "run-5", "run-6", "run-7"]}, "go on with "),
+    ],
+)
+def test_who_stops_it_is_told_how_far_it_came_and_how_to_go_on(
+    full: Any,
+    capsys: pytest.CaptureFixture[str],
+    stopped_at: Callable[[int], None],
+    asked: dict[str, Any],
+    how: str,
 ) -> None:
-    delete, gone = remove._delete, []
-
-    def stopped(folder: Path) -> None:
-        gone.append(folder)
-        if len(gone) == 2:
-            raise KeyboardInterrupt
-        delete(folder)
-
-    monkeypatch.setattr(remove, "_delete", stopped)
+    stopped_at(2)
     with pytest.raises(command.typer.Exit) as ended:
-        command.remove(unused=True, yes=True, lab=full.path)
+        command.remove(**asked, yes=True, lab=full.path)
     assert ended.value.exit_code == 130
-    assert capsys.readouterr().err == "Stopped: 4 of 6 runs are still there.\n"
-    assert len(left(full)) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    total = len(asked.get("named", range(6)))
+    assert line.startswith(f"stopped: {total - 2} of {total} runs are still there; {how}")
+    assert len(left(full)) == 6 and not list((full.path / "runs").glob(".*"))
+    if "named" in asked:
+        command.remove(named=line.partition(how)[2].split(), yes=True, lab=full.path)
+        assert left(full) == {0, 1, 4}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_giving_up_a_study_goes_on_where_it_was_stopped(
+    full: Any, stopped_at: Callable[[int], None], number: int
+) -> None:
+    (full.path / "studies" / "mine" / "result.json").write_text(json.dumps([BRANCH, LEAF]))
+    stopped_at(number)
+    with pytest.raises(command.typer.Exit):
+        command.remove(study="mine", yes=True, lab=full.path)
+    assert len(left(full)) == 8 - number
+    command.remove(study="mine", yes=True, lab=full.path)
+    assert left(full) == {0, 2, 3, 4, 5, 6} and not (full.path / "studies" / "mine").exists()
+
+
+def test_a_copy_of_a_run_is_no_run_of_the_lab(full: Any) -> None:
+    """Nor does its path stand for the one that it was copied from."""
+    for name in (LEAF, "mine"):
+        copy = full.path / "backup" / name
+        shutil.copytree(full.path / "runs" / LEAF, copy)
+        done = full.run("runs", "remove", str(copy), "--yes")
+        assert done.returncode == 2
+        assert done.stderr.endswith(f"{copy}: expected a run in {full.path / 'runs'}\n")
+        assert copy.exists() and 7 in left(full)
+
+
+def test_runs_behind_a_link_are_runs_of_the_lab(full: Any, tmp_path: Path) -> None:
+    runs = full.path / "runs"
+    runs.rename(tmp_path / "moved")
+    runs.symlink_to(tmp_path / "moved")
+    done = full.run("runs", "remove", BRANCH, "--yes")
+    assert done.returncode == 2 and "studies/mine/result.json names it" in done.stderr
+    done = full.run("runs", "remove", str(runs / LEAF), "run-2", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert left(full) == {0, 1, 3, 4, 5, 6}
+
+
+def test_the_lab_is_read_once_however_many_runs_are_named(
+    full: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = Mock(side_effect=run_module.read_runs)
+    monkeypatch.setattr(run_module, "read_runs", reads)
+    command.remove(named=["run-2", "run-3", LEAF], lab=full.path)
+    assert reads.call_count == 1

@@ -92,7 +92,8 @@ def test_no_law_and_an_audit_run_that_diverged_are_said(terminal: Any) -> None:
     result = scaling(2, refused="5 points, and a law needs 6")
     said = " ".join(terminal(result, cli_scaling._print))
     assert "no law: 5 points, and a law needs 6" in said
-    assert "A plan needs a law" in said and "windtunnel plan" not in said
+    assert "A plan needs a law, and these runs are too few or too much alike to tell one." in said
+    assert "`" not in said and "windtunnel plan" not in said
     assert result.numbers.audit
     audit = result.numbers.audit.model_copy(update={"loss": None})
     forecast = AuditForecast(

@@ -16,6 +16,7 @@ from windtunnel.results.study import (
     find_study,
     read_study,
     read_table,
+    want_runs,
     write_study,
 )
 from windtunnel.results.transfer import TRANSFER, TransferNumbers
@@ -87,6 +88,19 @@ def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (result.study, result.verdict, result.runs) == ("pitch", "pass", ("abc",))
     assert result.numbers == PitchNumbers(eps=1e-8, steps=3, parts=(Part(loss=2.0),))
     assert read_table(tmp_path, PITCH) == ROWS
+
+
+def test_what_a_study_wants_is_kept_until_its_result_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "studies" / "pitch" / "runs.json"
+    for wanted in (["a", "b"], ["b", "c"], ["a"]):
+        want_runs(tmp_path, PITCH, wanted)
+    assert json.loads(file.read_text()) == {"runs": ["a", "b", "c"]}
+    assert find_study(tmp_path, PITCH) is None
+    written(tmp_path)
+    assert not file.exists()
+    file.write_text("{")
+    with pytest.raises(InputError, match=r"pitch/runs.json: damaged"):
+        want_runs(tmp_path, PITCH, ["a"])
 
 
 def test_the_bytes_are_those_of_plain_json_and_csv(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from windtunnel.errors import InputError
 from windtunnel.files import write_whole
 from windtunnel.recipe import Recipe, dump
 from windtunnel.results.run import Engine, StepLine
+from windtunnel.train import run as run_module
 from windtunnel.train.run import Run, create, find_run, list_runs, open_run, read_runs
 
 Make = Callable[..., Recipe]
@@ -202,6 +203,39 @@ def test_a_run_that_nobody_trains_is_interrupted(
     assert run.status().status == "interrupted"
 
 
+def test_who_waited_for_a_run_that_was_removed_has_no_run(
+    tmp_path: Path, recipe: Make, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would train in a folder that is gone."""
+    run = create(tmp_path, recipe(), corpus)
+    takes = run_module._locked
+
+    def taken_late(file: Any, kind: int) -> bool:
+        run.path.rename(tmp_path / "gone")
+        return takes(file, kind)
+
+    monkeypatch.setattr(run_module, "_locked", taken_late)
+    for _ in range(2):  # the second time there is not even the folder
+        with pytest.raises(InputError, match="no such run any more: it was removed"), run.lock():
+            pass
+
+
+def test_a_lock_that_cannot_be_written_is_named(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    run = create(tmp_path, recipe(), corpus)
+    (run.path / "lock").mkdir()
+    with pytest.raises(InputError, match="lock: could not be written: Is a directory"), run.lock():
+        pass
+
+
+def test_waiting_for_a_process_that_has_died_ends_at_once() -> None:
+    died = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
+    died.start()
+    with pytest.raises(AssertionError, match="it ended before, with 3"):
+        wait_until(lambda: False, died)
+
+
 def look_at(path: Path, stop: Any, looks: Any) -> None:
     run = open_run(path)
     while not stop.is_set():
@@ -227,7 +261,7 @@ def test_looking_at_a_run_does_not_keep_it_from_being_trained(
         return looks.value > 5000
 
     try:
-        wait_until(looked_while_it_was_taken_up, every=0.001)
+        wait_until(looked_while_it_was_taken_up, looker, every=0.001)
     finally:
         stop.set()
         looker.join()

@@ -4,12 +4,12 @@ import json
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from windtunnel.cli import app
-from windtunnel.cli.display import paragraph
+from windtunnel.cli.display import paragraph, stopping
 from windtunnel.cli.options import DEFAULT_LAB, Json, Lab
 from windtunnel.errors import InputError, did_you_mean
 from windtunnel.quantities import about, about_bytes
@@ -46,7 +46,7 @@ def remove(
         list[str] | None,
         typer.Argument(
             metavar="RUN",
-            help="Runs that shall go: each by its id, its name, its path, or the first digits of "
+            help="Runs to remove: each by its id, its name, its path, or the first digits of "
             "its id.",
         ),
     ] = None,
@@ -54,17 +54,17 @@ def remove(
         bool,
         typer.Option(
             "--unused",
-            help="Instead: every run that no study, plan, forecast, evaluation or export names, "
-            "and from which no other run begins that stays. Runs that you trained by hand may be "
-            "among them, and those of a study that was interrupted.",
+            help="Remove instead every run that no study, plan, forecast, evaluation or export "
+            "names, and from which no other run begins that stays. Runs that you trained by hand "
+            "may be among them.",
         ),
     ] = False,
     study: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Instead: a study that was given up, with its table and result, and those of its "
-            "runs that nothing else names.",
+            help="Remove a study that was given up instead, whether it ended or not: its folder, "
+            "and those of its runs that nothing else names.",
         ),
     ] = None,
     yes: Annotated[
@@ -76,13 +76,13 @@ def remove(
     """Remove runs that nothing needs, or say which these are.
 
     What a design that was given up has left behind is listed with its size, and is gone only with
-    --yes. A run stays where another one begins from it, where a study's table, a plan or a sealed
-    forecast names it, and while it is being trained.
+    --yes. A run stays where another one begins from it, where a study, a plan or a sealed forecast
+    names it, and while it is being trained.
     """
     from windtunnel.train.run import read_runs
 
     if bool(named) + unused + (study is not None) != 1:
-        raise InputError("runs remove: expected one of RUN..., --unused and --study NAME")
+        raise InputError("runs remove: expected one of RUN..., --unused or --study NAME")
     there = read_runs(lab)
     if named:
         going, found = _given(lab, there, named)
@@ -91,45 +91,55 @@ def remove(
     else:
         going, found = _unused(lab, there)
     if yes:
-        _remove(lab, going, found.study)
+        _remove(going, found.study, lab, by_name=bool(named))
         found = found.model_copy(update={"removed": True})
     print(found.to_json()) if as_json else _print_removal(found, unused)
 
 
-def _remove(lab: Path, going: "list[Run]", study: Path | None) -> None:
-    """Exit code 130 where it is stopped: what is gone by then is gone whole."""
+def _remove(going: "list[Run]", study: Path | None, lab: Path, by_name: bool) -> None:
+    """Exit code 130 where it is stopped: what is gone by then is gone whole. The study goes last,
+    since it alone says which runs were its own.
+    """
     from windtunnel.train.remove import finish, remove_run, remove_study
 
-    try:
+    with stopping(quiet=True) as stop:
         finish(lab)
-        if study:
-            remove_study(lab, study)
-        for run in going:
+        for gone, run in enumerate(going):
+            if stop():
+                _stopped(going[gone:], len(going), by_name)
             remove_run(run)
-    except KeyboardInterrupt:
-        left = sum(run.path.exists() for run in going)
-        print(f"Stopped: {left} of {len(going)} runs are still there.", file=sys.stderr)
-        raise typer.Exit(130) from None
+        if study:
+            if stop():
+                _stopped([], len(going), by_name)
+            remove_study(study)
+
+
+def _stopped(left: "list[Run]", of: int, by_name: bool) -> NoReturn:
+    how = "the same command goes on from here"
+    if by_name:
+        how = f"go on with {' '.join(run.id for run in left)}"
+    print(f"stopped: {len(left)} of {of} runs are still there; {how}", file=sys.stderr)
+    raise typer.Exit(130)
 
 
 def _given(lab: Path, there: "RunsFound", named: list[str]) -> "tuple[list[Run], Removal]":
     """The runs that a person names. Raises InputError where one of them must stay."""
-    from windtunnel.train.remove import who_names
+    from windtunnel.train.remove import NamedIn, who_names
     from windtunnel.train.run import find_run
 
-    asked = {run.id: run for run in (find_run(lab, one) for one in named)}
-    outside = [run for run in asked.values() if run.lab != lab.resolve()]
-    if outside:
-        raise InputError(f"{outside[0].path}: not a run of {lab}; expected --lab {outside[0].lab}")
+    known, folder = {run.id for run in there.runs}, (lab / "runs").resolve()
+    asked = {run.id: run for run in (find_run(lab, one, there) for one in named)}
     for run in asked.values():
+        if run.path.parent != folder or run.id not in known:
+            raise InputError(f"{run.path}: expected a run in {lab / 'runs'}")
         if _is_trained(there, run):
             raise InputError(f"{run.path}: it is being trained now; it can go once that has ended")
     who = who_names(lab, there.runs)
     for run in asked.values():
         if why := who.keeps(run.id, asked):
             hint = ""
-            if why.startswith("studies/"):
-                hint = f"; `--study {why.split('/')[1]}` gives up the study with its runs"
+            if isinstance(why, NamedIn) and why.study:
+                hint = f"; `--study {why.study}` gives up the study with its runs"
             raise InputError(f"{run.path}: it stays, since {why}{hint}")
     return _removal(there, asked, who)
 
@@ -140,36 +150,33 @@ def _unused(lab: Path, there: "RunsFound") -> "tuple[list[Run], Removal]":
 
     _check_quiet(there, "--unused")
     who = who_names(lab, there.runs)
-    free = [run.id for run in there.runs if not (run.path / "evaluations").exists()]
-    going = who.unused(free)
-    return _removal(there, going, who)
+    return _removal(there, who.unused([run.id for run in there.runs]), who)
 
 
 def _of_study(lab: Path, there: "RunsFound", name: str) -> "tuple[list[Run], Removal]":
     """A study, and its runs that nothing else needs. Raises InputError."""
     from windtunnel.train.remove import named_in, who_names
 
-    folder = lab / "studies" / name
-    known = sorted(one.name for one in (lab / "studies").glob("*") if one.is_dir())
+    studies = lab / "studies"
+    known = sorted(one.name for one in studies.glob("[!.]*") if one.is_dir())
     if name not in known:
         listed = f"; there are: {', '.join(known)}" if known else ""
         hint = did_you_mean(name, known) or listed
         raise InputError(f"--study {name}: {lab} has no such study{hint}")
     _check_quiet(there, f"--study {name}")
+    folder = studies / name
     who, its = who_names(lab, there.runs, without=folder), named_in(folder, there.runs)
-    free = [run.id for run in there.runs if not (run.path / "evaluations").exists()]
-    going = who.unused(free) & its
-    going = who.unused(going)  # without those that a run of no study begins from
+    going = who.unused(its)
     return _removal(there, going, who, folder, len(its - going))
 
 
 def _check_quiet(there: "RunsFound", option: str) -> None:
-    """What a study has trained so far is named nowhere until it has ended."""
+    """Whoever trains may want runs that no file names yet."""
     for run in there.runs:
         if _is_trained(there, run):
             raise InputError(
-                f"{option}: {run.path} is being trained now, and a study names its runs only once "
-                "it has ended; expected a lab in which nothing is trained"
+                f"{option}: {run.path} is being trained now; expected a lab in which nothing is "
+                "trained"
             )
 
 
@@ -220,8 +227,8 @@ def _print_removal(found: "Removal", unused: bool) -> None:
         return
     if unused:
         paragraph(
-            "Look through the list: runs that you trained by hand, and those of a study that was "
-            "interrupted, are named by nothing either."
+            "Look through the list: runs that you trained by hand are not named by anything "
+            "either, nor are those of a study that was interrupted under an earlier release."
         )
     print(f"{what}, {about_bytes(found.bytes)}: nothing is removed yet; --yes removes them")
 

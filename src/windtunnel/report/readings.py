@@ -81,8 +81,8 @@ READINGS: Table[Reading] = Table(
             "budget.",
             failed="The law missed the run that it had not seen. Larger or longer runs in the "
             "study bring it nearer to what you want to predict.",
-            without_law="A plan needs a law, and a law more sizes or lengths: `windtunnel scaling` "
-            "with more of them goes on from these runs.",
+            without_law="A plan needs a law, and these runs are too few or too much alike to tell "
+            "one. `windtunnel scaling` with further sizes or lengths goes on from them.",
         ),
         Reading(
             name="dynamics",

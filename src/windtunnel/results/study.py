@@ -1,5 +1,6 @@
 """A study on disk: `studies/NAME/table.csv`, a row a measured point, and `result.json`, the numbers
-made of them. Written here, and read here by everyone who needs what an experiment found.
+made of them; while it is carried out, `runs.json`, the runs that it wants. Written here, and read
+here by everyone who needs what an experiment found.
 """
 
 import csv
@@ -54,6 +55,7 @@ R = TypeVar("R", bound=Row)
 
 # the first columns of every table
 COLUMNS = tuple(Row.model_fields)
+_WANTED = "runs.json"
 
 
 class StudyResult(Record, Generic[N]):
@@ -69,6 +71,15 @@ class StudyResult(Record, Generic[N]):
     """What was found, with intervals."""
     runs: tuple[str, ...] = ()
     """Ids of the runs that it rests on."""
+
+
+class WantedRuns(Record):
+    """A `runs.json`: there while a study is carried out or interrupted, and gone once its
+    `result.json` names its runs. What it names is not unused.
+    """
+
+    runs: tuple[str, ...]
+    """Ids of the runs that the study has asked for so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +98,26 @@ class Experiment(Generic[N, R]):
     def folder(self, lab: Path) -> Path:
         """Where a lab keeps the study."""
         return lab / "studies" / self.name
+
+
+def want_runs(lab: Path, experiment: Experiment[Any, Any], runs: Iterable[str]) -> None:
+    """Add the ids of runs to those that a study wants, until its result names them. Raises
+    InputError.
+    """
+    file = experiment.folder(lab) / _WANTED
+    before = _wanted(file)
+    every = tuple(dict.fromkeys((*before, *runs)))
+    if every != before:
+        WantedRuns(runs=every).write(file, make_folder=True)
+
+
+def _wanted(file: Path) -> tuple[str, ...]:
+    try:
+        return WantedRuns.read(file).runs
+    except InputError:
+        if file.exists():  # another process, whose study has ended, may have removed it
+            raise
+        return ()
 
 
 def write_study(
@@ -113,6 +144,7 @@ def write_study(
     )
     write_whole(folder / "table.csv", _as_csv(rows), make_folder=True)
     result.write(folder / "result.json")
+    (folder / _WANTED).unlink(missing_ok=True)
     return folder
 
 

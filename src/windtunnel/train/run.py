@@ -189,26 +189,34 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for training. Raises Busy when another process trains it, and InputError
-        where nothing may be written.
+        """Hold the run, to train it or to remove it. Raises Busy when another process trains it,
+        and InputError where nothing may be written, or where the run was removed meanwhile.
         """
         if is_owned(self.path):
             raise Busy(f"{self.path}: a fleet on another machine is training this run")
+        path = self.path / "lock"
         try:
-            file = (self.path / "lock").open("wb")
+            file = path.open("wb")
+        except FileNotFoundError:
+            raise self._removed() from None
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be trained: {error.strerror}") from None
+            raise InputError(f"{path}: could not be written: {error.strerror}") from None
         with file:
             give_up = time.monotonic() + _LOOKED_AT
             while not _locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > give_up:
                     raise Busy(f"{self.path}: another process is training this run")
                 time.sleep(0.001)
+            if not _is_at(file, path):  # it was waited for while another process removed the run
+                raise self._removed()
             yield
 
     def own(self, lost: Lease | None = None) -> Lease | None:
         """`owner.own`; None also where a process of this machine trains the run."""
         return None if self._is_locked() else own(self.path, lost)
+
+    def _removed(self) -> InputError:
+        return InputError(f"{self.path}: there is no such run any more: it was removed")
 
     def _is_trained(self) -> bool:
         return self._is_locked() or is_owned(self.path)
@@ -488,12 +496,13 @@ def list_runs(lab: Path) -> list[Run]:
     return read_runs(lab).runs
 
 
-def find_run(lab: Path, reference: str) -> Run:
+def find_run(lab: Path, reference: str, found: RunsFound | None = None) -> Run:
     """A run by its id, its name, its path, or the first digits of its id, four at least: in this
-    order, so that a name is never taken for the beginning of an id. Raises InputError, with the
-    runs that are meant where they are several.
+    order, so that a name is never taken for the beginning of an id. `found`: what the lab holds,
+    where that was read already. Raises InputError, with the runs that are meant where they are
+    several.
     """
-    found = read_runs(lab)
+    found = found or read_runs(lab)
     meant = [run for run in found.runs if run.id == reference]
     meant = meant or [run for run in found.runs if run.recipe.name == reference]
     if not meant and (Path(reference) / "run.json").exists():
@@ -587,3 +596,11 @@ def _locked(file: IO[bytes], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one that lies there now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,14 +1,18 @@
 """Tasks: what is wanted once is one task, and each knows what is left to train of it."""
 
+import ast
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import windtunnel.tunnel
 from windtunnel.data.shards import Corpus
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import Recipe
+from windtunnel.results.scaling import SCALING
 from windtunnel.train.loop import train
 from windtunnel.train.run import Run, create, list_runs, open_run
 from windtunnel.tunnel.fleet.tasks import Branch, Tasks
@@ -150,3 +154,32 @@ def test_a_run_that_is_over_is_not_looked_at_again(
     assert not task.over() and not task.over() and len(read) == 2
     task.begun.write_status("done", 6400)
     assert task.over() and task.over() and task.work_left() == 0 and len(read) == 3
+
+
+def test_of_which_study_the_runs_are_is_known_before_they_are_trained(
+    tmp_path: Path, recipe: Make, corpus: Corpus
+) -> None:
+    """A branch as soon as there is one, and those of an earlier fleet of the study as well."""
+    file = SCALING.folder(tmp_path) / "runs.json"
+    names: list[int] = []
+    for seed in (0, 1):
+        tasks = Tasks(tmp_path, corpus, SCALING)
+        stem = tasks.add(stem_of(recipe, seed=seed))
+        branch = tasks.add(Branch(stem.begun, 2560, 640))
+        tasks.open_stems()
+        names.append(len(json.loads(file.read_text())["runs"]))
+        train(stem.begun, corpus)
+        tasks.waiting()
+        assert json.loads(file.read_text())["runs"][-2:] == [stem.begun.id, branch.begun.id]
+    assert names == [1, 3]
+
+
+def test_every_experiment_says_of_which_study_its_fleets_are() -> None:
+    calls = []
+    for file in Path(windtunnel.tunnel.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                calls += [node] if node.func.id == "fleet" else []
+    assert len(calls) >= 6
+    for call in calls:
+        assert len(call.args) == 6, ast.unparse(call)

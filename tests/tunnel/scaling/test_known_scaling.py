@@ -18,6 +18,7 @@ from windtunnel.results.scaling import SCALING, ScalingNumbers
 from windtunnel.results.study import StudyResult, read_study, read_table
 from windtunnel.scaling_recipe import BatchRule
 from windtunnel.train.loop import Watch
+from windtunnel.train.remove import who_names
 from windtunnel.train.run import Run, list_runs, open_run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.proxy import proxy
@@ -170,6 +171,28 @@ def test_it_says_what_it_lacks(whole: Studied) -> None:
         "a span of 16x in parameters, 400 steps at the shortest length, a cost of at most 0.4x of "
         "retraining, a corpus that no run reads more than once"
     )
+
+
+def test_of_a_study_that_was_interrupted_no_run_is_unused(
+    lab: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    def killed(run: Run) -> float:
+        ended.append(run.id)
+        if len(ended) == 10:
+            raise KeyboardInterrupt
+        return loss(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        studied(lab, corpus, monkeypatch, killed)
+    there = list_runs(lab.path)
+    assert {run.status().status for run in there} == {"done", "interrupted"}
+    assert not who_names(lab.path, there).unused([run.id for run in there])
+    studied(lab, corpus, monkeypatch)
+    assert not (SCALING.folder(lab.path) / "runs.json").exists()
+    there = list_runs(lab.path)
+    assert not who_names(lab.path, there).unused([run.id for run in there])
 
 
 def test_without_an_audit_run_the_longest_is_that_of_the_branches(

@@ -37,7 +37,7 @@ def ablate(lab: Path, corpus: Corpus, design: Design, arms: Sequence[Arm], watch
     for seed in range(design.seeds):
         stem = _stem(corpus, design, arms, seed)
         wanted += [stem, *(_leave(stem, design, arm) for arm in arms)]
-    runs = fleet(lab, corpus, wanted, watch, "ablate")
+    runs = fleet(lab, corpus, wanted, watch, "ablate", ABLATE)
     # seed by seed: the stem, then its arms
     each = len(arms) + 1
     by_seed = [runs[first : first + each] for first in range(0, len(runs), each)]

@@ -60,7 +60,7 @@ def ablate_longer(
     _check(design, further, was)
     arms = {to: _arms(model, was, to, further) for to in lengths}
     texts = {to: texts_of(corpus, to, max(_FEWEST_TEXTS, _HELD_OUT // to)) for to in lengths}
-    stems = fleet(lab, corpus, recipes, watch, "stems")
+    stems = fleet(lab, corpus, recipes, watch, "stems", ABLATE_LONGER)
     began = [stem for stem in stems if not _failed(stem)]
     runs, rows, found = list(stems), list[LongerRow](), []
     seeds = {stem.recipe.seed for stem in began}
@@ -173,7 +173,7 @@ def _reached(
             for tokens, (at, decay) in ends.items():
                 name = f"{on.recipe.name}-{about(tokens)}"
                 wanted.append(Branch(stem=on, at=at, decay=decay, shape=design.shape, name=name))
-    trained = fleet(lab, made, wanted, watch, f"longer, {format_context(to)}")
+    trained = fleet(lab, made, wanted, watch, f"longer, {format_context(to)}", ABLATE_LONGER)
     left = iter(trained)
     reached: list[_Reached] = []
     for stem in stems:

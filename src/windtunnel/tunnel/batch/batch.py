@@ -137,7 +137,8 @@ def _train(
         own = [stem[one] for one in rated.values()]
         batches = ", ".join(map(str, sorted({one.batch for one in together})))
         label = f"batch: width {width}, {batches} tokens"
-        found = fleet(lab, corpus, [*own, *(wanted[one] for one in together)], watch, label)
+        asked = [*own, *(wanted[one] for one in together)]
+        found = fleet(lab, corpus, asked, watch, label, BATCH)
         stems += found[: len(own)]
         runs.update(zip(together, found[len(own) :], strict=True))
     return {one: runs[one] for one in wanted}, stems

@@ -24,7 +24,7 @@ from windtunnel.quantities import about
 from windtunnel.recipe import Recipe
 from windtunnel.results.dynamics import DYNAMICS, DynamicsNumbers, DynamicsRow, StepRecord
 from windtunnel.results.run import StepLine
-from windtunnel.results.study import write_study
+from windtunnel.results.study import want_runs, write_study
 from windtunnel.train.loop import Watch, train
 from windtunnel.train.run import Run, check_validated, create
 from windtunnel.tunnel.dynamics.claims import BLOCK, judge, phases_of, same_batch, summary_of
@@ -62,6 +62,7 @@ def dynamics(lab: Path, corpus: Corpus, recipe: Recipe, watch: Watch) -> Path:
     _refuse(recipe)
     check_validated(recipe, corpus)
     run = create(lab, recipe, corpus)
+    want_runs(lab, DYNAMICS, [run.id])
     recorder = Recorder(run, corpus)
 
     def step(tokens: int, total: int, line: StepLine) -> None:

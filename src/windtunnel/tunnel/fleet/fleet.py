@@ -11,11 +11,13 @@ import time
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from windtunnel.data.shards import Corpus
 from windtunnel.recipe import Recipe
 from windtunnel.results.populations import Populations, Speedups
 from windtunnel.results.run import RunStatus
+from windtunnel.results.study import Experiment
 from windtunnel.train.compiled import Compiled
 from windtunnel.train.loop import Watch, population_key
 from windtunnel.train.owner import BEAT, Lease, disown, renew
@@ -50,14 +52,16 @@ def fleet(
     wanted: Sequence[Recipe | Run | Branch],
     watch: Watch,
     label: str,
+    study: Experiment[Any, Any] | None = None,
 ) -> list[Run]:
     """The run of each, in the same order: done, or failed and so recorded. A branch whose stem
     failed before it comes back as that stem.
 
-    `label` names the fleet where it says something to `watch`. Raises Interrupted where `watch`
+    `label` names the fleet where it says something to `watch`; `study`: by which the lab keeps in
+    mind, before anything is trained, that these runs are wanted. Raises Interrupted where `watch`
     asks to stop, and InputError for what can't be trained as asked.
     """
-    tasks = Tasks(lab, corpus)
+    tasks = Tasks(lab, corpus, study)
     asked = [tasks.add(one) for one in wanted]
     for line in tasks.unvalidated:
         watch.say(f"{label}: {line}")

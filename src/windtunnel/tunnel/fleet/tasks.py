@@ -5,12 +5,14 @@ that knows its run as soon as there is one. A stem that only branches ask for is
 from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.model.shape import flops_per_token
 from windtunnel.recipe import DecayShapeName, Mixture, Recipe
 from windtunnel.results.run import RunStatus
+from windtunnel.results.study import Experiment, want_runs
 from windtunnel.train import checkpoint
 from windtunnel.train.branch import branch, go_on
 from windtunnel.train.run import Run, check_fit, check_validated, create, open_run
@@ -138,11 +140,15 @@ class Task:
 
 
 class Tasks:
-    """The tasks of a fleet, stems among them, each once."""
+    """The tasks of a fleet, stems among them, each once. `study`: which wants their runs."""
 
-    def __init__(self, lab: Path, corpus: Corpus) -> None:
+    def __init__(
+        self, lab: Path, corpus: Corpus, study: Experiment[Any, Any] | None = None
+    ) -> None:
         self.lab = lab
         self.corpus = corpus
+        self._study = study
+        self._told: list[str] = []  # ids, to those who look for unused runs
         self._by_key: dict[Hashable, Task] = {}
 
     @property
@@ -197,6 +203,10 @@ class Tasks:
         for task in self.all:
             if task.run is None and task.stem and task.stem.can_be_left(task.at):
                 task.run = self._leave(task, task.stem.begun)
+        begun = [task.run.id for task in self.all if task.run]
+        if self._study and begun != self._told:
+            want_runs(self.lab, self._study, begun)
+            self._told = begun
 
     def waiting(self) -> list[Task]:
         """Tasks that could be trained now, those with most work first: the longest runs decide

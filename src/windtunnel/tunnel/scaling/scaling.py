@@ -110,7 +110,7 @@ def _trained(
         segments = _segments(corpus, how, chains[size], size, seed)
         wanted += [*segments, *_branches(design, chains[size], size, segments)]
     # the runs come back in the order in which they were wanted
-    runs = iter(fleet(lab, corpus, wanted, watch, "scaling"))
+    runs = iter(fleet(lab, corpus, wanted, watch, "scaling", SCALING))
     audit = next(runs) if design.audit else None
     stems = []
     for size, seed in design.stems:

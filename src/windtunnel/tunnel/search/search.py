@@ -182,7 +182,7 @@ class _Search:
         """Run points, each with the number of its trial, with every seed."""
         wanted = [(point, trial, seed) for point, trial in points for seed in seeds]
         recipes = [self._recipe(point, seed) for point, _, seed in wanted]
-        found = fleet(self.lab, self.corpus, recipes, self.watch, f"search: {label}")
+        found = fleet(self.lab, self.corpus, recipes, self.watch, f"search: {label}", SEARCH)
         for run, (point, trial, _) in zip(found, wanted, strict=True):
             loss = final_loss(run)
             self.runs.append(TrialRun(run=run, point=point, role=role, trial=trial, loss=loss))

@@ -11,7 +11,7 @@ from pathlib import Path
 from windtunnel.data.shards import Corpus
 from windtunnel.quantities import about
 from windtunnel.recipe import PAPER_DECAY, Model, Recipe
-from windtunnel.results.transfer import TransferRow
+from windtunnel.results.transfer import TRANSFER, TransferRow
 from windtunnel.scaling_recipe import Settings, searched_settings
 from windtunnel.train.loop import Watch
 from windtunnel.train.run import Run
@@ -102,7 +102,7 @@ class Grid:
         branches: list[Branch] = []
         for stem in stems:
             branches += _branches(stem, self.lengths)
-        found = fleet(self.lab, self.corpus, [*stems, *branches], self.watch, label)
+        found = fleet(self.lab, self.corpus, [*stems, *branches], self.watch, label, TRANSFER)
         ends = iter(found[len(stems) :])
         for key in wanted:
             self.runs[key] = list(islice(ends, len(self.lengths)))
