@@ -133,6 +133,17 @@ def test_another_size_than_was_asked_for(params: float, raised: bool) -> None:
     assert not said(flags.of_size(params, None))
 
 
+@pytest.mark.parametrize(("deepest", "raised"), [(1, True), (2, False), (4, False), (None, False)])
+def test_more_layers_than_any_model_in_the_fit(
+    evidence: Evidence, recipe: Callable[..., Recipe], deepest: int | None, raised: bool
+) -> None:
+    sizes = ((16, 1), (32, deepest)) if deepest else ()
+    planned = recipe(model={"depth": 2})
+    found = list(flags.of_depth(replace(evidence, sizes=sizes), planned))
+    assert said(found) == ([("depth", "caution")] if raised else [])
+    assert all("has 2 layers" in flag.text and "than 1:" in flag.text for flag in found)
+
+
 @pytest.mark.parametrize(
     ("rule", "reach", "raised"),
     [

@@ -179,6 +179,20 @@ def of_data(tokens: float, unique: float | None, spent: float) -> Iterator[Flag]
         yield caution("budget", text)
 
 
+def of_depth(evidence: Evidence, recipe: Recipe) -> Iterator[Flag]:
+    """Whether the model has more layers than any that was measured: a law knows of sizes alone, and
+    a third layer was worth 5% of the loss beside two (docs/LOG.md, 2026-11-30).
+    """
+    deepest = max((depth for _, depth in evidence.sizes), default=recipe.model.depth)
+    if recipe.model.depth > deepest:
+        yield caution(
+            "depth",
+            f"The planned model has {recipe.model.depth} layers, and no model in the fit has more "
+            f"than {deepest}: what further layers are worth is not in the law, and the loss may "
+            "end well below what is expected. Measure sizes as deep as the one you plan.",
+        )
+
+
 def of_unmeasured_batch(evidence: Evidence, reach: Reach) -> Iterator[Flag]:
     """Whether the runs in the fit had a batch that is right for this corpus."""
     beyond = max(reach.params, reach.tokens)

@@ -37,7 +37,8 @@ class Design:
 
     sizes: tuple[Size, ...] = option(
         (Size(16, 2), Size(32, 2), Size(48, 3), Size(64, 4), Size(96, 4)),
-        "Width x depth of each model in the fit, such as 64x4, separated by commas. A verdict "
+        "Width x depth of each model in the fit, such as 64x4, separated by commas. The largest "
+        "should be as deep as the model that you will plan: a law knows of sizes alone. A verdict "
         f"needs at least {FEWEST_SIZES} sizes that span a factor of {SMALLEST_SPAN} in parameters.",
         SIZES,
     )
