@@ -12,7 +12,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -258,16 +257,7 @@ def eager() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", "no-compiler")
-        _serve_workers_anew()
         yield
-    _serve_workers_anew()
-
-
-def _serve_workers_anew() -> None:
-    """Workers that the tests' own process starts have the environment of now: the server that forks
-    them keeps that in which it began.
-    """
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
