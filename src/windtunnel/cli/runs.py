@@ -128,7 +128,10 @@ def _given(lab: Path, there: "RunsFound", named: list[str]) -> "tuple[list[Run],
     from windtunnel.train.run import find_run
 
     known, folder = {run.id for run in there.runs}, (lab / "runs").resolve()
-    asked = {run.id: run for run in (find_run(lab, one, there) for one in named)}
+    asked: dict[str, Run] = {}
+    for one in named:
+        run = find_run(lab, one, there)
+        asked[run.id] = run
     for run in asked.values():
         if run.path.parent != folder or run.id not in known:
             raise InputError(f"{run.path}: expected a run in {lab / 'runs'}")

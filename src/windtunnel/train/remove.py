@@ -98,17 +98,21 @@ def who_names(lab: Path, runs: Collection[Run], without: Path | None = None) -> 
     named: dict[str, list[str]] = {}
     # of one that is damaged, too
     for folder in sorted((lab / "runs").glob("[!.]*")):
-        for run in {run for name in _OF_RUN for run in _ids_in(folder / name, own)}:
-            if run != folder.name:
-                named.setdefault(run, []).append(folder.name)
+        begun_from: set[str] = set()
+        for name in _OF_RUN:
+            begun_from |= _ids_in(folder / name, own)
+        for run in begun_from - {folder.name}:
+            named.setdefault(run, []).append(folder.name)
     evaluated = {run.id for run in runs if (run.path / "evaluations").exists()}
     return Named(files=files, runs=named, evaluated=evaluated)
 
 
 def named_in(folder: Path, runs: Collection[Run]) -> set[str]:
     """The ids of those runs that a file below the folder names. Raises InputError."""
-    ids = _by_id(runs)
-    return {run for file in _texts(folder) for run in _ids_in(file, ids)}
+    ids, found = _by_id(runs), set[str]()
+    for file in _texts(folder):
+        found |= _ids_in(file, ids)
+    return found
 
 
 def size_of(folder: Path) -> int:
@@ -235,5 +239,7 @@ def _ids_in(file: Path, ids: Mapping[bytes, Collection[str]]) -> set[str]:
         return set()
     except OSError as error:
         raise InputError(f"{file}: could not be read: {error.strerror}") from None
-    named = {name for name in _ID.findall(content) if name in ids}
-    return {run for name in named for run in ids[name]}
+    found: set[str] = set()
+    for name in ids.keys() & _ID.findall(content):
+        found.update(ids[name])
+    return found

@@ -117,8 +117,10 @@ def details(result: StudyResult[ScalingNumbers]) -> list[Block]:
     if law.forms:
         heads = ("form", "weight", "error ahead", "misfit", "N counted as")
         forms = sorted(law.forms, key=lambda form: -form.weight)
-        names = list({name: None for form in forms for name in form.intervals})
-        blocks.append(Table((*heads, *names), [_form(form, names) for form in forms]))
+        names: dict[str, None] = {}  # each once, in the order in which they come
+        for form in forms:
+            names |= dict.fromkeys(form.intervals)
+        blocks.append(Table((*heads, *names), [_form(form, list(names)) for form in forms]))
         blocks.append(
             Text(
                 "Error ahead: root mean square of the errors on the larger and longer runs when a "

@@ -87,9 +87,7 @@ def bowl(x: Sequence[float], loss: Sequence[float], group: Sequence[int]) -> Bow
     _, second, third, fourth = curves.mean
     # as far as the points lie above the curve that leaves out the constants
     rest = ys - powers @ curves.mean
-    above = float(
-        np.mean([rest[constants[:, group] > 0].mean() for group in range(len(constants[0]))])
-    )
+    above = float((rest @ constants / constants.sum(0)).mean())
     return Bowl(
         vertex=centre + vertex,
         interval=(float(low), float(high)),
