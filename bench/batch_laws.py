@@ -137,7 +137,9 @@ def by_loss(cells: Sequence[Cell]) -> Chooser:
     """A plan knows no loss of a run to come: it is the one that the fitted cells predict."""
     at = optima(cells)
     law = BATCH_LAWS["loss"].fit(at)
-    loss = fit_loss("additive", LossData.of(at.params, at.tokens, at.loss)).law
+    # Two sizes leave E open, so that rounding would choose it: the coupled form has none.
+    form = "additive" if len(np.unique(at.params)) > 2 else "coupled"
+    loss = fit_loss(form, LossData.of(at.params, at.tokens, at.loss)).law
     return lambda cell: float(law.at(loss.at(cell.params, cell.tokens), cell.tokens, cell.params))
 
 
