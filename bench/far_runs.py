@@ -56,9 +56,11 @@ TRANSFER_DESIGN = (
     "--parametrization minicpm --widths 32 --depths 2 --lengths 160k,480k,1280k "
     "--batches 512,1024,2048,4096 --seeds 1"
 )
+# All as deep as the models that are planned from them: what a layer more is worth, no law of
+# sizes can tell (docs/LOG.md, 2026-11-30). And as many seeds of the largest as of the others.
 SCALING_DESIGN = (
-    "--sizes 24x2,32x2,40x2,48x2,64x2 --shortest 160k --longest 1280k --points 7 --further 4 "
-    "--seeds 2 --repeated 4 --no-audit"
+    "--sizes 24x4,32x4,40x4,48x4,64x4 --shortest 160k --longest 1280k --points 7 --seeds 3 "
+    "--repeated 5 --no-audit"
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
 DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
