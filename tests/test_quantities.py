@@ -7,7 +7,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from windtunnel.errors import InputError
-from windtunnel.quantities import Length, about, format_tokens, parse_length, parse_tokens
+from windtunnel.quantities import (
+    Length,
+    about,
+    format_context,
+    format_tokens,
+    parse_context,
+    parse_length,
+    parse_tokens,
+)
 
 tokens = st.one_of(
     st.integers(0, 10**15),
@@ -88,3 +96,19 @@ def test_the_text_is_short(n: int, text: str) -> None:
 )
 def test_about(n: float, text: str) -> None:
     assert about(n) == text
+
+
+@given(st.integers(2, 2**20))
+def test_a_context_is_read_back(n: int) -> None:
+    assert parse_context(format_context(n)) == n
+
+
+@pytest.mark.parametrize(("text", "n"), [("512", 512), ("1k", 1024), (" 128K ", 131_072)])
+def test_a_thousand_tokens_of_a_context_are_1024(text: str, n: int) -> None:
+    assert parse_context(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "0", "1", "k", "-4", "1.5k", "4096 tokens"])
+def test_what_is_no_context_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="such as 4096 or 32k"):
+        parse_context(text)

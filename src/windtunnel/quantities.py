@@ -79,9 +79,10 @@ def parse_context(text: str) -> int:
     plain = text.strip().lower()
     unit = _BINARY.get(plain[-1:], 1)
     digits = plain[:-1] if unit > 1 else plain
-    if not digits.isdecimal() or not int(digits):
+    tokens = int(digits) * unit if digits.isdecimal() else 0
+    if tokens < 2:  # of one token there is no next
         raise InputError(f"{text}: expected a number of tokens, such as 4096 or 32k")
-    return int(digits) * unit
+    return tokens
 
 
 def format_context(tokens: int) -> str:

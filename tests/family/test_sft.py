@@ -446,6 +446,8 @@ class TestBadInput:
             (("--batch", 33), "train.batch=33 must be a multiple of data.context=32"),
             (("--batch", "1M"), "less than one batch of 1M; an epoch is"),
             (("--context", 64), "--context 64: "),
+            (("--context", "1k"), "--context 1024: "),
+            (("--context", "long"), "--context long: expected a number of tokens"),
             (("--lr", -1), "--lr -1: expected a number above zero"),
             (("--lr", "nan"), "--lr nan: expected a number above zero"),
             (("--epochs", "inf"), "--epochs inf: expected a number above zero"),

@@ -65,6 +65,23 @@ def test_models_go_on_as_the_measured_ones_grow() -> None:
     )
 
 
+@pytest.mark.parametrize("depth", [2, 4])
+def test_models_of_one_depth_keep_it_as_long_as_that_is_sane(depth: int) -> None:
+    band = Band.of([(width, depth) for width in (16, 32, 48, 64)])
+    shapes = Family(vocab=2048, context=256, band=band, fixed={}).shapes()
+    for width in (80, 96, 128, 160, 192, 224, 256, 288):
+        found = set(shapes.depth[shapes.width == width])
+        if width / depth < PAPER_BAND[0]:
+            # a fifth more is as sane, which from four layers on is one
+            most = math.floor(1.2 * depth + 0.25)
+            assert depth in found and found <= set(range(depth, most + 1))
+        elif width / depth <= PAPER_BAND[1]:
+            assert depth in found
+        else:
+            assert min(found) >= depth
+    assert ends(band, 320) == list(PAPER_BAND)
+
+
 @pytest.mark.parametrize(
     "sizes",
     [

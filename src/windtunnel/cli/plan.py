@@ -13,7 +13,7 @@ from windtunnel.devices import DEVICES, QUANTISATIONS, bytes_of, device_named
 from windtunnel.errors import InputError
 from windtunnel.quantities import about, about_bytes, about_hours
 from windtunnel.recipe import PARAMETRIZATIONS
-from windtunnel.tunnel.design import AMOUNT, NUMBER, SIZE
+from windtunnel.tunnel.design import AMOUNT, CONTEXT, NUMBER, SIZE
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -119,7 +119,7 @@ def plan(
         ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(metavar="N", help="The context to train with, in tokens.", min=2)
+        int | None, typed("--context", CONTEXT, "The context to train with, in tokens.")
     ] = None,
     lr: Annotated[
         float | None,

@@ -23,7 +23,7 @@ from windtunnel.cli.options import (
 from windtunnel.cli.train import carry_out
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
-from windtunnel.tunnel.design import FRACTION, NUMBER
+from windtunnel.tunnel.design import CONTEXT, FRACTION, NUMBER
 
 if TYPE_CHECKING:
     from windtunnel.data.shards import Corpus
@@ -67,10 +67,10 @@ def sft(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=2,
-            help="Tokens in a window; by default as many as the run's, up to 2048.",
+        typed(
+            "--context",
+            CONTEXT,
+            "Tokens in a window; by default as many as the run's, up to 2048.",
         ),
     ] = None,
     at: AtLast = None,

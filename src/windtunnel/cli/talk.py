@@ -17,7 +17,7 @@ import typer
 from windtunnel.cli import app
 from windtunnel.cli.options import DEFAULT_LAB, Lab, typed
 from windtunnel.errors import InputError
-from windtunnel.tunnel.design import AMOUNT, FRACTION
+from windtunnel.tunnel.design import AMOUNT, CONTEXT, FRACTION
 
 if TYPE_CHECKING:
     from windtunnel.ship.chat import Answers, Chat
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # All but the tab and the end of a line.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CONTEXT_HELP = (
-    "The longest conversation with a file, in tokens; 0 takes the limit that the file states, up "
-    "to 32,768 tokens and 1 GiB of memory."
+    "The longest conversation with a file, in tokens; by default the limit that the file states, "
+    "up to 32,768 tokens and 1 GiB of memory."
 )
 _HELP = "An empty line or Ctrl-D ends it; /new starts another conversation."
 
@@ -62,7 +62,7 @@ def chat(
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, help="The seed; the same one gives the same answers.")
     ] = 0,
-    context: Annotated[int, typer.Option(metavar="N", min=0, help=_CONTEXT_HELP)] = 0,
+    context: Annotated[int | None, typed("--context", CONTEXT, _CONTEXT_HELP)] = None,
     lab: Lab = DEFAULT_LAB,
 ) -> None:
     """Talk with a run or a GGUF file in the terminal.
@@ -98,10 +98,7 @@ def serve(
             help="The address to listen on; the default lets only this machine connect.",
         ),
     ] = "127.0.0.1",
-    context: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help=_CONTEXT_HELP),
-    ] = 0,
+    context: Annotated[int | None, typed("--context", CONTEXT, _CONTEXT_HELP)] = None,
 ) -> None:
     """Serve a GGUF file to other programs.
 
@@ -113,15 +110,15 @@ def serve(
         print(f"{url} (Ctrl-C ends it)", flush=True)
 
     with _until_asked_to_stop() as wait:
-        run(file, host, port, context, ready, wait)
+        run(file, host, port, context or 0, ready, wait)
 
 
 @contextmanager
-def _who_answers(model: str, lab: Path, context: int) -> Iterator["Answers"]:
+def _who_answers(model: str, lab: Path, context: int | None) -> Iterator["Answers"]:
     if model.endswith(".gguf") or Path(model).is_file():
         from windtunnel.ship.chat import GGUFModel
 
-        with GGUFModel(Path(model), context) as who:
+        with GGUFModel(Path(model), context or 0) as who:
             yield who
         return
     from windtunnel.ship.chat import OwnModel

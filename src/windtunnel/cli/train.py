@@ -27,7 +27,7 @@ from windtunnel.cli.standing import next_for
 from windtunnel.errors import InputError
 from windtunnel.quantities import about
 from windtunnel.recipe import DECAY_SHAPES
-from windtunnel.tunnel.design import FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
+from windtunnel.tunnel.design import CONTEXT, FRACTION, LENGTH, NUMBER, TOKENS_OR_ZERO
 from windtunnel.tunnel.fleet.where import HERE, place_of
 
 if TYPE_CHECKING:
@@ -190,10 +190,11 @@ def branch(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Tokens in a window; by default as many as the stem's, and fewer where the stem "
-            "has a checkpoint at --at.",
+        typed(
+            "--context",
+            CONTEXT,
+            "Tokens in a window; by default as many as the stem's, and fewer where the stem has a "
+            "checkpoint at --at.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="A name for the branch.")] = None,

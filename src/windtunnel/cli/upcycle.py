@@ -17,10 +17,11 @@ from windtunnel.cli.options import (
     RunName,
     number_of,
     position_of,
+    typed,
 )
 from windtunnel.cli.train import carry_out
 from windtunnel.quantities import about
-from windtunnel.tunnel.design import LENGTH
+from windtunnel.tunnel.design import CONTEXT, LENGTH
 
 
 @app.command()
@@ -50,10 +51,10 @@ def upcycle(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=2,
-            help="Tokens in a window; by default as many as the run's, and never more.",
+        typed(
+            "--context",
+            CONTEXT,
+            "Tokens in a window; by default as many as the run's, and never more.",
         ),
     ] = None,
     corpus: ParentCorpus = None,

@@ -30,8 +30,8 @@ _COARSE = 512  # from this width on, steps of the width grow with it: 1/16 to 1/
 class Band:
     """The width to depth ratios that are sane at a width: those of models that were measured, and
     where they go as models grow wider, since a parameter is worth more in one shape than in another
-    and a law knows of sizes alone. From 320 on they are the paper's, and between the widest
-    measured model and those a straight line in logarithms.
+    and a law knows of sizes alone. From 320 on they are the paper's. Between the widest measured
+    model and those they go on as the measured ones do.
     """
 
     width: int = laptop.WIDTH  # of the widest measured model
@@ -64,16 +64,26 @@ class Band:
     def at(self, width: ArrayLike) -> tuple[Array, Array]:
         """(lowest, highest) width / depth."""
         width = np.asarray(width, float)
-        # how far on the way from the measured models to the paper's: 0 to 1
-        if self.width >= PAPER_WIDTH:
-            span = np.ones_like(width) * (width > self.width)
-        else:
-            span = np.clip(np.log(width / self.width) / math.log(PAPER_WIDTH / self.width), 0, 1)
         measured = np.clip(width, self.narrowest, self.width)
         here = self.ratio * (measured / self.width) ** self.power
-        low = (here / self.spread) ** (1 - span) * PAPER_BAND[0] ** span
-        high = (here * self.spread) ** (1 - span) * PAPER_BAND[1] ** span
+        low = self._beyond(width, here / self.spread, PAPER_BAND[0])
+        high = self._beyond(width, here * self.spread, PAPER_BAND[1])
         return np.maximum(low, width / _MOST_LAYERS), np.maximum(high, width / _FEW_LAYERS)
+
+    def _beyond(self, width: Array, here: Array, papers: float) -> Array:
+        """An end of the ratios: `here` up to the widest measured model, the paper's from 320 on.
+        Between them it goes on with the measured power until it is the paper's, or faster where
+        that would not be in time: models of one depth keep it as long as that is sane, since what a
+        layer more is worth a law of their sizes can't tell (docs/LOG.md, 2026-11-30).
+        """
+        if self.width >= PAPER_WIDTH:
+            return np.where(width > self.width, papers, here)
+        further = np.log(width / self.width).clip(0)
+        in_time = np.log(papers / here) / math.log(PAPER_WIDTH / self.width)
+        gone_on = here * np.exp(np.maximum(self.power, in_time) * further)
+        falling = here * np.exp(in_time * further)
+        end = np.where(here < papers, np.minimum(gone_on, papers), falling)
+        return np.where(width >= PAPER_WIDTH, papers, end)
 
     def middle(self, width: ArrayLike) -> Array:
         """The geometric mean of both."""
