@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from patience import wait_until
+from ports import free_port
 
 _DEBIAN = "/usr/lib/postgresql/15/bin"
 _USER = "postgres"
@@ -37,7 +37,7 @@ def postgres() -> Iterator[str]:
     subprocess.run(
         [initdb, "-D", data, "-A", "trust", "-U", name], check=True, capture_output=True, **user
     )
-    port = _free_port()
+    port = free_port()
     command = [server, "-D", data, "-k", folder, "-h", "127.0.0.1", "-p", str(port)]
     with (folder.with_suffix(".log")).open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, **user)  # type: ignore[call-overload]
@@ -60,9 +60,3 @@ def _answers(port: int, name: str) -> bool:
             return True
     except OperationalError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]

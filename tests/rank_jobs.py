@@ -4,12 +4,12 @@ they do. Each is a rank as torchrun starts them: the same variables, the same wa
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from patience import PATIENCE
+from ports import free_port
 from safetensors.torch import save_file
 
 from windtunnel.data.shards import Corpus
@@ -37,7 +37,7 @@ def on_ranks(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    port = _free_port()
+    port = free_port()
     processes = []
     for rank in range(world):
         variables = {
@@ -60,12 +60,6 @@ def _rank(variables: dict[str, str], job: Callable[..., None], given: tuple[Any,
     os.environ.update(variables)
     with joined("cpu") as ranks:
         job(ranks, *given)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def made(ranks: Ranks, lab: Path, recipe: Recipe, corpus: Corpus) -> Run:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from patience import PATIENCE
+from ports import free_port
 
 _STORE = 80 * 2**20  # bytes of each node's object store, the least that Ray takes
 
@@ -53,7 +53,7 @@ class Cluster:
             **environment,
         }
         self.nodes: list[Node] = []
-        self.client_port = _free_port()
+        self.client_port = free_port()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -118,12 +118,6 @@ class Cluster:
             assert self.nodes[0].process.poll() is None, said
             time.sleep(0.2)
         raise AssertionError("the head did not begin")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def session(leader: int) -> list[int]:

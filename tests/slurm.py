@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from patience import PATIENCE, wait_until
+from ports import free_port
 
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 _CONFIGURATION = """
@@ -79,8 +80,8 @@ def slurm() -> Iterator[Slurm]:
     written = _CONFIGURATION.format(
         host=socket.gethostname(),
         folder=folder,
-        controller=_free_port(),
-        node=_free_port(),
+        controller=free_port(),
+        node=free_port(),
         cores=os.cpu_count(),
     )
     (folder / "slurm.conf").write_text(written)
@@ -130,9 +131,3 @@ def _said(slurm: Slurm, *command: str) -> str:
 
 def _path() -> str:
     return f"{os.environ['PATH']}:/usr/sbin:/sbin"
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]

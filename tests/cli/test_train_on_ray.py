@@ -34,9 +34,13 @@ def asked(recipe: Callable[..., Recipe]) -> Recipe:
 
 @pytest.fixture(scope="module")
 def by_torchrun(make_lab: Any, asked: Recipe) -> Run:
-    """The run of two ranks that torchrun started. Only to be looked at."""
+    """The run of two ranks that torchrun started, one for each of two machines as in the cluster:
+    on one machine the model is cut over both, and sums add up in another order. Only to be looked
+    at.
+    """
     lab = make_lab()
-    return open_run(Path(torchrun(lab.path, 2, "train", lab.write(asked))["path"]))
+    done = torchrun(lab.path, 2, "train", lab.write(asked), machines=2)
+    return open_run(Path(done["path"]))
 
 
 def on_ray(lab: Any, asked: Recipe, cluster: Any, where: str = "ray", *more: object) -> Any:

@@ -7,7 +7,7 @@ whole model in shares, so that the weights travel within a machine and the gradi
 them (HSDP). Gains and routers are small: every rank holds them whole.
 
 Sums add up in another order than in one process, so a run gives the same bits at the same number
-of ranks, and differs by rounding at any other.
+of ranks on as many machines, and differs by rounding at any other.
 """
 
 from __future__ import annotations
