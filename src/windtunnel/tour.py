@@ -167,8 +167,9 @@ def designs_of(unit: int) -> Designs:
             seeds=(1,),
         ),
         scaling=ScalingDesign(
-            # All but the largest 2 deep: 32x4 is hardly better than 32x2, and bent the law in size.
-            sizes=(Size(16, 2), Size(32, 2), Size(48, 2), Size(64, 2), Size(96, 4)),
+            # All 2 deep, as the planned model then is: what a layer more is worth, no law of sizes
+            # can tell (docs/LOG.md, 2026-11-30).
+            sizes=(Size(16, 2), Size(32, 2), Size(48, 2), Size(80, 2), Size(128, 2)),
             shortest=unit,
             longest=4 * unit,
             points=6,
