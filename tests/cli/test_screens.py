@@ -33,10 +33,10 @@ LONGEST = (
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """What a study prints there, as lines."""
 
-    def shown(result: StudyResult[Any], after: Any) -> list[str]:
+    def shown(result: StudyResult[Any], after: Any, lab: str = "lab") -> list[str]:
         monkeypatch.setenv("COLUMNS", str(COLUMNS))
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-        print_study(Path(f"lab/studies/{result.study}"), result, after)
+        print_study(Path(lab), Path(f"{lab}/studies/{result.study}"), result, after)
         return capsys.readouterr().out.splitlines()
 
     return shown
@@ -58,6 +58,15 @@ def test_every_study_ends_with_its_verdict_and_what_to_do(
     following = READINGS[name].next(result).replace("`", "").split()
     assert " ".join(lines[3:-1]).split() == following
     assert lines[-1] == f"lab/studies/{name} holds the table; windtunnel report draws it"
+
+
+def test_commands_of_another_lab_name_it(terminal: Any) -> None:
+    result = StudyResult(study="check", numbers=Numbers(), verdict="pass", summary="It is so.")
+    lines = terminal(result, lambda _: None, lab="my lab")
+    assert "windtunnel search --lab 'my lab'." in " ".join(lines)
+    assert lines[-1].endswith("windtunnel report --lab 'my lab' draws it")
+    page = READINGS["check"].next(result, " --lab 'my lab'")
+    assert "`windtunnel search --lab 'my lab'`" in page
 
 
 @pytest.mark.parametrize("sizes", [2, 5, 6, 7, 12])

@@ -39,9 +39,13 @@ def say_where_it_stands(lab: Path, as_json: bool) -> None:
 
 def next_for(command: str, run: "Run") -> str:
     """A command for this run, as it can be typed."""
-    from windtunnel.report.standing import lab_option
     from windtunnel.train.run import called
 
-    here = run.lab.resolve() == DEFAULT_LAB.resolve()
-    option = lab_option(DEFAULT_LAB if here else run.lab)
-    return f"windtunnel {command} {shlex.quote(called(run))}{option}"
+    return f"windtunnel {command} {shlex.quote(called(run))}{option_for(run.lab)}"
+
+
+def option_for(lab: Path) -> str:
+    """What a command has behind it to find this lab from here; nothing for the default one."""
+    from windtunnel.report.standing import lab_option
+
+    return lab_option(DEFAULT_LAB if lab.resolve() == DEFAULT_LAB.resolve() else lab)

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from windtunnel.cli import app
 from windtunnel.cli.display import display, paragraph, stopping
+from windtunnel.cli.standing import option_for
 from windtunnel.tunnel.design import SWITCH, Option, options_of
 from windtunnel.tunnel.fleet.where import HERE, PLACES, train_on
 
@@ -155,13 +156,13 @@ def watched(
     if as_json:
         print(result.to_json())
     else:
-        print_study(folder, result, after)
+        print_study(lab, folder, result, after)
     if result.verdict == "fail":
         raise typer.Exit(1)
 
 
 def print_study(
-    folder: Path, result: "StudyResult[N]", after: "Callable[[StudyResult[N]], None]"
+    lab: Path, folder: Path, result: "StudyResult[N]", after: "Callable[[StudyResult[N]], None]"
 ) -> None:
     """The numbers, as `after` prints them, and behind them, where a terminal ends: the verdict and
     what to do next.
@@ -173,5 +174,5 @@ def print_study(
     print()
     paragraph(f"{verdict}: {result.summary}")
     if reading := READINGS.get(result.study):
-        paragraph(reading.next(result).replace("`", ""))
-    print(f"{folder} holds the table; windtunnel report draws it")
+        paragraph(reading.next(result, option_for(lab)).replace("`", ""))
+    print(f"{folder} holds the table; windtunnel report{option_for(lab)} draws it")

@@ -1,10 +1,13 @@
 """How a study is read by somebody who did not make it: its question, and what to do next."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from windtunnel.choices import Table
 from windtunnel.results.study import StudyResult
+
+_COMMAND = re.compile(r"`(windtunnel [^`]+)`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +28,11 @@ class Reading:
     without_law: str = ""
     """What to do next where it measured too little for a law, if it is one that looks for a law."""
 
-    def next(self, result: StudyResult[Any]) -> str:
-        """What to do, by the verdict."""
+    def next(self, result: StudyResult[Any], lab_option: str = "") -> str:
+        """What to do, by the verdict; its commands have `lab_option` behind them, to find the lab."""
+        return _COMMAND.sub(lambda typed: f"`{typed[1]}{lab_option}`", self._said(result))
+
+    def _said(self, result: StudyResult[Any]) -> str:
         if self.without_law and result.numbers.law.refused:
             return self.without_law
         said = {"fail": self.failed, None: self.unsure}.get(result.verdict, "")
@@ -75,10 +81,10 @@ READINGS: Table[Reading] = Table(
         Reading(
             name="scaling",
             help="How does the loss fall with parameters and tokens?",
-            passed="There is a law to plan with. Next: `windtunnel plan --flops` with your budget.",
+            passed="There is a law to plan with. Next: `windtunnel plan --flops BUDGET`.",
             unsure="Too small a study to judge its law, which a plan may use all the same: it says "
-            "how far it reaches beyond these runs. Next: `windtunnel plan --flops` with your "
-            "budget.",
+            "how far it reaches beyond these runs. Next: `windtunnel plan --flops "
+            "BUDGET`.",
             failed="The law missed the run that it had not seen. Larger or longer runs in the "
             "study bring it nearer to what you want to predict.",
             without_law="A plan needs a law, and these runs are too few or too much alike to tell "

@@ -8,6 +8,7 @@ from typing import Any
 from windtunnel.report.blocks import Block, Fold, Runs, Section, Text, chart
 from windtunnel.report.experiments import DETAILS, FIGURES
 from windtunnel.report.readings import READINGS
+from windtunnel.report.standing import lab_option
 from windtunnel.report.view import LabView
 from windtunnel.results.experiments import EXPERIMENTS
 from windtunnel.results.study import StudyResult, read_table
@@ -33,7 +34,7 @@ def _section(view: LabView, name: str, result: StudyResult[Any]) -> Section:
         Text(f"Found: {sentence(result.summary)}"),
         *charts[:1],
     ]
-    blocks.append(Text(reading.next(result)))
+    blocks.append(Text(reading.next(result, lab_option(view.lab))))
     if charts[1:]:
         blocks.append(Fold("More figures", charts[1:]))
     if name in DETAILS:
