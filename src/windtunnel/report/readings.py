@@ -29,7 +29,7 @@ class Reading:
     """What to do next where it measured too little for a law, if it is one that looks for a law."""
 
     def next(self, result: StudyResult[Any], lab_option: str = "") -> str:
-        """What to do, by the verdict; its commands have `lab_option` behind them, to find the lab."""
+        """What to do, by the verdict; commands have `lab_option` behind them, to find the lab."""
         return _COMMAND.sub(lambda typed: f"`{typed[1]}{lab_option}`", self._said(result))
 
     def _said(self, result: StudyResult[Any]) -> str:
