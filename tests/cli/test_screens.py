@@ -10,12 +10,14 @@ import pytest
 from scaling_numbers import study_of
 
 from windtunnel.cli import check as cli_check
+from windtunnel.cli import dynamics as cli_dynamics
 from windtunnel.cli import scaling as cli_scaling
 from windtunnel.cli.study import print_study
 from windtunnel.report.blocks import Table, Text
 from windtunnel.report.experiments import DETAILS
 from windtunnel.report.readings import READINGS
 from windtunnel.results.check import Causes, CheckedDesign, CheckNumbers, Slope
+from windtunnel.results.dynamics import Claim, DynamicsNumbers, SameBatch
 from windtunnel.results.scaling import SCALING, AuditForecast, ScalingNumbers
 from windtunnel.results.study import Numbers, StudyResult
 
@@ -177,3 +179,30 @@ def test_a_check_shows_what_the_theory_does_not_allow_and_counts_the_rest(termin
     assert row.split() == ["quantity", "3", "value", "+0.25", "+0.25!"]
     assert "probable cause: the head is not scaled" in lines
     assert "depth: all 27 quantities go with it as the theory says" in lines
+
+
+def test_what_the_decay_does_fits_a_screen(terminal: Any) -> None:
+    claim = Claim(
+        name="weight change",
+        says="the largest weight change follows the rate",
+        stable=(-0.001234, -0.001334, -0.001134),
+        decay=(-0.0001234, -0.0001334, -0.0001134),
+        effect=(-1.234e-05, -1.334e-05, -1.134e-05),
+        effect_is="power of the rate",
+        shown=False,
+    )
+    numbers = DynamicsNumbers(
+        claims=(claim, claim.model_copy(update={"shown": True})),
+        decay_begins=100,
+        warmup=10,
+        block=10,
+        same_batch_d2=SameBatch(stable=claim.stable, decay=claim.decay, ratio=claim.effect),
+    )
+    result = StudyResult(study="dynamics", numbers=numbers, verdict=None, summary="It is so.")
+    lines = terminal(result, cli_dynamics._print)
+    assert max(map(len, lines)) <= COLUMNS
+    assert lines[1] == "weight change    -0.00123 -0.000123  no"
+    assert " ".join(" ".join(lines[2:4]).split()) == (
+        "power of the rate -1.23e-05, 95% interval -1.33e-05 to -1.13e-05; the paper says that the "
+        "largest weight change follows the rate"
+    )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from windtunnel.cli.display import paragraph
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import carry_out, study_command
 from windtunnel.tunnel.dynamics.design import Design
@@ -35,14 +36,10 @@ def dynamics(
 
 
 def _print(result: "StudyResult[DynamicsNumbers]") -> None:
-    print(
-        f"{'':15} {'stable':>9} {'decayed':>9}   {'effect, 95% interval':40} shown  "
-        "the paper's claim"
-    )
+    print(f"{'':15} {'stable':>9} {'decayed':>9}  shown")
     for claim in result.numbers.claims:
         value, low, high = claim.effect
-        effect = f"{claim.effect_is} {value:.3g} [{low:.3g}, {high:.3g}]"
-        print(
-            f"{claim.name:15} {claim.stable[0]:9.3g} {claim.decay[0]:9.3g}   {effect:40} "
-            f"{'yes' if claim.shown else 'no':6} {claim.says}"
-        )
+        shown = "yes" if claim.shown else "no"
+        print(f"{claim.name:15} {claim.stable[0]:9.3g} {claim.decay[0]:9.3g}  {shown}")
+        effect = f"{claim.effect_is} {value:.3g}, 95% interval {low:.3g} to {high:.3g}"
+        paragraph(f"{effect}; the paper says that {claim.says}", "    ")
