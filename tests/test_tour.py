@@ -26,6 +26,7 @@ from windtunnel.tour import (
     designs_of,
     left_out_of,
     reach_in,
+    seconds_of,
     summary_of,
 )
 from windtunnel.tunnel.scaling.chain import lay_out
@@ -75,6 +76,15 @@ def test_what_there_is_no_time_for_is_left_out_instead_of_being_shrunk() -> None
     assert left_out_of(-1.0) == ("transfer", "search")
     said = summary_of([step("check", "pass")], ("transfer", "search"))
     assert said.endswith("2 left out for want of time (transfer, search)")
+
+
+def test_how_long_it_takes_goes_with_the_runs_and_what_is_left_out() -> None:
+    whole = seconds_of(_FEWEST, ())
+    assert whole == sum(cost.fixed + cost.runs for cost in _COSTS.values())
+    runs = sum(cost.runs for cost in _COSTS.values())
+    assert seconds_of(2 * _FEWEST, ()) == pytest.approx(whole + runs)
+    search = _COSTS["search"]
+    assert seconds_of(_FEWEST, ["search"]) == pytest.approx(whole - search.fixed - search.runs)
 
 
 def test_the_default_tour_leaves_nothing_out_on_the_machine_of_its_costs() -> None:

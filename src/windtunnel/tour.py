@@ -328,12 +328,22 @@ def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
     # the longest run of the fit is of four basic ones, and reads no text twice
     tokens = max(4 * _STEP, min(tokens, corpus.train_tokens // 4))
     tokens -= tokens % _STEP
-    watch.say(f"{about(flops_per_s)} FLOP/s: basic runs of {about(tokens)} tokens")
+    expected = slower * seconds_of(tokens, left_out) / 60
+    watch.say(
+        f"{about(flops_per_s)} FLOP/s: basic runs of {about(tokens)} tokens, about {expected:.0f} "
+        "minutes in all"
+    )
     decided = TourSize(
         asked=asked, tokens=tokens, flops_per_s=round(flops_per_s), left_out=left_out
     )
     decided.write(file, make_folder=True)
     return decided
+
+
+def seconds_of(basic: int, left_out: Sequence[str]) -> float:
+    """What is not left out takes with basic runs of so many tokens, on the machine of `Cost`."""
+    taken = [cost for study, cost in _COSTS.items() if study not in left_out]
+    return sum(cost.fixed + cost.runs * basic / _FEWEST for cost in taken)
 
 
 def left_out_of(seconds: float) -> tuple[str, ...]:
@@ -342,8 +352,7 @@ def left_out_of(seconds: float) -> tuple[str, ...]:
     """
     found: list[str] = []
     for name in _LEFT_OUT:
-        taken = [cost for study, cost in _COSTS.items() if study not in found]
-        if sum(cost.fixed + cost.runs for cost in taken) <= seconds:
+        if seconds_of(_FEWEST, found) <= seconds:
             break
         found.append(name)
     return tuple(found)
