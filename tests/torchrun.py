@@ -18,20 +18,11 @@ def torchrun(lab: Path, world: int, *arguments: object, machines: int = 1) -> An
     """
     each = ["--nproc-per-node", str(world // machines)]
     command = ["-m", "windtunnel", *map(str, arguments), "--lab", str(lab), "--json"]
-    if machines == 1:
-        started = [_started("--standalone", *each, *command)]
-    else:
-        meet = [
-            "--nnodes",
-            str(machines),
-            "--master-addr",
-            "127.0.0.1",
-            "--master-port",
-            str(free_port()),
-        ]
-        started = []
-        for node in range(machines):
-            started.append(_started(*meet, "--node-rank", str(node), *each, *command))
+    meet = ["--nnodes", str(machines), "--master-addr", "127.0.0.1"]
+    meet += ["--master-port", str(free_port())]
+    started = []
+    for node in range(machines):
+        started.append(_started(*meet, "--node-rank", str(node), *each, *command))
     said = [process.communicate() for process in started]
     for process, (_, errors) in zip(started, said, strict=True):
         assert process.returncode == 0, errors

@@ -322,9 +322,9 @@ def _size(lab: Path, corpus: Corpus, minutes: float, watch: Watch) -> TourSize:
     slower = max(1.0, _SPEED / flops_per_s)
     left_out = left_out_of(_OVER * minutes * 60 / slower)
     # what is left of the time after all that takes as long however short the runs are
-    taken = [cost for study, cost in _COSTS.items() if study not in left_out]
-    left = _FILLED * minutes * 60 / slower - sum(cost.fixed for cost in taken)
-    tokens = int(_FEWEST * max(1.0, left / sum(cost.runs for cost in taken)))
+    fixed = seconds_of(0, left_out)
+    left = _FILLED * minutes * 60 / slower - fixed
+    tokens = int(_FEWEST * max(1.0, left / (seconds_of(_FEWEST, left_out) - fixed)))
     # the longest run of the fit is of four basic ones, and reads no text twice
     tokens = max(4 * _STEP, min(tokens, corpus.train_tokens // 4))
     tokens -= tokens % _STEP

@@ -170,9 +170,10 @@ def print_study(
     from windtunnel.report.readings import READINGS
 
     after(result)
+    option = option_for(lab)
     verdict = result.verdict.upper() if result.verdict else "NO VERDICT"
     print()
     paragraph(f"{verdict}: {result.summary}")
     if reading := READINGS.get(result.study):
-        paragraph(reading.next(result, option_for(lab)).replace("`", ""))
-    print(f"{folder} holds the table; windtunnel report{option_for(lab)} draws it")
+        paragraph(reading.next(result, option).replace("`", ""))
+    print(f"{folder} holds the table; windtunnel report{option} draws it")

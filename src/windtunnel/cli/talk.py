@@ -110,7 +110,7 @@ def serve(
         print(f"{url} (Ctrl-C ends it)", flush=True)
 
     with _until_asked_to_stop() as wait:
-        run(file, host, port, context or 0, ready, wait)
+        run(file, host, port, context, ready, wait)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def _who_answers(model: str, lab: Path, context: int | None) -> Iterator["Answer
     if model.endswith(".gguf") or Path(model).is_file():
         from windtunnel.ship.chat import GGUFModel
 
-        with GGUFModel(Path(model), context or 0) as who:
+        with GGUFModel(Path(model), context) as who:
             yield who
         return
     from windtunnel.ship.chat import OwnModel

@@ -80,10 +80,11 @@ class Band:
             return np.where(width > self.width, papers, here)
         further = np.log(width / self.width).clip(0)
         in_time = np.log(papers / here) / math.log(PAPER_WIDTH / self.width)
-        gone_on = here * np.exp(np.maximum(self.power, in_time) * further)
-        falling = here * np.exp(in_time * further)
-        end = np.where(here < papers, np.minimum(gone_on, papers), falling)
-        return np.where(width >= PAPER_WIDTH, papers, end)
+        # where it is beyond the paper's already, it comes back by then
+        power = np.where(here < papers, np.maximum(self.power, in_time), in_time)
+        gone_on = here * np.exp(power * further)
+        there = (width >= PAPER_WIDTH) | ((here < papers) & (gone_on > papers))
+        return np.where(there, papers, gone_on)
 
     def middle(self, width: ArrayLike) -> Array:
         """The geometric mean of both."""

@@ -100,8 +100,8 @@ class OwnModel:
 class GGUFModel(AbstractContextManager["GGUFModel"]):
     """A GGUF file with its own chat template, run by llama.cpp until its `with` block ends."""
 
-    def __init__(self, file: Path, context: int = 0) -> None:
-        """`context`: the longest conversation, in tokens; 0: what `LlamaCpp` takes. Raises
+    def __init__(self, file: Path, context: int | None = None) -> None:
+        """`context`: the longest conversation, in tokens; None: what `LlamaCpp` takes. Raises
         InputError for a file that llama.cpp cannot load.
         """
         self._engine = LlamaCpp(file, context)

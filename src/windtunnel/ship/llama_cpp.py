@@ -59,13 +59,13 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     def __init__(
         self,
         file: Path,
-        context: int = 0,
+        context: int | None = None,
         exact: bool = False,
         threads: int = 0,
         address: tuple[str, int] = ("127.0.0.1", 0),
         key: str = "",
     ) -> None:
-        """`context`: the longest sequence in tokens; 0: as long as the file says, up to
+        """`context`: the longest sequence in tokens; None: as long as the file says, up to
         `LONGEST` tokens and `_CACHE` bytes. `exact`: a cache in fp32 and the plain attention,
         instead of what llama.cpp chooses. `threads`: 0: `usable_threads`. `key`: what a program
         must know to ask for an answer; empty: nothing. Raises InputError for a file that cannot be

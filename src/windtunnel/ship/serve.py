@@ -16,13 +16,13 @@ def serve(
     file: Path,
     host: str,
     port: int,
-    context: int,
+    context: int | None,
     ready: Callable[[str], None],
     wait: Callable[[], None],
 ) -> None:
     """Serve until `wait` returns; `ready` is called with the address. A `port` of 0 takes one that
-    is free, a `context` of 0 what `LlamaCpp` takes. Raises InputError for a file that cannot be
-    loaded and an address that cannot be listened on.
+    is free, no `context` what `LlamaCpp` takes. Raises InputError for a file that cannot be loaded
+    and an address that cannot be listened on.
     """
     # Only the proxy knows it, so that nothing goes round it.
     key = secrets.token_urlsafe(32)
