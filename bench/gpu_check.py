@@ -7,7 +7,7 @@ relative error (of a loss, of gradients by role, of weights after steps), beside
 eager fp32. Prints a table and, last, one JSON list; without a GPU it says that it was skipped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -62,10 +62,12 @@ def check(recipe: Recipe, long: int, hold: Hold) -> None:
     chosen = choose_engine(recipe)
     plain = changed(chosen, precision="fp32", compiled=False, recompute=False)
     fp32, bf16 = changed(chosen, precision="fp32"), changed(chosen, precision="bf16")
+    fp8 = changed(chosen, precision="fp8")
     in_parts = changed(plain, micro_batch=recipe.data.context)
     again, fast_again = changed(plain, recompute=True), changed(fp32, recompute=True)
     gradients(recipe, plain, fp32, "compiled, captured, fp32", 1e-4, hold)
     gradients(recipe, plain, bf16, "compiled, captured, bf16", 3e-2, hold)
+    gradients(recipe, plain, fp8, "compiled, captured, fp8", 2e-1, hold)
     gradients(recipe, plain, in_parts, "in parts", 1e-5, hold)
     gradients(recipe, plain, again, "layers computed again", 1e-6, hold)
     gradients(recipe, plain, fast_again, "again, compiled, captured", 1e-4, hold)
@@ -73,7 +75,7 @@ def check(recipe: Recipe, long: int, hold: Hold) -> None:
     gradients(experts, plain, bf16, "8 experts, compiled, captured, bf16", 5e-2, hold)
     steps(recipe, plain, fp32, hold)
     population(recipe, fp32, plain, hold)
-    long_run(recipe, plain, bf16, long, hold)
+    long_run(recipe, plain, {"bf16": bf16, "fp8": fp8}, long, hold)
 
 
 def changed(engine: Engine, **changes: object) -> Engine:
@@ -216,23 +218,25 @@ def large_vocabulary(device: str, small: bool, hold: Hold) -> None:
         hold(f"{VOCABULARY:,} tokens of vocabulary: {name}", distance([(a, b)]), 1e-5)
 
 
-def long_run(recipe: Recipe, plain: Engine, fast: Engine, many: int, hold: Hold) -> None:
-    """Mean loss of the last quarter of the steps: bf16, compiled, captured, against plain;
-    another init for noise.
+def long_run(
+    recipe: Recipe, plain: Engine, fast: Mapping[str, Engine], many: int, hold: Hold
+) -> None:
+    """Mean loss of the last quarter of the steps: of each precision, compiled, captured, against
+    plain; another init for noise.
     """
     batches = text(recipe, 3, many)
     tail = max(1, many // 4)
-    ends = []
-    for one, engine in ((recipe, plain), (recipe, fast), (recipe.change(seed=1), plain)):
-        ends.append(float(trained([one], engine, batches)[1][-tail:].mean()))
-    expected, found, other = ends
-    print(
-        f"  loss at the end: plain {expected:.4f}, fast {found:.4f}, plain from another init "
-        f"{other:.4f}"
-    )
+
+    def end_of(one: Recipe, engine: Engine) -> float:
+        return float(trained([one], engine, batches)[1][-tail:].mean())
+
+    expected, other = end_of(recipe, plain), end_of(recipe.change(seed=1), plain)
     noise = abs(other - expected) / expected
-    what = f"{many} steps in bf16, compiled, captured: loss at the end"
-    hold(what, abs(found - expected) / expected, max(noise, 2e-3))
+    print(f"  loss at the end: plain {expected:.4f}, from another init {other:.4f}")
+    for name, engine in fast.items():
+        found = end_of(recipe, engine)
+        what = f"{many} steps in {name}, compiled, captured: loss at the end"
+        hold(what, abs(found - expected) / expected, max(noise, 2e-3))
 
 
 if __name__ == "__main__":

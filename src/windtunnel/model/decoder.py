@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from windtunnel.model.attention import Borders, causal_attention, marked_borders
+from windtunnel.model.fp8 import fp8_product
 from windtunnel.model.init import initial_tensors
 from windtunnel.model.loss import AS_WRITTEN, fits_at_once, token_losses
 from windtunnel.model.moe import mixture
@@ -142,6 +143,12 @@ class Decoder(nn.Module):
             layer.kernels = through
         self._head_loss = _HeadLoss(compiled=True)
         self._compiled = True
+
+    def narrow_products(self) -> None:
+        """Have products with the matrices of layers, but for those of experts, take 8 bits."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.narrow = True
 
     def recompute_layers(self) -> None:
         """Keep only what enters a layer, and compute the layer again in the backward pass."""
@@ -299,6 +306,7 @@ class Layer(nn.Module):
         self.chosen = model.experts_per_token if model.experts else 0
         self.attention_scale = multipliers(model).attention
         self.copies: dict[str, Tensor] = {}
+        self.narrow = False
         # a plain function, which does not hold the layer: nothing keeps an old model alive
         self.kernels: Callable[..., tuple[Tensor, Tensor | None]] = Layer.through
 
@@ -331,21 +339,28 @@ class Layer(nn.Module):
         """As products take it."""
         return self.copies[name] if self.copies else getattr(self, name)
 
+    def _product(self, h: Tensor, name: str) -> Tensor:
+        """h, (tokens, in), or (P, tokens, in), times the matrix of this name, turned."""
+        if self.narrow:
+            return fp8_product(h, self._matrix(name))
+        return h @ self._matrix(name).mT
+
     def _feed_forward(self, h: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
         """SwiGLU (Shazeer 2020): down (silu(gate h) * up h), by experts where there are any."""
-        gate, up, down = self._matrix("gate"), self._matrix("up"), self._matrix("down")
         if self.chosen:
+            gate, up, down = self._matrix("gate"), self._matrix("up"), self._matrix("down")
             return mixture(h, self.router, gate, up, down, self.chosen, window)
-        return (nn.functional.silu(h @ gate.mT) * (h @ up.mT)) @ down.mT, None
+        gated = nn.functional.silu(self._product(h, "gate")) * self._product(h, "up")
+        return self._product(gated, "down"), None
 
     def _attend(
         self, h: Tensor, table: Tensor, documents: Borders | None, cache: LayerCache | None
     ) -> Tensor:
         def heads(name: str) -> Tensor:  # (members * batch, heads, T, head_size)
-            weight = self._matrix(name)
-            count = weight.shape[-2] // self.head_size
-            projected = (h @ weight.mT).reshape(-1, table.shape[-2], count, self.head_size)
-            return projected.transpose(1, 2)
+            projected = self._product(h, name)
+            count = projected.shape[-1] // self.head_size
+            apart = projected.reshape(-1, table.shape[-2], count, self.head_size)
+            return apart.transpose(1, 2)
 
         query, key, value = heads("query"), heads("key"), heads("value")
         # scores then depend on the distance of two positions alone; keys are cached as rotated,
@@ -356,7 +371,7 @@ class Layer(nn.Module):
             key, value = cache.extend(key, value)
         mixed = causal_attention(query, key, value, self.attention_scale, documents)
         # (members * batch, heads, T, head_size) -> (tokens, heads * head_size), or with a P before
-        return mixed.transpose(1, 2).reshape(*h.shape[:-1], -1) @ self._matrix("output").mT
+        return self._product(mixed.transpose(1, 2).reshape(*h.shape[:-1], -1), "output")
 
 
 class LayerCache:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from windtunnel.model.attention_blocks import KEPT, blocks
 from windtunnel.model.roles import update_of
 from windtunnel.model.shape import count, tensor_shapes
-from windtunnel.recipe import OPTIMIZERS, Model
+from windtunnel.recipe import OPTIMIZERS, PRECISIONS, Model
 
 # Logits that exist at once, by kind of device. Above this the loss makes them chunk by chunk, and
 # again in the backward pass. Every chunk passes over the whole derivative of the head in fp32, so a
@@ -82,7 +82,7 @@ def training_memory(
     """What training with `tokens` of each member through the model at once holds.
 
     `context`: tokens of a window. `device`: its kind, such as "cuda". `optimizer`: the recipe's
-    `optimizer.kind`. `precision`: of products, "bf16" or "fp32". `recompute`: layers keep only
+    `optimizer.kind`. `precision`: of products, one of `PRECISIONS`. `recompute`: layers keep only
     what enters them, and are computed again in the backward pass. `ranks`: processes over which the
     model is cut; what one of them holds.
     """
@@ -101,7 +101,7 @@ def training_memory(
 
 def _copies(params: int, table: int, device: str, precision: str) -> int:
     """Of so many parameters, `table` of them the head's."""
-    if precision == "fp32":
+    if not PRECISIONS[precision].half:
         return 0
     if device != "cuda":
         return 2 * _HALF * params
@@ -280,8 +280,8 @@ def layer_bytes(model: Model, context: int, device: str, precision: str) -> int:
 
 
 def product_bytes(precision: str) -> int:
-    """Bytes of a number that a product takes."""
-    return _HALF if precision == "bf16" else _WHOLE
+    """Bytes of a number that a product takes; in 8 bits, those of what it is made from."""
+    return PRECISIONS[precision].bytes
 
 
 def _layer_bytes_fused(model: Model, product: int) -> int:

@@ -34,6 +34,7 @@ from windtunnel.recipe.parametrization import (
     Role,
     Rule,
 )
+from windtunnel.recipe.precision import PRECISIONS, Precision, PrecisionName
 from windtunnel.recipe.preference import PREFERENCE_LOSSES, Answers, PreferenceLoss
 from windtunnel.recipe.rope import ROPE_SCALINGS, RopeScaling, RopeScalingName
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleKind, ScheduleName
@@ -62,6 +63,7 @@ __all__ = [
     "OPTIMIZERS",
     "PAPER_DECAY",
     "PARAMETRIZATIONS",
+    "PRECISIONS",
     "PREFERENCE_LOSSES",
     "RESULTS_VERSION",
     "ROPE_SCALINGS",
@@ -84,6 +86,8 @@ __all__ = [
     "OptimizerName",
     "Parametrization",
     "ParametrizationName",
+    "Precision",
+    "PrecisionName",
     "Preference",
     "PreferenceLoss",
     "Preferred",

@@ -20,6 +20,7 @@ from windtunnel.recipe.faults import first_fault
 from windtunnel.recipe.objective import ObjectiveName
 from windtunnel.recipe.optimizer import OptimizerName
 from windtunnel.recipe.parametrization import ParametrizationName
+from windtunnel.recipe.precision import PrecisionName
 from windtunnel.recipe.preference import PREFERENCE_LOSSES, PreferenceLoss, PreferenceLossName
 from windtunnel.recipe.rope import ROPE_SCALINGS, RopeScalingName
 from windtunnel.recipe.schedule import SCHEDULES, ScheduleName
@@ -331,9 +332,8 @@ class Train(Section):
     `preferences` from one of preferences, and `next-token` from any other."""
     micro_batch: Tokens = 0
     """Tokens that go through the model at once; 0 means as many as the device has room for."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of matrix products: `bf16` is autocast, with the weights kept in fp32;
-    `auto` is bf16 wherever the device has it."""
+    precision: PrecisionName = "auto"
+    """Number format of matrix products; the weights are kept in fp32."""
     compile: Literal["auto"] | bool = "auto"
     """Whether the model is compiled; `auto` means wherever a compiler is at hand."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

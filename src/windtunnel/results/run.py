@@ -128,7 +128,7 @@ class Engine(Record):
     device: str
     """cpu, cuda or mps."""
     precision: str
-    """Of the matrix products: fp32 or bf16."""
+    """Of the matrix products: fp32, bf16 or fp8."""
     compiled: bool
     """Whether layers, loss and optimiser are compiled."""
     micro_batch: int

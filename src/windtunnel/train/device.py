@@ -18,6 +18,7 @@ import torch
 
 from windtunnel.devices import known_peak
 from windtunnel.errors import InputError
+from windtunnel.model.fp8 import ALIGNED
 from windtunnel.model.memory import (
     SPLIT,
     devices_that_hold,
@@ -26,15 +27,16 @@ from windtunnel.model.memory import (
     training_memory,
 )
 from windtunnel.quantities import about_bytes
-from windtunnel.recipe import Model, Recipe
+from windtunnel.recipe import PRECISIONS, Model, Recipe
 from windtunnel.results.run import Engine
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
+_NARROW = (8, 9)  # compute capability from which a GPU has products in 8 bits
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """A context in which products are computed in this precision, fp32 or bf16."""
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    """A context in which products are computed in 16 bits, where this precision has them so."""
+    return torch.autocast(device, torch.bfloat16, enabled=PRECISIONS[precision].half)
 
 
 def choose_engine(
@@ -58,6 +60,7 @@ def choose_engine(
     )
     compiled = can_compile(device) if train.compile == "auto" else train.compile
     check_experts(recipe.model, device)
+    check_narrow(recipe, device)
     worlds = begun.worlds if begun else (world,)
     if begun:
         members, precision, compiled = begun.members, begun.precision, begun.compiled
@@ -152,6 +155,28 @@ def check_experts(model: Model, device: str) -> None:
             )
 
 
+def check_narrow(recipe: Recipe, device: str) -> None:
+    """Raises InputError for products in 8 bits on a device, or of a shape, that has none."""
+    model = recipe.model
+    if not PRECISIONS[recipe.train.precision].narrow:
+        return
+    if device == "mps" or (device == "cuda" and torch.cuda.get_device_capability() < _NARROW):
+        raise InputError(
+            f"train.precision='{recipe.train.precision}': this device has no products in 8 bits; "
+            "expected bf16 or fp32"
+        )
+    lengths = {
+        "model.width": model.width,
+        "model.ffn": model.ffn,
+        "model.heads times the size of a head": model.heads * model.head_size,
+        "model.kv_heads times the size of a head": model.kv_heads * model.head_size,
+        "data.context": recipe.data.context,
+    }
+    for name, length in lengths.items():
+        if length % ALIGNED:
+            raise InputError(f"{name} is {length}: products in 8 bits need a multiple of {ALIGNED}")
+
+
 def keep_memory() -> None:
     """Have the C library keep what is freed, up to 2 GiB: given back to the system, the pages of
     a step's large tensors are faulted in and zeroed anew in each step. Does nothing without
@@ -180,11 +205,12 @@ def matrix_peak(engine: Engine) -> float:
 
 @functools.cache
 def _matrix_peak(device: str, precision: str) -> float:
-    if device == "cuda" and precision == "bf16":
+    half = PRECISIONS[precision].half
+    if device == "cuda" and half:
         known = known_peak(torch.cuda.get_device_name())
         if known is not None:
             return known
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if half else torch.float32
     return measured_peak(torch.device(device), dtype)
 
 

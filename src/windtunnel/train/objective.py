@@ -11,7 +11,7 @@ from torch import Tensor
 
 from windtunnel.data.shards import NUMBER_BIT
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Preferred, Seen
+from windtunnel.recipe import OBJECTIVES, PRECISIONS, ObjectiveKind, Preferred, Seen
 from windtunnel.results.run import Engine
 from windtunnel.train.device import autocast
 from windtunnel.train.graphs import Replayed
@@ -154,4 +154,4 @@ def _replayable(model: Decoder, engine: Engine) -> bool:
     """
     if not model.model.experts or engine.device != "cuda":
         return True
-    return engine.precision == "bf16" and torch.cuda.get_device_capability()[0] in (9, 10)
+    return PRECISIONS[engine.precision].half and torch.cuda.get_device_capability()[0] in (9, 10)

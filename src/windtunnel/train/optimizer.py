@@ -48,8 +48,8 @@ class _Buffers:
 
 class FlatOptimizer:
     """`recipes`: one a member, or just one; all of one `optimizer.kind`. The model's parameters
-    and gradients become views of flat buffers. `precision`: of the products that an update takes,
-    fp32 or bf16.
+    and gradients become views of flat buffers. `precision`: of the products that an update takes;
+    none of them are in 8 bits.
 
     Of a model whose tensors are cut over ranks, each rank updates its own rows, and remembers what
     belongs to them.

@@ -32,6 +32,7 @@ from windtunnel.errors import InputError, Lost
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.init import initial_tensor
 from windtunnel.model.roles import role_of
+from windtunnel.recipe import PRECISIONS
 from windtunnel.train import checkpoint
 from windtunnel.train.checkpoint import Checkpoint
 
@@ -285,7 +286,7 @@ def sharded(shape: Model, context: int, seed: int, engine: Engine, ranks: Ranks)
     halved = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    policy = halved if engine.precision == "bf16" else MixedPrecisionPolicy()
+    policy = halved if PRECISIONS[engine.precision].half else MixedPrecisionPolicy()
     for layer in model.layers:
         fully_shard(layer, mesh=ranks.mesh, mp_policy=policy, ignored_params=whole)
     fully_shard(model, mesh=ranks.mesh, ignored_params=whole)

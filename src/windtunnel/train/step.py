@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.model.decoder import Decoder
-from windtunnel.recipe import OBJECTIVES, ObjectiveKind, Recipe
+from windtunnel.recipe import OBJECTIVES, PRECISIONS, ObjectiveKind, Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.compiled import keep_shapes
 from windtunnel.train.device import keep_memory, to_device
@@ -50,6 +50,8 @@ class Step:
         self.model = _model_of(recipes, engine, ranks)
         if engine.recompute:
             self.model.recompute_layers()
+        if PRECISIONS[engine.precision].narrow:
+            self.model.narrow_products()
         if engine.compiled:
             keep_shapes()
             self.model.compile_parts()
@@ -61,7 +63,8 @@ class Step:
         if self.engine.compiled:
             self.optimizer.compile_parts()
         # a rank's products take what was gathered for them
-        if self.engine.device == "cuda" and self.engine.precision == "bf16" and self._alone:
+        half = PRECISIONS[self.engine.precision].half
+        if self.engine.device == "cuda" and half and self._alone:
             self.model.copy_matrices(torch.bfloat16)
         weights = [recipe.optimizer.balance for recipe in recipes]
         balance = torch.tensor(weights, device=self._device)
