@@ -3,6 +3,7 @@ again to save memory.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from windtunnel.errors import InputError
+from windtunnel.model.memory import training_memory
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine
+from windtunnel.train import device
 from windtunnel.train.device import as_deterministic, check_experts, choose_engine
 from windtunnel.train.step import Step
 
@@ -31,6 +34,36 @@ def test_members_share_what_goes_through_at_once(recipe: Make) -> None:
         choose_engine(large, 4)
     )
     assert choose_engine(large.change(train={"micro_batch": 256}), 4).micro_batch == 256
+
+
+def test_layers_are_computed_again_where_a_machine_is_too_small(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not less goes through the model at once than a window."""
+    asked = recipe(train={"precision": "fp32"})
+    assert not choose_engine(asked).recompute
+    needed = training_memory(asked.model, 32, context=32, device="cpu", precision="fp32").total
+    monkeypatch.setattr(device, "device_memory", lambda kind: needed)
+    chosen = choose_engine(asked)
+    assert chosen.recompute and chosen.micro_batch == 32
+
+
+def test_a_container_has_less_memory_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(device, "_CONTAINER", limit)
+
+    def told() -> int | None:
+        device._host_memory.cache_clear()
+        return device.device_memory("cpu")
+
+    whole = told()
+    assert whole
+    for text, expected in (("max\n", whole), (f"{2**28}\n", 2**28), (f"{2**60}\n", whole)):
+        limit.write_text(text)
+        assert told() == expected
+    device._host_memory.cache_clear()
 
 
 def test_experts_that_a_gpu_does_not_take_are_refused(recipe: Make) -> None:

@@ -20,7 +20,7 @@ class RunMemory(Record):
     validation: int
     """While it is evaluated: states, copies, one layer and the head."""
     of: int | None
-    """Memory of the device; null where it sets no bound here."""
+    """Memory of the device; null where it is not known."""
 
 
 class RunDevices(Record):

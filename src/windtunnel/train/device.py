@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from windtunnel.recipe import PRECISIONS, Model, Recipe
 from windtunnel.results.run import Engine
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")  # of Linux' control groups, version 2
 _NARROW = (8, 9)  # compute capability from which a GPU has products in 8 bits
 
 
@@ -188,12 +190,22 @@ def keep_memory() -> None:
 
 
 def device_memory(device: str) -> int | None:
-    """Bytes of the GPU, used ones too: what is chosen must not depend on the moment. None for a
-    kind of device whose memory sets no bound here.
+    """Bytes of the GPU, or of this machine for a CPU; used ones too, since what is chosen must not
+    depend on the moment. None where they are not known.
     """
-    if device != "cuda":
+    if device == "cuda":
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return _host_memory() if device == "cpu" else None
+
+
+@functools.cache
+def _host_memory() -> int | None:
+    """Of the machine, or of the container that this process may not leave."""
+    if not hasattr(os, "sysconf"):
         return None
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    told = _CONTAINER.read_text() if _CONTAINER.exists() else "max"
+    return whole if told.strip() == "max" else min(whole, int(told))
 
 
 def matrix_peak(engine: Engine) -> float:
