@@ -2,7 +2,8 @@
 
     .venv/bin/python bench/longer.py memory                    # about 5 minutes on one core
     .venv/bin/python bench/longer.py scalings --lab DIR        # needs the extra `ship`
-    .venv/bin/python bench/longer.py run --lab DIR [--seed 1] [--base RUN --at TOKENS]
+    .venv/bin/python bench/longer.py run --lab DIR [--corpus NAME] [--seed 1] [--size 64x2]
+    .venv/bin/python bench/longer.py run --lab DIR --corpus NAME --base RUN --at TOKENS [...]
 
 memory: one shape at 1K, 4K, 16K and 32K tokens on this CPU: peak memory and time a token of a
 step, forward and backward. Each length is a process of its own.
@@ -12,11 +13,20 @@ its frequencies are from transformers', and its log-probabilities of held-out te
 transformers and llama.cpp on the exported files, below the old context and beyond.
 
 run: a model of 98,000 parameters (and 131,000 of embeddings) trained in windows of 256 tokens as a
-stem of `--tokens`, or an existing run, taken to 1K and to 4K tokens with `--each` tokens a stage.
-Before and after: bits a byte of held-out text in windows of 256 tokens, questions by length and
-depth, and what distant text saves. Needs the corpus `core` in the lab:
+stem of `--tokens`, or an existing run, taken to the lengths of `--stages` with `--each` tokens a
+stage. Before and after: bits a byte of held-out text in short windows, of 256 or `--short` tokens,
+questions by length and depth, and what distant text saves. Needs the corpus, `core` unless another
+is named, in the lab:
 
     windtunnel corpus build core shakespeare scripture wiki manual essay --vocab 2048 --lab DIR
+
+SmolLM2-135M of docs/benchmarks.md, with C as in bench/far_runs.py:
+
+    windtunnel import SmolLM2-135M-Instruct.Q4_1.gguf --lab DIR
+    windtunnel corpus build code documents=documents.jsonl --tokenizer RUN --lab DIR
+    .venv/bin/python bench/longer.py run --lab DIR --corpus code --base RUN --at 0 --stages 32k \
+        --each 131072 --scaling ntk --lr 1e-4 --short 1024 --asked 8k,16k,32k --depths 0.5 \
+        --kinds passkey --questions 1 --documents 2
 
 Prints tables and, last, one JSON list.
 """
@@ -38,9 +48,9 @@ from train import machine
 
 from windtunnel.cli.display import display
 from windtunnel.data.shards import Corpus
-from windtunnel.evaluate.needle import Far, answered, saved
+from windtunnel.evaluate.needle import QUESTIONS, Far, answered, saved
 from windtunnel.evaluate.own import OwnModel
-from windtunnel.family.longer import Asked, longer, text_of
+from windtunnel.family.longer import Asked, longer
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.init import initial_tensors
 from windtunnel.quantities import Length, parse_tokens
@@ -57,7 +67,8 @@ from windtunnel.train.run import Run, create, find_run
 
 LENGTHS = (1024, 4096, 16_384, 32_768)
 SHAPE = {"width": 256, "depth": 4, "heads": 8, "kv_heads": 2, "vocab": 2048}
-OLD, STAGES = 256, (1024, 4096)
+OLD = 256
+EVALUATED = 16_384  # held-out tokens of a validation
 BATCH = 2048
 
 
@@ -70,8 +81,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--base", help="a run instead of one that is trained here")
     parser.add_argument("--at", help="tokens of its checkpoint")
+    parser.add_argument("--corpus", default="core")
+    parser.add_argument("--size", default="64x2", help="width x depth of the stem")
     parser.add_argument("--tokens", default="6M")
     parser.add_argument("--each", default="3M")
+    parser.add_argument("--stages", default="1k,4k")
+    parser.add_argument("--scaling", default="", help="of RoPE; by default as `windtunnel longer`")
+    parser.add_argument("--lr", type=float, help="of the stages; by default the stem's")
+    parser.add_argument("--short", type=int, default=OLD, help="tokens of a short window")
+    parser.add_argument("--asked", default="512,1k,4k", help="lengths of texts with a question")
+    parser.add_argument("--depths", default="0,0.25,0.5,0.75,1")
+    parser.add_argument("--kinds", default=",".join(QUESTIONS))
+    parser.add_argument("--questions", type=int, default=2, help="at each length and depth")
+    parser.add_argument("--documents", type=int, default=48, help="at each length")
     given = parser.parse_args()
     if given.part == "one":
         one(given.length)
@@ -204,11 +226,11 @@ def _frequencies_off(model: Model, length: int) -> float:
 
 def run(given: argparse.Namespace) -> list[Claim]:
     """Before and after."""
-    base, at = _base(given)
-    corpus = text_of(base)
-    last = _longer(base, at, corpus, parse_tokens(given.each))
+    corpus = Corpus.open(given.lab / "corpora" / given.corpus)
+    base, at = _base(given, corpus)
+    last = _longer(base, at, corpus, given)
     claims: list[Claim] = []
-    held = _held_out(corpus)
+    held = _held_out(corpus, given.short)
     bits: list[np.ndarray] = []
     for name, one, tokens in (("before", base, at), ("after", last, None)):
         model = load_model(one, tokens)
@@ -216,23 +238,23 @@ def run(given: argparse.Namespace) -> list[Claim]:
         size = float(corpus.tokenizer.token_bytes[held[:, 1:]].sum())
         found = -log_probabilities(one.recipe.model, weights, held) / math.log(2)
         bits.append(found.sum(axis=1) / size * len(held))
-        print(f"\n{name}: {bits[-1].mean():.4f} bits a byte in windows of {OLD} tokens\n")
+        print(f"\n{name}: {bits[-1].mean():.4f} bits a byte in windows of {given.short} tokens\n")
         own = OwnModel(
             name,
             one.recipe.model,
             weights,
-            STAGES[-1],
+            last.recipe.data.context,
             corpus.tokenizer,
             None,
             [corpus.manifest.eos],
             "cpu",
         )
-        claims += _far(name, own, corpus)
+        claims += _far(name, own, corpus, given)
     change = bits[1].mean() / bits[0].mean() - 1
     error = (bits[1] - bits[0]).std(ddof=1) / math.sqrt(len(held)) / bits[0].mean()
     claims.append(
         claim(
-            f"bits a byte at {OLD} tokens, after over before, seed {given.seed}",
+            f"bits a byte at {given.short} tokens, after over before, seed {given.seed}",
             round(change, 4),
             "share",
             0.01,
@@ -243,42 +265,51 @@ def run(given: argparse.Namespace) -> list[Claim]:
     return claims
 
 
-def _base(given: argparse.Namespace) -> tuple[Run, int]:
+def _base(given: argparse.Namespace, corpus: Corpus) -> tuple[Run, int]:
     if given.base:
         found = find_run(given.lab, given.base)
         return found, parse_tokens(given.at)
-    corpus, tokens = Corpus.open(given.lab / "corpora" / "core"), parse_tokens(given.tokens)
-    base = create(given.lab, _recipe(given.seed, tokens), corpus)
+    base = create(given.lab, _recipe(given, corpus), corpus)
     _train(base, corpus)
     return base, base.recipe.total_tokens
 
 
-def _recipe(seed: int, tokens: int) -> Recipe:
-    model = {"width": 64, "depth": 2, "heads": 2, "base_width": 32, "base_depth": 2, "vocab": 2048}
+def _recipe(given: argparse.Namespace, corpus: Corpus) -> Recipe:
+    width, depth = map(int, given.size.split("x"))
+    seed, tokens = given.seed, parse_tokens(given.tokens)
+    model = {"width": width, "depth": depth, "heads": width // 32, "vocab": corpus.manifest.vocab}
+    model |= {"base_width": 32, "base_depth": 2}
     return parse(
         {
             "name": f"short-{seed}",
             "seed": seed,
             "model": model,
-            "data": {"corpus": "core", "context": OLD},
+            "data": {"corpus": corpus.folder.name, "context": OLD},
             "schedule": {"tokens": tokens, "warmup": 32 * BATCH, "decay": 0},
             # what is asked here is measured at the end, below
             "train": {
                 "batch": BATCH,
                 "evaluate_every": "100%",
-                "evaluate_tokens": 4 * STAGES[-1],
+                "evaluate_tokens": EVALUATED,
             },
         },
         "bench",
     )
 
 
-def _longer(base: Run, at: int, corpus: Corpus, each: int) -> Run:
+def _longer(base: Run, at: int, corpus: Corpus, given: argparse.Namespace) -> Run:
     """The curriculum, to its last run."""
-    parent = base
-    for number, to in enumerate(STAGES):
-        last = number == len(STAGES) - 1
-        asked = Asked(to=STAGES, tokens=each, at=None if number else at, decay=Length(share=0.2))
+    parent, stages = base, _lengths(given.stages)
+    for number, to in enumerate(stages):
+        last = number == len(stages) - 1
+        asked = Asked(
+            to=stages,
+            tokens=parse_tokens(given.each),
+            at=None if number else at,
+            decay=Length(share=0.2),
+            scaling=given.scaling,
+            lr=given.lr,
+        )
         stage = longer(parent, corpus, to, asked, last)
         for note in stage.notes:
             print(f"{to}: {note}", flush=True)
@@ -293,19 +324,33 @@ def _train(one: Run, corpus: Corpus) -> None:
         assert train(one, corpus, watch).status == "done"
 
 
-def _held_out(corpus: Corpus) -> np.ndarray:
-    """Windows of the old context, spread over the held-out text of every source."""
+def _lengths(text: str) -> tuple[int, ...]:
+    """`1k,4k` and `512`, in tokens."""
+    found = []
+    for one in text.split(","):
+        found.append(1024 * int(one[:-1]) if one.endswith("k") else int(one))
+    return tuple(found)
+
+
+def _held_out(corpus: Corpus, tokens: int) -> np.ndarray:
+    """Short windows, spread over the held-out text of every source."""
     windows = []
     for source in corpus.sources.values():
         stream = source.validation
-        starts = np.linspace(0, stream.tokens - OLD - 1, 24).astype(np.int64)
-        windows.append(stream.read(starts, OLD + 1))
+        starts = np.linspace(0, stream.tokens - tokens - 1, 24).astype(np.int64)
+        windows.append(stream.read(starts, tokens + 1))
     return np.concatenate(windows)
 
 
-def _far(name: str, own: OwnModel, corpus: Corpus) -> list[Claim]:
+def _far(name: str, own: OwnModel, corpus: Corpus, given: argparse.Namespace) -> list[Claim]:
     """Questions, and what distant text saves."""
-    far = Far(lengths=(512, *STAGES), each=2, documents=48)
+    far = Far(
+        lengths=_lengths(given.asked),
+        depths=tuple(map(float, given.depths.split(","))),
+        each=given.questions,
+        documents=given.documents,
+        kinds=tuple(given.kinds.split(",")),
+    )
     print(header("question", *(f"{length}@{d:g}" for length in far.lengths for d in far.depths)))
     for kind in far.kinds:
         _, measures = answered(own, kind, far, lambda _: None)

@@ -56,7 +56,7 @@ def recipe_of(corpus: Corpus, size: str, tokens: int, precision: str, seed: int)
             "width": width,
             "depth": depth,
             "heads": max(1, width // 32),
-            "vocab": corpus.vocab,
+            "vocab": corpus.manifest.vocab,
             "base_width": 32,
         },
         "data": {"corpus": corpus.folder.name, "context": 256},
