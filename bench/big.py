@@ -12,6 +12,8 @@ in the same run. Prints a table and, last, one JSON list; without a GPU it says 
 skipped. That the loss is that of the plain reference is held by bench/gpu_check.py.
 """
 
+from collections.abc import Sequence
+
 import torch
 from claims import Claim, arguments, claim, header, last_line, row
 from train import machine, measured_bandwidth
@@ -65,9 +67,14 @@ def main() -> None:
     )
     shares = ("of the peak", "of the measured peak", "floor: arithmetic", "floor: bytes")
     print(header("size", "parameters", "tokens/s", *shares, "step", "memory", "at once"))
-    ways = [(size, "bf16") for size in given.sizes]
-    ways += [(size, "fp8") for size in given.sizes if size in NARROWED]
+    ways = ways_of(given.sizes)
     last_line(measure(*way, given.seconds, peak, bandwidth) for way in ways)
+
+
+def ways_of(sizes: Sequence[str]) -> list[tuple[str, str]]:
+    """Each size with every precision that it is measured in."""
+    every = [(size, "bf16") for size in sizes]
+    return every + [(size, "fp8") for size in sizes if size in NARROWED]
 
 
 def recipe_of(size: str, device: str = "auto", precision: str = "auto") -> Recipe:

@@ -12,7 +12,8 @@ runs beside compiled graphs, with the bytes of its tensors; FLOPs of every produ
 again too; and the most bytes that tensors between kernels hold at once.
 
 A forecast, and no measurement: of a maker's rates products are assumed to reach 660 TFLOP/s of an
-H100, attention 350, and all else 85% of the memory's bandwidth; nothing is assumed to overlap.
+H100, those in 8 bits 1,100 (five sixths of twice as much), attention 350, and all else 85% of the
+memory's bandwidth; nothing is assumed to overlap. Shares are of the peak in 16 bits.
 --list tells every kernel. Prints a table and, last, one JSON list; where no such build of torch is,
 it says so and exits with 2.
 """
@@ -28,7 +29,7 @@ from typing import Any
 import no_gpu
 import numpy as np
 import torch
-from big import CONTEXT, SHAPES, recipe_of
+from big import CONTEXT, SHAPES, recipe_of, ways_of
 from claims import Claim, arguments, claim, header, last_line, row
 from held import Held
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,15 +58,25 @@ class Device:
     bandwidth: float
     """Bytes a second, of a step's kernels; so FLOP/s of the others."""
     products: float
+    narrow: float
+    """Of products in 8 bits."""
     attention: float
 
 
 DEVICES = {
     "h100": Device(
-        memory=no_gpu.MEMORY, bandwidth=0.85 * 3.35e12, products=660e12, attention=350e12
+        memory=no_gpu.MEMORY,
+        bandwidth=0.85 * 3.35e12,
+        products=660e12,
+        narrow=1100e12,
+        attention=350e12,
     ),
     "h200": Device(
-        memory=150_100_000_000, bandwidth=0.85 * 4.8e12, products=680e12, attention=360e12
+        memory=150_100_000_000,
+        bandwidth=0.85 * 4.8e12,
+        products=680e12,
+        narrow=1130e12,
+        attention=360e12,
     ),
 }
 
@@ -75,7 +86,7 @@ class Kernel:
     """One launch."""
 
     kind: str
-    """Triton, product, attention, or eager: what no compiled graph launches."""
+    """Triton, product, narrow product, attention, or eager: what no compiled graph launches."""
     name: str
     moved: int = 0
     """Bytes; of products and attention they are not counted."""
@@ -84,8 +95,8 @@ class Kernel:
     def seconds(self, device: Device) -> float:
         """What it is assumed to take."""
         if self.flops:
-            rate = device.attention if self.kind == "attention" else device.products
-            return self.flops / rate
+            rates = {"attention": device.attention, "narrow product": device.narrow}
+            return self.flops / rates.get(self.kind, device.products)
         return self.moved / device.bandwidth
 
 
@@ -133,16 +144,16 @@ def main() -> None:
             "held",
         )
     )
-    last_line([measure(size, given.device, given.list) for size in given.sizes])
+    last_line([measure(*way, given.device, given.list) for way in ways_of(given.sizes)])
 
 
-def measure(size: str, name: str, told: bool) -> Claim:
+def measure(size: str, precision: str, name: str, told: bool) -> Claim:
     """One row, and the claim of a size; `told`: with every kernel."""
-    recipe, target = recipe_of(size, "cuda"), SHAPES[size][2]
+    recipe, target = recipe_of(size, "cuda", precision), SHAPES[size][2]
     batch = recipe.train.batch
     found, device = counted_step(recipe), DEVICES[name]
     groups: dict[str, list[Kernel]] = {
-        kind: [kernel for kernel in found.gradient if kernel.kind == kind]
+        kind: [kernel for kernel in found.gradient if kernel.kind.endswith(kind)]
         for kind in ("product", "attention", "Triton", "eager")
     }
     times = [sum(one.seconds(device) for one in group) for group in groups.values()]
@@ -150,7 +161,7 @@ def measure(size: str, name: str, told: bool) -> Claim:
     share = flops_per_token(recipe.model, CONTEXT) * batch / sum(times) / PEAK
     print(
         row(
-            size,
+            f"{size}, {precision}",
             found.engine,
             *(len(groups[kind]) for kind in ("Triton", "product", "attention", "eager")),
             *(f"{moved(groups[kind]) / batch:,.0f}" for kind in ("Triton", "eager")),
@@ -162,7 +173,9 @@ def measure(size: str, name: str, told: bool) -> Claim:
     )
     if told:
         tell(found, batch)
-    what = f"{size} at context {CONTEXT}: forecast share of the dense bf16 peak, {name}"
+    what = (
+        f"{size} in {precision} at context {CONTEXT}: forecast share of the dense bf16 peak, {name}"
+    )
     return claim(what, round(share, 4), "share", target, share >= target, "none")
 
 
@@ -207,13 +220,15 @@ def counted_step(recipe: Recipe) -> Found:
         step = Step([recipe], engine)
         part = np.zeros((engine.micro_batch // CONTEXT, CONTEXT + 1), np.int64)
         with Beside(count, held):
-            with _without_gradients(step.model):
-                step.gradient(part)
+            step.gradient(part)
             step.update([1.0])
             parameters = list(step.model.parameters())
             held.keep([parameters, [parameter.grad for parameter in parameters]])
             held.keep([step.optimizer.parameters, step.optimizer.state()])
             held.keep([vars(part).get("copies") for part in (step.model, *step.model.layers)])
+            for layer in step.model.layers:
+                narrow: dict[str, Any] = vars(layer).get("narrow_copies", {})
+                held.keep([[*one.forward, one.backward.values] for one in narrow.values()])
             with count.counting() as gradient:
                 step.gradient(part)
             with count.counting() as update:
@@ -264,21 +279,6 @@ def as_on_a_gpu(count: Count, held: Held) -> Iterator[None]:
         yield
     finally:
         torch_module.compile, torch_module.tensor = compiled, tensor
-
-
-@contextmanager
-def _without_gradients(model: Decoder) -> Iterator[None]:
-    """Inside, copies of the matrices have no gradient to add to: the compiler refuses a fake tensor
-    whose gradient has another dtype.
-    """
-    parts: list[Any] = [model, *model.layers]
-    for part in parts:
-        for copy in vars(part).get("copies", {}).values():  # an older checkout has none
-            copy.grad = None
-    yield
-    for part in parts:
-        for name, copy in vars(part).get("copies", {}).items():
-            copy.grad = part.get_parameter(name).grad
 
 
 def _without_numbers(recipes: Sequence[Recipe], *_: Any) -> Decoder:
@@ -333,9 +333,10 @@ def _eager(func: Any, args: Any, kwargs: Any, result: Any) -> Kernel | None:
     mutates = name.endswith("_") or func._schema.is_mutable
     if not fresh and not mutates:
         return None
-    if name in ("mm", "bmm"):
+    if name in ("mm", "bmm") or "scaled_mm" in name:
+        kind = "narrow product" if "scaled" in name else "product"
         flops = 2 * made[0].numel() * given[0].shape[-1]
-        return Kernel(kind="product", name=f"{name} {_shapes(given)}", flops=flops)
+        return Kernel(kind=kind, name=f"{name} {_shapes(given)}", flops=flops)
     read = given[1:] if name in OVERWRITE else given
     if name == "embedding":
         read = made  # of the table no more than what is looked up
@@ -501,10 +502,12 @@ def _scheduled(node: Any) -> Kernel | None:
         # two products of (T + 1) / 2 keys; the backward pass is counted as twice the forward
         flops = 2 * B * heads * T * size * (T + 1) * (2 if "backward" in name else 1)
         return Kernel(kind="attention", name=name, flops=flops)
-    if name.split(".")[-1] in ("mm", "bmm", "addmm", "baddbmm"):
+    narrow = "scaled_mm" in name
+    if narrow or name.split(".")[-1] in ("mm", "bmm", "addmm", "baddbmm"):
         inner = sizes[1 if "add" in name else 0][-1]
         flops = 2 * inner * int(np.prod([int(n) for n in kernel.get_size()]))
-        return Kernel(kind="product", name=f"{name} {sizes}", flops=flops)
+        kind = "narrow product" if narrow else "product"
+        return Kernel(kind=kind, name=f"{name} {sizes}", flops=flops)
     return Kernel(kind="Triton", name=name, moved=int(node.get_read_write_buffers_sizes()))
 
 

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import explain
 
-from windtunnel.model.decoder import Decoder
+from windtunnel.model.decoder import Decoder, Layer
+from windtunnel.model.fp8 import Fp8Copy
 from windtunnel.recipe import Recipe
 from windtunnel.results.run import Engine
 from windtunnel.train.checkpoint import Checkpoint
+from windtunnel.train.device import autocast
 from windtunnel.train.restore import put
 from windtunnel.train.step import Step
 
@@ -77,7 +80,9 @@ def test_losses_gradients_and_steps_are_the_same(
         for step in (plain, copied):
             step.update([1.0] * members)
     moved = copied.model.get_parameter("layers.0.gate")
-    held = copied.model.get_submodule("layers.0").copies["gate"]
+    layer = copied.model.layers[0]
+    assert isinstance(layer, Layer)
+    held = layer.copies["gate"]
     assert torch.equal(held, moved.to(held.dtype))
 
 
@@ -87,6 +92,43 @@ def test_layers_that_are_computed_again_take_them_too(recipe: Make) -> None:
     assert torch.equal(copied.gradient(windows), plain.gradient(windows))
     for name, gradient in gradients(plain.model).items():
         torch.testing.assert_close(gradients(copied.model)[name], gradient, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_layer_that_takes_copies_is_compiled_in_one_piece(recipe: Make, precision: str) -> None:
+    """Between two parts of a batch too, when derivatives have come to the matrices."""
+    _, copied = steps(recipe, {}, 1, engine(precision))
+    copied.gradient(batch(1, 0))
+    model, layer = copied.model, copied.model.layers[0]
+    assert isinstance(layer, Layer)
+    x = torch.zeros(CONTEXT, model.model.width, requires_grad=True)
+    with autocast("cpu", precision):
+        told = explain(Layer.through)(layer, x, model.rope, model.residual_multiplier)
+    assert told.graph_count == 1, told.break_reasons
+
+
+def test_copies_in_8_bits_are_what_products_would_make_of_the_matrices(recipe: Make) -> None:
+    plain, copied = steps(recipe, {}, 1, engine("fp8"))
+    for number in range(3):
+        windows = batch(1, number)
+        if number == 0:
+            assert torch.equal(copied.gradient(windows), plain.gradient(windows))
+            for name, gradient in gradients(plain.model).items():
+                found = gradients(copied.model)[name]
+                torch.testing.assert_close(found, gradient, rtol=1e-6, atol=1e-6)
+        else:
+            torch.testing.assert_close(
+                copied.gradient(windows), plain.gradient(windows), rtol=1e-3, atol=1e-3
+            )
+        for step in (plain, copied):
+            step.update([1.0])
+    layer = copied.model.layers[0]
+    assert isinstance(layer, Layer) and set(layer.narrow_copies) == layer.narrow
+    for name, copy in layer.narrow_copies.items():
+        now = Fp8Copy.of(layer.get_parameter(name))
+        assert torch.equal(copy.forward.values.float(), now.forward.values.float())
+        assert torch.equal(copy.backward.values.float(), now.backward.values.float())
+        assert torch.equal(copy.forward.scale, now.forward.scale)
 
 
 @pytest.mark.slow

@@ -81,9 +81,15 @@ def test_a_number_that_is_none_is_not_hidden() -> None:
     assert fp8_product(h, torch.ones(48, 32)).isnan().any()
 
 
-def engine(precision: str, **changes: Any) -> Engine:
-    settings: dict[str, Any] = {"device": "cpu", "precision": precision, "compiled": False}
-    return Engine(**settings | {"threads": 1, "micro_batch": 4 * CONTEXT} | changes)
+def engine(precision: str, compiled: bool = False, recompute: bool = False) -> Engine:
+    return Engine(
+        device="cpu",
+        precision=precision,
+        compiled=compiled,
+        micro_batch=4 * CONTEXT,
+        threads=1,
+        recompute=recompute,
+    )
 
 
 def batches(many: int, seed: int = 0) -> np.ndarray:
@@ -121,7 +127,7 @@ def test_a_model_learns_in_8_bits_as_it_does_in_16(recipe: Make) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"compiled": True}, {"recompute": True}])
-def test_compiled_or_computed_again_it_is_the_same(recipe: Make, changes: dict[str, Any]) -> None:
+def test_compiled_or_computed_again_it_is_the_same(recipe: Make, changes: dict[str, bool]) -> None:
     plain = trained(asked(recipe), engine("fp8"), 3)
     other = trained(asked(recipe), engine("fp8", **changes), 3)
     assert torch.allclose(plain, other, rtol=2e-3)

@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from windtunnel.model.attention import Borders, causal_attention, marked_borders
-from windtunnel.model.fp8 import fp8_product
+from windtunnel.model.copies import adding_to
+from windtunnel.model.fp8 import Fp8Copy, fp8_product
 from windtunnel.model.init import initial_tensors
 from windtunnel.model.loss import AS_WRITTEN, fits_at_once, token_losses
 from windtunnel.model.moe import mixture
@@ -33,7 +34,8 @@ from windtunnel.model.shape import tensor_shapes
 from windtunnel.recipe import ROPE_SCALINGS, Model
 
 # Of a layer, what products take in 16 bits where the precision is bf16.
-_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+_OF_ATTENTION = ("query", "key", "value", "output")
+_MATRICES = (*_OF_ATTENTION, "gate", "up", "down")
 _ROOM = 64  # tokens for which a cache has room at least, when it is made anew
 # Of a model's settings, what members of a population may have each for itself.
 _OWN = {
@@ -112,12 +114,19 @@ class Decoder(nn.Module):
         return self.embedding if self.model.tied else self.head
 
     def copy_matrices(self, dtype: torch.dtype) -> None:
-        """Have products take copies of the matrices in `dtype`, as `renew_copies` makes them: cast
-        once, where autocast would cast each for every part of a batch. Their derivatives are added
-        as they come to the gradients that the matrices have now, without a pass that casts them.
+        """Have products take copies of the matrices in `dtype`, or in 8 bits, as `renew_copies`
+        makes them: cast once, where autocast would cast each for every part of a batch. Their
+        derivatives are added as they come to the gradients of the matrices, without a pass that
+        casts them.
         """
         for part, names in self._products():
-            part.copies = {name: _copy(part.get_parameter(name), dtype) for name in names}
+            part.copies = {}
+            for name in names:
+                matrix = part.get_parameter(name)
+                if isinstance(part, Layer) and name in part.narrow and self.members is None:
+                    part.narrow_copies[name] = Fp8Copy.of(matrix)
+                else:
+                    part.copies[name] = adding_to(matrix, matrix.to(dtype, copy=True))
 
     def renew_copies(self) -> None:
         """Copy the matrices, as they are now, where products take copies."""
@@ -125,6 +134,9 @@ class Decoder(nn.Module):
             for part, _ in self._products():
                 for name, copy in part.copies.items():
                     copy.copy_(part.get_parameter(name))
+                if isinstance(part, Layer):
+                    for narrow in part.narrow_copies.values():
+                        narrow.renew()
 
     def _products(self) -> Iterator[tuple[Decoder | Layer, Sequence[str]]]:
         """The matrices that products take in 16 bits, and whose they are. The router's is fp32."""
@@ -148,7 +160,7 @@ class Decoder(nn.Module):
         """Have products with the matrices of layers, but for those of experts, take 8 bits."""
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            layer.narrow = True
+            layer.narrow = frozenset(_OF_ATTENTION if layer.chosen else _MATRICES)
 
     def recompute_layers(self) -> None:
         """Keep only what enters a layer, and compute the layer again in the backward pass."""
@@ -268,14 +280,6 @@ class Decoder(nn.Module):
         return nn.functional.embedding(tokens.flatten(1) + first, self.embedding.flatten(0, 1))
 
 
-def _copy(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """A leaf of autograd's that adds what comes to it, in its own dtype, to the matrix's grad."""
-    copy = matrix.detach().to(dtype, copy=True).requires_grad_()
-    copy.grad_dtype = None  # type: ignore[attr-defined]
-    copy.grad = matrix.grad
-    return copy
-
-
 def _initial(model: Model, seed: int | None) -> Mapping[str, Tensor]:
     """Every parameter; without a seed, its shape alone."""
     if seed is not None:
@@ -306,7 +310,10 @@ class Layer(nn.Module):
         self.chosen = model.experts_per_token if model.experts else 0
         self.attention_scale = multipliers(model).attention
         self.copies: dict[str, Tensor] = {}
-        self.narrow = False
+        # of the matrices whose products take 8 bits, their names, and where they are made once a
+        # step, their copies
+        self.narrow: frozenset[str] = frozenset()
+        self.narrow_copies: dict[str, Fp8Copy] = {}
         # a plain function, which does not hold the layer: nothing keeps an old model alive
         self.kernels: Callable[..., tuple[Tensor, Tensor | None]] = Layer.through
 
@@ -337,12 +344,13 @@ class Layer(nn.Module):
 
     def _matrix(self, name: str) -> Tensor:
         """As products take it."""
-        return self.copies[name] if self.copies else getattr(self, name)
+        copy = self.copies.get(name)
+        return getattr(self, name) if copy is None else copy
 
     def _product(self, h: Tensor, name: str) -> Tensor:
         """h, (tokens, in), or (P, tokens, in), times the matrix of this name, turned."""
-        if self.narrow:
-            return fp8_product(h, self._matrix(name))
+        if name in self.narrow:
+            return fp8_product(h, self.narrow_copies.get(name) or self._matrix(name))
         return h @ self._matrix(name).mT
 
     def _feed_forward(self, h: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
