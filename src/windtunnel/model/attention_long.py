@@ -1,10 +1,10 @@
-"""Causal attention over long windows on a CPU, in memory that is linear in their length: blocks of
-queries as in `attention`, of which nothing is kept but the logarithm of each query's sum of
-exponentials; the weights are made again in the backward pass (Dao et al. 2022).
+"""Causal attention over long windows on a CPU, in memory that is linear in their length: torch's
+fused kernel (Dao et al. 2022), which keeps of each query the logarithm of its sum of exponentials
+and makes the weights again in the backward pass.
 
-A block looks only at the keys from the beginning of its first query's document on, so many short
-documents in a window cost no more than in short windows. Compiled code calls it as one operation:
-unrolled, a window of 32K tokens would be 512 blocks.
+Each document of a whole window is attended to by itself, so many short documents in a window cost
+no more than in short windows. Compiled code calls it as one operation, since how many there are is
+in the data.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from windtunnel.model.attention_blocks import blocks
+_BLOCK = 512  # queries that are attended to at once against a cache, under a mask
+
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def long_attention(
@@ -28,43 +31,62 @@ def long_attention(
 
 @dataclass(frozen=True)
 class _Part:
-    """A block of queries and the keys that any of them may see."""
+    """Queries and the keys that any of them may see."""
 
+    rows: slice
+    """Of the batch."""
     queries: slice
     keys: slice
-    hidden: Tensor
-    """What scores are added to, (T, S), or (B, 1, 1, T, S) with documents."""
+    hidden: Tensor | None = None
+    """What scores are added to, (T, S), or (B, 1, T, S) with documents; None of a square where a
+    query sees what comes before it."""
+
+    def of_queries(self, x: Tensor) -> Tensor:
+        """Those of a tensor (B, heads, T, ...)."""
+        return x[self.rows, :, self.queries]
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """Those of a tensor (B, heads, S, head_size)."""
+        return x[self.rows, :, self.keys]
+
+    def told(self, x: Tensor) -> dict[str, Any]:
+        """What the kernel is told of borders, for numbers like those of x."""
+        hidden = None if self.hidden is None else self.hidden.to(x.dtype)
+        return {"attn_mask": hidden}
 
 
-def _parts(T: int, S: int, documents: Tensor | None, device: torch.device) -> Iterator[_Part]:
-    before = S - T  # keys that come before the first query
-    # the largest first: what it takes and gives back has room for all that come after it
-    for rows, end in reversed(list(blocks(T))):
-        start = end - rows
+def _parts(query: Tensor, key: Tensor, documents: Tensor | None) -> Iterator[_Part]:
+    T, S = query.shape[2], key.shape[2]
+    if S > T:
+        yield from _blocks(T, S, documents, query.device)
+    elif documents is None:
+        yield _Part(slice(None), slice(None), slice(None))
+    else:
+        for row, numbers in enumerate(documents):
+            start = 0
+            for tokens in torch.unique_consecutive(numbers, return_counts=True)[1].tolist():
+                at = slice(start, start + tokens)
+                yield _Part(slice(row, row + 1), at, at)
+                start += tokens
+
+
+def _blocks(T: int, S: int, documents: Tensor | None, device: torch.device) -> Iterator[_Part]:
+    """Of T queries behind a cache of S - T tokens, each block against all keys up to its end."""
+    before = S - T
+    for start in range(0, T, _BLOCK):
+        end = min(start + _BLOCK, T)
         positions = torch.arange(before + start, before + end, device=device)
-        first, same = 0, None
+        seen = positions[:, None] >= torch.arange(before + end, device=device)
         if documents is not None:
-            of_queries = documents[:, positions]
-            if not before:  # the numbers never fall: its first key is the first with its number
-                first = int(torch.searchsorted(documents.contiguous(), of_queries[:, :1]).min())
-            same = of_queries[:, :, None] == documents[:, None, first : before + end]
-        seen = positions[:, None] >= torch.arange(first, before + end, device=device)
-        if same is not None:
-            seen = (seen & same)[:, None, None]
+            same = documents[:, positions][:, :, None] == documents[:, None, : before + end]
+            seen = (seen & same)[:, None]
         hidden = torch.zeros(seen.shape, device=device).masked_fill(~seen, float("-inf"))
-        yield _Part(slice(start, end), slice(first, before + end), hidden)
+        yield _Part(slice(None), slice(start, end), slice(0, before + end), hidden)
 
 
-def _grouped(query: Tensor, kv_heads: int) -> Tensor:
-    """(B, kv_heads, group, T, head_size)."""
-    B, heads, T, size = query.shape
-    return query.reshape(B, kv_heads, heads // kv_heads, T, size)
-
-
-def _scores(queries: Tensor, keys: Tensor, part: _Part, scale: float) -> Tensor:
-    """(B, kv_heads, group, rows, keys), fp32."""
-    flat = queries.flatten(2, 3) @ keys.mT
-    return flat.unflatten(2, queries.shape[2:4]).float() * scale + part.hidden
+def _repeated(x: Tensor, heads: int) -> Tensor:
+    """(B, kv_heads, S, head_size) -> (B, heads, S, head_size): those of each group of heads."""
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 @torch.library.custom_op("windtunnel::long_attention", mutates_args=())
@@ -74,26 +96,28 @@ def _attend(
     """The mixture, like the queries, and the logarithm of each query's sum of exponentials, (B,
     heads, T), fp32.
     """
-    T, grouped = query.shape[2], _grouped(query, key.shape[1])
-    # contiguous, so that grouped heads are views of them
+    heads = query.shape[1]
+    keys, values = _repeated(key, heads), _repeated(value, heads)
     mixed = query.new_empty(query.shape)
     logs = query.new_empty(query.shape[:3], dtype=torch.float32)
-    into, sums = _grouped(mixed, key.shape[1]), logs.view(*grouped.shape[:4])
-    for part in _parts(T, key.shape[2], documents, query.device):
-        queries, keys = grouped[..., part.queries, :], key[:, :, part.keys]
-        scores = _scores(queries, keys, part, scale)
-        top = scores.amax(-1, keepdim=True)
-        weights = (scores - top).exp()
-        total = weights.sum(-1, keepdim=True)
-        product = weights.to(value.dtype).flatten(2, 3) @ value[:, :, part.keys]
-        mixture = product.unflatten(2, queries.shape[2:4]).float() / total
-        into[..., part.queries, :] = mixture.to(mixed.dtype)
-        sums[..., part.queries] = (top + total.log()).squeeze(-1)
+    for part in _parts(query, key, documents):
+        found, sums = _fused(
+            part.of_queries(query),
+            part.of_keys(keys),
+            part.of_keys(values),
+            is_causal=part.hidden is None,
+            scale=scale,
+            **part.told(query),
+        )
+        part.of_queries(mixed).copy_(found)
+        part.of_queries(logs).copy_(sums)
     return mixed, logs
 
 
 @_attend.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, scale: float) -> Any:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     logs = query.new_empty(query.shape[:3], dtype=torch.float32)
     return query.new_empty(query.shape), logs
 
@@ -109,28 +133,32 @@ def _attend_backward(
     documents: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives by query, key and value. With p the weights, by_p = grad value^T, and by the
-    scores p (by_p - sum p by_p), of which the sum is that of grad times what was mixed.
-    """
-    kv_heads = key.shape[1]
-    grouped, grads = _grouped(query, kv_heads), _grouped(grad, kv_heads)
-    sums = logs.view(*grouped.shape[:4], 1)
-    mean = _grouped((grad.float() * mixed.float()).sum(-1, keepdim=True), kv_heads)
+    """Derivatives by query, key and value."""
+    heads = query.shape[1]
+    keys, values = _repeated(key, heads), _repeated(value, heads)
     by_query = query.new_empty(query.shape)
-    into = _grouped(by_query, kv_heads)
-    # every block adds to them
-    by_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
-    by_value = torch.zeros_like(by_key)
-    for part in _parts(query.shape[2], key.shape[2], documents, query.device):
-        queries, keys = grouped[..., part.queries, :], key[:, :, part.keys]
-        weights = (_scores(queries, keys, part, scale) - sums[..., part.queries, :]).exp()
-        given = grads[..., part.queries, :].to(value.dtype).flatten(2, 3)
-        by_weights = (given @ value[:, :, part.keys].mT).unflatten(2, queries.shape[2:4]).float()
-        by_scores = weights * (by_weights - mean[..., part.queries, :]) * scale
-        by_scores = by_scores.to(key.dtype).flatten(2, 3)
-        into[..., part.queries, :] = (by_scores @ keys).unflatten(2, queries.shape[2:4])
-        by_key[:, :, part.keys] += by_scores.mT @ queries.flatten(2, 3)
-        by_value[:, :, part.keys] += weights.to(given.dtype).flatten(2, 3).mT @ given
+    # against a cache, every block adds to them
+    by_keys = torch.zeros(keys.shape, dtype=torch.float32, device=key.device)
+    by_values = torch.zeros_like(by_keys)
+    for part in _parts(query, key, documents):
+        found = _fused_backward(
+            part.of_queries(grad),
+            part.of_queries(query),
+            part.of_keys(keys),
+            part.of_keys(values),
+            part.of_queries(mixed),
+            part.of_queries(logs),
+            0.0,
+            part.hidden is None,
+            scale=scale,
+            **part.told(query),
+        )
+        part.of_queries(by_query).copy_(found[0])
+        part.of_keys(by_keys).add_(found[1])
+        part.of_keys(by_values).add_(found[2])
+    shape = key.shape[1], -1
+    by_key = by_keys.unflatten(1, shape).sum(2)
+    by_value = by_values.unflatten(1, shape).sum(2)
     return by_query, by_key.to(key.dtype), by_value.to(value.dtype)
 
 
