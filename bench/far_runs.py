@@ -21,8 +21,8 @@ docs/measured, to be committed before `open`.
 and holds beside them what other ways would have predicted from the same table; it needs the corpus,
 and nothing else of the lab. `decide` trains a plan of three times the FLOPs of
 the dearest run and, at the same FLOPs, half and twice its size, 20 tokens a parameter, and the plan
-at a learning rate of 0.01, with two seeds each. Prints one or two tables and, last, one JSON list.
-Every step goes on where it was interrupted.
+at a learning rate of 0.01 and with a weight decay of 0.001, with two seeds each. Prints one or two
+tables and, last, one JSON list. Every step goes on where it was interrupted.
 """
 
 import gzip
@@ -64,6 +64,7 @@ SCALING_DESIGN = (
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
 DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
+CHANGED = {"lr 0.01": "optimizer.lr=0.01", "weight decay 0.001": "optimizer.weight_decay=0.001"}
 SEEDS = (0, 1)
 EVALUATED = 16_384  # held-out tokens that the losses of the studies are of
 NO_GO = 1  # exit code of a plan that advises against its run
@@ -325,7 +326,8 @@ def decide(lab: Path, corpus: str, workers: int) -> None:
     wanted: dict[tuple[str, int], list[str]] = {}
     for seed in SEEDS:
         wanted |= {(what, seed): [recipe] for what, recipe in recipes.items()}
-        wanted["lr 0.01", seed] = [chosen.recipe, "--set", "optimizer.lr=0.01"]
+        for what, change in CHANGED.items():
+            wanted[what, seed] = [chosen.recipe, "--set", change]
 
     def trained(which: tuple[str, int]) -> RunSummary:
         return train(lab, *wanted[which], "--set", f"seed={which[1]}")
