@@ -107,6 +107,8 @@ def test_the_planned_run_takes_the_time_that_is_left_and_reaches_no_farther_than
 def test_a_corpus_that_is_neither_there_nor_known_is_refused(lab: Any) -> None:
     done = lab.run("tour", "--corpus", "nowhere")
     assert done.returncode == 2 and "nowhere" in done.stderr
+    mistyped = lab.run("tour", "--corpus", "esay")
+    assert mistyped.returncode == 2 and "did you mean 'essay'?" in mistyped.stderr
 
 
 @pytest.mark.slow

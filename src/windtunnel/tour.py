@@ -10,7 +10,7 @@ from pathlib import Path
 from windtunnel.data.build import build
 from windtunnel.data.shards import Corpus
 from windtunnel.data.sources import GROUPS, SOURCES, fetch, known
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, did_you_mean
 from windtunnel.model.generate import generate
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.plan.audit import audit
@@ -279,7 +279,10 @@ def _corpus(lab: Path, name: str | None, watch: Watch) -> Corpus:
     for folder in (lab / "corpora" / one for one in wanted):
         if (folder / "manifest.json").exists():
             return Corpus.open(folder)
-    if name and name not in (*GROUPS, *SOURCES):
+    sources = (*GROUPS, *SOURCES)
+    if name and name not in sources:
+        if near := did_you_mean(name, sources):
+            raise InputError(f"--corpus {name}: neither a corpus of {lab} nor a source{near}")
         return Corpus.open(lab / "corpora" / name)  # which says what is missing
     if name:
         return _built(lab, name, watch)
