@@ -89,6 +89,20 @@ def test_of_what_is_read_44_percent_are_long(trained: tuple[Any, Run], corpus: C
     assert sum(mixture.values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("of_parent", "windows", "read"),
+    [(100 * TO, 40, 4 * TO), (100 * TO, 4, TO), (2 * TO, 40, 2 * TO), (TO // 2, 40, TO)],
+    ids=["a tenth", "a window", "as the parent's", "no less than a window"],
+)
+def test_a_validation_is_short_beside_the_stage(
+    trained: tuple[Any, Run], of_parent: int, windows: int, read: int
+) -> None:
+    """In long windows, as much as the parent's could take longer than the training."""
+    old = trained[1].recipe.change(train={"evaluate_tokens": of_parent})
+    (stage,) = planned(old, WAS, Asked(to=(TO,), tokens=windows * TO))
+    assert stage.train.evaluate_tokens == read
+
+
 @pytest.mark.parametrize("untie", [False, True])
 def test_it_begins_as_what_the_run_was_but_for_rope(
     trained: tuple[Any, Run], corpus: Corpus, untie: bool
