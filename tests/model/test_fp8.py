@@ -126,7 +126,9 @@ def test_a_model_learns_in_8_bits_as_it_does_in_16(recipe: Make) -> None:
     assert not torch.equal(narrow, half)
 
 
-@pytest.mark.parametrize("changes", [{"compiled": True}, {"recompute": True}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({"compiled": True}, marks=pytest.mark.slow), {"recompute": True}]
+)
 def test_compiled_or_computed_again_it_is_the_same(recipe: Make, changes: dict[str, bool]) -> None:
     plain = trained(asked(recipe), engine("fp8"), 3)
     other = trained(asked(recipe), engine("fp8", **changes), 3)

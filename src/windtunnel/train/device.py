@@ -204,7 +204,7 @@ def _host_memory() -> int | None:
     if not hasattr(os, "sysconf"):
         return None
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    told = _CONTAINER.read_text() if _CONTAINER.exists() else "max"
+    told = _CONTAINER.read_text("utf-8") if _CONTAINER.exists() else "max"
     return whole if told.strip() == "max" else min(whole, int(told))
 
 
