@@ -91,8 +91,8 @@ def test_of_what_is_read_44_percent_are_long(trained: tuple[Any, Run], corpus: C
 
 @pytest.mark.parametrize(
     ("of_parent", "windows", "read"),
-    [(100 * TO, 40, 4 * TO), (100 * TO, 4, TO), (2 * TO, 40, 2 * TO), (TO // 2, 40, TO)],
-    ids=["a tenth", "a window", "as the parent's", "no less than a window"],
+    [(100 * TO, 80, 4 * TO), (100 * TO, 4, TO), (2 * TO, 80, 2 * TO), (TO // 2, 80, TO)],
+    ids=["a twentieth", "a window", "as the parent's", "no less than a window"],
 )
 def test_a_validation_is_short_beside_the_stage(
     trained: tuple[Any, Run], of_parent: int, windows: int, read: int

@@ -183,16 +183,16 @@ def _settings(
         "decay": decay,
         "model": _model(old.model, was, to, asked),
         "data": {"context": to, "mixture": mixture, "mask_documents": True},
-        "train": {"evaluate_tokens": _evaluated(old, asked.tokens, to, max(1, len(mixture)))},
+        "train": {"evaluate_tokens": _evaluated(old, asked.tokens, to)},
     }
 
 
-def _evaluated(old: Recipe, tokens: int, to: int, sources: int) -> int:
-    """Held-out tokens of each source that a validation reads: of all together a tenth of the
-    stage's at most, and a window of each at least. Long windows are dear, and a stage is short: ten
-    validations of as much as the parent's could take longer than its training.
+def _evaluated(old: Recipe, tokens: int, to: int) -> int:
+    """Held-out tokens of each source that a validation reads, of which there are two or more: a
+    twentieth of the stage's at most, and a window at least. Long windows are dear, and a stage is
+    short: ten validations of as much as the parent's could take longer than its training.
     """
-    return max(to, min(old.train.evaluate_tokens, tokens // 10 // sources))
+    return max(to, min(old.train.evaluate_tokens, tokens // 20))
 
 
 def text_of(parent: Run) -> Corpus:
