@@ -26,7 +26,7 @@ SmolLM2-135M of docs/benchmarks.md, with C as in bench/far_runs.py:
     windtunnel corpus build code documents=documents.jsonl --tokenizer RUN --lab DIR
     .venv/bin/python bench/longer.py run --lab DIR --corpus code --base RUN --at 0 --stages 32k \
         --each 131072 --scaling ntk --lr 1e-4 --short 1024 --asked 8k,16k,32k --depths 0.5 \
-        --kinds passkey --questions 1 --documents 2
+        --kinds passkey --questions 1 --documents 0
 
 Prints tables and, last, one JSON list.
 """
