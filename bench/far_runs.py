@@ -21,8 +21,9 @@ docs/measured, to be committed before `open`.
 and holds beside them what other ways would have predicted from the same table; it needs the corpus,
 and nothing else of the lab. `decide` trains a plan of three times the FLOPs of
 the dearest run and, at the same FLOPs, half and twice its size, 20 tokens a parameter, and the plan
-at a learning rate of 0.01 and with a weight decay of 0.001, with two seeds each. Prints one or two
-tables and, last, one JSON list. Every step goes on where it was interrupted.
+at a learning rate of 0.01 and with a weight decay of 0.001 where it has another, with two seeds
+each. Prints one or two tables and, last, one JSON list. Every step goes on where it was
+interrupted.
 """
 
 import gzip
@@ -45,6 +46,7 @@ from reach import Predict, Said, curve_fit, form, interval_score
 from windtunnel.laws.error import relative_error
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import count, flops_per_token
+from windtunnel.recipe import load
 from windtunnel.results.forecast import Forecast
 from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import RunSummary
@@ -64,7 +66,7 @@ SCALING_DESIGN = (
 )
 TIMES_PARAMS, TIMES_TOKENS, DRAWN, FAR = (1, 2, 4), (1, 3, 6), 6, 30
 DECIDED = 3  # times the FLOPs of the dearest run, that a decision is about
-CHANGED = {"lr 0.01": "optimizer.lr=0.01", "weight decay 0.001": "optimizer.weight_decay=0.001"}
+CHANGED = {"lr": 0.01, "weight_decay": 0.001}  # of the optimiser, where the plan has another
 SEEDS = (0, 1)
 EVALUATED = 16_384  # held-out tokens that the losses of the studies are of
 NO_GO = 1  # exit code of a plan that advises against its run
@@ -324,10 +326,13 @@ def decide(lab: Path, corpus: str, workers: int) -> None:
         asked = ["--flops", flops, "--params", str(round(size))]
         recipes[what] = plan(lab, corpus, name, *asked).recipe
     wanted: dict[tuple[str, int], list[str]] = {}
+    planned = load(Path(chosen.recipe)).optimizer
     for seed in SEEDS:
         wanted |= {(what, seed): [recipe] for what, recipe in recipes.items()}
-        for what, change in CHANGED.items():
-            wanted[what, seed] = [chosen.recipe, "--set", change]
+        for name, value in CHANGED.items():
+            if getattr(planned, name) != value:
+                change = f"optimizer.{name}={value:g}"
+                wanted[f"{name} {value:g}", seed] = [chosen.recipe, "--set", change]
 
     def trained(which: tuple[str, int]) -> RunSummary:
         return train(lab, *wanted[which], "--set", f"seed={which[1]}")

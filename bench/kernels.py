@@ -228,7 +228,7 @@ def counted_step(recipe: Recipe) -> Found:
             held.keep([vars(part).get("copies") for part in (step.model, *step.model.layers)])
             for layer in step.model.layers:
                 narrow: dict[str, Any] = vars(layer).get("narrow_copies", {})
-                held.keep([[*one.forward, one.backward.values] for one in narrow.values()])
+                held.keep([[*one.scaled, one.turned] for one in narrow.values()])
             with count.counting() as gradient:
                 step.gradient(part)
             with count.counting() as update:

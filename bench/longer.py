@@ -53,7 +53,7 @@ from windtunnel.evaluate.own import OwnModel
 from windtunnel.family.longer import Asked, longer
 from windtunnel.model.decoder import Decoder
 from windtunnel.model.init import initial_tensors
-from windtunnel.quantities import Length, parse_tokens
+from windtunnel.quantities import Length, parse_context, parse_tokens
 from windtunnel.recipe import Model, Recipe, parse
 from windtunnel.recipe.rope import frequencies
 from windtunnel.ship.engines import Asked as Export
@@ -64,6 +64,7 @@ from windtunnel.ship.layouts import LAYOUTS
 from windtunnel.ship.portable import PortableModel
 from windtunnel.train.loop import Watch, load_model, train
 from windtunnel.train.run import Run, create, find_run
+from windtunnel.tunnel.design import SIZE
 
 LENGTHS = (1024, 4096, 16_384, 32_768)
 SHAPE = {"width": 256, "depth": 4, "heads": 8, "kv_heads": 2, "vocab": 2048}
@@ -275,7 +276,7 @@ def _base(given: argparse.Namespace, corpus: Corpus) -> tuple[Run, int]:
 
 
 def _recipe(given: argparse.Namespace, corpus: Corpus) -> Recipe:
-    width, depth = map(int, given.size.split("x"))
+    width, depth = SIZE.parse("--size", given.size)
     seed, tokens = given.seed, parse_tokens(given.tokens)
     model = {"width": width, "depth": depth, "heads": width // 32, "vocab": corpus.manifest.vocab}
     model |= {"base_width": 32, "base_depth": 2}
@@ -326,10 +327,7 @@ def _train(one: Run, corpus: Corpus) -> None:
 
 def _lengths(text: str) -> tuple[int, ...]:
     """`1k,4k` and `512`, in tokens."""
-    found = []
-    for one in text.split(","):
-        found.append(1024 * int(one[:-1]) if one.endswith("k") else int(one))
-    return tuple(found)
+    return tuple(parse_context(one) for one in text.split(","))
 
 
 def _held_out(corpus: Corpus, tokens: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from windtunnel.quantities import parse_tokens
 from windtunnel.recipe import PRECISIONS, Recipe, parse
 from windtunnel.train.loop import Watch, train
 from windtunnel.train.run import create
+from windtunnel.tunnel.design import SIZE
 from windtunnel.tunnel.study import validation_at
 
 AGAINST = "bf16"
@@ -48,7 +49,7 @@ def main() -> None:
 
 def recipe_of(corpus: Corpus, size: str, tokens: int, precision: str, seed: int) -> Recipe:
     """A run of its own."""
-    width, depth = map(int, size.split("x"))
+    width, depth = SIZE.parse("--size", size)
     values = {
         "name": f"{precision}-seed{seed}",
         "seed": seed,

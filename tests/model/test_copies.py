@@ -126,9 +126,9 @@ def test_copies_in_8_bits_are_what_products_would_make_of_the_matrices(recipe: M
     assert isinstance(layer, Layer) and set(layer.narrow_copies) == layer.narrow
     for name, copy in layer.narrow_copies.items():
         now = Fp8Copy.of(layer.get_parameter(name))
-        assert torch.equal(copy.forward.values.float(), now.forward.values.float())
-        assert torch.equal(copy.backward.values.float(), now.backward.values.float())
-        assert torch.equal(copy.forward.scale, now.forward.scale)
+        assert torch.equal(copy.scaled.values.float(), now.scaled.values.float())
+        assert torch.equal(copy.turned.float(), now.turned.float())
+        assert torch.equal(copy.scaled.scale, now.scaled.scale)
 
 
 @pytest.mark.slow

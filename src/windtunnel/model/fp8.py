@@ -38,22 +38,22 @@ class Fp8Copy:
 
     matrix: Tensor  # (out, in): what is copied
     leaf: Tensor  # (out, in), of no numbers: adds derivatives, as they come, to the matrix's grad
-    forward: Scaled
-    backward: Scaled
+    scaled: Scaled
+    turned: Tensor  # (in, out), in 8 bits: the backward pass takes it so
 
     @classmethod
     def of(cls, matrix: Tensor) -> "Fp8Copy":
         """As it is now."""
         leaf = torch.zeros((), dtype=torch.bfloat16, device=matrix.device).expand(matrix.shape)
         scaled = _scaled(matrix.detach(), _FORWARD)
-        return cls(matrix, adding_to(matrix, leaf), scaled, scaled.turned())
+        return cls(matrix, adding_to(matrix, leaf), scaled, scaled.turned().values)
 
     def renew(self) -> None:
         """In place, from the matrix as it is now."""
         scaled = _scaled(self.matrix.detach(), _FORWARD)
-        self.forward.values.copy_(scaled.values)
-        self.forward.scale.copy_(scaled.scale)
-        self.backward.values.copy_(scaled.values.t())
+        self.scaled.values.copy_(scaled.values)
+        self.scaled.scale.copy_(scaled.scale)
+        self.turned.copy_(scaled.values.t())
 
 
 def fp8_product(h: Tensor, weight: Tensor | Fp8Copy) -> Tensor:
@@ -61,15 +61,15 @@ def fp8_product(h: Tensor, weight: Tensor | Fp8Copy) -> Tensor:
     all of them, but for a copy.
     """
     if isinstance(weight, Fp8Copy):
-        return _product(h, weight.leaf, weight.forward, weight.backward)
+        return _product(h, weight.leaf, weight.scaled, weight.turned)
     if h.dim() == 2:
         scaled = _scaled(weight.detach(), _FORWARD)
-        return _product(h, weight, scaled, scaled.turned())
+        return _product(h, weight, scaled, scaled.turned().values)
     return torch.stack([fp8_product(*one) for one in zip(h, weight, strict=True)])
 
 
-def _product(h: Tensor, leaf: Tensor, forward: Scaled, backward: Scaled) -> Tensor:
-    out: Tensor = _Product.apply(h, leaf, *forward, backward.values)
+def _product(h: Tensor, leaf: Tensor, weight: Scaled, turned: Tensor) -> Tensor:
+    out: Tensor = _Product.apply(h, leaf, *weight, turned)
     return out
 
 
@@ -87,7 +87,7 @@ def _times(left: Scaled, right: Scaled, *, exact: bool) -> Tensor:
     bits of fp32, as derivatives need it.
     """
     # `functional.scaled_mm` is no operator that torch 2.11 compiles
-    return torch._scaled_mm(
+    return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
         left.values,
         right.values.t(),
         scale_a=left.scale,
