@@ -30,6 +30,7 @@ _LEDGERS = {
     "email": "mail",
     "manuals": "manuals",
     "dictionary": "a dictionary",
+    "c": "C code",
 }
 
 

@@ -125,6 +125,19 @@ def test_held_out_text_that_is_read_in_training_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("copied", "times", "raised"),
+    [(None, 9, False), (0.01, 9, True), (-0.01, 2, True), (0.01, 1.4, False), (0.3, 9, False)],
+)
+def test_what_no_run_of_the_fit_has_learnt(
+    copied: float | None, times: float, raised: bool
+) -> None:
+    for reach in (Reach(params=times, tokens=1), Reach(params=1, tokens=times)):
+        found = list(flags.of_copying(copied, reach))
+        assert said(found) == [("copying", "caution")] * raised
+        assert not raised or f"{max(0, copied or 0):.1%} less" in found[0].text
+
+
+@pytest.mark.parametrize(
     ("params", "raised"),
     [(91, False), (109, False), (90, True), (110.1, True), (80, True), (120, True)],
 )

@@ -107,6 +107,7 @@ class Evidence:
     held_out_excess: float | None = None  # of held-out losses over those of training, relative
     # by source, the share of the held-out text that stands in the text to train on
     held_out_repeats: Mapping[str, float] = field(default_factory=dict)
+    copied: float | None = None  # whether the largest model in the fit has learnt to copy
     lab: Path | None = None
 
 

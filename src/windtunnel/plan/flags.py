@@ -193,6 +193,21 @@ def of_depth(evidence: Evidence, recipe: Recipe) -> Iterator[Flag]:
         )
 
 
+def of_copying(copied: float | None, reach: Reach) -> Iterator[Flag]:
+    """Whether models will learn something on the way that none in the fit has learnt: on C code,
+    whose names come back, such runs ended 10 to 24% below what was expected (docs/LOG.md,
+    2026-11-30).
+    """
+    if copied is not None and copied < laptop.COPIES and max(reach.params, reach.tokens) > _BEYOND:
+        yield caution(
+            "copying",
+            f"The largest model in the fit has not learnt to copy: a text of random tokens costs "
+            f"it {max(copied, 0.0):.1%} less when it is read for the second time. A larger or "
+            "longer run may learn it, at once, and then ends below what is expected. Measure "
+            "longer runs, until the study says that models copy.",
+        )
+
+
 def of_unmeasured_batch(evidence: Evidence, reach: Reach) -> Iterator[Flag]:
     """Whether the runs in the fit had a batch that is right for this corpus."""
     beyond = max(reach.params, reach.tokens)

@@ -331,6 +331,7 @@ def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Trai
         *flags.of_law(profiles, draft.chosen.at_edge, ratio),
         *flags.of_data(draft.tokens, premises.unique, spent),
         *flags.of_depth(evidence, draft.recipe),
+        *flags.of_copying(evidence.copied, draft.reach),
         *flags.of_unmeasured_batch(evidence, draft.reach),
         *flags.of_settings(draft.recipe, draft.batch, draft.rate),
         *flags.of_memory(costs.bytes.total, draft.speed),

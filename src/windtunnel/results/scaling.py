@@ -352,6 +352,11 @@ class ScalingNumbers(Numbers):
     """By source, the share of the held-out text that stands word for word in the text to train on
     (`data/repeats.py`); empty in results of earlier releases.
     """
+    copied: float | None = None
+    """By which share a text of random tokens costs the largest model less when it is read for the
+    second time (`tunnel/scaling/copying.py`): near 0 where it has not learnt to copy. None where
+    its longest branch diverged, and in results of earlier releases.
+    """
     seed_sd: float | None
     """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""
     seed_freedom: int

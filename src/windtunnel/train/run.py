@@ -451,7 +451,7 @@ def open_corpus(lab: Path, recipe: Recipe) -> Corpus:
     if recipe.is_imported:
         raise InputError(
             f"{recipe.name}: an imported model names no corpus: "
-            "give one with `branch --corpus NAME`"
+            "give one with --corpus NAME, as `branch` and `longer` take it"
         )
     from windtunnel.data.shards import Corpus
 

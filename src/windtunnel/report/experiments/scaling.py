@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
+from windtunnel.laws import laptop
 from windtunnel.laws.loss import LossLaw
 from windtunnel.quantities import about
 from windtunnel.report.blocks import Block, Cell, Table, Text
@@ -147,6 +148,12 @@ def _trained(numbers: ScalingNumbers) -> Iterator[str]:
         found += [f"{name} {value:g}" for name, value in fields.items()]
     if found:
         yield f"Settings, by the lab's search: {', '.join(found)}."
+    if numbers.copied is not None:
+        yield (
+            "A text of random tokens costs the largest model "
+            f"{max(numbers.copied, 0.0):.1%} less when it is read for the second time: "
+            + ("it copies." if numbers.copied >= laptop.COPIES else "it has not learnt to copy.")
+        )
     cost, audit = numbers.cost, numbers.audit
     yield (
         f"Cost: {cost.flops:.3e} FLOPs with stems and branches, {cost.flops_cosine:.3e} as cosine "

@@ -35,6 +35,7 @@ from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling.chain import Chain, lay_out
+from windtunnel.tunnel.scaling.copying import copied
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.judge import judge
 from windtunnel.tunnel.scaling.law import law_of
@@ -248,6 +249,7 @@ def _analysed(
         epochs=longest / corpus.train_tokens,
         held_out_excess=held_out_excess(run for stem in stems for run in stem.branches),
         held_out_repeats={name: round(share, 4) for name, share in repeated(corpus).items()},
+        copied=_copied(corpus, stems),
         seed_sd=seed_sd,
         seed_freedom=freedom,
         audit=audited,
@@ -306,6 +308,13 @@ def _size(stem: _Stem, seeds: int) -> SizeLosses:
         gain_per_doubling=gain,
         seeds=seeds,
     )
+
+
+def _copied(corpus: Corpus, stems: Sequence[_Stem]) -> float | None:
+    """Whether the largest model copies, at the end of its longest branch."""
+    largest = max(stems, key=lambda stem: stem.segments[0].recipe.model.width * stem.size.depth)
+    longest = largest.branches[-1]
+    return None if final_loss(longest) is None else copied(longest, corpus)
 
 
 def _cost(stems: Sequence[_Stem], sizes: Sequence[SizeLosses]) -> StudyCost:

@@ -1,0 +1,108 @@
+"""What do models take from their context, and have they learnt to copy?
+
+    .venv/bin/python bench/what_context_gives.py RUN... [--lab DIR] [--tokens N]
+
+Of each run's last checkpoint, on held-out text of its corpus: the loss of all tokens, of the first
+32 of a window and from the 129th on, of tokens that came after the same token before in their
+window (a model that copies can tell them) and of the others; and by which share a text of random
+tokens costs less when it is read for the second time. Prints a table and, last, one JSON list.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from claims import Claim, arguments, claim, header, last_line, row
+from numpy.typing import NDArray
+
+from windtunnel.data.windows import Windows
+from windtunnel.quantities import about
+from windtunnel.train.loop import load_model
+from windtunnel.train.objective import Batch
+from windtunnel.train.run import Run, find_run, open_corpus
+from windtunnel.tunnel.scaling.copying import copied
+
+FIRST, LATE = 32, 128  # positions
+AT_ONCE = 16  # windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Losses in nats/token, by what stands before."""
+
+    every: float
+    first: float
+    late: float
+    seen: float
+    unseen: float
+    copied: float
+    share_seen: float
+
+
+def main() -> None:
+    """Look at every run."""
+    parser = arguments(__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="id or name of a run")
+    parser.add_argument("--lab", type=Path, default=Path("lab"))
+    parser.add_argument("--tokens", type=int, default=65_536, help="of held-out text")
+    asked = parser.parse_args()
+    names = ("all", "first 32", "from 129", "gain", "seen before", "others", "random, again")
+    print(header("run", "shape", "tokens", *names))
+    claims: list[Claim] = []
+    share = 0.0
+    for name in asked.runs:
+        run = find_run(asked.lab, name)
+        found = look_at(run, asked.tokens)
+        share = found.share_seen
+        model, gain = run.recipe.model, found.first - found.late
+        losses = (found.every, found.first, found.late, gain, found.seen, found.unseen)
+        cells = [*(f"{loss:.3f}" for loss in losses), f"{-found.copied:+.1%}"]
+        shape, tokens = f"{model.width}x{model.depth}", about(run.recipe.total_tokens)
+        print(row(run.recipe.name, shape, tokens, *cells), flush=True)
+        claims.append(claim(f"{run.recipe.name}: gain", gain, "nats/token"))
+        claims.append(claim(f"{run.recipe.name}: copied", found.copied, ""))
+    print(f"\n{share:.0%} of the tokens came after the same token before in their window.")
+    last_line(claims)
+
+
+def look_at(run: Run, tokens: int) -> Given:
+    """All losses of one run."""
+    corpus = open_corpus(run.lab, run.recipe)
+    windows = Windows(corpus, run.recipe.data, run.recipe.seed)
+    held = [windows.validation(name, tokens // len(corpus.sources)) for name in corpus.sources]
+    batch = Batch.read(torch.from_numpy(np.concatenate(held)))
+    model = load_model(run)
+    found = []
+    with torch.no_grad():
+        for at in range(0, len(batch.inputs), AT_ONCE):
+            part = slice(at, at + AT_ONCE)
+            found.append(model.losses(batch.inputs[part], batch.targets[part]).numpy())
+    losses = np.concatenate(found).reshape(batch.inputs.shape)
+    seen = seen_before(batch.inputs.numpy(), batch.targets.numpy())
+    again = copied(run, corpus)
+    assert again is not None
+    return Given(
+        every=float(losses.mean()),
+        first=float(losses[:, :FIRST].mean()),
+        late=float(losses[:, LATE:].mean()),
+        seen=float(losses[seen].mean()),
+        unseen=float(losses[~seen].mean()),
+        copied=again,
+        share_seen=float(seen.mean()),
+    )
+
+
+def seen_before(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a target came after the same input before in its window."""
+    found = np.zeros(inputs.shape, bool)
+    for row_of, (reads, follows) in enumerate(zip(inputs, targets, strict=True)):
+        after: set[tuple[int, int]] = set()
+        for at, pair in enumerate(zip(reads.tolist(), follows.tolist(), strict=True)):
+            found[row_of, at] = pair in after
+            after.add(pair)
+    return found
+
+
+if __name__ == "__main__":
+    main()
