@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from claims import Claim, arguments, claim, header, last_line, row
-from numpy.typing import NDArray
 
 from windtunnel.data.windows import Windows
 from windtunnel.quantities import about
 from windtunnel.train.loop import load_model
 from windtunnel.train.objective import Batch
 from windtunnel.train.run import Run, find_run, open_corpus
-from windtunnel.tunnel.scaling.copying import copied
+from windtunnel.tunnel.scaling.copying import copying_of, seen_before
 
 FIRST, LATE = 32, 128  # positions
 AT_ONCE = 16  # windows
@@ -80,28 +79,17 @@ def look_at(run: Run, tokens: int) -> Given:
             found.append(model.losses(batch.inputs[part], batch.targets[part]).numpy())
     losses = np.concatenate(found).reshape(batch.inputs.shape)
     seen = seen_before(batch.inputs.numpy(), batch.targets.numpy())
-    again = copied(run, corpus)
-    assert again is not None
+    copying = copying_of(run, corpus)
+    assert copying is not None
     return Given(
         every=float(losses.mean()),
         first=float(losses[:, :FIRST].mean()),
         late=float(losses[:, LATE:].mean()),
         seen=float(losses[seen].mean()),
         unseen=float(losses[~seen].mean()),
-        copied=again,
+        copied=copying.saved,
         share_seen=float(seen.mean()),
     )
-
-
-def seen_before(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a target came after the same input before in its window."""
-    found = np.zeros(inputs.shape, bool)
-    for row_of, (reads, follows) in enumerate(zip(inputs, targets, strict=True)):
-        after: set[tuple[int, int]] = set()
-        for at, pair in enumerate(zip(reads.tolist(), follows.tolist(), strict=True)):
-            found[row_of, at] = pair in after
-            after.add(pair)
-    return found
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from windtunnel.plan.settings import BatchChoice, RateChoice
 from windtunnel.plan.sizes import by_6nd
 from windtunnel.recipe import Recipe
 from windtunnel.results.plan import BestRatio, Provenance, Reach, StudiedRate
+from windtunnel.results.scaling import Copying
 from windtunnel.results.study import Numbers, StudyResult
 from windtunnel.scaling_recipe import (
     GIVEN,
@@ -125,16 +126,17 @@ def test_held_out_text_that_is_read_in_training_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("copied", "times", "raised"),
-    [(None, 9, False), (0.01, 9, True), (-0.01, 2, True), (0.01, 1.4, False), (0.3, 9, False)],
+    ("saved", "times", "raised"),
+    [(0.01, 9, True), (-0.01, 2, True), (0.01, 1.4, False), (0.3, 9, False)],
 )
-def test_what_no_run_of_the_fit_has_learnt(
-    copied: float | None, times: float, raised: bool
-) -> None:
+def test_what_no_run_of_the_fit_has_learnt(saved: float, times: float, raised: bool) -> None:
+    copying = Copying(saved=saved, copyable=0.32)
     for reach in (Reach(params=times, tokens=1), Reach(params=1, tokens=times)):
-        found = list(flags.of_copying(copied, reach))
+        found = list(flags.of_copying(copying, reach))
         assert said(found) == [("copying", "caution")] * raised
-        assert not raised or f"{max(0, copied or 0):.1%} less" in found[0].text
+        assert not raised or f"{max(0, saved):.1%} less" in found[0].text
+        assert not raised or "32% of the loss" in found[0].text
+        assert not said(flags.of_copying(None, reach))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from windtunnel.cli.findings import forms_in_words
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.errors import InputError
-from windtunnel.laws import laptop
+from windtunnel.laws.copying import learns
 from windtunnel.quantities import about
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.design import DryRun
@@ -84,10 +84,10 @@ def _print(result: "StudyResult[ScalingNumbers]") -> None:
     _print_sizes(shown, numbers)
     print()
     paragraph(_law(numbers.law))
-    if numbers.copied is not None and numbers.copied < laptop.COPIES:
+    if numbers.copying and not learns(numbers.copying.saved):
         paragraph(
-            "copying: not learnt by the largest model. Runs that learn it end below this law "
-            "(docs/benchmarks.md)"
+            "copying: not learnt by the largest model; a longer run that learns it ends below this "
+            "law"
         )
     if numbers.audit:
         paragraph(_audit(numbers.audit, numbers.law))

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from windtunnel.laws.copying import ENDS, EXPECTED, by_then
 from windtunnel.laws.fit import LossData, LossFit, Objective, fit_each, optima
 from windtunnel.laws.growth import Growth, HeldOut, growth_of
 from windtunnel.laws.intervals import Profile, linear_sd, profiles, redraw
@@ -149,6 +150,8 @@ class Predictor:
     # By form, of those that count N as the best does: laws as they might as well be, coordinates
     # (draws, 7).
     draws: Mapping[str, Array]
+    # What runs may take off their log loss by something that no point has learnt (`laws.copying`).
+    unlearnt: float = 0.0
 
     @property
     def best(self) -> Candidate:
@@ -158,11 +161,13 @@ class Predictor:
     def loss(self, params: Mapping[str, ArrayLike] | ArrayLike, tokens: ArrayLike) -> Array:
         """The expected loss, arrays broadcast; `params` by count, or by the table's only one."""
         sizes = self._sizes(params)
-        return np.exp(sum(c.weight * c.log_loss(sizes[c.count], tokens) for c in self.candidates))
+        by_law = sum(c.weight * c.log_loss(sizes[c.count], tokens) for c in self.candidates)
+        return np.exp(by_law - EXPECTED * self._saved(sizes, tokens))
 
     def predict(self, params: Mapping[str, float] | float, tokens: float) -> Prediction:
         """With intervals: noise, what the forms disagree about, and how wrong predictions of runs
-        that were held out have been, which is the more the farther they lie from the points.
+        that were held out have been, which is the more the farther they lie from the points; and
+        below, what a run may learn at once that no point has.
         """
         sizes = self._sizes(params)
         weights = np.array([candidate.weight for candidate in self.candidates])
@@ -173,12 +178,12 @@ class Predictor:
         sd = math.sqrt(
             disagreement + float(self.growth.variance(*self._reach(sizes[first], tokens)))
         )
-        half50, half90 = (halves * sd for halves in _HALF_WIDTHS)
-        return Prediction(
-            math.exp(centre),
-            (math.exp(centre - half50), math.exp(centre + half50)),
-            (math.exp(centre - half90), math.exp(centre + half90)),
-        )
+        saved = float(self._saved(sizes, tokens))
+        intervals = []
+        for halves, part in zip(_HALF_WIDTHS, ENDS, strict=True):
+            low, high = centre - halves * sd - part * saved, centre + halves * sd
+            intervals.append((math.exp(low), math.exp(high)))
+        return Prediction(math.exp(centre - EXPECTED * saved), *intervals)
 
     def ratio(self, flops: float) -> tuple[float | None, tuple[float, float] | None]:
         """The best tokens a parameter with C = 6ND, by the weightiest law, and its 90% interval
@@ -249,16 +254,27 @@ class Predictor:
             np.log(tokens / self.points.tokens.max()).clip(0),
         )
 
+    def _saved(self, sizes: Mapping[str, Array], tokens: ArrayLike) -> Array:
+        """Of `unlearnt`, what may have come by then."""
+        dearest = float((self.points.size * self.points.tokens).max())
+        work = sizes[self.points.counts[0]] * np.asarray(tokens, float)
+        return by_then(self.unlearnt, work / dearest)
+
     def _sizes(self, params: Mapping[str, ArrayLike] | ArrayLike) -> Mapping[str, Array]:
         if isinstance(params, Mapping):
             return {count: np.asarray(values, float) for count, values in params.items()}
         return dict.fromkeys(self.points.counts, np.asarray(params, float))
 
 
-def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS) -> Predictor:
+def choose(
+    points: LossPoints,
+    seed_sd: float | None = None,
+    draws: int = _DRAWS,
+    unlearnt: float = 0.0,
+) -> Predictor:
     """Fit every form with every count, and weigh them by forward-chained extrapolation.
-    `seed_sd`: of one run's loss between seeds, nats, where it was measured. Raises ValueError
-    where no law can be fitted (`points.check`).
+    `seed_sd`: of one run's loss between seeds, nats, where it was measured. `unlearnt`: as
+    `copying.yet_to_save` has it. Raises ValueError where no law can be fitted (`points.check`).
     """
     check(points)
     task = _Task(
@@ -273,7 +289,12 @@ def choose(points: LossPoints, seed_sd: float | None = None, draws: int = _DRAWS
         found += _candidates(count, task)
     weighted = [replace(c, weight=w) for c, w in zip(found, _weights(found), strict=True)]
     return Predictor(
-        points, tuple(weighted), task.objective, _growth(weighted, task), _draws(weighted, task)
+        points,
+        tuple(weighted),
+        task.objective,
+        _growth(weighted, task),
+        _draws(weighted, task),
+        unlearnt,
     )
 
 

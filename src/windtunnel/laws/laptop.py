@@ -22,10 +22,6 @@ BASE_DEPTH = 4
 # their own it is 1% at most.
 MANY_REPEATS = 0.05
 
-# A text of random tokens costs a model that copies so much less when it reads it again. Before they
-# learnt it, models of four layers were at 0 to 0.1, and after it at a third.
-COPIES = 0.15
-
 # Width over depth of the tunnel's own models, which are 16 to 96 wide.
 WIDTH = 96
 WIDTH_PER_DEPTH, SPREAD_OF_DEPTHS = 192**0.5, 3**0.5  # from 8 to 24

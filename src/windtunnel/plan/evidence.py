@@ -17,6 +17,7 @@ from windtunnel.laws.rate import RateLaw
 from windtunnel.laws.table import number, read_table
 from windtunnel.recipe import PAPER_DECAY, DecayShapeName, Recipe
 from windtunnel.results.plan import Provenance, StudiedRate
+from windtunnel.results.scaling import Copying
 from windtunnel.scaling_recipe import ScalingRecipe
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Evidence:
     held_out_excess: float | None = None  # of held-out losses over those of training, relative
     # by source, the share of the held-out text that stands in the text to train on
     held_out_repeats: Mapping[str, float] = field(default_factory=dict)
-    copied: float | None = None  # whether the largest model in the fit has learnt to copy
+    copying: Copying | None = None  # of the largest model in the fit
     lab: Path | None = None
 
 

@@ -5,6 +5,7 @@ from typing import get_args
 
 from windtunnel.laws import laptop
 from windtunnel.laws.choice import Predictor
+from windtunnel.laws.copying import learns
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import outside
 from windtunnel.plan.devices import Speed
@@ -13,6 +14,7 @@ from windtunnel.plan.settings import BatchChoice, RateChoice
 from windtunnel.quantities import about
 from windtunnel.recipe import Recipe
 from windtunnel.results.plan import BestRatio, Flag, Level, Reach, StudiedRate, Verdict
+from windtunnel.results.scaling import Copying
 
 FAR, TOO_FAR = 10, 100  # times the largest or longest run in the fit
 FAR_IN_TOKENS = 3  # beyond it, runs came out below the 90% interval (docs/LOG.md)
@@ -193,18 +195,18 @@ def of_depth(evidence: Evidence, recipe: Recipe) -> Iterator[Flag]:
         )
 
 
-def of_copying(copied: float | None, reach: Reach) -> Iterator[Flag]:
-    """Whether models will learn something on the way that none in the fit has learnt: on C code,
-    whose names come back, such runs ended 10 to 24% below what was expected (docs/LOG.md,
-    2026-11-30).
+def of_copying(copying: Copying | None, reach: Reach) -> Iterator[Flag]:
+    """Whether the run may learn on the way what none in the fit has learnt: on C code, whose names
+    come back, such runs ended 10 to 24% below what was expected (docs/LOG.md, 2026-11-30).
     """
-    if copied is not None and copied < laptop.COPIES and max(reach.params, reach.tokens) > _BEYOND:
+    if copying and not learns(copying.saved) and max(reach.params, reach.tokens) > _BEYOND:
         yield caution(
             "copying",
-            f"The largest model in the fit has not learnt to copy: a text of random tokens costs "
-            f"it {max(copied, 0.0):.1%} less when it is read for the second time. A larger or "
-            "longer run may learn it, at once, and then ends below what is expected. Measure "
-            "longer runs, until the study says that models copy.",
+            "The largest model in the fit has not learnt to copy what stands before: a text of "
+            f"random tokens costs it {max(copying.saved, 0.0):.1%} less when it is read for the "
+            "second time. A larger or longer run may learn it at once, and then saves a part of "
+            f"the {copying.copyable:.0%} of the loss that lies on tokens that copying may tell. "
+            "The expected loss is lower by some of it, and the intervals reach down for the rest.",
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from windtunnel.devices import QUANTISATIONS
 from windtunnel.errors import InputError
 from windtunnel.laws.choice import Prediction, Predictor, choose
+from windtunnel.laws.copying import yet_to_save
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import FLOPS
 from windtunnel.laws.repetition import PUBLISHED
@@ -132,8 +133,10 @@ def fitted(evidence: Evidence) -> Predictor:
     """The laws through the points that a plan rests on: what takes longest of a plan, and is the
     same for every request. Raises InputError where the points tell no law.
     """
+    copying = evidence.copying
+    unlearnt = yet_to_save(copying.saved, copying.copyable) if copying else 0.0
     try:
-        return choose(evidence.points, evidence.seed_sd)
+        return choose(evidence.points, evidence.seed_sd, unlearnt=unlearnt)
     except ValueError as error:
         raise InputError(f"{evidence.provenance.how}: {error}") from None
 
@@ -331,7 +334,7 @@ def _flags(draft: _Draft, ratio: BestRatio, profiles: list[Profile], costs: Trai
         *flags.of_law(profiles, draft.chosen.at_edge, ratio),
         *flags.of_data(draft.tokens, premises.unique, spent),
         *flags.of_depth(evidence, draft.recipe),
-        *flags.of_copying(evidence.copied, draft.reach),
+        *flags.of_copying(evidence.copying, draft.reach),
         *flags.of_unmeasured_batch(evidence, draft.reach),
         *flags.of_settings(draft.recipe, draft.batch, draft.rate),
         *flags.of_memory(costs.bytes.total, draft.speed),

@@ -146,7 +146,7 @@ def from_lab(lab: Path, study: str) -> Evidence:
         rate_law=found_law,
         held_out_excess=numbers.held_out_excess,
         held_out_repeats=numbers.held_out_repeats,
-        copied=numbers.copied,
+        copying=numbers.copying,
         lab=lab,
     )
 

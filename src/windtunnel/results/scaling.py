@@ -246,6 +246,19 @@ class FormFound(LawConstants, LawForm):
     """How it did on each cut of the table."""
 
 
+class Copying(Record):
+    """Whether a model has learnt to copy what stands before in its window."""
+
+    saved: float
+    """By which share a text of random tokens costs less when it is read for the second time: near 0
+    of a model that does not copy.
+    """
+    copyable: float
+    """Share of the held-out loss that lies on tokens that came after the same token before in their
+    window.
+    """
+
+
 class AuditForecast(Record):
     """What the weighed forms said of the audit run."""
 
@@ -352,10 +365,9 @@ class ScalingNumbers(Numbers):
     """By source, the share of the held-out text that stands word for word in the text to train on
     (`data/repeats.py`); empty in results of earlier releases.
     """
-    copied: float | None = None
-    """By which share a text of random tokens costs the largest model less when it is read for the
-    second time (`tunnel/scaling/copying.py`): near 0 where it has not learnt to copy. None where
-    its longest branch diverged, and in results of earlier releases.
+    copying: Copying | None = None
+    """Whether the largest model copies, at the end of its longest branch; None where that diverged
+    or no text is held out, and in results of earlier releases.
     """
     seed_sd: float | None
     """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from windtunnel.tunnel.scaling.copying import saved
+from windtunnel.tunnel.scaling.copying import copyable, saved, seen_before
 
 VOCAB = 50
 
@@ -34,3 +34,12 @@ def test_what_copying_saves() -> None:
     texts = torch.stack([torch.randperm(VOCAB)[:20] for _ in range(4)])
     assert saved(without_memory, texts) == pytest.approx(0, abs=1e-6)
     assert saved(copier, texts) == pytest.approx(1 + math.log(0.9) / math.log(VOCAB), abs=1e-6)
+
+
+def test_a_copier_has_little_of_its_loss_left_on_what_it_can_copy() -> None:
+    inputs = torch.tensor([[1, 2, 3, 1, 2, 4], [5, 5, 5, 6, 7, 8]])
+    targets = torch.tensor([[2, 3, 1, 2, 4, 9], [5, 5, 6, 7, 8, 9]])
+    seen = seen_before(inputs.numpy(), targets.numpy())
+    assert seen.tolist() == [[False] * 3 + [True] + [False] * 2, [False, True] + [False] * 4]
+    assert copyable(without_memory, inputs, targets) == pytest.approx(2 / 12)
+    assert copyable(copier, inputs, targets) < 0.03

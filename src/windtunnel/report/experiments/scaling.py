@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
-from windtunnel.laws import laptop
+from windtunnel.laws.copying import learns
 from windtunnel.laws.loss import LossLaw
 from windtunnel.quantities import about
 from windtunnel.report.blocks import Block, Cell, Table, Text
@@ -148,11 +148,13 @@ def _trained(numbers: ScalingNumbers) -> Iterator[str]:
         found += [f"{name} {value:g}" for name, value in fields.items()]
     if found:
         yield f"Settings, by the lab's search: {', '.join(found)}."
-    if numbers.copied is not None:
+    if numbers.copying:
+        saved, copyable = numbers.copying.saved, numbers.copying.copyable
         yield (
-            "A text of random tokens costs the largest model "
-            f"{max(numbers.copied, 0.0):.1%} less when it is read for the second time: "
-            + ("it copies." if numbers.copied >= laptop.COPIES else "it has not learnt to copy.")
+            f"A text of random tokens costs the largest model {max(saved, 0.0):.1%} less when it "
+            "is read for the second time: "
+            + ("it copies. " if learns(saved) else "it has not learnt to copy. ")
+            + f"Of its held-out loss, {copyable:.0%} lies on tokens that copying may tell."
         )
     cost, audit = numbers.cost, numbers.audit
     yield (

@@ -1,57 +1,90 @@
-"""Whether a model has learnt to copy: how much less a text of random tokens costs it when it reads
-the text for the second time (Olsson et al. 2022).
+"""Whether a model has learnt to copy what stands before in its window, and how much of its loss
+copying could tell (Olsson et al. 2022).
 
 Models learn it within few steps, at a length that their earlier losses do not tell, and losses fall
-faster from then on. So a law of models that do not copy yet says too much of those that do.
+faster from then on.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
+from windtunnel.results.scaling import Copying
 from windtunnel.train.loop import load_model
 from windtunnel.train.objective import Batch
 from windtunnel.train.run import Run
 
-_TEXTS, _LONGEST = 32, 64  # texts, and tokens of one of them
+_TEXTS, _LONGEST = 32, 64  # random texts, and tokens of one of them
+_HELD_OUT, _AT_ONCE = 32, 8  # windows of a source, and how many go through the model at once
 
-# (inputs, targets), both (n, T) -> nats of each target.
+# (inputs, targets), both (n, T) -> nats of each target, (n * T,).
 Losses = Callable[[Tensor, Tensor], Tensor]
 
 
-def copied(run: Run, corpus: Corpus) -> float | None:
-    """1 - nats/token of the second reading / nats/token of the first: near 0 of a model that does
-    not copy, near 1 of one that does. The tokens are those of held-out text, in random order. None
-    where there is no held-out text, or none of two tokens fits a window twice.
+def copying_of(run: Run, corpus: Corpus) -> Copying | None:
+    """Of its last checkpoint. The random texts are of held-out tokens. None where nothing is held
+    out, or a window is too short to hold a text twice.
     """
     data = run.recipe.data
     length = min(_LONGEST, data.context // 2)
-    tokens = _tokens(Windows(corpus, data, run.recipe.seed))
-    if not len(tokens) or length < 2:
+    windows = Windows(corpus, data, run.recipe.seed)
+    held = [windows.validation(name, _HELD_OUT * data.context) for name in corpus.sources]
+    batch = Batch.read(torch.from_numpy(np.concatenate(held)))
+    if not len(batch.inputs) or length < 2:
         return None
+    losses = load_model(run).losses
+    tokens = batch.inputs.flatten().numpy()
     texts = np.random.default_rng(0).choice(tokens, (_TEXTS, length))
-    return saved(load_model(run).losses, torch.from_numpy(texts))
+    return Copying(
+        saved=saved(losses, torch.from_numpy(texts)),
+        copyable=copyable(losses, batch.inputs, batch.targets),
+    )
 
 
 def saved(losses: Losses, texts: Tensor) -> float:
-    """By which share texts, (n, T), cost less when they are read for the second time."""
+    """By which share texts, (n, T), cost less when they are read for the second time: near 0 of a
+    model that does not copy, near 1 of one that does.
+    """
     T = texts.shape[1]
-    twice = torch.cat([texts, texts], dim=1)
-    with torch.no_grad():
-        nats = losses(twice[:, :-1].contiguous(), twice[:, 1:].contiguous()).view(len(texts), -1)
+    nats = _nats(losses, *_shifted(torch.cat([texts, texts], dim=1)))
     # the first token of a reading can't be told from what stands before it
     first, second = nats[:, : T - 1].mean(), nats[:, T:].mean()
     return float(1 - second / first)
 
 
-def _tokens(windows: Windows) -> np.ndarray:
-    """Held-out tokens of all sources."""
-    found = [np.zeros(0, np.int64)]
-    for name in windows.corpus.sources:
-        held = windows.validation(name, _TEXTS * _LONGEST)
-        found.append(Batch.read(torch.from_numpy(held)).inputs.flatten().numpy())
-    return np.concatenate(found)
+def copyable(losses: Losses, inputs: Tensor, targets: Tensor) -> float:
+    """The share of the loss that lies on targets, (n, T), that came after the same token before in
+    their window.
+    """
+    nats = _nats(losses, inputs, targets)
+    return float(nats[seen_before(inputs.numpy(), targets.numpy())].sum() / nats.sum())
+
+
+def seen_before(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n, T): whether a target came after the same input before in its window."""
+    found = np.zeros(inputs.shape, bool)
+    for window, (reads, follows) in enumerate(zip(inputs, targets, strict=True)):
+        pairs: set[tuple[int, int]] = set()
+        for at, pair in enumerate(zip(reads.tolist(), follows.tolist(), strict=True)):
+            found[window, at] = pair in pairs
+            pairs.add(pair)
+    return found
+
+
+def _shifted(texts: Tensor) -> tuple[Tensor, Tensor]:
+    return texts[:, :-1].contiguous(), texts[:, 1:].contiguous()
+
+
+def _nats(losses: Losses, inputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """Of each target, (n, T)."""
+    found = []
+    with torch.no_grad():
+        parts = zip(inputs.split(_AT_ONCE), targets.split(_AT_ONCE), strict=True)
+        for some, following in parts:
+            found.append(losses(some, following).view(following.shape))
+    return torch.cat(found).double().numpy()

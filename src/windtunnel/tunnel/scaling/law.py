@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from windtunnel.laws.as_the_paper import fit_as_the_paper
 from windtunnel.laws.choice import Candidate, Predictor, Tried, choose
+from windtunnel.laws.copying import yet_to_save
 from windtunnel.laws.error import relative_error
 from windtunnel.laws.intervals import Profile
 from windtunnel.laws.optimum import closed_form, exponents, outside
@@ -15,6 +16,7 @@ from windtunnel.laws.witness import AGREE, disagreement
 from windtunnel.results.scaling import (
     AuditForecast,
     AuditRun,
+    Copying,
     Extrapolation,
     FormFound,
     Growth,
@@ -29,14 +31,21 @@ from windtunnel.results.scaling import (
 _FITTED = ("E", "A", "alpha", "B", "beta")
 
 
-def law_of(rows: Sequence[ScalingRow], seed_sd: float | None, audit: AuditRun | None) -> StudyLaw:
+def law_of(
+    rows: Sequence[ScalingRow],
+    seed_sd: float | None,
+    audit: AuditRun | None,
+    copying: Copying | None = None,
+) -> StudyLaw:
     """The law that the branches among a study's rows tell; `refused` says why a table is too small
     for one. No fit sees the audit run.
 
     `seed_sd`: standard deviation of the loss from seed to seed, nats/token, where it is known.
     """
+    unlearnt = yet_to_save(copying.saved, copying.copyable) if copying else 0.0
     try:
-        predictor = choose(points_of([row.model_dump() for row in rows]), seed_sd)
+        points = points_of([row.model_dump() for row in rows])
+        predictor = choose(points, seed_sd, unlearnt=unlearnt)
     except ValueError as error:
         return StudyLaw(refused=str(error))
     return StudyLaw(

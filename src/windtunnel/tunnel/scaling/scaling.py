@@ -21,6 +21,7 @@ from windtunnel.results.scaling import (
     AuditRun,
     BatchAlong,
     Beyond,
+    Copying,
     RateAlong,
     ScalingNumbers,
     ScalingRow,
@@ -35,7 +36,7 @@ from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
 from windtunnel.tunnel.proxy import proxy
 from windtunnel.tunnel.scaling.chain import Chain, lay_out
-from windtunnel.tunnel.scaling.copying import copied
+from windtunnel.tunnel.scaling.copying import copying_of
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.judge import judge
 from windtunnel.tunnel.scaling.law import law_of
@@ -228,6 +229,7 @@ def _analysed(
     longest = max(*chain.lengths, design.audit_tokens if design.audit else 0)
     seed_sd, freedom = pooled_sd(_repeats(stems))
     audited = _audited(audit, chain, sizes) if audit else None
+    copying = _copying(corpus, stems)
     numbers = ScalingNumbers(
         corpus=corpus.folder.name,
         lengths=chain.lengths,
@@ -249,11 +251,11 @@ def _analysed(
         epochs=longest / corpus.train_tokens,
         held_out_excess=held_out_excess(run for stem in stems for run in stem.branches),
         held_out_repeats={name: round(share, 4) for name, share in repeated(corpus).items()},
-        copied=_copied(corpus, stems),
+        copying=copying,
         seed_sd=seed_sd,
         seed_freedom=freedom,
         audit=audited,
-        law=law_of(rows, seed_sd, audited),
+        law=law_of(rows, seed_sd, audited, copying),
     )
     return numbers, rows
 
@@ -310,11 +312,11 @@ def _size(stem: _Stem, seeds: int) -> SizeLosses:
     )
 
 
-def _copied(corpus: Corpus, stems: Sequence[_Stem]) -> float | None:
-    """Whether the largest model copies, at the end of its longest branch."""
-    largest = max(stems, key=lambda stem: stem.segments[0].recipe.model.width * stem.size.depth)
+def _copying(corpus: Corpus, stems: Sequence[_Stem]) -> Copying | None:
+    """Of the largest model, at the end of its longest branch."""
+    largest = max(stems, key=lambda stem: count(stem.segments[0].recipe.model).params)
     longest = largest.branches[-1]
-    return None if final_loss(longest) is None else copied(longest, corpus)
+    return None if final_loss(longest) is None else copying_of(longest, corpus)
 
 
 def _cost(stems: Sequence[_Stem], sizes: Sequence[SizeLosses]) -> StudyCost:
