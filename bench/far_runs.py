@@ -320,11 +320,14 @@ def decide(lab: Path, corpus: str, workers: int) -> None:
     params = {"N / 2": chosen.params / 2, "2 N": chosen.params * 2.0}
     # C = 6 N D with D = 20 N, N without embeddings as the paper counts it
     params["20 tokens a parameter"] = (float(flops) / (6 * 20)) ** 0.5
-    recipes = {"the plan": chosen.recipe}
+    # by the parameters that they come to: two of one shape are one run
+    names, made = {chosen.params: ["the plan"]}, {chosen.params: chosen.recipe}
     for number, (what, size) in enumerate(params.items()):
-        name = f"decide-{corpus}-{number}"
         asked = ["--flops", flops, "--params", str(round(size))]
-        recipes[what] = plan(lab, corpus, name, *asked).recipe
+        said = plan(lab, corpus, f"decide-{corpus}-{number}", *asked)
+        names.setdefault(said.params, []).append(what)
+        made.setdefault(said.params, said.recipe)
+    recipes = {", ".join(names[size]): recipe for size, recipe in made.items()}
     wanted: dict[tuple[str, int], list[str]] = {}
     planned = load(Path(chosen.recipe)).optimizer
     for seed in SEEDS:
@@ -342,7 +345,7 @@ def decide(lab: Path, corpus: str, workers: int) -> None:
     seeds = [f"seed {seed}" for seed in SEEDS]
     print(header("what", "parameters", "tokens", "lr", *seeds, "above the plan"))
     claims = []
-    plan_losses = losses_of(runs, "the plan")
+    plan_losses = losses_of(runs, next(iter(recipes)))
     for what in dict.fromkeys(which[0] for which in wanted):
         losses = losses_of(runs, what)
         run = open_run(lab / "runs" / runs[what, SEEDS[0]].id)

@@ -367,7 +367,7 @@ class ScalingNumbers(Numbers):
     """
     copying: Copying | None = None
     """Whether the largest model copies, at the end of its longest branch; None where that diverged
-    or no text is held out, and in results of earlier releases.
+    or kept no checkpoint, or no text is held out, and in results of earlier releases.
     """
     seed_sd: float | None
     """Standard deviation of the loss from seed to seed, nats/token; None without repeats."""

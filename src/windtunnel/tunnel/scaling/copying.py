@@ -15,6 +15,7 @@ from torch import Tensor
 from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.results.scaling import Copying
+from windtunnel.train.checkpoint import positions
 from windtunnel.train.loop import load_model
 from windtunnel.train.objective import Batch
 from windtunnel.train.run import Run
@@ -27,15 +28,15 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 def copying_of(run: Run, corpus: Corpus) -> Copying | None:
-    """Of its last checkpoint. The random texts are of held-out tokens. None where nothing is held
-    out, or a window is too short to hold a text twice.
+    """Of its last checkpoint. The random texts are of held-out tokens. None where no checkpoint was
+    kept, nothing is held out, or a window is too short to hold a text twice.
     """
     data = run.recipe.data
     length = min(_LONGEST, data.context // 2)
     windows = Windows(corpus, data, run.recipe.seed)
     held = [windows.validation(name, _HELD_OUT * data.context) for name in corpus.sources]
     batch = Batch.read(torch.from_numpy(np.concatenate(held)))
-    if not len(batch.inputs) or length < 2:
+    if not (positions(run.checkpoints) and len(batch.inputs) and length > 1):
         return None
     losses = load_model(run).losses
     tokens = batch.inputs.flatten().numpy()
