@@ -11,7 +11,6 @@ from windtunnel.cli.findings import forms_in_words
 from windtunnel.cli.options import DEFAULT_LAB, Corpora, Json, Lab
 from windtunnel.cli.study import HERE, On, carry_out, study_command
 from windtunnel.errors import InputError
-from windtunnel.laws.copying import learns
 from windtunnel.quantities import about
 from windtunnel.tunnel.scaling.design import Design
 from windtunnel.tunnel.scaling.dry_run.design import DryRun
@@ -70,6 +69,8 @@ def scaling(
 
 def _print(result: "StudyResult[ScalingNumbers]") -> None:
     """What a screen holds; the page has every form of the law, and how the runs were trained."""
+    from windtunnel.laws.copying import learns
+
     numbers = result.numbers
     first = about(numbers.lengths[0])
     print(
