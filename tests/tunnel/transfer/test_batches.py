@@ -31,6 +31,13 @@ def test_best_batches_outside_of_the_sampled_ones_may_agree_with_it() -> None:
     assert power == pytest.approx(np.log(2200 / 900) / np.log(1280 / 480), abs=0.05)
 
 
+@pytest.mark.parametrize("best", [(480, 1063, 2085), (600, 1500, 4600)])
+def test_a_best_batch_just_outside_does_not_refute_it(best: tuple[float, ...]) -> None:
+    """As on C, where the law has 540 tokens a step for 160k and less than 512 were best."""
+    where, power = law_of(*best)
+    assert set(where) > {"inside"} and power is not None
+
+
 @pytest.mark.parametrize(
     "best",
     [
