@@ -47,7 +47,7 @@ from windtunnel.laws.error import relative_error
 from windtunnel.laws.points import LossPoints, read_points
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.recipe import load
-from windtunnel.results.forecast import Forecast
+from windtunnel.results.forecast import Forecast, Outcome
 from windtunnel.results.plan import PlanResult
 from windtunnel.results.run import RunSummary
 from windtunnel.results.scaling import SCALING
@@ -70,6 +70,7 @@ CHANGED = {"lr": 0.01, "weight_decay": 0.001}  # of the optimiser, where the pla
 SEEDS = (0, 1)
 EVALUATED = 16_384  # held-out tokens that the losses of the studies are of
 NO_GO = 1  # exit code of a plan that advises against its run
+SCORED = ("signed mean", "mean", "largest", "held", "median half width", "score")
 Z90 = 1.645  # half of an interval of 90%, in standard deviations
 Array = NDArray[np.float64]
 
@@ -214,9 +215,19 @@ def open_all(lab: Path, corpus: str, workers: int) -> None:
 
 def sealed(corpus: str) -> list[Forecast]:
     """What was committed before any of the runs was trained."""
+    found = _of_ledger(corpus, "forecast")
+    return [Forecast.parse(line, f"{corpus}-forecasts.jsonl") for line in found]
+
+
+def opened(corpus: str) -> list[Outcome]:
+    """What came of them, where that was measured."""
+    found = _of_ledger(corpus, "outcome")
+    return [Outcome.parse(line, f"{corpus}-forecasts.jsonl") for line in found]
+
+
+def _of_ledger(corpus: str, kind: str) -> list[str]:
     lines = (MEASURED / f"{corpus}-forecasts.jsonl").read_text(encoding="utf-8").splitlines()
-    every = [line for line in lines if json.loads(line)["kind"] == "forecast"]
-    return [Forecast.parse(line, f"{corpus}-forecasts.jsonl") for line in every]
+    return [line for line in lines if json.loads(line)["kind"] == kind]
 
 
 def write_recipe(lab: Path, forecast: Forecast) -> Path:
@@ -240,7 +251,7 @@ def compare(table: LossPoints, said: Sequence[Forecast], got: Array) -> None:
         cells = [f"{loss:.4f}", f"{one.loss:.4f}", error, f"{low:.4f} to {high:.4f}"]
         print(row(one.plan, times, *cells))
     print()
-    print(header("way", "signed mean", "mean", "largest", "held", "median half width", "score"))
+    print(header("way", *SCORED))
     claims: list[Claim] = []
     for name, way in ways.items():
         claims += scored(name, way, got)

@@ -11,19 +11,15 @@ tokens costs less when it is read for the second time. Prints a table and, last,
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from claims import Claim, arguments, claim, header, last_line, row
 
 from windtunnel.data.windows import Windows
 from windtunnel.quantities import about
 from windtunnel.train.loop import load_model
-from windtunnel.train.objective import Batch
 from windtunnel.train.run import Run, find_run, open_corpus
-from windtunnel.tunnel.scaling.copying import copying_of, seen_before
+from windtunnel.tunnel.scaling.copying import copying_of, held_out, nats_of, seen_before
 
 FIRST, LATE = 32, 128  # positions
-AT_ONCE = 16  # windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +65,11 @@ def look_at(run: Run, tokens: int) -> Given:
     """All losses of one run."""
     corpus = open_corpus(run.lab, run.recipe)
     windows = Windows(corpus, run.recipe.data, run.recipe.seed)
-    held = [windows.validation(name, tokens // len(corpus.sources)) for name in corpus.sources]
-    batch = Batch.read(torch.from_numpy(np.concatenate(held)))
+    batch = held_out(windows, tokens // len(corpus.sources))
     model = load_model(run)
-    found = []
-    with torch.no_grad():
-        for at in range(0, len(batch.inputs), AT_ONCE):
-            part = slice(at, at + AT_ONCE)
-            found.append(model.losses(batch.inputs[part], batch.targets[part]).numpy())
-    losses = np.concatenate(found).reshape(batch.inputs.shape)
+    losses = nats_of(model.losses, batch.inputs, batch.targets)
     seen = seen_before(batch.inputs.numpy(), batch.targets.numpy())
-    copying = copying_of(run, corpus)
+    copying = copying_of(model.losses, windows)
     assert copying is not None
     return Given(
         every=float(losses.mean()),

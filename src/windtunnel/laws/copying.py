@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 # By which share a text of random tokens costs less when it is read for the second time: models of
 # 0.03 to 0.8M parameters were at 0 to 0.1 before they had learnt it, and at a third after.
-LEARNT = 0.15
+_LEARNT = 0.15
 _SAVED = 0.7  # of what tokens cost that came after the same token before, once copying is learnt
 _WHOLE = 30.0  # times the FLOPs of the runs in the fit, where all of it was saved
 EXPECTED = 0.25  # of what there is to save, in the mean
@@ -23,7 +23,7 @@ ENDS = (0.5, 0.9)  # and at the lower ends of the intervals of 50% and of 90%
 
 def learns(saved: float) -> bool:
     """Whether a model copies that saves this share of a text's cost when it reads it again."""
-    return saved >= LEARNT
+    return saved >= _LEARNT
 
 
 def yet_to_save(saved: float, copyable: float) -> float:

@@ -12,13 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from windtunnel.data.shards import Corpus
 from windtunnel.data.windows import Windows
 from windtunnel.results.scaling import Copying
-from windtunnel.train.checkpoint import positions
-from windtunnel.train.loop import load_model
 from windtunnel.train.objective import Batch
-from windtunnel.train.run import Run
 
 _TEXTS, _LONGEST = 32, 64  # random texts, and tokens of one of them
 _HELD_OUT, _AT_ONCE = 32, 8  # windows of a source, and how many go through the model at once
@@ -27,18 +23,14 @@ _HELD_OUT, _AT_ONCE = 32, 8  # windows of a source, and how many go through the 
 Losses = Callable[[Tensor, Tensor], Tensor]
 
 
-def copying_of(run: Run, corpus: Corpus) -> Copying | None:
-    """Of its last checkpoint. The random texts are of held-out tokens. None where no checkpoint was
-    kept, nothing is held out, or a window is too short to hold a text twice.
+def copying_of(losses: Losses, windows: Windows) -> Copying | None:
+    """Of a model, by its losses. The random texts are of held-out tokens. None where nothing is
+    held out, or a window is too short to hold a text twice.
     """
-    data = run.recipe.data
-    length = min(_LONGEST, data.context // 2)
-    windows = Windows(corpus, data, run.recipe.seed)
-    held = [windows.validation(name, _HELD_OUT * data.context) for name in corpus.sources]
-    batch = Batch.read(torch.from_numpy(np.concatenate(held)))
-    if not (positions(run.checkpoints) and len(batch.inputs) and length > 1):
+    length = min(_LONGEST, windows.context // 2)
+    batch = held_out(windows, _HELD_OUT * windows.context)
+    if not len(batch.inputs) or length < 2:
         return None
-    losses = load_model(run).losses
     tokens = batch.inputs.flatten().numpy()
     texts = np.random.default_rng(0).choice(tokens, (_TEXTS, length))
     return Copying(
@@ -47,12 +39,19 @@ def copying_of(run: Run, corpus: Corpus) -> Copying | None:
     )
 
 
+def held_out(windows: Windows, tokens: int) -> Batch:
+    """So many tokens of each source."""
+    held = [windows.validation(name, tokens) for name in windows.corpus.sources]
+    return Batch.read(torch.from_numpy(np.concatenate(held)))
+
+
 def saved(losses: Losses, texts: Tensor) -> float:
     """By which share texts, (n, T), cost less when they are read for the second time: near 0 of a
     model that does not copy, near 1 of one that does.
     """
     T = texts.shape[1]
-    nats = _nats(losses, *_shifted(torch.cat([texts, texts], dim=1)))
+    twice = torch.cat([texts, texts], dim=1)
+    nats = nats_of(losses, twice[:, :-1].contiguous(), twice[:, 1:].contiguous())
     # the first token of a reading can't be told from what stands before it
     first, second = nats[:, : T - 1].mean(), nats[:, T:].mean()
     return float(1 - second / first)
@@ -62,7 +61,7 @@ def copyable(losses: Losses, inputs: Tensor, targets: Tensor) -> float:
     """The share of the loss that lies on targets, (n, T), that came after the same token before in
     their window.
     """
-    nats = _nats(losses, inputs, targets)
+    nats = nats_of(losses, inputs, targets)
     return float(nats[seen_before(inputs.numpy(), targets.numpy())].sum() / nats.sum())
 
 
@@ -77,12 +76,8 @@ def seen_before(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArra
     return found
 
 
-def _shifted(texts: Tensor) -> tuple[Tensor, Tensor]:
-    return texts[:, :-1].contiguous(), texts[:, 1:].contiguous()
-
-
-def _nats(losses: Losses, inputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
-    """Of each target, (n, T)."""
+def nats_of(losses: Losses, inputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """Of each target, (n, T), a few windows at a time."""
     found = []
     with torch.no_grad():
         parts = zip(inputs.split(_AT_ONCE), targets.split(_AT_ONCE), strict=True)

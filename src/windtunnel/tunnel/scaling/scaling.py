@@ -13,6 +13,7 @@ import numpy as np
 
 from windtunnel.data.repeats import repeated
 from windtunnel.data.shards import Corpus
+from windtunnel.data.windows import Windows
 from windtunnel.model.shape import count, flops_per_token
 from windtunnel.quantities import Length, about
 from windtunnel.recipe import Recipe
@@ -30,7 +31,8 @@ from windtunnel.results.scaling import (
 )
 from windtunnel.results.study import write_study
 from windtunnel.scaling_recipe import ScalingRecipe, rate_found, scaling_recipe
-from windtunnel.train.loop import Watch
+from windtunnel.train.checkpoint import positions
+from windtunnel.train.loop import Watch, load_model
 from windtunnel.train.run import Run
 from windtunnel.tunnel.design import Size
 from windtunnel.tunnel.fleet.fleet import Branch, fleet
@@ -313,10 +315,15 @@ def _size(stem: _Stem, seeds: int) -> SizeLosses:
 
 
 def _copying(corpus: Corpus, stems: Sequence[_Stem]) -> Copying | None:
-    """Of the largest model, at the end of its longest branch."""
+    """Of the largest model, at the end of its longest branch; None where that diverged, or kept no
+    checkpoint.
+    """
     largest = max(stems, key=lambda stem: count(stem.segments[0].recipe.model).params)
     longest = largest.branches[-1]
-    return None if final_loss(longest) is None else copying_of(longest, corpus)
+    if final_loss(longest) is None or not positions(longest.checkpoints):
+        return None
+    windows = Windows(corpus, longest.recipe.data, longest.recipe.seed)
+    return copying_of(load_model(longest).losses, windows)
 
 
 def _cost(stems: Sequence[_Stem], sizes: Sequence[SizeLosses]) -> StudyCost:
